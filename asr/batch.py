@@ -1,0 +1,64 @@
+"""A batch of utterances, the mask of its real positions, and the legend of shape letters.
+
+Legend, used in every docstring and shape comment of this project:
+
+    B  utterances in a batch          K  hypotheses (beams) per utterance
+    N  samples of a waveform          T  feature frames
+    S  encoder frames, ceil(T/stride) F  mel bins
+    D  model width                    H  attention heads
+    U  label tokens                   V  vocabulary, blank included
+
+Order of dimensions is (batch, time, feature). Lengths are absolute int64 counts and travel beside
+their tensor as the second positional argument. Masks are True where a position is real.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+BLANK = 0  # CTC's blank; never emitted by a seq2seq decoder
+EOS = 1  # end of sentence, and its start: the first token a decoder is given
+UNKNOWN = 2  # a character or piece that the tokenizer never saw
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances padded to a common length; what stands in the padding must never matter.
+
+    Attributes:
+        waves: (B, N) float32 in [-1, 1], mono, at the model's sample rate.
+        wave_lengths: (B,) int64, samples.
+        tokens: (B, U) int64, without EOS; padded with BLANK.
+        token_lengths: (B,) int64.
+        ids: utterance ids.
+        texts: normalised transcripts.
+    """
+
+    waves: Tensor
+    wave_lengths: Tensor
+    tokens: Tensor
+    token_lengths: Tensor
+    ids: list[str]
+    texts: list[str]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same batch with its tensors on ``device``."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = value.to(device, non_blocking=non_blocking)
+        return Batch(**values)
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, for an asynchronous copy to a GPU."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = value.pin_memory()
+        return Batch(**values)
+
+
+def mask(lengths: Tensor, time: int) -> Tensor:
+    """(B,) lengths -> (B, time) bool, True where a position is real."""
+    return torch.arange(time, device=lengths.device) < lengths[:, None]

@@ -1,0 +1,100 @@
+"""What every seq2seq decoder is: a loss for training and one step for search."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Term(NamedTuple):
+    """One term of a loss: a sum over tokens, and over how many."""
+
+    sum: Tensor  # () float32
+    count: Tensor  # () int64
+    weight: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Named terms; sums and counts are kept apart so that averages over batches are exact.
+
+    Attributes:
+        terms: by name, for instance ``attention`` and ``ctc``.
+        infeasible: () int64, utterances with fewer encoder frames than CTC needs (labels plus
+            repeated labels); they are left out of the CTC term.
+    """
+
+    terms: dict[str, Term]
+    infeasible: Tensor
+
+    def total(self) -> Tensor:
+        """The weighted sum of the terms' means, ()."""
+        return torch.stack(
+            [t.weight * t.sum / t.count.clamp(min=1) for t in self.terms.values()]
+        ).sum()
+
+
+class State(NamedTuple):
+    """What a decoder carries from step to step of a search.
+
+    Attributes:
+        memory: tensors of (B, ...), constant through the search and shared by the K hypotheses of
+            an utterance (encoder frames, cross-attention keys and values).
+        cache: tensors of (B*K, ...), one row per hypothesis (key/value cache, recurrent states).
+            Rows of one utterance are neighbours.
+    """
+
+    memory: dict[str, Tensor]
+    cache: dict[str, Tensor]
+
+    def select(self, hypotheses: Tensor, utterances: Tensor | None = None) -> "State":
+        """Keeps these rows of the cache and, when given, of the memory (finished ones leave)."""
+        memory = self.memory
+        if utterances is not None:
+            memory = {name: value[utterances] for name, value in memory.items()}
+        return State(memory, {name: value[hypotheses] for name, value in self.cache.items()})
+
+
+class Decoder(nn.Module, ABC):
+    """Encoder frames in, token scores out. Subclasses are final; there is no code here.
+
+    A subclass takes the encoder's ``dim`` and the ``vocabulary`` size as its first two, positional
+    parameters and everything else as keywords, which are the keys of a recipe.
+    """
+
+    vocabulary: int
+
+    @abstractmethod
+    def loss(
+        self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> Loss:
+        """(B, S, D), (B,), (B, U), (B,) -> Loss, in float32 whatever the precision of the model.
+
+        ``tokens`` hold no EOS; the attention term predicts U + 1 tokens, EOS last.
+        """
+
+    @abstractmethod
+    def start(self, encoded: Tensor, lengths: Tensor) -> State:
+        """(B, S, D), (B,) -> the state before the first token, with K = 1."""
+
+    @abstractmethod
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """(B*K,) last tokens (EOS at the start) -> (B*K, V) float32 log-probabilities, next state.
+
+        K is the number of cache rows per row of memory. BLANK has log-probability -inf. Earlier
+        tokens are never computed again.
+        """
+
+    @abstractmethod
+    def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
+        """(B, S, D) -> (B, S, V) float32 log-probabilities of the CTC head; None without one."""
+
+    @abstractmethod
+    def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
+        """FLOPs of one forward pass of ``loss`` over these encoder and token lengths, unpadded.
+
+        Counted as in ``Encoder.flops``.
+        """

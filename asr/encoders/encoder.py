@@ -1,0 +1,57 @@
+"""What every encoder is: feature frames in, encoder frames out, padding without effect."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+EncoderState = dict[str, Tensor]
+
+
+class Encoder(nn.Module, ABC):
+    """Features in, encoder frames out. Subclasses are final; there is no code here.
+
+    A subclass takes ``num_mels`` as its first, positional parameter and everything else as
+    keywords, which are the keys of a recipe. The output for an utterance does not depend on what
+    it is batched with, nor on what stands in its padding.
+
+    Attributes:
+        dim: width D of the output.
+        stride: feature frames per encoder frame.
+        causal: whether encoder frame s depends on feature frames before (s + 1) * stride only.
+    """
+
+    dim: int
+    stride: int
+    causal: bool
+
+    @abstractmethod
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, F), (B,) -> (B, S, D), (B,) with S = ceil(T / stride).
+
+        Output lengths are ceil(lengths / stride); the longest of them equals S when the longest
+        input fills T. Frames beyond an utterance's length are zero.
+        """
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> EncoderState:
+        """The state before the first frame, for streaming a causal encoder.
+
+        Raises:
+            ValueError: the encoder is not causal.
+        """
+
+    @abstractmethod
+    def step(self, x: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+        """(B, C, F) new feature frames, C a multiple of stride -> (B, C / stride, D), next state.
+
+        Fed with consecutive chunks, the outputs are those of ``forward`` on the whole.
+        """
+
+    @abstractmethod
+    def flops(self, lengths: Sequence[int]) -> int:
+        """FLOPs of one forward pass over utterances of these feature lengths, without padding.
+
+        One multiplication and one addition are 2 FLOPs; matrix products, convolutions, attention
+        and recurrent kernels count, elementwise work does not.
+        """
