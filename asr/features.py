@@ -102,7 +102,8 @@ class LogMel(nn.Module):
     @torch.no_grad()
     def fit(self, waves: Iterable[Tensor]) -> None:
         """Measures mean and deviation per bin over waveforms (N,), summed in float64."""
-        total, square, count = torch.zeros(2, self.num_mels, dtype=torch.float64).unbind() + (0,)
+        total, square = torch.zeros(2, self.num_mels, dtype=torch.float64).unbind()
+        count = 0
         for wave in waves:
             x = self.log_mel(wave[None], torch.tensor([len(wave)]))[0].double()  # (T, F)
             total, square, count = total + x.sum(0), square + x.square().sum(0), count + len(x)

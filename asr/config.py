@@ -1,0 +1,361 @@
+"""The strict recipe reader: YAML typed by signatures; and the facts that make a run repeatable.
+
+A recipe is a tree of plain values. A *section* is a dataclass whose fields are its keys. A
+*component* is ``{class_path: LSTM, init_args: {...}}``: a class by its short name among the shipped
+ones, or a user's own by full import path, whose keyword-only parameters are its keys. jsonargparse
+reads names, types and defaults from the signatures, so nothing is declared twice; every key that is
+unknown, missing or mistyped is an error that names its path.
+"""
+
+import dataclasses
+import importlib
+import importlib.metadata
+import inspect
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docstring_parser
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+import asr
+
+Tree = dict[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats (``1e-3`` is a number) and no duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise ValueError(
+                    f"key {key!r} stands twice in the mapping at line {line}; keep one"
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A class and its keyword arguments, waiting for the positional ones."""
+
+    kind: type
+    init_args: Tree
+
+    def __call__(self, *positional: Any) -> Any:
+        """Builds the part."""
+        return self.kind(*positional, **self.init_args)
+
+    def tree(self) -> Tree:
+        """As it stands in a recipe."""
+        shipped = self.kind.__module__.split(".")[0] == "asr"
+        path = self.kind.__name__ if shipped else f"{self.kind.__module__}.{self.kind.__name__}"
+        return {"class_path": path, "init_args": self.init_args}
+
+
+def component(table: Mapping[str, type], positional: int = 0, default: str | None = None) -> Any:
+    """A dataclass field that holds a Component of ``table``'s family.
+
+    Args:
+        table: the shipped classes by short name; a user's own class must share their base class.
+        positional: leading parameters that the program gives and a recipe does not.
+        default: the class that stands when a recipe names none.
+    """
+    metadata = {"table": table, "positional": positional}
+    if default is None:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(
+        metadata=metadata,
+        default_factory=lambda: read_component(table, {"class_path": default}, default, positional),
+    )
+
+
+def load_yaml(text: str, where: str) -> Any:
+    """YAML text -> plain values.
+
+    Raises:
+        ValueError: not YAML, or a key stands twice; names ``where``.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{where}{line}: not YAML ({error.problem})") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def load_file(path: str | Path) -> Tree:
+    """A recipe file -> tree.
+
+    Raises:
+        ValueError: no such file, or it is not a mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such recipe file")
+    tree = load_yaml(path.read_text(), str(path))
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: a recipe is a mapping of keys, not {type(tree).__name__}")
+    return tree
+
+
+def override(tree: Tree, arguments: Sequence[str], schema: type) -> Tree:
+    """Applies ``--key.path value`` pairs to a tree; ``--key=value`` is the same.
+
+    A value that ends in .yaml is a file whose content replaces the whole branch. A class name
+    replaces the component: it starts from its own defaults and takes nothing from the class that
+    it replaces. Below a component, ``encoder.layers`` is short for ``encoder.init_args.layers``.
+    """
+    components = {f.name for f in dataclasses.fields(schema) if "table" in f.metadata}
+    words = [part for a in arguments for part in (a.split("=", 1) if a[:2] == "--" else [a])]
+    if len(words) % 2 or any(not key.startswith("--") for key in words[::2]):
+        raise ValueError(f"overrides come as --key.path value, got: {' '.join(arguments)}")
+    for key, text in zip(words[::2], words[1::2], strict=True):
+        keys = key[2:].replace("-", "_").split(".")
+        value = load_file(text) if text.endswith(".yaml") else load_yaml(text, key)
+        if keys[0] in components:
+            if len(keys) == 1 and isinstance(value, str):
+                value = {"class_path": value}
+            elif len(keys) > 1 and keys[1] not in ("init_args", "class_path"):
+                keys.insert(1, "init_args")
+        branch = tree
+        for name in keys[:-1]:
+            branch = branch.setdefault(name, {})
+            if not isinstance(branch, dict):
+                raise ValueError(f"{key}: {name} is a value, not a section")
+        branch[keys[-1]] = value
+    return tree
+
+
+def read(schema: type, tree: Tree, path: str = "") -> Any:
+    """A tree -> the dataclass ``schema``, sections and components checked all the way down.
+
+    Raises:
+        ValueError: a key is unknown, missing or of the wrong type; names its path.
+    """
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: expects keys, got {tree!r}")
+    found: Tree = {}
+    rest = dict(tree)
+    for field in dataclasses.fields(schema):
+        where = f"{path}.{field.name}".lstrip(".")
+        if field.name not in tree:
+            continue
+        if "table" in field.metadata:
+            table, positional = field.metadata["table"], field.metadata["positional"]
+            found[field.name] = read_component(table, rest.pop(field.name), where, positional)
+        elif dataclasses.is_dataclass(field.type):
+            assert isinstance(field.type, type)
+            found[field.name] = read(field.type, rest.pop(field.name), where)
+    return schema(**_typed(schema, rest, path, given=found))
+
+
+def read_component(
+    table: Mapping[str, type], tree: Any, path: str, positional: int = 0
+) -> Component:
+    """``{class_path, init_args}`` -> Component with every default filled in.
+
+    Raises:
+        ValueError: no such class, or a key of it is wrong; names the path.
+    """
+    tree = {"class_path": tree} if isinstance(tree, str) else tree
+    if not isinstance(tree, dict) or not set(tree) <= {"class_path", "init_args"}:
+        raise ValueError(f"{path}: expects class_path and init_args, got {tree!r}")
+    if not isinstance(tree.get("class_path"), str):
+        raise ValueError(f"{path}.class_path is missing; shipped: {', '.join(table)}")
+    kind = _find(table, tree["class_path"], path)
+    return Component(kind, _typed(kind, tree.get("init_args") or {}, path, positional))
+
+
+def _find(table: Mapping[str, type], name: str, path: str) -> type:
+    """A shipped class by short name, or a user's own by import path."""
+    if name in table:
+        return table[name]
+    base = next(iter(table.values())).__mro__[1]
+    module, _, short = name.rpartition(".")
+    try:
+        sys.path.insert(0, os.getcwd())
+        kind = getattr(importlib.import_module(module), short) if module else None
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{path}.class_path {name}: {error}") from None
+    finally:
+        sys.path.pop(0)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise ValueError(
+            f"{path}.class_path {name!r} is no {base.__name__}; shipped: {', '.join(table)}; "
+            f"your own: package.module.Class, a subclass of {base.__module__}.{base.__name__}"
+        )
+    return kind
+
+
+def _typed(
+    kind: type, tree: Tree, path: str, positional: int = 0, given: Tree | None = None
+) -> Tree:
+    """Checks the keys of one section or component against the signature; fills in defaults."""
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: expects keys, got {tree!r}")
+    given = given or {}
+    parameters = list(inspect.signature(kind).parameters.values())[positional:]
+    names = [p.name for p in parameters]
+    for key in tree:
+        if key not in names:
+            where = f"{path}.{key}".lstrip(".")
+            raise ValueError(f"{where}: no such key; {kind.__name__} has {', '.join(names)}")
+    for p in parameters:
+        if p.default is p.empty and p.name not in tree and p.name not in given:
+            raise ValueError(f"{f'{path}.{p.name}'.lstrip('.')} is missing and has no default")
+    parser = _parser(kind, positional, frozenset(given))
+    try:
+        values = parser.parse_object(tree).as_dict()
+    except ArgumentError as error:
+        raise ValueError(_one_line(error, path)) from None
+    for key, value in tree.items():
+        if isinstance(value, str) and isinstance(values[key], (int, float)):
+            where = f"{path}.{key}".lstrip(".")
+            raise ValueError(f"{where}: expects a number, got the text {value!r}; drop the quotes")
+    # What the tree does not name keeps the signature's default, nested dataclasses included.
+    return {**{k: v for k, v in values.items() if k in tree or not _nested(kind, k)}, **given}
+
+
+def _nested(kind: type, name: str) -> bool:
+    """Whether this key is a section or component, whose own default is already complete."""
+    if not dataclasses.is_dataclass(kind):
+        return False
+    field = kind.__dataclass_fields__[name]
+    return "table" in field.metadata or dataclasses.is_dataclass(field.type)
+
+
+def _parser(kind: type, positional: int = 0, skip: frozenset[str] = frozenset()) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    leave = set(skip)
+    if dataclasses.is_dataclass(kind):
+        leave |= {f.name for f in dataclasses.fields(kind) if _nested(kind, f.name)}
+    else:
+        leave |= set(list(inspect.signature(kind).parameters)[:positional])
+    parser.add_class_arguments(kind, None, skip=leave, fail_untyped=True)
+    return parser
+
+
+def _one_line(error: Exception, path: str) -> str:
+    """Jsonargparse's message as ``key.path: what was expected``."""
+    text = re.sub(r"\s+", " ", str(error)).replace("<class '", "").replace("'>", "")
+    found = re.search(r'Parser key "([^"]+)": (.*)', text)
+    if not found:
+        return f"{path}: {text}".lstrip(": ")
+    where = f"{path}.{found[1]}".lstrip(".")
+    return f"{where}: {found[2][0].lower()}{found[2][1:].replace('. Got value:', ', got')}"
+
+
+def tree_of(value: Any) -> Any:
+    """A read recipe -> plain values, every default written out."""
+    if isinstance(value, Component):
+        return tree_of(value.tree())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: tree_of(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: tree_of(item) for key, item in value.items()}
+    return [tree_of(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def describe(schema: type) -> str:
+    """Every key of a schema with type, default and meaning, for ``--help``."""
+    lines: list[str] = []
+    for field in dataclasses.fields(schema):
+        if "table" in field.metadata:
+            names = ", ".join(field.metadata["table"])
+            lines.append(f"\n{field.name}: class_path ({names}) and init_args")
+            for kind in field.metadata["table"].values():
+                lines += _keys(kind, f"{field.name}.", field.metadata["positional"], kind.__name__)
+        elif dataclasses.is_dataclass(field.type):
+            assert isinstance(field.type, type)
+            lines.append(f"\n{field.name}")
+            lines += _keys(field.type, f"{field.name}.")
+    lines.append("\nother")
+    return "\n".join(lines + _keys(schema, ""))
+
+
+def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list[str]:
+    parameters = list(inspect.signature(kind).parameters.values())[positional:]
+    text = "\n".join(filter(None, (kind.__doc__, kind.__init__.__doc__)))  # type: ignore[misc]
+    meanings = {p.arg_name: p.description or "" for p in docstring_parser.parse(text).params}
+    lines = [f"  {title}"] if title else []
+    for p in parameters:
+        if not _nested(kind, p.name):
+            default = "required" if p.default is p.empty else f"{_default(kind, p)!r}"
+            meaning = " ".join(meanings.get(p.name, "").split())
+            lines.append(f"    --{prefix}{p.name} ({default})  {meaning}")
+    return lines
+
+
+def _default(kind: type, parameter: inspect.Parameter) -> Any:
+    """A dataclass hides the default of a factory behind a marker."""
+    if dataclasses.is_dataclass(kind):
+        factory = kind.__dataclass_fields__[parameter.name].default_factory
+        if factory is not dataclasses.MISSING:
+            return factory()
+    return parameter.default
+
+
+def dump(tree: Tree, path: Path) -> None:
+    """Writes a tree as YAML, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(yaml.safe_dump(tree, sort_keys=False, default_flow_style=False))
+    os.replace(temporary, path)
+
+
+def environment() -> dict[str, Any]:
+    """What a figure depends on beside the recipe: machine, versions, commit, command."""
+    packages = ("torch", "torchaudio", "lightning", "datasets", "jiwer", "sentencepiece")
+    return {
+        "asr": asr.__version__,
+        "git_commit": _git_commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpu": processor(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of this checkout, marked when it has local changes; None outside of git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def processor() -> str:
+    """The processor's name as its maker prints it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        found = re.search(r"model name\s*:\s*(.+)", info.read_text())
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()

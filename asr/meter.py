@@ -1,0 +1,295 @@
+"""What a run costs: device-seconds by phase, FLOPs, joules and memory, in a ledger that survives.
+
+It knows nothing of speech: it is told how many seconds of audio and how many FLOPs a step held.
+Cost counts from the start of the process and leaves nothing out; throughput and utilisation are
+over the seconds of training steps only.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PHASES = ("startup", "step", "data_wait", "validation", "checkpoint")
+COUNTERS = ("audio_seconds", "padded_seconds", "train_flops", "padded_train_flops")
+
+# Dense peak FLOP/s of the data sheets (science: bf16 989e12 for H100 and H200 SXM, 312e12 A100).
+PEAK_FLOPS = {
+    "H200": {"16": 989e12, "32": 67e12},
+    "H100": {"16": 989e12, "32": 67e12},
+    "A100": {"16": 312e12, "32": 19.5e12},
+    "V100": {"16": 125e12, "32": 15.7e12},
+}
+
+
+def process_start() -> float:
+    """Unix time at which this process began; imports and interpreter are part of the cost."""
+    with contextlib.suppress(OSError, ValueError):
+        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - time.process_time()
+
+
+def peak_flops(device_name: str, precision: str) -> float | None:
+    """Dense peak of one device at this Lightning precision; None when it is not known."""
+    bits = "16" if "16" in precision else "32"
+    return next((peak[bits] for name, peak in PEAK_FLOPS.items() if name in device_name), None)
+
+
+class EnergyMeter:
+    """Joules by the driver's total-energy counter (Volta and later); a reason where none is."""
+
+    def __init__(self, device: torch.device):
+        self.note: str | None = None
+        self._handle: Any = None
+        if device.type != "cuda":
+            self.note = f"no energy counter for a {device.type} device"
+            return
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            uuid = torch.cuda.get_device_properties(device).uuid
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+            self._read = pynvml.nvmlDeviceGetTotalEnergyConsumption
+            self._first = self._read(self._handle)
+        except ImportError:
+            self.note = "nvidia-ml-py is not installed (pip install nvidia-ml-py)"
+        except Exception as error:  # the driver's many errors share no narrower public base
+            self.note, self._handle = f"no energy counter: {error}", None
+
+    def joules(self) -> float | None:
+        """Since construction; None without a counter."""
+        if self._handle is None:
+            return None
+        return (self._read(self._handle) - self._first) / 1000  # the counter is in mJ
+
+
+class Ledger:
+    """The cost of a run, over all sessions (processes) that worked on it.
+
+    Every second of every session is in exactly one place: a phase, or ``wasted_seconds`` when the
+    work of a killed session has to be done again. A heartbeat file holds the time up to the last
+    second of a session, so that a kill loses less than one second of the account.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        num_devices: int = 1,
+        precision: str = "32-true",
+        began: float | None = None,
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.device, self.num_devices = folder, device, num_devices
+        self.energy = EnergyMeter(device)
+        self.began = process_start() if began is None else began
+        self.device_name = device_name(device)
+        self.peak = peak_flops(self.device_name, precision)
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.counters = dict.fromkeys(COUNTERS, 0.0)
+        self._restored = dict.fromkeys(COUNTERS, 0.0)
+        before = self._last_heartbeat()
+        self.session: int = before.get("session", 0) + 1
+        self.earlier_wall: float = before.get("wall_seconds", 0.0)
+        self.earlier_device: float = before.get("device_seconds", 0.0)
+        self.earlier_joules: float | None = before.get("energy_joules", 0.0)
+        self.wasted = self.earlier_wall
+        self._phase, self._since = "startup", self.began
+        self._stop = threading.Event()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    # --- time ---
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds held by all sessions until now."""
+        return self.earlier_wall + time.time() - self.began
+
+    @property
+    def device_seconds(self) -> float:
+        """Devices times seconds held."""
+        return self.earlier_device + self.num_devices * (time.time() - self.began)
+
+    @property
+    def device_hours(self) -> float:
+        """Devices times hours held."""
+        return self.device_seconds / 3600
+
+    def enter(self, phase: str) -> str:
+        """From now on time belongs to ``phase``; returns the phase that ended."""
+        assert phase in PHASES
+        now = time.time()
+        self.seconds[self._phase] += now - self._since
+        ended, self._phase, self._since = self._phase, phase, now
+        return ended
+
+    @contextlib.contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Time inside belongs to ``phase``, afterwards to the one before."""
+        before = self.enter(phase)
+        try:
+            yield
+        finally:
+            self.enter(before)
+
+    # --- sessions ---
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes up the account at a checkpoint; what was spent after it is wasted."""
+        startup = self.seconds["startup"]
+        self.seconds = {name: state["seconds"][name] for name in PHASES}
+        self.seconds["startup"] += startup
+        self.wasted = state["wasted_seconds"] + max(0.0, self.earlier_wall - state["wall_seconds"])
+        self._restored = {name: state[name] for name in COUNTERS}
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: plain numbers."""
+        self.enter(self._phase)
+        return {
+            "seconds": dict(self.seconds),
+            "wall_seconds": self.wall_seconds,
+            "wasted_seconds": self.wasted,
+            **self.totals(),
+        }
+
+    def open(self, from_update: int) -> None:
+        """Writes the line that begins a session's work."""
+        self._append(
+            {
+                "event": "start",
+                "session": self.session,
+                "unix_time": self.began,
+                **self._device(),
+                "from_update": from_update,
+                "wasted_seconds": self.wasted,
+            }
+        )
+
+    def close(self) -> None:
+        """Ends the heartbeat at this second."""
+        self._stop.set()
+        self._write_heartbeat()
+
+    # --- work ---
+
+    def count(self, **amounts: float) -> None:
+        """Adds to the counters of this process: audio_seconds, train_flops, ..."""
+        for name, amount in amounts.items():
+            self.counters[name] += amount
+
+    def totals(self, total: Callable[[float], float] = lambda value: value) -> dict[str, float]:
+        """The counters over all sessions; ``total`` sums one number over all processes."""
+        return {name: self._restored[name] + total(self.counters[name]) for name in COUNTERS}
+
+    def line(self, event: str, total: Callable[[float], float], **facts: Any) -> dict[str, Any]:
+        """One line of the ledger, everything cumulative; call it on every process."""
+        self.enter(self._phase)
+        totals = self.totals(total)
+        busy = self.seconds["step"] * self.num_devices
+        used = totals["train_flops"] / busy if busy else 0.0
+        return {
+            "event": event,
+            **facts,
+            "wall_seconds": self.wall_seconds,
+            "device_hours": self.device_hours,
+            "seconds": dict(self.seconds),
+            "wasted_seconds": self.wasted,
+            **totals,
+            "model_flops_utilisation": used / self.peak if self.peak else None,
+            "peak_memory_bytes": peak_memory(self.device),
+            "energy_joules": self._joules(total),
+            "energy_note": self.energy.note,
+        }
+
+    def _joules(self, total: Callable[[float], float]) -> float | None:
+        """Over all sessions and devices; None when any of them could not meter it."""
+        now = self.energy.joules()
+        return (
+            None if now is None or self.earlier_joules is None else self.earlier_joules + total(now)
+        )
+
+    def write(self, line: dict[str, Any], **summary: Any) -> None:
+        """Appends a line; ``ledger.json`` holds the last one and the summary."""
+        self._append(line)
+        last = {**line, **self._device(), "sessions": self.session, **summary}
+        replace(self.folder / "ledger.json", json.dumps(last, indent=1))
+
+    def _device(self) -> dict[str, Any]:
+        return {
+            "device_name": self.device_name,
+            "device_kind": self.device.type,
+            "num_devices": self.num_devices,
+        }
+
+    def _append(self, line: dict[str, Any]) -> None:
+        path = self.folder / "ledger.jsonl"
+        text = json.dumps(line) + "\n"
+        # A killed session may have left half a line: it ends here, so that only it is lost.
+        if path.exists() and (old := path.read_bytes()[-1:]) and old != b"\n":
+            text = "\n" + text
+        with path.open("a") as file:
+            file.write(text)
+
+    # --- heartbeat ---
+
+    def _last_heartbeat(self) -> dict[str, Any]:
+        path = self.folder / "heartbeat.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _write_heartbeat(self) -> None:
+        beat = {
+            "session": self.session,
+            "wall_seconds": self.wall_seconds,
+            "device_seconds": self.device_seconds,
+            "energy_joules": self._joules(lambda joules: joules * self.num_devices),
+        }
+        replace(self.folder / "heartbeat.json", json.dumps(beat))
+
+    def _beat(self) -> None:
+        while not self._stop.is_set():
+            self._write_heartbeat()
+            self._stop.wait(1.0)
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{threading.get_ident()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``ledger.jsonl``; the half line of a killed session is left out."""
+    lines = []
+    for text in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's own name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    from asr.config import processor
+
+    return processor()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: allocated on a GPU, resident in this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

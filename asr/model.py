@@ -1,0 +1,216 @@
+"""A speech recogniser: features, encoder, decoder, search and tokenizer; build, save and load.
+
+A model folder is self-contained: ``model.safetensors`` (weights, and the training summary in its
+header, so that the two always belong together) and ``model.json`` (what to build). No pickle.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from asr import __version__
+from asr.config import Component, read, read_component, tree_of
+from asr.decoders import DECODERS
+from asr.decoders.decoder import Decoder, Loss
+from asr.encoders import ENCODERS
+from asr.encoders.encoder import Encoder
+from asr.features import FeatureOptions, LogMel
+from asr.search import SEARCHES, Hypothesis, Search
+from asr.text import Tokenizer, restore
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+class SpeechModel(nn.Module):
+    """Waveforms in, hypotheses out.
+
+    Attributes:
+        description: plain values from which ``build_model`` makes the same model again.
+        summary: how and for how much it was trained; empty before training.
+    """
+
+    def __init__(
+        self, features: LogMel, encoder: Encoder, decoder: Decoder, search: Search,
+        tokenizer: Tokenizer, normaliser: str,
+    ):  # fmt: skip
+        super().__init__()
+        self.features, self.encoder, self.decoder = features, encoder, decoder
+        self.search, self.tokenizer, self.normaliser = search, tokenizer, normaliser
+        self.description: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.features.mean.device
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds of audio per encoder frame."""
+        return self.features.hop_seconds * self.encoder.stride
+
+    def encode(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N) samples in [-1, 1], (B,) -> (B, S, D), (B,)."""
+        return self.encoder(*self.features(waves, lengths))
+
+    def loss(
+        self,
+        waves: Tensor,
+        lengths: Tensor,
+        tokens: Tensor,
+        token_lengths: Tensor,
+        cover: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> tuple[Loss, Tensor]:
+        """(B, N), (B,), (B, U), (B,) -> Loss and the feature lengths (B,).
+
+        ``cover`` changes the features (B, T, F), (B,) -> (B, T, F) before the encoder sees them.
+        """
+        x, frames = self.features(waves, lengths)
+        if cover is not None:
+            x = cover(x, frames)
+        encoded, encoded_lengths = self.encoder(x, frames)
+        return self.decoder.loss(encoded, encoded_lengths, tokens, token_lengths), frames
+
+    @torch.inference_mode()
+    def recognise(self, waves: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
+        """(B, N), (B,) -> hypotheses per utterance, best first. The model must be in eval mode."""
+        assert not self.training, "recognise() needs model.eval()"
+        return self.search(self.decoder, *self.encode(waves, lengths))
+
+    def text(self, hypothesis: Hypothesis) -> str:
+        """The transcript of a hypothesis."""
+        return self.tokenizer.decode(list(hypothesis.tokens))
+
+    def flops(self, frames: list[int], token_lengths: list[int]) -> int:
+        """FLOPs of one forward pass and loss over these feature and token lengths, unpadded."""
+        encoded = [-(-t // self.encoder.stride) for t in frames]
+        return self.encoder.flops(frames) + self.decoder.flops(encoded, token_lengths)
+
+    def num_parameters(self) -> dict[str, int]:
+        """Trained parameters of each part."""
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+
+def build_model(
+    features: FeatureOptions,
+    encoder: Component,
+    decoder: Component,
+    search: Component,
+    tokenizer: Tokenizer,
+    normaliser: str,
+) -> SpeechModel:
+    """The only place where a recipe's components become parts."""
+    front = LogMel(sample_rate=features.sample_rate, num_mels=features.num_mels)
+    built = encoder(features.num_mels)
+    model = SpeechModel(
+        front,
+        built,
+        decoder(built.dim, tokenizer.vocabulary_size),
+        search(),
+        tokenizer,
+        normaliser,
+    )
+    model.description = {
+        "asr": __version__,
+        "features": tree_of(features),
+        "encoder": tree_of(encoder),
+        "decoder": tree_of(decoder),
+        "search": tree_of(search),
+        "tokenizer": tokenizer.state(),
+        "normaliser": normaliser,
+    }
+    return model
+
+
+def save_model(
+    model: SpeechModel,
+    folder: Path,
+    summary: Mapping[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes a model folder; a kill at any moment leaves the old model or the new one.
+
+    Args:
+        model: what to save.
+        folder: made when absent.
+        summary: plain values about the training: updates, WER, device-hours.
+        weights: a state dict to store in place of the model's own, such as a moving average.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    description = folder / DESCRIPTION
+    text = json.dumps(model.description, indent=1)
+    if not description.exists() or description.read_text() != text:
+        temporary = folder / f"{DESCRIPTION}.tmp"
+        temporary.write_text(text)
+        os.replace(temporary, description)
+    temporary = folder / f"{WEIGHTS}.tmp"
+    state = {k: v.detach().cpu().contiguous() for k, v in (weights or model.state_dict()).items()}
+    save_file(state, temporary, metadata={"summary": json.dumps(dict(summary))})
+    os.replace(temporary, folder / WEIGHTS)
+
+
+def find_model(path: str | Path) -> Path:
+    """A model folder, or the best model of a run folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = Path(path)
+    for folder in (path, path / "best", path / "last"):
+        if (folder / DESCRIPTION).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    if not path.exists():
+        raise ValueError(f"{path}: no such model or run folder")
+    raise ValueError(
+        f"{path} holds no model ({DESCRIPTION} and {WEIGHTS}); give a run folder that has "
+        "validated at least once, or a model folder"
+    )
+
+
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu", search: Any = None
+) -> SpeechModel:
+    """Reads a model folder, or the best model of a run, ready to recognise.
+
+    Args:
+        path: run folder or model folder.
+        device: where to put it.
+        search: ``{class_path, init_args}`` in place of the search that the model was saved with.
+
+    Raises:
+        ValueError: no model there, or its files are damaged or do not fit together.
+    """
+    folder = find_model(path)
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text())
+        parts = {
+            "features": read(FeatureOptions, described["features"], "features"),
+            "encoder": read_component(ENCODERS, described["encoder"], "encoder", 1),
+            "decoder": read_component(DECODERS, described["decoder"], "decoder", 2),
+            "search": read_component(SEARCHES, search or described["search"], "search"),
+            "tokenizer": restore(described["tokenizer"]),
+            "normaliser": described["normaliser"],
+        }
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / DESCRIPTION} is damaged ({error}); restore the file") from None
+    model = build_model(**parts)
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            model.summary = json.loads((file.metadata() or {}).get("summary", "{}"))
+        model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{folder / WEIGHTS} is damaged or belongs to another model ({reason}); "
+            "restore the file or train again"
+        ) from None
+    return model.to(device).eval()
