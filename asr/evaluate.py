@@ -1,0 +1,393 @@
+"""A model and a split -> word and character error rates, with what is needed to judge them."""
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jiwer
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from asr.audio import decode
+from asr.claims.statistics import bootstrap_interval, resampling_unit
+from asr.data import bucket, read_corpus, read_rows
+from asr.meter import device_name, replace
+from asr.text import normaliser
+
+if TYPE_CHECKING:
+    from asr.model import SpeechModel
+    from asr.search import Hypothesis
+
+log = logging.getLogger(__name__)
+
+RESAMPLES = 10_000
+DURATION_BINS = 5
+NUM_WORST = 20
+NUM_CONFUSIONS = 30
+
+
+class Alignment(NamedTuple):
+    """One reference against one hypothesis, in the literature's counts."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    hits: int
+
+    @property
+    def errors(self) -> int:
+        """All that is wrong."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def words(self) -> int:
+        """Words (or characters) of the reference."""
+        return self.substitutions + self.deletions + self.hits
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What decoding a split gave, in the order of its rows, and what it cost.
+
+    Attributes:
+        hypotheses: the best of each utterance.
+        audio_seconds: length of the decoded audio.
+        decode_seconds: features, encoder and search.
+        total_seconds: reading and decoding the audio files as well.
+    """
+
+    hypotheses: list["Hypothesis"]
+    audio_seconds: float
+    decode_seconds: float
+    total_seconds: float
+
+
+def score(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Any]:
+    """Pooled WER and CER with their counts, and the share of sentences with an error.
+
+    Rates are sum of errors / sum of reference words over the whole list, never a mean of rates, and
+    may exceed 1. What a hypothesis says where its reference is empty counts as insertions. In CER
+    the space between words is a character.
+
+    Raises:
+        ValueError: the lists differ in length, or no reference holds a word.
+    """
+    words, _ = _align(references, hypotheses)
+    return _score(words, references, hypotheses)
+
+
+def evaluate(
+    model: "SpeechModel",
+    corpus_folder: str | Path,
+    split: str,
+    *,
+    output: str | Path,
+    model_name: str = "",
+    batch_seconds: float = 120.0,
+    device: str | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Recognises a split and writes ``metrics.json`` and ``hypotheses.jsonl``.
+
+    References are the corpus' normalised texts; hypotheses go through the corpus' normaliser too,
+    so that all models are measured by the same yardstick. The WER without normalisation (original
+    text against raw output) stands beside it.
+
+    Args:
+        model: what recognises.
+        corpus_folder: folder that ``asr prepare`` wrote.
+        split: name of one of its splits.
+        output: folder for the two files; made when missing, earlier results are replaced.
+        model_name: how the results call the model, its folder for instance.
+        batch_seconds: longest utterance times number of utterances of a batch, at most.
+        device: where to compute, ``cpu`` or ``cuda``; where the model is when not given.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        ValueError: no such corpus, split or normaliser, no utterance, no reference word, or a
+            batch too large for the device's memory.
+        OSError: the output cannot be written.
+    """
+    corpus = read_corpus(corpus_folder)
+    rows = read_rows(corpus_folder, [split])
+    normalise = _normaliser(corpus, model.normaliser)
+    if not len(rows):
+        raise ValueError(f"split {split!r} of {corpus_folder} has no utterances")
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    place = torch.device(device) if device else model.device
+    model.to(place).eval()
+
+    recognised = _recognise(model, rows, place, batch_seconds, progress)
+    raw = [model.text(hypothesis) for hypothesis in recognised.hypotheses]
+    metrics, lines = _measure(rows, recognised, raw, [normalise(text) for text in raw])
+    described = {
+        "model": model_name,
+        "corpus": {
+            "name": corpus["name"],
+            "path": str(corpus_folder),
+            "ids_sha256": corpus["splits"][split]["ids_sha256"],
+            "synthetic": corpus["synthetic"],
+        },
+        "split": split,
+        "normaliser": corpus["normaliser"],
+        "search": repr(model.search),
+        "batch_seconds": batch_seconds,
+        "device_name": device_name(place),
+        **metrics,
+        "training": model.summary,
+    }
+    replace(output / "hypotheses.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    replace(output / "metrics.json", json.dumps(described, indent=1) + "\n")
+    return described
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """What the command prints of ``evaluate``'s result."""
+    wer, cer = metrics["wer"], metrics["cer"]
+    low, high = wer["interval"]
+    lines = [
+        f"{metrics['corpus']['name']} {metrics['split']}: {metrics['utterances']} utterances, "
+        f"{metrics['audio_seconds'] / 3600:.2f} h, {wer['words']} words, "
+        f"normaliser {metrics['normaliser']}" + ", synthetic" * metrics["corpus"]["synthetic"],
+        f"WER {wer['rate']:.2%} [{low:.2%}, {high:.2%}]  {wer['substitutions']} substitutions, "
+        f"{wer['deletions']} deletions, {wer['insertions']} insertions",
+        f"CER {cer['rate']:.2%}  sentences with an error {metrics['sentence_error_rate']:.2%}",
+        f"real-time factor {metrics['real_time_factor']:.4f} on {metrics['device_name']}, "
+        f"search {metrics['search']}",
+    ]
+    if metrics["unfinished"]:
+        lines.append(f"{metrics['unfinished']} hypotheses did not end by themselves")
+    wrong = [row for row in metrics["worst"][:3] if row["wer"] > 0]
+    for row in wrong:
+        lines += [
+            f"worst: {row['id']}, WER {row['wer']:.0%}",
+            f"  said       {row['reference']}",
+            f"  recognised {row['hypothesis']}",
+        ]
+    return "\n".join(lines)
+
+
+def _recognise(
+    model: "SpeechModel", rows: Any, device: torch.device, batch_seconds: float, progress: bool
+) -> Recognised:
+    """The best hypothesis of each row. Longest batch first: too large a batch fails at once."""
+    rate = model.features.sample_rate
+    found: list[Hypothesis | None] = [None] * len(rows)
+    samples = 0
+    decode_seconds = 0.0
+    started = time.perf_counter()
+    durations = list(rows["duration"])
+    with (
+        tqdm(total=len(rows), unit="utt", disable=None if progress else True) as bar,
+        ThreadPoolExecutor() as pool,
+    ):
+        for batch in reversed(bucket(durations, batch_seconds)):
+            sources = [rows[index]["audio"]["bytes"] for index in batch]
+            # Nothing is decoded ahead: on a CPU it would slow down what is timed below.
+            waves = list(pool.map(lambda source: decode(source, rate), sources))
+            samples += sum(map(len, waves))
+            best, seconds = _timed(model, waves, device, batch_seconds)
+            decode_seconds += seconds
+            for index, hypothesis in zip(batch, best, strict=True):
+                found[index] = hypothesis
+            bar.update(len(batch))
+    hypotheses = [hypothesis for hypothesis in found if hypothesis is not None]
+    assert len(hypotheses) == len(rows)
+    return Recognised(hypotheses, samples / rate, decode_seconds, time.perf_counter() - started)
+
+
+def _timed(
+    model: "SpeechModel", waves: list[np.ndarray], device: torch.device, batch_seconds: float
+) -> tuple[list["Hypothesis"], float]:
+    """The best hypothesis of each wave, and the seconds from waves on the device to tokens."""
+    padded = pad_sequence([torch.from_numpy(wave) for wave in waves], batch_first=True).to(device)
+    lengths = torch.tensor([len(wave) for wave in waves], device=device)  # (B,)
+    _synchronise(device)
+    started = time.perf_counter()
+    try:
+        n_best = model.recognise(padded, lengths)
+    except torch.OutOfMemoryError:
+        raise ValueError(
+            f"out of memory on {device}: lower batch_seconds, which is {batch_seconds}"
+        ) from None
+    _synchronise(device)
+    return [hypotheses[0] for hypotheses in n_best], time.perf_counter() - started
+
+
+def _measure(
+    rows: Any, recognised: Recognised, raw: list[str], hypotheses: list[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(metrics without their description, one line per utterance)."""
+    references, durations = list(rows["text"]), list(rows["duration"])
+    ids, speakers = list(rows["id"]), list(rows["speaker_id"])
+    words, confusions = _align(references, hypotheses)
+    scores = _score(words, references, hypotheses)
+    errors, totals = [a.errors for a in words], [a.words for a in words]
+    scores["wer"]["interval"] = list(
+        bootstrap_interval(errors, totals, speakers, resamples=RESAMPLES)
+    )
+    scores["wer"]["interval_method"] = (
+        f"95 % percentile bootstrap, {RESAMPLES} resamples of {resampling_unit(speakers)}"
+    )
+    lines = [
+        {
+            "id": ids[i],
+            "speaker_id": speakers[i],
+            "duration": durations[i],
+            "reference": references[i],
+            "hypothesis": hypotheses[i],
+            "score": hypothesis.score,
+            **words[i]._asdict(),
+            "finished": hypothesis.finished,
+        }
+        for i, hypothesis in enumerate(recognised.hypotheses)
+    ]
+    metrics = {
+        **scores,
+        "wer_unnormalised": {"rate": _unnormalised(rows, raw)},
+        "audio_seconds": recognised.audio_seconds,
+        "decode_seconds": recognised.decode_seconds,
+        "real_time_factor": recognised.decode_seconds / recognised.audio_seconds,
+        "total_seconds": recognised.total_seconds,
+        "by_duration": by_duration(durations, words),
+        "worst": _worst(lines),
+        "confusions": confusions,
+        "unfinished": sum(not h.finished for h in recognised.hypotheses),
+    }
+    return metrics, lines
+
+
+def by_duration(durations: Sequence[float], words: Sequence[Alignment]) -> list[dict[str, Any]]:
+    """WER of the shortest fifth of the utterances up to the longest; every one is in one bin.
+
+    A bin holds durations d with from_seconds <= d < to_seconds, the last one its end as well. Equal
+    durations stay together, so there are fewer bins when few lengths occur.
+    """
+    edges = np.unique(np.quantile(durations, np.linspace(0, 1, DURATION_BINS + 1)))
+    bins = np.clip(np.searchsorted(edges, durations, side="right") - 1, 0, max(len(edges) - 2, 0))
+    table = []
+    for number in np.unique(bins):
+        members = [words[i] for i in np.flatnonzero(bins == number).tolist()]
+        total = sum(a.words for a in members)
+        table.append(
+            {
+                "from_seconds": float(edges[number]),
+                "to_seconds": float(edges[min(number + 1, len(edges) - 1)]),
+                "utterances": len(members),
+                "words": total,
+                "wer": sum(a.errors for a in members) / total if total else None,
+            }
+        )
+    return table
+
+
+def _align(
+    references: Sequence[str], hypotheses: Sequence[str]
+) -> tuple[list[Alignment], dict[str, list[list[Any]]]]:
+    """Word alignment of each pair, and the commonest confusions of all."""
+    if len(references) != len(hypotheses):
+        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
+    if not any(text.split() for text in references):
+        raise ValueError("no reference words, so there is no error rate; check the corpus' texts")
+    result = jiwer.process_words([_spaced(t) for t in references], [_spaced(t) for t in hypotheses])
+    alignments = []
+    swaps: Counter[tuple[str, str]] = Counter()
+    lost: Counter[str] = Counter()
+    added: Counter[str] = Counter()
+    for reference, hypothesis, chunks in zip(
+        result.references, result.hypotheses, result.alignments, strict=True
+    ):
+        counts = dict.fromkeys(("substitute", "delete", "insert", "equal"), 0)
+        for chunk in chunks:
+            before = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+            after = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            counts[chunk.type] += max(len(before), len(after))
+            if chunk.type == "substitute":
+                swaps.update(zip(before, after, strict=True))
+            elif chunk.type == "delete":
+                lost.update(before)
+            elif chunk.type == "insert":
+                added.update(after)
+        alignments.append(Alignment(*counts.values()))
+    return alignments, {
+        "substitutions": [[*pair, n] for pair, n in swaps.most_common(NUM_CONFUSIONS)],
+        "deletions": [[word, n] for word, n in lost.most_common(NUM_CONFUSIONS)],
+        "insertions": [[word, n] for word, n in added.most_common(NUM_CONFUSIONS)],
+    }
+
+
+def _score(
+    alignments: Sequence[Alignment], references: Sequence[str], hypotheses: Sequence[str]
+) -> dict[str, Any]:
+    words = Alignment(*(sum(column) for column in zip(*alignments, strict=True)))
+    chars = jiwer.process_characters(
+        [_spaced(t) for t in references], [_spaced(t) for t in hypotheses]
+    )
+    characters = Alignment(chars.substitutions, chars.deletions, chars.insertions, chars.hits)
+    return {
+        "utterances": len(references),
+        "wer": {"rate": words.errors / words.words, **words._asdict(), "words": words.words},
+        "cer": {
+            "rate": characters.errors / characters.words,
+            **characters._asdict(),
+            "characters": characters.words,
+        },
+        "sentence_error_rate": sum(a.errors > 0 for a in alignments) / len(alignments),
+    }
+
+
+def _worst(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Highest WER first, among equals the most errors; an empty reference counts as one word."""
+    rated = []
+    for line in lines:
+        errors = line["substitutions"] + line["deletions"] + line["insertions"]
+        words = line["substitutions"] + line["deletions"] + line["hits"]
+        rated.append((errors / max(words, 1), errors, line))
+    rated.sort(key=lambda row: (-row[0], -row[1], row[2]["id"]))
+    return [
+        {"id": line["id"], "wer": wer} | {name: line[name] for name in ("reference", "hypothesis")}
+        for wer, _, line in rated[:NUM_WORST]
+    ]
+
+
+def _unnormalised(rows: Any, raw: list[str]) -> float | None:
+    """WER of the verbatim texts; None when they hold no word."""
+    originals = list(rows["original_text"])
+    if not any(text.split() for text in originals):
+        return None
+    alignments, _ = _align(originals, raw)
+    return sum(a.errors for a in alignments) / sum(a.words for a in alignments)
+
+
+def _normaliser(corpus: dict[str, Any], of_model: str) -> Callable[[str], str]:
+    """The corpus' normaliser; a model trained with another one is told so."""
+    name = corpus["normaliser"]
+    if name != of_model:
+        log.warning(
+            "The model was trained with normaliser %r; its output is scored with the corpus' %r.",
+            of_model,
+            name,
+        )
+    return normaliser(name)
+
+
+def _spaced(text: str) -> str:
+    """One space between words; jiwer splits at single spaces only."""
+    return " ".join(text.split())
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,245 @@
+import json
+import random
+
+import jiwer
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from asr.evaluate import by_duration, evaluate, score, summary
+from tests.coded_speech import RATE, CodedSpeech, audio_bytes, speak
+
+# (id, speaker, what is said, reference, original)
+ROWS = [
+    ("u1", "ann", "one two three", "one two three", "One, two three."),
+    ("u2", "bob", "one too three", "one two three", "one two three"),
+    ("u3", "cid", "one three", "one two three", "one two three"),
+    ("u4", "dan", "one two too three", "one two three", "one two three"),
+    ("u5", "eve", "four", "four", "four"),
+    ("u6", "fay", "a b", "", ""),
+]
+
+
+def make_corpus(folder, rows=ROWS, normaliser="lower"):
+    folder.mkdir()
+    table = []
+    for name, speaker, said, text, original in rows:
+        wave = speak(said)
+        table.append(
+            {
+                "id": name,
+                "audio": {"bytes": audio_bytes(wave, kind="FLAC"), "path": f"{name}.flac"},
+                "text": text,
+                "original_text": original,
+                "speaker_id": speaker,
+                "duration": len(wave) / RATE,
+            }
+        )
+    pq.write_table(pa.Table.from_pylist(table), folder / "test-00000-of-00001.parquet")
+    corpus = {
+        "name": "coded",
+        "sample_rate": RATE,
+        "normaliser": normaliser,
+        "synthetic": True,
+        "splits": {"test": {"utterances": len(rows), "ids_sha256": "abc"}},
+    }
+    (folder / "corpus.json").write_text(json.dumps(corpus))
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def run(tmp_path, cache):
+    corpus = make_corpus(tmp_path / "corpus")
+    model = CodedSpeech()
+    metrics = evaluate(
+        model, corpus, "test", output=tmp_path / "out", model_name="runs/x", batch_seconds=2.5
+    )
+    return metrics, tmp_path / "out", model
+
+
+def test_counts_are_those_worked_out_by_hand(run):
+    metrics, _, _ = run
+    wer = metrics["wer"]
+    # u2 substitutes, u3 deletes, u4 inserts once, u6 inserts twice against an empty reference.
+    assert (wer["substitutions"], wer["deletions"], wer["insertions"]) == (1, 1, 3)
+    assert (wer["hits"], wer["words"]) == (11, 13)
+    assert wer["rate"] == pytest.approx(5 / 13)
+    assert metrics["sentence_error_rate"] == pytest.approx(4 / 6)
+    assert metrics["utterances"] == 6
+    # "one two three" is 13 characters with its spaces, four times, and "four".
+    cer = metrics["cer"]
+    assert cer["characters"] == 4 * 13 + 4
+    assert (cer["substitutions"], cer["deletions"], cer["insertions"]) == (1, 4, 4 + 3)
+
+
+def test_unnormalised_rate_compares_the_verbatim_texts(run):
+    metrics, _, _ = run
+    assert metrics["normaliser"] == "lower"
+    assert metrics["wer_unnormalised"]["rate"] == pytest.approx((5 + 2) / 13)  # One, and three.
+
+
+def test_confusions_and_worst_name_the_words(run):
+    metrics, _, _ = run
+    assert metrics["confusions"]["substitutions"] == [["two", "too", 1]]
+    assert metrics["confusions"]["deletions"] == [["two", 1]]
+    assert sorted(metrics["confusions"]["insertions"]) == [["a", 1], ["b", 1], ["too", 1]]
+    assert metrics["worst"][0] == {"id": "u6", "wer": 2.0, "reference": "", "hypothesis": "a b"}
+    assert {row["id"] for row in metrics["worst"][1:4]} == {"u2", "u3", "u4"}
+
+
+def test_the_interval_holds_the_rate_and_names_its_method(run):
+    metrics, _, _ = run
+    low, high = metrics["wer"]["interval"]
+    assert low <= metrics["wer"]["rate"] <= high
+    assert metrics["wer"]["interval_method"].endswith("10000 resamples of 6 speakers")
+
+
+def test_files_hold_the_result_and_one_line_per_utterance(run):
+    metrics, output, _ = run
+    assert json.loads((output / "metrics.json").read_text()) == metrics
+    lines = [json.loads(line) for line in (output / "hypotheses.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [row[0] for row in ROWS]
+    assert [line["hypothesis"] for line in lines] == [row[2] for row in ROWS]
+    assert lines[3]["insertions"] == 1
+    assert sum(line["hits"] for line in lines) == metrics["wer"]["hits"]
+    assert sorted(path.name for path in output.iterdir()) == ["hypotheses.jsonl", "metrics.json"]
+
+
+def test_metrics_say_what_was_measured_on_what(run):
+    metrics, _, _ = run
+    assert metrics["corpus"]["name"] == "coded"
+    assert metrics["corpus"]["synthetic"] is True
+    assert metrics["corpus"]["ids_sha256"] == "abc"
+    assert (metrics["split"], metrics["model"]) == ("test", "runs/x")
+    assert metrics["search"] == "Greedy(beam=1)"
+    assert metrics["device_name"]
+    assert metrics["audio_seconds"] == pytest.approx(sum(len(speak(r[2])) for r in ROWS) / RATE)
+    assert metrics["real_time_factor"] * metrics["audio_seconds"] == pytest.approx(
+        metrics["decode_seconds"]
+    )
+    assert metrics["decode_seconds"] <= metrics["total_seconds"]
+    assert metrics["unfinished"] == 0
+    assert metrics["training"] == {"updates": 7}
+
+
+def test_a_batch_is_bounded_in_padded_seconds(run):
+    _, _, model = run
+    assert model.batches[0] == 1  # 1.36 s, longest first; a second one would make 2.72 s
+    assert sum(model.batches) == len(ROWS)
+
+
+def test_bins_of_duration_sum_to_the_total(run):
+    metrics, _, _ = run
+    bins = metrics["by_duration"]
+    assert sum(b["words"] for b in bins) == metrics["wer"]["words"]
+    assert sum(b["utterances"] for b in bins) == metrics["utterances"]
+    errors = sum(b["wer"] * b["words"] for b in bins if b["words"])
+    empty = sum(row["wer"] for row in metrics["worst"] if not row["reference"])
+    no_words = sum(b["words"] == 0 for b in bins) > 0
+    assert errors + (empty if no_words else 0) == pytest.approx(5)
+    for left, right in zip(bins, bins[1:], strict=False):
+        assert left["to_seconds"] <= right["from_seconds"]
+
+
+def test_equal_durations_share_one_bin():
+    from asr.evaluate import Alignment
+
+    table = by_duration([2.0, 2.0, 2.0], [Alignment(1, 0, 0, 3)] * 3)
+    assert table == [
+        {"from_seconds": 2.0, "to_seconds": 2.0, "utterances": 3, "words": 12, "wer": 0.25}
+    ]
+
+
+def test_summary_shows_rates_in_percent_and_the_worst(run):
+    metrics, _, _ = run
+    text = summary(metrics)
+    assert "WER 38.46% [" in text
+    assert "1 substitutions, 1 deletions, 3 insertions" in text
+    assert "worst: u6, WER 200%" in text
+    assert text.count("worst:") == 3
+    assert "synthetic" in text.splitlines()[0]
+
+
+def test_score_equals_jiwer_on_the_pooled_set():
+    draw = random.Random(3)
+    vocabulary = ["one", "two", "too", "three", "it's", "a"]
+    references = [" ".join(draw.choices(vocabulary, k=draw.randint(1, 12))) for _ in range(200)]
+    hypotheses = []
+    for text in references:
+        words = [w if draw.random() > 0.3 else draw.choice(vocabulary) for w in text.split()]
+        hypotheses.append(" ".join(w for w in words if draw.random() > 0.1))
+    result = score(references, hypotheses)
+    words = jiwer.process_words(references, hypotheses)
+    characters = jiwer.process_characters(references, hypotheses)
+    assert result["wer"]["rate"] == pytest.approx(words.wer)
+    assert result["wer"]["hits"] == words.hits
+    assert result["wer"]["substitutions"] == words.substitutions
+    assert result["wer"]["deletions"] == words.deletions
+    assert result["wer"]["insertions"] == words.insertions
+    assert result["cer"]["rate"] == pytest.approx(characters.cer)
+
+
+@pytest.mark.parametrize(
+    ("references", "hypotheses", "rate"),
+    [
+        (["a b"], [""], 1.0),
+        (["a b"], ["a  b "], 0.0),
+        (["a\tb"], ["a b"], 0.0),
+        (["a"], ["b c d"], 3.0),
+        (["", "a"], ["x y", "a"], 2.0),
+        (["", "a"], ["", "a"], 0.0),
+    ],
+)
+def test_awkward_texts_are_scored_as_stated(references, hypotheses, rate):
+    assert score(references, hypotheses)["wer"]["rate"] == rate
+
+
+@pytest.mark.parametrize(
+    ("references", "hypotheses", "message"),
+    [
+        ([], [], "no reference words"),
+        (["", " "], ["a", ""], "no reference words"),
+        (["a"], ["a", "b"], "1 references but 2 hypotheses"),
+    ],
+)
+def test_a_score_that_cannot_be_is_refused(references, hypotheses, message):
+    with pytest.raises(ValueError, match=message):
+        score(references, hypotheses)
+
+
+def test_a_missing_split_lists_those_present(tmp_path, cache):
+    corpus = make_corpus(tmp_path / "corpus")
+    with pytest.raises(ValueError, match="split 'dev' is not in .*; it has test"):
+        evaluate(CodedSpeech(), corpus, "dev", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_normaliser_is_the_corpus_own_and_is_warned_of(tmp_path, cache, caplog):
+    rows = [("u1", "ann", "it's", "IT'S", "IT'S")]
+    corpus = make_corpus(tmp_path / "corpus", rows, normaliser="none")
+    metrics = evaluate(CodedSpeech(), corpus, "test", output=tmp_path / "out")
+    assert metrics["normaliser"] == "none"
+    assert metrics["wer"]["rate"] == 1  # the corpus wants capitals
+    assert "trained with normaliser 'lower'" in caplog.text
+
+
+def test_an_unfinished_hypothesis_is_counted(tmp_path, cache):
+    class Cut:
+        def __call__(self, decoder, encoded, lengths):
+            from tests.coded_speech import greedy
+
+            found = greedy(decoder, encoded, lengths)
+            for hypotheses in found:
+                hypotheses[0].finished = False
+            return found
+
+    corpus = make_corpus(tmp_path / "corpus", ROWS[:2])
+    metrics = evaluate(CodedSpeech(search=Cut()), corpus, "test", output=tmp_path / "out")
+    assert metrics["unfinished"] == 2
+    assert "2 hypotheses did not end" in summary(metrics)
+    assert metrics["wer"]["interval_method"].endswith("fewer than 5 speakers (2)")
