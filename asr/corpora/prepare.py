@@ -1,0 +1,286 @@
+"""A corpus to parquet shards, corpus.json and preflight.json, all or nothing."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from asr import text
+from asr.corpora import preflight
+from asr.corpora.corpus import Corpus, Row, Rows
+
+logger = logging.getLogger(__name__)
+
+SHARD_BYTES = 500_000_000  # of audio, roughly
+GROUP_BYTES = 8_000_000  # of audio in a row group, the unit of reading
+READ_AHEAD = 8  # rows decoded ahead per thread: bounds the memory
+
+_STRING = {"dtype": "string", "_type": "Value"}
+FEATURES = {  # how the library `datasets` is told that the column holds undecoded audio
+    "id": _STRING,
+    "audio": {"decode": False, "_type": "Audio"},
+    "text": _STRING,
+    "original_text": _STRING,
+    "speaker_id": _STRING,
+    "duration": {"dtype": "float64", "_type": "Value"},
+    "chapter_id": _STRING,
+    "language": _STRING,
+}
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("text", pa.string()),
+        ("original_text", pa.string()),
+        ("speaker_id", pa.string()),
+        ("duration", pa.float64()),
+        ("chapter_id", pa.string()),
+        ("language", pa.string()),
+    ],
+    metadata={"huggingface": json.dumps({"info": {"features": FEATURES}})},
+)
+
+
+def prepare(
+    corpus: Corpus,
+    output: Path,
+    *,
+    sample_rate: int = 16000,
+    normaliser: str = "english",
+    alphabet: str | None = None,
+    num_workers: int | None = None,
+) -> dict[str, object]:
+    """Writes the corpus to the folder ``output`` and says what it holds.
+
+    An output folder that was made with the same options is left as it is. The result has the keys
+    of corpus.json, and "preflight" (of preflight.json), "output" and "reused".
+
+    Args:
+        corpus: with its options.
+        output: folder to write; must not exist, or hold the same corpus with the same options.
+        sample_rate: Hz of the prepared audio.
+        normaliser: name in asr.text.NORMALISERS, applied to the transcripts.
+        alphabet: characters expected after normalisation; by default those of the split "train".
+        num_workers: threads that decode; by default one per core.
+
+    Raises:
+        ValueError: the output holds something else, a split has no usable row, or as the corpus.
+        OSError: the output cannot be written.
+    """
+    normalise = text.normaliser(normaliser)
+    if sample_rate < 1:
+        raise ValueError(f"sample_rate {sample_rate}: it must be positive, for instance 16000")
+    options = {**_options(corpus), "alphabet": alphabet}
+    wanted = {
+        "corpus": type(corpus).__name__,
+        "sample_rate": sample_rate,
+        "normaliser": normaliser,
+        "options": options,
+    }
+    output = Path(output)
+    if (finished := _finished(output, wanted)) is not None:
+        return finished
+    partial = _partial(output)
+    try:
+        splits: dict[str, preflight.Split] = {}
+        for name, rows in corpus.splits().items():
+            splits[name] = preflight.Split()
+            workers = num_workers or os.cpu_count() or 1
+            loaded = _load_ahead(name, rows, sample_rate, workers)
+            _write_split(partial, name, loaded, normalise, splits[name])
+        origin = corpus.origin()
+        preflight.compare(splits, alphabet, origin.expected)
+        about = {
+            "name": origin.name,
+            "source": origin.source,
+            "licence": origin.licence,
+            "synthetic": origin.synthetic,
+            "remarks": list(origin.remarks),
+            **wanted,
+            "splits": {name: _statistics(split) for name, split in splits.items()},
+        }
+        checks = {name: split.summary() for name, split in splits.items()}
+        _write_json(partial / "corpus.json", about)
+        _write_json(partial / "preflight.json", checks)
+        os.replace(partial, output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return {**about, "preflight": checks, "output": str(output), "reused": False}
+
+
+def _options(corpus: Corpus) -> dict[str, object]:
+    assert dataclasses.is_dataclass(corpus), "a corpus is a dataclass of its options"
+    return json.loads(json.dumps(dataclasses.asdict(corpus), default=str))
+
+
+def _finished(output: Path, wanted: dict[str, object]) -> dict[str, object] | None:
+    """What the output folder already holds, if it is what is wanted; None if there is nothing."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return None
+    try:
+        about = json.loads((output / "corpus.json").read_text(encoding="utf-8"))
+        checks = json.loads((output / "preflight.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{output} exists and is not a prepared corpus; choose another --output"
+        ) from None
+    different = sorted(key for key, value in wanted.items() if about.get(key) != value)
+    if different:
+        raise ValueError(
+            f"{output} holds {about.get('name')} prepared differently ({', '.join(different)});"
+            " remove it or choose another --output"
+        )
+    logger.info("%s is already prepared with these options", output)
+    return {**about, "preflight": checks, "output": str(output), "reused": True}
+
+
+def _partial(output: Path) -> Path:
+    """A new sibling folder to write into; those of killed processes of this host are removed."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{output.name}.{socket.gethostname()}-"
+    for stale in output.parent.glob(f"{prefix}*.partial"):
+        owner = stale.name.removeprefix(prefix).removesuffix(".partial")
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(stale, ignore_errors=True)
+    partial = output.parent / f"{prefix}{os.getpid()}.partial"
+    partial.mkdir()
+    return partial
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _load_ahead(
+    name: str, rows: Rows, sample_rate: int, workers: int
+) -> Iterator[tuple[Row, preflight.Utterance | preflight.DroppedError]]:
+    """Decodes rows in threads (soundfile and torch release the lock), in the corpus' order."""
+
+    def attempt(row: Row) -> preflight.Utterance | preflight.DroppedError:
+        try:
+            return preflight.load(row, sample_rate)
+        except preflight.DroppedError as error:
+            return error
+
+    Pending = tuple[Row, "Future[preflight.Utterance | preflight.DroppedError]"]  # noqa: N806
+    pending: deque[Pending] = deque()
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=rows.count, desc=name, unit=" utterances", disable=None) as bar,
+    ):
+        for row in rows.read():
+            pending.append((row, pool.submit(attempt, row)))
+            if len(pending) > READ_AHEAD * workers:
+                first, future = pending.popleft()
+                yield first, future.result()
+                bar.update()
+        for row, future in pending:
+            yield row, future.result()
+            bar.update()
+
+
+def _write_split(
+    folder: Path,
+    name: str,
+    loaded: Iterator[tuple[Row, preflight.Utterance | preflight.DroppedError]],
+    normalise: text.Normaliser,
+    split: preflight.Split,
+) -> None:
+    with _Shards(folder, name) as shards:
+        for row, result in loaded:
+            normalised = normalise(row.text)
+            if (kept := split.admit(row.id, result, normalised)) is not None:
+                shards.write(kept, normalised)
+    if not split.ids:
+        why = "; ".join(split.messages[:3]) or "the corpus has no rows for it"
+        raise ValueError(f"split {name}: none of {split.read} rows is usable ({why})")
+
+
+class _Shards:
+    """Parquet files of one split; numbered when their count is known."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.paths: list[Path] = []
+        self.writer: pq.ParquetWriter | None = None
+        self.rows: list[dict[str, object]] = []
+        self.group_bytes = self.shard_bytes = 0
+
+    def __enter__(self) -> "_Shards":
+        return self
+
+    def write(self, utterance: preflight.Utterance, normalised: str) -> None:
+        row = utterance.row
+        self.rows.append(
+            {
+                "id": row.id,
+                "audio": {"bytes": utterance.audio, "path": utterance.path},
+                "text": normalised,
+                "original_text": row.text,
+                "speaker_id": row.speaker_id,
+                "duration": utterance.seconds,
+                "chapter_id": row.chapter_id or None,
+                "language": row.language or None,
+            }
+        )
+        self.group_bytes += len(utterance.audio)
+        if self.group_bytes >= GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.rows:
+            if self.writer is None:
+                self.paths.append(self.folder / f"{self.name}-{len(self.paths):05d}.parquet")
+                # The audio is compressed already, and a dictionary of it would only cost memory.
+                self.writer = pq.ParquetWriter(
+                    self.paths[-1], SCHEMA, use_dictionary=False, compression="none"
+                )
+            self.writer.write_table(pa.Table.from_pylist(self.rows, schema=SCHEMA))
+            self.shard_bytes += self.group_bytes
+            self.rows, self.group_bytes = [], 0
+        if self.shard_bytes >= SHARD_BYTES:
+            self._close()
+
+    def _close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        self.writer, self.shard_bytes = None, 0
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        self._close()
+        for i, path in enumerate(self.paths):
+            path.rename(self.folder / f"{self.name}-{i:05d}-of-{len(self.paths):05d}.parquet")
+
+
+def _statistics(split: preflight.Split) -> dict[str, object]:
+    return {
+        "utterances": len(split.ids),
+        "hours": sum(split.seconds) / 3600,
+        "speakers": len(set(split.speakers) - {""}),
+        "words": sum(len(t.split()) for t in split.texts),
+        "ids_sha256": hashlib.sha256("\n".join(split.ids).encode()).hexdigest(),
+    }
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
