@@ -2,13 +2,12 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
@@ -153,7 +152,7 @@ class BatchStream(Sampler[list[int]]):
     The sequence is the epochs one after the other, each shuffled anew. It does not depend on the
     number of ranks: rank r of R takes batches r, r + R, r + 2R, ... of it. Being pure it can be
     iterated any number of times, which is what makes a resumed run exact
-    (Lightning and torch both iterate a sampler more often than once).
+    (torch's loader iterates a sampler twice when it has workers).
     """
 
     def __init__(
@@ -203,7 +202,7 @@ class BatchStream(Sampler[list[int]]):
             epoch, skip = epoch + 1, 0
 
 
-class SpeechData(pl.LightningDataModule):
+class SpeechData:
     """Training and validation batches of a prepared corpus.
 
     Attributes:
@@ -211,18 +210,18 @@ class SpeechData(pl.LightningDataModule):
     """
 
     def __init__(self, options: DataOptions, tokenizer: Tokenizer, sample_rate: int, seed: int):
-        super().__init__()
         self.options, self.seed = options, seed
-        self.train = Utterances(
-            read_rows(options.corpus, options.train), tokenizer, sample_rate, options.cache_gib
-        )
-        self.validation = Utterances(
-            read_rows(options.corpus, [options.validation]),
-            tokenizer,
-            sample_rate,
-            options.cache_gib,
+        splits = (options.train, [options.validation])
+        self.train, self.validation = (
+            Utterances(read_rows(options.corpus, split), tokenizer, sample_rate, options.cache_gib)
+            for split in splits
         )
         self.batches_taken = 0
+
+    @staticmethod
+    def texts(options: DataOptions) -> list[str]:
+        """The training transcripts, on which a tokenizer is made."""
+        return list(read_rows(options.corpus, options.train)["text"])
 
     def state_dict(self) -> dict[str, int]:
         """Where training stands in the stream."""
@@ -238,19 +237,27 @@ class SpeechData(pl.LightningDataModule):
             self.train.seconds, self.options, self.seed, self.batches_taken, rank, num_ranks
         )
 
-    def train_dataloader(self) -> DataLoader:
+    def epoch(self, num_ranks: int = 1) -> int:
+        """The epoch of the next batch, counted from 0."""
+        return self.stream(0, num_ranks).epoch_of(self.batches_taken * num_ranks)[0]
+
+    def train_batches(self, rank: int = 0, num_ranks: int = 1) -> DataLoader:
         """Endless; starts at ``batches_taken``."""
-        trainer = self.trainer
-        assert trainer is not None
-        stream = self.stream(trainer.global_rank, trainer.world_size)
-        workers = self.options.num_workers
+        return self._loader(self.train, self.stream(rank, num_ranks))
+
+    def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> DataLoader:
+        """Every validation utterance once, neighbours in length together."""
+        batches = bucket(self.validation.seconds, self.options.max_batch_seconds)
+        return self._loader(self.validation, batches[rank::num_ranks])
+
+    def _loader(self, utterances: Utterances, batches: Iterable[list[int]]) -> DataLoader:
         return DataLoader(
-            self.train,
-            batch_sampler=stream,
+            utterances,
+            batch_sampler=batches,
             collate_fn=collate,
-            num_workers=workers,
+            num_workers=self.options.num_workers,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
+            persistent_workers=False,
         )
 
     def longest_batch(self) -> Batch:
@@ -259,16 +266,8 @@ class SpeechData(pl.LightningDataModule):
         cost = [len(b) * max(self.train.seconds[i] for i in b) for b in batches]
         return collate([self.train[i] for i in batches[int(np.argmax(cost))]])
 
-    def val_dataloader(self) -> DataLoader:
-        """Every validation utterance once, neighbours in length together."""
-        trainer = self.trainer
-        assert trainer is not None
-        batches = bucket(self.validation.seconds, self.options.max_batch_seconds)
-        mine = batches[trainer.global_rank :: trainer.world_size]
-        return DataLoader(
-            self.validation,
-            batch_sampler=mine,
-            collate_fn=collate,
-            num_workers=self.options.num_workers,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def sample(self, number: int) -> Iterator[Tensor]:
+        """Waveforms (N,) of a fixed random sample of the training utterances."""
+        draw = np.random.default_rng(self.seed)
+        for index in draw.permutation(len(self.train))[:number]:
+            yield self.train.wave(int(index))

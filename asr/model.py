@@ -60,7 +60,7 @@ class SpeechModel(nn.Module):
         """(B, N) samples in [-1, 1], (B,) -> (B, S, D), (B,)."""
         return self.encoder(*self.features(waves, lengths))
 
-    def loss(
+    def forward(
         self,
         waves: Tensor,
         lengths: Tensor,

@@ -17,7 +17,7 @@ class Term(NamedTuple):
     weight: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loss:
     """Named terms; sums and counts are kept apart so that averages over batches are exact.
 
@@ -68,9 +68,7 @@ class Decoder(nn.Module, ABC):
     vocabulary: int
 
     @abstractmethod
-    def loss(
-        self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
-    ) -> Loss:
+    def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
         """(B, S, D), (B,), (B, U), (B,) -> Loss, in float32 whatever the precision of the model.
 
         ``tokens`` hold no EOS; the attention term predicts U + 1 tokens, EOS last.
