@@ -1,0 +1,273 @@
+"""Blocks that more than one encoder or decoder uses: subsampling, positions, attention."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.batch import mask
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+SUBSAMPLING = 4  # feature frames per frame of Subsampling
+ROTARY_BASE = 10000.0  # Su et al. 2021, section 3.4.2; the wavelengths of Vaswani et al. 2017
+
+
+def halved(size: int, times: int = 1) -> int:
+    """What remains of ``size`` after ``times`` halvings that round up."""
+    return -(-size // 2**times)
+
+
+def halved_lengths(lengths: Tensor) -> Tensor:
+    """(B,) -> (B,), each halved and rounded up."""
+    return torch.div(lengths + 1, 2, rounding_mode="floor")
+
+
+def modules(layers: Iterable[AnyModule]) -> Sequence[AnyModule]:
+    """An ``nn.ModuleList`` that a type checker knows the items of."""
+    return cast(Sequence[AnyModule], nn.ModuleList(layers))
+
+
+def zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """(B, T, ...), (B,) -> the same with zeros beyond the lengths, NaN and infinity included."""
+    real = mask(lengths, x.shape[1])
+    return x.masked_fill(~real.view(real.shape + (1,) * (x.dim() - 2)), 0.0)
+
+
+class Subsampling(nn.Module):
+    """Two convolutions of stride 2 and a linear layer: one output frame per 4 feature frames.
+
+    Output frame s sees feature frames 4s - 3 to 4s + 3 only, so it is causal within its chunk of
+    4 and serves causal and bidirectional encoders alike. Kernels of 3, padding 1, ReLU.
+    """
+
+    def __init__(self, num_mels: int, dim: int, *, channels: int) -> None:
+        super().__init__()
+        self.num_mels, self.dim, self.channels = num_mels, dim, channels
+        self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.project = nn.Linear(channels * halved(num_mels, 2), dim)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, F), (B,) -> (B, ceil(T / 4), D), ceil(lengths / 4); padding comes out as 0."""
+        x = zero_padding(x, lengths)
+        x = F.relu(self.first(x[:, None]))  # (B, C, T/2, F/2)
+        lengths = halved_lengths(lengths)
+        # Not zero of itself: the bias, and the last real frame, reach into the padding.
+        x = x.masked_fill(~mask(lengths, x.shape[2])[:, None, :, None], 0.0)
+        x = F.relu(self.second(x))  # (B, C, S, F/4)
+        lengths = halved_lengths(lengths)
+        x = self.project(x.transpose(1, 2).flatten(2))  # (B, S, D)
+        return zero_padding(x, lengths), lengths
+
+    def initial_state(self, batch: int) -> dict[str, Tensor]:
+        """The last input frame and the last frame of the first convolution, before any: zeros."""
+        zeros = self.project.weight.new_zeros
+        return {
+            "features": zeros(batch, 1, self.num_mels),
+            "convolved": zeros(batch, self.channels, 1, halved(self.num_mels)),
+        }
+
+    def step(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, C, F) with C a multiple of 4 -> (B, C / 4, D), next state.
+
+        Raises:
+            ValueError: C is not a multiple of 4.
+        """
+        if x.shape[1] % SUBSAMPLING:
+            raise ValueError(
+                f"a chunk of {x.shape[1]} frames; streaming takes multiples of {SUBSAMPLING}"
+            )
+        first, second = self.first, self.second
+        features = torch.cat([state["features"], x], dim=1)[:, None]  # (B, 1, C + 1, F)
+        y = F.relu(F.conv2d(features, first.weight, first.bias, stride=2, padding=(0, 1)))
+        y = torch.cat([state["convolved"].to(y.dtype), y], dim=2)
+        state = {"features": x[:, -1:], "convolved": y[:, :, -1:]}
+        y = F.relu(F.conv2d(y, second.weight, second.bias, stride=2, padding=(0, 1)))
+        return self.project(y.transpose(1, 2).flatten(2)), state
+
+    def flops(self, time: int) -> int:
+        """FLOPs of one utterance of ``time`` feature frames."""
+        half, quarter = halved(time), halved(time, 2)
+        bins, fewer = halved(self.num_mels), halved(self.num_mels, 2)
+        first = 2 * 9 * self.channels * half * bins
+        second = 2 * 9 * self.channels**2 * quarter * fewer
+        return first + second + 2 * self.channels * fewer * self.dim * quarter
+
+
+def rotation(positions: Tensor, width: int) -> Tensor:
+    """(U,) positions -> (U, width / 2) complex64 factors of rotary positions (Su et al. 2021)."""
+    exponents = torch.arange(0, width, 2, device=positions.device) / width
+    angles = positions[:, None] * ROTARY_BASE**-exponents
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x: Tensor, factors: Tensor) -> Tensor:
+    """(..., U, d), (U, d / 2) -> (..., U, d): turns each pair of neighbours by its angle.
+
+    A complex product is one kernel forward and one backward, where sines and cosines of split
+    halves take seven.
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * factors).flatten(-2).type_as(x)
+
+
+def sinusoids(positions: Tensor, dim: int) -> Tensor:
+    """(U,) positions -> (U, dim) sines and cosines to add to frames (Vaswani et al. 2017)."""
+    return torch.view_as_real(rotation(positions, dim)).flatten(-2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None) -> Tensor:
+    """(B, H, Q, d), (B, H, S, d) twice, bool broadcastable to (B, 1, Q, S) -> (B, Q, H * d)."""
+    y = F.scaled_dot_product_attention(query, key, value, attn_mask=real)
+    return y.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Attention of a sequence to itself, H heads, with rotary positions when given."""
+
+    def __init__(self, dim: int, *, heads: int) -> None:
+        super().__init__()
+        if dim % (2 * heads):
+            raise ValueError(f"width {dim} does not divide by twice the number of heads ({heads})")
+        self.dim, self.heads = dim, heads
+        self.input = nn.Linear(dim, 3 * dim)
+        self.output = nn.Linear(dim, dim)
+        for weight in self.input.weight.data.chunk(3):
+            nn.init.xavier_uniform_(weight)
+        nn.init.xavier_uniform_(self.output.weight)
+        nn.init.zeros_(self.input.bias)
+        nn.init.zeros_(self.output.bias)
+
+    def _split(self, x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, S, D) -> query, key, value of (B, H, S, d)."""
+        query, key, value = (
+            self.input(x).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2).chunk(3, dim=1)
+        )
+        if factors is not None:
+            query, key = rotate(query, factors), rotate(key, factors)
+        return query, key, value
+
+    def forward(
+        self, x: Tensor, factors: Tensor | None, real: Tensor | None, causal: bool
+    ) -> Tensor:
+        """(B, S, D), rotary factors, bool mask broadcastable to (B, 1, S, S) -> (B, S, D).
+
+        ``causal`` without a mask takes the kernel's own causal path.
+        """
+        query, key, value = self._split(x, factors)
+        if causal and real is None:
+            y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            return self.output(y.transpose(1, 2).flatten(2))
+        return self.output(attend(query, key, value, real))
+
+    def step(
+        self, x: Tensor, factors: Tensor | None, cache: Tensor, real: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, Q, D), cache (B, 2, H, U, d) -> (B, Q, D), cache (B, 2, H, U + Q, d).
+
+        ``real`` is a mask broadcastable to (B, 1, Q, U + Q), or None where all may be seen.
+        """
+        query, key, value = self._split(x, factors)
+        cache = torch.cat([cache, torch.stack([key, value], dim=1).to(cache.dtype)], dim=3)
+        key, value = cache.to(query.dtype).unbind(1)
+        return self.output(attend(query, key, value, real)), cache
+
+    def flops(self, time: int) -> int:
+        """FLOPs of one sequence; the scores a causal mask hides count, as in torch's counter."""
+        return 8 * self.dim**2 * time + 4 * self.dim * time**2
+
+
+class CrossAttention(nn.Module):
+    """Attention of a decoder's positions to encoder frames, H heads."""
+
+    def __init__(self, dim: int, *, heads: int) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"width {dim} does not divide by the number of heads ({heads})")
+        self.dim, self.heads = dim, heads
+        self.query = nn.Linear(dim, dim)
+        self.memory = nn.Linear(dim, 2 * dim)
+        self.output = nn.Linear(dim, dim)
+        for weight in (self.query.weight, *self.memory.weight.data.chunk(2), self.output.weight):
+            nn.init.xavier_uniform_(weight)
+        for linear in (self.query, self.memory, self.output):
+            nn.init.zeros_(linear.bias)
+
+    def remember(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, D) -> keys and values of (B, H, S, d), computed once per utterance."""
+        memory = self.memory(encoded).unflatten(-1, (2 * self.heads, -1)).transpose(1, 2)
+        key, value = memory.chunk(2, dim=1)
+        return key, value
+
+    def forward(self, x: Tensor, key: Tensor, value: Tensor, real: Tensor | None) -> Tensor:
+        """(B, Q, D), (B, H, S, d) twice, mask broadcastable to (B, 1, Q, S) -> (B, Q, D)."""
+        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return self.output(attend(query, key, value, real))
+
+    def flops(self, time: int, queries: int) -> int:
+        """FLOPs of one utterance: ``time`` encoder frames, ``queries`` decoder positions."""
+        return 4 * self.dim**2 * (time + queries) + 4 * self.dim * time * queries
+
+
+class FeedForward(nn.Module):
+    """Linear, ReLU, dropout, linear. ReLU: the cheapest on CPU, and it is recomputed for free."""
+
+    def __init__(self, dim: int, *, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.dim, self.inner, self.dropout = dim, inner, dropout
+        self.expand = nn.Linear(dim, inner)
+        self.reduce = nn.Linear(inner, dim)
+        for linear in (self.expand, self.reduce):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.reduce(F.dropout(F.relu(self.expand(x)), self.dropout, self.training))
+
+    def flops(self, time: int) -> int:
+        """FLOPs of ``time`` positions."""
+        return 4 * self.dim * self.inner * time
+
+
+def causal_mask(queries: int, keys: int, left_context: int | None, device: torch.device) -> Tensor:
+    """(queries, keys) bool: the last query sees all keys, each earlier one sees one key less.
+
+    With ``left_context``, that many keys before its own position and no more.
+    """
+    distance = (
+        torch.arange(keys - queries, keys, device=device)[:, None]
+        - torch.arange(keys, device=device)[None, :]
+    )
+    limit = math.inf if left_context is None else left_context
+    return (distance >= 0) & (distance <= limit)
+
+
+def initialise(lstm: nn.LSTM, forget_bias: float) -> None:
+    """Orthogonal recurrent weights per gate, Xavier input weights, biases zero but the forget's.
+
+    torch adds two biases per gate; the first carries ``forget_bias`` (Jozefowicz et al. 2015), so
+    that their sum is what was asked for. Gates are ordered input, forget, cell, output.
+    """
+    cells = lstm.hidden_size
+    for name, parameter in lstm.named_parameters():
+        if name.startswith("bias"):
+            nn.init.zeros_(parameter)
+            if name.startswith("bias_ih"):
+                nn.init.constant_(parameter.data[cells : 2 * cells], forget_bias)
+            continue
+        for gate in parameter.data.chunk(4):
+            if name.startswith("weight_hh"):
+                nn.init.orthogonal_(gate)
+            else:
+                nn.init.xavier_uniform_(gate)
+
+
+def flatten(lstm: nn.LSTM) -> None:
+    """Moves the weights of a copied module into one block again, which cuDNN would warn about."""
+    if len({weight.untyped_storage().data_ptr() for weight in lstm.parameters()}) > 1:
+        lstm.flatten_parameters()

@@ -1,0 +1,101 @@
+"""Tiny models and inputs that tests share, and what torch's FLOP counter lacks."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from asr.decoders import DECODERS, AttentionLSTM, Decoder
+from asr.decoders import Transformer as TransformerDecoder
+from asr.encoders import ENCODERS, LSTM, Encoder, Transformer
+
+NUM_MELS = 8
+VOCABULARY = 6
+DIM = 16
+
+ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
+    "LSTM": partial(LSTM, dim=DIM, layers=2, channels=4),
+    "LSTM causal": partial(LSTM, dim=DIM, layers=2, bidirectional=False, channels=4),
+    "LSTM projected": partial(LSTM, dim=DIM, layers=2, cells=24, time_reduction=[1], channels=4),
+    "LSTM causal projected": partial(
+        LSTM, dim=DIM, layers=2, bidirectional=False, cells=24, time_reduction=[1, 2], channels=4
+    ),
+    "Transformer": partial(Transformer, dim=DIM, layers=2, heads=2, channels=4),
+    "Transformer causal": partial(Transformer, dim=DIM, layers=2, heads=2, causal=True, channels=4),
+    "Transformer left context": partial(
+        Transformer, dim=DIM, layers=2, heads=2, causal=True, left_context=2, channels=4
+    ),
+    "Transformer sinusoidal": partial(
+        Transformer, dim=DIM, layers=2, heads=2, positions="sinusoidal", channels=4
+    ),
+}
+DECODER_BUILDERS: dict[str, Callable[[int, int], Decoder]] = {
+    "AttentionLSTM": partial(AttentionLSTM, width=12, attention=8, location_kernel=5),
+    "AttentionLSTM of 3 layers": partial(
+        AttentionLSTM, width=12, layers=3, attention=8, location_kernel=5
+    ),
+    "Transformer": partial(TransformerDecoder, width=DIM, layers=2, heads=2),
+    "Transformer of another width": partial(TransformerDecoder, width=12, layers=2, heads=3),
+}
+
+
+def encoder(name: str, seed: int = 0) -> Encoder:
+    """An encoder by its name in ENCODER_BUILDERS, in eval mode."""
+    torch.manual_seed(seed)
+    return ENCODER_BUILDERS[name](NUM_MELS).eval()
+
+
+def decoder(name: str, seed: int = 0) -> Decoder:
+    """A decoder by its name in DECODER_BUILDERS, in eval mode."""
+    torch.manual_seed(seed)
+    return DECODER_BUILDERS[name](DIM, VOCABULARY).eval()
+
+
+def features(*lengths: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """(B, T, F) of noise, zero beyond the lengths, and the lengths (B,)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(len(lengths), max(lengths), NUM_MELS, generator=generator)
+    for row, length in zip(x, lengths, strict=True):
+        row[length:] = 0
+    return x, torch.tensor(lengths)
+
+
+def with_garbage(x: Tensor, lengths: Tensor) -> Tensor:
+    """``x`` with noise a hundred times as loud in the padding."""
+    beyond = torch.arange(x.shape[1]) >= lengths[:, None]
+    return torch.where(beyond[..., None], 100 * torch.randn_like(x), x)
+
+
+def _rnn(time: int, batch: int, inputs: int, cells: int) -> int:
+    """Products of an LSTM layer of one direction."""
+    return time * batch * 2 * 4 * cells * (inputs + cells)
+
+
+def _mkldnn_rnn_layer(x, w0, w1, w2, w3, hx, cx, reverse, sizes, mode, hidden, *rest, **kwargs):
+    return _rnn(*x.shape[:2], x.shape[-1], hidden)
+
+
+def _attention_on_cpu(query, key, value, *rest, **kwargs):
+    batch, heads, queries, width = query.shape
+    return 4 * batch * heads * queries * key.shape[2] * width
+
+
+for _formula in (_mkldnn_rnn_layer, _attention_on_cpu):
+    _formula._get_raw = True  # give the operator's own arguments, not their shapes
+FLOP_FORMULAS = {
+    torch.ops.aten.mkldnn_rnn_layer: _mkldnn_rnn_layer,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu,
+}
+
+
+def counted_flops(function: Callable[[], object]) -> int:
+    """What torch's counter sees in a call, recurrent layers and CPU attention included."""
+    with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+assert {name.split()[0] for name in ENCODER_BUILDERS} == set(ENCODERS)
+assert {name.split()[0] for name in DECODER_BUILDERS} == set(DECODERS)
