@@ -1,0 +1,495 @@
+"""Greedy and beam search over any decoder, with joint CTC prefix scores; pure functions.
+
+A hypothesis h of U tokens has the score
+
+    (1 - w) log p_attention(h) + w log p_ctc(h) + length_bonus * U
+
+where p_ctc is the probability of all alignments that begin with h or, once h has ended, that
+spell exactly h (Hori, Watanabe and Hershey 2017, "Joint CTC/attention decoding"; Graves 2008).
+
+**Where a search stops.** Both probabilities only fall as a hypothesis grows. The best score among
+the open hypotheses (plus, if positive, the length bonus of all tokens that are still allowed)
+therefore bounds everything that could follow, and an utterance ends as soon as a finished
+hypothesis reaches this bound. No length ratio is guessed, and nothing is truncated.
+
+**The allowance** is for decoders that do not want to stop. An alignment cannot hold more tokens
+than encoder frames, so S tokens are the limit. Where CTC takes part in the score, its posterior
+knows more: frames are independent given the audio, hence the expected number of labels has a
+closed form, and the limit is twice that plus 10 if this is less. A hypothesis that is cut there
+carries ``finished=False`` and ranks below every finished one.
+"""
+
+import bisect
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from asr.batch import BLANK, EOS, mask
+from asr.decoders.decoder import Decoder, State
+
+# Log-probabilities below this are zeros. Cumulative sums must stay finite and precise, and
+# exp(-1e4) is nothing; single precision (devices without double) affords less.
+LOG_ZERO = {torch.float64: -1e4, torch.float32: -1e2}
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What an utterance may say.
+
+    Attributes:
+        tokens: without EOS.
+        score: the weighted sum of the next two, plus the length bonus; natural logarithm.
+        attention_score: log-probability under the decoder, EOS included once finished.
+        ctc_score: log-probability of all CTC alignments; 0 where CTC takes no part.
+        finished: False if the search was cut off before the end of sentence.
+    """
+
+    tokens: tuple[int, ...]
+    score: float
+    attention_score: float
+    ctc_score: float
+    finished: bool
+
+
+class Search(ABC):
+    """From encoder frames to hypotheses. Subclasses are final; there is no code here."""
+
+    @abstractmethod
+    def __call__(
+        self, decoder: Decoder, encoded: Tensor, lengths: Tensor
+    ) -> list[list[Hypothesis]]:
+        """(B, S, D), (B,) -> the hypotheses of each utterance, at least one, best first.
+
+        They are distinct and do not depend on what an utterance is batched with. An utterance
+        without frames has the empty hypothesis.
+
+        Raises:
+            ValueError: CTC is asked for and the decoder has no CTC head, or scores are NaN.
+        """
+
+
+class Greedy(Search):
+    """The best token at each step; one hypothesis per utterance."""
+
+    def __init__(self, *, ctc_weight: float = 0.3):
+        """Greedy search.
+
+        Args:
+            ctc_weight: share of the CTC prefix score in the score, 0 to 1.
+        """
+        self.ctc_weight = _checked_weight(ctc_weight)
+
+    def __repr__(self) -> str:
+        return f"Greedy(ctc_weight={self.ctc_weight})"
+
+    def __call__(
+        self, decoder: Decoder, encoded: Tensor, lengths: Tensor
+    ) -> list[list[Hypothesis]]:
+        """(B, S, D), (B,) -> one hypothesis per utterance; see ``Search``."""
+        return search(decoder, encoded, lengths, Rules(1, self.ctc_weight))
+
+
+class Beam(Search):
+    """The ``beam`` best hypotheses at each step."""
+
+    def __init__(
+        self,
+        *,
+        beam: int = 8,
+        ctc_weight: float = 0.3,
+        length_bonus: float = 0.0,
+        nbest: int | None = None,
+    ):
+        """Beam search.
+
+        Args:
+            beam: hypotheses kept at each step.
+            ctc_weight: share of the CTC prefix score in the score, 0 to 1.
+            length_bonus: added to the score per token.
+            nbest: search on until so many hypotheses are certain, and return them. Without it,
+                stop when the best is certain, and return it with those finished by then.
+        """
+        if beam < 1:
+            raise ValueError(f"beam is {beam}: it must be at least 1")
+        if not math.isfinite(length_bonus):
+            raise ValueError(f"length_bonus is {length_bonus}: it must be a finite number")
+        if nbest is not None and not 1 <= nbest <= beam:
+            raise ValueError(f"nbest is {nbest}: it must be between 1 and beam, which is {beam}")
+        self.beam = beam
+        self.ctc_weight = _checked_weight(ctc_weight)
+        self.length_bonus = length_bonus
+        self.nbest = nbest
+
+    def __repr__(self) -> str:
+        values = (f"{name}={value}" for name, value in vars(self).items())
+        return f"Beam({', '.join(values)})"
+
+    def __call__(
+        self, decoder: Decoder, encoded: Tensor, lengths: Tensor
+    ) -> list[list[Hypothesis]]:
+        """(B, S, D), (B,) -> up to ``nbest`` or ``beam`` hypotheses each; see ``Search``."""
+        return search(decoder, encoded, lengths, Rules(**vars(self)))
+
+
+SEARCHES: dict[str, type[Search]] = {cls.__name__: cls for cls in (Beam, Greedy)}
+
+
+def _checked_weight(ctc_weight: float) -> float:
+    if not 0 <= ctc_weight <= 1:
+        raise ValueError(f"ctc_weight is {ctc_weight}: it must be between 0 and 1")
+    return ctc_weight
+
+
+def ctc_greedy(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
+    """The labels of the best alignment: (B, S, V), (B,) -> label ids of each utterance."""
+    best = log_probs.argmax(-1)  # (B, S)
+    before = F.pad(best, (1, 0), value=BLANK)[:, :-1]  # (B, S)
+    new = (best != BLANK) & (best != before) & mask(lengths.to(best.device), best.shape[1])
+    return [
+        row[keep].tolist() for row, keep in zip(best.cpu().numpy(), new.cpu().numpy(), strict=True)
+    ]
+
+
+class Prefixes(NamedTuple):
+    """The CTC forward variables of K label prefixes per utterance.
+
+    Attributes:
+        probabilities: (B, V, S) of labels by frame; past an utterance's end blank has them all.
+        silence: (B, 1, S + 1) log-probability that the first t frames are blank.
+        total: (B, K, S + 1) log-probability that the first t frames spell the prefix.
+        blank: (B, K, S + 1) the part of it in which frame t is blank.
+        last: (B, K) last label of each prefix, EOS for the empty one.
+    """
+
+    probabilities: Tensor
+    silence: Tensor
+    total: Tensor
+    blank: Tensor
+    last: Tensor
+
+    def select(self, utterances: Tensor) -> "Prefixes":
+        """Keeps these utterances."""
+        return Prefixes(*(value[utterances] for value in self))
+
+
+def empty_prefixes(log_probs: Tensor, lengths: Tensor) -> Prefixes:
+    """(B, S, V), (B,) -> the empty prefix of each utterance, K = 1.
+
+    Computed in float64, in float32 on a device without it.
+    """
+    dtype = torch.float32 if log_probs.device.type == "mps" else torch.float64
+    probabilities = log_probs.to(dtype).exp().transpose(1, 2).contiguous()  # (B, V, S)
+    padding = ~mask(lengths.to(log_probs.device), log_probs.shape[1])  # (B, S)
+    probabilities = probabilities.masked_fill_(padding[:, None], 0)
+    probabilities[:, BLANK].masked_fill_(padding, 1)
+    silence = _cumulative(probabilities[:, BLANK : BLANK + 1])  # (B, 1, S + 1)
+    last = torch.full((len(log_probs), 1), EOS, device=log_probs.device)  # (B, 1)
+    return Prefixes(probabilities, silence, silence, silence, last)
+
+
+def extension_scores(prefixes: Prefixes) -> Tensor:
+    """Log-probability of each prefix followed by each label, whatever follows: (B, K, V).
+
+    The column of EOS is the probability of the prefix alone; that of BLANK is -inf. A label that
+    is less than exp(-700) as likely as its prefix may come out as -inf.
+    """
+    # psi(hc) = sum over t of phi_{t-1} p_t(c): the frame at which c begins. phi does not depend on
+    # c, save for the repeated label, which must be parted from the prefix by a blank.
+    scores = _log_products(prefixes.total[..., :-1], prefixes.probabilities)  # (B, K, V)
+    last = prefixes.last[..., None]  # (B, K, 1)
+    utterances = torch.arange(len(last), device=last.device)[:, None]
+    emitted = prefixes.probabilities[utterances, prefixes.last]  # (B, K, S)
+    repeated = _log_products(
+        prefixes.blank[..., :-1].flatten(0, 1)[:, None], emitted.flatten(0, 1)[:, None]
+    )  # (B*K, 1, 1)
+    scores.scatter_(2, last, repeated.view_as(last).to(scores.dtype))
+    scores[..., EOS] = prefixes.total[..., -1]
+    scores[..., BLANK] = -math.inf
+    return scores
+
+
+def extend(prefixes: Prefixes, parents: Tensor, labels: Tensor) -> Prefixes:
+    """Appends labels (B, K') to the prefixes of these positions (B, K').
+
+    The recurrence r_t = p_t (r_{t-1} + phi_{t-1}) of the label, and that of blank, are solved for
+    all frames at once: r_t = P_t sum_{s<=t} phi_{s-1} / P_{s-1} with P the cumulative product.
+    """
+    utterances = torch.arange(len(labels), device=labels.device)[:, None]
+    repeats = (labels == prefixes.last[utterances, parents])[..., None]  # (B, K', 1)
+    arrived = torch.where(
+        repeats, prefixes.blank[utterances, parents], prefixes.total[utterances, parents]
+    )  # (B, K', S + 1)
+    emitted = _cumulative(prefixes.probabilities[utterances, labels])  # (B, K', S + 1)
+    label = _recurrence(emitted, arrived)  # (B, K', S + 1)
+    blank = _recurrence(prefixes.silence, label)  # (B, K', S + 1)
+    return prefixes._replace(total=torch.logaddexp(label, blank), blank=blank, last=labels)
+
+
+def expected_length(prefixes: Prefixes) -> Tensor:
+    """The mean number of labels under the CTC posterior, (B,).
+
+    A label begins where a frame has it and the frame before has not, and frames are independent:
+    the mean is the sum of p_t(c) (1 - p_{t-1}(c)) over frames and labels.
+    """
+    labels = prefixes.probabilities[:, BLANK + 1 :]  # (B, V - 1, S)
+    return labels.sum((1, 2)) - (labels[..., 1:] * labels[..., :-1]).sum((1, 2))  # (B,)
+
+
+def _cumulative(probabilities: Tensor) -> Tensor:
+    """(..., S) -> (..., S + 1), log of the product of the first t."""
+    floor = LOG_ZERO[probabilities.dtype]
+    return F.pad(probabilities.log().clamp(min=floor).cumsum(-1), (1, 0))
+
+
+def _recurrence(cumulative: Tensor, arrived: Tensor) -> Tensor:
+    """r_t = p_t (r_{t-1} + arrived_{t-1}), r_0 = 0, in logarithms; all (..., S + 1)."""
+    entered = torch.logcumsumexp(arrived[..., :-1] - cumulative[..., :-1], -1)  # (..., S)
+    return F.pad(cumulative[..., 1:] + entered, (1, 0), value=-math.inf)
+
+
+def _log_products(logs: Tensor, probabilities: Tensor) -> Tensor:
+    """log(exp(logs) @ probabilities^T): (B, K, S), (B, V, S) -> (B, K, V)."""
+    peak = logs.amax(-1, keepdim=True).clamp(min=torch.finfo(logs.dtype).min)  # (B, K, 1)
+    return torch.bmm((logs - peak).exp(), probabilities.transpose(1, 2)).log_().add_(peak)
+
+
+class Candidates(NamedTuple):
+    """Hypotheses and what they are made of, on the host; arrays of (B, K), best first.
+
+    Attributes:
+        score: the weighted sum, -inf where there is no hypothesis.
+        attention: log-probability under the decoder.
+        ctc: log-probability under CTC.
+        parent: position among the hypotheses of the step before.
+        token: last token.
+    """
+
+    score: np.ndarray
+    attention: np.ndarray
+    ctc: np.ndarray
+    parent: np.ndarray
+    token: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How hypotheses are scored and when an utterance ends; the parameters of ``Beam``."""
+
+    beam: int
+    ctc_weight: float
+    length_bonus: float = 0.0
+    nbest: int | None = None
+
+
+@dataclass
+class Open:
+    """An utterance that is still searched: its place in the batch, limit, and finds best first."""
+
+    index: int
+    allowance: int
+    found: list[Hypothesis] = field(default_factory=list)
+
+    def settled(self, best: float, length: int, rules: Rules) -> bool:
+        """Whether nothing that follows from hypotheses of this length and score matters."""
+        bound = best + max(rules.length_bonus, 0.0) * (self.allowance - length)
+        needed = rules.nbest or 1
+        return len(self.found) >= needed and self.found[needed - 1].score >= bound
+
+
+@torch.no_grad()
+def search(
+    decoder: Decoder, encoded: Tensor, lengths: Tensor, rules: Rules
+) -> list[list[Hypothesis]]:
+    """(B, S, D), (B,) -> hypotheses of each utterance, best first.
+
+    At each step the ``beam`` best of all extensions count: those that end are finished, and the
+    search goes on with the ``beam`` best that do not. The decoder sees all utterances and
+    hypotheses at once; utterances leave when they end. The device is waited for once per step.
+
+    Raises:
+        ValueError: CTC is asked for and the decoder has no CTC head, or scores are NaN.
+    """
+    results = [[Hypothesis((), 0.0, 0.0, 0.0, True)] for _ in range(len(encoded))]
+    heard = [index for index, length in enumerate(lengths.tolist()) if length > 0]
+    if not heard:
+        return results
+    if len(heard) < len(results):
+        rows = torch.tensor(heard)
+        encoded, lengths = encoded[rows.to(encoded.device)], lengths[rows.to(lengths.device)]
+    prefixes = _start_ctc(decoder, encoded, lengths, rules.ctc_weight)
+    utterances = _open(heard, lengths, prefixes)
+    state = decoder.start(encoded, lengths)
+    one = np.zeros((len(heard), 1))  # hypothesis per utterance, of no tokens
+    live = Candidates(one, one, one, one.astype(np.int64), np.full(one.shape, EOS))
+    spoken = np.zeros((len(heard), 1, 0), dtype=np.int64)  # (B, K, U)
+    while True:
+        last = torch.from_numpy(live.token.ravel()).to(encoded.device)  # (B*K,)
+        log_probs, state = decoder.step(last, state)  # (B*K, V)
+        found = _extensions(log_probs, live, prefixes, spoken.shape[2], rules)
+        _refuse_nan(found, utterances)
+        grown = _continuing(found, rules.beam)
+        _end(utterances, found, spoken, rules.beam)
+        stay = _close(utterances, live, grown, spoken, rules, results)
+        if not len(stay):
+            return results
+        state, prefixes = _follow(state, prefixes, live, grown, stay, encoded.device)
+        utterances = [utterances[row] for row in stay]
+        live = Candidates(*(value[stay] for value in grown))
+        spoken = np.concatenate(
+            [spoken[stay[:, None], live.parent], live.token[..., None]], axis=2
+        )  # (B, K, U + 1)
+
+
+def _start_ctc(
+    decoder: Decoder, encoded: Tensor, lengths: Tensor, ctc_weight: float
+) -> Prefixes | None:
+    """The empty prefixes; None where CTC takes no part."""
+    if ctc_weight == 0:
+        return None
+    log_probs = decoder.ctc_log_probs(encoded)
+    if log_probs is None:
+        raise ValueError(
+            f"ctc_weight is {ctc_weight} but the decoder has no CTC head: "
+            "set ctc_weight to 0, or train the decoder with a CTC term"
+        )
+    return empty_prefixes(log_probs, lengths)
+
+
+def _open(indices: list[int], lengths: Tensor, prefixes: Prefixes | None) -> list[Open]:
+    """The utterances, with the tokens that each may have."""
+    limits = lengths.tolist()
+    if prefixes is not None:
+        generous = (2 * expected_length(prefixes) + 10).nan_to_num(nan=math.inf).tolist()
+        limits = [int(min(pair)) for pair in zip(limits, generous, strict=True)]
+    return [Open(index, limit) for index, limit in zip(indices, limits, strict=True)]
+
+
+def _extensions(
+    log_probs: Tensor, live: Candidates, prefixes: Prefixes | None, length: int, rules: Rules
+) -> Candidates:
+    """The best extensions of the live hypotheses of this length, from (B*K, V).
+
+    There are enough for ``beam`` of them not to end, whichever end.
+    """
+    B, K = live.score.shape
+    dtype = torch.float64 if prefixes is None else prefixes.total.dtype
+    attention = torch.from_numpy(live.attention).to(log_probs.device, dtype)  # (B, K)
+    attention = attention[..., None] + log_probs.view(B, K, -1)  # (B, K, V)
+    ctc = None if prefixes is None else extension_scores(prefixes)
+    score = _weighted(attention, ctc, rules.ctc_weight) + rules.length_bonus * (length + 1)
+    score[..., EOS] -= rules.length_bonus
+    score[..., BLANK] = -math.inf
+    score, place = score.flatten(1).topk(min(rules.beam + K, K * log_probs.shape[1]))  # (B, C)
+    attention = attention.flatten(1).gather(1, place)  # (B, C)
+    ctc = torch.zeros_like(score) if ctc is None else ctc.flatten(1).gather(1, place)  # (B, C)
+    packed = torch.stack([score, attention, ctc, place.to(dtype)])  # one transfer to the host
+    scores, attentions, ctcs, places = packed.cpu().to(torch.float64).numpy()
+    attentions[np.isneginf(scores)] = -math.inf  # nothing grows from what is not a hypothesis
+    return Candidates(
+        scores, attentions, ctcs, *np.divmod(places.astype(np.int64), log_probs.shape[1])
+    )
+
+
+def _weighted(attention: Tensor, ctc: Tensor | None, ctc_weight: float) -> Tensor:
+    """The weighted sum; what either of them excludes has -inf, never 0 * -inf."""
+    if ctc is None:
+        return attention.clone()
+    if ctc_weight == 1:
+        return ctc.masked_fill(attention.isneginf(), -math.inf)
+    return (1 - ctc_weight) * attention + ctc_weight * ctc
+
+
+def _refuse_nan(found: Candidates, utterances: list[Open]) -> None:
+    """NaN is greater than any number to topk: where there is one, it stands first."""
+    rows = np.flatnonzero(np.isnan(found.score[:, 0]))
+    if len(rows):
+        places = ", ".join(str(utterances[row].index) for row in rows)
+        raise ValueError(
+            f"the decoder's scores are NaN for utterances {places} of the batch: check that the "
+            "audio is finite, and that the weights are (else use an earlier checkpoint)"
+        )
+
+
+def _continuing(found: Candidates, beam: int) -> Candidates:
+    """The best ``beam`` that have not ended, and no more columns than needed: (B, K)."""
+    alive = (found.token != EOS) & np.isfinite(found.score)  # (B, C)
+    order = np.argsort(~alive, axis=1, kind="stable")  # (B, C)
+    order = order[:, : min(beam, alive.sum(1).max())]  # (B, K)
+    rows = np.arange(len(order))[:, None]
+    grown = Candidates(*(value[rows, order] for value in found))
+    return grown._replace(score=np.where(alive[rows, order], grown.score, -math.inf))
+
+
+def _end(utterances: list[Open], found: Candidates, spoken: np.ndarray, beam: int) -> None:
+    """Gives the utterances those of their best ``beam`` candidates (B, C) that have ended."""
+    score, token = found.score[:, :beam], found.token[:, :beam]
+    for row, column in np.argwhere((token == EOS) & np.isfinite(score)).tolist():
+        tokens = spoken[row, found.parent[row, column]]
+        hypothesis = _hypothesis(found, row, column, tokens, True)
+        bisect.insort(utterances[row].found, hypothesis, key=lambda h: -h.score)
+
+
+def _hypothesis(
+    candidates: Candidates, row: int, column: int, tokens: np.ndarray, finished: bool
+) -> Hypothesis:
+    score, attention, ctc = (float(value[row, column]) for value in candidates[:3])
+    return Hypothesis(tuple(tokens.tolist()), score, attention, ctc, finished)
+
+
+def _close(
+    utterances: list[Open],
+    live: Candidates,
+    grown: Candidates,
+    spoken: np.ndarray,
+    rules: Rules,
+    results: list[list[Hypothesis]],
+) -> np.ndarray:
+    """Writes the results of utterances that end here; the rows of the others.
+
+    ``live`` have the tokens ``spoken`` (B, K, U), ``grown`` one more.
+    """
+    stay = []
+    length = spoken.shape[2]
+    for row, utterance in enumerate(utterances):
+        best = float(grown.score[row, 0]) if grown.score.shape[1] else -math.inf
+        found = utterance.found
+        if not utterance.settled(best, length + 1, rules):
+            if length < utterance.allowance and best > -math.inf:
+                stay.append(row)
+                continue
+            ended = {hypothesis.tokens for hypothesis in found}
+            cut = [
+                _hypothesis(live, row, column, spoken[row, column], False)
+                for column in np.flatnonzero(np.isfinite(live.score[row])).tolist()
+            ]
+            found = found + [hypothesis for hypothesis in cut if hypothesis.tokens not in ended]
+        results[utterance.index] = found[: rules.nbest or rules.beam]
+    return np.array(stay, dtype=np.int64)
+
+
+def _follow(
+    state: State,
+    prefixes: Prefixes | None,
+    live: Candidates,
+    grown: Candidates,
+    stay: np.ndarray,
+    device: torch.device,
+) -> tuple[State, Prefixes | None]:
+    """Reorders what the device holds: from ``live`` to the rows ``stay`` of ``grown``."""
+    B, K = live.score.shape
+    parent, token = grown.parent[stay], grown.token[stay]  # (B', K')
+    rows = None if len(stay) == B else torch.from_numpy(stay).to(device)  # (B',)
+    hypotheses = (stay[:, None] * K + parent).ravel()  # (B'*K',)
+    if rows is not None or not np.array_equal(hypotheses, np.arange(B * K)):
+        state = state.select(torch.from_numpy(hypotheses).to(device), rows)
+    if prefixes is not None:
+        prefixes = prefixes if rows is None else prefixes.select(rows)
+        parents, tokens = torch.from_numpy(np.stack([parent, token])).to(device)
+        prefixes = extend(prefixes, parents, tokens)
+    return state, prefixes

@@ -1,0 +1,485 @@
+"""Search against enumeration of every token sequence and every CTC alignment."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from asr.batch import BLANK, EOS, mask
+from asr.decoders.decoder import Decoder, State
+from asr.search import (
+    SEARCHES,
+    Beam,
+    Greedy,
+    Search,
+    ctc_greedy,
+    empty_prefixes,
+    expected_length,
+    extend,
+    extension_scores,
+)
+
+DIM = 6
+
+
+class Recurrent(Decoder):
+    """A random recurrent decoder over the mean of the real frames; weights from a seed."""
+
+    def __init__(self, vocabulary, seed=0, sharpness=1.5, eos=0.0, ctc=True):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.vocabulary = vocabulary
+        self.embed = torch.randn(vocabulary, DIM, generator=generator)
+        self.mix = torch.randn(DIM, DIM, generator=generator)
+        self.read = sharpness * torch.randn(DIM, vocabulary, generator=generator)
+        self.head = torch.randn(DIM, vocabulary, generator=generator) if ctc else None
+        self.bias = torch.zeros(vocabulary)
+        self.bias[BLANK] = -math.inf
+        self.bias[EOS] = eos
+        self.rows = []  # of every step, for counting work
+
+    def start(self, encoded, lengths):
+        real = mask(lengths, encoded.shape[1])[..., None]
+        mean = torch.where(real, encoded, 0.0).sum(1) / lengths[:, None]
+        return State({"mean": mean}, {"hidden": torch.zeros(len(encoded), DIM)})
+
+    def step(self, tokens, state):
+        mean, hidden = state.memory["mean"], state.cache["hidden"]
+        assert len(hidden) == len(tokens)
+        self.rows.append(len(tokens))
+        mean = mean.repeat_interleave(len(tokens) // len(mean), 0)
+        hidden = torch.tanh(hidden @ self.mix + self.embed[tokens] + mean)
+        log_probs = (hidden @ self.read + self.bias).log_softmax(-1)
+        return log_probs, State(state.memory, {"hidden": hidden})
+
+    def ctc_log_probs(self, encoded):
+        return None if self.head is None else (encoded @ self.head).log_softmax(-1)
+
+    def loss(self, encoded, lengths, tokens, token_lengths):
+        raise NotImplementedError
+
+    def flops(self, lengths, token_lengths):
+        raise NotImplementedError
+
+
+def frames(*lengths, seed=0):
+    """Random frames, with garbage in the padding."""
+    generator = torch.Generator().manual_seed(seed)
+    encoded = torch.randn(len(lengths), max(lengths), DIM, generator=generator)
+    lengths = torch.tensor(lengths)
+    garbage = ~mask(lengths, encoded.shape[1])
+    return encoded.masked_fill(garbage[..., None], math.nan), lengths
+
+
+def collapse(path):
+    return tuple(label for label, _ in itertools.groupby(path) if label != BLANK)
+
+
+def alignments(log_probs):
+    """(S, V) -> every label sequence and its probability, by enumerating paths."""
+    totals = {}
+    for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
+        score = sum(float(log_probs[t, label]) for t, label in enumerate(path))
+        totals[collapse(path)] = totals.get(collapse(path), 0.0) + math.exp(score)
+    return totals
+
+
+def log(probability):
+    return math.log(probability) if probability > 0 else -math.inf
+
+
+def attention_score(decoder, encoded, lengths, tokens):
+    state, total = decoder.start(encoded, lengths), 0.0
+    for last, token in itertools.pairwise((EOS, *tokens)):
+        log_probs, state = decoder.step(torch.tensor([last]), state)
+        total += float(log_probs[0, token])
+    return total
+
+
+def enumerate_hypotheses(decoder, encoded, lengths, ctc_weight, length_bonus):
+    """Every (score, tokens, attention score, CTC score) of one utterance, best first."""
+    totals = None if ctc_weight == 0 else alignments(decoder.ctc_log_probs(encoded)[0])
+    rows = []
+    for size in range(int(lengths[0]) + 1):
+        for tokens in itertools.product(range(2, decoder.vocabulary), repeat=size):
+            attention = attention_score(decoder, encoded, lengths, (*tokens, EOS))
+            ctc = 0.0 if totals is None else log(totals.get(tokens, 0.0))
+            score = length_bonus * size
+            score += (1 - ctc_weight) * attention + (ctc_weight * ctc if ctc_weight else 0.0)
+            if score > -math.inf:
+                rows.append((score, tokens, attention, ctc))
+    return sorted(rows, key=lambda row: -row[0])
+
+
+def assert_same(one, other):
+    assert [[h.tokens for h in found] for found in one] == [
+        [h.tokens for h in found] for found in other
+    ]
+    for a, b in zip(itertools.chain(*one), itertools.chain(*other), strict=True):
+        assert a.finished == b.finished
+        assert a.score == pytest.approx(b.score, abs=1e-5)
+        assert a.ctc_score == pytest.approx(b.ctc_score, abs=1e-5)
+
+
+# --- CTC ---------------------------------------------------------------------------------------
+
+
+def random_log_probs(*shape, seed=0, sharpness=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return (sharpness * torch.randn(*shape, generator=generator)).log_softmax(-1)
+
+
+def prefix(log_probs, labels):
+    """The forward variables of one prefix of one utterance, (S, V)."""
+    prefixes = empty_prefixes(log_probs[None], torch.tensor([len(log_probs)]))
+    for label in labels:
+        prefixes = extend(prefixes, torch.zeros(1, 1, dtype=torch.long), torch.tensor([[label]]))
+    return prefixes
+
+
+@pytest.mark.parametrize(("S", "V"), [(1, 3), (2, 4), (3, 4), (4, 4), (5, 4), (5, 3)])
+def test_prefix_scores_equal_the_sum_over_alignments(S, V):
+    log_probs = random_log_probs(S, V, seed=S * V)
+    totals = alignments(log_probs)
+    for size in range(S + 2):
+        for labels in itertools.product(range(2, V), repeat=size):
+            scores = extension_scores(prefix(log_probs, labels))[0, 0].tolist()
+            assert scores[BLANK] == -math.inf
+            assert scores[EOS] == pytest.approx(log(totals.get(labels, 0.0)))
+            for label in range(2, V):
+                whole = (*labels, label)
+                expected = sum(p for spelt, p in totals.items() if spelt[: size + 1] == whole)
+                assert scores[label] == pytest.approx(log(expected))
+
+
+def sequential(log_probs, labels):
+    """Graves' recursion, frame by frame: log-probability of the prefix and of it alone."""
+    S = len(log_probs)
+    label_before, blank_before = np.full(S + 1, -np.inf), np.zeros(S + 1)
+    blank_before[1:] = np.cumsum(log_probs[:, BLANK])
+    for position, label in enumerate(labels):
+        repeat = position > 0 and labels[position - 1] == label
+        ended, silent, starts = np.full(S + 1, -np.inf), np.full(S + 1, -np.inf), -np.inf
+        for t in range(1, S + 1):
+            arrived = blank_before[t - 1]
+            if not repeat:
+                arrived = np.logaddexp(arrived, label_before[t - 1])
+            starts = np.logaddexp(starts, arrived + log_probs[t - 1, label])
+            ended[t] = np.logaddexp(ended[t - 1], arrived) + log_probs[t - 1, label]
+            silent[t] = np.logaddexp(silent[t - 1], ended[t - 1]) + log_probs[t - 1, BLANK]
+        label_before, blank_before = ended, silent
+    return starts, np.logaddexp(label_before[-1], blank_before[-1])
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 1.0, 8.0, 30.0])
+def test_prefix_scores_are_stable_over_1500_frames(sharpness):
+    log_probs = random_log_probs(1500, 12, seed=3, sharpness=sharpness)
+    labels = torch.randint(2, 12, (40,), generator=torch.Generator().manual_seed(1)).tolist()
+    labels[7] = labels[6]
+    exact = log_probs.double().numpy()
+    for size in (1, 2, 8, 40):
+        starts, alone = sequential(exact, labels[:size])
+        before = extension_scores(prefix(log_probs, labels[: size - 1]))[0, 0]
+        after = extension_scores(prefix(log_probs, labels[:size]))[0, 0]
+        assert float(before[labels[size - 1]]) == pytest.approx(starts, abs=1e-8, rel=1e-11)
+        assert float(after[EOS]) == pytest.approx(alone, abs=1e-8, rel=1e-11)
+
+
+def test_the_probability_of_a_prefix_is_shared_by_its_extensions():
+    scores = extension_scores(prefix(random_log_probs(200, 9, seed=5), [3, 3, 4]))[0, 0]
+    starts, _ = sequential(random_log_probs(200, 9, seed=5).double().numpy(), [3, 3, 4])
+    # EOS as a label of the CTC head is never an extension: it is the rest.
+    assert float(scores.logsumexp(-1)) <= starts
+    without = random_log_probs(200, 9, seed=5)
+    without[:, EOS] = -math.inf
+    without = without.log_softmax(-1)
+    starts, _ = sequential(without.double().numpy(), [3, 3, 4])
+    shared = extension_scores(prefix(without, [3, 3, 4]))[0, 0].logsumexp(-1)
+    assert float(shared) == pytest.approx(starts)
+
+
+def test_certain_frames_give_certain_labels():
+    path = [BLANK, 3, 3, BLANK, 3, 4, BLANK]
+    log_probs = torch.full((len(path), 5), -math.inf)
+    log_probs[range(len(path)), path] = 0.0
+    scores = extension_scores(prefix(log_probs, [3, 3, 4]))[0, 0]
+    assert float(scores[EOS]) == pytest.approx(0.0)
+    assert (scores[2:] <= -1e4).all()  # a zero, see LOG_ZERO
+    assert float(extension_scores(prefix(log_probs, [3]))[0, 0, 3]) == pytest.approx(0.0)
+
+
+def test_prefix_scores_do_not_depend_on_padding():
+    lengths = torch.tensor([3, 7, 5])
+    log_probs = random_log_probs(3, 7, 6, seed=2)
+    log_probs[~mask(lengths, 7)] = math.nan
+    labels = torch.tensor([[2, 3], [4, 4], [5, 2]])
+    prefixes = extend(empty_prefixes(log_probs, lengths), torch.zeros_like(labels), labels)
+    prefixes = extend(prefixes, torch.tensor([[0, 1]] * 3), torch.tensor([[2, 4]] * 3))
+    together = extension_scores(prefixes)
+    for row, length in enumerate(lengths.tolist()):
+        for column in (0, 1):
+            labels_here = [int(labels[row, column]), (2, 4)[column]]
+            alone = extension_scores(prefix(log_probs[row, :length], labels_here))[0, 0]
+            torch.testing.assert_close(together[row, column], alone, rtol=0, atol=1e-10)
+
+
+def test_expected_length_is_the_mean_over_alignments():
+    log_probs = random_log_probs(2, 5, 4, seed=8)
+    lengths = torch.tensor([5, 3])
+    means = expected_length(empty_prefixes(log_probs, lengths)).tolist()
+    for row, length in enumerate(lengths.tolist()):
+        totals = alignments(log_probs[row, :length])
+        assert means[row] == pytest.approx(sum(len(spelt) * p for spelt, p in totals.items()))
+
+
+def test_ctc_greedy_collapses_the_best_path():
+    lengths = torch.tensor([6, 1, 4])
+    log_probs = random_log_probs(3, 6, 4, seed=4)
+    log_probs[~mask(lengths, 6)] = math.nan
+    expected = [
+        list(collapse(log_probs[row, :length].argmax(-1).tolist()))
+        for row, length in enumerate(lengths.tolist())
+    ]
+    assert ctc_greedy(log_probs, lengths) == expected
+    repeats = torch.nn.functional.one_hot(torch.tensor([[3, 3, 0, 3, 2, 2, 0]]), 4).float()
+    assert ctc_greedy(repeats, torch.tensor([7])) == [[3, 3, 2]]
+
+
+# --- Search ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ctc_weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("length_bonus", [0.0, 0.7, -0.5])
+@pytest.mark.parametrize(("V", "S"), [(3, 4), (4, 3), (5, 4)])
+def test_a_beam_that_holds_everything_equals_enumeration(V, S, length_bonus, ctc_weight):
+    decoder = Recurrent(V, seed=V + S)
+    encoded, lengths = frames(S, seed=S)
+    expected = enumerate_hypotheses(decoder, encoded, lengths, ctc_weight, length_bonus)
+    search = Beam(beam=1000, ctc_weight=ctc_weight, length_bonus=length_bonus, nbest=1000)
+    found = search(decoder, encoded, lengths)[0]
+    finished = [h for h in found if h.finished]
+    assert found[: len(finished)] == finished
+    assert [h.tokens for h in finished] == [row[1] for row in expected]
+    for hypothesis, (score, _, attention, ctc) in zip(finished, expected, strict=True):
+        assert hypothesis.score == pytest.approx(score, abs=1e-5)
+        assert hypothesis.attention_score == pytest.approx(attention, abs=1e-5)
+        assert hypothesis.ctc_score == pytest.approx(ctc, abs=1e-5)
+
+
+@pytest.mark.parametrize("nbest", [None, 1, 3, 10])
+@pytest.mark.parametrize("length_bonus", [0.0, 1.5, -0.5])
+def test_an_early_stop_loses_nothing(length_bonus, nbest):
+    for seed in range(8):
+        decoder = Recurrent(5, seed=seed, eos=1.0)
+        encoded, lengths = frames(4, seed=seed)
+        expected = enumerate_hypotheses(decoder, encoded, lengths, 0.3, length_bonus)
+        search = Beam(beam=1000, length_bonus=length_bonus, nbest=nbest)
+        found = search(decoder, encoded, lengths)[0]
+        certain = nbest or 1
+        assert [h.tokens for h in found[:certain]] == [row[1] for row in expected[:certain]]
+        assert nbest is None or len(found) == nbest
+
+
+def greedy(decoder, encoded, lengths, ctc_weight):
+    """Best token at each step; written with Graves' recursion instead of prefix tables."""
+    exact = decoder.ctc_log_probs(encoded)[0].double().numpy()
+    state, tokens, total = decoder.start(encoded, lengths), [], 0.0
+    while True:
+        log_probs, state = decoder.step(torch.tensor([(tokens or [EOS])[-1]]), state)
+        scores = {}
+        for token in range(1, decoder.vocabulary):
+            if token == EOS:
+                ctc = sequential(exact, tokens)[1] if tokens else exact[:, BLANK].sum()
+            else:
+                ctc = sequential(exact, [*tokens, token])[0]
+            attention = total + float(log_probs[0, token])
+            scores[token] = (1 - ctc_weight) * attention + ctc_weight * ctc
+        best = max(scores, key=scores.__getitem__)
+        if best == EOS or len(tokens) == len(exact):
+            return tuple(tokens), scores[best], best == EOS
+        total += float(log_probs[0, best])
+        tokens.append(best)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_greedy_and_a_beam_of_one_take_the_best_token_at_each_step(seed):
+    decoder = Recurrent(7, seed=seed)
+    encoded, lengths = frames(9, seed=seed)
+    tokens, score, finished = greedy(decoder, encoded, lengths, 0.3)
+    for search in (Greedy(), Beam(beam=1)):
+        (hypothesis,) = search(decoder, encoded, lengths)[0]
+        assert hypothesis.tokens == tokens
+        assert hypothesis.finished == finished
+        assert hypothesis.score == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.parametrize("ctc_weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("beam", [1, 2, 5, 8])
+def test_an_utterance_does_not_feel_its_batch(beam, ctc_weight):
+    decoder = Recurrent(9, seed=1, eos=-0.5)
+    encoded, lengths = frames(11, 3, 1, 30, 17, 8, seed=6)
+    search = Beam(beam=beam, ctc_weight=ctc_weight, nbest=beam)
+    together = search(decoder, encoded, lengths)
+    alone = [
+        search(decoder, encoded[row : row + 1, :length], lengths[row : row + 1])[0]
+        for row, length in enumerate(lengths.tolist())
+    ]
+    assert_same(together, alone)
+    order = [3, 0, 5, 1, 4, 2]
+    assert_same(search(decoder, encoded[order], lengths[order]), [alone[row] for row in order])
+
+
+@pytest.mark.parametrize("search", [Greedy(), Beam(beam=4, nbest=4), Beam(ctc_weight=1.0)])
+def test_hypotheses_are_distinct_sorted_and_add_up(search):
+    decoder = Recurrent(8, seed=3)
+    encoded, lengths = frames(12, 9, 20, seed=3)
+    for found in search(decoder, encoded, lengths):
+        assert len({h.tokens for h in found}) == len(found)
+        ranks = [(-h.finished, -h.score) for h in found]
+        assert ranks == sorted(ranks)
+        for h in found:
+            w = search.ctc_weight
+            assert BLANK not in h.tokens
+            assert EOS not in h.tokens
+            assert h.score == pytest.approx((1 - w) * h.attention_score + w * h.ctc_score)
+
+
+def test_the_length_bonus_is_paid_per_token():
+    decoder = Recurrent(6, seed=2)
+    encoded, lengths = frames(8, seed=2)
+    for h in Beam(beam=4, nbest=4, length_bonus=0.9)(decoder, encoded, lengths)[0]:
+        plain = 0.7 * h.attention_score + 0.3 * h.ctc_score
+        assert h.score == pytest.approx(plain + 0.9 * len(h.tokens))
+
+
+def test_the_widest_beam_is_never_beaten():
+    for seed in range(6):
+        decoder = Recurrent(5, seed=seed)
+        encoded, lengths = frames(4, seed=seed)
+        tops = [Beam(beam=k)(decoder, encoded, lengths)[0][0] for k in (1, 2, 4, 16, 1000)]
+        assert all(h.score <= tops[-1].score + 1e-9 for h in tops)
+
+
+class Stubborn(Recurrent):
+    """Never stops."""
+
+    def step(self, tokens, state):
+        log_probs, state = super().step(tokens, state)
+        log_probs[:, EOS] = -math.inf
+        return log_probs, state
+
+
+@pytest.mark.parametrize("search", [Greedy(ctc_weight=0), Beam(beam=3, ctc_weight=0, nbest=2)])
+def test_a_decoder_that_never_stops_is_cut_at_the_number_of_frames(search):
+    decoder = Stubborn(6, ctc=False)
+    encoded, lengths = frames(7, 4)
+    for found, length in zip(search(decoder, encoded, lengths), (7, 4), strict=True):
+        assert len(found) == (1 if isinstance(search, Greedy) else 2)
+        assert {len(h.tokens) for h in found} == {length}
+        assert not any(h.finished for h in found)
+        assert all(math.isfinite(h.score) for h in found)
+
+
+@pytest.mark.parametrize("search", [Greedy(), Beam(beam=3), Beam(beam=3, ctc_weight=1.0)])
+def test_ctc_ends_a_decoder_that_never_stops_when_frames_run_out(search):
+    found = search(Stubborn(6), *frames(5, 9))
+    assert not any(h.finished for hypotheses in found for h in hypotheses)
+    assert all(len(hypotheses[0].tokens) <= S for hypotheses, S in zip(found, (5, 9), strict=True))
+
+
+class Silent(Stubborn):
+    """Never stops, while its CTC head hears little."""
+
+    def ctc_log_probs(self, encoded):
+        log_probs = torch.full((*encoded.shape[:2], self.vocabulary), 0.01 / 5).log()
+        log_probs[..., BLANK] = math.log(0.99)
+        return log_probs
+
+
+def test_the_allowance_follows_the_length_that_ctc_expects():
+    (found,) = Greedy()(Silent(6), *frames(400))[0:1]
+    limit = int(2 * 400 * 0.01 + 10)
+    assert limit - 1 <= len(found[0].tokens) <= limit
+    assert not found[0].finished
+
+
+def test_a_finished_hypothesis_ranks_above_an_unfinished_one():
+    decoder = Recurrent(4, seed=5, eos=-4.0, ctc=False)
+    found = Beam(beam=1000, ctc_weight=0, nbest=1000)(decoder, *frames(3))[0]
+    flags = [h.finished for h in found]
+    assert flags == sorted(flags, reverse=True)
+    finished, cut = [[h for h in found if h.finished is flag] for flag in (True, False)]
+    assert len(finished) == 1 + 2 + 4 + 8
+    assert max(h.score for h in cut) > min(h.score for h in finished) if cut else True
+
+
+def test_work_follows_what_is_left():
+    decoder = Recurrent(6, ctc=False, eos=50.0)
+    found = Beam(beam=4, ctc_weight=0)(decoder, *frames(9, 5, 7))
+    assert [hypotheses[0].tokens for hypotheses in found] == [(), (), ()]
+    assert decoder.rows == [3]  # one row per utterance, one step
+    decoder = Stubborn(6, ctc=False)
+    Beam(beam=4, ctc_weight=0)(decoder, *frames(2, 4))
+    assert decoder.rows == [2, 8, 8, 4, 4]  # widened after the first step; one leaves after two
+
+
+def test_an_utterance_without_frames_has_the_empty_hypothesis():
+    decoder = Recurrent(6, seed=1)
+    encoded, _ = frames(4, 4, 4)
+    with_empty = Beam(beam=2)(decoder, encoded, torch.tensor([0, 4, 0]))
+    assert [h.tokens for h in with_empty[0] + with_empty[2]] == [(), ()]
+    assert with_empty[0][0].finished
+    assert_same([with_empty[1]], Beam(beam=2)(decoder, encoded[1:2], torch.tensor([4])))
+    assert Greedy()(decoder, encoded[:, :0], torch.tensor([0, 0, 0])) == [with_empty[0]] * 3
+    assert Greedy()(decoder, encoded[:0], torch.tensor([], dtype=torch.long)) == []
+
+
+def test_nan_names_the_utterance_and_the_remedy():
+    encoded, lengths = frames(4, 4, 4)
+    encoded[1] = math.nan
+    for ctc_weight in (0.0, 0.3):
+        with pytest.raises(ValueError, match=r"NaN for utterances 1 of the batch: check"):
+            Beam(beam=2, ctc_weight=ctc_weight)(Recurrent(6), encoded, lengths)
+
+
+def test_ctc_without_a_head_is_refused():
+    with pytest.raises(ValueError, match=r"ctc_weight is 0.3 but the decoder has no CTC head"):
+        Greedy()(Recurrent(6, ctc=False), *frames(4))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam": 0}, "beam is 0"),
+        ({"ctc_weight": 1.5}, "ctc_weight is 1.5"),
+        ({"ctc_weight": math.nan}, "ctc_weight is nan"),
+        ({"length_bonus": math.inf}, "length_bonus is inf"),
+        ({"nbest": 0}, "nbest is 0"),
+        ({"beam": 4, "nbest": 5}, "nbest is 5"),
+    ],
+)
+def test_bad_values_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        Beam(**options)
+
+
+def test_gradients_are_not_recorded_and_weights_stay_usable():
+    decoder = Recurrent(6)
+    decoder.head = nn.Parameter(decoder.head)
+    encoded, lengths = frames(5)
+    Greedy()(decoder, encoded, lengths)
+    decoder.ctc_log_probs(encoded).sum().backward()
+    assert decoder.head.grad is not None
+
+
+def test_the_table_names_final_searches():
+    assert {name: cls.__name__ for name, cls in SEARCHES.items()} == {
+        "Beam": "Beam",
+        "Greedy": "Greedy",
+    }
+    assert all(issubclass(cls, Search) and not cls.__subclasses__() for cls in SEARCHES.values())
+    assert repr(Beam(beam=4)) == "Beam(beam=4, ctc_weight=0.3, length_bonus=0.0, nbest=None)"
+    assert repr(Greedy(ctc_weight=0.5)) == "Greedy(ctc_weight=0.5)"
