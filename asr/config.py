@@ -116,14 +116,15 @@ def load_file(path: str | Path) -> Tree:
     return tree
 
 
-def override(tree: Tree, arguments: Sequence[str], schema: type) -> Tree:
+def override(tree: Tree, arguments: Sequence[str], schema: type | None) -> Tree:
     """Applies ``--key.path value`` pairs to a tree; ``--key=value`` is the same.
 
     A value that ends in .yaml is a file whose content replaces the whole branch. A class name
     replaces the component: it starts from its own defaults and takes nothing from the class that
     it replaces. Below a component, ``encoder.layers`` is short for ``encoder.init_args.layers``.
     """
-    components = {f.name for f in dataclasses.fields(schema) if "table" in f.metadata}
+    fields = dataclasses.fields(schema) if schema else ()
+    components = {f.name for f in fields if "table" in f.metadata}
     words = [part for a in arguments for part in (a.split("=", 1) if a[:2] == "--" else [a])]
     if len(words) % 2 or any(not key.startswith("--") for key in words[::2]):
         raise ValueError(f"overrides come as --key.path value, got: {' '.join(arguments)}")
@@ -289,6 +290,11 @@ def describe(schema: type) -> str:
             lines += _keys(field.type, f"{field.name}.")
     lines.append("\nother")
     return "\n".join(lines + _keys(schema, ""))
+
+
+def describe_table(table: Mapping[str, type]) -> str:
+    """Every option of every class of a table, for ``--help``."""
+    return "\n".join(line for name, kind in table.items() for line in _keys(kind, "", 0, name))
 
 
 def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list[str]:

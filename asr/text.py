@@ -227,3 +227,6 @@ def restore(state: dict[str, str]) -> Tokenizer:
     if state.get("class") == "SentencePiece" and "model" in state:
         return SentencePiece.from_model(base64.b64decode(state["model"]))
     raise ValueError(f"not the state of a tokenizer: class {state.get('class')!r}; save it again")
+
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {cls.__name__: cls for cls in (Characters, SentencePiece)}

@@ -148,6 +148,14 @@ class Recipe:
     seed: int = 1
 
 
+def run_name(recipe_file: Path, overrides: list[str], recipe: Recipe) -> str:
+    """Recipe, encoder and seed: the default name of a run folder."""
+    encoder = recipe.encoder.kind.__name__.lower()
+    if "--encoder" in overrides:
+        encoder = Path(overrides[overrides.index("--encoder") + 1]).stem
+    return f"{recipe_file.stem}-{encoder}-seed{recipe.seed}"
+
+
 def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Trains into a run folder, from where it stands; returns the last line of the ledger.
 
