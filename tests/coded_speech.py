@@ -1,7 +1,8 @@
 """A language of levels and a model that reads it without error: what it hears, it writes.
 
-Each character lasts one encoder frame (40 ms), in which every sample has the level id / 64; a pause
-is silence. No training, no seed, and every time of every character is known.
+Each character lasts three encoder frames of 40 ms: one in which every sample has the level id / 64,
+and two of silence. No training, no seed, and every time of every character is known. The model
+takes the loudest sample of a frame, so that it need not begin where a frame of the speaker does.
 """
 
 import io
@@ -22,10 +23,10 @@ TOKENIZER = Characters((), alphabet="abcdefghijklmnopqrstuvwxyz' ")
 
 
 def speak(text: str, tokenizer=TOKENIZER) -> np.ndarray:
-    """(N,) float32: two frames a character, its level and a pause; a space is a pause of six."""
+    """(N,) float32, 0.12 s a character."""
     frames = []
     for token in tokenizer.encode(text):
-        frames += [token / 64, 0.0]
+        frames += [token / 64, 0.0, 0.0]
     return np.repeat(np.array(frames, dtype=np.float32), FRAME)
 
 
@@ -96,11 +97,11 @@ class CodedSpeech(nn.Module):
         return self.weight.device
 
     def encode(self, waves, lengths):
-        """(B, N), (B,) -> (B, S, 1), (B,): the mean level of each frame."""
+        """(B, N), (B,) -> (B, S, 1), (B,): the level of each frame."""
         self.batches.append(len(waves))
         frames = (lengths + FRAME - 1) // FRAME
         padded = nn.functional.pad(waves, (0, int(frames.max()) * FRAME - waves.shape[1]))
-        return padded.unflatten(1, (-1, FRAME)).mean(dim=2)[..., None], frames
+        return padded.unflatten(1, (-1, FRAME)).amax(dim=2)[..., None], frames
 
     def recognise(self, waves, lengths):
         """(B, N), (B,) -> n-best lists."""

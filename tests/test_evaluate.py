@@ -57,7 +57,7 @@ def run(tmp_path, cache):
     corpus = make_corpus(tmp_path / "corpus")
     model = CodedSpeech()
     metrics = evaluate(
-        model, corpus, "test", output=tmp_path / "out", model_name="runs/x", batch_seconds=2.5
+        model, corpus, "test", output=tmp_path / "out", model_name="runs/x", batch_seconds=3.5
     )
     return metrics, tmp_path / "out", model
 
@@ -129,7 +129,7 @@ def test_metrics_say_what_was_measured_on_what(run):
 
 def test_a_batch_is_bounded_in_padded_seconds(run):
     _, _, model = run
-    assert model.batches[0] == 1  # 1.36 s, longest first; a second one would make 2.72 s
+    assert model.batches[0] == 1  # 2.04 s, longest first; a second one would make 4.08 s
     assert sum(model.batches) == len(ROWS)
 
 

@@ -1,0 +1,414 @@
+"""Audio files of any length -> transcripts; needs a model and nothing of the training."""
+
+import glob
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from asr.alignment import Word, align
+from asr.audio import decode, info
+from asr.writers import FORMATS, TIMED, Transcript, check_folder, write
+
+if TYPE_CHECKING:
+    from asr.model import SpeechModel
+
+log = logging.getLogger(__name__)
+
+Format = Literal["txt", "json", "srt", "vtt", "tsv"]
+
+AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".w64", ".caf")
+STDIN = "-"
+MIN_SECONDS = 0.1  # shorter than any word
+SILENCE = 1e-4  # a peak of -80 dB: a recogniser only hallucinates there
+CUT_SHARE = 3  # a window is cut at the quietest point of its last third
+SMOOTH_SECONDS = 0.2  # a pause between words is longer than the closure of a plosive
+GROUP_SECONDS = 3600.0  # audio held in memory at once, one longer file excepted
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something to transcribe: how it is called, and a path or the bytes of a file."""
+
+    name: str
+    audio: Path | bytes
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one input.
+
+    Attributes:
+        source: the file, or ``stdin``.
+        transcript: None when it failed.
+        outputs: the files written, by format.
+        error: one line, None when all went well.
+    """
+
+    source: str
+    transcript: Transcript | None
+    outputs: dict[str, Path]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a file: (N,) samples, and where it begins in seconds."""
+
+    file: int
+    start: float
+    wave: np.ndarray
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was recognised in a window; times of words count from the beginning of the file."""
+
+    text: str
+    words: tuple[Word, ...]
+    score: float
+    finished: bool
+
+
+def transcribe(
+    model: "SpeechModel",
+    inputs: list[str],
+    *,
+    output_dir: str | Path | None = None,
+    formats: Sequence[Format] = ("txt",),
+    recursive: bool = False,
+    overwrite: bool = False,
+    window_seconds: float = 30.0,
+    batch_seconds: float = 120.0,
+    model_name: str = "",
+    progress: bool = True,
+) -> list[Result]:
+    """Transcribes files, folders and globs of any rate, channels and length.
+
+    A file that cannot be read does not stop the others; its result carries the error.
+
+    Args:
+        model: what recognises.
+        inputs: audio files, folders, glob patterns, or ``-`` for the bytes of a file on stdin.
+        output_dir: folder for the transcripts, made when missing; without one nothing is written.
+        formats: any of txt, json, srt, vtt, tsv; all but txt need a model with a CTC head.
+        recursive: look into the folders of folders too.
+        overwrite: replace transcripts that exist; without it they are errors of their inputs.
+        window_seconds: longer audio is cut, at the quietest point of the last third of a window.
+        batch_seconds: longest window times number of windows of a batch, at most.
+        model_name: how the transcripts call the model, its folder for instance.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        One result per input file, in order.
+
+    Raises:
+        ValueError: nothing to transcribe, a missing file, an unknown format, several formats and no
+            folder for them, times asked of a model without a CTC head, or out of memory.
+        OSError: the folder cannot be written.
+    """
+    _check_request(model, formats, output_dir, window_seconds)
+    sources = find(inputs, recursive)
+    folder = None if output_dir is None else Path(output_dir)
+    if folder is not None:
+        check_folder(folder)
+    outputs: list[dict[str, Path]] = [
+        {} if folder is None else {kind: folder / f"{name}.{kind}" for kind in formats}
+        for name in output_names([source.name for source in sources])
+    ]
+    results: list[Result] = []
+    timed = not TIMED.isdisjoint(formats)
+    recogniser = Recogniser(model, timed, window_seconds, batch_seconds, model_name)
+    with tqdm(total=len(sources), unit="file", disable=None if progress else True) as bar:
+        for group in _groups(sources):
+            outcomes: dict[int, Transcript | str] = {
+                number: reason
+                for number in group
+                if (reason := _in_the_way(outputs[number], overwrite))
+            }
+            ready = [number for number in group if number not in outcomes]
+            outcomes.update(zip(ready, recogniser([sources[n] for n in ready]), strict=True))
+            for number in group:
+                results.append(_finish(sources[number], outcomes[number], outputs[number]))
+                bar.update()
+    return results
+
+
+def find(inputs: Iterable[str], recursive: bool = False) -> list[Source]:
+    """Files, folders, globs and ``-`` -> what to transcribe, each once, folders in sorted order.
+
+    Raises:
+        ValueError: an input names nothing.
+    """
+    found: dict[Path | str, Source] = {}
+    for entry in inputs:
+        if entry == STDIN:
+            if STDIN not in found:
+                found[STDIN] = Source("stdin", sys.stdin.buffer.read())
+            continue
+        for path in _paths(entry, recursive):
+            found.setdefault(path.resolve(), Source(str(path), path))
+    if not found:
+        raise ValueError("nothing to transcribe: give audio files, folders, globs, or - for stdin")
+    return list(found.values())
+
+
+def output_names(names: Sequence[str]) -> list[str]:
+    """A distinct file name without ending for each input: ``a.wav`` gives ``a``.
+
+    Where that would be shared, also by names that differ in capitals only, the folders come before
+    it as far as needed (``x/a.wav`` gives ``x-a``), then its own ending is kept, then a number.
+    """
+    steps = [_candidates(name) for name in names]
+    level = [0] * len(names)
+    while True:
+        chosen = [steps[i][min(level[i], len(steps[i]) - 1)] for i in range(len(names))]
+        shared = Counter(name.lower() for name in chosen)
+        clashing = [i for i, name in enumerate(chosen) if shared[name.lower()] > 1]
+        if not clashing:
+            return chosen
+        for i in clashing:
+            level[i] += 1
+            if level[i] >= len(steps[i]):
+                steps[i].append(f"{steps[i][-1]}-{i + 1}")
+
+
+def cut(wave: np.ndarray, sample_rate: int, window_seconds: float) -> list[tuple[int, int]]:
+    """(N,) samples -> (start, end) of consecutive windows that together are the whole, once.
+
+    Each but the last ends at the quietest point of its last third: in a pause, if there is one, so
+    that no word is heard twice or halved and no overlapping texts need to be merged.
+    """
+    length, smooth = round(window_seconds * sample_rate), round(SMOOTH_SECONDS * sample_rate)
+    reach = length // CUT_SHARE
+    start = 0
+    places = []
+    while len(wave) - start > length:
+        low, high = start + length - reach, start + length
+        around = wave[low - smooth // 2 : high + smooth // 2].astype(np.float64)
+        energy = np.cumsum(np.square(around))
+        quiet = energy[smooth:] - energy[:-smooth]  # energy around each sample from low to high
+        # Digital silence is one run of equal minima, or several: the middle of the last is taken.
+        minima = np.flatnonzero(quiet <= quiet.min() + 1e-9)
+        runs = np.flatnonzero(np.diff(minima, prepend=minima[0] - 2) > 1)
+        pause = minima[runs[-1] :]
+        end = low + int(pause[len(pause) // 2])
+        places.append((start, end))
+        start = end
+    return [*places, (start, len(wave))] if len(wave) else []
+
+
+class Recogniser:
+    """From sources to transcripts, with the windows of several files in one batch."""
+
+    def __init__(
+        self,
+        model: "SpeechModel",
+        timed: bool,
+        window_seconds: float,
+        batch_seconds: float,
+        model_name: str,
+    ):
+        self.model, self.timed, self.model_name = model.eval(), timed, model_name
+        self.window_seconds, self.batch_seconds = window_seconds, batch_seconds
+
+    def __call__(self, sources: Sequence[Source]) -> list[Transcript | str]:
+        """A transcript of each source, or why there is none."""
+        with ThreadPoolExecutor() as pool:
+            waves = list(pool.map(self._decode, sources))
+        windows = [
+            window
+            for number, wave in enumerate(waves)
+            if not isinstance(wave, str)
+            for window in self._windows(number, wave)
+        ]
+        heard: dict[int, list[Heard]] = {}
+        for window, piece in zip(windows, self._hear(windows), strict=True):
+            heard.setdefault(window.file, []).append(piece)
+        outcomes: list[Transcript | str] = []
+        for number, (source, wave) in enumerate(zip(sources, waves, strict=True)):
+            if isinstance(wave, str):
+                outcomes.append(wave)
+            else:
+                outcomes.append(self._join(source, len(wave), heard.get(number, [])))
+        return outcomes
+
+    def _decode(self, source: Source) -> np.ndarray | str:
+        try:
+            return decode(source.audio, self.model.features.sample_rate)
+        except (ValueError, OSError) as error:
+            return str(error)
+
+    def _windows(self, number: int, wave: np.ndarray) -> Iterator[Window]:
+        """Those in which something can be heard."""
+        rate = self.model.features.sample_rate
+        for start, end in cut(wave, rate, self.window_seconds):
+            piece = wave[start:end]
+            if len(piece) >= MIN_SECONDS * rate and np.abs(piece).max() >= SILENCE:
+                yield Window(number, start / rate, piece)
+
+    def _hear(self, windows: Sequence[Window]) -> list[Heard]:
+        """Longest first, so that too large a batch fails at once."""
+        rate = self.model.features.sample_rate
+        order = sorted(range(len(windows)), key=lambda i: -len(windows[i].wave))
+        heard: dict[int, Heard] = {}
+        while order:
+            longest = len(windows[order[0]].wave) / rate
+            size = max(1, int(self.batch_seconds / longest))
+            batch, order = order[:size], order[size:]
+            heard.update(zip(batch, self._recognise([windows[i] for i in batch]), strict=True))
+        return [heard[i] for i in range(len(windows))]
+
+    @torch.inference_mode()
+    def _recognise(self, windows: Sequence[Window]) -> list[Heard]:
+        model = self.model
+        waves = pad_sequence([torch.from_numpy(w.wave) for w in windows], batch_first=True)
+        lengths = torch.tensor([len(w.wave) for w in windows])  # (B,)
+        try:
+            encoded, frames = model.encode(waves.to(model.device), lengths.to(model.device))
+            n_best = model.search(model.decoder, encoded, frames)
+            log_probs = model.decoder.ctc_log_probs(encoded) if self.timed else None  # (B, S, V)
+        except torch.OutOfMemoryError:
+            raise ValueError(
+                f"out of memory on {model.device}: lower batch_seconds ({self.batch_seconds}) "
+                f"or window_seconds ({self.window_seconds})"
+            ) from None
+        heard = []
+        for number, (window, hypotheses) in enumerate(zip(windows, n_best, strict=True)):
+            best = hypotheses[0]
+            words: list[Word] = []
+            if log_probs is not None:
+                own = log_probs[number, : int(frames[number])]  # (S, V)
+                words = align(own, best.tokens, model.tokenizer, model.frame_seconds)
+            words = [_placed(word, window, model.features.sample_rate) for word in words]
+            text = " ".join(model.text(best).split())
+            heard.append(Heard(text, tuple(words), best.score, best.finished))
+        return heard
+
+    def _join(self, source: Source, samples: int, heard: Sequence[Heard]) -> Transcript:
+        seconds = samples / self.model.features.sample_rate
+        notes = []
+        if not heard:
+            reason = "too short to hold a word" if seconds < MIN_SECONDS else "silent"
+            notes.append(f"{seconds:.2f} s of audio, {reason}")
+        if unfinished := sum(not h.finished for h in heard):
+            notes.append(f"{unfinished} of {len(heard)} windows did not end by themselves")
+        words = tuple(word for h in heard for word in h.words)
+        if guessed := sum(word.confidence is None for word in words):
+            notes.append(f"the times of {guessed} words are guesses: more tokens than frames")
+        return Transcript(
+            source=source.name,
+            text=" ".join(h.text for h in heard if h.text),
+            words=words,
+            duration=seconds,
+            model=self.model_name,
+            score=sum(h.score for h in heard),
+            notes=tuple(notes),
+        )
+
+
+def _check_request(
+    model: "SpeechModel",
+    formats: Sequence[str],
+    output_dir: str | Path | None,
+    window_seconds: float,
+) -> None:
+    """What can be refused before any file is opened."""
+    unknown = [kind for kind in formats if kind not in FORMATS]
+    if unknown or not formats:
+        asked = ", ".join(unknown) or "none"
+        raise ValueError(f"formats: {asked}; choose from {', '.join(FORMATS)}")
+    if output_dir is None and len(set(formats)) > 1:
+        raise ValueError(f"{len(formats)} formats need a folder to write them in: give output_dir")
+    if window_seconds < 1:
+        raise ValueError(f"window_seconds is {window_seconds}; it must be at least 1")
+    timed = sorted(TIMED.intersection(formats))
+    if timed:
+        probe = torch.zeros(1, 1, model.encoder.dim, device=model.device)  # (B, S, D)
+        with torch.inference_mode():
+            if model.decoder.ctc_log_probs(probe) is None:
+                raise ValueError(
+                    f"{timed[0]} needs the times of words, and this model has no CTC head to "
+                    "find them; ask for txt"
+                )
+
+
+def _paths(entry: str, recursive: bool) -> list[Path]:
+    path = Path(entry)
+    if path.is_dir():
+        pattern = "**/*" if recursive else "*"
+        found = sorted(p for p in path.glob(pattern) if _is_audio(p))
+        if not found:
+            inside = "" if recursive else "; --recursive looks into its folders"
+            raise ValueError(f"{entry} holds no audio file ({' '.join(AUDIO)}){inside}")
+        return found
+    if path.exists():
+        return [path]
+    found = sorted(Path(name) for name in glob.glob(entry, recursive=True))
+    found = [p for p in found if p.is_file()]
+    if not found:
+        kind = "no file matches this pattern" if glob.has_magic(entry) else "no such file"
+        raise ValueError(f"{entry}: {kind}; check the path")
+    return found
+
+
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in AUDIO and not path.name.startswith(".") and path.is_file()
+
+
+def _candidates(name: str) -> list[str]:
+    path = Path(name)
+    folders = [part for part in path.parts[:-1] if part not in ("..", path.anchor)]
+    names = ["-".join([*folders[i:], path.stem]) for i in range(len(folders), -1, -1)]
+    return [*names, "-".join([*folders, path.name])]
+
+
+def _groups(sources: Sequence[Source]) -> Iterator[list[int]]:
+    """Numbers of consecutive sources, whose audio is about an hour together."""
+    group: list[int] = []
+    total = 0.0
+    for number, source in enumerate(sources):
+        try:
+            seconds = info(source.audio).seconds
+        except (ValueError, OSError):
+            seconds = 0.0  # decoding will say what is wrong with it
+        if group and total + seconds > GROUP_SECONDS:
+            yield group
+            group, total = [], 0.0
+        group.append(number)
+        total += seconds
+    yield group
+
+
+def _in_the_way(outputs: dict[str, Path], overwrite: bool) -> str | None:
+    """Which existing file forbids writing."""
+    existing = [] if overwrite else [path for path in outputs.values() if path.exists()]
+    return f"{existing[0]} exists; --overwrite replaces it" if existing else None
+
+
+def _finish(source: Source, outcome: Transcript | str, outputs: dict[str, Path]) -> Result:
+    """Writes the transcript, or reports why there is none."""
+    if isinstance(outcome, str):
+        log.error("%s", outcome)
+        return Result(source.name, None, {}, outcome)
+    for note in outcome.notes:
+        log.warning("%s: %s", source.name, note)
+    for kind, path in outputs.items():
+        write(path, FORMATS[kind](outcome))
+    return Result(source.name, outcome, outputs)
+
+
+def _placed(word: Word, window: Window, sample_rate: int) -> Word:
+    """From times within a window to times within the file; padding is no part of either."""
+    last = len(window.wave) / sample_rate
+    start, end = min(word.start, last), min(word.end, last)
+    return Word(word.text, window.start + start, window.start + end, word.confidence)

@@ -1,0 +1,216 @@
+"""A transcript as txt, json, srt, vtt or tsv, and files that are written whole or not at all."""
+
+import contextlib
+import html
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from asr.alignment import Word
+
+# What broadcasters' style guides ask of subtitles (BBC, Netflix): two lines of 42 characters at
+# most, seven seconds at most, on the screen for about a second at least.
+LINE_CHARACTERS = 42
+LINES = 2
+LONGEST_SECONDS = 7.0
+SHORTEST_SECONDS = 1.0
+PAUSE_SECONDS = 0.8  # a silence that always ends a subtitle
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a subtitle shows at once.
+
+    Attributes:
+        start: seconds.
+        end: seconds.
+        text: its words, separated by spaces.
+    """
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in one file.
+
+    Attributes:
+        source: the file, or ``stdin``.
+        text: its words, separated by spaces.
+        words: with times; empty unless a format with times was asked for.
+        duration: seconds of audio.
+        model: what recognised it.
+        score: log-probability of the hypotheses, summed over windows.
+        notes: what a reader should know: too short, silent, cut off, times that are guesses.
+    """
+
+    source: str
+    text: str
+    words: tuple[Word, ...]
+    duration: float
+    model: str
+    score: float
+    notes: tuple[str, ...] = ()
+
+
+def segments(words: Sequence[Word], duration: float) -> list[Segment]:
+    """Words of a file -> subtitles: parted at pauses, and on until each fits two lines and 7 s."""
+    groups = [group for run in _runs(words) for group in _parts(run)]
+    shown = []
+    for group, after in itertools.zip_longest(groups, groups[1:]):
+        start = group[0].start
+        end = min(group[-1].end, start + LONGEST_SECONDS)
+        limit = after[0].start if after else duration
+        end = max(end, min(start + SHORTEST_SECONDS, limit))
+        shown.append(Segment(start, end, " ".join(word.text for word in group)))
+    return shown
+
+
+def lines(text: str) -> list[str]:
+    """One line, or two as equal as they can be when one is too long."""
+    if len(text) <= LINE_CHARACTERS or " " not in text:
+        return [text]
+    places = [i for i, character in enumerate(text) if character == " "]
+    middle = min(places, key=lambda i: max(i, len(text) - i - 1))
+    return [text[:middle], text[middle + 1 :]]
+
+
+def txt(transcript: Transcript) -> str:
+    """The text on one line."""
+    return transcript.text + "\n"
+
+
+def as_json(transcript: Transcript) -> str:
+    """Everything; times in seconds, rounded to milliseconds."""
+    content = asdict(transcript)
+    content["segments"] = [
+        {"start": round(s.start, 3), "end": round(s.end, 3), "text": s.text}
+        for s in segments(transcript.words, transcript.duration)
+    ]
+    content["words"] = [
+        {
+            "word": w.text,
+            "start": round(w.start, 3),
+            "end": round(w.end, 3),
+            "confidence": None if w.confidence is None else round(w.confidence, 4),
+        }
+        for w in transcript.words
+    ]
+    content["duration"] = round(transcript.duration, 3)
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def srt(transcript: Transcript) -> str:
+    """SubRip: numbered subtitles; an arrow in the text would be read as a time."""
+    blocks = []
+    for number, segment in enumerate(segments(transcript.words, transcript.duration), start=1):
+        times = f"{clock(segment.start, ',')} --> {clock(segment.end, ',')}"
+        text = "\n".join(lines(segment.text)).replace("-->", "->")
+        blocks.append(f"{number}\n{times}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def vtt(transcript: Transcript) -> str:
+    """WebVTT (W3C): ``&``, ``<`` and ``>`` are escaped, which disarms ``-->`` as well."""
+    blocks = ["WEBVTT\n"]
+    for segment in segments(transcript.words, transcript.duration):
+        times = f"{clock(segment.start, '.')} --> {clock(segment.end, '.')}"
+        text = html.escape("\n".join(lines(segment.text)), quote=False)
+        blocks.append(f"{times}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def tsv(transcript: Transcript) -> str:
+    """One word a line: start and end in seconds, word, confidence."""
+    rows = ["start\tend\tword\tconfidence"]
+    for word in transcript.words:
+        confidence = "" if word.confidence is None else f"{word.confidence:.4f}"
+        rows.append(f"{word.start:.3f}\t{word.end:.3f}\t{word.text}\t{confidence}")
+    return "\n".join(rows) + "\n"
+
+
+FORMATS: dict[str, Callable[[Transcript], str]] = {
+    "txt": txt,
+    "json": as_json,
+    "srt": srt,
+    "vtt": vtt,
+    "tsv": tsv,
+}
+TIMED = frozenset(FORMATS) - {"txt"}
+
+
+def clock(seconds: float, point: str) -> str:
+    """``01:02:03,456``; ``point`` is what stands before the milliseconds."""
+    rest, milliseconds = divmod(round(seconds * 1000), 1000)
+    minutes, second = divmod(rest, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours:02}:{minute:02}:{second:02}{point}{milliseconds:03}"
+
+
+def check_folder(folder: Path) -> None:
+    """Makes the folder when missing and tries to write in it.
+
+    Raises:
+        OSError: files cannot be made there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cannot write in {folder} ({error.strerror}); choose another output_dir"
+        ) from None
+
+
+def write(path: Path, text: str) -> None:
+    """A reader, a crash or a full disk never sees or leaves half a file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"cannot write {path} ({error.strerror})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _runs(words: Sequence[Word]) -> list[list[Word]]:
+    """Words without a pause between them."""
+    runs: list[list[Word]] = []
+    for word in words:
+        if not runs or word.start - runs[-1][-1].end >= PAUSE_SECONDS:
+            runs.append([])
+        runs[-1].append(word)
+    return runs
+
+
+def _parts(run: list[Word]) -> list[list[Word]]:
+    """Halves a run, and the halves again, until every part fits."""
+    if len(run) == 1 or _fits(run):
+        return [run]
+
+    def merit(place: int) -> float:
+        """Rather at a longer gap, rather near the middle."""
+        gap = run[place].start - run[place - 1].end
+        return (gap + 0.05) * min(place, len(run) - place)
+
+    place = max(range(1, len(run)), key=merit)
+    return _parts(run[:place]) + _parts(run[place:])
+
+
+def _fits(run: list[Word]) -> bool:
+    shown = lines(" ".join(word.text for word in run))
+    short = len(shown) <= LINES and all(len(line) <= LINE_CHARACTERS for line in shown)
+    return short and run[-1].end - run[0].start <= LONGEST_SECONDS

@@ -1,0 +1,155 @@
+import json
+import os
+
+import pytest
+
+from asr.alignment import Word
+from asr.writers import FORMATS, Transcript, check_folder, clock, lines, segments, write
+
+
+def transcript(words, duration=10.0, notes=()):
+    text = " ".join(word.text for word in words)
+    return Transcript("a.wav", text, tuple(words), duration, "runs/x", -1.5, notes)
+
+
+HELLO = transcript(
+    [
+        Word("rock", 0.5, 0.9, 0.98765),
+        Word("&", 0.95, 1.1, None),
+        Word("<roll>", 1.2, 2.0, 0.5),
+        Word("-->", 3.0, 4.25, 1.0),
+    ]
+)
+
+
+def test_srt_is_as_players_read_it():
+    assert FORMATS["srt"](HELLO) == (
+        "1\n00:00:00,500 --> 00:00:02,000\nrock & <roll>\n\n2\n00:00:03,000 --> 00:00:04,250\n->\n"
+    )
+
+
+def test_vtt_escapes_markup():
+    assert FORMATS["vtt"](HELLO) == (
+        "WEBVTT\n"
+        "\n00:00:00.500 --> 00:00:02.000\nrock &amp; &lt;roll&gt;\n"
+        "\n00:00:03.000 --> 00:00:04.250\n--&gt;\n"
+    )
+
+
+def test_tsv_has_one_word_a_line():
+    assert FORMATS["tsv"](HELLO).splitlines() == [
+        "start\tend\tword\tconfidence",
+        "0.500\t0.900\trock\t0.9877",
+        "0.950\t1.100\t&\t",
+        "1.200\t2.000\t<roll>\t0.5000",
+        "3.000\t4.250\t-->\t1.0000",
+    ]
+
+
+def test_txt_is_the_text():
+    assert FORMATS["txt"](HELLO) == "rock & <roll> -->\n"
+
+
+def test_json_holds_text_segments_words_and_where_they_come_from():
+    content = json.loads(FORMATS["json"](HELLO))
+    assert content["text"] == "rock & <roll> -->"
+    assert content["source"] == "a.wav"
+    assert content["model"] == "runs/x"
+    assert content["duration"] == 10.0
+    assert content["score"] == -1.5
+    assert content["segments"][1] == {"start": 3.0, "end": 4.25, "text": "-->"}
+    assert content["words"][0] == {"word": "rock", "start": 0.5, "end": 0.9, "confidence": 0.9877}
+
+
+@pytest.mark.parametrize("kind", list(FORMATS))
+def test_an_empty_transcript_has_a_file_in_every_format(kind):
+    text = FORMATS[kind](transcript([], 0.0, ("silent",)))
+    assert text.strip() in ("", "WEBVTT", "start\tend\tword\tconfidence") or json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "00:00:00,000"),
+        (59.9996, "00:01:00,000"),
+        (3599.9994, "00:59:59,999"),
+        (3661.5, "01:01:01,500"),
+        (360000, "100:00:00,000"),
+    ],
+)
+def test_times_carry_over(seconds, expected):
+    assert clock(seconds, ",") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("short", ["short"]),
+        ("a" * 42, ["a" * 42]),
+        ("aaaa " * 9 + "aaaa", ["aaaa aaaa aaaa aaaa aaaa", "aaaa aaaa aaaa aaaa aaaa"]),
+        ("a" * 50, ["a" * 50]),
+    ],
+)
+def test_two_lines_are_as_equal_as_can_be(text, expected):
+    assert lines(text) == expected
+
+
+def speech(count, seconds=0.3, gap=0.1, text="word"):
+    step = seconds + gap
+    return [Word(f"{text}{i}", i * step, i * step + seconds, 1.0) for i in range(count)]
+
+
+@pytest.mark.parametrize(("seconds", "gap"), [(0.3, 0.1), (0.2, 0.0), (2.0, 0.5), (0.05, 0.01)])
+def test_every_subtitle_can_be_read(seconds, gap):
+    words = speech(200, seconds, gap)
+    shown = segments(words, words[-1].end)
+    assert " ".join(segment.text for segment in shown).split() == [word.text for word in words]
+    for segment in shown:
+        assert segment.end - segment.start <= 7.0 + 1e-9
+        assert len(lines(segment.text)) <= 2
+        assert all(len(line) <= 42 for line in lines(segment.text))
+    for left, right in zip(shown, shown[1:], strict=False):
+        assert left.end <= right.start + 1e-9
+
+
+def test_a_pause_ends_a_subtitle():
+    words = [Word("one", 0, 0.5, 1.0), Word("two", 0.6, 1.5, 1.0), Word("three", 2.5, 3.9, 1.0)]
+    assert [s.text for s in segments(words, 5.0)] == ["one two", "three"]
+
+
+def test_a_long_subtitle_is_split_at_its_longest_gap():
+    words = speech(12, seconds=0.5, gap=0.2)
+    later = [Word(w.text, w.start + 0.5, w.end + 0.5, 1.0) for w in words[5:]]
+    shown = segments(words[:5] + later, 20.0)
+    assert shown[0].text.split()[-1] == "word4"
+    assert shown[1].text.split()[0] == "word5"
+
+
+def test_a_flash_of_a_word_stays_for_a_second_but_not_into_the_next_nor_past_the_end():
+    words = [Word("a", 0, 0.04, 1.0), Word("b", 0.9, 0.94, 1.0), Word("c", 5, 5.04, 1.0)]
+    assert [(s.start, s.end) for s in segments(words, 5.5)] == [(0, 0.9), (0.9, 1.9), (5, 5.5)]
+
+
+def test_a_word_longer_than_a_subtitle_is_shown_for_seven_seconds():
+    assert [(s.start, s.end) for s in segments([Word("aum", 1, 30, 1.0)], 31)] == [(1, 8)]
+
+
+def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write(path, "first ä\n")
+    assert path.read_text(encoding="utf-8") == "first ä\n"
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="cannot write .*a.txt .No space left on device"):
+        write(path, "second")
+    assert path.read_text(encoding="utf-8") == "first ä\n"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write in .*file/out .*choose another output_dir"):
+        check_folder(tmp_path / "file" / "out")
