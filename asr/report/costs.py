@@ -1,0 +1,151 @@
+"""What arms spent: means over seeds, cost to reach a WER, and the best trade-offs."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from asr.report.quantities import listed
+from asr.report.runs import Arm, Group, Point, Run
+
+FACTORS = (1.5, 1.15, 1.0)  # of the weaker arm's best validation WER
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Mean of what is known; None when nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def arm_mean(arm: Arm, field: str) -> float | None:
+    """Mean over seeds of a number in the ledger's totals."""
+    return mean([run.totals.get(field) for run in arm.runs])
+
+
+def arm_wer(arm: Arm) -> float | None:
+    """Mean over seeds of the evaluated WER."""
+    return mean([run.wer for run in arm.runs])
+
+
+def real_time_factor(arm: Arm) -> float | None:
+    """Mean over seeds of seconds of decoding per second of audio."""
+    return mean([(run.metrics or {}).get("real_time_factor") for run in arm.runs])
+
+
+def first_at(run: Run, target: float) -> Point | None:
+    """The first validation at or below a target WER; None when none was."""
+    return next((p for p in run.points if p.wer <= target + 1e-12), None)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an arm paid for a target on one axis.
+
+    Attributes:
+        value: median over seeds, infinite when half of the seeds or more never reached it; None
+            when the axis was not measured.
+        low, high: over the seeds that reached it; None without any.
+        reached, seeds: how many did, of how many.
+        limit: where the longest of the runs that did not reach it stopped (censored there).
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reached: int
+    seeds: int
+    limit: float | None
+
+
+def cost_to(arm: Arm, target: float, axis: str) -> Cost:
+    """What reaching a target WER cost on ``axis``, a field of ``Point``."""
+    paid, limits, measured = [], [], True
+    for run in arm.runs:
+        point = first_at(run, target)
+        value = getattr(point or (run.points[-1] if run.points else None), axis, None)
+        measured = measured and (value is not None or not run.points)
+        if point is None:
+            limits.append(value if axis != "device_hours" else run.totals.get(axis, value))
+        elif value is not None:
+            paid.append(value)
+    known = [limit for limit in limits if limit is not None]
+    everyone = [*paid, *[math.inf] * len(limits)]
+    return Cost(
+        value=float(np.median(everyone)) if measured and everyone else None,
+        low=min(paid, default=None),
+        high=max(paid, default=None),
+        reached=len(arm.runs) - len(limits),
+        seeds=len(arm.runs),
+        limit=max(known, default=None),
+    )
+
+
+def arm_best(arm: Arm) -> float | None:
+    """Median over seeds of the best validation WER."""
+    best = [run.best_validation_wer for run in arm.runs]
+    known = [value for value in best if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def default_targets(group: Group) -> list[float]:
+    """1.5, 1.15 and 1.0 times the weaker arm's best validation WER; those of 100 % left out."""
+    best = [value for arm in group.arms if (value := arm_best(arm)) is not None]
+    if not best:
+        return []
+    return list(dict.fromkeys(f * max(best) for f in FACTORS if f * max(best) < 1))
+
+
+def common_target(group: Group, targets: Sequence[float]) -> float | None:
+    """The lowest target that every arm reached, else the lowest that any did."""
+    reached: dict[float, int] = {}
+    for target in targets:
+        costs = [cost_to(arm, target, "device_hours").value for arm in group.arms]
+        reached[target] = sum(c is not None and math.isfinite(c) for c in costs)
+    most = max(reached.values(), default=0)
+    return (
+        min((t for t, number in reached.items() if number == most), default=None) if most else None
+    )
+
+
+def hours_unit(group: Group) -> str:
+    """``device-hours (CPU)``; another word than CPU only when such a device was used."""
+    kinds = {str(run.device_kind) for run in group.runs if run.device_kind}
+    words = sorted({"cuda": "GPU"}.get(kind, kind.upper()) for kind in kinds)
+    return f"device-hours ({listed(words)})" if words else "device-hours"
+
+
+def cost_ratio(group: Group) -> float | None:
+    """Device-hours of the dearest arm over those of the cheapest; None when not known."""
+    spent = [arm_mean(arm, "device_hours") for arm in group.arms]
+    known = [hours for hours in spent if hours]
+    return max(known) / min(known) if len(known) == len(spent) and known else None
+
+
+def pareto(group: Group) -> list[Arm]:
+    """Arms that no other beats or equals in WER, device-hours and real-time factor at once.
+
+    Costs within 1 % of each other count as equal, as two runs of one budget never stop at the
+    same second. An arm that lacks one of the three is left out.
+    """
+    axes: list[Callable[[Arm], float | None]] = [
+        arm_wer,
+        lambda arm: arm_mean(arm, "device_hours"),
+        real_time_factor,
+    ]
+    values = {arm.label: [axis(arm) for axis in axes] for arm in group.arms}
+    full = {label: v for label, v in values.items() if None not in v}
+    return [
+        arm
+        for arm in group.arms
+        if arm.label in full
+        and not any(
+            _dominates(v, full[arm.label]) for label, v in full.items() if label != arm.label
+        )
+    ]
+
+
+def _dominates(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    no_worse = all(x <= 1.01 * y for x, y in zip(a, b, strict=True))
+    return no_worse and any(1.01 * x < y for x, y in zip(a, b, strict=True))

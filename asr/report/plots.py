@@ -1,0 +1,389 @@
+"""The figures: readable without colour, as SVG that follows the page's light or dark theme."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from asr.report.costs import arm_mean, arm_wer, hours_unit, mean, pareto, real_time_factor
+from asr.report.quantities import digits, percent, scale
+from asr.report.runs import Arm, Group, Run
+from asr.report.verdict import arm_interval
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers; the page replaces each of
+# these exact values by a variable of its theme.
+COLOURS = ("#0072b2", "#c04f00", "#007a58", "#a4487e", "#8a6d00", "#4b5dbd")
+INK, FAINT, PAPER = "#1b1b1f", "#76767c", "#fefefd"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 2, 1, 2)), (0, (3, 1)))
+PHASES = {
+    "startup": ("set-up", "#e8e6df", ".."),
+    "step": ("training steps", "#bcd7ea", ""),
+    "data_wait": ("waiting for data", "#f3c9a5", "xx"),
+    "validation": ("validation", "#c7e3c3", "//"),
+    "checkpoint": ("checkpoints", "#dccbe6", "--"),
+    "wasted": ("lost to crashes", "#efb3b3", "\\\\"),
+    "other": ("since the last entry", "#d5d5d5", "++"),
+}
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "asr",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.alpha": 0.25,
+    "hatch.color": FAINT,
+    "hatch.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+LOG_SPAN = 10  # an axis whose values span more is logarithmic
+GRID = 60  # abscissae at which curves of several seeds are averaged
+Axis = tuple[str, str, str]  # field of Point, words, unit
+
+COSTS: tuple[Axis, ...] = (
+    ("train_flops", "training compute", "FLOP"),
+    ("audio_hours", "audio trained on", "hours"),
+    ("energy_joules", "energy", "J"),
+)
+
+
+def style(index: int) -> dict[str, Any]:
+    """Colour, marker and line of the arm at this place; all three differ for the first arms."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": LINES[index % len(LINES)],
+    }
+
+
+def curve(run: Run, axis: str) -> tuple[np.ndarray, np.ndarray]:
+    """(P,), (P,): cost and WER in % at each validation that has both."""
+    pairs = [(getattr(p, axis), 100 * p.wer) for p in run.points if getattr(p, axis)]
+    x, y = zip(*pairs, strict=True) if pairs else ((), ())
+    return np.array(x, dtype=float), np.array(y, dtype=float)
+
+
+def mean_curve(arm: Arm, axis: str) -> tuple[np.ndarray, ...] | None:
+    """(P,) each: cost, mean, lowest and highest WER over seeds, where all seeds have been.
+
+    Curves are interpolated linearly between validations. None without any validation.
+    """
+    curves = [curve(run, axis) for run in arm.runs]
+    curves = [c for c in curves if len(c[0])]
+    if not curves:
+        return None
+    if len(curves) == 1:
+        x, y = curves[0]
+        return x, y, y, y
+    low, high = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
+    if high <= low:
+        return None
+    x = np.linspace(low, high, GRID)
+    table = np.stack([np.interp(x, *c) for c in curves])
+    return x, table.mean(0), table.min(0), table.max(0)
+
+
+def wer_against_hours(group: Group, target: float | None) -> Figure:
+    """The main figure: validation WER against device-hours, one line per arm."""
+    figure = Figure(figsize=(9.6, 5.0), layout="constrained")
+    axes = figure.add_subplot()
+    _curves(figure, axes, group, "device_hours", 1.0, labelled=True)
+    axes.set_xlabel(f"training cost, {hours_unit(group)}")
+    axes.set_ylabel("validation word error rate (WER), %")
+    if target is not None:
+        axes.axhline(100 * target, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+        axes.annotate(
+            f"target {percent(target)}",
+            (0, 100 * target),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+            fontsize=9.5,
+            color=FAINT,
+            path_effects=[withStroke(linewidth=3, foreground=PAPER)],
+        )
+    return figure
+
+
+def wer_against_costs(group: Group) -> Figure | None:
+    """Small multiples of the same curves against the other costs that were measured."""
+    shown = [axis for axis in COSTS if any(len(curve(run, axis[0])[0]) for run in group.runs)]
+    if not shown:
+        return None
+    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for panel, (field, words, unit) in zip(panels, shown, strict=True):
+        top = [x[-1] for run in group.runs if len(x := curve(run, field)[0])]
+        divisor, prefix = (1.0, "") if unit == "hours" else scale(top)
+        _curves(figure, panel, group, field, divisor, labelled=False)
+        panel.set_xlabel(f"{words}, {prefix}{unit}")
+    panels[0].set_ylabel("validation WER, %")
+    _legend(figure, group)
+    return figure
+
+
+def _legend(figure: Figure, group: Group) -> None:
+    axes = figure.axes[0]
+    handles = [
+        axes.plot([], [], markersize=6, label=arm.label, **style(i))[0]
+        for i, arm in enumerate(group.arms)
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=min(4, len(handles)),
+        frameon=False,
+        handlelength=3.5,
+    )
+
+
+def _curves(
+    figure: Figure, axes: Axes, group: Group, field: str, divisor: float, *, labelled: bool
+) -> None:
+    ends, xs, ys = [], [], []
+    for index, arm in enumerate(group.arms):
+        found = mean_curve(arm, field)
+        if found is None:
+            continue
+        x, middle, low, high = found[0] / divisor, *found[1:]
+        look = style(index)
+        every = max(1, len(x) // 12) if len(arm.runs) > 1 else max(1, len(x) // 25)
+        axes.plot(
+            x,
+            middle,
+            linewidth=2,
+            markersize=6,
+            markevery=every,
+            markeredgecolor=PAPER,
+            zorder=3,
+            **look,
+        )
+        if len(arm.runs) > 1:
+            axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0, zorder=2)
+        ends.append((x[-1], middle[-1], arm.label, look["color"]))
+        xs += list(x)
+        ys += [*low, *high]
+    _scales(axes, xs, ys)
+    if labelled:
+        _label_ends(figure, axes, ends)
+
+
+def _scales(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
+    """Logarithmic where values span more than tenfold; WER above 100 % is cut off."""
+    if not xs:
+        return
+    if max(xs) > LOG_SPAN * min(xs):
+        axes.set_xscale("log")
+        _plain_log(axes, "x")
+    else:
+        axes.set_xlim(left=0)
+    top = min(max(ys), 100.0)
+    if min(ys) > 0 and top > LOG_SPAN * min(ys):
+        axes.set_yscale("log")
+        _plain_log(axes, "y")
+        axes.set_ylim(min(ys) / 1.25, top * 1.15)
+    else:
+        axes.set_ylim(0, top * 1.06 or 1.0)
+
+
+def _plain_log(axes: Axes, which: str) -> None:
+    """1, 2, 5, 10 ... written as such."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(LogLocator(subs=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)))
+
+
+def _label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names the lines at their right ends, pushed apart where they would overlap."""
+    figure.draw_without_rendering()  # the layout decides where the data are
+    to_pixels = axes.transData.transform
+    placed: list[float] = []
+    gap = 15 * figure.dpi / 72
+    order = sorted(ends, key=lambda end: end[1])
+    right = max(end[0] for end in ends) if ends else 0.0
+    for x, y, label, colour in order:
+        pixel = float(to_pixels((x, max(y, axes.get_ylim()[0])))[1])
+        wanted = max([pixel, *[p + gap for p in placed[-1:]]])
+        placed.append(wanted)
+        axes.annotate(
+            f"{label}  {digits(y, 2 if y < 10 else 3)} %",
+            (right, y),
+            xytext=(10, (wanted - pixel) * 72 / figure.dpi),
+            textcoords="offset points",
+            color=colour,
+            fontweight="bold",
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def time_spent(group: Group) -> Figure | None:
+    """Stacked bars: device-hours by phase, one bar per arm, mean over seeds."""
+    arms = [arm for arm in group.arms if any(run.totals.get("wall_seconds") for run in arm.runs)]
+    if not arms:
+        return None
+    figure = Figure(figsize=(9.6, 1.7 + 0.6 * len(arms)), layout="constrained")
+    axes = figure.add_subplot()
+    table = [phase_hours(arm) for arm in arms]
+    unit = hours_unit(group)
+    small = max(sum(row.values()) for row in table) < 1
+    factor = 60 if small else 1
+    left = np.zeros(len(arms))
+    for phase, (words, colour, hatch) in PHASES.items():
+        width = np.array([factor * row[phase] for row in table])
+        if not width.any():
+            continue
+        axes.barh(
+            range(len(arms)),
+            width,
+            left=left,
+            height=0.62,
+            color=colour,
+            hatch=hatch,
+            edgecolor=FAINT,
+            linewidth=0.8,
+            label=words,
+        )
+        for row, (start, size) in enumerate(zip(left, width, strict=True)):
+            share = size / (factor * sum(table[row].values()))
+            if share >= 0.06:
+                axes.text(
+                    start + size / 2,
+                    row,
+                    f"{100 * share:.0f} %",
+                    ha="center",
+                    va="center",
+                    fontsize=10,
+                    path_effects=[withStroke(linewidth=3, foreground=colour)],
+                )
+        left += width
+    axes.set_yticks(range(len(arms)), [arm.label for arm in arms])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(unit.replace("hours", "minutes") if small else unit)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=10)
+    return figure
+
+
+def phase_hours(arm: Arm) -> dict[str, float]:
+    """Device-hours by phase, mean over seeds; they add up to the device-hours of the arm."""
+    rows = []
+    for run in arm.runs:
+        wall = run.totals.get("wall_seconds")
+        if not wall:
+            continue
+        seconds = dict(run.totals.get("seconds") or {})
+        seconds["wasted"] = run.totals.get("wasted_seconds") or 0.0
+        seconds["other"] = max(0.0, wall - sum(seconds.values()))
+        if seconds["other"] < 0.005 * wall:
+            seconds["other"] = 0.0
+        scaled = run.totals["device_hours"] / wall
+        rows.append({phase: scaled * seconds.get(phase, 0.0) for phase in PHASES})
+    return {phase: mean([row[phase] for row in rows]) or 0.0 for phase in PHASES}
+
+
+def pareto_front(group: Group) -> Figure | None:
+    """Test WER against both costs, of training and of running; the front is ringed."""
+    axes_of: list[tuple[str, Callable[[Arm], float | None]]] = [
+        (f"training cost, {hours_unit(group)}", lambda arm: arm_mean(arm, "device_hours")),
+        ("running cost, seconds per second of audio", real_time_factor),
+    ]
+    known = [
+        (i, arm)
+        for i, arm in enumerate(group.arms)
+        if None not in (arm_wer(arm), *(f(arm) for _, f in axes_of))
+    ]
+    if not known:
+        return None
+    front = pareto(group)
+    figure = Figure(figsize=(9.6, 3.9), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, (words, value) in zip(panels, axes_of, strict=True):
+        xs, tops = [], []
+        for index, arm in known:
+            x, y = value(arm) or 0.0, 100 * (arm_wer(arm) or 0.0)
+            low, high = (100 * bound for bound in arm_interval(arm) or (y / 100, y / 100))
+            look = style(index)
+            panel.errorbar(
+                x,
+                y,
+                [[max(0, y - low)], [max(0, high - y)]],
+                color=look["color"],
+                marker=look["marker"],
+                markersize=8,
+                capsize=4,
+                linestyle="none",
+                zorder=3,
+            )
+            if arm in front:
+                panel.plot(
+                    x, y, "o", markersize=19, markerfacecolor="none", markeredgecolor=INK, zorder=2
+                )
+            xs.append(x)
+            tops.append(high)
+        panel.set_xlabel(words)
+        panel.set_ylim(0, max(tops) * 1.12 or 1.0)
+        panel.set_xlim(0, max(xs) * 1.25 or 1.0)
+    panels[0].set_ylabel(f"{group.runs[0].split} WER, %")
+    _legend(figure, group)
+    return figure
+
+
+def to_png(draw: Callable[[], Figure | None]) -> bytes | None:
+    """A figure as PNG on white."""
+    with matplotlib.rc_context(STYLE):
+        figure = draw()
+        if figure is None:
+            return None
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150, facecolor="white")
+    return buffer.getvalue()
+
+
+def to_svg(draw: Callable[[], Figure | None], name: str) -> str | None:
+    """A figure as an SVG element for inlining: theme variables for colours, ids of its own."""
+    with matplotlib.rc_context(STYLE):
+        figure = draw()
+        if figure is None:
+            return None
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    text = re.sub(
+        r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text
+    )
+    return _themed(text)
+
+
+def _themed(svg: str) -> str:
+    """Colours of this file -> variables of the page."""
+    names = {INK: "ink", FAINT: "faint", PAPER: "paper"}
+    names |= {colour: f"arm{i}" for i, colour in enumerate(COLOURS)}
+    names |= {look[1]: f"phase-{phase}" for phase, look in PHASES.items()}
+    for colour, variable in names.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return svg

@@ -1,0 +1,81 @@
+"""Numbers as a reader wants them: few digits, a unit, and a dash for what was not measured."""
+
+import math
+from collections.abc import Sequence
+
+NONE = "not measured"
+PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+
+
+def digits(value: float | None, number: int = 3) -> str:
+    """Three significant digits, no exponent, thousands separated."""
+    if value is None:
+        return NONE
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    places = max(0, number - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{places}f}"
+
+
+def percent(rate: float | None) -> str:
+    """A fraction as ``4.12 %`` or ``41.2 %``."""
+    return NONE if rate is None else f"{_percent(rate)} %"
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.{2 if abs(rate) < 0.0995 else 1}f}"
+
+
+def percent_interval(rate: float | None, interval: Sequence[float] | None) -> str:
+    """``4.12 % [3.50 to 4.81]``."""
+    if rate is None or interval is None:
+        return percent(rate)
+    return f"{percent(rate)} [{_percent(interval[0])} to {_percent(interval[1])}]"
+
+
+def points_interval(value: float, interval: Sequence[float]) -> str:
+    """A difference of two rates in percentage points with its interval."""
+    low, high = (f"{100 * bound:.2f}" for bound in interval)
+    return f"{100 * value:.2f} points [{low} to {high}]"
+
+
+def prefixed(value: float | None, unit: str) -> str:
+    """``1.34 PFLOP``, ``12.3 kJ``."""
+    if value is None:
+        return NONE
+    power = 0
+    while abs(value) >= 1000 and power < len(PREFIXES) - 1:
+        value, power = value / 1000, power + 1
+    return f"{digits(value)} {PREFIXES[power]}{unit}"
+
+
+def scale(values: Sequence[float]) -> tuple[float, str]:
+    """(divisor, prefix) that brings the largest of the values below 1000, for an axis."""
+    power = 0
+    while max(values, default=0) / 1000**power >= 1000 and power < len(PREFIXES) - 1:
+        power += 1
+    return 1000.0**power, PREFIXES[power]
+
+
+def mebibytes(value: float | None) -> str:
+    """Bytes as MiB, or GiB from 10 GiB on."""
+    if value is None:
+        return NONE
+    return f"{value / 2**30:,.1f} GiB" if value >= 10 * 2**30 else f"{value / 2**20:,.0f} MiB"
+
+
+def hours(value: float | None) -> str:
+    """Hours, with minutes beside less than one."""
+    if value is None:
+        return NONE
+    return digits(value) + (f" ({digits(60 * value, 2)} min)" if value < 1 else "")
+
+
+def times(ratio: float) -> str:
+    """``1.8 times``."""
+    return f"{digits(ratio, 2)} times"
+
+
+def listed(words: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))

@@ -1,0 +1,86 @@
+"""One row per run with every number, for a spreadsheet: the unit is in a column's name."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from asr.report import costs
+from asr.report.runs import Arm, Group, Run
+
+PHASES = ("startup", "step", "data_wait", "validation", "checkpoint")
+
+
+def to_csv(groups: Sequence[Group], wanted: Sequence[list[float]]) -> str:
+    """One row per run; the unit is in the name of the column, empty means not measured."""
+    rows = [
+        _row(number, group, arm, run, targets)
+        for number, (group, targets) in enumerate(zip(groups, wanted, strict=True), 1)
+        for arm in group.arms
+        for run in arm.runs
+    ]
+    buffer = io.StringIO()
+    columns = dict.fromkeys(key for row in rows for key in row)
+    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _row(number: int, group: Group, arm: Arm, run: Run, targets: Sequence[float]) -> dict[str, Any]:
+    def rate(*keys: str) -> float | None:
+        value = run.metric(*keys)
+        return None if value is None else 100 * value
+
+    interval = run.metric("wer", "interval") or (None, None)
+    totals = run.totals
+    row: dict[str, Any] = {
+        "run": str(run.path),
+        "group": number,
+        "arm": arm.label,
+        "encoder": run.encoder,
+        "seed": run.seed,
+        "split": run.split,
+        "parameters": totals.get("parameters"),
+        "wer_percent": rate("wer", "rate"),
+        "wer_low_percent": None if interval[0] is None else 100 * interval[0],
+        "wer_high_percent": None if interval[1] is None else 100 * interval[1],
+        "cer_percent": rate("cer", "rate"),
+        "best_validation_wer_percent": None
+        if run.best_validation_wer is None
+        else 100 * run.best_validation_wer,
+        "device_name": run.device_name,
+        "device_kind": run.device_kind,
+        "num_devices": totals.get("num_devices"),
+        "device_hours": totals.get("device_hours"),
+        "wasted_device_hours": run.wasted_hours,
+        "wall_seconds": totals.get("wall_seconds"),
+    }
+    row |= {f"{phase}_seconds": (totals.get("seconds") or {}).get(phase) for phase in PHASES}
+    row |= {
+        "updates": totals.get("updates"),
+        "train_flop": totals.get("train_flops"),
+        "padded_train_flop": totals.get("padded_train_flops"),
+        "audio_hours": run.audio_hours,
+        "audio_hours_per_device_hour": run.throughput,
+        "model_flops_utilisation_percent": None
+        if (u := totals.get("model_flops_utilisation")) is None
+        else 100 * u,
+        "peak_memory_bytes": totals.get("peak_memory_bytes"),
+        "energy_joules": totals.get("energy_joules"),
+        "real_time_factor_seconds_per_second": run.metric("real_time_factor"),
+        "sessions": totals.get("sessions"),
+        "finished": totals.get("finished"),
+        "reason": totals.get("reason"),
+        "pareto_front": arm in costs.pareto(group),
+    }
+    for index, target in enumerate(targets, 1):
+        point = costs.first_at(run, target)
+        row |= {
+            f"target_{index}_wer_percent": 100 * target,
+            f"target_{index}_device_hours": point and point.device_hours,
+            f"target_{index}_train_flop": point and point.train_flops,
+            f"target_{index}_audio_hours": point and point.audio_hours,
+            f"target_{index}_energy_joules": point and point.energy_joules,
+        }
+    return row | {"notes": "; ".join(run.notes)}
