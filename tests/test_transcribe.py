@@ -1,0 +1,356 @@
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr.transcribe import cut, find, output_names, transcribe
+from tests.coded_speech import RATE, CodedSpeech, Levels, audio_bytes, pause, speak
+
+
+def save(path, *pieces):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(audio_bytes(np.concatenate(pieces)))
+    return str(path)
+
+
+def texts(results):
+    return [result.transcript.text if result.transcript else None for result in results]
+
+
+# --- Windows ---
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.9, 2.0, 2.001, 7.3, 60.0])
+def test_windows_cover_all_samples_once(seconds):
+    wave = np.random.default_rng(0).normal(size=round(seconds * RATE)).astype(np.float32)
+    places = cut(wave, RATE, 2.0)
+    assert places[0][0] == 0
+    assert places[-1][1] == len(wave)
+    for (_, end), (start, _) in zip(places, places[1:], strict=False):
+        assert end == start
+    assert all(0 < end - start <= 2 * RATE for start, end in places)
+    assert all(end - start >= 2 * RATE * 2 // 3 for start, end in places[:-1])
+
+
+def test_no_audio_has_no_window():
+    assert cut(np.zeros(0, dtype=np.float32), RATE, 2.0) == []
+
+
+def test_a_window_ends_in_the_pause_of_its_last_third():
+    noise = np.random.default_rng(1).normal(scale=0.1, size=5 * RATE).astype(np.float32)
+    noise[round(1.5 * RATE) : round(1.8 * RATE)] *= 0.01
+    (_, first), *_ = cut(noise, RATE, 2.0)
+    assert 1.5 * RATE < first < 1.8 * RATE
+
+
+def test_digital_silence_is_cut_in_the_middle_of_its_last_pause():
+    wave = np.ones(5 * RATE, dtype=np.float32)
+    wave[round(1.4 * RATE) : round(1.6 * RATE)] = 0  # shorter pauses first
+    wave[round(1.65 * RATE) : round(1.95 * RATE)] = 0
+    (_, first), *_ = cut(wave, RATE, 2.0)
+    assert first == pytest.approx(1.8 * RATE, abs=2)
+
+
+def test_silence_alone_makes_full_windows():
+    places = cut(np.zeros(9 * RATE, dtype=np.float32), RATE, 2.0)
+    assert len(places) <= 6
+    assert places[-1][1] == 9 * RATE
+
+
+# --- Long files ---
+
+WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "nine",
+    "and",
+    "another",
+    "one",
+]
+
+
+@pytest.mark.parametrize("window_seconds", [2.7, 3.7, 6.0, 100.0])
+@pytest.mark.parametrize("before", [0.0, 0.33, 1.1])
+def test_no_word_is_doubled_lost_or_misplaced_however_it_is_cut(tmp_path, window_seconds, before):
+    words = WORDS * 4
+    pieces, starts = [np.zeros(round(before * RATE), dtype=np.float32)], []
+    for word in words:
+        starts.append(sum(map(len, pieces)) / RATE)
+        pieces += [speak(word), pause(0.24), speak(" "), pause(0.24)]
+    path = save(tmp_path / "long.wav", *pieces)
+    [result] = transcribe(
+        CodedSpeech(),
+        [path],
+        formats=("json",),
+        window_seconds=window_seconds,
+        batch_seconds=10,
+    )
+    assert result.error is None
+    found = result.transcript.words
+    assert [word.text for word in found] == words
+    assert result.transcript.text == " ".join(words)
+    for word, start in zip(found, starts, strict=True):
+        assert word.start == pytest.approx(start, abs=0.041)  # one frame
+        spoken = 0.12 * (len(word.text) - 1) + 0.04
+        assert word.end - word.start == pytest.approx(spoken, abs=0.081)
+        assert word.confidence > 0.99
+    for left, right in zip(found, found[1:], strict=False):
+        assert left.end <= right.start
+
+
+def test_windows_of_several_files_share_a_batch(tmp_path):
+    names = [save(tmp_path / f"{i}.wav", speak("one two"), pause(0.5)) for i in range(6)]
+    model = CodedSpeech()
+    assert texts(transcribe(model, names, batch_seconds=100)) == ["one two"] * 6
+    assert model.batches == [6]
+    model = CodedSpeech()
+    seconds = len(speak("one two")) / RATE + 0.5
+    assert texts(transcribe(model, names, batch_seconds=2.5 * seconds)) == ["one two"] * 6
+    assert model.batches == [2, 2, 2]
+
+
+def test_files_come_back_in_order_in_spite_of_batches_by_length(tmp_path, monkeypatch):
+    said = ["four", "one two three four", "a", "seven eight"]
+    names = [save(tmp_path / f"{i}.wav", speak(text)) for i, text in enumerate(said)]
+    assert texts(transcribe(CodedSpeech(), names, batch_seconds=2)) == said
+    monkeypatch.setattr("asr.transcribe.GROUP_SECONDS", 1.0)  # every file a group of its own
+    assert texts(transcribe(CodedSpeech(), names)) == said
+
+
+# --- Inputs ---
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3", "OGG", "OPUS"])
+@pytest.mark.parametrize("rate", [8000, 48000])
+def test_any_format_rate_and_number_of_channels(tmp_path, kind, rate):
+    noise = np.random.default_rng(2).normal(scale=0.1, size=(rate, 2)).astype(np.float32)
+    path = tmp_path / f"a.{kind.lower()}"
+    options = {"format": "OGG", "subtype": "OPUS"} if kind == "OPUS" else {"format": kind}
+    soundfile.write(path, noise, rate, **options)
+    [result] = transcribe(CodedSpeech(), [str(path)])
+    assert result.error is None
+    assert result.transcript.duration == pytest.approx(1.0, abs=0.1)
+
+
+def test_folders_globs_and_files_are_found_once(tmp_path):
+    for name in ("b.wav", "a.FLAC", "notes.txt", ".hidden.wav", "deep/c.ogg", "deep/x[1].wav"):
+        save(tmp_path / name, speak("a"))
+
+    def names(*inputs, **options):
+        found = find([str(tmp_path / entry) for entry in inputs], **options)
+        return [source.name.removeprefix(f"{tmp_path}/") for source in found]
+
+    assert names("") == ["a.FLAC", "b.wav"]
+    assert names("", recursive=True) == ["a.FLAC", "b.wav", "deep/c.ogg", "deep/x[1].wav"]
+    assert names("*/*.ogg", "b.wav", "") == ["deep/c.ogg", "b.wav", "a.FLAC"]
+    assert names("deep/x[1].wav") == ["deep/x[1].wav"]
+    assert names("**/c.ogg") == ["deep/c.ogg"]
+
+
+def test_audio_is_read_from_standard_input(monkeypatch):
+    stream = SimpleNamespace(buffer=io.BytesIO(audio_bytes(speak("from a pipe"), kind="FLAC")))
+    monkeypatch.setattr(sys, "stdin", stream)
+    [result] = transcribe(CodedSpeech(), ["-"])
+    assert (result.source, result.transcript.text) == ("stdin", "from a pipe")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("absent.wav", "absent.wav: no such file"),
+        ("*.mp3", "no file matches this pattern"),
+        ("empty", "holds no audio file .*--recursive"),
+    ],
+)
+def test_an_input_that_names_nothing_stops_before_any_work(tmp_path, entry, message):
+    (tmp_path / "empty").mkdir()
+    good = save(tmp_path / "good.wav", speak("a"))
+    with pytest.raises(ValueError, match=message):
+        transcribe(CodedSpeech(), [good, str(tmp_path / entry)], output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_input_is_a_mistake():
+    with pytest.raises(ValueError, match="nothing to transcribe"):
+        transcribe(CodedSpeech(), [])
+
+
+def test_a_bad_file_does_not_stop_the_others(tmp_path):
+    good = save(tmp_path / "good.wav", speak("good"))
+    (tmp_path / "bad.wav").write_bytes(b"not audio at all, but long enough to be read")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    other = save(tmp_path / "other.wav", speak("other"))
+    bad, empty = str(tmp_path / "bad.wav"), str(tmp_path / "empty.wav")
+    results = transcribe(CodedSpeech(), [good, bad, empty, other], output_dir=tmp_path / "out")
+    assert texts(results) == ["good", None, None, "other"]
+    assert "bad.wav" in results[1].error
+    assert "\n" not in results[1].error
+    assert "empty" in results[2].error
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.txt", "other.txt"]
+
+
+@pytest.mark.parametrize(
+    ("wave", "note"),
+    [
+        (np.zeros(1, dtype=np.float32), "too short"),
+        (np.full(200, 0.5, dtype=np.float32), "too short"),
+        (np.zeros(RATE, dtype=np.float32), "silent"),
+    ],
+)
+def test_nothing_to_hear_is_an_empty_text_and_a_note(tmp_path, wave, note):
+    path = save(tmp_path / "a.wav", wave)
+    model = CodedSpeech()
+    [result] = transcribe(model, [path], formats=("srt",), output_dir=tmp_path)
+    assert result.error is None
+    assert result.transcript.text == ""
+    assert note in result.transcript.notes[0]
+    assert (tmp_path / "a.srt").read_text() == ""
+    assert model.batches == []
+
+
+def test_no_samples_at_all_is_an_error_of_that_file(tmp_path):
+    [result] = transcribe(CodedSpeech(), [save(tmp_path / "a.wav", np.zeros(0))])
+    assert "no samples" in result.error
+
+
+# --- Outputs ---
+
+
+def test_every_format_is_written(tmp_path):
+    path = save(tmp_path / "a.wav", pause(0.4), speak("one two"))
+    kinds = ("txt", "json", "srt", "vtt", "tsv")
+    out = tmp_path / "out"
+    [result] = transcribe(
+        CodedSpeech(), [path], formats=kinds, output_dir=out, model_name="runs/lstm"
+    )
+    assert sorted(result.outputs) == sorted(kinds)
+    assert sorted(p.name for p in out.iterdir()) == sorted(f"a.{kind}" for kind in kinds)
+    assert (out / "a.txt").read_text() == "one two\n"
+    content = json.loads((out / "a.json").read_text())
+    assert content["model"] == "runs/lstm"
+    assert [word["start"] for word in content["words"]] == [0.4, 0.88]
+    assert (out / "a.srt").read_text() == "1\n00:00:00,400 --> 00:00:01,240\none two\n"
+    assert content["duration"] == 1.24  # which ends the subtitle before its second is over
+
+
+def test_outputs_of_equal_names_do_not_meet(tmp_path):
+    names = [
+        save(tmp_path / folder, speak(text))
+        for folder, text in [("x/a.wav", "one"), ("y/a.wav", "two"), ("x/a.flac", "three")]
+    ]
+    results = transcribe(CodedSpeech(), names, output_dir=tmp_path / "out")
+    written = {result.outputs["txt"].read_text() for result in results}
+    assert written == {"one\n", "two\n", "three\n"}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["x/a.wav", "b.wav"], ["a", "b"]),
+        (["x/a.wav", "y/a.wav"], ["x-a", "y-a"]),
+        (["x/a.wav", "x/a.flac"], ["x-a.wav", "x-a.flac"]),
+        (["a.wav", "A.wav"], ["a.wav-1", "A.wav-2"]),
+        (["1/x/a.wav", "2/x/a.wav", "b.wav"], ["1-x-a", "2-x-a", "b"]),
+        (["x/a.wav", "y/a.wav", "x-a.wav"], None),
+        (["../a.wav", "a.wav", "/a.wav"], None),
+        (["stdin", "stdin.wav"], None),
+    ],
+)
+def test_names_are_distinct_also_where_capitals_do_not_count(names, expected):
+    chosen = output_names(names)
+    assert len({name.lower() for name in chosen}) == len(names)
+    assert not any("/" in name for name in chosen)
+    if expected:
+        assert chosen == expected
+
+
+def test_an_existing_transcript_stays_unless_told_otherwise(tmp_path):
+    names = [save(tmp_path / f"{name}.wav", speak(name)) for name in "ab"]
+    (tmp_path / "a.txt").write_text("precious")
+    model = CodedSpeech()
+    results = transcribe(model, names, output_dir=tmp_path)
+    assert "a.txt exists; --overwrite replaces it" in results[0].error
+    assert results[1].error is None
+    assert (tmp_path / "a.txt").read_text() == "precious"
+    assert model.batches == [1]  # nothing was computed in vain
+    results = transcribe(model, names, output_dir=tmp_path, overwrite=True)
+    assert [result.error for result in results] == [None, None]
+    assert (tmp_path / "a.txt").read_text() == "a\n"
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path):
+    path = save(tmp_path / "a.wav", speak("a"))
+    model = CodedSpeech()
+    with pytest.raises(OSError, match="cannot write in"):
+        transcribe(model, [path], output_dir=tmp_path / "a.wav")
+    assert model.batches == []
+
+
+def test_without_a_folder_nothing_is_written(tmp_path):
+    path = save(tmp_path / "a.wav", speak("one"))
+    [result] = transcribe(CodedSpeech(), [path])
+    assert result.outputs == {}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formats": ("docx",)}, "docx; choose from txt, json, srt, vtt, tsv"),
+        ({"formats": ()}, "none; choose from"),
+        ({"formats": ("txt", "srt")}, "give output_dir"),
+        ({"window_seconds": 0.5}, "window_seconds is 0.5"),
+    ],
+)
+def test_impossible_requests_are_refused(tmp_path, options, message):
+    path = save(tmp_path / "a.wav", speak("a"))
+    with pytest.raises(ValueError, match=message):
+        transcribe(CodedSpeech(), [path], **options)
+
+
+class NoHead(Levels):
+    def ctc_log_probs(self, encoded):
+        return None
+
+
+@pytest.mark.parametrize("kind", ["json", "srt", "vtt", "tsv"])
+def test_times_need_a_ctc_head(tmp_path, kind):
+    path = save(tmp_path / "a.wav", speak("one"))
+    model = CodedSpeech(decoder=NoHead())
+    with pytest.raises(ValueError, match=f"{kind} needs the times of words.*no CTC head"):
+        transcribe(model, [path], formats=(kind,))
+    assert texts(transcribe(model, [path])) == ["one"]
+
+
+class Chatty:
+    """Says more than there are frames, and never ends."""
+
+    def __call__(self, decoder, encoded, lengths):
+        tokens = tuple(CodedSpeech().tokenizer.encode("a " * 200))
+        return [[SimpleNamespace(tokens=tokens, score=-1.0, finished=False)] for _ in lengths]
+
+
+def test_guessed_times_and_cut_hypotheses_are_noted(tmp_path):
+    path = save(tmp_path / "a.wav", speak("one"))
+    [result] = transcribe(CodedSpeech(search=Chatty()), [path], formats=("tsv",))
+    cut_off, guessed = result.transcript.notes
+    assert cut_off == "1 of 1 windows did not end by themselves"
+    assert guessed.startswith("the times of 200 words are guesses")
+    assert result.transcript.words[-1].end <= result.transcript.duration + 1e-9
+
+
+def test_transcription_needs_no_trainer():
+    import subprocess
+
+    code = "import sys, asr.transcribe; sys.exit('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
