@@ -1,0 +1,164 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from asr.layers import (
+    CrossAttention,
+    FeedForward,
+    SelfAttention,
+    Subsampling,
+    causal_mask,
+    halved,
+    halved_lengths,
+    initialise,
+    rotate,
+    rotation,
+    sinusoids,
+    zero_padding,
+)
+from tests import tiny
+
+
+@pytest.mark.parametrize("length", range(1, 41))
+def test_halving_twice_is_dividing_by_four_rounded_up(length):
+    assert halved(length, 2) == math.ceil(length / 4)
+    assert halved_lengths(halved_lengths(torch.tensor([length]))).item() == math.ceil(length / 4)
+
+
+def test_zeroing_the_padding_removes_nan_too_and_leaves_real_positions():
+    x = torch.arange(12.0).view(2, 3, 2) + 1
+    x[0, 2] = torch.nan
+    y = zero_padding(x, torch.tensor([2, 3]))
+    assert y[0, 2].eq(0).all()
+    assert y[0, :2].equal(x[0, :2])
+    assert y[1].equal(x[1])
+
+
+@pytest.mark.parametrize("time", range(1, 14))
+def test_subsampling_is_two_zero_padded_convolutions_and_a_linear_layer(time):
+    torch.manual_seed(0)
+    block = Subsampling(7, 6, channels=3)
+    x = torch.randn(2, time, 7)
+    y, lengths = block(x, torch.tensor([time, time]))
+    whole = F.pad(x, (0, 0, 0, -time % 4))[:, None]  # to a multiple of 4 frames
+    expected = block.second(block.first(whole).relu()).relu()
+    expected = block.project(expected.transpose(1, 2).flatten(2))
+    assert lengths.tolist() == [math.ceil(time / 4)] * 2
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("frame", range(5))
+def test_subsampling_sees_no_frame_beyond_its_chunk_of_four_and_three_before(frame):
+    block = Subsampling(8, 6, channels=4)
+    x = torch.randn(1, 20, 8, requires_grad=True)
+    y, _ = block(x, torch.tensor([20]))
+    (gradient,) = torch.autograd.grad(y[0, frame].square().sum(), x)
+    seen = gradient[0].abs().sum(1).nonzero()[:, 0].tolist()
+    assert seen == list(range(max(0, 4 * frame - 3), 4 * frame + 4))
+
+
+def test_subsampling_refuses_chunks_that_are_no_multiple_of_its_stride():
+    block = Subsampling(8, 6, channels=4)
+    with pytest.raises(ValueError, match="chunk of 6 frames.*multiples of 4"):
+        block.step(torch.randn(1, 6, 8), block.initial_state(1))
+
+
+def test_rotary_products_depend_on_distance_only():
+    query, key = torch.randn(8), torch.randn(8)
+    factors = rotation(torch.tensor([3, 10, 103, 110]), 8)
+    q, k = rotate(query.expand(4, 8), factors), rotate(key.expand(4, 8), factors)
+    torch.testing.assert_close(q[1] @ k[0], q[3] @ k[2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(q.norm(dim=1), query.norm().expand(4))
+
+
+def test_rotation_turns_each_pair_by_position_times_its_frequency():
+    x = torch.randn(4)
+    y = rotate(x[None], rotation(torch.tensor([5]), 4))[0]
+    for pair, frequency in enumerate((1.0, 10000**-0.5)):
+        a, b = x[2 * pair : 2 * pair + 2].tolist()
+        cos, sin = math.cos(5 * frequency), math.sin(5 * frequency)
+        expected = torch.tensor([a * cos - b * sin, a * sin + b * cos])
+        torch.testing.assert_close(y[2 * pair : 2 * pair + 2], expected)
+
+
+def test_sinusoids_are_cosines_and_sines_of_one_and_less():
+    y = sinusoids(torch.arange(3), 4)
+    expected = [[math.cos(p), math.sin(p), math.cos(p / 100), math.sin(p / 100)] for p in range(3)]
+    torch.testing.assert_close(y, torch.tensor(expected))
+
+
+def test_causal_mask_is_aligned_to_the_last_key():
+    assert causal_mask(2, 4, None, torch.device("cpu")).int().tolist() == [
+        [1, 1, 1, 0],
+        [1, 1, 1, 1],
+    ]
+    assert causal_mask(2, 4, 1, torch.device("cpu")).int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_self_attention_is_torch_multi_head_attention(causal):
+    ours = SelfAttention(12, heads=3)
+    theirs = nn.MultiheadAttention(12, 3, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.input.weight)
+        theirs.in_proj_bias.copy_(ours.input.bias.normal_())
+        theirs.out_proj.weight.copy_(ours.output.weight)
+        theirs.out_proj.bias.copy_(ours.output.bias.normal_())
+    x = torch.randn(2, 5, 12)
+    hidden = ~causal_mask(5, 5, None, x.device) if causal else None
+    expected, _ = theirs(x, x, x, attn_mask=hidden, need_weights=False)
+    torch.testing.assert_close(ours(x, None, None, causal), expected)
+
+
+def test_cross_attention_is_torch_multi_head_attention_under_a_padding_mask():
+    ours = CrossAttention(12, heads=3)
+    theirs = nn.MultiheadAttention(12, 3, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.memory.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.memory.bias]))
+        theirs.out_proj.weight.copy_(ours.output.weight)
+        theirs.out_proj.bias.copy_(ours.output.bias)
+    x, encoded = torch.randn(2, 3, 12), torch.randn(2, 5, 12)
+    real = torch.arange(5) < torch.tensor([5, 2])[:, None]
+    expected, _ = theirs(x, encoded, encoded, key_padding_mask=~real, need_weights=False)
+    actual = ours(x, *ours.remember(encoded), real[:, None, None])
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("block", [SelfAttention, CrossAttention])
+def test_heads_that_do_not_fit_the_width_are_refused(block):
+    with pytest.raises(ValueError, match="width 10 .*heads .*4"):
+        block(10, heads=4)
+
+
+@pytest.mark.parametrize(
+    ("block", "run"),
+    [
+        (Subsampling(8, 6, channels=4), lambda b: b(torch.zeros(1, 12, 8), torch.tensor([12]))),
+        (SelfAttention(8, heads=2), lambda b: b(torch.zeros(1, 12, 8), None, None, False)),
+        (FeedForward(8, inner=24, dropout=0.0), lambda b: b(torch.zeros(1, 12, 8))),
+    ],
+    ids=["Subsampling", "SelfAttention", "FeedForward"],
+)
+def test_flops_of_a_block_are_those_counted(block, run):
+    assert tiny.counted_flops(lambda: run(block)) == block.flops(12)
+
+
+def test_flops_of_cross_attention_are_those_counted():
+    block = CrossAttention(8, heads=2)
+    x, encoded = torch.zeros(1, 3, 8), torch.zeros(1, 12, 8)
+    counted = tiny.counted_flops(lambda: block(x, *block.remember(encoded), None))
+    assert counted == block.flops(12, 3)
+
+
+def test_an_lstm_starts_with_one_forget_bias_and_orthogonal_recurrences():
+    lstm = nn.LSTM(5, 4, bidirectional=True)
+    initialise(lstm, 1.5)
+    for direction in ("", "_reverse"):
+        bias = getattr(lstm, f"bias_ih_l0{direction}") + getattr(lstm, f"bias_hh_l0{direction}")
+        assert bias.tolist() == [0.0] * 4 + [1.5] * 4 + [0.0] * 8
+        for gate in getattr(lstm, f"weight_hh_l0{direction}").chunk(4):
+            torch.testing.assert_close(gate @ gate.T, torch.eye(4), rtol=0, atol=1e-5)
