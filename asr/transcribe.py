@@ -4,11 +4,11 @@ import glob
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ MIN_SECONDS = 0.1  # shorter than any word
 SILENCE = 1e-4  # a peak of -80 dB: a recogniser only hallucinates there
 CUT_SHARE = 3  # a window is cut at the quietest point of its last third
 SMOOTH_SECONDS = 0.2  # a pause between words is longer than the closure of a plosive
+MIN_WINDOW_SECONDS = 3.0  # its last third must hold a pause between words
+MAX_WINDOW_SECONDS = 30.0  # a full window costs memory, with attention by its square
 GROUP_SECONDS = 3600.0  # audio held in memory at once, one longer file excepted
 
 
@@ -87,7 +89,7 @@ def transcribe(
     formats: Sequence[Format] = ("txt",),
     recursive: bool = False,
     overwrite: bool = False,
-    window_seconds: float = 30.0,
+    window_seconds: float | None = None,
     batch_seconds: float = 120.0,
     model_name: str = "",
     progress: bool = True,
@@ -103,7 +105,8 @@ def transcribe(
         formats: any of txt, json, srt, vtt, tsv; all but txt need a model with a CTC head.
         recursive: look into the folders of folders too.
         overwrite: replace transcripts that exist; without it they are errors of their inputs.
-        window_seconds: longer audio is cut, at the quietest point of the last third of a window.
+        window_seconds: longer audio is cut, at the quietest point of the last third of a window;
+            not given: the longest utterance of the model's training, if known and under 30, or 30.
         batch_seconds: longest window times number of windows of a batch, at most.
         model_name: how the transcripts call the model, its folder for instance.
         progress: show a progress bar on a terminal.
@@ -116,6 +119,8 @@ def transcribe(
             folder for them, times asked of a model without a CTC head, or out of memory.
         OSError: the folder cannot be written.
     """
+    if window_seconds is None:
+        window_seconds = natural_window(model.summary)
     _check_request(model, formats, output_dir, window_seconds)
     sources = find(inputs, recursive)
     folder = None if output_dir is None else Path(output_dir)
@@ -160,6 +165,16 @@ def find(inputs: Iterable[str], recursive: bool = False) -> list[Source]:
     if not found:
         raise ValueError("nothing to transcribe: give audio files, folders, globs, or - for stdin")
     return list(found.values())
+
+
+def natural_window(summary: Mapping[str, Any]) -> float:
+    """Seconds of audio to recognise at once, from the summary of a model's training.
+
+    Attention decoders fail on audio much longer than any that they were trained on (Chorowski et
+    al. 2015, "Attention-based models for speech recognition").
+    """
+    longest = summary.get("longest_utterance_seconds", MAX_WINDOW_SECONDS)
+    return min(max(longest, MIN_WINDOW_SECONDS), MAX_WINDOW_SECONDS)
 
 
 def output_names(names: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.transcribe import cut, find, output_names, transcribe
+from asr.transcribe import cut, find, natural_window, output_names, transcribe
 from tests.coded_speech import RATE, CodedSpeech, Levels, audio_bytes, pause, speak
 
 
@@ -106,6 +106,25 @@ def test_no_word_is_doubled_lost_or_misplaced_however_it_is_cut(tmp_path, window
         assert word.confidence > 0.99
     for left, right in zip(found, found[1:], strict=False):
         assert left.end <= right.start
+
+
+@pytest.mark.parametrize(
+    ("summary", "seconds"),
+    [
+        ({}, 30),
+        ({"longest_utterance_seconds": 16.5}, 16.5),
+        ({"longest_utterance_seconds": 35.1}, 30),
+        ({"longest_utterance_seconds": 0.9}, 3),
+    ],
+)
+def test_a_window_is_as_long_as_what_the_model_knows(tmp_path, summary, seconds):
+    assert natural_window(summary) == seconds
+    model = CodedSpeech()
+    model.summary = summary
+    path = save(tmp_path / "a.wav", *[pause(0.3), speak("one ")] * 80)
+    [result] = transcribe(model, [path], batch_seconds=1)
+    assert result.transcript.text == " ".join(["one"] * 80)
+    assert len(model.batches) >= result.transcript.duration / seconds
 
 
 def test_windows_of_several_files_share_a_batch(tmp_path):
