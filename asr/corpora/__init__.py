@@ -1,6 +1,17 @@
 """The corpora by name: what ``asr prepare NAME`` reads, and tests are parametrised over."""
 
 from asr.corpora.corpus import Corpus
+from asr.corpora.folder import Folder
+from asr.corpora.fsdd import FSDD
+from asr.corpora.hub import Hub
+from asr.corpora.librispeech import LibriSpeech, MiniLibriSpeech
 from asr.corpora.spoken import Spoken
 
-CORPORA: dict[str, type[Corpus]] = {"spoken": Spoken}
+CORPORA: dict[str, type[Corpus]] = {
+    "spoken": Spoken,
+    "fsdd": FSDD,
+    "librispeech": LibriSpeech,
+    "mini_librispeech": MiniLibriSpeech,
+    "hub": Hub,
+    "folder": Folder,
+}

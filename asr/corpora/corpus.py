@@ -58,7 +58,7 @@ class Origin:
         licence: with its authors, or "unknown".
         synthetic: whether no human spoke.
         remarks: what a reader must know (how splits were made, checksums that are unknown).
-        expected: utterances per split as published, to check that nothing is missing.
+        expected: published counts per split (utterances, words), to see that nothing is missing.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Origin:
     licence: str
     synthetic: bool = False
     remarks: tuple[str, ...] = ()
-    expected: dict[str, int] = field(default_factory=dict)
+    expected: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 class Corpus(ABC):

@@ -228,7 +228,9 @@ class Split:
 
 
 def compare(
-    splits: dict[str, Split], alphabet: str | None = None, expected: dict[str, int] | None = None
+    splits: dict[str, Split],
+    alphabet: str | None = None,
+    expected: dict[str, dict[str, int]] | None = None,
 ) -> None:
     """Lists what is suspicious only in sight of all rows: outliers and what splits share.
 
@@ -250,9 +252,10 @@ def compare(
         for other_name, other in earlier.items():
             _shared(split, other, other_name)
         earlier[name] = split
-        wanted = (expected or {}).get(name)
-        if wanted is not None and wanted != split.read:
-            split.suspect(f"published_count_is_{wanted}_not_{split.read}", [name])
+        found = {"utterances": split.read, "words": sum(len(t.split()) for t in split.texts)}
+        for unit, count in (expected or {}).get(name, {}).items():
+            if count != found[unit]:
+                split.suspect(f"{unit}_not_as_published", [f"{found[unit]} of {count}"])
 
 
 def _shared(split: Split, other: Split, other_name: str) -> None:

@@ -1,0 +1,117 @@
+"""Archives from the net: resumed where they stopped, checked, unpacked all or nothing."""
+
+import hashlib
+import http.client
+import logging
+import os
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 60
+
+
+def fetch(url: str, folder: Path, *, sha256: str | None = None) -> Path:
+    """The file behind ``url`` in ``folder``; what an interrupted call left there is continued.
+
+    Raises:
+        ValueError: its checksum is not the published one.
+        OSError: it cannot be reached or written; calling again resumes.
+    """
+    target = folder / url.rsplit("/", 1)[-1]
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".part")
+    try:
+        _continue(url, partial)
+    except urllib.error.HTTPError as error:
+        raise OSError(f"{url}: the server answers {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # the disk, not the net
+        cause = getattr(error, "reason", error)
+        raise OSError(
+            f"{url}: download interrupted ({cause}); run the command again to resume"
+        ) from None
+    if sha256 is not None and (found := checksum(partial)) != sha256:
+        partial.unlink()
+        raise ValueError(
+            f"{url}: the download has SHA-256 {found}, not {sha256} and was removed; try again"
+        )
+    os.replace(partial, target)
+    return target
+
+
+def _continue(url: str, partial: Path) -> None:
+    start = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != 416 or start == 0:
+            raise
+        # Nothing is left to send: the part is the whole, or longer than the file is now.
+        if error.headers.get("Content-Range") == f"bytes */{start}":
+            return
+        partial.unlink()
+        raise OSError(f"the part of {start} bytes does not fit the file, it was removed") from None
+    with response:
+        resumed = getattr(response, "status", None) == 206
+        left = response.headers.get("Content-Length")
+        if not resumed:
+            start = 0
+        with partial.open("ab" if resumed else "wb") as file:
+            _copy(response, file, start, None if left is None else start + int(left))
+
+
+def _copy(response: BinaryIO, file: BinaryIO, start: int, total: int | None) -> None:
+    done = start
+    with tqdm(
+        initial=start, total=total, unit="B", unit_scale=True, desc="download", disable=None
+    ) as bar:
+        while block := response.read(BLOCK_BYTES):
+            file.write(block)
+            done += len(block)
+            bar.update(len(block))
+    if total is not None and done != total:
+        raise OSError(f"{done} of {total} bytes arrived")
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """A new folder inside ``folder`` with what is in the zip or tar; the caller moves it on.
+
+    Raises:
+        ValueError: the archive is damaged.
+    """
+    target = Path(tempfile.mkdtemp(prefix=".unpacked-", dir=folder))
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(target)  # checks every member's CRC
+        else:
+            with tarfile.open(archive) as packed_tar:
+                packed_tar.extractall(target, filter="data")
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        shutil.rmtree(target, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk is full, for instance
+        raise ValueError(f"{archive} is damaged ({error}); remove it and try again") from None
+    return target

@@ -1,0 +1,280 @@
+"""The user's own recordings: JSON-lines manifest, Kaldi data folder, or audio beside .txt."""
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from asr.corpora.corpus import Corpus, Origin, Row, Rows
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".w64")
+# Refused by the decoder with a remedy; listed so that they are counted and not passed over.
+FOREIGN_SUFFIXES = (".m4a", ".aac", ".webm", ".wma", ".mp4")
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval"),
+}
+Layout = Literal["auto", "manifest", "kaldi", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Corpus):
+    """Your own recordings; folders or manifests named train, validation (dev) and test are splits.
+
+    Without such names shares are held out: whole speakers where at least three are known, single
+    utterances otherwise. The choice depends on names alone, and corpus.json says what was done.
+
+    Args:
+        path: folder, or one manifest (.json, .jsonl) with audio_filepath and text per line.
+        layout: "manifest", "kaldi" (wav.scp and text), "text" (audio beside .txt), or found out.
+        validation_share: of the utterances, held out where the folder has no splits; may be 0.
+        test_share: of the utterances, held out where the folder has no splits; may be 0.
+        hold_out: whole speakers, utterances, or "auto".
+        licence: to be noted in corpus.json.
+    """
+
+    path: Path
+    layout: Layout = "auto"
+    validation_share: float = 0.1
+    test_share: float = 0.1
+    hold_out: Literal["auto", "speaker", "utterance"] = "auto"
+    licence: str = "unknown"
+
+    def __post_init__(self) -> None:
+        for name, share in (
+            ("validation_share", self.validation_share),
+            ("test_share", self.test_share),
+        ):
+            if not 0 <= share < 0.5:
+                raise ValueError(f"{name} {share}: it must be at least 0 and less than 0.5")
+
+    def splits(self) -> dict[str, Rows]:
+        """The named splits, or those held out."""
+        named = self._named()
+        if named is None:
+            return {s: _listed(rows) for s, rows in self._held_out()[0].items()}
+        return {split: _listed(_list(source, self.layout)) for split, source in named.items()}
+
+    def origin(self) -> Origin:
+        """The folder, and how its splits were made."""
+        named = self._named()
+        if named is not None:
+            remarks = tuple(f"{split}: {source.name}" for split, source in named.items())
+        else:
+            remarks = (self._held_out()[1],)
+        name = self.path.resolve().name
+        return Origin(name, str(self.path), self.licence, remarks=remarks)
+
+    def _named(self) -> dict[str, Path] | None:
+        """Folders or manifests with the names of splits."""
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path}: no such file or folder; check the path")
+        if self.path.is_file():
+            return None
+        found = {}
+        for split, names in SPLIT_NAMES.items():
+            candidates = [self.path / name for name in names if (self.path / name).is_dir()]
+            candidates += [
+                self.path / f"{name}{end}"
+                for name in names
+                for end in (".jsonl", ".json", "_manifest.json", "_manifest.jsonl")
+                if (self.path / f"{name}{end}").is_file()
+            ]
+            if len(candidates) > 1:
+                both = " and ".join(c.name for c in candidates)
+                raise ValueError(f"{self.path} has {both} for the split {split}; keep one")
+            if candidates:
+                found[split] = candidates[0]
+        return found or None
+
+    def _held_out(self) -> tuple[dict[str, list[Row]], str]:
+        """Rows by split, and one line that says how."""
+        rows = _list(self.path, self.layout)
+        speakers = {row.speaker_id for row in rows} - {""}
+        known = all(row.speaker_id for row in rows)
+        shares = {"test": self.test_share, "validation": self.validation_share}
+        needed = 1 + sum(share > 0 for share in shares.values())
+        by_speaker = self.hold_out == "speaker"
+        if by_speaker and not (known and len(speakers) >= needed):
+            raise ValueError(
+                f"{self.path}: {len(speakers)} speakers are known, {needed} are needed to hold"
+                " out whole speakers; use --hold_out utterance"
+            )
+        if self.hold_out == "auto":
+            by_speaker = known and len(speakers) >= max(3, needed)
+        key: Callable[[Row], str] = (lambda r: r.speaker_id) if by_speaker else (lambda r: r.id)
+        splits = _hold_out(rows, shares, key)
+        what = "whole speakers" if by_speaker else "utterances (speakers are shared by the splits)"
+        held = ", ".join(f"{split} {len(part)}" for split, part in splits.items())
+        return splits, f"Split here by a hash of names, holding out {what}: {held} rows."
+
+
+def _hold_out(
+    rows: list[Row], shares: dict[str, float], key: Callable[[Row], str]
+) -> dict[str, list[Row]]:
+    """Groups in the order of their hashes fill test, then validation; what is left is train."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row)
+    order = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    splits: dict[str, list[Row]] = {"train": []}
+    for split, share in shares.items():
+        part: list[Row] = []
+        # One group at least stays for each split still to come, and for train.
+        reserve = len([s for s in shares if s not in splits and s != split and shares[s] > 0]) + 1
+        while share > 0 and len(order) > reserve and len(part) < share * len(rows):
+            part += groups[order.pop(0)]
+        if part:
+            splits[split] = part
+    splits["train"] = [row for name in order for row in groups[name]]
+    return {s: sorted(splits[s], key=lambda r: r.id) for s in SPLIT_NAMES if s in splits}
+
+
+def _listed(rows: list[Row]) -> Rows:
+    return Rows(lambda: iter(rows), len(rows))
+
+
+def _list(source: Path, layout: Layout) -> list[Row]:
+    """The rows of one split: names and texts, not audio."""
+    if source.is_file():
+        rows = list(_manifest(source))
+    else:
+        rows = list(_READERS[_layout(source, layout)](source))
+    if not rows:
+        raise ValueError(
+            f"{source} holds no utterances; expected audio beside .txt files, a Kaldi wav.scp"
+            " and text, or a manifest .jsonl"
+        )
+    return rows
+
+
+def _layout(folder: Path, layout: Layout) -> str:
+    if layout != "auto":
+        return layout
+    if (folder / "wav.scp").is_file():
+        return "kaldi"
+    return "manifest" if _manifests(folder) else "text"
+
+
+def _manifests(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix in (".json", ".jsonl"))
+
+
+def _manifest_folder(folder: Path) -> Iterator[Row]:
+    for path in _manifests(folder):
+        yield from _manifest(path)
+
+
+def _manifest(path: Path) -> Iterator[Row]:
+    """NeMo's keys: audio_filepath, text, duration; optional offset, speaker, id."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            raise ValueError(f"{path}, line {number}: not JSON; write one object a line") from None
+        if not isinstance(entry, dict) or not {"audio_filepath", "text"} <= set(entry):
+            keys = ", ".join(entry) if isinstance(entry, dict) else line[:40]
+            raise ValueError(f"{path}, line {number}: needs audio_filepath and text; it has {keys}")
+        audio, offset = Path(str(entry["audio_filepath"])), _seconds(entry, "offset", path, number)
+        duration = _seconds(entry, "duration", path, number)
+        identity = f"{audio.with_suffix('')}@{offset:.3f}" if offset else str(audio.with_suffix(""))
+        yield Row(
+            id=str(entry.get("id", identity)),
+            audio=path.parent / audio,
+            text=str(entry["text"]),
+            speaker_id=str(entry.get("speaker", "")),
+            language=str(entry.get("lang", "")),
+            start_seconds=offset or 0.0,
+            seconds=duration,
+        )
+
+
+def _seconds(entry: dict[str, object], key: str, path: Path, number: int) -> float | None:
+    value = entry.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"{path}, line {number}: {key} {value!r} is not a number of seconds")
+    return float(value)
+
+
+def _kaldi(folder: Path) -> Iterator[Row]:
+    """wav.scp and text, optional segments and utt2spk; nothing is executed."""
+    recordings = dict(_table(folder / "wav.scp"))
+    texts = dict(_table(folder / "text"))
+    speakers = dict(_table(folder / "utt2spk")) if (folder / "utt2spk").exists() else {}
+    segments: dict[str, tuple[str, float, float | None]] = {}
+    if (folder / "segments").exists():
+        for utterance, rest in _table(folder / "segments"):
+            try:
+                recording, start, end = rest.split()
+                begin, length = float(start), float(end) - float(start)
+            except ValueError:
+                line = f"{utterance} {rest}"
+                raise ValueError(f"{folder / 'segments'}: cannot read {line!r}") from None
+            segments[utterance] = (recording, begin, length)
+    else:
+        segments = {recording: (recording, 0.0, None) for recording in recordings}
+    for utterance in sorted(set(segments) | set(texts)):
+        recording, begin, seconds = segments.get(utterance, (utterance, 0.0, None))
+        # Without an entry the row stays, with a path that does not exist: preflight counts it.
+        where = recordings.get(recording, f"(wav.scp has no {recording})")
+        if where.endswith("|"):
+            raise ValueError(
+                f"{folder / 'wav.scp'}: {recording} is a command ({where}) and is not run;"
+                " write its output to a wav or flac file"
+            )
+        audio = folder / where
+        yield Row(
+            id=utterance,
+            audio=audio if audio.exists() or Path(where).is_absolute() else Path(where),
+            text=texts.get(utterance, ""),
+            speaker_id=speakers.get(utterance, ""),
+            start_seconds=begin,
+            seconds=seconds,
+        )
+
+
+def _table(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines of a key and the rest."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: a Kaldi data folder needs wav.scp and text")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            key, _, rest = line.strip().partition(" ")
+            yield key, rest.strip()
+
+
+def _beside_text(folder: Path) -> Iterator[Row]:
+    """audio.wav and audio.txt; in a folder of folders the speaker is the folder's name."""
+    audio: dict[str, list[Path]] = defaultdict(list)
+    texts: dict[str, Path] = {}
+    for parent, _, names in sorted(os.walk(folder)):
+        for path in (Path(parent) / name for name in sorted(names)):
+            key = path.relative_to(folder).with_suffix("").as_posix()
+            if path.suffix.lower() in AUDIO_SUFFIXES + FOREIGN_SUFFIXES:
+                audio[key].append(path)
+            elif path.suffix.lower() == ".txt":
+                texts[key] = path
+    if not audio:
+        return
+    for key in sorted(set(audio) | set(texts)):
+        text = texts[key].read_text(encoding="utf-8").strip() if key in texts else ""
+        parent = Path(key).parent.name
+        # A text without audio is a row whose file is missing: preflight counts it.
+        for path in audio.get(key, [folder / f"{key}.wav"]):
+            yield Row(id=key, audio=path, text=text, speaker_id=parent)
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    "manifest": _manifest_folder,
+    "kaldi": _kaldi,
+    "text": _beside_text,
+}

@@ -1,0 +1,202 @@
+"""Free Spoken Digit Dataset: single digits, or strings concatenated from one speaker's takes."""
+
+import os
+import random
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, cycle, islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from asr import audio
+from asr.corpora import download
+from asr.corpora.corpus import Corpus, Origin, Row, Rows
+
+T = TypeVar("T")
+
+URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip"
+NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")  # {digit}_{speaker}_{take}.wav
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+USES = {"train": 5, "validation": 4, "test": 4}  # of each take, in strings
+
+
+class Take(NamedTuple):
+    """One recording of one digit."""
+
+    digit: int
+    speaker: str
+    number: int
+    path: Path
+
+
+def split_of(number: int) -> str:
+    """Takes 0-4 are the official test set; 5-9 are ours for validation."""
+    if number < 5:
+        return "test"
+    return "validation" if number < 10 else "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FSDD(Corpus):
+    """Real digits by 6 speakers at 8 kHz, 3,000 takes (Z. Jackson et al., CC BY-SA 4.0).
+
+    Every take of a split is used equally often, give or take one, and strings stay within a split.
+
+    Args:
+        path: folder "recordings", or a folder that contains it; by default it is downloaded.
+        digits: length of the strings: "1" for single digits, "1..7" for one to seven.
+        train: strings of the split train; by default each take is used 5 times.
+        validation: strings of the split validation; by default each take is used 4 times.
+        test: strings of the split test; by default each take is used 4 times.
+        pause_seconds: longest silence inserted between two digits; each is drawn uniformly.
+        seed: of the strings and pauses.
+        download: folder to download to.
+        url: archive to download.
+    """
+
+    path: Path | None = None
+    digits: str = "1..7"
+    train: int | None = None
+    validation: int | None = None
+    test: int | None = None
+    pause_seconds: float = 0.0
+    seed: int = 0
+    download: Path = Path("data/downloads")
+    url: str = URL
+
+    def __post_init__(self) -> None:
+        parse_range(self.digits)
+        for split in USES:
+            if (strings := getattr(self, split)) is not None and strings < 1:
+                raise ValueError(f"{split} {strings}: give at least 1 string")
+        if self.pause_seconds < 0:
+            raise ValueError(f"pause_seconds {self.pause_seconds}: it cannot be negative")
+
+    def splits(self) -> dict[str, Rows]:
+        """Train, validation and test, by the number of the take; speakers are the same."""
+        takes = _takes(self._recordings())
+        rows = {}
+        for split in USES:
+            strings = _strings(takes, split, getattr(self, split), self.digits, self.seed)
+            rows[split] = Rows(partial(self._read, split, strings), len(strings))
+        return rows
+
+    def origin(self) -> Origin:
+        """Published on GitHub."""
+        return Origin(
+            name="fsdd",
+            source=str(self.path) if self.path is not None else self.url,
+            licence="CC BY-SA 4.0 (Free Spoken Digit Dataset, Z. Jackson et al.)",
+            remarks=(
+                "Official test set: takes 0-4. Validation: takes 5-9. Speakers are in all splits.",
+                "GitHub publishes no checksum of the archive; the zip's own CRCs are checked.",
+            ),
+        )
+
+    def _recordings(self) -> Path:
+        if self.path is not None:
+            inner = self.path / "recordings"
+            return inner if inner.is_dir() else self.path
+        folder = self.download / "fsdd"
+        recordings = folder / "recordings"
+        if not recordings.is_dir():
+            unpacked = download.unpack(download.fetch(self.url, folder), folder)
+            try:
+                found = next(unpacked.rglob("recordings"), None)
+                if found is None:
+                    raise ValueError(f"{self.url} holds no folder recordings; give the path")
+                os.replace(found, recordings)
+            finally:
+                shutil.rmtree(unpacked, ignore_errors=True)
+        return recordings
+
+    def _read(self, split: str, strings: list[list[Take]]) -> Iterator[Row]:
+        generator = random.Random(f"{self.seed}/{split}/pauses")
+        waves: dict[Path, tuple[np.ndarray, int]] = {}  # all takes of a split: 20 MB
+        for index, string in enumerate(strings):
+            parts: list[np.ndarray] = []
+            broken, rate = None, 0
+            for take in string:
+                try:
+                    if take.path not in waves:
+                        waves[take.path] = audio.decode_native(take.path)[:2]
+                except ValueError:
+                    broken = take.path
+                    break
+                wave, rate = waves[take.path]
+                if parts:
+                    pause = self.pause_seconds * generator.random()
+                    parts.append(np.zeros(round(pause * rate), np.float32))
+                parts.append(wave)
+            yield Row(
+                id=f"fsdd-{split}-{index:05d}",
+                # A take that cannot be read stands for its string: preflight counts it, with why.
+                audio=broken if broken is not None else np.concatenate(parts),
+                text=" ".join(WORDS[take.digit] for take in string),
+                speaker_id=string[0].speaker,
+                language="en",
+                sample_rate=rate,
+            )
+
+
+def parse_range(digits: str) -> tuple[int, int]:
+    """Lengths: "1..7" is (1, 7), "3" is (3, 3).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", digits.strip())
+    low = int(match[1]) if match else 0
+    high = int(match[2] or low) if match else 0
+    if not 1 <= low <= high:
+        raise ValueError(f'digits {digits!r}: write a length as "3" or a range as "1..7"')
+    return low, high
+
+
+def _takes(folder: Path) -> list[Take]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; give the folder recordings of FSDD")
+    matches = [(path, NAME.fullmatch(path.name)) for path in sorted(folder.glob("*.wav"))]
+    takes = [Take(int(m[1]), m[2], int(m[3]), path) for path, m in matches if m]
+    if not takes:
+        raise ValueError(f"{folder} has no files named as 7_jackson_32.wav; give FSDD's recordings")
+    if strange := [path.name for path, m in matches if not m]:
+        raise ValueError(f"{folder / strange[0]} is not named as 7_jackson_32.wav; remove it")
+    return takes
+
+
+def _strings(
+    takes: list[Take], split: str, count: int | None, digits: str, seed: int
+) -> list[list[Take]]:
+    """Strings of takes, speakers in turn; both takes and lengths come from shuffled decks."""
+    low, high = parse_range(digits)
+    chosen = [take for take in takes if split_of(take.number) == split]
+    if not chosen:
+        raise ValueError(f"split {split}: the recordings have no such takes; see the official set")
+    if count is None:
+        uses = USES[split] if high > 1 else 1
+        count = max(1, round(uses * len(chosen) / ((low + high) / 2)))
+    speakers = sorted({take.speaker for take in chosen})
+    decks = {}
+    for speaker in speakers:
+        generator = random.Random(f"{seed}/{split}/{speaker}")
+        own = [take for take in chosen if take.speaker == speaker]
+        decks[speaker] = (_deck(own, generator), _deck(list(range(low, high + 1)), generator))
+    strings = []
+    for speaker in islice(cycle(speakers), count):
+        cards, lengths = decks[speaker]
+        strings.append(list(islice(cards, next(lengths))))
+    return strings
+
+
+def _deck(values: list[T], generator: random.Random) -> Iterator[T]:
+    """All values in random order, again and again."""
+    # Sorting by random() keeps its order in every version of Python; shuffle does not promise it.
+    return chain.from_iterable(
+        sorted(values, key=lambda _: generator.random()) for _ in cycle((None,))
+    )
