@@ -89,11 +89,11 @@ class LogMel(nn.Module):
         with torch.autocast(waves.device.type, enabled=False):
             x = (self.log_mel(waves, lengths) - self.mean) / self.deviation
         frames = self.num_frames(lengths)
-        return x * mask(frames, x.shape[1])[..., None], frames
+        return x.masked_fill(~mask(frames, x.shape[1])[..., None], 0.0), frames
 
     def log_mel(self, waves: Tensor, lengths: Tensor) -> Tensor:
         """(B, N), (B,) -> (B, T, F), not normalised; frames beyond a length hold log(FLOOR)."""
-        waves = waves.float() * mask(lengths, waves.shape[1])
+        waves = waves.float().masked_fill(~mask(lengths, waves.shape[1]), 0.0)
         waves = F.pad(waves, (0, max(0, self.window - waves.shape[1])))
         frames = waves.unfold(1, self.window, self.hop) * self.hann  # (B, T, window)
         power = torch.fft.rfft(frames, n=self.num_fft).abs().square()  # (B, T, num_fft / 2 + 1)
@@ -174,7 +174,7 @@ class Augmentation:
         draw = torch.Generator().manual_seed(seed)
         factor = self.speed[int(torch.randint(len(self.speed), (), generator=draw))]
         if factor != 1:
-            waves = waves * mask(lengths, waves.shape[1])
+            waves = waves.masked_fill(~mask(lengths, waves.shape[1]), 0.0)
             heard, wanted = round(sample_rate * factor), sample_rate
             divisor = math.gcd(heard, wanted)
             waves = torchaudio.functional.resample(waves, heard // divisor, wanted // divisor)

@@ -1,0 +1,195 @@
+from abc import ABC
+from dataclasses import dataclass, field
+
+import pytest
+import yaml
+
+from asr import config
+from asr.config import Component, component
+
+
+class Shape(ABC):
+    """The family."""
+
+
+class Square(Shape):
+    """A square.
+
+    Args:
+        unit: given by the program.
+        side: of the square.
+        colours: of the sides.
+    """
+
+    def __init__(self, unit: int, *, side: float, colours: list[str] | None = None):
+        self.unit, self.side, self.colours = unit, side, colours
+
+
+class Circle(Shape):
+    def __init__(self, unit: int, *, radius: int = 3, side: float = 1.5):
+        self.unit, self.radius, self.side = unit, radius, side
+
+
+class Stranger:
+    """Not of the family."""
+
+
+SHAPES = {"Square": Square, "Circle": Circle}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """A section.
+
+    Args:
+        rate: a number.
+        limits: a pair.
+    """
+
+    rate: float = 0.5
+    limits: tuple[float, float] = (0.0, 1.0)
+    names: list[str] = field(default_factory=lambda: ["a"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    """A schema."""
+
+    count: int
+    shape: Component = component(SHAPES, positional=1)
+    other: Component = component(SHAPES, positional=1, default="Circle")
+    inner: Inner = field(default_factory=Inner)
+
+
+BASE = {"count": 2, "shape": {"class_path": "Square", "init_args": {"side": 2.0}}}
+
+
+def test_a_recipe_becomes_parts_with_every_default_filled_in():
+    read = config.read(Outer, BASE)
+    square = read.shape(7)
+    assert (square.unit, square.side, square.colours) == (7, 2.0, None)
+    assert read.other(1).radius == 3
+    assert read.inner == Inner()
+
+
+def test_the_dump_of_a_recipe_reads_back_as_the_same_recipe(tmp_path):
+    read = config.read(Outer, {**BASE, "inner": {"rate": 1e-3, "limits": [0, 2]}})
+    config.dump(config.tree_of(read), tmp_path / "r.yaml")
+    assert config.read(Outer, config.load_file(tmp_path / "r.yaml")) == read
+    assert yaml.safe_load((tmp_path / "r.yaml").read_text())["inner"]["rate"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"count": "x"}, r"^count: expected a int, got x"),
+        ({"count": 1.5}, r"^count: expected a int, got 1.5"),
+        ({"count": True}, r"^count: expected a int"),
+        ({"count": "3"}, r"^count: expects a number, got the text '3'"),
+        ({"colour": 1}, r"^colour: no such key; Outer has count, shape, other, inner"),
+        ({"inner": {"rates": 1}}, r"^inner.rates: no such key; Inner has rate, limits, names"),
+        ({"inner": {"rate": "fast"}}, r"^inner.rate: expected a float, got fast"),
+        ({"inner": {"limits": [1]}}, r"^inner.limits: expected a tuple with 2 elements"),
+        ({"inner": {"names": "a"}}, r"^inner.names: "),
+        ({"inner": 3}, r"^inner: expects keys, got 3"),
+        ({"shape": {"class_path": "Squire"}}, r"^shape.class_path 'Squire' is no Shape; shipped"),
+        ({"shape": {"init_args": {}}}, r"^shape.class_path is missing; shipped: Square, Circle"),
+        ({"shape": "Square"}, r"^shape.side is missing and has no default"),
+        (
+            {"shape": {"class_path": "Circle", "init_args": {"radius": "big"}}},
+            r"^shape.radius: expected a int, got big",
+        ),
+        (
+            {"shape": {"class_path": "Circle", "init_args": {"depth": 1}}},
+            r"^shape.depth: no such key; Circle has radius, side",
+        ),
+        ({"shape": {"class_path": "Circle", "radius": 1}}, r"^shape: expects class_path and"),
+        ({"shape": {"class_path": "os.path.join"}}, r"^shape.class_path 'os.path.join' is no Shape"),
+        ({"shape": {"class_path": "no.such.Thing"}}, r"^shape.class_path no.such.Thing: No module"),
+    ],
+)
+def test_a_wrong_key_is_named_by_its_path(change, message):
+    with pytest.raises(ValueError, match=message):
+        config.read(Outer, {**BASE, **change})
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(ValueError, match="^count is missing"):
+        config.read(Outer, {"shape": BASE["shape"]})
+
+
+def overridden(*arguments):
+    tree = {"count": 2, "shape": {"class_path": "Square", "init_args": {"side": 2.0}}}
+    return config.override(tree, arguments, Outer)
+
+
+def test_overrides_reach_sections_and_the_inside_of_components():
+    tree = overridden("--inner.rate", "1e-3", "--shape.side=4", "--count", "5")
+    assert tree["inner"] == {"rate": 0.001}
+    assert tree["shape"]["init_args"] == {"side": 4}
+    assert tree["count"] == 5
+
+
+def test_another_class_takes_nothing_from_the_one_it_replaces():
+    circle = config.read(Outer, overridden("--shape", "Circle")).shape
+    assert circle.kind is Circle
+    assert circle.init_args == {"radius": 3, "side": 1.5}
+
+
+def test_a_file_replaces_a_component(tmp_path):
+    (tmp_path / "c.yaml").write_text("class_path: Circle\ninit_args: {radius: 9}\n")
+    tree = overridden("--shape", str(tmp_path / "c.yaml"), "--shape.side", "2")
+    assert config.read(Outer, tree).shape.init_args == {"radius": 9, "side": 2.0}
+
+
+@pytest.mark.parametrize("arguments", [("count", "3"), ("--count",), ("--count.x", "3")])
+def test_a_malformed_override_is_refused(arguments):
+    with pytest.raises(ValueError, match="overrides come as|is a value, not a section"):
+        overridden(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2\n", "'a' stands twice"),
+        ("a: [1\n", "not YAML"),
+        ("- 1\n", "mapping of keys, not list"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_fault(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        config.load_file(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ValueError, match="nowhere.yaml: no such recipe file"):
+        config.load_file("nowhere.yaml")
+
+
+def test_numbers_with_an_exponent_are_numbers():
+    assert config.load_yaml("[1e-3, 1.5E+2, -2e4, 3, '1e-3']", "x") == [
+        0.001,
+        150.0,
+        -20000.0,
+        3,
+        "1e-3",
+    ]
+
+
+def test_the_description_lists_every_key_with_its_meaning():
+    text = config.describe(Outer)
+    assert "--inner.rate (0.5)  a number." in text
+    assert "--shape.side (required)  of the square." in text
+    assert "--inner.names (['a'])" in text
+    assert "--count (required)" in text
+
+
+def test_the_environment_names_machine_versions_and_command():
+    facts = config.environment()
+    assert facts["torch"].startswith("2.11")
+    assert facts["cores"] >= 1
+    assert facts["cpu"]
+    assert facts["command"]
