@@ -1,0 +1,193 @@
+import io
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr import audio
+
+RATE = 16000
+
+
+def tone(seconds=1.0, rate=RATE, hertz=440.0):
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(
+        np.float32
+    )
+
+
+def encoded(wave, rate=RATE, format="WAV", subtype="PCM_16"):
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, format=format, subtype=subtype)
+    return file.getvalue()
+
+
+FORMATS = [
+    ("WAV", "PCM_16", 1e-4),
+    ("WAV", "FLOAT", 1e-7),
+    ("WAV", "PCM_24", 1e-6),
+    ("FLAC", "PCM_16", 1e-4),
+    ("MP3", "MPEG_LAYER_III", 0.05),
+    ("OGG", "VORBIS", 0.05),
+    ("OGG", "OPUS", 0.05),
+    ("AIFF", "PCM_16", 1e-4),
+]
+
+
+@pytest.mark.parametrize(("format", "subtype", "tolerance"), FORMATS)
+def test_every_format_gives_the_samples_that_were_written(format, subtype, tolerance):
+    wave = tone()
+    decoded = audio.decode(encoded(wave, format=format, subtype=subtype), RATE)
+    assert decoded.dtype == np.float32
+    assert decoded.shape == wave.shape
+    inner = slice(2000, -2000)  # lossy codecs fade in
+    assert np.abs(decoded[inner] - wave[inner]).max() < tolerance
+
+
+def test_bytes_and_a_path_with_spaces_and_accents_are_the_same(tmp_path):
+    data = encoded(tone())
+    path = tmp_path / "été à la mer.wav"
+    path.write_bytes(data)
+    assert np.array_equal(audio.decode(path, RATE), audio.decode(data, RATE))
+    assert audio.info(path) == audio.Info(1.0, RATE, 1, RATE)
+
+
+def test_channels_are_averaged():
+    stereo = np.stack([tone(), np.zeros(RATE, np.float32)], axis=1)
+    data = encoded(stereo, subtype="FLOAT")
+    assert np.allclose(audio.decode(data, RATE), tone() / 2, atol=1e-7)
+    assert audio.info(data).channels == 2
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
+def test_a_tone_keeps_its_pitch_and_level_at_another_rate(rate):
+    decoded = audio.decode(encoded(tone(rate=rate), rate), RATE)
+    assert abs(len(decoded) - RATE) <= 1
+    inner = slice(500, RATE - 500)
+    assert np.abs(decoded[inner] - tone()[inner]).max() < 1e-3
+
+
+def test_the_same_rate_needs_no_resampling():
+    wave = tone()
+    assert audio.resample(wave, RATE, RATE) is wave
+
+
+def broken():
+    wav, flac = encoded(tone()), encoded(tone(), format="FLAC")
+    mp3 = encoded(tone(4), format="MP3", subtype="MPEG_LAYER_III")
+    opus = encoded(tone(4), format="OGG", subtype="OPUS")
+    nan = tone()
+    nan[7] = np.nan
+    infinite = tone()
+    infinite[7] = np.inf
+    none = np.zeros(0, np.float32)
+    yield "empty file", b"", "unreadable", "empty (0 bytes)"
+    yield "junk", b"this is not audio" * 50, "unreadable", "convert it to wav or flac"
+    yield "half a wav", wav[: len(wav) // 2], "truncated", "15978 of 32000 bytes"
+    yield "wav header alone", wav[:44], "truncated", "0 of 32000 bytes"
+    yield "half a flac", flac[: len(flac) // 2], "truncated", "copy or download it again"
+    yield "half an mp3", mp3[: len(mp3) // 2], "truncated", "of 64000 samples"
+    yield "half an opus", opus[: len(opus) // 2], "truncated", "last page"
+    yield "no samples", encoded(none), "no samples", "holds no samples"
+    yield "NaN", encoded(nan, subtype="FLOAT"), "not finite", "NaN or infinite"
+    yield "infinity", encoded(infinite, subtype="FLOAT"), "not finite", "NaN or infinite"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "words"), [pytest.param(*b[1:], id=b[0]) for b in broken()]
+)
+def test_a_broken_file_is_named_in_one_line_with_the_reason(tmp_path, data, reason, words):
+    path = tmp_path / "broken.wav"
+    path.write_bytes(data)
+    with pytest.raises(audio.AudioError) as error:
+        audio.decode(path, RATE)
+    message = str(error.value)
+    assert error.value.reason == reason
+    assert words in message
+    assert str(path) in message
+    assert "\n" not in message
+    with pytest.raises(audio.AudioError, match="bytes"):
+        audio.decode(data, RATE)
+
+
+@pytest.mark.parametrize("suffix", [".m4a", ".AAC", ".webm"])
+def test_formats_of_others_are_named_with_what_to_do(tmp_path, suffix):
+    path = tmp_path / f"call{suffix}"
+    path.write_bytes(b"\0\0\0\x20ftypM4A " * 20)
+    with pytest.raises(audio.AudioError, match="is not supported; convert it to wav or flac first"):
+        audio.decode(path, RATE)
+
+
+def test_a_missing_file_and_a_folder_are_operating_system_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file; check the path"):
+        audio.decode(tmp_path / "none.wav", RATE)
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        audio.info(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_wav_that_was_written_to_a_pipe_is_not_taken_for_truncated(size):
+    data = bytearray(encoded(tone()))
+    assert data[36:40] == b"data"
+    data[40:44] = struct.pack("<I", size)
+    if size:
+        assert len(audio.decode(bytes(data), RATE)) == RATE
+    else:
+        with pytest.raises(audio.AudioError, match="no samples"):
+            audio.decode(bytes(data), RATE)
+
+
+def test_chunks_before_the_samples_of_a_wav_are_passed_over():
+    data = encoded(tone())
+    extra = b"LIST" + struct.pack("<I", 3) + b"abc\0"  # odd sizes are padded
+    longer = data[:36] + extra + data[36:]
+    assert np.array_equal(audio.decode(longer, RATE), audio.decode(data, RATE))
+
+
+def test_flac_holds_the_samples_to_half_a_step_and_clips_what_exceeds():
+    wave = np.concatenate([tone(), np.float32([1.5, -1.5, 1.0, -1.0])])
+    decoded = audio.decode(audio.encode_flac(wave, RATE), RATE)
+    assert np.abs(decoded[:-4] - wave[:-4]).max() <= 0.5 / 32768 + 1e-7
+    assert decoded[-4:].tolist() == pytest.approx([32767 / 32768, -1, 32767 / 32768, -1])
+
+
+@pytest.mark.parametrize("num_samples", [1, 99, 100, 101, 170, 171, 1000, 1234])
+@pytest.mark.parametrize("overlap", [0.0, 3.0, 5.0])
+def test_windows_cover_everything_with_at_least_the_overlap(num_samples, overlap):
+    found = audio.windows(num_samples, 10, 10.0, overlap)
+    assert found[0][0] == 0
+    assert found[-1][1] == num_samples
+    for (start, end), (after, _) in zip(found, found[1:], strict=False):
+        assert end - start == 100
+        assert after > start
+        assert end - after >= 10 * overlap
+    assert len(found) == 1 or found[-1][1] - found[-1][0] == 100
+
+
+def test_windows_of_nothing_are_none_and_a_wrong_overlap_is_refused():
+    assert audio.windows(0, 10, 10.0, 1.0) == []
+    for overlap in (-1.0, 10.0, 11.0):
+        with pytest.raises(ValueError, match="less than the window of 10.0 s"):
+            audio.windows(1000, 10, 10.0, overlap)
+
+
+@pytest.mark.parametrize("rate", [16000, 8000, 44100])
+def test_blocks_are_the_windows_of_the_whole(tmp_path, rate):
+    random = np.random.default_rng(0).normal(0, 0.1, round(7.3 * rate)).astype(np.float32)
+    path = tmp_path / "long.wav"
+    path.write_bytes(encoded(random, rate, subtype="FLOAT"))
+    whole = audio.decode(path, RATE)
+    found = list(audio.blocks(path, RATE, 3.0, 1.0))
+    assert len(found) == 4
+    assert found[-1][0] + len(found[-1][1]) == pytest.approx(len(whole), abs=1)
+    for start, wave in found[:-1]:  # these begin on whole seconds, where both rates have a sample
+        assert start % RATE == 0
+        assert np.abs(wave - whole[start : start + len(wave)]).max() < 1e-5
+
+
+def test_blocks_of_a_truncated_mp3_say_so(tmp_path):
+    path = tmp_path / "half.mp3"
+    data = encoded(tone(8), format="MP3", subtype="MPEG_LAYER_III")
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(audio.AudioError, match="truncated"):
+        list(audio.blocks(path, RATE, 3.0, 1.0))
