@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from asr.report import plots
 
+NO_BREAK = "\u00a0%"  # a percent sign stays with its number
+
 
 @dataclass(frozen=True)
 class Text:
@@ -87,13 +89,13 @@ def _block_html(block: Block) -> str:
         head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in block.header)
         rows = "".join(
             f'<tr><th scope="row">{html.escape(row[0])}</th>'
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+            + "".join(f"<td>{html.escape(cell).replace(' %', NO_BREAK)}</td>" for cell in row[1:])
             + "</tr>\n"
             for row in block.rows
         )
         table = f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody>"
         return f'<div class="wide"><table>{table}</table></div>\n'
-    lines = [html.escape(line) for line in block.lines]
+    lines = [html.escape(line).replace(" %", NO_BREAK) for line in block.lines]
     if block.kind in ("answer", "list"):
         return (
             f'<ul class="{block.kind}">' + "".join(f"<li>{line}</li>" for line in lines) + "</ul>\n"

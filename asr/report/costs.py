@@ -70,6 +70,7 @@ def cost_to(arm: Arm, target: float, axis: str) -> Cost:
             limits.append(value if axis != "device_hours" else run.totals.get(axis, value))
         elif value is not None:
             paid.append(value)
+    measured = measured and any(run.points for run in arm.runs)
     known = [limit for limit in limits if limit is not None]
     everyone = [*paid, *[math.inf] * len(limits)]
     return Cost(
@@ -87,6 +88,12 @@ def arm_best(arm: Arm) -> float | None:
     best = [run.best_validation_wer for run in arm.runs]
     known = [value for value in best if value is not None]
     return float(np.median(known)) if known else None
+
+
+def wer_at(arm: Arm, device_hours: float) -> float | None:
+    """Mean over seeds of the last validation WER within this cost."""
+    within = [[p.wer for p in run.points if p.device_hours <= device_hours] for run in arm.runs]
+    return mean([wers[-1] if wers else None for wers in within])
 
 
 def default_targets(group: Group) -> list[float]:

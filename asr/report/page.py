@@ -27,7 +27,16 @@ SYNTHETIC = (
     "SYNTHETIC SPEECH: the utterances were spoken by a computer. The figures compare encoders on "
     "this task; they say nothing about word error rates on people's speech."
 )
-ENVIRONMENT = ("platform", "cpu", "cores", "python", "torch", "lightning", "asr", "git_commit")
+ENVIRONMENT = {
+    "platform": "system",
+    "cpu": "processor",
+    "cores": "processor cores",
+    "python": "Python",
+    "torch": "torch",
+    "lightning": "lightning",
+    "asr": "asr",
+    "git_commit": "commit",
+}
 
 
 def compare(
@@ -116,11 +125,9 @@ def _sections(
 def _separations(groups: Sequence[Group]) -> list[Block]:
     lines = []
     for number, group in enumerate(groups, 1):
-        names = (
-            f"Group {number}: {listed([arm.label for arm in group.arms])} ({len(group.runs)} runs)."
-        )
+        names = listed([arm.label for arm in group.arms])
         why = f" Differs from group 1 in {'; '.join(group.separation)}." if group.separation else ""
-        lines.append(names + why)
+        lines.append(f"Group {number}: {names} (runs: {len(group.runs)}).{why}")
     return [Text(lines, "list")]
 
 
@@ -232,7 +239,7 @@ def _figures(group: Group) -> tuple[list[str], list[list[str]]]:
             "running cost, seconds per second of audio (real-time factor)",
             lambda a: digits(costs.real_time_factor(a), 2),
         ),
-        ("updates", lambda a: digits(arm_mean(a, "updates"), 4)),
+        ("updates", lambda a: f"{v:,.0f}" if (v := arm_mean(a, "updates")) is not None else NONE),
         ("stopped because", lambda a: "; ".join(dict.fromkeys(_stopped(r) for r in a.runs))),
         ("a best trade-off (Pareto front)", lambda a: "yes" if a in front else "no"),
     ]
@@ -251,7 +258,7 @@ def _differences(group: Group) -> list[Block]:
     if len(group.arms) < 2:
         return []
     found = verdict.comparisons(group)
-    level = digits(100 - 5 / len(found))
+    level = f"{100 - 5 / len(found):.3g}"
     words = {"win": "significant", "tie": "no difference shown", "unknown": "not enough evidence"}
     rows = [
         [
@@ -315,8 +322,8 @@ def _cost(cost: costs.Cost, show: Callable[[float | None], str]) -> str:
     else:
         text = show(cost.value)
     if cost.seeds > 1:
-        text += f" ({cost.reached} of {cost.seeds} seeds"
-        text += f", {show(cost.low)} to {show(cost.high)})" if cost.reached > 1 else ")"
+        text += f" [{show(cost.low)} to {show(cost.high)}]" if cost.reached > 1 else ""
+        text += f", {cost.reached} of {cost.seeds} seeds"
     return text
 
 
@@ -355,17 +362,18 @@ def _measured(group: Group) -> list[Block]:
     shared = [
         ["machine", _shared(group, lambda r: r.device_name)],
         ["devices", _shared(group, lambda r: r.totals.get("num_devices"))],
-        *[[name, _environment(group, name)] for name in ENVIRONMENT],
+        *[[words, _environment(group, name)] for name, words in ENVIRONMENT.items()],
         ["corpus", _corpus(first)],
         [
             "evaluated split",
             f"{first.split}: {metrics.get('utterances', 'not known')} utterances, "
-            f"{digits(first.metric('wer', 'words'), 9)} words",
+            f"{_count(first.metric('wer', 'words'))} words",
         ],
         ["checksum of its ids", str(first.metric("corpus", "ids_sha256") or "not known")],
-        ["normaliser", _shared(group, lambda r: (r.metrics or {}).get("normaliser"))],
+        ["evaluated on", _shared(group, lambda r: r.metric("device_name"))],
+        ["normaliser", _shared(group, lambda r: r.metric("normaliser"))],
         ["decoder", _component(first, "decoder")],
-        ["search", _shared(group, lambda r: (r.metrics or {}).get("search"))],
+        ["search", _shared(group, lambda r: r.metric("search"))],
         ["budget", verdict.budget(group)],
     ]
     rows = [
@@ -394,6 +402,10 @@ def _shared(group: Group, value: Callable[[Run], Any]) -> str:
     if len(values) == 1:
         return next(iter(values))
     return "; ".join(f"{text} ({listed(names)})" for text, names in values.items())
+
+
+def _count(number: int | None) -> str:
+    return NONE if number is None else f"{number:,}"
 
 
 def _environment(group: Group, name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from asr.report.costs import arm_mean, arm_wer, hours_unit, mean, pareto, real_time_factor
 from asr.report.quantities import digits, percent, scale
@@ -43,6 +43,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": FAINT,
     "grid.alpha": 0.25,
     "hatch.color": FAINT,
@@ -53,6 +54,7 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
+BARE = {"linestyle": "none"}
 LOG_SPAN = 10  # an axis whose values span more is logarithmic
 GRID = 60  # abscissae at which curves of several seeds are averaged
 Axis = tuple[str, str, str]  # field of Point, words, unit
@@ -107,6 +109,8 @@ def wer_against_hours(group: Group, target: float | None) -> Figure:
     _curves(figure, axes, group, "device_hours", 1.0, labelled=True)
     axes.set_xlabel(f"training cost, {hours_unit(group)}")
     axes.set_ylabel("validation word error rate (WER), %")
+    if len(group.arms) > 2:  # line ends may be too close for their labels alone
+        _legend(figure, group)
     if target is not None:
         axes.axhline(100 * target, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
         axes.annotate(
@@ -139,10 +143,10 @@ def wer_against_costs(group: Group) -> Figure | None:
     return figure
 
 
-def _legend(figure: Figure, group: Group) -> None:
+def _legend(figure: Figure, group: Group, *, lines: bool = True) -> None:
     axes = figure.axes[0]
     handles = [
-        axes.plot([], [], markersize=6, label=arm.label, **style(i))[0]
+        axes.plot([], [], markersize=6, label=arm.label, **(style(i) | ({} if lines else BARE)))[0]
         for i, arm in enumerate(group.arms)
     ]
     figure.legend(
@@ -181,6 +185,8 @@ def _curves(
         xs += list(x)
         ys += [*low, *high]
     _scales(axes, xs, ys)
+    if xs:
+        axes.set_xlim(right=max(xs) * 1.02)
     if labelled:
         _label_ends(figure, axes, ends)
 
@@ -233,6 +239,7 @@ def _label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, s
             fontweight="bold",
             va="center",
             annotation_clip=False,
+            path_effects=[withStroke(linewidth=3, foreground=PAPER)],
         )
 
 
@@ -343,8 +350,9 @@ def pareto_front(group: Group) -> Figure | None:
         panel.set_xlabel(words)
         panel.set_ylim(0, max(tops) * 1.12 or 1.0)
         panel.set_xlim(0, max(xs) * 1.25 or 1.0)
+        panel.xaxis.set_major_locator(MaxNLocator(5))
     panels[0].set_ylabel(f"{group.runs[0].split} WER, %")
-    _legend(figure, group)
+    _legend(figure, group, lines=False)
     return figure
 
 

@@ -19,18 +19,19 @@ def digits(value: float | None, number: int = 3) -> str:
 
 def percent(rate: float | None) -> str:
     """A fraction as ``4.12 %`` or ``41.2 %``."""
-    return NONE if rate is None else f"{_percent(rate)} %"
+    return NONE if rate is None else f"{100 * rate:.{_places(rate)}f} %"
 
 
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.{2 if abs(rate) < 0.0995 else 1}f}"
+def _places(rate: float) -> int:
+    return 2 if abs(rate) < 0.0995 else 1
 
 
 def percent_interval(rate: float | None, interval: Sequence[float] | None) -> str:
     """``4.12 % [3.50 to 4.81]``."""
     if rate is None or interval is None:
         return percent(rate)
-    return f"{percent(rate)} [{_percent(interval[0])} to {_percent(interval[1])}]"
+    low, high = (f"{100 * bound:.{_places(rate)}f}" for bound in interval)
+    return f"{percent(rate)} [{low} to {high}]"
 
 
 def points_interval(value: float, interval: Sequence[float]) -> str:
@@ -64,11 +65,12 @@ def mebibytes(value: float | None) -> str:
     return f"{value / 2**30:,.1f} GiB" if value >= 10 * 2**30 else f"{value / 2**20:,.0f} MiB"
 
 
-def hours(value: float | None) -> str:
+def hours(value: float | None, unit: str = "") -> str:
     """Hours, with minutes beside less than one."""
     if value is None:
         return NONE
-    return digits(value) + (f" ({digits(60 * value, 2)} min)" if value < 1 else "")
+    minutes = f" ({digits(60 * value, 2)} min)" if value < 1 else ""
+    return f"{digits(value)} {unit}".rstrip() + minutes
 
 
 def times(ratio: float) -> str:

@@ -263,7 +263,7 @@ def _points(lines: list[dict[str, Any]], notes: list[str]) -> list[Point]:
                 )
             )
     if lost:
-        notes.append(f"{lost} validations were lost to a crash and are left out of the curve")
+        notes.append(f"validations lost to a crash and left out of the curve: {lost}")
     if lines and not points:
         notes.append("no validation yet, so no curve and no cost to a target")
     return points
@@ -287,7 +287,7 @@ def identity(run: Run, checksums: dict[Any, str]) -> dict[str, Any]:
     """
     path = run.recipe.get("data.corpus")
     metrics = run.metrics or {}
-    found: dict[str, Any] = {"corpus": checksums.get(path, path)}
+    found: dict[str, Any] = {"corpus": _checksum(run) or checksums.get(path, path)}
     found |= {word: part(run.recipe, names) for word, names in SHARED.items()}
     found["search of the evaluation"] = metrics.get("search")
     found["normaliser of the evaluation"] = metrics.get("normaliser")
@@ -297,16 +297,15 @@ def identity(run: Run, checksums: dict[Any, str]) -> dict[str, Any]:
     return found
 
 
+def _checksum(run: Run) -> str | None:
+    """Of the ids of the evaluated split, from its metrics or from the corpus."""
+    splits = (run.corpus or {}).get("splits", {})
+    return run.metric("corpus", "ids_sha256") or splits.get(run.split, {}).get("ids_sha256")
+
+
 def _checksums(runs: Iterable[Run]) -> dict[Any, str]:
-    """Corpus path -> checksum of the ids of the evaluated split."""
-    found = {}
-    for run in runs:
-        corpus = (run.metrics or {}).get("corpus", {})
-        splits = (run.corpus or {}).get("splits", {})
-        checksum = corpus.get("ids_sha256") or splits.get(run.split, {}).get("ids_sha256")
-        if checksum:
-            found[run.recipe.get("data.corpus")] = checksum
-    return found
+    """Corpus path -> checksum, for runs that were not evaluated and lost their corpus."""
+    return {run.recipe.get("data.corpus"): found for run in runs if (found := _checksum(run))}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from asr.report.costs import (
     cost_to,
     hours_unit,
     real_time_factor,
+    wer_at,
 )
 from asr.report.quantities import digits, hours, listed, percent, points_interval, times
 from asr.report.runs import Arm, Group, Run, differing, part, settings
@@ -180,11 +181,12 @@ def _errors(group: Group) -> str:
     first, *others = comparisons(group)
     rates = f"{split} WER {percent(arm_wer(best))} against {percent(arm_wer(first.b))}"
     if first.interval is None or first.difference is None or first.detectable is None:
-        return f"{_not_enough(first)}."
+        return f"{_not_enough(first)}.{_others(best, others)}"
     rates += f", a difference of {points_interval(first.difference, first.interval)}"
     if first.kind == "unknown":
-        return f"{_not_enough(first)}. Measured{_at_cost(group)}: {rates}."
-    share = digits(100 - 5 / (1 + len(others)))
+        said = f"{_not_enough(first)}. Measured{_at_cost(group)}: {rates}."
+        return said + _others(best, others)
+    share = f"{100 - 5 / (1 + len(others)):.3g}"
     if first.kind == "win":
         text = (
             f"{best.label} makes fewer errors than {first.b.label}{_at_cost(group)}: {rates}; "
@@ -206,9 +208,9 @@ def _not_enough(comparison: Comparison) -> str:
 
 def _others(best: Arm, others: Sequence[Comparison]) -> str:
     worse = [c.b.label for c in others if c.kind == "win"]
-    open_ = [c.b.label for c in others if c.kind != "win"]
-    text = f" {best.label} is also significantly better than {listed(worse)}." if worse else ""
-    return text + (f" It is not told apart from {listed(open_)}." if open_ else "")
+    alike = [c.b.label for c in others if c.kind != "win"]
+    text = f" Significantly worse than {best.label}: {listed(worse)}." if worse else ""
+    return text + (f" Also not told apart from {best.label}: {listed(alike)}." if alike else "")
 
 
 def _at_cost(group: Group) -> str:
@@ -240,7 +242,7 @@ def _training(group: Group, targets: Sequence[float]) -> str:
         elif math.isinf(value):
             said.append(f"{label} did not reach it within {hours(limit)}")
         elif label == order[0]:
-            said.append(f"{label} took {hours(value)} {hours_unit(group)}")
+            said.append(f"{label} took {hours(value, hours_unit(group))}")
         else:
             ratio = f", {times(value / lowest)} as much" if lowest else ""
             said.append(f"{label} {hours(value)}{ratio}")
@@ -267,6 +269,8 @@ def _running(group: Group) -> str:
 def _doubts(group: Group) -> str:
     doubts = []
     seeds = sorted({len(arm.runs) for arm in group.arms})
+    if len(group.arms) < 2:
+        return ""
     if seeds == [1]:
         doubts.append(
             "One seed per arm: variation between seeds was not measured, so this tells trained "
@@ -274,6 +278,9 @@ def _doubts(group: Group) -> str:
         )
     elif seeds[0] < 3:
         doubts.append(f"Few seeds per arm ({' to '.join(str(s) for s in seeds)}).")
+    going = [a.label for a in group.arms if not all(r.totals.get("finished") for r in a.runs)]
+    if going:
+        doubts.append(f"Not finished: {listed(going)}.")
     stated = inequalities(group)
     if stated:
         doubts.append(f"The arms are not equal in {listed([word for word, _ in stated])} (below).")
@@ -302,7 +309,7 @@ def _budget(run: Run) -> str:
     for key, value in part(run.recipe, ("budget",)).items():
         if value is not None:
             name = key.split(".", 1)[-1].replace("_hours", "-hours").replace("_", " ")
-            limits.append(f"{digits(value) if isinstance(value, float) else value} {name}")
+            limits.append(f"{value:g} {name}" if isinstance(value, float) else f"{value} {name}")
     return " or ".join(limits) or "not stated"
 
 
@@ -318,10 +325,7 @@ def inequalities(group: Group) -> list[tuple[str, str]]:
         found.append(("parameters", f"Parameters differ by {excess:.0f} %: {values}."))
     ratio = cost_ratio(group)
     if ratio is not None and ratio > EQUAL_COST:
-        text = (
-            f"The device-hours spent differ {digits(ratio, 2)}-fold: compare curves above one cost."
-        )
-        found.append(("device-hours", text))
+        found.append(("device-hours", f"{_equal_hours(group)} (spent: {digits(ratio, 2)} to 1)."))
     flat = [_besides(settings(arm.runs[0])) for arm in group.arms]
     words: dict[str, list[str]] = {}
     for key in differing(flat):
@@ -329,6 +333,13 @@ def inequalities(group: Group) -> list[tuple[str, str]]:
         values = ", ".join(f"{arm.label} {recipe.get(key)}" for arm, recipe in pairs)
         words.setdefault(key.split(".")[0], []).append(f"{key}: {values}.")
     return found + [(word, " ".join(lines)) for word, lines in words.items()]
+
+
+def _equal_hours(group: Group) -> str:
+    """Validation WERs where the cheapest arm stopped: the comparison at equal cost."""
+    least = min(arm_mean(arm, "device_hours") or math.inf for arm in group.arms)
+    values = [f"{arm.label} {percent(wer_at(arm, least))}" for arm in group.arms]
+    return f"Validation WER at equal cost, {hours(least, hours_unit(group))}: {', '.join(values)}"
 
 
 def _besides(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,434 @@
+"""The report's figures against values worked out by hand, and its words against the evidence."""
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asr.report import compare
+from asr.report.costs import cost_to, default_targets, pareto
+from asr.report.plots import mean_curve, phase_hours
+from asr.report.quantities import digits, hours, percent, percent_interval, prefixed
+from asr.report.runs import flatten, group_runs, read_run
+from asr.report.verdict import compare_arms, inequalities
+from tests.run_folders import CPU, CURVE, H200, line, made, write_lines, write_run
+
+
+def table(output: Path) -> list[dict[str, str]]:
+    with (output / "report.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def pair(folder: Path, **second: Any) -> list[Path]:
+    """An LSTM and a Transformer; ``second`` changes the latter."""
+    options = {"errors": made(0.1, seed=2)} | second
+    return [
+        write_run(folder / "a", errors=made(0.1, seed=1)),
+        write_run(folder / "b", "Transformer", **options),
+    ]
+
+
+# --- numbers ---
+
+
+def test_every_number_of_the_table_is_the_one_worked_out_by_hand(tmp_path):
+    run = write_run(tmp_path / "a", errors=[1] * 100, wasted_seconds=45.0)
+    compare([run], tmp_path / "out", targets=[0.2, 0.05])
+    (row,) = table(tmp_path / "out")
+    expected = {
+        "wer_percent": 10,
+        "wer_low_percent": 8,
+        "wer_high_percent": 12,
+        "cer_percent": 5,
+        "best_validation_wer_percent": 10,
+        "device_hours": 0.125,  # 450 s on one device
+        "wasted_device_hours": 0.0125,
+        "startup_seconds": 10,
+        "step_seconds": 352,  # 80 % of 440 s
+        "train_flop": 450e9,
+        "audio_hours": 2.5,  # 20 s of audio in each of 450 s
+        "audio_hours_per_device_hour": 20,
+        "target_1_wer_percent": 20,
+        "target_1_device_hours": 200 / 3600,
+        "target_1_train_flop": 200e9,
+        "target_1_audio_hours": 4000 / 3600,
+        "real_time_factor_seconds_per_second": 0.05,
+        "updates": 450,
+    }
+    assert {name: float(row[name]) for name in expected} == pytest.approx(expected)
+    assert row["target_2_device_hours"] == row["energy_joules"] == ""
+    text = (tmp_path / "out" / "report.md").read_text()
+    for said in ("10.0 % [8.0 to 12.0]", "0.125 (7.5 min)", "450 GFLOP", "300 MiB", "| 2.50 |"):
+        assert said in text
+    assert "not reached within 0.125 (7.5 min)" in text
+
+
+def test_devices_are_summed_and_phases_add_up_to_the_cost(tmp_path):
+    run = read_run(write_run(tmp_path / "a", device=H200, errors=[1] * 60))
+    (group,) = group_runs([run])
+    spent = phase_hours(group.arms[0])
+    assert sum(spent.values()) == pytest.approx(2 * 450 / 3600)
+    assert spent["step"] == pytest.approx(2 * 352 / 3600)
+
+
+def test_default_targets_are_multiples_of_the_weaker_arms_best(tmp_path):
+    slow = tuple((wall, 2 * wer) for wall, wer in CURVE)
+    runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", "Transformer", curve=slow)]
+    (group,) = group_runs([read_run(run) for run in runs])
+    assert default_targets(group) == pytest.approx([0.3, 0.23, 0.2])
+    costs = [cost_to(arm, 0.2, "device_hours").value for arm in group.arms]
+    assert costs == pytest.approx([200 / 3600, 300 / 3600])
+
+
+def test_targets_at_which_nothing_was_learnt_are_left_out(tmp_path):
+    run = read_run(write_run(tmp_path / "a", curve=((100, 0.9), (200, 0.8))))
+    assert default_targets(group_runs([run])[0]) == pytest.approx([0.92, 0.8])
+
+
+def test_a_run_that_misses_the_target_is_censored_not_dropped(tmp_path):
+    never = tuple((wall, wer + 0.5) for wall, wer in CURVE)
+    curves = [CURVE, CURVE, never]
+    runs = [
+        read_run(write_run(tmp_path / str(s), seed=s, curve=c)) for s, c in enumerate(curves, 1)
+    ]
+    cost = cost_to(group_runs(runs)[0].arms[0], 0.1, "device_hours")
+    assert (cost.reached, cost.seeds) == (2, 3)
+    assert cost.value == pytest.approx(300 / 3600)  # the median of 300, 300 and infinity
+    assert cost.limit == pytest.approx(450 / 3600)
+    cost = cost_to(group_runs(runs[1:])[0].arms[0], 0.1, "device_hours")
+    assert cost.value == float("inf")  # half of the seeds is not a median that got there
+
+
+def test_curves_of_seeds_are_averaged_where_all_of_them_have_been(tmp_path):
+    shifted = tuple((wall + 50, wer + 0.1) for wall, wer in CURVE)
+    runs = [write_run(tmp_path / "1", seed=1), write_run(tmp_path / "2", seed=2, curve=shifted)]
+    (arm,) = group_runs([read_run(run) for run in runs])[0].arms
+    x, middle, low, high = mean_curve(arm, "device_hours")
+    assert (x[0], x[-1]) == pytest.approx((150 / 3600, 400 / 3600))
+    # at 150 s the first seed is half-way from 50 to 20 %, the second at 60 %
+    assert (low[0], middle[0], high[0]) == pytest.approx((35, 47.5, 60))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (digits(0.012345), "0.0123"),
+        (digits(12345.6), "12,346"),
+        (digits(None), "not measured"),
+        (percent(0.0512), "5.12 %"),
+        (percent(0.512), "51.2 %"),
+        (percent_interval(0.05, (0.04, 0.061)), "5.00 % [4.00 to 6.10]"),
+        (prefixed(1.5e15, "FLOP"), "1.50 PFLOP"),
+        (prefixed(420, "J"), "420 J"),
+        (hours(0.25, "h"), "0.250 h (15 min)"),
+        (hours(2), "2.00"),
+    ],
+)
+def test_numbers_have_sensible_digits_and_units(said, expected):
+    assert said == expected
+
+
+# --- crashes and missing pieces ---
+
+
+def test_a_validation_lost_to_a_crash_buys_nothing_but_costs(tmp_path):
+    folder = write_run(tmp_path / "a")
+    first = {"event": "start", **CPU, "from_update": 0}
+    again = {"event": "start", **CPU, "from_update": 150}
+    lines = [first, line(100, 0.5), line(200, 0.2), again]
+    lines += [line(300, 0.2, updates=200, wasted_seconds=50.0)]
+    write_lines(folder / "ledger.jsonl", lines)
+    run = read_run(folder)
+    assert [(p.updates, p.wer) for p in run.points] == [(100, 0.5), (200, 0.2)]
+    assert run.points[-1].device_hours == pytest.approx(300 / 3600)
+    assert "validations lost to a crash and left out of the curve: 1" in run.notes
+
+
+def test_half_a_line_of_a_killed_session_is_noted_and_survived(tmp_path):
+    folder = write_run(tmp_path / "a")
+    lines = (folder / "ledger.jsonl").read_text().split("\n")
+    (folder / "ledger.jsonl").write_text("\n".join([*lines[:2], lines[2][:40], *lines[3:]]))
+    run = read_run(folder)
+    assert len(run.points) == len(CURVE) - 1
+    assert "1 line of ledger.jsonl cut short by a crash" in run.notes
+
+
+def test_a_killed_run_costs_what_its_heartbeat_says(tmp_path):
+    folder = write_run(tmp_path / "a", finished=False)
+    (folder / "heartbeat.json").write_text('{"wall_seconds": 440.0, "device_seconds": 440.0}')
+    run = read_run(folder)
+    assert run.totals["device_hours"] == pytest.approx(440 / 3600)
+    spent = phase_hours(group_runs([run])[0].arms[0])
+    assert spent["other"] == pytest.approx(40 / 3600)  # the last line was at 400 s
+    assert any(note.startswith("not finished") for note in run.notes)
+
+
+@pytest.mark.parametrize("missing", ["ledger", "evaluation", "hypotheses", "everything"])
+def test_missing_pieces_are_stated_and_not_fatal(tmp_path, missing):
+    runs = pair(tmp_path, errors=made(0.2))
+    names = {
+        "ledger": ["ledger.jsonl", "ledger.json"],
+        "evaluation": ["evaluations/test/metrics.json", "evaluations/test/hypotheses.jsonl"],
+        "hypotheses": ["evaluations/test/hypotheses.jsonl"],
+    }
+    gone = sum(names.values(), []) if missing == "everything" else names[missing]
+    for name in set(gone):
+        (runs[1] / name).unlink()
+    answer = compare(runs, tmp_path / "out")["answer"][0]
+    page = (tmp_path / "out" / "report.html").read_text()
+    stated = {
+        "ledger": "the ledger is empty",
+        "evaluation": "not evaluated yet; run: asr evaluate",
+        "hypotheses": "hypotheses.jsonl is missing",
+        "everything": "the ledger is empty",
+    }
+    assert stated[missing] in page
+    assert answer[0].startswith("Not enough evidence") == (missing != "ledger")
+    assert "nan" not in page.lower().split()
+
+
+def test_an_empty_ledger_and_no_evaluation_still_make_a_page(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "recipe.yaml").write_text("encoder: {class_path: LSTM}\n")
+    result = compare([tmp_path / "a"], tmp_path / "out")
+    assert result["answer"][0][0].startswith("Only one arm, LSTM")
+    assert "the run stopped before its first entry" in (tmp_path / "out/report.md").read_text()
+
+
+# --- mistakes ---
+
+
+def test_a_folder_that_is_no_run_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing is not a run folder .*asr train wrote"):
+        compare([tmp_path / "nothing"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("target", [5.0, 0.0, -0.1])
+def test_a_target_that_is_no_rate_is_refused(tmp_path, target):
+    with pytest.raises(ValueError, match="write 5 % as 0.05"):
+        compare([write_run(tmp_path / "a")], tmp_path / "out", targets=[target])
+
+
+def test_a_run_given_twice_a_file_as_output_and_no_run_are_refused(tmp_path):
+    run = write_run(tmp_path / "a")
+    with pytest.raises(ValueError, match="given twice"):
+        compare([run, tmp_path / "." / "a"], tmp_path / "out")
+    with pytest.raises(ValueError, match="is a file; give a folder"):
+        compare([run], run / "recipe.yaml")
+    with pytest.raises(ValueError, match="no run to compare"):
+        compare([], tmp_path / "out")
+
+
+# --- what may be compared ---
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"recipe": {"decoder": {"class_path": "AttentionLSTM"}}}, "decoder is AttentionLSTM inst"),
+        ({"recipe": {"features": {"num_mels": 40}}}, "features.num_mels is 40 instead of 80"),
+        ({"recipe": {"text": {"kind": "bpe"}}}, "tokenizer: text.kind is bpe"),
+        ({"recipe": {"search": {"class_path": "Beam"}}}, "search: search is Beam instead of Greed"),
+        ({"errors": [1] * 90}, "corpus: data/spoken with other utterances"),
+        ({"recipe": {"data": {"corpus": "data/fsdd", "train": ["train"]}}}, "instead of data/spok"),
+        ({"device": CPU | {"device_name": "Xeon"}}, "device: Xeon instead of EPYC"),
+        ({"device": H200}, "kind of device: cuda instead of cpu"),
+        ({"device": CPU | {"num_devices": 2}}, "number of devices: 2 instead of 1"),
+    ],
+)
+def test_runs_that_are_not_comparable_stand_apart_and_say_why(tmp_path, change, reason):
+    options = {"errors": None if "corpus" in str(change) else made(0.1)} | change
+    runs = [write_run(tmp_path / "a", errors=made(0.1)), write_run(tmp_path / "b", **options)]
+    groups = group_runs([read_run(run) for run in runs])
+    assert [len(group.runs) for group in groups] == [1, 1]
+    assert any(reason in sentence for sentence in groups[1].separation)
+
+
+def test_groups_have_answers_and_figures_of_their_own(tmp_path):
+    runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", device=H200)]
+    result = compare(runs, tmp_path / "out")
+    assert result["separation"][0] == []
+    assert "must not be compared" in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "wer_against_device_hours-group2.png").exists()
+    assert [row["group"] for row in table(tmp_path / "out")] == ["1", "2"]
+
+
+def test_a_corpus_at_another_path_is_the_same_when_its_checksum_is(tmp_path):
+    elsewhere = {"data": {"corpus": "/other/spoken", "train": ["train"], "max_batch_seconds": 60.0}}
+    groups = group_runs([read_run(run) for run in pair(tmp_path, recipe=elsewhere)])
+    assert [arm.label for arm in groups[0].arms] == ["LSTM", "Transformer"]
+    assert inequalities(groups[0]) == []
+
+
+def test_seeds_share_an_arm_and_options_tell_arms_apart(tmp_path):
+    wide = {"encoder": {"class_path": "asr.encoders.LSTM", "init_args": {"dim": 128}}}
+    runs = [write_run(tmp_path / f"s{s}", seed=s) for s in (2, 1)]
+    runs.append(write_run(tmp_path / "wide", recipe=wide))
+    (group,) = group_runs([read_run(run) for run in runs])
+    assert [arm.label for arm in group.arms] == ["LSTM dim=64", "LSTM dim=128"]
+    assert [run.seed for run in group.arms[0].runs] == [1, 2]
+
+
+def test_parameters_settings_and_budgets_that_differ_are_stated(tmp_path):
+    other = {"optimizer": {"lr": 0.0003}, "budget": {"device_hours": 0.5, "updates": None}}
+    (group,) = group_runs([read_run(r) for r in pair(tmp_path, recipe=other, parameters=1060)])
+    assert sorted(inequalities(group)) == [
+        ("budget", "budget.device_hours: LSTM 0.125, Transformer 0.5."),
+        ("optimizer", "optimizer.lr: LSTM 0.001, Transformer 0.0003."),
+        ("parameters", "Parameters differ by 6 %: LSTM 1,000, Transformer 1,060."),
+    ]
+
+
+def test_components_are_flattened_to_class_and_options():
+    tree = {"encoder": {"class_path": "a.b.LSTM", "init_args": {"dim": 1}}, "data": {"train": [1]}}
+    assert flatten(tree) == {"encoder": "LSTM", "encoder.dim": 1, "data.train": [1]}
+
+
+# --- the verdict ---
+
+
+def test_a_clear_win_is_called_significant_with_its_cost_ratio(tmp_path):
+    slow = tuple((wall, 2 * wer) for wall, wer in CURVE)
+    runs = pair(tmp_path, errors=made(0.2), curve=slow, rtf=0.1)
+    answer = compare(runs, tmp_path / "out")["answer"][0]
+    assert len(answer) == 5
+    assert answer[0].startswith("LSTM makes fewer errors than Transformer at equal cost: test WER")
+    assert "significant, as the 95 % interval excludes 0" in answer[0]
+    assert "LSTM took 0.0556 device-hours (CPU) (3.3 min)" in answer[1]
+    assert "Transformer 0.0833 (5.0 min), 1.5 times as much" in answer[1]
+    assert "2.0 times as long" in answer[2]
+    assert answer[3].startswith("One seed per arm: variation between seeds was not measured")
+    assert answer[4].startswith("SYNTHETIC speech, not people. Measured on EPYC (1 device)")
+
+
+def test_a_tie_names_the_difference_that_would_have_been_found(tmp_path):
+    runs = pair(tmp_path, errors=made(0.1, 4000, seed=2))
+    write_run(tmp_path / "c", errors=made(0.1, 4000, seed=1))
+    answer = compare([tmp_path / "c", runs[1]], tmp_path / "out")["answer"][0][0]
+    assert answer.startswith("No difference in errors shown between")
+    assert re.search(r"A difference of \d\.\d\d points would be found 4 times in 5", answer)
+
+
+@pytest.mark.parametrize(
+    ("errors", "speakers", "reason"),
+    [
+        (made(0.1, 40), 10, "the test set has only 400 words"),
+        (made(0.3, 400), 3, "the test set has only 3 speakers"),
+        ([0] * 400, 10, "no arm made an error on 4,000 words"),
+        (made(0.02, 60, seed=4), 10, "could only show a difference above"),
+    ],
+)
+def test_too_little_evidence_says_why(tmp_path, errors, speakers, reason):
+    runs = [
+        write_run(tmp_path / "a", errors=errors, speakers=speakers),
+        write_run(tmp_path / "b", "Transformer", errors=errors[::-1], speakers=speakers),
+    ]
+    answer = compare(runs, tmp_path / "out")["answer"][0][0]
+    assert answer.startswith("Not enough evidence to say whether")
+    assert reason in answer
+
+
+def test_scatter_of_the_seeds_widens_the_interval(tmp_path):
+    rates = {"LSTM": (0.10, 0.14, 0.18), "Transformer": (0.12, 0.17, 0.22)}
+    runs = [
+        read_run(write_run(tmp_path / f"{e}{s}", e, seed=s, errors=made(rate, seed=s)))
+        for e, values in rates.items()
+        for s, rate in enumerate(values)
+    ]
+    (group,) = group_runs(runs)
+    one = compare_arms(*(type(arm)(arm.label, arm.runs[1:2]) for arm in group.arms))
+    all_three = compare_arms(*group.arms)
+    assert one.kind == "win"
+    assert all_three.kind != "win"
+    # Student's t for 4 degrees of freedom, sample deviations of the seeds' WERs
+    spread = [np.var([run.wer for run in arm.runs], ddof=1) / 3 for arm in group.arms]
+    margin = 2.776 * np.sqrt(sum(spread))
+    half = (all_three.interval[1] - all_three.interval[0]) / 2
+    assert margin < half < 1.2 * margin
+
+
+def test_several_arms_are_compared_at_a_corrected_level(tmp_path):
+    runs = [*pair(tmp_path), write_run(tmp_path / "c", "Conformer", errors=made(0.3))]
+    answer = compare(runs, tmp_path / "out")["answer"][0][0]
+    assert "Significantly worse than Transformer: Conformer." in answer
+    assert "[97.5 % interval]" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_unequal_cost_is_said_and_the_wer_at_equal_cost_is_given(tmp_path):
+    longer = (*CURVE, (900, 0.05))
+    runs = pair(tmp_path, curve=longer, finished=False)
+    answer = compare(runs, tmp_path / "out")["answer"][0]
+    assert "at unequal cost (Transformer had 2.0 times the device-hours of LSTM)" in answer[0]
+    assert "Not finished: Transformer" in answer[3]
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert (
+        "at equal cost, 0.125 device-hours (CPU) (7.5 min): LSTM 12.0 %, Transformer 12.0 %" in page
+    )
+
+
+def test_the_front_holds_what_nothing_else_beats(tmp_path):
+    runs = [
+        write_run(tmp_path / "a", "LSTM", errors=[1] * 100, rtf=0.05),
+        write_run(tmp_path / "b", "Transformer", errors=[2] * 100, rtf=0.02),
+        write_run(tmp_path / "c", "Conformer", errors=[2] * 100, rtf=0.06),
+    ]
+    (group,) = group_runs([read_run(run) for run in runs])
+    assert [arm.label for arm in pareto(group)] == ["LSTM", "Transformer"]
+
+
+# --- the page ---
+
+
+def test_the_page_stands_alone_and_is_small(tmp_path):
+    runs = pair(tmp_path)
+    written = compare(runs, tmp_path / "out")["files"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert not re.search(r"https?:|//|@import|<script|<link", page)
+    assert len(page) < 3_000_000
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+    assert len(ids) == len(set(ids))
+    assert page.count("<figure") == page.count("aria-label") == 4
+    assert "prefers-color-scheme: dark" in page
+    assert sorted(path.name for path in written) == sorted(
+        p.name for p in (tmp_path / "out").iterdir()
+    )
+    assert {path.suffix for path in written} == {".html", ".md", ".csv", ".png"}
+    assert str(runs[0]) in page  # every figure can be traced to a run folder
+
+
+def test_the_word_gpu_appears_only_when_one_was_used(tmp_path):
+    compare(pair(tmp_path), tmp_path / "cpu")
+    compare([write_run(tmp_path / "c", device=H200, errors=made(0.1))], tmp_path / "cuda")
+    for name in ("report.html", "report.md", "report.csv"):
+        assert "GPU" not in (tmp_path / "cpu" / name).read_text()
+    assert "device-hours (CPU)" in (tmp_path / "cpu" / "report.html").read_text()
+    assert "device-hours (GPU)" in (tmp_path / "cuda" / "report.html").read_text()
+
+
+def test_joules_are_drawn_when_metered_and_excused_when_not(tmp_path):
+    compare(pair(tmp_path), tmp_path / "without")
+    compare([write_run(tmp_path / "c", energy_joules=5e4, energy_note=None)], tmp_path / "with")
+    excuse = "Joules are not shown: energy was not metered (no energy counter for a cpu device)"
+    assert excuse in (tmp_path / "without" / "report.html").read_text()
+    page = (tmp_path / "with" / "report.html").read_text()
+    assert "Joules are not shown" not in page
+    assert "50.0 kJ" in page
+
+
+def test_text_from_a_run_cannot_become_markup(tmp_path):
+    compare([write_run(tmp_path / "a", "<b>Evil</b>")], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<b>" not in page
+    assert "&lt;b&gt;Evil" in page
+
+
+def test_the_report_needs_no_torch():
+    code = "import asr.report, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
