@@ -80,7 +80,7 @@ def one_line(error: Exception) -> str:
 class _Parser(argparse.ArgumentParser):
     """argparse with our exit: the mistake in one line, no usage dump."""
 
-    def error(self, message: str) -> Any:  # type: ignore[override]
+    def error(self, message: str) -> Any:
         raise ValueError(f"{message} (see: asr {self.prog.split()[-1]} --help)")
 
 
@@ -125,8 +125,29 @@ def prepare(arguments: list[str]) -> int:
         normaliser=known.normaliser,
         alphabet=known.alphabet,
     )
-    print(writer.summary(result))
+    print(prepared(result))
     return 0
+
+
+def prepared(result: dict[str, Any]) -> str:
+    """What ``prepare`` prints: the splits, and every kind of row dropped, converted or suspicious."""
+    label = " (synthetic speech)" if result["synthetic"] else ""
+    state = "already there, same options" if result["reused"] else "written"
+    lines = [f"{result['output']}: {result['name']}{label}, {result['licence']}; {state}"]
+    for split, facts in result["splits"].items():
+        lines.append(
+            f"  {split:12} {facts['utterances']:7} utterances {facts['hours']:8.2f} h "
+            f"{facts['speakers']:5} speakers {facts['words']:8} words"
+        )
+        checked = result["preflight"][split]
+        for reason, count in checked["converted"].items():
+            lines.append(f"    converted   {count} ({reason})" if count else "")
+        for kind in ("dropped", "suspicious"):
+            for reason, ids in checked[kind].items():
+                shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+                lines.append(f"    {kind:11} {len(ids)} ({reason}): {shown}")
+    lines += [f"  note: {remark}" for remark in result["remarks"]]
+    return "\n".join([*filter(None, lines), f"  full lists: {result['output']}/preflight.json"])
 
 
 def train(arguments: list[str]) -> int:
@@ -180,7 +201,7 @@ def evaluate(arguments: list[str]) -> int:
     from asr import evaluate as evaluation
     from asr.model import load_model
 
-    model = load_model(known.model, search=search_of(known.search))
+    model = load_model(known.model, device_of(known.device), search_of(known.search))
     corpus = known.corpus or model.summary["recipe"]["data"]["corpus"]
     metrics = evaluation.evaluate(
         model,
@@ -189,10 +210,26 @@ def evaluate(arguments: list[str]) -> int:
         output=known.output or Path(known.model) / "evaluations" / known.split,
         model_name=known.model,
         batch_seconds=known.batch_seconds,
-        device=known.device,
     )
     print(evaluation.summary(metrics))
     return 0
+
+
+def device_of(name: str | None) -> str:
+    """``--device``, or the GPU where there is one.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; use cpu") from None
+    return name
 
 
 def search_of(text: str | None) -> Any:
@@ -211,6 +248,9 @@ def transcribe(arguments: list[str]) -> int:
     options.add_argument("inputs", nargs="+", help="audio files, folders, globs, or - for stdin")
     options.add_argument("--output-dir", type=Path, help="default: text on stdout")
     options.add_argument("--formats", nargs="+", default=["txt"], help="txt json srt vtt tsv")
+    options.add_argument("--recursive", action="store_true", help="folders within folders too")
+    options.add_argument("--window-seconds", type=float, help="default: as long as in training")
+    options.add_argument("--batch-seconds", type=float, default=120.0, help="audio per batch")
     options.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     options.add_argument("--search", default=None, help="recipe file of a search, or a class name")
     options.add_argument("--device", default=None, help="cpu or cuda; default: cuda if present")
@@ -218,9 +258,25 @@ def transcribe(arguments: list[str]) -> int:
 
     from asr.model import load_model
     from asr.transcribe import transcribe as run
+    from asr.writers import FORMATS
 
-    model = load_model(known.model, search=search_of(known.search))
-    return run(model, known)
+    model = load_model(known.model, device_of(known.device), search_of(known.search))
+    results = run(
+        model,
+        known.inputs,
+        output_dir=known.output_dir,
+        formats=known.formats,
+        recursive=known.recursive,
+        overwrite=known.overwrite,
+        window_seconds=known.window_seconds,
+        batch_seconds=known.batch_seconds,
+        model_name=known.model,
+    )
+    if known.output_dir is None:
+        for result in results:
+            if result.transcript is not None:
+                print(FORMATS[known.formats[0]](result.transcript), end="")
+    return int(any(result.error for result in results))
 
 
 def compare(arguments: list[str]) -> int:

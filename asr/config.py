@@ -26,6 +26,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 import asr
+from asr.files import write
 
 Tree = dict[str, Any]
 
@@ -320,10 +321,8 @@ def _default(kind: type, parameter: inspect.Parameter) -> Any:
 
 
 def dump(tree: Tree, path: Path) -> None:
-    """Writes a tree as YAML, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(tree, sort_keys=False, default_flow_style=False))
-    os.replace(temporary, path)
+    """Writes a tree as YAML."""
+    write(path, yaml.safe_dump(tree, sort_keys=False, default_flow_style=False))
 
 
 def environment() -> dict[str, Any]:

@@ -180,8 +180,8 @@ class BatchStream(Sampler[list[int]]):
             )
         # A little noise on the length, so that an utterance meets other company every epoch.
         noisy = self.seconds[allowed] * draw.uniform(0.95, 1.05, len(allowed))
-        order = allowed[np.argsort(noisy, kind="stable")]
-        batches = bucket(self.seconds, self.options.max_batch_seconds, order)
+        order = allowed[np.argsort(noisy, kind="stable")].tolist()
+        batches = bucket(self.seconds.tolist(), self.options.max_batch_seconds, order)
         return [batches[i] for i in draw.permutation(len(batches))]
 
     def epoch_of(self, number: int) -> tuple[int, int]:

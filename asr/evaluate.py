@@ -3,14 +3,12 @@
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import jiwer
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -19,7 +17,9 @@ from tqdm import tqdm
 from asr.audio import decode
 from asr.claims.statistics import bootstrap_interval, resampling_unit
 from asr.data import bucket, read_corpus, read_rows
-from asr.meter import device_name, replace
+from asr.files import write
+from asr.meter import device_name
+from asr.scoring import Alignment, align, score
 from asr.text import normaliser
 
 if TYPE_CHECKING:
@@ -31,26 +31,6 @@ log = logging.getLogger(__name__)
 RESAMPLES = 10_000
 DURATION_BINS = 5
 NUM_WORST = 20
-NUM_CONFUSIONS = 30
-
-
-class Alignment(NamedTuple):
-    """One reference against one hypothesis, in the literature's counts."""
-
-    substitutions: int
-    deletions: int
-    insertions: int
-    hits: int
-
-    @property
-    def errors(self) -> int:
-        """All that is wrong."""
-        return self.substitutions + self.deletions + self.insertions
-
-    @property
-    def words(self) -> int:
-        """Words (or characters) of the reference."""
-        return self.substitutions + self.deletions + self.hits
 
 
 @dataclass(frozen=True)
@@ -68,20 +48,6 @@ class Recognised:
     audio_seconds: float
     decode_seconds: float
     total_seconds: float
-
-
-def score(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Any]:
-    """Pooled WER and CER with their counts, and the share of sentences with an error.
-
-    Rates are sum of errors / sum of reference words over the whole list, never a mean of rates, and
-    may exceed 1. What a hypothesis says where its reference is empty counts as insertions. In CER
-    the space between words is a character.
-
-    Raises:
-        ValueError: the lists differ in length, or no reference holds a word.
-    """
-    words, _ = _align(references, hypotheses)
-    return _score(words, references, hypotheses)
 
 
 def evaluate(
@@ -148,8 +114,8 @@ def evaluate(
         **metrics,
         "training": model.summary,
     }
-    replace(output / "hypotheses.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    replace(output / "metrics.json", json.dumps(described, indent=1) + "\n")
+    write(output / "hypotheses.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write(output / "metrics.json", json.dumps(described, indent=1) + "\n")
     return described
 
 
@@ -232,8 +198,8 @@ def _measure(
     """(metrics without their description, one line per utterance)."""
     references, durations = list(rows["text"]), list(rows["duration"])
     ids, speakers = list(rows["id"]), list(rows["speaker_id"])
-    words, confusions = _align(references, hypotheses)
-    scores = _score(words, references, hypotheses)
+    words, confusions = align(references, hypotheses)
+    scores = score(words, references, hypotheses)
     errors, totals = [a.errors for a in words], [a.words for a in words]
     scores["wer"]["interval"] = list(
         bootstrap_interval(errors, totals, speakers, resamples=RESAMPLES)
@@ -293,61 +259,6 @@ def by_duration(durations: Sequence[float], words: Sequence[Alignment]) -> list[
     return table
 
 
-def _align(
-    references: Sequence[str], hypotheses: Sequence[str]
-) -> tuple[list[Alignment], dict[str, list[list[Any]]]]:
-    """Word alignment of each pair, and the commonest confusions of all."""
-    if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
-    if not any(text.split() for text in references):
-        raise ValueError("no reference words, so there is no error rate; check the corpus' texts")
-    result = jiwer.process_words([_spaced(t) for t in references], [_spaced(t) for t in hypotheses])
-    alignments = []
-    swaps: Counter[tuple[str, str]] = Counter()
-    lost: Counter[str] = Counter()
-    added: Counter[str] = Counter()
-    for reference, hypothesis, chunks in zip(
-        result.references, result.hypotheses, result.alignments, strict=True
-    ):
-        counts = dict.fromkeys(("substitute", "delete", "insert", "equal"), 0)
-        for chunk in chunks:
-            before = reference[chunk.ref_start_idx : chunk.ref_end_idx]
-            after = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
-            counts[chunk.type] += max(len(before), len(after))
-            if chunk.type == "substitute":
-                swaps.update(zip(before, after, strict=True))
-            elif chunk.type == "delete":
-                lost.update(before)
-            elif chunk.type == "insert":
-                added.update(after)
-        alignments.append(Alignment(*counts.values()))
-    return alignments, {
-        "substitutions": [[*pair, n] for pair, n in swaps.most_common(NUM_CONFUSIONS)],
-        "deletions": [[word, n] for word, n in lost.most_common(NUM_CONFUSIONS)],
-        "insertions": [[word, n] for word, n in added.most_common(NUM_CONFUSIONS)],
-    }
-
-
-def _score(
-    alignments: Sequence[Alignment], references: Sequence[str], hypotheses: Sequence[str]
-) -> dict[str, Any]:
-    words = Alignment(*(sum(column) for column in zip(*alignments, strict=True)))
-    chars = jiwer.process_characters(
-        [_spaced(t) for t in references], [_spaced(t) for t in hypotheses]
-    )
-    characters = Alignment(chars.substitutions, chars.deletions, chars.insertions, chars.hits)
-    return {
-        "utterances": len(references),
-        "wer": {"rate": words.errors / words.words, **words._asdict(), "words": words.words},
-        "cer": {
-            "rate": characters.errors / characters.words,
-            **characters._asdict(),
-            "characters": characters.words,
-        },
-        "sentence_error_rate": sum(a.errors > 0 for a in alignments) / len(alignments),
-    }
-
-
 def _worst(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Highest WER first, among equals the most errors; an empty reference counts as one word."""
     rated = []
@@ -367,7 +278,7 @@ def _unnormalised(rows: Any, raw: list[str]) -> float | None:
     originals = list(rows["original_text"])
     if not any(text.split() for text in originals):
         return None
-    alignments, _ = _align(originals, raw)
+    alignments, _ = align(originals, raw)
     return sum(a.errors for a in alignments) / sum(a.words for a in alignments)
 
 
@@ -381,11 +292,6 @@ def _normaliser(corpus: dict[str, Any], of_model: str) -> Callable[[str], str]:
             name,
         )
     return normaliser(name)
-
-
-def _spaced(text: str) -> str:
-    """One space between words; jiwer splits at single spaces only."""
-    return " ".join(text.split())
 
 
 def _synchronise(device: torch.device) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from asr.files import write
+
 PHASES = ("startup", "step", "data_wait", "validation", "checkpoint")
 COUNTERS = ("audio_seconds", "padded_seconds", "train_flops", "padded_train_flops")
 
@@ -223,7 +225,7 @@ class Ledger:
         """Appends a line; ``ledger.json`` holds the last one and the summary."""
         self._append(line)
         last = {**line, **self._device(), "sessions": self.session, **summary}
-        replace(self.folder / "ledger.json", json.dumps(last, indent=1))
+        write(self.folder / "ledger.json", json.dumps(last, indent=1))
 
     def _device(self) -> dict[str, Any]:
         return {
@@ -254,19 +256,12 @@ class Ledger:
             "device_seconds": self.device_seconds,
             "energy_joules": self._joules(lambda joules: joules * self.num_devices),
         }
-        replace(self.folder / "heartbeat.json", json.dumps(beat))
+        write(self.folder / "heartbeat.json", json.dumps(beat))
 
     def _beat(self) -> None:
         while not self._stop.is_set():
             self._write_heartbeat()
             self._stop.wait(1.0)
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{threading.get_ident()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:

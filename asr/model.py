@@ -22,6 +22,7 @@ from asr.decoders.decoder import Decoder, Loss
 from asr.encoders import ENCODERS
 from asr.encoders.encoder import Encoder
 from asr.features import FeatureOptions, LogMel
+from asr.files import write
 from asr.search import SEARCHES, Hypothesis, Search
 from asr.text import Tokenizer, restore
 
@@ -148,9 +149,7 @@ def save_model(
     description = folder / DESCRIPTION
     text = json.dumps(model.description, indent=1)
     if not description.exists() or description.read_text() != text:
-        temporary = folder / f"{DESCRIPTION}.tmp"
-        temporary.write_text(text)
-        os.replace(temporary, description)
+        write(description, text)
     temporary = folder / f"{WEIGHTS}.tmp"
     state = {k: v.detach().cpu().contiguous() for k, v in (weights or model.state_dict()).items()}
     save_file(state, temporary, metadata={"summary": json.dumps(dict(summary))})

@@ -1,32 +1,111 @@
-"""Errors of words and characters, counted by jiwer and pooled over utterances."""
+"""Errors of words and characters, aligned by jiwer and pooled over utterances."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jiwer
 
-
-@dataclass(frozen=True)
-class Counts:
-    """Sums over utterances; a rate is one of them divided by another, once, at the end."""
-
-    word_errors: int
-    words: int
-    character_errors: int
-    characters: int
-
-    def counts(self) -> dict[str, int]:
-        """By name."""
-        return asdict(self)
+NUM_CONFUSIONS = 30
 
 
-def score(references: Sequence[str], hypotheses: Sequence[str]) -> Counts:
-    """Pooled edit distances in words (split at white space) and in characters."""
-    words = jiwer.process_words(list(references), list(hypotheses))
-    letters = jiwer.process_characters(list(references), list(hypotheses))
-    return Counts(
-        word_errors=words.substitutions + words.deletions + words.insertions,
-        words=words.hits + words.substitutions + words.deletions,
-        character_errors=letters.substitutions + letters.deletions + letters.insertions,
-        characters=letters.hits + letters.substitutions + letters.deletions,
-    )
+class Alignment(NamedTuple):
+    """One reference against one hypothesis, in the literature's counts."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    hits: int
+
+    @property
+    def errors(self) -> int:
+        """All that is wrong."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def words(self) -> int:
+        """Words (or characters) of the reference."""
+        return self.substitutions + self.deletions + self.hits
+
+
+def align(
+    references: Sequence[str], hypotheses: Sequence[str]
+) -> tuple[list[Alignment], dict[str, list[list[Any]]]]:
+    """Word alignment of each pair, and the commonest confusions of all.
+
+    Raises:
+        ValueError: the lists differ in length.
+    """
+    if len(references) != len(hypotheses):
+        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
+    if not references:
+        return [], {"substitutions": [], "deletions": [], "insertions": []}
+    result = jiwer.process_words([spaced(t) for t in references], [spaced(t) for t in hypotheses])
+    alignments = []
+    swaps: Counter[tuple[str, str]] = Counter()
+    lost: Counter[str] = Counter()
+    added: Counter[str] = Counter()
+    for reference, hypothesis, chunks in zip(
+        result.references, result.hypotheses, result.alignments, strict=True
+    ):
+        counts = dict.fromkeys(("substitute", "delete", "insert", "equal"), 0)
+        for chunk in chunks:
+            before = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+            after = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            counts[chunk.type] += max(len(before), len(after))
+            if chunk.type == "substitute":
+                swaps.update(zip(before, after, strict=True))
+            elif chunk.type == "delete":
+                lost.update(before)
+            elif chunk.type == "insert":
+                added.update(after)
+        alignments.append(Alignment(*counts.values()))
+    return alignments, {
+        "substitutions": [[*pair, n] for pair, n in swaps.most_common(NUM_CONFUSIONS)],
+        "deletions": [[word, n] for word, n in lost.most_common(NUM_CONFUSIONS)],
+        "insertions": [[word, n] for word, n in added.most_common(NUM_CONFUSIONS)],
+    }
+
+
+def pooled(alignments: Iterable[Alignment]) -> Alignment:
+    """Sums of counts; a rate is one of them divided by another, once, at the end."""
+    return Alignment(*map(sum, zip(Alignment(0, 0, 0, 0), *alignments, strict=True)))
+
+
+def characters(references: Sequence[str], hypotheses: Sequence[str]) -> Alignment:
+    """Pooled edit operations on characters, the space between words being one."""
+    if not references:
+        return Alignment(0, 0, 0, 0)
+    result = jiwer.process_characters([*map(spaced, references)], [*map(spaced, hypotheses)])
+    return Alignment(result.substitutions, result.deletions, result.insertions, result.hits)
+
+
+def score(
+    alignments: Sequence[Alignment], references: Sequence[str], hypotheses: Sequence[str]
+) -> dict[str, Any]:
+    """Pooled WER and CER with their counts, and the share of sentences with an error.
+
+    Rates are sum of errors / sum of reference words over the whole list, never a mean of rates, and
+    may exceed 1. What a hypothesis says where its reference is empty counts as insertions.
+
+    Raises:
+        ValueError: no reference holds a word.
+    """
+    words, letters = pooled(alignments), characters(references, hypotheses)
+    if not words.words:
+        raise ValueError("no reference words, so there is no error rate; check the corpus' texts")
+    return {
+        "utterances": len(references),
+        "wer": {"rate": words.errors / words.words, **words._asdict(), "words": words.words},
+        "cer": {
+            "rate": letters.errors / letters.words,
+            **letters._asdict(),
+            "characters": letters.words,
+        },
+        "sentence_error_rate": sum(a.errors > 0 for a in alignments) / len(alignments),
+    }
+
+
+def spaced(text: str) -> str:
+    """One space between words; jiwer splits at single spaces only."""
+    return " ".join(text.split())

@@ -7,6 +7,7 @@ and started again ends with the weights of a run that was not.
 
 import copy
 import csv
+import json
 import logging
 import math
 import os
@@ -30,9 +31,10 @@ from asr.decoders import DECODERS
 from asr.decoders.decoder import Loss
 from asr.encoders import ENCODERS
 from asr.features import Augmentation, FeatureOptions
-from asr.meter import Ledger, replace
+from asr.files import write
+from asr.meter import Ledger
 from asr.model import SpeechModel, build_model, save_model
-from asr.scoring import score
+from asr.scoring import align, characters, pooled
 from asr.search import SEARCHES
 from asr.text import TOKENIZERS
 
@@ -173,9 +175,13 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
         loggers=TensorBoardLogger(folder, name="logs", version=""),
     )
     fabric.launch()
-    run = Run(recipe, folder, fabric)
-    run.resume()
-    return run.fit()
+    ledger = Ledger(folder, fabric.device, fabric.world_size, options.precision)
+    try:
+        run = Run(recipe, folder, fabric, ledger)
+        run.resume()
+        return run.fit()
+    finally:
+        ledger.close()
 
 
 def check_folder(recipe: Recipe, folder: Path) -> None:
@@ -200,10 +206,8 @@ def check_folder(recipe: Recipe, folder: Path) -> None:
 class Run:
     """The state of a training run and the loop over it."""
 
-    def __init__(self, recipe: Recipe, folder: Path, fabric: L.Fabric):
-        self.recipe, self.folder, self.fabric = recipe, folder, fabric
-        options = recipe.trainer
-        self.ledger = Ledger(folder, fabric.device, fabric.world_size, options.precision)
+    def __init__(self, recipe: Recipe, folder: Path, fabric: L.Fabric, ledger: Ledger):
+        self.recipe, self.folder, self.fabric, self.ledger = recipe, folder, fabric, ledger
         self.corpus = read_corpus(recipe.data.corpus)
         torch.manual_seed(recipe.seed)
         texts = SpeechData.texts(recipe.data)
@@ -258,7 +262,6 @@ class Run:
         self.save()
         line = self.write("end", bar, finished=True, reason=reason)
         bar.close()
-        ledger.close()
         return line
 
     def batches(self) -> Iterator[Batch]:
@@ -319,14 +322,23 @@ class Run:
         """
         if self.fabric.world_size == 1:
             return loss.total()
-        counts = {n: self.fabric.all_reduce(t.count.float()) for n, t in loss.terms.items()}
-        return torch.stack([t.weight * t.sum / counts[n] for n, t in loss.terms.items()]).sum()
+        means = [
+            t.weight * t.sum / self.reduce(t.count.float(), "mean") for t in loss.terms.values()
+        ]
+        return torch.stack(means).sum()
+
+    def reduce(self, value: Tensor, how: str) -> Tensor:
+        """A tensor over all ranks."""
+        reduced = self.fabric.all_reduce(value, reduce_op=how)
+        assert isinstance(reduced, Tensor)
+        return reduced
 
     @torch.no_grad()
     def update_average(self) -> None:
         """Exponential moving average, its decay rising with the updates so that it starts well."""
         decay = min(self.recipe.optimizer.ema_decay, (1 + self.updates) / (10 + self.updates))
-        average, current = list(self.average.parameters()), list(self.model.parameters())
+        average: list[Tensor] = list(self.average.parameters())
+        current: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(average, current, 1 - decay)
 
     def count_nonfinite(self, finite: bool, batch: Batch) -> None:
@@ -428,8 +440,12 @@ class Run:
             for name, term in loss.terms.items():
                 sums[f"{name}_sum"] = sums.get(f"{name}_sum", 0.0) + float(term.sum)
                 sums[f"{name}_count"] = sums.get(f"{name}_count", 0.0) + float(term.count)
-        counts = score([r for r, _ in pairs], [h for _, h in pairs])
-        totals = {k: self.sum(v) for k, v in {**counts.counts(), **sums}.items()}
+        references, hypotheses = [r for r, _ in pairs], [h for _, h in pairs]
+        words = pooled(align(references, hypotheses)[0])
+        letters = characters(references, hypotheses)
+        sums |= {"word_errors": words.errors, "words": words.words}
+        sums |= {"character_errors": letters.errors, "characters": letters.words}
+        totals = {name: self.sum(value) for name, value in sums.items()}
         losses = {
             name: totals[f"{name}_sum"] / max(1.0, totals[f"{name}_count"]) for name in loss.terms
         }
@@ -448,7 +464,7 @@ class Run:
         if self.fabric.world_size == 1:
             return value
         number = torch.tensor(value, dtype=torch.float64, device=self.fabric.device)
-        return float(self.fabric.all_reduce(number, reduce_op="sum"))
+        return float(self.reduce(number, "sum"))
 
     # --- what is written ---
 
@@ -505,10 +521,8 @@ class Run:
 
     def write_environment(self) -> None:
         """What the run was made with, of its latest session."""
-        import json
-
         facts = {**config.environment(), "device_name": self.ledger.device_name}
-        replace(self.folder / "environment.json", json.dumps(facts, indent=1))
+        write(self.folder / "environment.json", json.dumps(facts, indent=1))
 
     # --- saving ---
 
@@ -531,6 +545,7 @@ class Run:
             return
         summary = {
             "corpus": {k: self.corpus[k] for k in ("name", "synthetic", "normaliser")},
+            "longest_utterance_seconds": max(self.data.train.seconds),
             "updates": self.updates,
             "audio_hours": line["audio_seconds"] / 3600,
             "device_hours": line["device_hours"],

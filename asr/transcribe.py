@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from asr.alignment import Word, align
 from asr.audio import decode, info
-from asr.writers import FORMATS, TIMED, Transcript, check_folder, write
+from asr.files import write
+from asr.writers import FORMATS, TIMED, Transcript, check_folder
 
 if TYPE_CHECKING:
     from asr.model import SpeechModel

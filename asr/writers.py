@@ -1,10 +1,8 @@
 """A transcript as txt, json, srt, vtt or tsv, and files that are written whole or not at all."""
 
-import contextlib
 import html
 import itertools
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -167,23 +165,6 @@ def check_folder(folder: Path) -> None:
         raise OSError(
             f"cannot write in {folder} ({error.strerror}); choose another output_dir"
         ) from None
-
-
-def write(path: Path, text: str) -> None:
-    """A reader, a crash or a full disk never sees or leaves half a file.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _runs(words: Sequence[Word]) -> list[list[Word]]:

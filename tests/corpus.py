@@ -1,4 +1,4 @@
-"""A prepared corpus in a language where every letter is a tone: learnt in seconds, no file needed."""
+"""A prepared corpus in a language where every letter is a tone: learnt in seconds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,3 @@
-from abc import ABC
 from dataclasses import dataclass, field
 
 import pytest
@@ -8,7 +7,7 @@ from asr import config
 from asr.config import Component, component
 
 
-class Shape(ABC):
+class Shape:
     """The family."""
 
 
@@ -104,7 +103,10 @@ def test_the_dump_of_a_recipe_reads_back_as_the_same_recipe(tmp_path):
             r"^shape.depth: no such key; Circle has radius, side",
         ),
         ({"shape": {"class_path": "Circle", "radius": 1}}, r"^shape: expects class_path and"),
-        ({"shape": {"class_path": "os.path.join"}}, r"^shape.class_path 'os.path.join' is no Shape"),
+        (
+            {"shape": {"class_path": "os.path.join"}},
+            r"^shape.class_path 'os.path.join' is no Shape",
+        ),
         ({"shape": {"class_path": "no.such.Thing"}}, r"^shape.class_path no.such.Thing: No module"),
     ],
 )

@@ -1,12 +1,10 @@
 import json
-import random
 
-import jiwer
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asr.evaluate import by_duration, evaluate, score, summary
+from asr.evaluate import by_duration, evaluate, summary
 from tests.coded_speech import RATE, CodedSpeech, audio_bytes, speak
 
 # (id, speaker, what is said, reference, original)
@@ -163,53 +161,6 @@ def test_summary_shows_rates_in_percent_and_the_worst(run):
     assert "worst: u6, WER 200%" in text
     assert text.count("worst:") == 3
     assert "synthetic" in text.splitlines()[0]
-
-
-def test_score_equals_jiwer_on_the_pooled_set():
-    draw = random.Random(3)
-    vocabulary = ["one", "two", "too", "three", "it's", "a"]
-    references = [" ".join(draw.choices(vocabulary, k=draw.randint(1, 12))) for _ in range(200)]
-    hypotheses = []
-    for text in references:
-        words = [w if draw.random() > 0.3 else draw.choice(vocabulary) for w in text.split()]
-        hypotheses.append(" ".join(w for w in words if draw.random() > 0.1))
-    result = score(references, hypotheses)
-    words = jiwer.process_words(references, hypotheses)
-    characters = jiwer.process_characters(references, hypotheses)
-    assert result["wer"]["rate"] == pytest.approx(words.wer)
-    assert result["wer"]["hits"] == words.hits
-    assert result["wer"]["substitutions"] == words.substitutions
-    assert result["wer"]["deletions"] == words.deletions
-    assert result["wer"]["insertions"] == words.insertions
-    assert result["cer"]["rate"] == pytest.approx(characters.cer)
-
-
-@pytest.mark.parametrize(
-    ("references", "hypotheses", "rate"),
-    [
-        (["a b"], [""], 1.0),
-        (["a b"], ["a  b "], 0.0),
-        (["a\tb"], ["a b"], 0.0),
-        (["a"], ["b c d"], 3.0),
-        (["", "a"], ["x y", "a"], 2.0),
-        (["", "a"], ["", "a"], 0.0),
-    ],
-)
-def test_awkward_texts_are_scored_as_stated(references, hypotheses, rate):
-    assert score(references, hypotheses)["wer"]["rate"] == rate
-
-
-@pytest.mark.parametrize(
-    ("references", "hypotheses", "message"),
-    [
-        ([], [], "no reference words"),
-        (["", " "], ["a", ""], "no reference words"),
-        (["a"], ["a", "b"], "1 references but 2 hypotheses"),
-    ],
-)
-def test_a_score_that_cannot_be_is_refused(references, hypotheses, message):
-    with pytest.raises(ValueError, match=message):
-        score(references, hypotheses)
 
 
 def test_a_missing_split_lists_those_present(tmp_path, cache):

@@ -18,9 +18,12 @@ def test_frames_are_those_of_torchaudio_without_centring():
     ours = LogMel().log_mel(wave, lengths)
     window = torch.zeros(512)
     window[:400] = torch.hann_window(400)
-    power = torch.stft(
-        wave, 512, 160, window=window, center=False, return_complex=True
-    ).abs().square().transpose(1, 2)  # (1, T', bins); fewer frames, for it reads 512 samples each
+    power = (
+        torch.stft(wave, 512, 160, window=window, center=False, return_complex=True)
+        .abs()
+        .square()
+        .transpose(1, 2)
+    )  # (1, T', bins); fewer frames, for it reads 512 samples each
     filters = torchaudio.functional.melscale_fbanks(257, 20.0, 8000.0, 80, 16000)
     theirs = torch.log(power @ filters + FLOOR)
     torch.testing.assert_close(ours[:, : theirs.shape[1]], theirs, atol=1e-4, rtol=1e-4)

@@ -74,7 +74,9 @@ def test_a_killed_session_is_paid_for_and_its_replayed_work_is_wasted(tmp_path, 
     assert line["audio_seconds"] == 60
     assert line["train_flops"] == 8
     second.close()
-    starts = [entry for entry in read_ledger(tmp_path / "ledger.jsonl") if entry["event"] == "start"]
+    starts = [
+        entry for entry in read_ledger(tmp_path / "ledger.jsonl") if entry["event"] == "start"
+    ]
     assert [entry["session"] for entry in starts] == [1, 2]
 
 

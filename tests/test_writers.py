@@ -4,7 +4,8 @@ import os
 import pytest
 
 from asr.alignment import Word
-from asr.writers import FORMATS, Transcript, check_folder, clock, lines, segments, write
+from asr.files import write
+from asr.writers import FORMATS, Transcript, check_folder, clock, lines, segments
 
 
 def transcript(words, duration=10.0, notes=()):

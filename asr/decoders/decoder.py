@@ -13,7 +13,7 @@ class Term(NamedTuple):
     """One term of a loss: a sum over tokens, and over how many."""
 
     sum: Tensor  # () float32
-    count: Tensor  # () int64
+    count: Tensor  # type: ignore[assignment]  # () int64; hides tuple.count, of no use here
     weight: float
 
 
