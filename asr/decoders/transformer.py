@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
 from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight, inputs
 from asr.decoders.ctc import CTCHead
 from asr.decoders.decoder import Decoder, Loss, State
-from asr.layers import CrossAttention, FeedForward, SelfAttention, modules, rotation
+from asr.layers import CrossAttention, FeedForward, SelfAttention, dropout, modules, rotation
 
 FEEDFORWARD = 4  # inner width of the feed-forward, in multiples of width (Vaswani et al. 2017)
 
@@ -76,7 +75,7 @@ class Transformer(Decoder):
         factors = rotation(
             torch.arange(tokens.shape[1], device=tokens.device), self.width // self.heads
         )
-        x = F.dropout(self.embedding(tokens), self.dropout, self.training)
+        x = dropout(self.embedding(tokens), self.dropout, self.training)
         for layer in self.layers:
             x = layer(x, factors, layer.cross.remember(encoded), real)
         return self.norm(x)
@@ -141,7 +140,7 @@ class Layer(nn.Module):
     ) -> Tensor:
         """(B, U, width), keys and values of the encoder -> (B, U, width)."""
         y = self.attention(self.self_norm(x), factors, None, causal=True)
-        x = x + F.dropout(y, self.dropout, self.training)
+        x = x + dropout(y, self.dropout, self.training)
         return self._read(x, memory, real)
 
     def step(
@@ -160,9 +159,9 @@ class Layer(nn.Module):
     def _read(self, x: Tensor, memory: tuple[Tensor, Tensor], real: Tensor | None) -> Tensor:
         """(B, Q, width) -> (B, Q, width): attention to the encoder, then feed-forward."""
         y = self.cross(self.cross_norm(x), *memory, real)
-        x = x + F.dropout(y, self.dropout, self.training)
+        x = x + dropout(y, self.dropout, self.training)
         y = self.feedforward(self.feedforward_norm(x))
-        return x + F.dropout(y, self.dropout, self.training)
+        return x + dropout(y, self.dropout, self.training)
 
     def flops(self, time: int, steps: int) -> int:
         """FLOPs of one utterance: ``time`` encoder frames, ``steps`` tokens."""

@@ -12,6 +12,7 @@ from asr.encoders.encoder import Encoder, EncoderState
 from asr.layers import (
     SUBSAMPLING,
     Subsampling,
+    dropout,
     flatten,
     halved,
     halved_lengths,
@@ -160,7 +161,7 @@ class Layer(nn.Module):
 
     def _join(self, x: Tensor, y: Tensor) -> Tensor:
         y = y if self.projection is None else self.projection(y)
-        return x + F.dropout(y, self.dropout, self.training)
+        return x + dropout(y, self.dropout, self.training)
 
     def _reduce(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, ceil(S / 2), D); an odd last frame is joined with zeros."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
@@ -15,6 +14,7 @@ from asr.layers import (
     SelfAttention,
     Subsampling,
     causal_mask,
+    dropout,
     halved,
     modules,
     rotation,
@@ -101,7 +101,7 @@ class Transformer(Encoder):
             factors = rotation(positions, self.dim // self.heads)
         else:
             x = x + sinusoids(positions, self.dim)
-        return F.dropout(x, self.dropout, self.training), factors
+        return dropout(x, self.dropout, self.training), factors
 
     def initial_state(self, batch: int) -> EncoderState:
         """Empty caches at position 0; see ``Encoder.initial_state``."""
@@ -172,9 +172,9 @@ class Layer(nn.Module):
 
     def _join(self, x: Tensor, y: Tensor) -> Tensor:
         """The residual around the attention, then the feed-forward with its own."""
-        x = x + F.dropout(y, self.dropout, self.training)
+        x = x + dropout(y, self.dropout, self.training)
         y = self.feedforward(self.feedforward_norm(x))
-        return x + F.dropout(y, self.dropout, self.training)
+        return x + dropout(y, self.dropout, self.training)
 
     def flops(self, time: int) -> int:
         """FLOPs of one utterance of ``time`` frames."""

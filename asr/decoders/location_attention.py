@@ -1,0 +1,250 @@
+"""Location-aware attention with the LSTM it feeds: one step, and all steps of a known sequence."""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv1d_weight
+
+Memory = dict[str, Tensor]
+
+
+class LocationAttention(nn.Module):
+    """energy(s) = v . tanh(key(s) + query + U (F * previous alignment)(s)), then a softmax.
+
+    Chorowski et al. 2015, equations 8 and 9. The LSTM beside it reads the token, its own last
+    output and the last context (input feeding); the token's part of the gates comes from outside.
+    """
+
+    def __init__(self, dim: int, width: int, attention: int, *, channels: int, kernel: int) -> None:
+        super().__init__()
+        if kernel % 2 == 0:
+            raise ValueError(f"location_kernel {kernel} is even; an odd one is centred")
+        self.dim, self.width, self.inner = dim, width, attention
+        self.channels, self.kernel = channels, kernel
+        self.gates = nn.Linear(width + dim, 4 * width, bias=False)
+        self.key = nn.Linear(dim, attention)
+        self.query = nn.Linear(width, attention, bias=False)
+        self.location = nn.Conv1d(1, channels, kernel, padding=kernel // 2, bias=False)
+        self.place = nn.Parameter(torch.empty(channels, attention))
+        self.energy = nn.Linear(attention, 1, bias=False)
+        weights = (self.key.weight, self.query.weight, self.place, self.energy.weight)
+        for weight in (*weights, *self.gates.weight.data.chunk(4)):
+            nn.init.xavier_uniform_(weight)
+        for weight in self.gates.weight.data.chunk(4):
+            nn.init.orthogonal_(weight[:, :width])
+        nn.init.zeros_(self.key.bias)
+
+    def remember(self, encoded: Tensor, real: Tensor) -> Memory:
+        """(B, S, D), (B, S) bool -> what the steps of a search share."""
+        return {"encoded": encoded, "keys": self.key(encoded), "real": real}
+
+    def initial_cache(self, encoded: Tensor) -> dict[str, Tensor]:
+        """Zeros: nothing was put out, nothing was read."""
+        batch, time, _ = encoded.shape
+        return {
+            "output": encoded.new_zeros(batch, self.width + self.dim),
+            "cell": encoded.new_zeros(batch, self.width),
+            "alignment": encoded.new_zeros(batch, time),
+        }
+
+    def forward(self, token: Tensor, memory: Memory, cache: dict[str, Tensor]) -> dict[str, Tensor]:
+        """(B*K, 4 * width) a token's part of the gates -> next cache.
+
+        Its ``output`` is (B*K, width + D), the LSTM's output and the context.
+        """
+        hidden, cell = lstm_cell(token + self.gates(cache["output"]), cache["cell"])
+        context, alignment = self._read(hidden, memory, cache["alignment"])
+        return {
+            "output": torch.cat([hidden, context], dim=1),
+            "cell": cell,
+            "alignment": alignment,
+        }
+
+    def _read(self, hidden: Tensor, memory: Memory, alignment: Tensor) -> tuple[Tensor, Tensor]:
+        """(B*K, width), previous alignment (B*K, S) -> context (B*K, D), alignment (B*K, S).
+
+        The K hypotheses of an utterance read its one row of memory.
+        """
+        encoded, keys, real = memory["encoded"], memory["keys"], memory["real"]
+        batch, time = real.shape
+        places = self.location(alignment[:, None]).transpose(1, 2)  # (B*K, S, C)
+        x = torch.baddbmm(
+            self.query(hidden)[:, None], places, self.place.expand(len(hidden), -1, -1)
+        )  # (B*K, S, A)
+        x = torch.tanh(x.view(batch, -1, time, self.inner) + keys[:, None])
+        energies = self.energy(x)[..., 0].float()  # (B, K, S)
+        weights = energies.masked_fill(~real[:, None], -torch.inf).softmax(-1).type_as(encoded)
+        context = torch.bmm(weights, encoded)  # (B, K, D)
+        return context.flatten(0, 1), weights.flatten(0, 1)
+
+    def unroll(self, tokens: Tensor, memory: Memory) -> Tensor:
+        """(B, U, 4 * width) the tokens' part of the gates -> (B, U, width + D) outputs.
+
+        With gradients: a hand-written backward, in float32 whatever the precision around it.
+        """
+        if not torch.is_grad_enabled():
+            cache, outputs = self.initial_cache(memory["encoded"]), []
+            for token in tokens.unbind(1):
+                cache = self(token, memory, cache)
+                outputs.append(cache["output"])
+            return torch.stack(outputs, dim=1)
+        weights = (self.gates.weight, self.query.weight, self.location.weight)
+        with torch.autocast(tokens.device.type, enabled=False):
+            outputs = Unrolled.apply(
+                tokens.transpose(0, 1).float().contiguous(),
+                memory["encoded"].float(),
+                memory["keys"].float(),
+                memory["real"],
+                *weights,
+                self.place,
+                self.energy.weight,
+            )
+        return outputs.transpose(0, 1)
+
+    def flops(self, time: int, steps: int) -> int:
+        """FLOPs of one utterance: keys once, the rest per step; gates without the tokens' part."""
+        per_frame = 2 * self.channels * (self.kernel + self.inner) + 2 * self.inner + 2 * self.dim
+        per_step = 8 * self.width * (self.width + self.dim) + 2 * self.width * self.inner
+        return 2 * self.dim * self.inner * time + steps * (per_step + per_frame * time)
+
+
+def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """(R, 4 * width) in torch's order input, forget, cell, output; (R, width) -> hidden, cell."""
+    first, forget, new, output = gates.chunk(4, dim=1)
+    cell = torch.addcmul(forget.sigmoid() * cell, first.sigmoid(), new.tanh())
+    return output.sigmoid() * cell.tanh(), cell
+
+
+class Unrolled(torch.autograd.Function):
+    """All steps of ``LocationAttention`` over known tokens, with their gradient by hand.
+
+    Autograd would make a gradient of every weight, of the frames and of the keys at every step
+    and add them up; here they are one product at the end, or added in place. Half the time.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx,
+        tokens: Tensor,
+        encoded: Tensor,
+        keys: Tensor,
+        real: Tensor,
+        gates_weight: Tensor,
+        query_weight: Tensor,
+        location: Tensor,
+        place: Tensor,
+        energy: Tensor,
+    ) -> Tensor:
+        """(U, B, 4 * width), (B, S, D), (B, S, A), (B, S), weights -> (U, B, width + D)."""
+        steps, batch, width = *tokens.shape[:2], tokens.shape[2] // 4
+        time, inner, channels = keys.shape[1], keys.shape[2], len(place)
+        new = tokens.new_empty
+        outputs = new(steps + 1, batch, width + encoded.shape[2])
+        cells, squashed = new(steps + 1, batch, width), new(steps, batch, width)
+        alignments = new(steps + 1, batch, 1, time)
+        for start in (outputs, cells, alignments):
+            start[0] = 0
+        gates, x = torch.empty_like(tokens), new(steps, batch, time, inner)
+        # The query is the weight of a last channel of ones: one product adds both to the keys.
+        places = new(steps, batch, channels + 1, time)
+        places[:, :, channels] = 1
+        weights = torch.cat([place, place[:1]]).repeat(batch, 1, 1)  # (B, C + 1, A)
+        hidden_frames = ~real[:, None]
+        for step in range(steps):
+            torch.addmm(tokens[step], outputs[step], gates_weight.T, out=gates[step])
+            _activate(gates[step], cells, squashed, outputs, step)
+            torch.mm(outputs[step + 1, :, :width], query_weight.T, out=weights[:, channels])
+            places[step, :, :channels] = torch.conv1d(
+                alignments[step], location, padding=location.shape[2] // 2
+            )
+            torch.baddbmm(keys, places[step].transpose(1, 2), weights, out=x[step]).tanh_()
+            energies = torch.mm(x[step].view(-1, inner), energy.T).view(batch, 1, time)
+            energies.masked_fill_(hidden_frames, -torch.inf)
+            torch.softmax(energies, dim=2, out=alignments[step + 1])
+            outputs[step + 1, :, width:] = torch.bmm(alignments[step + 1], encoded)[:, 0]
+        ctx.save_for_backward(
+            encoded, gates_weight, query_weight, location, place, energy,
+            outputs, cells, squashed, alignments, gates, x, places,
+        )  # fmt: skip
+        return outputs[1:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        """(U, B, width + D) -> gradients of ``forward``'s arguments."""
+        (
+            encoded, gates_weight, query_weight, location, place, energy,
+            outputs, cells, squashed, alignments, gates, x, places,
+        ) = ctx.saved_tensors  # fmt: skip
+        steps, batch, width = squashed.shape
+        channels, inner = place.shape
+        d_outputs = gradient.clone()
+        d_gates, d_place = torch.empty_like(gates), torch.zeros_like(place)
+        d_queries, d_energy = gates.new_empty(steps, batch, inner), torch.zeros_like(energy)
+        d_keys = torch.zeros_like(x[0])
+        d_places = torch.empty_like(places[:, :, :channels])
+        d_cell, d_alignment = torch.zeros_like(cells[0]), torch.zeros_like(alignments[0])
+        for step in reversed(range(steps)):
+            d_output, alignment = d_outputs[step], alignments[step + 1]
+            d_context = d_output[:, None, width:]
+            d_alignment = torch.baddbmm(d_alignment, d_context, encoded.transpose(1, 2))
+            d_energies = torch._softmax_backward_data(d_alignment, alignment, 2, alignment.dtype)
+            d_energies = d_energies.view(-1, 1)  # (B * S, 1)
+            flat = x[step].view(-1, inner)
+            d_energy.addmm_(d_energies.T, flat)
+            d_x = torch.ops.aten.tanh_backward(d_energies * energy, flat)  # (B * S, A)
+            d_keys += d_x.view_as(d_keys)
+            d_weights = torch.bmm(places[step], d_x.view_as(d_keys))  # (B, C + 1, A)
+            d_place += d_weights[:, :channels].sum(0)
+            d_queries[step] = d_weights[:, channels]
+            d_places[step] = torch.mm(d_x, place.T).view(batch, -1, channels).transpose(1, 2)
+            d_alignment = torch.conv_transpose1d(
+                d_places[step], location, padding=location.shape[2] // 2
+            )
+            d_hidden = torch.addmm(d_output[:, :width], d_queries[step], query_weight)
+            d_cell = _cell_backward(
+                d_hidden, d_cell, gates[step], cells[step], squashed[step], d_gates[step]
+            )
+            if step:
+                d_outputs[step - 1].addmm_(d_gates[step], gates_weight)
+        contexts = d_outputs[:, :, width:].transpose(0, 1)  # (B, U, D)
+        d_encoded = torch.bmm(alignments[1:, :, 0].permute(1, 2, 0), contexts)
+        d_location = conv1d_weight(
+            alignments[:-1].flatten(0, 1),
+            location.shape,
+            d_places.flatten(0, 1),
+            padding=location.shape[2] // 2,
+        )
+        d_gates_weight = d_gates.flatten(0, 1).T @ outputs[:-1].flatten(0, 1)
+        d_query_weight = d_queries.flatten(0, 1).T @ outputs[1:, :, :width].flatten(0, 1)
+        weights = d_gates_weight, d_query_weight, d_location, d_place, d_energy
+        return d_gates, d_encoded, d_keys, None, *weights
+
+
+def _activate(gates: Tensor, cells: Tensor, squashed: Tensor, outputs: Tensor, step: int) -> None:
+    """(B, 4 * width) sums -> gates, in place; writes the new cell, its tanh and the output."""
+    width = cells.shape[2]
+    gates[:, : 2 * width].sigmoid_()
+    gates[:, 2 * width : 3 * width].tanh_()
+    gates[:, 3 * width :].sigmoid_()
+    first, forget, new, output = gates.chunk(4, dim=1)
+    torch.mul(forget, cells[step], out=cells[step + 1]).addcmul_(first, new)
+    torch.tanh(cells[step + 1], out=squashed[step])
+    torch.mul(output, squashed[step], out=outputs[step + 1, :, :width])
+
+
+def _cell_backward(
+    d_hidden: Tensor, d_cell: Tensor, gates: Tensor, cell: Tensor, squashed: Tensor, d_gates: Tensor
+) -> Tensor:
+    """Gradients of hidden and new cell -> that of the old cell; writes those of the sums."""
+    first, forget, new, output = gates.chunk(4, dim=1)
+    d_first, d_forget, d_new, d_output = d_gates.chunk(4, dim=1)
+    d_cell = d_cell + torch.ops.aten.tanh_backward(d_hidden * output, squashed)
+    torch.mul(d_cell, new, out=d_first)
+    torch.mul(d_cell, cell, out=d_forget)
+    torch.mul(d_hidden, squashed, out=d_output)
+    for d_gate, gate in ((d_first, first), (d_forget, forget), (d_output, output)):
+        d_gate.copy_(torch.ops.aten.sigmoid_backward(d_gate, gate))
+    torch.mul(d_cell, first, out=d_new)
+    d_new.copy_(torch.ops.aten.tanh_backward(d_new, new))
+    return d_cell * forget
