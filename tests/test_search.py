@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from asr.batch import BLANK, EOS, mask
+from asr.decoders import DECODERS
 from asr.decoders.decoder import Decoder, State
 from asr.search import (
     SEARCHES,
@@ -91,6 +92,7 @@ def log(probability):
     return math.log(probability) if probability > 0 else -math.inf
 
 
+@torch.no_grad()
 def attention_score(decoder, encoded, lengths, tokens):
     state, total = decoder.start(encoded, lengths), 0.0
     for last, token in itertools.pairwise((EOS, *tokens)):
@@ -413,7 +415,7 @@ def test_a_finished_hypothesis_ranks_above_an_unfinished_one():
     assert flags == sorted(flags, reverse=True)
     finished, cut = [[h for h in found if h.finished is flag] for flag in (True, False)]
     assert len(finished) == 1 + 2 + 4 + 8
-    assert max(h.score for h in cut) > min(h.score for h in finished) if cut else True
+    assert max(h.score for h in cut) > min(h.score for h in finished)
 
 
 def test_work_follows_what_is_left():
@@ -473,6 +475,41 @@ def test_gradients_are_not_recorded_and_weights_stay_usable():
     Greedy()(decoder, encoded, lengths)
     decoder.ctc_log_probs(encoded).sum().backward()
     assert decoder.head.grad is not None
+
+
+def real_decoder(name):
+    torch.manual_seed(4)
+    options = {
+        "AttentionLSTM": {"attention": 8, "location_kernel": 5},
+        "Transformer": {"layers": 2, "heads": 2},
+    }
+    decoder = DECODERS[name](16, 8, width=16, **options[name]).eval()
+    for parameter in decoder.parameters():
+        parameter.data *= 1.5  # opinions, not the uniform distribution of a fresh model
+    return decoder
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS))
+def test_with_a_real_decoder_scores_are_those_of_each_hypothesis_alone(name):
+    decoder = real_decoder(name)
+    lengths = torch.tensor([14, 5, 23, 9])
+    encoded = torch.randn(4, 23, 16, generator=torch.Generator().manual_seed(2))
+    search = Beam(beam=5, nbest=5)
+    together = search(decoder, encoded, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        frames_here, length_here = encoded[row : row + 1, :length], lengths[row : row + 1]
+        assert_same([together[row]], search(decoder, frames_here, length_here))
+        log_probs = decoder.ctc_log_probs(frames_here).detach().double().transpose(0, 1)
+        for h in together[row]:
+            tokens = torch.tensor([h.tokens], dtype=torch.long)
+            sizes = torch.tensor([len(h.tokens)])
+            loss = torch.nn.functional.ctc_loss(
+                log_probs, tokens, length_here, sizes, blank=BLANK, reduction="sum"
+            )
+            attention = attention_score(decoder, frames_here, length_here, (*h.tokens, EOS))
+            assert h.finished
+            assert h.ctc_score == pytest.approx(-float(loss), abs=1e-6)
+            assert h.attention_score == pytest.approx(attention, abs=1e-4)
 
 
 def test_the_table_names_final_searches():
