@@ -71,7 +71,8 @@ def write_run(
     if finished:
         lines.append(line(450, None, devices, **facts))
     write_lines(folder / "ledger.jsonl", lines)
-    summary = {"parameters": parameters, "seed": seed, "finished": finished, "reason": "budget"}
+    numbers = {"encoder": parameters, "decoder": 500}
+    summary = {"parameters": numbers, "seed": seed, "finished": finished, "reason": "budget"}
     (folder / "ledger.json").write_text(json.dumps({**lines[-1], **device, **summary}))
     if errors is not None:
         write_evaluation(folder, errors, speakers, rtf)
@@ -108,3 +109,12 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 def made(rate: float, number: int = 400, seed: int = 0) -> list[int]:
     """Errors of 10-word utterances at this rate."""
     return [int(e) for e in np.random.default_rng(seed).binomial(10, rate, size=number)]
+
+
+def pair(folder: Path, **second: Any) -> list[Path]:
+    """An LSTM and a Transformer; ``second`` changes the latter."""
+    options = {"errors": made(0.1, seed=2)} | second
+    return [
+        write_run(folder / "a", errors=made(0.1, seed=1)),
+        write_run(folder / "b", "Transformer", **options),
+    ]

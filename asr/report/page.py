@@ -65,7 +65,9 @@ def compare(
     """
     for target in targets or ():
         if not 0 < target < 1:
-            raise ValueError(f"target {target:g} is not a WER between 0 and 1; write 5 % as 0.05")
+            raise ValueError(
+                f"target WER {100 * target:g} % is not between 0 and 100 %; give another"
+            )
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; give a folder for the report")
@@ -158,8 +160,9 @@ def _group(group: Group, targets: list[float], lines: list[str], suffix: str) ->
     else:
         curves.append(Text(["No run has a validation yet, so there is no curve."]))
     curves += [Text([line]) for line in _energy(group)]
-    spent: list[Block] = [Table(*_phases(group))]
+    spent: list[Block] = [Text(["No entry in any ledger yet."])]
     if any(run.totals.get("wall_seconds") for run in group.runs):
+        spent = [Table(*_phases(group))]
         words = "Where the time went, mean over seeds; the percentages are shares of an arm's cost."
         spent.insert(0, Picture(f"time_spent{suffix}", lambda: plots.time_spent(group), words))
     found: list[Section] = [
@@ -208,7 +211,8 @@ def _figures(group: Group) -> tuple[list[str], list[list[str]]]:
     front = costs.pareto(group)
     rows: list[tuple[str, Callable[[Arm], str]]] = [
         ("seeds", lambda a: ", ".join(NONE if r.seed is None else str(r.seed) for r in a.runs)),
-        ("parameters", lambda a: f"{v:,.0f}" if (v := arm_mean(a, "parameters")) else NONE),
+        ("parameters of the encoder", lambda a: _count(arm_mean(a, "encoder_parameters"))),
+        ("parameters of the model", lambda a: _count(arm_mean(a, "parameters"))),
         (
             f"{group.runs[0].split} WER [95 % interval]",
             lambda a: percent_interval(costs.arm_wer(a), verdict.arm_interval(a)),
@@ -239,7 +243,7 @@ def _figures(group: Group) -> tuple[list[str], list[list[str]]]:
             "running cost, seconds per second of audio (real-time factor)",
             lambda a: digits(costs.real_time_factor(a), 2),
         ),
-        ("updates", lambda a: f"{v:,.0f}" if (v := arm_mean(a, "updates")) is not None else NONE),
+        ("updates", lambda a: _count(arm_mean(a, "updates"))),
         ("stopped because", lambda a: "; ".join(dict.fromkeys(_stopped(r) for r in a.runs))),
         ("a best trade-off (Pareto front)", lambda a: "yes" if a in front else "no"),
     ]
@@ -358,7 +362,6 @@ def _trade_offs(group: Group, suffix: str) -> list[Block]:
 
 def _measured(group: Group) -> list[Block]:
     first = group.runs[0]
-    metrics = first.metrics or {}
     shared = [
         ["machine", _shared(group, lambda r: r.device_name)],
         ["devices", _shared(group, lambda r: r.totals.get("num_devices"))],
@@ -366,10 +369,12 @@ def _measured(group: Group) -> list[Block]:
         ["corpus", _corpus(first)],
         [
             "evaluated split",
-            f"{first.split}: {metrics.get('utterances', 'not known')} utterances, "
-            f"{_count(first.metric('wer', 'words'))} words",
+            f"{first.split}: {_count(first.metric('utterances'))} utterances, "
+            f"{_count(first.metric('wer', 'words'))} words"
+            if first.metrics
+            else f"{first.split}: not evaluated yet",
         ],
-        ["checksum of its ids", str(first.metric("corpus", "ids_sha256") or "not known")],
+        ["checksum of its ids", first.checksum or "not known"],
         ["evaluated on", _shared(group, lambda r: r.metric("device_name"))],
         ["normaliser", _shared(group, lambda r: r.metric("normaliser"))],
         ["decoder", _component(first, "decoder")],
@@ -404,8 +409,8 @@ def _shared(group: Group, value: Callable[[Run], Any]) -> str:
     return "; ".join(f"{text} ({listed(names)})" for text, names in values.items())
 
 
-def _count(number: int | None) -> str:
-    return NONE if number is None else f"{number:,}"
+def _count(number: float | None) -> str:
+    return NONE if number is None else f"{number:,.0f}"
 
 
 def _environment(group: Group, name: str) -> str:

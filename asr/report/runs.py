@@ -106,6 +106,12 @@ class Run:
         audio, spent = self.audio_hours, self.totals.get("device_hours")
         return audio / spent if audio is not None and spent else None
 
+    @property
+    def checksum(self) -> str | None:
+        """Of the ids of the evaluated split, from its metrics or from the corpus."""
+        splits = (self.corpus or {}).get("splits", {})
+        return self.metric("corpus", "ids_sha256") or splits.get(self.split, {}).get("ids_sha256")
+
     def metric(self, *keys: str) -> Any:
         """An entry of ``metrics.json``; None without an evaluation."""
         found: Any = self.metrics
@@ -218,18 +224,22 @@ def _totals(
     totals = _json(folder / "ledger.json") or {}
     costs = [line for line in lines if line.get("event") in ("step", "validation", "end")]
     starts = [line for line in lines if line.get("event") == "start"]
-    if not costs and "device_hours" not in totals:
-        notes.append("the ledger is empty: the run stopped before its first entry")
     newer = costs and costs[-1]["device_hours"] >= totals.get("device_hours", 0)
     totals = part(starts[-1] if starts else {}, DEVICE) | totals | (costs[-1] if newer else {})
     totals.setdefault("sessions", len(starts))
+    if isinstance(numbers := totals.get("parameters"), dict):  # by part of the model
+        totals |= {f"{name}_parameters": number for name, number in numbers.items()}
+        totals["parameters"] = sum(numbers.values())
     if totals.get("seed") is None:
         totals["seed"] = flat.get("seed", flat.get("seed_everything"))
-    if costs and not totals.get("finished"):
+    if not totals.get("finished"):
         beat = _json(folder / "heartbeat.json") or {}
-        if beat.get("device_seconds", 0) > 3600 * totals["device_hours"]:
+        if beat.get("device_seconds", 0) > 3600 * totals.get("device_hours", 0):
             totals["device_hours"] = beat["device_seconds"] / 3600
             totals["wall_seconds"] = beat["wall_seconds"]
+    if not costs:
+        notes.append("the ledger is empty: the run has not come to its first entry")
+    elif not totals.get("finished"):
         notes.append(
             f"not finished: cost and WER are those after {totals['device_hours']:.3g} "
             f"device-hours and {totals.get('updates')} updates"
@@ -287,7 +297,7 @@ def identity(run: Run, checksums: dict[Any, str]) -> dict[str, Any]:
     """
     path = run.recipe.get("data.corpus")
     metrics = run.metrics or {}
-    found: dict[str, Any] = {"corpus": _checksum(run) or checksums.get(path, path)}
+    found: dict[str, Any] = {"corpus": run.checksum or checksums.get(path, path)}
     found |= {word: part(run.recipe, names) for word, names in SHARED.items()}
     found["search of the evaluation"] = metrics.get("search")
     found["normaliser of the evaluation"] = metrics.get("normaliser")
@@ -297,15 +307,9 @@ def identity(run: Run, checksums: dict[Any, str]) -> dict[str, Any]:
     return found
 
 
-def _checksum(run: Run) -> str | None:
-    """Of the ids of the evaluated split, from its metrics or from the corpus."""
-    splits = (run.corpus or {}).get("splits", {})
-    return run.metric("corpus", "ids_sha256") or splits.get(run.split, {}).get("ids_sha256")
-
-
 def _checksums(runs: Iterable[Run]) -> dict[Any, str]:
     """Corpus path -> checksum, for runs that were not evaluated and lost their corpus."""
-    return {run.recipe.get("data.corpus"): found for run in runs if (found := _checksum(run))}
+    return {run.recipe.get("data.corpus"): found for run in runs if (found := run.checksum)}
 
 
 @dataclass(frozen=True)

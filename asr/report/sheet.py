@@ -41,6 +41,7 @@ def _row(number: int, group: Group, arm: Arm, run: Run, targets: Sequence[float]
         "encoder": run.encoder,
         "seed": run.seed,
         "split": run.split,
+        "encoder_parameters": totals.get("encoder_parameters"),
         "parameters": totals.get("parameters"),
         "wer_percent": rate("wer", "rate"),
         "wer_low_percent": None if interval[0] is None else 100 * interval[0],

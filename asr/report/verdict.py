@@ -244,8 +244,9 @@ def _training(group: Group, targets: Sequence[float]) -> str:
         elif label == order[0]:
             said.append(f"{label} took {hours(value, hours_unit(group))}")
         else:
-            ratio = f", {times(value / lowest)} as much" if lowest else ""
-            said.append(f"{label} {hours(value)}{ratio}")
+            same = not lowest or value / lowest < 1.05
+            ratio = "about as much" if same else f"{times(value / lowest)} as much"
+            said.append(f"{label} {hours(value)}, {ratio}")
     return f"To train to {percent(target)} validation WER, {'; '.join(said)}."
 
 
@@ -318,11 +319,13 @@ def inequalities(group: Group) -> list[tuple[str, str]]:
     if len(group.arms) < 2:
         return []
     found = []
-    numbers = {a.label: n for a in group.arms if (n := arm_mean(a, "parameters"))}
+    numbers = {a.label: n for a in group.arms if (n := arm_mean(a, "encoder_parameters"))}
     if numbers and max(numbers.values()) > EQUAL_PARAMETERS * min(numbers.values()):
         excess = 100 * (max(numbers.values()) / min(numbers.values()) - 1)
         values = ", ".join(f"{label} {number:,.0f}" for label, number in numbers.items())
-        found.append(("parameters", f"Parameters differ by {excess:.0f} %: {values}."))
+        found.append(
+            ("parameters", f"The encoders' parameters differ by {excess:.0f} %: {values}.")
+        )
     ratio = cost_ratio(group)
     if ratio is not None and ratio > EQUAL_COST:
         found.append(("device-hours", f"{_equal_hours(group)} (spent: {digits(ratio, 2)} to 1)."))

@@ -1,0 +1,117 @@
+"""The page stands alone, follows its rules of words, and its figures can be read."""
+
+import re
+import subprocess
+import sys
+from itertools import pairwise
+
+from asr.report import compare
+from asr.report.blocks import Table, to_markdown
+from asr.report.plots import (
+    COLOURS,
+    style,
+    to_svg,
+    wer_against_costs,
+    wer_against_hours,
+)
+from asr.report.runs import group_runs, read_run
+from tests.run_folders import CURVE, H200, made, pair, write_run
+
+
+def test_the_page_stands_alone_and_is_small(tmp_path):
+    runs = pair(tmp_path)
+    written = compare(runs, tmp_path / "out")["files"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert not re.search(r"https?:|//|@import|<script|<link", page)
+    assert len(page) < 3_000_000
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+    assert len(ids) == len(set(ids))
+    assert page.count("<figure") == page.count("aria-label") == 4
+    assert "prefers-color-scheme: dark" in page
+    assert sorted(path.name for path in written) == sorted(
+        p.name for p in (tmp_path / "out").iterdir()
+    )
+    assert {path.suffix for path in written} == {".html", ".md", ".csv", ".png"}
+    assert str(runs[0]) in page  # every figure can be traced to a run folder
+
+
+def test_the_word_gpu_appears_only_when_one_was_used(tmp_path):
+    compare(pair(tmp_path), tmp_path / "cpu")
+    compare([write_run(tmp_path / "c", device=H200, errors=made(0.1))], tmp_path / "cuda")
+    for name in ("report.html", "report.md", "report.csv"):
+        assert "GPU" not in (tmp_path / "cpu" / name).read_text()
+    assert "device-hours (CPU)" in (tmp_path / "cpu" / "report.html").read_text()
+    assert "device-hours (GPU)" in (tmp_path / "cuda" / "report.html").read_text()
+
+
+def test_joules_are_drawn_when_metered_and_excused_when_not(tmp_path):
+    compare(pair(tmp_path), tmp_path / "without")
+    compare([write_run(tmp_path / "c", energy_joules=5e4, energy_note=None)], tmp_path / "with")
+    excuse = "Joules are not shown: energy was not metered (no energy counter for a cpu device)"
+    assert excuse in (tmp_path / "without" / "report.html").read_text()
+    page = (tmp_path / "with" / "report.html").read_text()
+    assert "Joules are not shown" not in page
+    assert "50.0 kJ" in page
+
+
+def test_text_from_a_run_cannot_become_markup(tmp_path):
+    compare([write_run(tmp_path / "a", "<b>Evil</b>")], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<b>" not in page
+    assert "&lt;b&gt;Evil" in page
+
+
+def test_the_report_needs_no_torch():
+    code = "import asr.report, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_figures_follow_the_theme_and_differ_without_colour(tmp_path):
+    (group,) = group_runs([read_run(run) for run in pair(tmp_path)])
+    svg = to_svg(lambda: wer_against_hours(group, 0.1), "name")
+    assert svg.startswith("<svg viewBox=")
+    assert all(f"var(--{name})" in svg for name in ("ink", "faint", "arm0", "arm1"))
+    assert not any(colour in svg for colour in COLOURS)
+    assert 'id="name-' in svg
+    assert "xmlns" not in svg
+    assert all(label in svg for label in ("LSTM", "Transformer", "device-hours (CPU)", "WER), %"))
+    looks = [style(index) for index in range(6)]
+    for part in ("color", "marker"):
+        assert len({look[part] for look in looks}) == len(looks)
+    assert len({str(look["linestyle"]) for look in looks}) == 5
+
+
+def test_names_at_the_ends_of_lines_do_not_overlap(tmp_path):
+    runs = [write_run(tmp_path / e, e) for e in ("LSTM", "Transformer", "Conformer")]
+    (group,) = group_runs([read_run(run) for run in runs])  # three times the same curve
+    figure = wer_against_hours(group, None)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 3
+    heights = sorted((box.y0, box.y1) for box in boxes)
+    assert all(below[1] <= above[0] for below, above in pairwise(heights))
+
+
+def test_a_long_span_of_costs_is_drawn_on_a_logarithmic_axis(tmp_path):
+    long = ((20, 0.9), *CURVE)
+    for name, curve, scale in (("a", CURVE, "linear"), ("b", long, "log")):
+        (group,) = group_runs([read_run(write_run(tmp_path / name, curve=curve))])
+        assert wer_against_hours(group, None).axes[0].get_xscale() == scale
+
+
+def test_small_multiples_show_the_costs_that_were_metered(tmp_path):
+    runs = [
+        read_run(write_run(tmp_path / "a")),
+        read_run(write_run(tmp_path / "b", energy_joules=5e4, device=H200)),
+    ]
+    labels = [
+        [axes.get_xlabel() for axes in wer_against_costs(group).axes] for group in group_runs(runs)
+    ]
+    assert labels[0] == ["training compute, GFLOP", "audio trained on, hours"]
+    assert labels[1] == [*labels[0], "energy, kJ"]
+
+
+def test_a_cell_with_a_bar_does_not_break_the_markdown_table():
+    text = to_markdown("t", [("s", [Table(["", "x|y"], [["row", "1"]])])])
+    assert "|  | x\\|y |\n| --- | --- |\n| row | 1 |" in text
