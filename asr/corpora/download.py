@@ -113,5 +113,6 @@ def unpack(archive: Path, folder: Path) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk is full, for instance
-        raise ValueError(f"{archive} is damaged ({error}); remove it and try again") from None
+        why = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
+        raise ValueError(f"{archive} is damaged ({why}); remove it and try again") from None
     return target

@@ -173,24 +173,28 @@ def _takes(folder: Path) -> list[Take]:
 def _strings(
     takes: list[Take], split: str, count: int | None, digits: str, seed: int
 ) -> list[list[Take]]:
-    """Strings of takes, speakers in turn; both takes and lengths come from shuffled decks."""
+    """Strings of takes, speakers in turn; takes and lengths come from shuffled decks."""
     low, high = parse_range(digits)
     chosen = [take for take in takes if split_of(take.number) == split]
     if not chosen:
         raise ValueError(f"split {split}: the recordings have no such takes; see the official set")
+    speakers = sorted({take.speaker for take in chosen})
     if count is None:
         uses = USES[split] if high > 1 else 1
-        count = max(1, round(uses * len(chosen) / ((low + high) / 2)))
-    speakers = sorted({take.speaker for take in chosen})
+        rounds = uses * len(chosen) / ((low + high) / 2) / len(speakers)
+        count = max(1, round(rounds)) * len(speakers)
     decks = {}
     for speaker in speakers:
-        generator = random.Random(f"{seed}/{split}/{speaker}")
         own = [take for take in chosen if take.speaker == speaker]
-        decks[speaker] = (_deck(own, generator), _deck(list(range(low, high + 1)), generator))
-    strings = []
-    for speaker in islice(cycle(speakers), count):
-        cards, lengths = decks[speaker]
-        strings.append(list(islice(cards, next(lengths))))
+        decks[speaker] = _deck(own, random.Random(f"{seed}/{split}/{speaker}"))
+    # The strings of a round, one per speaker, are equally long, and so all takes as often used.
+    lengths = _deck(list(range(low, high + 1)), random.Random(f"{seed}/{split}/lengths"))
+    strings: list[list[Take]] = []
+    for length in lengths:
+        for speaker in speakers[: count - len(strings)]:
+            strings.append(list(islice(decks[speaker], length)))
+        if len(strings) == count:
+            break
     return strings
 
 
