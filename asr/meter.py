@@ -21,6 +21,7 @@ import torch
 from asr.files import write
 
 PHASES = ("startup", "step", "data_wait", "validation", "checkpoint")
+HEARTBEAT_SECONDS = 0.25
 COUNTERS = ("audio_seconds", "padded_seconds", "train_flops", "padded_train_flops")
 
 # Dense peak FLOP/s of the data sheets (science: bf16 989e12 for H100 and H200 SXM, 312e12 A100).
@@ -81,7 +82,7 @@ class Ledger:
 
     Every second of every session is in exactly one place: a phase, or ``wasted_seconds`` when the
     work of a killed session has to be done again. A heartbeat file holds the time up to the last
-    second of a session, so that a kill loses less than one second of the account.
+    moment of a session, so that a kill loses less than a second of the account.
     """
 
     def __init__(
@@ -149,21 +150,14 @@ class Ledger:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes up the account at a checkpoint; what was spent after it is wasted."""
+        # A checkpoint may be younger than the last heartbeat of the session that wrote it.
+        self.earlier_wall = max(self.earlier_wall, state["wall_seconds"])
+        self.earlier_device = max(self.earlier_device, state["device_hours"] * 3600)
         startup = self.seconds["startup"]
         self.seconds = {name: state["seconds"][name] for name in PHASES}
         self.seconds["startup"] += startup
-        self.wasted = state["wasted_seconds"] + max(0.0, self.earlier_wall - state["wall_seconds"])
+        self.wasted = state["wasted_seconds"] + self.earlier_wall - state["wall_seconds"]
         self._restored = {name: state[name] for name in COUNTERS}
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint: plain numbers."""
-        self.enter(self._phase)
-        return {
-            "seconds": dict(self.seconds),
-            "wall_seconds": self.wall_seconds,
-            "wasted_seconds": self.wasted,
-            **self.totals(),
-        }
 
     def open(self, from_update: int) -> None:
         """Writes the line that begins a session's work."""
@@ -261,7 +255,7 @@ class Ledger:
     def _beat(self) -> None:
         while not self._stop.is_set():
             self._write_heartbeat()
-            self._stop.wait(1.0)
+            self._stop.wait(HEARTBEAT_SECONDS)
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
