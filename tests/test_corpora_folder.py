@@ -1,0 +1,300 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr import audio
+from asr.corpora.folder import Folder
+from asr.corpora.prepare import prepare
+
+
+def sound(path, seconds=2.0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seed = int.from_bytes(path.name.encode()) % 2**32
+    wave = np.random.default_rng(seed).normal(0, 0.1, round(seconds * 16000))
+    path.write_bytes(audio.encode_flac(wave, 16000))
+
+
+def pair(folder, name, text="some words"):
+    sound(folder / f"{name}.flac")
+    (folder / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+
+
+def manifest(path, entries):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+def read(corpus):
+    return {split: list(rows.read()) for split, rows in corpus.splits().items()}
+
+
+def ids(corpus):
+    return {split: [row.id for row in rows] for split, rows in read(corpus).items()}
+
+
+# Audio beside .txt
+
+
+def test_audio_beside_text_in_folders_of_splits(tmp_path):
+    for split in ("train", "dev", "test"):
+        pair(tmp_path / split / "ann", "a", f"in {split}")
+    corpus = Folder(path=tmp_path)
+    rows = read(corpus)
+    assert {s: [r.text for r in part] for s, part in rows.items()} == {
+        "train": ["in train"],
+        "validation": ["in dev"],
+        "test": ["in test"],
+    }
+    assert rows["train"][0].id == "ann/a"
+    assert rows["train"][0].speaker_id == "ann"
+    assert corpus.origin().remarks == ("train: train", "validation: dev", "test: test")
+
+
+def test_a_missing_partner_on_either_side_is_counted(tmp_path):
+    pair(tmp_path / "train", "good")
+    sound(tmp_path / "train" / "mute.flac")
+    (tmp_path / "train" / "lost.txt").write_text("no audio")
+    (tmp_path / "train" / "call.m4a").write_bytes(b"\0\0\0\x20ftypM4A " * 9)
+    (tmp_path / "train" / "call.txt").write_text("hello")
+    checks = prepare(Folder(path=tmp_path), tmp_path / "out")["preflight"]["train"]
+    assert checks["dropped"] == {
+        "unreadable_audio": ["call"],
+        "missing_audio": ["lost"],
+        "empty_text": ["mute"],
+    }
+    assert (checks["read"], checks["kept"]) == (4, 1)
+    assert any(
+        ".m4a is not supported; convert" in m or "convert it" in m for m in checks["messages"]
+    )
+
+
+def test_two_audio_files_of_one_name_do_not_both_count(tmp_path):
+    pair(tmp_path / "train", "a")
+    (tmp_path / "train" / "a.wav").write_bytes((tmp_path / "train" / "a.flac").read_bytes())
+    checks = prepare(Folder(path=tmp_path), tmp_path / "out")["preflight"]["train"]
+    assert checks["dropped"] == {"duplicate_id": ["a"]}
+
+
+# Manifests
+
+
+def test_a_manifest_with_nemo_s_keys(tmp_path):
+    sound(tmp_path / "clips" / "a.flac", 4.0)
+    entries = [
+        {"audio_filepath": "clips/a.flac", "text": "one", "duration": 1.5, "speaker": 7},
+        {"audio_filepath": "clips/a.flac", "text": "two", "offset": 1.5, "duration": 2.0},
+        {"audio_filepath": str(tmp_path / "clips/a.flac"), "text": "three", "id": "x"},
+    ]
+    manifest(tmp_path / "train.json", entries)
+    corpus = Folder(path=tmp_path)
+    rows = read(corpus)["train"]
+    assert [row.id for row in rows] == ["clips/a", "clips/a@1.500", "x"]
+    assert [row.speaker_id for row in rows] == ["7", "", ""]
+    summary = prepare(corpus, tmp_path / "out")
+    assert summary["splits"]["train"]["hours"] == pytest.approx(7.5 / 3600)
+
+
+@pytest.mark.parametrize("name", ["train_manifest.json", "train.jsonl", "training.json"])
+def test_manifests_by_their_usual_names(tmp_path, name):
+    sound(tmp_path / "a.flac")
+    manifest(tmp_path / name, [{"audio_filepath": "a.flac", "text": "one"}])
+    assert ids(Folder(path=tmp_path)) == {"train": ["a"]}
+
+
+def test_a_manifest_that_promises_more_than_the_file_has_is_truncated_audio(tmp_path):
+    sound(tmp_path / "a.flac", 2.0)
+    sound(tmp_path / "b.flac", 2.0)
+    entries = [
+        {"audio_filepath": "a.flac", "text": "one", "duration": 3.0},
+        {"audio_filepath": "b.flac", "text": "two", "duration": 2.05},  # rounded: forgiven
+    ]
+    path = manifest(tmp_path / "train.json", entries)
+    checks = prepare(Folder(path=path.parent), tmp_path / "out")["preflight"]["train"]
+    assert checks["dropped"] == {"truncated_audio": ["a"]}
+    assert checks["kept"] == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{oops", "line 2: not JSON; write one object a line"),
+        ('{"audio_filepath": "a.flac", "sentence": "x"}', "it has audio_filepath, sentence"),
+        ('{"text": "x"}', "needs audio_filepath and text; it has text"),
+        ("[1, 2]", "needs audio_filepath and text"),
+        ('{"audio_filepath": "a", "text": "x", "duration": "long"}', "duration 'long' is not"),
+        ('{"audio_filepath": "a", "text": "x", "offset": -1}', "offset -1 is not a number"),
+    ],
+)
+def test_a_wrong_line_of_a_manifest_is_named(tmp_path, line, words):
+    path = tmp_path / "all.jsonl"
+    path.write_text('{"audio_filepath": "a.flac", "text": "x"}\n' + line + "\n")
+    with pytest.raises(ValueError, match=words) as error:
+        Folder(path=path).splits()
+    assert "all.jsonl, line 2" in str(error.value)
+
+
+# Kaldi
+
+
+def kaldi(folder, **tables):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in tables.items():
+        (folder / name.replace("_", ".")).write_text("\n".join(lines) + "\n")
+
+
+def test_a_kaldi_folder_with_speakers(tmp_path):
+    sound(tmp_path / "wav" / "a.flac")
+    sound(tmp_path / "wav" / "b.flac")
+    kaldi(
+        tmp_path / "data" / "train",
+        wav_scp=[f"utt-a {tmp_path / 'wav' / 'a.flac'}", "utt-b ../../wav/b.flac"],
+        text=["utt-a hello there", "utt-b  good bye"],
+        utt2spk=["utt-a ann", "utt-b bob"],
+    )
+    rows = read(Folder(path=tmp_path / "data"))["train"]
+    assert [(r.id, r.text, r.speaker_id) for r in rows] == [
+        ("utt-a", "hello there", "ann"),
+        ("utt-b", "good bye", "bob"),
+    ]
+    assert all(row.audio.exists() for row in rows)
+
+
+def test_kaldi_segments_are_cut_out(tmp_path):
+    sound(tmp_path / "train" / "rec.flac", 5.0)
+    kaldi(
+        tmp_path / "train",
+        wav_scp=["rec rec.flac"],
+        text=["u1 one", "u2 two"],
+        segments=["u1 rec 0.5 1.75", "u2 rec 2 4.5"],
+    )
+    summary = prepare(Folder(path=tmp_path), tmp_path / "out")
+    assert summary["splits"]["train"]["hours"] == pytest.approx(3.75 / 3600)
+
+
+def test_kaldi_entries_without_a_partner_are_counted(tmp_path):
+    for name in "ab":
+        sound(tmp_path / "train" / f"{name}.flac")
+    kaldi(
+        tmp_path / "train",
+        wav_scp=["a a.flac", "b b.flac"],
+        text=["a hello", "c nobody recorded me"],
+    )
+    checks = prepare(Folder(path=tmp_path), tmp_path / "out")["preflight"]["train"]
+    assert checks["dropped"] == {"empty_text": ["b"], "missing_audio": ["c"]}
+    assert any("wav.scp has no c" in message for message in checks["messages"])
+
+
+def test_commands_in_wav_scp_are_not_run(tmp_path):
+    mark = tmp_path / "mark"
+    kaldi(tmp_path / "train", wav_scp=[f"a touch {mark} |"], text=["a hello"])
+    with pytest.raises(ValueError, match="a is a command .* and is not run; write its output"):
+        Folder(path=tmp_path).splits()
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"wav_scp": ["a a.flac"]}, "text: a Kaldi data folder needs wav.scp and text"),
+        (
+            {"wav_scp": ["a a.flac"], "text": ["u x"], "segments": ["u a zero one"]},
+            "cannot read 'u a zero one'",
+        ),
+    ],
+)
+def test_an_incomplete_kaldi_folder_is_explained(tmp_path, tables, words):
+    kaldi(tmp_path / "train", **tables)
+    with pytest.raises((ValueError, OSError), match=words):
+        Folder(path=tmp_path).splits()
+
+
+# Held out
+
+
+def speakers(folder, count, each=5):
+    for s in range(count):
+        for i in range(each):
+            pair(folder / f"speaker{s}", f"u{i}")
+
+
+def test_whole_speakers_are_held_out_where_they_are_known(tmp_path):
+    speakers(tmp_path / "mine", 10)
+    corpus = Folder(path=tmp_path / "mine")
+    rows = read(corpus)
+    found = {split: {row.speaker_id for row in part} for split, part in rows.items()}
+    assert {split: len(names) for split, names in found.items()} == {
+        "train": 8,
+        "validation": 1,
+        "test": 1,
+    }
+    assert sum(len(names) for names in found.values()) == len(set.union(*found.values()))
+    (remark,) = corpus.origin().remarks
+    assert "holding out whole speakers: train 40, validation 5, test 5 rows" in remark
+    assert ids(Folder(path=tmp_path / "mine")) == ids(corpus)
+    summary = prepare(corpus, tmp_path / "out")
+    assert not any("speakers_also" in r for r in summary["preflight"]["test"]["suspicious"])
+
+
+def test_utterances_are_held_out_where_speakers_are_not_known(tmp_path):
+    for i in range(20):
+        pair(tmp_path / "mine", f"u{i:02d}")
+    corpus = Folder(path=tmp_path / "mine", validation_share=0.25)
+    found = ids(corpus)
+    assert {split: len(names) for split, names in found.items()} == {
+        "train": 13,
+        "validation": 5,
+        "test": 2,
+    }
+    assert sorted(sum(found.values(), [])) == [f"u{i:02d}" for i in range(20)]
+    assert "utterances (speakers are shared" in corpus.origin().remarks[0]
+
+
+def test_adding_recordings_moves_few_from_train_to_test(tmp_path):
+    for i in range(40):
+        pair(tmp_path / "mine", f"u{i:02d}")
+    before = ids(Folder(path=tmp_path / "mine"))
+    pair(tmp_path / "mine", "another")
+    after = ids(Folder(path=tmp_path / "mine"))
+    assert len(set(before["test"]) ^ set(after["test"])) <= 2
+
+
+def test_a_share_of_nothing_leaves_a_split_out(tmp_path):
+    speakers(tmp_path / "mine", 4)
+    assert list(ids(Folder(path=tmp_path / "mine", test_share=0.0))) == ["train", "validation"]
+    assert list(ids(Folder(path=tmp_path / "mine", test_share=0.0, validation_share=0.0))) == [
+        "train"
+    ]
+
+
+def test_speakers_that_are_too_few_are_said_to_be(tmp_path):
+    speakers(tmp_path / "mine", 2)
+    with pytest.raises(ValueError, match="2 speakers are known, 3 are needed"):
+        Folder(path=tmp_path / "mine", hold_out="speaker").splits()
+    assert "utterances" in Folder(path=tmp_path / "mine").origin().remarks[0]
+
+
+# Mistakes
+
+
+def test_wrong_folders_and_options_are_explained(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        Folder(path=Path("nowhere")).splits()
+    with pytest.raises(ValueError, match="holds no utterances; expected audio beside .txt"):
+        Folder(path=tmp_path).splits()
+    with pytest.raises(ValueError, match="test_share 0.5: it must be"):
+        Folder(path=tmp_path, test_share=0.5)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "val").mkdir()
+    with pytest.raises(ValueError, match="has dev and val for the split validation; keep one"):
+        Folder(path=tmp_path).splits()
+
+
+def test_a_layout_can_be_insisted_on(tmp_path):
+    pair(tmp_path / "train", "a")
+    (tmp_path / "train" / "notes.json").write_text("{}")
+    assert ids(Folder(path=tmp_path, layout="text")) == {"train": ["a"]}
+    with pytest.raises(ValueError, match="notes.json, line 1: needs audio_filepath"):
+        Folder(path=tmp_path).splits()
