@@ -378,6 +378,22 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path, monkeypatch, error):
     assert nothing_left(tmp_path)
 
 
+def test_a_full_disk_is_one_line_that_names_the_output(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "Error writing bytes to file")
+
+    monkeypatch.setattr(prepare_module.pq, "ParquetWriter", fail)
+    with pytest.raises(OSError, match=r"out cannot be written \(No space left on device\); make"):
+        prepare(Given(given={"train": [row()]}), tmp_path / "out")
+    assert nothing_left(tmp_path)
+
+
+def test_an_output_below_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="out cannot be written .*; choose another --output"):
+        prepare(Given(given={"train": [row()]}), tmp_path / "file" / "out")
+
+
 KILLED = """
 import time
 from pathlib import Path

@@ -114,8 +114,13 @@ def prepare(
         _write_json(partial / "corpus.json", about)
         _write_json(partial / "preflight.json", checks)
         os.replace(partial, output)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            why = os.strerror(error.errno)  # pyarrow's own message names no file
+            raise OSError(
+                f"{output} cannot be written ({why}); make room or choose another --output"
+            ) from None
         raise
     return {**about, "preflight": checks, "output": str(output), "reused": False}
 
@@ -148,7 +153,11 @@ def _finished(output: Path, wanted: dict[str, object]) -> dict[str, object] | No
 
 def _partial(output: Path) -> Path:
     """A new sibling folder to write into; those of killed processes of this host are removed."""
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror
+        raise OSError(f"{output} cannot be written ({why}); choose another --output") from None
     prefix = f".{output.name}.{socket.gethostname()}-"
     for stale in output.parent.glob(f"{prefix}*.partial"):
         owner = stale.name.removeprefix(prefix).removesuffix(".partial")
