@@ -13,6 +13,7 @@ from asr.decoders import Transformer as TransformerDecoder
 from asr.decoders.cross_entropy import CrossEntropyHead, inputs, targets
 from asr.decoders.ctc import CTCHead, frames_needed
 from asr.decoders.decoder import Loss
+from asr.decoders.location_attention import LocationAttention, lstm_cell
 from tests import tiny
 
 NAMES = list(tiny.DECODER_BUILDERS)
@@ -187,6 +188,51 @@ def test_counted_flops_are_those_of_the_formula(name):
     tokens, full = torch.randint(2, 6, (2, 5)), torch.tensor([20, 20])
     counted = tiny.counted_flops(lambda: decoder.loss(encoded, full, tokens, torch.tensor([5, 5])))
     assert counted == decoder.flops([20, 20], [5, 5])
+
+
+def test_the_unrolled_attention_has_the_values_and_gradients_of_its_steps():
+    torch.manual_seed(0)
+    block = LocationAttention(7, 6, 5, channels=3, kernel=5)
+    encoded = torch.randn(3, 9, 7, requires_grad=True)
+    tokens = torch.randn(3, 4, 24, requires_grad=True)
+    real = torch.arange(9) < torch.tensor([9, 4, 7])[:, None]
+    weights, leaves = torch.randn(3, 4, 13), [encoded, tokens, *block.parameters()]
+    memory = block.remember(encoded, real)
+    unrolled = block.unroll(tokens, memory)
+    cache, outputs = block.initial_cache(encoded), []
+    for token in tokens.unbind(1):
+        cache = block(token, memory, cache)
+        outputs.append(cache["output"])
+    results = []
+    for y in (unrolled, torch.stack(outputs, dim=1)):
+        gradients = torch.autograd.grad((y * weights).sum(), leaves, retain_graph=True)
+        results.append([y, *gradients])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_attention_is_the_additive_formula_of_the_paper():
+    torch.manual_seed(0)
+    block = LocationAttention(7, 6, 5, channels=3, kernel=5)
+    encoded, hidden, before = torch.randn(1, 9, 7), torch.randn(1, 6), torch.rand(1, 9)
+    memory = block.remember(encoded, torch.ones(1, 9, dtype=torch.bool))
+    context, alignment = block._read(hidden, memory, before)
+    place = block.location(before[:, None])[0].T @ block.place  # (S, A)
+    energies = block.energy(torch.tanh(block.key(encoded[0]) + block.query(hidden) + place))
+    torch.testing.assert_close(alignment[0], energies[:, 0].softmax(0))
+    torch.testing.assert_close(context[0], energies[:, 0].softmax(0) @ encoded[0])
+
+
+@torch.no_grad()
+def test_an_lstm_step_is_that_of_torch():
+    torch.manual_seed(0)
+    cell = torch.nn.LSTMCell(3, 4)
+    x, before = torch.randn(2, 3), (torch.randn(2, 4), torch.randn(2, 4))
+    gates = x @ cell.weight_ih.T + before[0] @ cell.weight_hh.T
+    actual = lstm_cell(gates + cell.bias_ih + cell.bias_hh, before[1])
+    for one, other in zip(actual, cell(x, before), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("cls", DECODERS.values())

@@ -11,6 +11,7 @@ from asr.layers import (
     SelfAttention,
     Subsampling,
     causal_mask,
+    dropout,
     halved,
     halved_lengths,
     initialise,
@@ -35,6 +36,32 @@ def test_zeroing_the_padding_removes_nan_too_and_leaves_real_positions():
     assert y[0, 2].eq(0).all()
     assert y[0, :2].equal(x[0, :2])
     assert y[1].equal(x[1])
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_dropout_drops_its_share_and_keeps_the_mean(probability):
+    torch.manual_seed(0)
+    x = torch.ones(300, 1001, requires_grad=True)
+    y = dropout(x, probability, training=True)
+    share = y.eq(0).float().mean()
+    assert share.item() == pytest.approx(probability, abs=0.004)  # rounded to 1/256, and chance
+    assert y.mean().item() == pytest.approx(1, abs=0.01)
+    assert y.unique().numel() == 2
+    # Neighbours come from one draw: they must not be dropped together.
+    both = (y[:, 1:].eq(0) & y[:, :-1].eq(0)).float().mean()
+    assert both.item() == pytest.approx(share.item() ** 2, abs=0.004)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert gradient.equal(y)
+
+
+def test_dropout_is_seeded_and_off_outside_of_training():
+    x = torch.randn(5, 7)
+    torch.manual_seed(3)
+    first = dropout(x, 0.5, training=True)
+    torch.manual_seed(3)
+    assert dropout(x, 0.5, training=True).equal(first)
+    assert dropout(x, 0.5, training=False) is x
+    assert dropout(x, 0.0, training=True) is x
 
 
 @pytest.mark.parametrize("time", range(1, 14))

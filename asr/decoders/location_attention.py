@@ -1,6 +1,7 @@
 """Location-aware attention with the LSTM it feeds: one step, and all steps of a known sequence."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv1d_weight
@@ -35,8 +36,17 @@ class LocationAttention(nn.Module):
         nn.init.zeros_(self.key.bias)
 
     def remember(self, encoded: Tensor, real: Tensor) -> Memory:
-        """(B, S, D), (B, S) bool -> what the steps of a search share."""
-        return {"encoded": encoded, "keys": self.key(encoded), "real": real}
+        """(B, S, D), (B, S) bool -> what the steps of a search share; keys are doubled."""
+        return {"encoded": encoded, "keys": 2 * self.key(encoded), "real": real}
+
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, place and energy weights for a logistic function in the tanh's place.
+
+        tanh(x) is 2 sigmoid(2x) - 1, a softmax is blind to the constant that this adds to all
+        energies, and on CPU a sigmoid takes a sixth of a tanh. So keys, query, place and energy
+        are doubled instead, which are small.
+        """
+        return 2 * self.query.weight, 2 * self.place, 2 * self.energy.weight
 
     def initial_cache(self, encoded: Tensor) -> dict[str, Tensor]:
         """Zeros: nothing was put out, nothing was read."""
@@ -68,11 +78,11 @@ class LocationAttention(nn.Module):
         encoded, keys, real = memory["encoded"], memory["keys"], memory["real"]
         batch, time = real.shape
         places = self.location(alignment[:, None]).transpose(1, 2)  # (B*K, S, C)
-        x = torch.baddbmm(
-            self.query(hidden)[:, None], places, self.place.expand(len(hidden), -1, -1)
-        )  # (B*K, S, A)
-        x = torch.tanh(x.view(batch, -1, time, self.inner) + keys[:, None])
-        energies = self.energy(x)[..., 0].float()  # (B, K, S)
+        query_weight, place, energy = self._weights()
+        query = F.linear(hidden, query_weight)[:, None]  # (B*K, 1, A)
+        x = torch.baddbmm(query, places, place.expand(len(hidden), -1, -1))  # (B*K, S, A)
+        x = torch.sigmoid(x.view(batch, -1, time, self.inner) + keys[:, None])
+        energies = F.linear(x, energy)[..., 0].float()  # (B, K, S)
         weights = energies.masked_fill(~real[:, None], -torch.inf).softmax(-1).type_as(encoded)
         context = torch.bmm(weights, encoded)  # (B, K, D)
         return context.flatten(0, 1), weights.flatten(0, 1)
@@ -88,16 +98,18 @@ class LocationAttention(nn.Module):
                 cache = self(token, memory, cache)
                 outputs.append(cache["output"])
             return torch.stack(outputs, dim=1)
-        weights = (self.gates.weight, self.query.weight, self.location.weight)
+        query_weight, place, energy = self._weights()
         with torch.autocast(tokens.device.type, enabled=False):
             outputs = Unrolled.apply(
                 tokens.transpose(0, 1).float().contiguous(),
                 memory["encoded"].float(),
                 memory["keys"].float(),
                 memory["real"],
-                *weights,
-                self.place,
-                self.energy.weight,
+                self.gates.weight,
+                query_weight,
+                self.location.weight,
+                place,
+                energy,
             )
         return outputs.transpose(0, 1)
 
@@ -119,7 +131,8 @@ class Unrolled(torch.autograd.Function):
     """All steps of ``LocationAttention`` over known tokens, with their gradient by hand.
 
     Autograd would make a gradient of every weight, of the frames and of the keys at every step
-    and add them up; here they are one product at the end, or added in place. Half the time.
+    and add them up; here they are one product at the end, or added in place. The (B, S, A)
+    energies' terms are computed again in the backward: cheaper than fresh memory for all steps.
     """
 
     @staticmethod
@@ -144,27 +157,30 @@ class Unrolled(torch.autograd.Function):
         alignments = new(steps + 1, batch, 1, time)
         for start in (outputs, cells, alignments):
             start[0] = 0
-        gates, x = torch.empty_like(tokens), new(steps, batch, time, inner)
+        gates, queries = torch.empty_like(tokens), new(steps, batch, inner)
+        x = torch.empty_like(keys)
         # The query is the weight of a last channel of ones: one product adds both to the keys.
         places = new(steps, batch, channels + 1, time)
         places[:, :, channels] = 1
         weights = torch.cat([place, place[:1]]).repeat(batch, 1, 1)  # (B, C + 1, A)
         hidden_frames = ~real[:, None]
+        columns = gates_weight.T.contiguous()  # a few rows times these: faster on CPU
         for step in range(steps):
-            torch.addmm(tokens[step], outputs[step], gates_weight.T, out=gates[step])
+            torch.addmm(tokens[step], outputs[step], columns, out=gates[step])
             _activate(gates[step], cells, squashed, outputs, step)
-            torch.mm(outputs[step + 1, :, :width], query_weight.T, out=weights[:, channels])
+            torch.mm(outputs[step + 1, :, :width], query_weight.T, out=queries[step])
+            weights[:, channels] = queries[step]
             places[step, :, :channels] = torch.conv1d(
                 alignments[step], location, padding=location.shape[2] // 2
             )
-            torch.baddbmm(keys, places[step].transpose(1, 2), weights, out=x[step]).tanh_()
-            energies = torch.mm(x[step].view(-1, inner), energy.T).view(batch, 1, time)
+            torch.baddbmm(keys, places[step].transpose(1, 2), weights, out=x).sigmoid_()
+            energies = torch.mm(x.view(-1, inner), energy.T).view(batch, 1, time)
             energies.masked_fill_(hidden_frames, -torch.inf)
             torch.softmax(energies, dim=2, out=alignments[step + 1])
             outputs[step + 1, :, width:] = torch.bmm(alignments[step + 1], encoded)[:, 0]
         ctx.save_for_backward(
-            encoded, gates_weight, query_weight, location, place, energy,
-            outputs, cells, squashed, alignments, gates, x, places,
+            encoded, keys, gates_weight, query_weight, location, place, energy,
+            outputs, cells, squashed, alignments, gates, queries, places,
         )  # fmt: skip
         return outputs[1:]
 
@@ -173,15 +189,17 @@ class Unrolled(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         """(U, B, width + D) -> gradients of ``forward``'s arguments."""
         (
-            encoded, gates_weight, query_weight, location, place, energy,
-            outputs, cells, squashed, alignments, gates, x, places,
+            encoded, keys, gates_weight, query_weight, location, place, energy,
+            outputs, cells, squashed, alignments, gates, queries, places,
         ) = ctx.saved_tensors  # fmt: skip
         steps, batch, width = squashed.shape
         channels, inner = place.shape
         d_outputs = gradient.clone()
         d_gates, d_place = torch.empty_like(gates), torch.zeros_like(place)
         d_queries, d_energy = gates.new_empty(steps, batch, inner), torch.zeros_like(energy)
-        d_keys = torch.zeros_like(x[0])
+        d_keys, x, d_x = torch.zeros_like(keys), torch.empty_like(keys), torch.empty_like(keys)
+        flat, d_flat = x.view(-1, inner), d_x.view(-1, inner)
+        weights = torch.cat([place, place[:1]]).repeat(batch, 1, 1)  # (B, C + 1, A)
         d_places = torch.empty_like(places[:, :, :channels])
         d_cell, d_alignment = torch.zeros_like(cells[0]), torch.zeros_like(alignments[0])
         for step in reversed(range(steps)):
@@ -190,14 +208,16 @@ class Unrolled(torch.autograd.Function):
             d_alignment = torch.baddbmm(d_alignment, d_context, encoded.transpose(1, 2))
             d_energies = torch._softmax_backward_data(d_alignment, alignment, 2, alignment.dtype)
             d_energies = d_energies.view(-1, 1)  # (B * S, 1)
-            flat = x[step].view(-1, inner)
+            weights[:, channels] = queries[step]
+            torch.baddbmm(keys, places[step].transpose(1, 2), weights, out=x).sigmoid_()
             d_energy.addmm_(d_energies.T, flat)
-            d_x = torch.ops.aten.tanh_backward(d_energies * energy, flat)  # (B * S, A)
-            d_keys += d_x.view_as(d_keys)
-            d_weights = torch.bmm(places[step], d_x.view_as(d_keys))  # (B, C + 1, A)
+            torch.mul(d_energies, energy, out=d_flat)
+            torch.ops.aten.sigmoid_backward.grad_input(d_x, x, grad_input=d_x)
+            d_keys += d_x
+            d_weights = torch.bmm(places[step], d_x)  # (B, C + 1, A)
             d_place += d_weights[:, :channels].sum(0)
             d_queries[step] = d_weights[:, channels]
-            d_places[step] = torch.mm(d_x, place.T).view(batch, -1, channels).transpose(1, 2)
+            d_places[step] = torch.mm(d_flat, place.T).view(batch, -1, channels).transpose(1, 2)
             d_alignment = torch.conv_transpose1d(
                 d_places[step], location, padding=location.shape[2] // 2
             )
@@ -217,8 +237,10 @@ class Unrolled(torch.autograd.Function):
         )
         d_gates_weight = d_gates.flatten(0, 1).T @ outputs[:-1].flatten(0, 1)
         d_query_weight = d_queries.flatten(0, 1).T @ outputs[1:, :, :width].flatten(0, 1)
-        weights = d_gates_weight, d_query_weight, d_location, d_place, d_energy
-        return d_gates, d_encoded, d_keys, None, *weights
+        return (
+            d_gates, d_encoded, d_keys, None,
+            d_gates_weight, d_query_weight, d_location, d_place, d_energy,
+        )  # fmt: skip
 
 
 def _activate(gates: Tensor, cells: Tensor, squashed: Tensor, outputs: Tensor, step: int) -> None:
