@@ -182,17 +182,17 @@ class SelfAttention(nn.Module):
             return self.output(y.transpose(1, 2).flatten(2))
         return self.output(attend(query, key, value, real))
 
-    def step(
-        self, x: Tensor, factors: Tensor | None, cache: Tensor, real: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """(B, Q, D), cache (B, 2, H, U, d) -> (B, Q, D), cache (B, 2, H, U + Q, d).
+    def step(self, x: Tensor, factors: Tensor | None, cache: Tensor, real: Tensor | None) -> Tensor:
+        """(B, Q, D), cache (B, 2, H, U + Q, d) of keys and values -> (B, Q, D).
 
-        ``real`` is a mask broadcastable to (B, 1, Q, U + Q), or None where all may be seen.
+        Fills the last Q positions of the cache. ``real`` is a mask broadcastable to
+        (B, 1, Q, U + Q), or None where all may be seen.
         """
         query, key, value = self._split(x, factors)
-        cache = torch.cat([cache, torch.stack([key, value], dim=1).to(cache.dtype)], dim=3)
+        cache[:, 0, :, -x.shape[1] :] = key
+        cache[:, 1, :, -x.shape[1] :] = value
         key, value = cache.to(query.dtype).unbind(1)
-        return self.output(attend(query, key, value, real)), cache
+        return self.output(attend(query, key, value, real))
 
     def flops(self, time: int) -> int:
         """FLOPs of one sequence; the scores a causal mask hides count, as in torch's counter."""

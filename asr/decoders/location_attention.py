@@ -81,7 +81,7 @@ class LocationAttention(nn.Module):
         query_weight, place, energy = self._weights()
         query = F.linear(hidden, query_weight)[:, None]  # (B*K, 1, A)
         x = torch.baddbmm(query, places, place.expand(len(hidden), -1, -1))  # (B*K, S, A)
-        x = torch.sigmoid(x.view(batch, -1, time, self.inner) + keys[:, None])
+        x = x.view(batch, -1, time, self.inner).add_(keys[:, None]).sigmoid_()
         energies = F.linear(x, energy)[..., 0].float()  # (B, K, S)
         weights = energies.masked_fill(~real[:, None], -torch.inf).softmax(-1).type_as(encoded)
         context = torch.bmm(weights, encoded)  # (B, K, D)

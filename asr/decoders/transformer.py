@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
@@ -92,17 +93,15 @@ class Transformer(Decoder):
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """(B*K,) -> (B*K, V), next state; see ``Decoder.step``."""
-        memory, past = state.memory, state.cache["past"]
-        position = torch.full((1,), past.shape[4], device=tokens.device)
+        memory, past = state.memory, F.pad(state.cache["past"], (0, 0, 0, 1))
+        position = torch.full((1,), past.shape[4] - 1, device=tokens.device)
         factors = rotation(position, self.width // self.heads)
         real = memory["real"][:, None, None]
         x = self.embedding(tokens)[:, None]  # (B*K, 1, width)
-        grown = []
         for index, layer in enumerate(self.layers):
             shared = memory[f"key.{index}"], memory[f"value.{index}"]
-            x, cache = layer.step(x, factors, past[:, index], shared, real)
-            grown.append(cache)
-        return self.head(self.norm(x[:, 0])), State(memory, {"past": torch.stack(grown, dim=1)})
+            x = layer.step(x, factors, past[:, index], shared, real)
+        return self.head(self.norm(x[:, 0])), State(memory, {"past": past})
 
     def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
         """(B, S, D) -> (B, S, V), or None without a CTC head."""
@@ -150,11 +149,11 @@ class Layer(nn.Module):
         cache: Tensor,
         memory: tuple[Tensor, Tensor],
         real: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """(B*K, 1, width), (B*K, 2, H, U, d) -> (B*K, 1, width), (B*K, 2, H, U + 1, d)."""
-        y, cache = self.attention.step(self.self_norm(x), factors, cache, None)
+    ) -> Tensor:
+        """(B*K, 1, width), (B*K, 2, H, U + 1, d) with room at its end -> (B*K, 1, width)."""
+        y = self.attention.step(self.self_norm(x), factors, cache, None)
         together = (x + y).view(len(real), -1, x.shape[2])  # (B, K, width): one memory for K
-        return self._read(together, memory, real).view_as(x), cache
+        return self._read(together, memory, real).view_as(x)
 
     def _read(self, x: Tensor, memory: tuple[Tensor, Tensor], real: Tensor | None) -> Tensor:
         """(B, Q, width) -> (B, Q, width): attention to the encoder, then feed-forward."""

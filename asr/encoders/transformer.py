@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
@@ -122,13 +123,10 @@ class Transformer(Encoder):
         time = x.shape[1]
         positions = state["position"] + torch.arange(time, device=x.device)
         x, factors = self._place(x, positions)
-        cache = state["cache"]
-        real = causal_mask(time, cache.shape[4] + time, self.left_context, x.device)[None, None]
-        caches = []
+        cache = F.pad(state["cache"], (0, 0, 0, time))
+        real = causal_mask(time, cache.shape[4], self.left_context, x.device)[None, None]
         for index, layer in enumerate(self.layers):
-            x, grown = layer.step(x, factors, cache[:, index], real)
-            caches.append(grown)
-        cache = torch.stack(caches, dim=1)
+            x = layer.step(x, factors, cache[:, index], real)
         if self.left_context is not None:
             cache = cache[:, :, :, :, max(0, cache.shape[4] - self.left_context) :]
         return self.norm(x), after | {"cache": cache, "position": state["position"] + time}
@@ -163,12 +161,9 @@ class Layer(nn.Module):
         """(B, S, D) -> (B, S, D)."""
         return self._join(x, self.attention(self.attention_norm(x), factors, real, causal))
 
-    def step(
-        self, x: Tensor, factors: Tensor | None, cache: Tensor, real: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(B, Q, D), (B, 2, H, U, d) -> (B, Q, D), (B, 2, H, U + Q, d)."""
-        y, cache = self.attention.step(self.attention_norm(x), factors, cache, real)
-        return self._join(x, y), cache
+    def step(self, x: Tensor, factors: Tensor | None, cache: Tensor, real: Tensor) -> Tensor:
+        """(B, Q, D), (B, 2, H, U + Q, d) with room for Q at its end -> (B, Q, D)."""
+        return self._join(x, self.attention.step(self.attention_norm(x), factors, cache, real))
 
     def _join(self, x: Tensor, y: Tensor) -> Tensor:
         """The residual around the attention, then the feed-forward with its own."""
