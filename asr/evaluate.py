@@ -103,7 +103,7 @@ def evaluate(
         "corpus": {
             "name": corpus["name"],
             "path": str(corpus_folder),
-            "ids_sha256": corpus["splits"][split]["ids_sha256"],
+            "rows_sha256": corpus["splits"][split]["rows_sha256"],
             "synthetic": corpus["synthetic"],
         },
         "split": split,

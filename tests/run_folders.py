@@ -90,7 +90,7 @@ def write_evaluation(folder: Path, errors: list[int], speakers: int, rtf: float)
     write_lines(place / "hypotheses.jsonl", rows)
     rate = sum(errors) / (10 * len(errors))
     metrics = {
-        "corpus": {"name": "spoken", "ids_sha256": f"{len(errors):064d}", "synthetic": True},
+        "corpus": {"name": "spoken", "rows_sha256": f"{len(errors):064d}", "synthetic": True},
         "normaliser": "english",
         "search": "Greedy()",
         "utterances": len(errors),

@@ -1,7 +1,6 @@
 """Preparing and preflight, on a corpus made up of given rows; one file of tests per real corpus."""
 
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -95,8 +94,24 @@ def test_the_parquet_gives_back_every_field_and_the_samples(tmp_path):
         "hours": pytest.approx(2 / 3600),
         "speakers": 1,
         "words": 4,
-        "ids_sha256": hashlib.sha256(b"x/1\nb").hexdigest(),
+        "rows_sha256": summary["splits"]["train"]["rows_sha256"],
     }
+
+
+def test_the_checksum_tells_other_ids_texts_and_audio_apart(tmp_path):
+    variants = {
+        "same": row(),
+        "again": row(),
+        "id": row("b", audio=wav(noise(seed=int.from_bytes(b"a")))),
+        "text": row(text="other words"),
+        "audio": row(audio=wav(noise(seed=99))),
+    }
+    sums = {}
+    for name, given in variants.items():
+        (tmp_path / name).mkdir()
+        sums[name] = prepared(tmp_path / name, [given])[0]["splits"]["train"]["rows_sha256"]
+    assert sums["same"] == sums["again"]
+    assert len(set(sums.values())) == 4
 
 
 def test_the_datasets_library_takes_the_column_for_undecoded_audio(tmp_path):

@@ -39,7 +39,7 @@ def make_corpus(folder, rows=ROWS, normaliser="lower"):
         "sample_rate": RATE,
         "normaliser": normaliser,
         "synthetic": True,
-        "splits": {"test": {"utterances": len(rows), "ids_sha256": "abc"}},
+        "splits": {"test": {"utterances": len(rows), "rows_sha256": "abc"}},
     }
     (folder / "corpus.json").write_text(json.dumps(corpus))
     return folder
@@ -112,7 +112,7 @@ def test_metrics_say_what_was_measured_on_what(run):
     metrics, _, _ = run
     assert metrics["corpus"]["name"] == "coded"
     assert metrics["corpus"]["synthetic"] is True
-    assert metrics["corpus"]["ids_sha256"] == "abc"
+    assert metrics["corpus"]["rows_sha256"] == "abc"
     assert (metrics["split"], metrics["model"]) == ("test", "runs/x")
     assert metrics["search"] == "Greedy(beam=1)"
     assert metrics["device_name"]

@@ -108,9 +108,9 @@ class Run:
 
     @property
     def checksum(self) -> str | None:
-        """Of the ids of the evaluated split, from its metrics or from the corpus."""
+        """Of ids, texts and audio of the evaluated split, from its metrics or from the corpus."""
         splits = (self.corpus or {}).get("splits", {})
-        return self.metric("corpus", "ids_sha256") or splits.get(self.split, {}).get("ids_sha256")
+        return self.metric("corpus", "rows_sha256") or splits.get(self.split, {}).get("rows_sha256")
 
     def metric(self, *keys: str) -> Any:
         """An entry of ``metrics.json``; None without an evaluation."""

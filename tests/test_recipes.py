@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr import config
+from asr.decoders import DECODERS
+from asr.model import build_model
+from asr.text import Characters
+from asr.train import Recipe
+
+ROOT = Path(__file__).parents[1]
+TASKS = sorted((ROOT / "recipes").glob("*.yaml"))
+ENCODERS = sorted((ROOT / "recipes" / "encoders").glob("*.yaml"))
+# Sizes that are compared with each other have encoders within 5 % (80 mel bins, 40 for tiny).
+MATCHED = 0.05
+
+
+def parse(task: Path, *overrides: str) -> Recipe:
+    tree = config.override(config.load_file(task), overrides, Recipe)
+    return config.read(Recipe, tree)
+
+
+def build(recipe: Recipe):
+    """On the meta device: shapes and counts without memory."""
+    with torch.device("meta"):
+        return build_model(
+            recipe.features,
+            recipe.encoder,
+            recipe.decoder,
+            recipe.search,
+            Characters(["abcdefghijklmnopqrstuvwxyz '"]),
+            "english",
+        )
+
+
+@pytest.mark.parametrize("encoder", [None, *ENCODERS], ids=lambda p: p.stem if p else "default")
+@pytest.mark.parametrize("task", TASKS, ids=lambda p: p.stem)
+def test_every_recipe_parses_and_builds_with_every_encoder(task, encoder):
+    recipe = parse(task, *(["--encoder", str(encoder)] if encoder else []))
+    sizes = build(recipe).num_parameters()
+    assert all(size > 0 for size in sizes.values())
+    assert config.read(Recipe, config.tree_of(recipe)) == recipe
+
+
+@pytest.mark.parametrize("decoder", list(DECODERS))
+def test_every_recipe_takes_every_decoder(decoder):
+    extra = {"Transformer": ["--decoder.layers", "1", "--decoder.heads", "4"]}.get(decoder, [])
+    for task in TASKS:
+        recipe = parse(task, "--decoder", decoder, "--decoder.width", "64", *extra)
+        assert type(build(recipe).decoder).__name__ == decoder
+
+
+@pytest.mark.parametrize("size", sorted({p.stem.split("-")[1] for p in ENCODERS}))
+def test_encoders_of_one_size_are_matched_and_state_their_parameters(size):
+    task = ROOT / "recipes" / ("fsdd.yaml" if size == "tiny" else "librispeech100.yaml")
+    counts = {}
+    for path in ENCODERS:
+        if path.stem.endswith(f"-{size}"):
+            counts[path.stem] = build(parse(task, "--encoder", str(path))).num_parameters()[
+                "encoder"
+            ]
+            stated = f"{counts[path.stem] / 1e6:.1f} M parameters"
+            assert stated in path.read_text().splitlines()[0], path
+    assert len(counts) >= 2
+    assert max(counts.values()) <= (1 + MATCHED) * min(counts.values()), counts
