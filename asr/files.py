@@ -1,23 +1,131 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and tables that grow."""
 
 import contextlib
+import csv
+import errno
+import io
 import os
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
+
+Content = str | bytes | Callable[[BinaryIO], object]
+
+ROOM = "make room or choose another folder"
+PATH = "a part of the path is a file; choose another folder"
+RIGHTS = "choose a folder that you may write to"
+REMEDIES = {
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EFBIG: ROOM,
+    errno.ENOTDIR: PATH,
+    errno.EEXIST: PATH,
+    errno.EACCES: RIGHTS,
+    errno.EPERM: RIGHTS,
+    errno.EROFS: RIGHTS,
+    errno.ENOENT: "check the path",
+    errno.EISDIR: "it is a folder; give a file",
+}
 
 
-def write(path: Path, text: str) -> None:
-    """A reader, a crash or a full disk never sees or leaves half a file.
+def remedy(error: OSError) -> str:
+    """What to do about an error of the operating system."""
+    return REMEDIES.get(error.errno or 0, "check the path, its permissions and the space left")
+
+
+def write(path: Path, content: Content) -> None:
+    """A reader, a crash or a full disk never sees or leaves half a file; see ``write_all``."""
+    write_all({path: content})
+
+
+def write_all(contents: Mapping[Path, Content]) -> None:
+    """Writes files that belong together: what can fail comes before the first is replaced.
+
+    Args:
+        contents: text, bytes, or a function that writes into the open file, by path.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: a file cannot be written; then all are as they were before.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporaries: dict[Path, Path] = {}
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror})") from None
+        for path, content in contents.items():
+            unique = f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
+            temporaries[path] = path.with_name(unique)
+            _fill(temporaries[path], content, path)
+        for path, temporary in temporaries.items():
+            try:
+                os.replace(temporary, path)
+            except OSError as error:
+                raise _unwritable(path, error) from None
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Makes a folder; those made here that are still empty go again when the work inside fails.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    try:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        yield
+    except BaseException:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()
+        raise
+
+
+class _File(io.FileIO):
+    """Remembers why writing failed: torch replaces the system's error by one of its own."""
+
+    error: OSError | None = None
+
+    def write(self, data: object) -> int:
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _fill(temporary: Path, content: Content, path: Path) -> None:
+    """Writes the content into a new file; errors name ``path``."""
+    file: _File | None = None
+    try:
+        with _File(temporary, "w") as file, io.BufferedWriter(file) as buffered:
+            if callable(content):
+                content(buffered)
+            else:
+                buffered.write(content if isinstance(content, bytes) else content.encode())
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    except Exception:
+        if file is None or file.error is None:
+            raise
+        raise _unwritable(path, file.error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    return OSError(f"cannot write {path} ({error.strerror}); {remedy(error)}")
+
+
+def append_csv(path: Path, row: dict[str, float]) -> None:
+    """Adds a row; a resumed run goes on where the file ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row.keys())
+        if new:
+            writer.writeheader()
+        writer.writerow(row)

@@ -1,4 +1,4 @@
-"""The recipe's schema and the training run: one loop that reads top to bottom, resumable anywhere.
+"""The training run: one loop that reads top to bottom, resumable at any moment.
 
 The loop runs on Lightning Fabric (devices, precision, strategies). Every random number is a
 function of (seed, update), every batch of (seed, batches taken), so that a run killed at any moment
@@ -6,16 +6,16 @@ and started again ends with the weights of a run that was not.
 """
 
 import copy
-import csv
+import ctypes
 import json
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -25,137 +25,18 @@ from tqdm import tqdm
 
 from asr import config
 from asr.batch import Batch
-from asr.config import Component, component
-from asr.data import DataOptions, SpeechData, read_corpus
-from asr.decoders import DECODERS
+from asr.data import SpeechData, read_corpus
 from asr.decoders.decoder import Loss
-from asr.encoders import ENCODERS
-from asr.features import Augmentation, FeatureOptions
-from asr.files import write
+from asr.files import append_csv, write
 from asr.meter import Ledger
 from asr.model import SpeechModel, build_model, save_model
+from asr.recipe import OptimizerOptions, Recipe, check_folder, finished
 from asr.scoring import align, characters, pooled
-from asr.search import SEARCHES
-from asr.text import TOKENIZERS
 
 log = logging.getLogger(__name__)
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 NONFINITE_PATIENCE = 10  # updates in a row without a finite gradient before a run gives up
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerOptions:
-    """AdamW with an anytime schedule: no point of the curve depends on where the run will end.
-
-    Args:
-        lr: highest learning rate.
-        warmup_updates: updates over which the rate rises linearly from 0.
-        decay: afterwards, with the inverse square root of the update, or not at all.
-        weight_decay: decoupled; on matrices and filters only.
-        betas: decay rates of the moments.
-        clip_norm: gradients with a larger norm are scaled down to it.
-        ema_decay: of the moving average of the weights that is validated and saved.
-    """
-
-    lr: float = 1e-3
-    warmup_updates: int = 500
-    decay: Literal["inverse_sqrt", "constant"] = "inverse_sqrt"
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-
-    def rate(self, update: int) -> float:
-        """The learning rate of an update, counted from 1."""
-        warmup = max(1, self.warmup_updates)
-        if update < warmup:
-            return self.lr * update / warmup
-        return self.lr * (math.sqrt(warmup / update) if self.decay == "inverse_sqrt" else 1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """A run stops at the first of these that is set and reached.
-
-    Args:
-        device_hours: devices times hours held, from process start, everything included.
-        updates: optimiser steps.
-        audio_hours: hours of speech seen, repetitions counted.
-    """
-
-    device_hours: float | None = None
-    updates: int | None = None
-    audio_hours: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.device_hours is self.updates is self.audio_hours is None:
-            raise ValueError("budget: set device_hours, updates or audio_hours")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationOptions:
-    """When and how the moving average is validated.
-
-    Args:
-        every_updates: updates from one validation to the next.
-        search: how hypotheses are found while training.
-    """
-
-    every_updates: int = 500
-    search: Component = component(SEARCHES, default="Greedy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerOptions:
-    """Lightning's names for where and how the loop runs.
-
-    Args:
-        accelerator: auto, cpu or gpu.
-        devices: how many.
-        num_nodes: machines.
-        strategy: auto or ddp.
-        precision: 32-true, bf16-mixed or 16-mixed.
-        log_every_n_steps: updates between two lines of the ledger and the logs.
-        checkpoint_every_seconds: seconds of training that a crash may cost.
-    """
-
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    log_every_n_steps: int = 50
-    checkpoint_every_seconds: float = 60.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything that a published number depends on.
-
-    Args:
-        seed: of weights, batches, augmentation and dropout.
-    """
-
-    data: DataOptions
-    budget: Budget
-    encoder: Component = component(ENCODERS, positional=1)
-    decoder: Component = component(DECODERS, positional=2)
-    search: Component = component(SEARCHES, default="Beam")
-    tokenizer: Component = component(TOKENIZERS, positional=1, default="Characters")
-    features: FeatureOptions = field(default_factory=FeatureOptions)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
-    validation: ValidationOptions = field(default_factory=ValidationOptions)
-    trainer: TrainerOptions = field(default_factory=TrainerOptions)
-    seed: int = 1
-
-
-def run_name(recipe_file: Path, overrides: list[str], recipe: Recipe) -> str:
-    """Recipe, encoder and seed: the default name of a run folder."""
-    encoder = recipe.encoder.kind.__name__.lower()
-    if "--encoder" in overrides:
-        encoder = Path(overrides[overrides.index("--encoder") + 1]).stem
-    return f"{recipe_file.stem}-{encoder}-seed{recipe.seed}"
 
 
 def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -164,7 +45,10 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: the folder holds another run, the data do not fit, or training diverges.
     """
+    if (line := finished(recipe, folder)) is not None:
+        return line
     check_folder(recipe, folder)
+    keep_freed_memory()
     options = recipe.trainer
     fabric = L.Fabric(
         accelerator=options.accelerator,
@@ -184,23 +68,16 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
         ledger.close()
 
 
-def check_folder(recipe: Recipe, folder: Path) -> None:
-    """A run folder belongs to one recipe; budget and trainer may change when it goes on."""
-    path = folder / "recipe.yaml"
-    tree = config.tree_of(recipe)
-    if path.exists():
-        free = ("budget", "trainer")
-        old, new = (
-            {k: v for k, v in t.items() if k not in free} for t in (config.load_file(path), tree)
-        )
-        differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        if differing:
-            raise ValueError(
-                f"{folder} holds a run of another recipe (they differ in {', '.join(differing)}); "
-                "choose another --run or remove the folder"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    config.dump(tree, path)
+def keep_freed_memory() -> None:
+    """Glibc's allocator keeps what a step frees, for the next one to use.
+
+    By default it returns large blocks to the system and takes them back page by page: a quarter of
+    the time of a training step on a CPU. Elsewhere than on glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class Run:
@@ -610,14 +487,3 @@ def make_optimizer(model: SpeechModel, options: OptimizerOptions) -> torch.optim
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas)
-
-
-def append_csv(path: Path, row: dict[str, float]) -> None:
-    """Adds a row; a resumed run goes on where the file ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row.keys())
-        if new:
-            writer.writeheader()
-        writer.writerow(row)

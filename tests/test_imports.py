@@ -6,7 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ORDER = """
 files config batch text scoring audio features corpora data layers encoders decoders
-language_model search alignment model meter train writers evaluate transcribe claims report cli
+language_model search alignment model meter recipe train writers evaluate transcribe claims
+report cli
 """.split()  # noqa: SIM905
 # Pure numpy, and what both evaluation and report rest on.
 ANYWHERE = {"claims.statistics"}

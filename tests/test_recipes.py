@@ -6,8 +6,8 @@ import torch
 from asr import config
 from asr.decoders import DECODERS
 from asr.model import build_model
+from asr.recipe import Recipe
 from asr.text import Characters
-from asr.train import Recipe
 
 ROOT = Path(__file__).parents[1]
 TASKS = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -10,7 +10,8 @@ import torch
 from asr import config
 from asr.meter import read_ledger
 from asr.model import load_model
-from asr.train import OptimizerOptions, Recipe, Run, check_folder, run_name, train
+from asr.recipe import OptimizerOptions, Recipe, check_folder, run_name
+from asr.train import Run, train
 from tests.corpus import RATE, make_corpus
 
 ENCODERS = {
@@ -201,7 +202,7 @@ def test_a_damaged_checkpoint_is_named(corpus, tmp_path):
     train(recipe(corpus), tmp_path)
     (tmp_path / "last.ckpt").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="last.ckpt is damaged.*remove it to begin again"):
-        train(recipe(corpus), tmp_path)
+        train(recipe(corpus, budget={"updates": 13}), tmp_path)
 
 
 def test_the_schedule_rises_linearly_and_falls_with_the_inverse_square_root():
@@ -216,3 +217,16 @@ def test_the_default_run_name_tells_recipe_encoder_and_seed(corpus):
                     recipe(corpus))  # fmt: skip
     assert name == "fsdd-x-small-seed1"
     assert run_name(Path("a.yaml"), [], recipe(corpus)) == "a-lstm-seed1"
+
+
+def test_a_finished_run_is_left_as_it_is(corpus, tmp_path, caplog):
+    first = train(recipe(corpus), tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    with caplog.at_level(logging.INFO):
+        again = train(recipe(corpus), tmp_path)
+    assert again["device_hours"] == first["device_hours"]
+    assert "budget.updates 12 reached" in caplog.text
+    untouched = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    assert {p: t for p, t in untouched.items() if p.name != "recipe.yaml"} == {
+        p: t for p, t in before.items() if p.name != "recipe.yaml"
+    }
