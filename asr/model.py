@@ -5,14 +5,13 @@ header, so that the two always belong together) and ``model.json`` (what to buil
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from asr import __version__
@@ -22,7 +21,7 @@ from asr.decoders.decoder import Decoder, Loss
 from asr.encoders import ENCODERS
 from asr.encoders.encoder import Encoder
 from asr.features import FeatureOptions, LogMel
-from asr.files import write
+from asr.files import Content, new_folder, write_all
 from asr.search import SEARCHES, Hypothesis, Search
 from asr.text import Tokenizer, restore
 
@@ -145,15 +144,15 @@ def save_model(
         summary: plain values about the training: updates, WER, device-hours.
         weights: a state dict to store in place of the model's own, such as a moving average.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    description = folder / DESCRIPTION
     text = json.dumps(model.description, indent=1)
-    if not description.exists() or description.read_text() != text:
-        write(description, text)
-    temporary = folder / f"{WEIGHTS}.tmp"
     state = {k: v.detach().cpu().contiguous() for k, v in (weights or model.state_dict()).items()}
-    save_file(state, temporary, metadata={"summary": json.dumps(dict(summary))})
-    os.replace(temporary, folder / WEIGHTS)
+    contents: dict[Path, Content] = {}
+    described = folder / DESCRIPTION
+    if not described.exists() or described.read_text() != text:
+        contents[described] = text
+    contents[folder / WEIGHTS] = serialised(state, {"summary": json.dumps(dict(summary))})
+    with new_folder(folder):
+        write_all(contents)
 
 
 def find_model(path: str | Path) -> Path:
@@ -188,28 +187,35 @@ def load_model(
         ValueError: no model there, or its files are damaged or do not fit together.
     """
     folder = find_model(path)
+    given = None if search is None else read_component(SEARCHES, search, "search")
+    if given is not None:
+        given()  # the caller's mistakes come before those of the files
+    where = folder / DESCRIPTION
     try:
-        described = json.loads((folder / DESCRIPTION).read_text())
-        parts = {
-            "features": read(FeatureOptions, described["features"], "features"),
-            "encoder": read_component(ENCODERS, described["encoder"], "encoder", 1),
-            "decoder": read_component(DECODERS, described["decoder"], "decoder", 2),
-            "search": read_component(SEARCHES, search or described["search"], "search"),
-            "tokenizer": restore(described["tokenizer"]),
-            "normaliser": described["normaliser"],
-        }
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / DESCRIPTION} is damaged ({error}); restore the file") from None
-    model = build_model(**parts)
+        described = json.loads(where.read_text(encoding="utf-8"))
+        model = build_model(
+            read(FeatureOptions, described["features"], "features"),
+            read_component(ENCODERS, described["encoder"], "encoder", 1),
+            read_component(DECODERS, described["decoder"], "decoder", 2),
+            given or read_component(SEARCHES, described["search"], "search"),
+            restore(described["tokenizer"]),
+            described["normaliser"],
+        )
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{where} is damaged ({why}); restore it or train again") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             model.summary = json.loads((file.metadata() or {}).get("summary", "{}"))
         model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (SafetensorError, RuntimeError, OSError, json.JSONDecodeError) as error:
+        lines = str(error).splitlines()
+        why = lines[1].strip() if "loading state_dict" in lines[0] else lines[0]
         raise ValueError(
-            f"{folder / WEIGHTS} is damaged or belongs to another model ({reason}); "
+            f"{folder / WEIGHTS} is damaged or belongs to another model ({why:.200}); "
             "restore the file or train again"
         ) from None
     return model.to(device).eval()
