@@ -92,6 +92,7 @@ class Ledger:
         num_devices: int = 1,
         precision: str = "32-true",
         began: float | None = None,
+        writes: bool = True,
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.device, self.num_devices = folder, device, num_devices
@@ -110,7 +111,9 @@ class Ledger:
         self.wasted = self.earlier_wall
         self._phase, self._since = "startup", self.began
         self._stop = threading.Event()
-        threading.Thread(target=self._beat, daemon=True).start()
+        self.writes = writes  # one process of a run keeps the files
+        if writes:
+            threading.Thread(target=self._beat, daemon=True).start()
 
     # --- time ---
 
@@ -175,7 +178,8 @@ class Ledger:
     def close(self) -> None:
         """Ends the heartbeat at this second."""
         self._stop.set()
-        self._write_heartbeat()
+        if self.writes:
+            self._write_heartbeat()
 
     # --- work ---
 

@@ -59,7 +59,13 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
         loggers=TensorBoardLogger(folder, name="logs", version=""),
     )
     fabric.launch()
-    ledger = Ledger(folder, fabric.device, fabric.world_size, options.precision)
+    ledger = Ledger(
+        folder,
+        fabric.device,
+        fabric.world_size,
+        options.precision,
+        writes=fabric.is_global_zero,
+    )
     try:
         run = Run(recipe, folder, fabric, ledger)
         run.resume()
@@ -108,6 +114,7 @@ class Run:
         self.validated_at = -1
         self.validation_seconds = 0.0
         self.terms: dict[str, Tensor] = {}
+        self.weights: dict[str, float] = {}
         self.saved_at = time.monotonic()
 
     # --- the loop ---
@@ -179,13 +186,15 @@ class Run:
         waves, lengths = augmentation.perturb(
             batch.waves, batch.wave_lengths, self.recipe.features.sample_rate, seed
         )
-        return self.model(
+        loss, frames = self.model(
             waves,
             lengths,
             batch.tokens,
             batch.token_lengths,
             lambda x, frames: augmentation.cover(x, frames, seed + 1),
         )
+        self.weights = {name: term.weight for name, term in loss.terms.items()}
+        return loss, frames
 
     def random_seed(self, number: int) -> int:
         """One for every update and rank, so that resuming needs no generator's state."""
@@ -302,7 +311,8 @@ class Run:
         """The average model on the validation split, pooled over ranks."""
         model = self.average
         pairs: list[tuple[str, str]] = []
-        sums: dict[str, float] = {}
+        # A rank without a batch takes part in the sums with zeros.
+        sums = {f"{name}_{part}": 0.0 for name in self.weights for part in ("sum", "count")}
         unfinished = 0
         for batch in self.data.validation_batches(self.fabric.global_rank, self.fabric.world_size):
             batch = batch.to(self.fabric.device)
@@ -315,8 +325,8 @@ class Run:
             texts = [model.text(hypothesis) for hypothesis in best]
             pairs += zip(batch.texts, texts, strict=True)
             for name, term in loss.terms.items():
-                sums[f"{name}_sum"] = sums.get(f"{name}_sum", 0.0) + float(term.sum)
-                sums[f"{name}_count"] = sums.get(f"{name}_count", 0.0) + float(term.count)
+                sums[f"{name}_sum"] += float(term.sum)
+                sums[f"{name}_count"] += float(term.count)
         references, hypotheses = [r for r, _ in pairs], [h for _, h in pairs]
         words = pooled(align(references, hypotheses)[0])
         letters = characters(references, hypotheses)
@@ -324,12 +334,12 @@ class Run:
         sums |= {"character_errors": letters.errors, "characters": letters.words}
         totals = {name: self.sum(value) for name, value in sums.items()}
         losses = {
-            name: totals[f"{name}_sum"] / max(1.0, totals[f"{name}_count"]) for name in loss.terms
+            name: totals[f"{name}_sum"] / max(1.0, totals[f"{name}_count"]) for name in self.weights
         }
         return {
             "wer": totals["word_errors"] / max(1.0, totals["words"]),
             "cer": totals["character_errors"] / max(1.0, totals["characters"]),
-            "loss": sum(t.weight * losses[name] for name, t in loss.terms.items()),
+            "loss": sum(weight * losses[name] for name, weight in self.weights.items()),
             **{f"{name}_loss": value for name, value in losses.items()},
             "utterances": int(self.sum(len(pairs))),
             "words": int(totals["words"]),

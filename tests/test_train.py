@@ -1,13 +1,18 @@
 import csv
+import itertools
 import json
 import logging
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from asr import config
+from asr.data import BatchStream, read_rows
 from asr.meter import read_ledger
 from asr.model import load_model
 from asr.recipe import OptimizerOptions, Recipe, check_folder, run_name
@@ -230,3 +235,35 @@ def test_a_finished_run_is_left_as_it_is(corpus, tmp_path, caplog):
     assert {p: t for p, t in untouched.items() if p.name != "recipe.yaml"} == {
         p: t for p, t in before.items() if p.name != "recipe.yaml"
     }
+
+
+def test_two_processes_share_the_stream_and_add_up_in_the_ledger(corpus, tmp_path):
+    given = recipe(corpus, budget={"updates": 6}, augmentation={})
+    config.dump(config.tree_of(given), tmp_path / "recipe.yaml")
+    command = [sys.executable, "-m", "asr", "train", str(tmp_path / "recipe.yaml")]
+    options = [
+        "--run",
+        str(tmp_path / "two"),
+        "--trainer.devices",
+        "2",
+        "--trainer.strategy",
+        "ddp",
+    ]
+    done = subprocess.run(
+        [*command, *options],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    line = json.loads((tmp_path / "two" / "ledger.json").read_text())
+    seconds = list(read_rows(corpus, ["train"])["duration"])
+    batches = list(itertools.islice(BatchStream(seconds, given.data, given.seed), 12))
+    expected = sum(seconds[i] for batch in batches for i in batch)
+    assert line["audio_seconds"] == pytest.approx(expected, rel=1e-3)
+    assert line["device_hours"] == pytest.approx(2 * line["wall_seconds"] / 3600)
+    validation = json.loads((tmp_path / "two" / "ledger.jsonl").read_text().splitlines()[-2])
+    assert validation["validation"]["utterances"] == 12
