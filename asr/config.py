@@ -16,10 +16,13 @@ import platform
 import re
 import subprocess
 import sys
+import textwrap
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import docstring_parser
 import yaml
@@ -78,7 +81,7 @@ def component(table: Mapping[str, type], positional: int = 0, default: str | Non
         positional: leading parameters that the program gives and a recipe does not.
         default: the class that stands when a recipe names none.
     """
-    metadata = {"table": table, "positional": positional}
+    metadata = {"table": table, "positional": positional, "default": default}
     if default is None:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(
@@ -95,9 +98,10 @@ def load_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{where}{line}: not YAML ({error.problem})") from None
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{where}{line}: not YAML ({problem or 'not text'})") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
@@ -110,8 +114,12 @@ def load_file(path: str | Path) -> Tree:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such recipe file")
-    tree = load_yaml(path.read_text(), str(path))
+        raise ValueError(f"{path}: no such recipe file; check the path")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file; give a recipe (.yaml)") from None
+    tree = load_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: a recipe is a mapping of keys, not {type(tree).__name__}")
     return tree
@@ -124,26 +132,37 @@ def override(tree: Tree, arguments: Sequence[str], schema: type | None) -> Tree:
     replaces the component: it starts from its own defaults and takes nothing from the class that
     it replaces. Below a component, ``encoder.layers`` is short for ``encoder.init_args.layers``.
     """
-    fields = dataclasses.fields(schema) if schema else ()
-    components = {f.name for f in fields if "table" in f.metadata}
     words = [part for a in arguments for part in (a.split("=", 1) if a[:2] == "--" else [a])]
     if len(words) % 2 or any(not key.startswith("--") for key in words[::2]):
         raise ValueError(f"overrides come as --key.path value, got: {' '.join(arguments)}")
     for key, text in zip(words[::2], words[1::2], strict=True):
         keys = key[2:].replace("-", "_").split(".")
         value = load_file(text) if text.endswith(".yaml") else load_yaml(text, key)
-        if keys[0] in components:
-            if len(keys) == 1 and isinstance(value, str):
-                value = {"class_path": value}
-            elif len(keys) > 1 and keys[1] not in ("init_args", "class_path"):
-                keys.insert(1, "init_args")
-        branch = tree
-        for name in keys[:-1]:
-            branch = branch.setdefault(name, {})
-            if not isinstance(branch, dict):
-                raise ValueError(f"{key}: {name} is a value, not a section")
+        branch: Tree = tree
+        place: Any = schema
+        for at, name in enumerate(keys[:-1]):
+            field = _field(place, name)
+            if field is not None and "table" in field.metadata:
+                below = branch.get(name, field.metadata["default"] or {})
+                branch[name] = {"class_path": below} if isinstance(below, str) else below
+                if keys[at + 1] not in ("init_args", "class_path"):
+                    branch, name = _section(branch, name, key), "init_args"
+            branch, place = _section(branch, name, key), field and field.type
         branch[keys[-1]] = value
     return tree
+
+
+def _section(tree: Tree, name: str, key: str) -> Tree:
+    """The branch below a name, made where it is missing."""
+    branch = tree.setdefault(name, {})
+    if not isinstance(branch, dict):
+        raise ValueError(f"{key}: {name} is a value, not a section")
+    return branch
+
+
+def _field(schema: Any, name: str) -> "dataclasses.Field[Any] | None":
+    """The field of a section, None where the schema has none of that name."""
+    return getattr(schema, "__dataclass_fields__", {}).get(name)
 
 
 def read(schema: type, tree: Tree, path: str = "") -> Any:
@@ -280,17 +299,12 @@ def describe(schema: type) -> str:
     """Every key of a schema with type, default and meaning, for ``--help``."""
     lines: list[str] = []
     for field in dataclasses.fields(schema):
-        if "table" in field.metadata:
-            names = ", ".join(field.metadata["table"])
-            lines.append(f"\n{field.name}: class_path ({names}) and init_args")
-            for kind in field.metadata["table"].values():
-                lines += _keys(kind, f"{field.name}.", field.metadata["positional"], kind.__name__)
-        elif dataclasses.is_dataclass(field.type):
+        if "table" not in field.metadata and dataclasses.is_dataclass(field.type):
             assert isinstance(field.type, type)
-            lines.append(f"\n{field.name}")
-            lines += _keys(field.type, f"{field.name}.")
-    lines.append("\nother")
-    return "\n".join(lines + _keys(schema, ""))
+            lines += ["", field.name, *_keys(field.type, f"{field.name}.")]
+            lines += _components(field.type, f"{field.name}.")
+    lines += _components(schema, "")
+    return "\n".join([*lines, "", "other", *_keys(schema, "")])
 
 
 def describe_table(table: Mapping[str, type]) -> str:
@@ -298,17 +312,68 @@ def describe_table(table: Mapping[str, type]) -> str:
     return "\n".join(line for name, kind in table.items() for line in _keys(kind, "", 0, name))
 
 
+def _components(schema: type, prefix: str) -> list[str]:
+    """The keys of every class that may stand in the components of a section."""
+    lines: list[str] = []
+    for field in dataclasses.fields(schema):
+        if "table" in field.metadata:
+            table, default = field.metadata["table"], field.metadata["default"]
+            key = f"{prefix}{field.name}"
+            lines += ["", f"--{key} ({' | '.join(table)}, {default or 'required'})"]
+            if not prefix:  # elsewhere the same classes with the same keys
+                for name, kind in table.items():
+                    lines += _keys(kind, f"{key}.", field.metadata["positional"], name)
+    return lines
+
+
 def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list[str]:
+    """``--key (type, default)  meaning`` for each parameter of a section or component."""
     parameters = list(inspect.signature(kind).parameters.values())[positional:]
-    text = "\n".join(filter(None, (kind.__doc__, kind.__init__.__doc__)))  # type: ignore[misc]
-    meanings = {p.arg_name: p.description or "" for p in docstring_parser.parse(text).params}
+    texts = [inspect.cleandoc(t) for t in (kind.__doc__, kind.__init__.__doc__) if t]  # type: ignore[misc]
+    found = [p for text in texts for p in docstring_parser.parse(text).params]
+    meanings = {p.arg_name: " ".join((p.description or "").split()) for p in found}
+    hints = typing.get_type_hints(kind if dataclasses.is_dataclass(kind) else kind.__init__)  # type: ignore[misc]
     lines = [f"  {title}"] if title else []
     for p in parameters:
         if not _nested(kind, p.name):
-            default = "required" if p.default is p.empty else f"{_default(kind, p)!r}"
-            meaning = " ".join(meanings.get(p.name, "").split())
-            lines.append(f"    --{prefix}{p.name} ({default})  {meaning}")
+            default = "required" if p.default is p.empty else _shown(_default(kind, p))
+            head = f"--{prefix}{p.name} ({_type_name(hints[p.name])}, {default})"
+            meaning = meanings.get(p.name, "").replace("``", "")
+            lines += textwrap.wrap(
+                f"{head}  {meaning}",
+                width=100,
+                initial_indent="    ",
+                subsequent_indent=" " * 10,
+                break_on_hyphens=False,
+                break_long_words=False,
+            )
     return lines
+
+
+TYPE_NAMES = {int: "integer", float: "number", str: "text", bool: "true | false", Path: "path"}
+
+
+def _type_name(kind: Any) -> str:
+    """A type in a reader's words."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return " | ".join(map(str, inner))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join("null" if k is type(None) else _type_name(k) for k in inner)
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"[{', '.join(map(_type_name, inner))}]"
+    if origin is not None:
+        return f"list of {_type_name(inner[0])}s"
+    return TYPE_NAMES.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _shown(value: Any) -> str:
+    """A default as it would stand in a recipe."""
+    if isinstance(value, str | Path):
+        return str(value) or "''"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
 def _default(kind: type, parameter: inspect.Parameter) -> Any:

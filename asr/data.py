@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from asr.audio import decode
 from asr.batch import BLANK, Batch
+from asr.files import remedy
 from asr.text import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -54,16 +55,24 @@ def read_corpus(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "corpus.json"
     if not path.is_file():
         raise ValueError(f"{folder} is not a prepared corpus (no corpus.json); run: asr prepare")
-    return json.loads(path.read_text())
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); prepare the corpus again") from None
+    if not isinstance(about, dict) or not {"splits", "normaliser"} <= set(about):
+        raise ValueError(f"{path} does not describe a prepared corpus; run: asr prepare")
+    return about
 
 
 def read_rows(folder: str | Path, splits: Sequence[str]) -> Any:
     """The rows of these splits as one memory-mapped ``datasets.Dataset``, audio not decoded.
 
     Raises:
-        ValueError: no such split; the message lists those present.
+        ValueError: no such split (the message lists those present), or a damaged file.
+        OSError: no room for the memory map.
     """
     import datasets
+    import pyarrow.parquet
 
     present = read_corpus(folder)["splits"]
     for split in splits:
@@ -72,9 +81,32 @@ def read_rows(folder: str | Path, splits: Sequence[str]) -> Any:
                 f"split {split!r} is not in {folder}; it has {', '.join(sorted(present))}"
             )
     datasets.disable_progress_bars()
-    files = [str(p) for split in splits for p in sorted(Path(folder).glob(f"{split}-*.parquet"))]
-    rows = datasets.load_dataset("parquet", data_files=files, split="train")
+    files = [str(path) for split in splits for path in _shards(Path(folder), split)]
+    file = ""
+    try:
+        for file in files:
+            pyarrow.parquet.read_metadata(file)  # datasets would not say which one is damaged
+        rows = datasets.load_dataset("parquet", data_files=files, split="train")
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{file} is damaged ({error}); prepare the corpus again") from None
+    except datasets.exceptions.DatasetGenerationError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno:
+            cache = datasets.config.HF_DATASETS_CACHE
+            raise OSError(f"cannot write {cache} ({cause.strerror}); {remedy(cause)}") from None
+        raise ValueError(f"{folder} is damaged ({cause}); prepare the corpus again") from None
     return rows.cast_column("audio", datasets.Audio(decode=False))
+
+
+def _shards(folder: Path, split: str) -> list[Path]:
+    """The files of a split, all of them."""
+    paths = sorted(folder.glob(f"{split}-[0-9]*-of-[0-9]*.parquet"))
+    count = int(paths[0].stem.rsplit("-", 1)[1]) if paths else 1
+    if len(paths) != count:
+        raise ValueError(
+            f"{folder} has {len(paths)} of {count} files of the split {split}; prepare it again"
+        )
+    return paths
 
 
 class Utterances(Dataset):

@@ -65,6 +65,13 @@ def write_all(contents: Mapping[Path, Content]) -> None:
                 temporary.unlink()
 
 
+def remove_stale(path: Path) -> None:
+    """Removes from a folder what killed processes left of files that they were writing."""
+    for temporary in path.rglob(".*.tmp"):
+        if f".{os.getpid()}-" not in temporary.name:
+            temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[None]:
     """Makes a folder; those made here that are still empty go again when the work inside fails.

@@ -111,9 +111,10 @@ class Ledger:
         self.wasted = self.earlier_wall
         self._phase, self._since = "startup", self.began
         self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
         self.writes = writes  # one process of a run keeps the files
         if writes:
-            threading.Thread(target=self._beat, daemon=True).start()
+            self._heart.start()
 
     # --- time ---
 
@@ -179,6 +180,7 @@ class Ledger:
         """Ends the heartbeat at this second."""
         self._stop.set()
         if self.writes:
+            self._heart.join()
             self._write_heartbeat()
 
     # --- work ---
@@ -258,7 +260,8 @@ class Ledger:
 
     def _beat(self) -> None:
         while not self._stop.is_set():
-            self._write_heartbeat()
+            with contextlib.suppress(OSError):  # a full disk: the loop meets it too and reports it
+                self._write_heartbeat()
             self._stop.wait(HEARTBEAT_SECONDS)
 
 

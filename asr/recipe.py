@@ -1,8 +1,10 @@
 """The schema of a recipe, everything that a published number depends on; and its run folder."""
 
+import contextlib
 import json
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +15,14 @@ from asr.data import DataOptions
 from asr.decoders import DECODERS
 from asr.encoders import ENCODERS
 from asr.features import Augmentation, FeatureOptions
+from asr.files import new_folder
 from asr.search import SEARCHES
 from asr.text import TOKENIZERS
 
 log = logging.getLogger(__name__)
+
+BEGINNINGS = ("recipe.yaml", "heartbeat.json", "environment.json", "ledger.jsonl")
+RESULTS = ("ledger.json", "last.ckpt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +140,41 @@ def run_name(recipe_file: Path, overrides: list[str], recipe: Recipe) -> str:
     return f"{recipe_file.stem}-{encoder}-seed{recipe.seed}"
 
 
+@contextlib.contextmanager
+def claimed(recipe: Recipe, folder: Path) -> Iterator[None]:
+    """The folder belongs to this recipe; a new one whose run fails without a result goes again.
+
+    If it stayed, the recipe once corrected would be refused as another one.
+    """
+    new = not (folder / "recipe.yaml").exists()
+    with new_folder(folder):
+        try:
+            check_folder(recipe, folder)
+            yield
+        except BaseException:
+            if new and not any((folder / name).exists() for name in RESULTS):
+                for name in BEGINNINGS:
+                    with contextlib.suppress(OSError):
+                        (folder / name).unlink()
+            raise
+
+
 def check_folder(recipe: Recipe, folder: Path) -> None:
-    """A run folder belongs to one recipe; budget and trainer may change when it goes on."""
+    """A run folder belongs to one recipe; budget and trainer may change when it goes on.
+
+    Raises:
+        ValueError: the folder holds a run of another recipe, or something else.
+        OSError: the recipe cannot be written into it.
+    """
     path = folder / "recipe.yaml"
     tree = config.tree_of(recipe)
+    if not path.exists() and folder.is_dir():
+        others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        if others:
+            raise ValueError(
+                f"{folder} holds {others[0]} and no recipe.yaml, so it is not a run folder; "
+                "choose another --run"
+            )
     if path.exists():
         free = ("budget", "trainer")
         old, new = (

@@ -10,7 +10,6 @@ import ctypes
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -27,10 +26,10 @@ from asr import config
 from asr.batch import Batch
 from asr.data import SpeechData, read_corpus
 from asr.decoders.decoder import Loss
-from asr.files import append_csv, write
+from asr.files import append_csv, remove_stale, write
 from asr.meter import Ledger
 from asr.model import SpeechModel, build_model, save_model
-from asr.recipe import OptimizerOptions, Recipe, check_folder, finished
+from asr.recipe import OptimizerOptions, Recipe, TrainerOptions, claimed, finished
 from asr.scoring import align, characters, pooled
 
 log = logging.getLogger(__name__)
@@ -47,31 +46,47 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """
     if (line := finished(recipe, folder)) is not None:
         return line
-    check_folder(recipe, folder)
     keep_freed_memory()
-    options = recipe.trainer
-    fabric = L.Fabric(
-        accelerator=options.accelerator,
-        devices=options.devices,
-        num_nodes=options.num_nodes,
-        strategy=options.strategy,
-        precision=options.precision,
-        loggers=TensorBoardLogger(folder, name="logs", version=""),
-    )
+    fabric = make_fabric(recipe.trainer, folder)
     fabric.launch()
-    ledger = Ledger(
-        folder,
-        fabric.device,
-        fabric.world_size,
-        options.precision,
-        writes=fabric.is_global_zero,
-    )
+    with claimed(recipe, folder):
+        ledger = Ledger(
+            folder,
+            fabric.device,
+            fabric.world_size,
+            recipe.trainer.precision,
+            writes=fabric.is_global_zero,
+        )
+        try:
+            run = Run(recipe, folder, fabric, ledger)
+            run.resume()
+            return run.fit()
+        finally:
+            ledger.close()
+
+
+def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
+    """The devices of a run.
+
+    Raises:
+        ValueError: they are not there, or do not support the precision.
+    """
+    if options.precision == "16-mixed" and not torch.cuda.is_available():
+        raise ValueError("trainer.precision 16-mixed needs a GPU; use bf16-mixed or 32-true")
     try:
-        run = Run(recipe, folder, fabric, ledger)
-        run.resume()
-        return run.fit()
-    finally:
-        ledger.close()
+        return L.Fabric(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy=options.strategy,
+            precision=options.precision,
+            loggers=TensorBoardLogger(folder, name="logs", version=""),
+        )
+    except Exception as error:  # Lightning's, of many kinds
+        raise ValueError(
+            f"trainer: {error}; check accelerator ({options.accelerator}) and devices "
+            f"({options.devices}), or use --trainer.accelerator cpu"
+        ) from None
 
 
 def keep_freed_memory() -> None:
@@ -393,18 +408,19 @@ class Run:
         }
         self.fabric.log_dict(row, step=self.updates)
         append_csv(self.folder / "logs" / f"{line['event']}.csv", row)
-        shown = {"loss": sum(line["train_loss"].values()), "WER": self.best_wer}
+        shown = []
+        if line["train_loss"]:
+            shown.append(f"loss {sum(line['train_loss'].values()):.3f}")
         if line["validation"]:
-            shown["WER"] = line["validation"]["wer"]
-        speed = row["audio_seconds_per_second"]
-        text = (
-            f"loss {shown['loss']:.3f}  WER {100 * shown['WER']:.1f} %  {speed:.0f} audio-s/s  "
-            f"{line['device_hours']:.4f} device-h"
-        )
+            shown.append(f"WER {100 * line['validation']['wer']:.1f} %")
+        elif math.isfinite(self.best_wer):
+            shown.append(f"best WER {100 * self.best_wer:.1f} %")
+        shown.append(f"{row['audio_seconds_per_second']:.0f} audio-s/s")
+        shown.append(f"{line['device_hours']:.4f} device-h")
         if bar.disable:
-            log.info("%s %d: %s", line["event"], self.updates, text)
+            log.info("%s %d: %s", line["event"], self.updates, "  ".join(shown))
         else:
-            bar.set_postfix_str(text)
+            bar.set_postfix_str("  ".join(shown))
 
     def write_environment(self) -> None:
         """What the run was made with, of its latest session."""
@@ -419,9 +435,8 @@ class Run:
             self.fabric.barrier()
             account = {"ledger": self.ledger.line("checkpoint", self.sum)}
             if self.fabric.is_global_zero:
-                temporary = self.folder / "last.ckpt.tmp"
-                torch.save({**self.state(), **account}, temporary)
-                os.replace(temporary, self.folder / "last.ckpt")
+                state = {**self.state(), **account}
+                write(self.folder / "last.ckpt", lambda file: torch.save(state, file))
                 self.save_to("last", account["ledger"])
             self.fabric.barrier()
         self.saved_at = time.monotonic()
@@ -459,23 +474,27 @@ class Run:
         Raises:
             ValueError: the checkpoint is damaged.
         """
+        if self.fabric.is_global_zero:
+            remove_stale(self.folder)
         path = self.folder / "last.ckpt"
         if not path.exists():
             return
         try:
             state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-        except Exception as error:
-            reason = str(error).splitlines()[0]
+            self.model.module.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.data.load_state_dict(state["data"])
+            for name in COUNTS:
+                setattr(self, name, state[name])
+            self.ledger.restore(state["ledger"])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # unpickling raises anything
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"{path} is damaged ({reason}); remove it to begin again from update 0"
+                f"{path} is damaged ({reason:.200}); remove it to begin again from update 0"
             ) from None
-        self.model.module.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.data.load_state_dict(state["data"])
-        for name in COUNTS:
-            setattr(self, name, state[name])
-        self.ledger.restore(state["ledger"])
         log.info("resumed %s at update %d", self.folder, self.updates)
 
 

@@ -132,6 +132,19 @@ def test_overrides_reach_sections_and_the_inside_of_components():
     assert tree["count"] == 5
 
 
+def test_a_component_that_the_tree_does_not_name_is_its_default_one():
+    assert config.read(Outer, overridden("--other.radius", "7")).other.init_args["radius"] == 7
+
+
+def test_a_component_inside_a_section_is_reached_too():
+    @dataclass(frozen=True, kw_only=True)
+    class Whole:
+        part: Outer
+
+    tree = config.override({"part": {**BASE, "shape": "Circle"}}, ["--part.shape.radius=4"], Whole)
+    assert config.read(Whole, tree).part.shape.init_args == {"radius": 4, "side": 1.5}
+
+
 def test_another_class_takes_nothing_from_the_one_it_replaces():
     circle = config.read(Outer, overridden("--shape", "Circle")).shape
     assert circle.kind is Circle
@@ -156,11 +169,13 @@ def test_a_malformed_override_is_refused(arguments):
         ("a: 1\na: 2\n", "'a' stands twice"),
         ("a: [1\n", "not YAML"),
         ("- 1\n", "mapping of keys, not list"),
+        ("a: \0\n", "not YAML"),
+        (b"\xff\xfe\x00RIFF", "is not a text file"),
     ],
 )
 def test_a_broken_file_is_named_with_its_fault(tmp_path, text, message):
     path = tmp_path / "recipe.yaml"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message) as caught:
         config.load_file(path)
     assert str(path) in str(caught.value)
@@ -183,10 +198,14 @@ def test_numbers_with_an_exponent_are_numbers():
 
 def test_the_description_lists_every_key_with_its_meaning():
     text = config.describe(Outer)
-    assert "--inner.rate (0.5)  a number." in text
-    assert "--shape.side (required)  of the square." in text
-    assert "--inner.names (['a'])" in text
-    assert "--count (required)" in text
+    assert "--inner.rate (number, 0.5)  a number." in text
+    assert "--inner.limits ([number, number], [0.0, 1.0])  a pair." in text
+    assert "--shape.side (number, required)  of the square." in text
+    assert "--shape.colours (list of texts | null, null)  of the sides." in text
+    assert "--inner.names (list of texts, [a])" in text
+    assert "--count (integer, required)" in text
+    assert "--shape (Square | Circle, required)" in text
+    assert "--other (Square | Circle, Circle)" in text
 
 
 def test_the_environment_names_machine_versions_and_command():

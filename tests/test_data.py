@@ -129,6 +129,23 @@ def test_collate_keeps_an_utterance_without_tokens():
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match="not a prepared corpus"):
         read_corpus(tmp_path)
-    (tmp_path / "corpus.json").write_text(json.dumps({"splits": {"train": {}, "test": {}}}))
+    (tmp_path / "corpus.json").write_text(
+        json.dumps({"splits": {"train": {}, "test": {}}, "normaliser": "none"})
+    )
     with pytest.raises(ValueError, match="split 'dev' is not in .*; it has test, train"):
         read_rows(tmp_path, ["dev"])
+
+
+def test_damaged_and_missing_files_of_a_corpus_are_named(tmp_path):
+    make_corpus(tmp_path / "tones", train=8)
+    shard = tmp_path / "tones" / "train-00000-of-00001.parquet"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="train-00000-of-00001.parquet is damaged.*prepare"):
+        read_rows(tmp_path / "tones", ["train"])
+    shard.rename(shard.with_name("train-00000-of-00002.parquet"))
+    with pytest.raises(ValueError, match="has 1 of 2 files of the split train; prepare it again"):
+        read_rows(tmp_path / "tones", ["train"])
+    (tmp_path / "tones" / "corpus.json").write_text("{")
+    with pytest.raises(ValueError, match="corpus.json is damaged"):
+        read_corpus(tmp_path / "tones")

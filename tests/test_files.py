@@ -1,0 +1,67 @@
+import contextlib
+import errno
+import os
+
+import pytest
+import torch
+
+from asr.files import new_folder, remedy, remove_stale, write, write_all
+
+
+def test_files_that_belong_together_change_together_or_not_at_all(tmp_path, monkeypatch):
+    a, b = tmp_path / "a", tmp_path / "b"
+    write_all({a: "old", b: b"old"})
+
+    def full(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="cannot write .*b .No space left on device.; make room"):
+        write_all({a: "new", b: full})
+    assert (a.read_text(), b.read_text()) == ("old", "old")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_an_error_that_is_not_the_disks_passes(tmp_path):
+    def broken(file):
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        write(tmp_path / "a", broken)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_systems_error_is_told_where_torch_hides_it(tmp_path, quota):
+    values = {"a": torch.zeros(100_000)}
+    with quota(10_000), pytest.raises(OSError, match="cannot write .*a.ckpt .File too large."):
+        write(tmp_path / "a.ckpt", lambda file: torch.save(values, file))
+    assert os.listdir(tmp_path) == []
+    write(tmp_path / "a.ckpt", lambda file: torch.save(values, file))
+    assert torch.equal(torch.load(tmp_path / "a.ckpt", weights_only=True)["a"], values["a"])
+
+
+def test_a_new_folder_goes_again_when_nothing_was_put_into_it(tmp_path):
+    with pytest.raises(KeyError), new_folder(tmp_path / "a" / "b"):
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+    with contextlib.suppress(KeyError), new_folder(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "kept").write_text("")
+        raise KeyError
+    assert os.listdir(tmp_path / "a") == ["kept"]
+    with pytest.raises(OSError, match="cannot write .*kept/c .Not a directory.; a part of the"):
+        new_folder(tmp_path / "a" / "kept" / "c").__enter__()
+
+
+def test_leftovers_of_other_processes_go_and_those_of_this_one_stay(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / ".a.1-1.tmp").write_text("")
+    mine = tmp_path / f".a.{os.getpid()}-1.tmp"
+    mine.write_text("")
+    remove_stale(tmp_path)
+    assert set(tmp_path.rglob("*")) == {tmp_path / "in", mine}
+
+
+def test_every_remedy_says_what_to_do():
+    assert "make room" in remedy(OSError(errno.ENOSPC, ""))
+    assert "may write" in remedy(OSError(errno.EACCES, ""))
+    assert "space" in remedy(OSError())
