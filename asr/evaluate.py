@@ -17,7 +17,7 @@ from tqdm import tqdm
 from asr.audio import decode
 from asr.claims.statistics import bootstrap_interval, resampling_unit
 from asr.data import bucket, read_corpus, read_rows
-from asr.files import write
+from asr.files import new_folder, write_all
 from asr.meter import device_name
 from asr.scoring import Alignment, align, score
 from asr.text import normaliser
@@ -91,31 +91,34 @@ def evaluate(
     if not len(rows):
         raise ValueError(f"split {split!r} of {corpus_folder} has no utterances")
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     place = torch.device(device) if device else model.device
     model.to(place).eval()
-
-    recognised = _recognise(model, rows, place, batch_seconds, progress)
-    raw = [model.text(hypothesis) for hypothesis in recognised.hypotheses]
-    metrics, lines = _measure(rows, recognised, raw, [normalise(text) for text in raw])
-    described = {
-        "model": model_name,
-        "corpus": {
-            "name": corpus["name"],
-            "path": str(corpus_folder),
-            "rows_sha256": corpus["splits"][split]["rows_sha256"],
-            "synthetic": corpus["synthetic"],
-        },
-        "split": split,
-        "normaliser": corpus["normaliser"],
-        "search": repr(model.search),
-        "batch_seconds": batch_seconds,
-        "device_name": device_name(place),
-        **metrics,
-        "training": model.summary,
-    }
-    write(output / "hypotheses.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    write(output / "metrics.json", json.dumps(described, indent=1) + "\n")
+    with new_folder(output):
+        recognised = _recognise(model, rows, place, batch_seconds, progress)
+        raw = [model.text(hypothesis) for hypothesis in recognised.hypotheses]
+        metrics, lines = _measure(rows, recognised, raw, [normalise(text) for text in raw])
+        described = {
+            "model": model_name,
+            "corpus": {
+                "name": corpus["name"],
+                "path": str(corpus_folder),
+                "rows_sha256": corpus["splits"][split]["rows_sha256"],
+                "synthetic": corpus["synthetic"],
+            },
+            "split": split,
+            "normaliser": corpus["normaliser"],
+            "search": repr(model.search),
+            "batch_seconds": batch_seconds,
+            "device_name": device_name(place),
+            **metrics,
+            "training": model.summary,
+        }
+        write_all(
+            {
+                output / "hypotheses.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+                output / "metrics.json": json.dumps(described, indent=1) + "\n",
+            }
+        )
     return described
 
 

@@ -5,6 +5,7 @@ import csv
 import errno
 import io
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -74,15 +75,17 @@ def remove_stale(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[None]:
-    """Makes a folder; those made here that are still empty go again when the work inside fails.
+    """Makes a folder and tries it; those made here go again when the work fails and they are empty.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be made, or files cannot be made in it.
     """
     missing = [p for p in (path, *path.parents) if not p.exists()]
     try:
         try:
             path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
         except OSError as error:
             raise _unwritable(path, error) from None
         yield

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,8 +18,8 @@ from tqdm import tqdm
 
 from asr.alignment import Word, align
 from asr.audio import decode, info
-from asr.files import write
-from asr.writers import FORMATS, TIMED, Transcript, check_folder
+from asr.files import new_folder, write_all
+from asr.writers import FORMATS, TIMED, Transcript
 
 if TYPE_CHECKING:
     from asr.model import SpeechModel
@@ -125,8 +126,6 @@ def transcribe(
     _check_request(model, formats, output_dir, window_seconds)
     sources = find(inputs, recursive)
     folder = None if output_dir is None else Path(output_dir)
-    if folder is not None:
-        check_folder(folder)
     outputs: list[dict[str, Path]] = [
         {} if folder is None else {kind: folder / f"{name}.{kind}" for kind in formats}
         for name in output_names([source.name for source in sources])
@@ -134,7 +133,10 @@ def transcribe(
     results: list[Result] = []
     timed = not TIMED.isdisjoint(formats)
     recogniser = Recogniser(model, timed, window_seconds, batch_seconds, model_name)
-    with tqdm(total=len(sources), unit="file", disable=None if progress else True) as bar:
+    with (
+        nullcontext() if folder is None else new_folder(folder),
+        tqdm(total=len(sources), unit="file", disable=None if progress else True) as bar,
+    ):
         for group in _groups(sources):
             outcomes: dict[int, Transcript | str] = {
                 number: reason
@@ -418,8 +420,7 @@ def _finish(source: Source, outcome: Transcript | str, outputs: dict[str, Path])
         return Result(source.name, None, {}, outcome)
     for note in outcome.notes:
         log.warning("%s: %s", source.name, note)
-    for kind, path in outputs.items():
-        write(path, FORMATS[kind](outcome))
+    write_all({path: FORMATS[kind](outcome) for kind, path in outputs.items()})
     return Result(source.name, outcome, outputs)
 
 

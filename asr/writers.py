@@ -3,10 +3,8 @@
 import html
 import itertools
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from asr.alignment import Word
 
@@ -149,22 +147,6 @@ def clock(seconds: float, point: str) -> str:
     minutes, second = divmod(rest, 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours:02}:{minute:02}:{second:02}{point}{milliseconds:03}"
-
-
-def check_folder(folder: Path) -> None:
-    """Makes the folder when missing and tries to write in it.
-
-    Raises:
-        OSError: files cannot be made there.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"cannot write in {folder} ({error.strerror}); choose another output_dir"
-        ) from None
 
 
 def _runs(words: Sequence[Word]) -> list[list[Word]]:

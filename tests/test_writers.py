@@ -5,7 +5,7 @@ import pytest
 
 from asr.alignment import Word
 from asr.files import write
-from asr.writers import FORMATS, Transcript, check_folder, clock, lines, segments
+from asr.writers import FORMATS, Transcript, clock, lines, segments
 
 
 def transcript(words, duration=10.0, notes=()):
@@ -148,9 +148,3 @@ def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
         write(path, "second")
     assert path.read_text(encoding="utf-8") == "first ä\n"
     assert os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cannot write in .*file/out .*choose another output_dir"):
-        check_folder(tmp_path / "file" / "out")
