@@ -139,7 +139,10 @@ def sinusoids(positions: Tensor, dim: int) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None) -> Tensor:
-    """(B, H, Q, d), (B, H, S, d) twice, bool broadcastable to (B, 1, Q, S) -> (B, Q, H * d)."""
+    """(B, H, Q, d), (B, H, S, d) twice, mask broadcastable to (B, 1, Q, S) -> (B, Q, H * d).
+
+    The mask is True where a query may look, or what to add to its scores, as in torch.
+    """
     y = F.scaled_dot_product_attention(query, key, value, attn_mask=real)
     return y.transpose(1, 2).flatten(2)
 

@@ -146,9 +146,9 @@ def test_memory_is_neither_copied_nor_expanded_by_a_step(name):
     state = decoder.start(encoded, lengths).select(torch.arange(3).repeat_interleave(4))
     _, after = decoder.step(torch.full((12,), EOS), state)
     before = {key: value.clone() for key, value in after.cache.items()}
-    decoder.step(torch.full((12,), EOS + 1), after)
+    _, later = decoder.step(torch.full((12,), EOS + 1), after)
     assert all(after.cache[key].equal(value) for key, value in before.items())
-    assert all(after.memory[key] is value for key, value in state.memory.items())
+    assert all(later.memory[key] is value for key, value in after.memory.items())
     assert all(len(value) == 3 for value in after.memory.values())
     assert all(len(value) == 12 for value in after.cache.values())
 

@@ -40,10 +40,13 @@ class Loss:
 class State(NamedTuple):
     """What a decoder carries from step to step of a search.
 
+    A step consumes the state that it gets: it may append to its memory in place. Only the state
+    that it returns is valid afterwards.
+
     Attributes:
-        memory: tensors of (B, ...), constant through the search and shared by the K hypotheses of
-            an utterance (encoder frames, cross-attention keys and values).
-        cache: tensors of (B*K, ...), one row per hypothesis (key/value cache, recurrent states).
+        memory: tensors of (B, ...), whose rows belong to utterances and are shared by their K
+            hypotheses (encoder frames, keys and values). A step never copies them per hypothesis.
+        cache: tensors of (B*K, ...), one row per hypothesis (recurrent states, ancestors).
             Rows of one utterance are neighbours.
     """
 

@@ -8,6 +8,10 @@ from torch.nn.grad import conv1d_weight
 
 Memory = dict[str, Tensor]
 
+# Elements of the energies' terms that a step handles at once on a CPU: 1 MB, a core's cache.
+# All of a batch's at once would go through main memory four times, as fresh pages each time.
+CHUNK = 2**18
+
 
 class LocationAttention(nn.Module):
     """energy(s) = v . tanh(key(s) + query + U (F * previous alignment)(s)), then a softmax.
@@ -75,17 +79,30 @@ class LocationAttention(nn.Module):
 
         The K hypotheses of an utterance read its one row of memory.
         """
-        encoded, keys, real = memory["encoded"], memory["keys"], memory["real"]
-        batch, time = real.shape
-        places = self.location(alignment[:, None]).transpose(1, 2)  # (B*K, S, C)
-        query_weight, place, energy = self._weights()
-        query = F.linear(hidden, query_weight)[:, None]  # (B*K, 1, A)
-        x = torch.baddbmm(query, places, place.expand(len(hidden), -1, -1))  # (B*K, S, A)
-        x = x.view(batch, -1, time, self.inner).add_(keys[:, None]).sigmoid_()
-        energies = F.linear(x, energy)[..., 0].float()  # (B, K, S)
+        encoded, real = memory["encoded"], memory["real"]
+        energies = self._energies(hidden, memory["keys"], alignment).float()  # (B, K, S)
         weights = energies.masked_fill(~real[:, None], -torch.inf).softmax(-1).type_as(encoded)
         context = torch.bmm(weights, encoded)  # (B, K, D)
         return context.flatten(0, 1), weights.flatten(0, 1)
+
+    def _energies(self, hidden: Tensor, keys: Tensor, alignment: Tensor) -> Tensor:
+        """(B*K, width), (B, S, A), previous alignment (B*K, S) -> (B, K, S), a few rows at once."""
+        batch, time, inner = keys.shape
+        query_weight, place, energy = self._weights()
+        query = F.linear(hidden, query_weight)[:, None]  # (B*K, 1, A)
+        places = self.location(alignment[:, None]).transpose(1, 2)  # (B*K, S, C)
+        beam = len(hidden) // batch
+        chunk = max(1, CHUNK // (beam * time * inner)) if keys.device.type == "cpu" else batch
+        parts = []
+        for some, shared in zip(
+            zip(query.split(chunk * beam), places.split(chunk * beam), strict=True),
+            keys.split(chunk),
+            strict=True,
+        ):
+            x = torch.baddbmm(*some, place.expand(len(some[0]), -1, -1))  # (chunk*K, S, A)
+            x = x.view(-1, beam, time, inner).add_(shared[:, None]).sigmoid_()
+            parts.append(F.linear(x, energy)[..., 0])  # (chunk, K, S)
+        return torch.cat(parts)
 
     def unroll(self, tokens: Tensor, memory: Memory) -> Tensor:
         """(B, U, 4 * width) the tokens' part of the gates -> (B, U, width + D) outputs.

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
+from asr.decoders.ancestry import make_room, unseen, with_newest
 from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight, inputs
 from asr.decoders.ctc import CTCHead
 from asr.decoders.decoder import Decoder, Loss, State
@@ -82,26 +82,37 @@ class Transformer(Decoder):
         return self.norm(x)
 
     def start(self, encoded: Tensor, lengths: Tensor) -> State:
-        """(B, S, D), (B,) -> each layer's keys and values, and an empty cache of its own."""
-        memory = {"real": mask(lengths.clamp(min=1), encoded.shape[1])}
+        """(B, S, D), (B,) -> each layer's keys and values, of the encoder and, none, of tokens."""
+        real = mask(lengths.clamp(min=1), encoded.shape[1])
         encoded = encoded if self.adapt is None else self.adapt(encoded)
+        memory = {}
         for index, layer in enumerate(self.layers):
             key, value = layer.cross.remember(encoded)
             memory |= {f"key.{index}": key.contiguous(), f"value.{index}": value.contiguous()}
-        shape = (len(encoded), len(self.layers), 2, self.heads, 0, self.width // self.heads)
-        return State(memory, {"past": encoded.new_zeros(shape)})
+        memory["hidden"] = unseen(real, key.dtype)  # (B, S)
+        rows = len(self.layers) * 2 * self.heads
+        memory["past"] = key.new_zeros(len(encoded), rows, 0, self.width // self.heads)
+        return State(memory, {"ancestry": real[:, :0]})
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """(B*K,) -> (B*K, V), next state; see ``Decoder.step``."""
-        memory, past = state.memory, F.pad(state.cache["past"], (0, 0, 0, 1))
-        position = torch.full((1,), past.shape[4] - 1, device=tokens.device)
+        """(B*K,) -> (B*K, V), next state; see ``Decoder.step``.
+
+        Past keys and values are in ``memory``, one column per token of any hypothesis; see
+        ``asr.decoders.ancestry``. The K hypotheses of an utterance are K queries to them.
+        """
+        past, ancestry = make_room(state.memory["past"], state.cache["ancestry"])
+        memory, batch = state.memory | {"past": past}, len(past)
+        position = ancestry[:1].sum(1)  # all hypotheses have as many tokens
         factors = rotation(position, self.width // self.heads)
-        real = memory["real"][:, None, None]
-        x = self.embedding(tokens)[:, None]  # (B*K, 1, width)
+        ancestry = with_newest(ancestry, batch)
+        columns = past[:, :, : ancestry.shape[1]].unflatten(1, (len(self.layers), 2, self.heads))
+        hidden = memory["hidden"][:, None, None]  # (B, 1, 1, S)
+        others = unseen(ancestry.view(batch, 1, -1, ancestry.shape[1]), past.dtype)
+        x = self.embedding(tokens).view(batch, -1, self.width)  # (B, K, width)
         for index, layer in enumerate(self.layers):
             shared = memory[f"key.{index}"], memory[f"value.{index}"]
-            x = layer.step(x, factors, past[:, index], shared, real)
-        return self.head(self.norm(x[:, 0])), State(memory, {"past": past})
+            x = layer.step(x, factors, columns[:, index], others, shared, hidden)
+        return self.head(self.norm(x.flatten(0, 1))), State(memory, {"ancestry": ancestry})
 
     def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
         """(B, S, D) -> (B, S, V), or None without a CTC head."""
@@ -146,14 +157,17 @@ class Layer(nn.Module):
         self,
         x: Tensor,
         factors: Tensor,
-        cache: Tensor,
+        past: Tensor,
+        others: Tensor,
         memory: tuple[Tensor, Tensor],
-        real: Tensor,
+        hidden: Tensor,
     ) -> Tensor:
-        """(B*K, 1, width), (B*K, 2, H, U + 1, d) with room at its end -> (B*K, 1, width)."""
-        y = self.attention.step(self.self_norm(x), factors, cache, None)
-        together = (x + y).view(len(real), -1, x.shape[2])  # (B, K, width): one memory for K
-        return self._read(together, memory, real).view_as(x)
+        """(B, K, width), (B, 2, H, C + K, d) with room for K at its end -> (B, K, width).
+
+        ``others`` (B, 1, K, C + K) and ``hidden`` (B, 1, 1, S) are added to scores.
+        """
+        x = x + self.attention.step(self.self_norm(x), factors, past, others)
+        return self._read(x, memory, hidden)
 
     def _read(self, x: Tensor, memory: tuple[Tensor, Tensor], real: Tensor | None) -> Tensor:
         """(B, Q, width) -> (B, Q, width): attention to the encoder, then feed-forward."""
