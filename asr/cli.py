@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,43 +17,52 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "train": (
         "recipe -> run folder with checkpoints, ledger and logs; resumes by itself",
-        "asr train recipes/spoken.yaml --encoder recipes/encoders/lstm-small.yaml",
+        "asr train recipes/spoken.yaml --encoder recipes/encoders/lstm-tiny.yaml",
     ),
     "evaluate": (
         "model and split -> WER and CER with intervals, real-time factor, hypotheses",
-        "asr evaluate runs/spoken-lstm-small --split test",
+        "asr evaluate runs/spoken-lstm-tiny-seed1 --split test",
     ),
     "transcribe": (
         "audio files of any length -> text, json, srt, vtt or tsv",
-        "asr transcribe runs/spoken-lstm-small talk.mp3 --formats srt --output-dir subtitles",
+        "asr transcribe runs/spoken-lstm-tiny-seed1 talk.mp3 --formats srt --output-dir subtitles",
     ),
     "compare": (
         "run folders -> one page: WER against device-hours, cost to reach a WER, significance",
-        "asr compare runs/spoken-lstm-small runs/spoken-transformer-small --output report",
+        "asr compare runs/spoken-lstm-tiny-seed1 runs/spoken-transformer-tiny-seed1",
     ),
 }
+FORMATS = ("txt", "json", "srt", "vtt", "tsv")  # of asr.writers, which takes a second to import
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb; 0 when all that was asked for was done, 2 for a mistake of the user's."""
+    """Runs one verb: 0 when all was done, 1 when a file of many failed, 2 for a mistake."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["--version"]:
         print(f"asr {__version__}")
         return 0
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if arguments[:1] in (["-h"], ["--help"], ["help"]):
         print(overview())
-        return 0 if arguments else 2
+        return 0
+    if not arguments:
+        return fail(f"asr: say what to do: {', '.join(VERBS)} (see: asr --help)")
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
         return fail(f"asr {verb}: no such command; choose one of {', '.join(VERBS)}")
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("asr").setLevel(logging.INFO)
     try:
-        return COMMANDS[verb](rest)
+        status = COMMANDS[verb](rest)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError) as error:
         return fail(f"asr {verb}: {one_line(error)}")
     except KeyboardInterrupt:
-        return fail(f"asr {verb}: interrupted", status=130)
+        again = "; the same command goes on from the last checkpoint" * (verb == "train")
+        return fail(f"asr {verb}: interrupted{again}", status=130)
 
 
 def overview() -> str:
@@ -60,7 +70,9 @@ def overview() -> str:
     lines = [f"asr {__version__}: train speech recognisers and measure what they cost", ""]
     for verb, (meaning, _) in VERBS.items():
         lines.append(f"  asr {verb:11} {meaning}")
-    return "\n".join([*lines, "", "asr VERB --help tells the options and gives an example."])
+    lines += ["", "For example, from nothing to a comparison:"]
+    lines += [f"  {example}" for _, example in VERBS.values()]
+    return "\n".join([*lines, "", "asr VERB --help tells the options of a verb."])
 
 
 def fail(message: str, status: int = 2) -> int:
@@ -70,10 +82,12 @@ def fail(message: str, status: int = 2) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error; an operating system's with the file it is about."""
+    """The message of an error; an operating system's with the file it is about and a remedy."""
     if isinstance(error, OSError) and error.strerror:
-        where = error.filename or "the output"
-        return f"{where}: {error.strerror}; check the path, its permissions and the space left"
+        from asr.files import remedy
+
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; {remedy(error)}"
     return " ".join(str(error).split())
 
 
@@ -81,7 +95,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse with our exit: the mistake in one line, no usage dump."""
 
     def error(self, message: str) -> Any:
-        raise ValueError(f"{message} (see: asr {self.prog.split()[-1]} --help)")
+        raise ValueError(f"{message} (see: {self.prog} --help)")
 
 
 def parser(verb: str) -> _Parser:
@@ -92,8 +106,31 @@ def parser(verb: str) -> _Parser:
         description=meaning,
         epilog=f"example: {example}",
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=100),
     )
+
+
+def hyphens(arguments: Sequence[str]) -> list[str]:
+    """``--batch_seconds`` is ``--batch-seconds``; values stay as they are."""
+    words = []
+    for word in arguments:
+        name, sign, value = word.partition("=")
+        words.append(name.replace("_", "-") + sign + value if word.startswith("--") else word)
+    return words
+
+
+def positive(text: str) -> float:
+    """A number of seconds above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+# --- prepare ---
 
 
 def prepare(arguments: list[str]) -> int:
@@ -104,16 +141,20 @@ def prepare(arguments: list[str]) -> int:
 
     options = parser("prepare")
     options.usage = "asr prepare CORPUS --output FOLDER [--option value ...]"
-    options.add_argument("corpus", choices=list(CORPORA), help="which corpus")
-    options.add_argument("--output", type=Path, required=True, help="folder to write")
-    options.add_argument("--sample-rate", type=int, default=16000, help="Hz of the prepared audio")
-    options.add_argument("--normaliser", default="english", help="of the transcripts")
-    options.add_argument("--alphabet", default=None, help="characters expected; default: train's")
-    if not arguments or {"-h", "--help"} & set(arguments):
+    options.add_argument("corpus", choices=list(CORPORA), metavar="CORPUS", help=", ".join(CORPORA))
+    options.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="to write")
+    options.add_argument(
+        "--sample-rate", type=int, default=16000, metavar="HZ", help="of the audio; 16000"
+    )
+    options.add_argument(
+        "--normaliser", default="english", help="of the transcripts: english, lower or none"
+    )
+    options.add_argument("--alphabet", help="characters expected; those of the split train")
+    if {"-h", "--help"} & set(arguments):
         print(options.format_help())
-        print("options of each corpus:\n" + config.describe_table(CORPORA))
-        return 0 if arguments else 2
-    known, rest = options.parse_known_args(arguments)
+        print("options of each corpus (type, default):\n" + config.describe_table(CORPORA))
+        return 0
+    known, rest = options.parse_known_args(hyphens(arguments))
     tree = config.override({}, rest, schema=None)
     corpus = config.read_component(
         CORPORA, {"class_path": known.corpus, "init_args": tree}, known.corpus
@@ -130,89 +171,124 @@ def prepare(arguments: list[str]) -> int:
 
 
 def prepared(result: dict[str, Any]) -> str:
-    """What ``prepare`` prints: the splits, and every kind of row dropped, converted or suspicious."""
+    """The splits of a corpus, and every kind of row dropped, converted or suspicious."""
     label = " (synthetic speech)" if result["synthetic"] else ""
     state = "already there, same options" if result["reused"] else "written"
-    lines = [f"{result['output']}: {result['name']}{label}, {result['licence']}; {state}"]
+    lines = [f"{result['output']}: {result['name']}{label}, licence {result['licence']}; {state}"]
     for split, facts in result["splits"].items():
         lines.append(
             f"  {split:12} {facts['utterances']:7} utterances {facts['hours']:8.2f} h "
             f"{facts['speakers']:5} speakers {facts['words']:8} words"
         )
         checked = result["preflight"][split]
-        for reason, count in checked["converted"].items():
-            lines.append(f"    converted   {count} ({reason})" if count else "")
+        for reason, number in checked["converted"].items():
+            lines.append(f"    converted   {number} ({reason.replace('_', ' ')})")
         for kind in ("dropped", "suspicious"):
             for reason, ids in checked[kind].items():
                 shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
-                lines.append(f"    {kind:11} {len(ids)} ({reason}): {shown}")
+                lines.append(f"    {kind:11} {len(ids)} ({reason.replace('_', ' ')}): {shown}")
     lines += [f"  note: {remark}" for remark in result["remarks"]]
-    return "\n".join([*filter(None, lines), f"  full lists: {result['output']}/preflight.json"])
+    return "\n".join([*lines, f"  full lists: {result['output']}/preflight.json"])
+
+
+# --- train ---
 
 
 def train(arguments: list[str]) -> int:
-    """``asr train RECIPE [--run FOLDER] [--key.path value ...]``."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    """``asr train RECIPE [--run FOLDER] [--print-config] [--key.path value ...]``."""
+    if {"-h", "--help"} & set(arguments):
         print(train_help())
-        return 0 if arguments else 2
+        return 0
+    if not arguments or arguments[0].startswith("--"):
+        raise ValueError("the recipe comes first: asr train RECIPE ... (see: asr train --help)")
     from asr import config
-    from asr.train import Recipe, run_name
+    from asr.recipe import Recipe, run_name
+
+    recipe_file = Path(arguments[0])
+    folder, only_print, rest = run_options(arguments[1:])
+    recipe = config.read(Recipe, config.override(config.load_file(recipe_file), rest, Recipe))
+    if only_print:
+        print(config.to_yaml(config.tree_of(recipe)), end="")
+        return 0
+    folder = folder or Path("runs") / run_name(recipe_file, rest, recipe)
+
+    from asr import summaries
     from asr.train import train as fit
 
-    recipe_file, rest = Path(arguments[0]), arguments[1:]
-    folder: Path | None = None
-    if "--run" in rest:
-        at = rest.index("--run")
-        if at + 1 == len(rest):
-            raise ValueError("--run expects a folder")
-        folder, rest = Path(rest[at + 1]), rest[:at] + rest[at + 2 :]
-    tree = config.override(config.load_file(recipe_file), rest, Recipe)
-    recipe = config.read(Recipe, tree)
-    line = fit(recipe, folder or Path("runs") / run_name(recipe_file, rest, recipe))
-    print(line)
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # importing it sets INFO: tips, devices
+    fit(recipe, folder)
+    print(summaries.trained(folder, recipe))
     return 0
+
+
+def run_options(arguments: Sequence[str]) -> tuple[Path | None, bool, list[str]]:
+    """(--run, --print-config, the overrides as --key, value, --key, value ...)."""
+    words = [part for a in arguments for part in (a.split("=", 1) if a[:2] == "--" else [a])]
+    folder: Path | None = None
+    only_print = False
+    rest: list[str] = []
+    while words:
+        word = words.pop(0)
+        if word in ("--print-config", "--print_config"):
+            only_print = True
+        elif word == "--run":
+            if not words or words[0].startswith("--"):
+                raise ValueError("--run expects a folder")
+            folder = Path(words.pop(0))
+        else:
+            rest.append(word)
+    return folder, only_print, rest
 
 
 def train_help() -> str:
     """The verb's usage and every key of a recipe."""
     from asr import config
-    from asr.train import Recipe
+    from asr.recipe import Recipe
 
     meaning, example = VERBS["train"]
     return (
-        f"usage: asr train RECIPE [--run FOLDER] [--key.path value ...]\n\n{meaning}\n\n"
-        f"example: {example}\n\nThe keys of a recipe, as overrides (default):\n"
-        f"{config.describe(Recipe)}"
+        "usage: asr train RECIPE [--run FOLDER] [--print-config] [--key.path value ...]\n\n"
+        f"{meaning}\n\n"
+        "  RECIPE            a YAML file of recipes/, or RUN/recipe.yaml to repeat a run\n"
+        "  --run FOLDER      where to train; runs/RECIPE-ENCODER-seedN. The same command goes on\n"
+        "                    from the last checkpoint.\n"
+        "  --print-config    print the recipe with every default and override, train nothing\n"
+        "  --key.path value  override a key of the recipe; a value ending in .yaml is a file with\n"
+        "                    the whole section: --encoder recipes/encoders/lstm-tiny.yaml\n\n"
+        f"example: {example}\n\n"
+        "The keys of a recipe (type, default); of LSTM | Transformer, or your own class by its\n"
+        f"import path package.module.Class, those of the class chosen:\n{config.describe(Recipe)}"
     )
 
 
-def evaluate(arguments: list[str]) -> int:
-    """``asr evaluate MODEL --split test``."""
-    options = parser("evaluate")
-    options.add_argument("model", help="run folder or model folder")
-    options.add_argument("--split", default="test", help="split of the corpus")
-    options.add_argument("--corpus", help="prepared corpus; default: the one it was trained on")
-    options.add_argument("--output", type=Path, help="default: MODEL/evaluations/SPLIT")
-    options.add_argument("--search", default=None, help="recipe file of a search, or a class name")
-    options.add_argument("--device", default=None, help="cpu or cuda; default: cuda if present")
-    options.add_argument("--batch-seconds", type=float, default=120.0, help="audio per batch")
-    known = options.parse_args(arguments)
+# --- evaluate and transcribe ---
 
-    from asr import evaluate as evaluation
-    from asr.model import load_model
 
-    model = load_model(known.model, device_of(known.device), search_of(known.search))
-    corpus = known.corpus or model.summary["recipe"]["data"]["corpus"]
-    metrics = evaluation.evaluate(
-        model,
-        corpus,
-        known.split,
-        output=known.output or Path(known.model) / "evaluations" / known.split,
-        model_name=known.model,
-        batch_seconds=known.batch_seconds,
+def model_options(verb: str) -> _Parser:
+    """The options of the verbs that recognise."""
+    options = parser(verb)
+    options.add_argument(
+        "model", metavar="MODEL", help="run folder (its best model) or model folder"
     )
-    print(evaluation.summary(metrics))
-    return 0
+    options.add_argument("--search", help="Greedy, Beam or a YAML file; the model's own")
+    options.add_argument("--device", help="cpu, cuda or cuda:N; cuda where there is one")
+    options.add_argument(
+        "--batch-seconds", type=positive, default=120.0, metavar="S", help="audio in a batch; 120"
+    )
+    return options
+
+
+def load(known: argparse.Namespace) -> Any:
+    """The model of the options above."""
+    from asr import config
+    from asr.model import find_model, load_model
+
+    find_model(known.model)
+    search = known.search
+    if search is not None and search.endswith((".yaml", ".yml")):
+        search = config.load_file(search)
+    return load_model(known.model, device_of(known.device), search)
 
 
 def device_of(name: str | None) -> str:
@@ -223,46 +299,84 @@ def device_of(name: str | None) -> str:
     """
     import torch
 
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; use cpu") from None
-    return name
+    number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = ["cpu", *(["cuda"] if number else []), *(f"cuda:{i}" for i in range(number))]
+    if name is not None and name not in there:
+        raise ValueError(f"--device {name}: no such device; this machine has {', '.join(there)}")
+    return name or ("cuda" if number else "cpu")
 
 
-def search_of(text: str | None) -> Any:
-    """``--search``: a YAML file or a class name as a component's tree."""
-    from asr import config
+def evaluate(arguments: list[str]) -> int:
+    """``asr evaluate MODEL --split test``."""
+    options = model_options("evaluate")
+    options.add_argument("--split", default="test", help="of the corpus; test")
+    options.add_argument("--corpus", metavar="FOLDER", help="prepared; that of the training")
+    options.add_argument("--output", type=Path, metavar="FOLDER", help="MODEL/evaluations/SPLIT")
+    known = options.parse_args(hyphens(arguments))
 
-    if text is None or not text.endswith((".yaml", ".yml")):
-        return text
-    return config.load_file(text)
+    from asr import evaluate as evaluation
+
+    model = load(known)
+    output = known.output or Path(known.model) / "evaluations" / known.split
+    metrics = evaluation.evaluate(
+        model,
+        known.corpus or corpus_of(model, known.model),
+        known.split,
+        output=output,
+        model_name=known.model,
+        batch_seconds=known.batch_seconds,
+    )
+    print(evaluation.summary(metrics))
+    print(f"written: {output / 'metrics.json'}, {output / 'hypotheses.jsonl'}")
+    return 0
+
+
+def corpus_of(model: Any, name: str) -> str:
+    """The corpus that a model was trained on.
+
+    Raises:
+        ValueError: it is not known, or not there.
+    """
+    corpus = model.summary.get("recipe", {}).get("data", {}).get("corpus")
+    if corpus is None:
+        raise ValueError(f"{name} does not say on which corpus it was trained; give --corpus")
+    if not Path(corpus).exists():
+        raise ValueError(f"{name} was trained on {corpus}, which is not here; give --corpus")
+    return str(corpus)
 
 
 def transcribe(arguments: list[str]) -> int:
     """``asr transcribe MODEL FILE ...``."""
-    options = parser("transcribe")
-    options.add_argument("model", help="run folder or model folder")
-    options.add_argument("inputs", nargs="+", help="audio files, folders, globs, or - for stdin")
-    options.add_argument("--output-dir", type=Path, help="default: text on stdout")
-    options.add_argument("--formats", nargs="+", default=["txt"], help="txt json srt vtt tsv")
+    options = model_options("transcribe")
+    options.usage = "asr transcribe MODEL FILE ... [--formats txt srt ...] [--output-dir FOLDER]"
+    options.add_argument(
+        "inputs", nargs="+", metavar="FILE", help="audio files, folders, 'globs*', or - for stdin"
+    )
+    options.add_argument(
+        "--output-dir", type=Path, metavar="FOLDER", help="for the transcripts; else they are shown"
+    )
+    options.add_argument(
+        "--formats", nargs="+", default=["txt"], choices=FORMATS, metavar="F", help="txt; also "
+        "json, srt, vtt, tsv, which hold the times of words"
+    )  # fmt: skip
     options.add_argument("--recursive", action="store_true", help="folders within folders too")
-    options.add_argument("--window-seconds", type=float, help="default: as long as in training")
-    options.add_argument("--batch-seconds", type=float, default=120.0, help="audio per batch")
-    options.add_argument("--overwrite", action="store_true", help="replace existing outputs")
-    options.add_argument("--search", default=None, help="recipe file of a search, or a class name")
-    options.add_argument("--device", default=None, help="cpu or cuda; default: cuda if present")
-    known = options.parse_args(arguments)
+    options.add_argument(
+        "--window-seconds", type=positive, metavar="S", help="heard at once; as long as in training"
+    )
+    options.add_argument("--overwrite", action="store_true", help="replace existing transcripts")
+    known = options.parse_intermixed_args(hyphens(arguments))
 
-    from asr.model import load_model
+    from asr import summaries
+    from asr.transcribe import STDIN, find
     from asr.transcribe import transcribe as run
-    from asr.writers import FORMATS
 
-    model = load_model(known.model, device_of(known.device), search_of(known.search))
+    files = [name for name in known.inputs if name != STDIN]
+    number = len(find(files, known.recursive)) if files else 0
+    number += len(known.inputs) > len(files)
+    if number > 1 and known.output_dir is None and known.formats != ["txt"]:
+        raise ValueError(f"{known.formats[0]} of {number} files needs --output-dir")
     results = run(
-        model,
+        load(known),
         known.inputs,
         output_dir=known.output_dir,
         formats=known.formats,
@@ -272,27 +386,55 @@ def transcribe(arguments: list[str]) -> int:
         batch_seconds=known.batch_seconds,
         model_name=known.model,
     )
-    if known.output_dir is None:
-        for result in results:
-            if result.transcript is not None:
-                print(FORMATS[known.formats[0]](result.transcript), end="")
-    return int(any(result.error for result in results))
+    print(summaries.transcribed(results, known.output_dir, known.formats[0]), end="")
+    failed = sum(result.error is not None for result in results)
+    if failed:
+        fail(
+            f"asr transcribe: {failed} of {summaries.count(len(results), 'file')} failed, see above"
+        )
+    return int(failed > 0)
+
+
+# --- compare ---
 
 
 def compare(arguments: list[str]) -> int:
     """``asr compare RUN ...``."""
     options = parser("compare")
-    options.add_argument("runs", nargs="+", type=Path, help="run folders")
-    options.add_argument("--output", type=Path, default=Path("report"), help="folder to write")
-    options.add_argument("--targets", nargs="+", type=float, help="WERs to reach, in percent")
-    options.add_argument("--split", default="test", help="whose evaluation is compared")
-    known = options.parse_args(arguments)
+    options.usage = "asr compare RUN RUN ... [--output FOLDER] [--targets WER ...] [--split SPLIT]"
+    options.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    options.add_argument(
+        "--output", type=Path, default=Path("report"), metavar="FOLDER", help="to write; report"
+    )
+    options.add_argument(
+        "--targets", nargs="+", type=float, metavar="WER", help="to reach, in percent, as 10 5"
+    )
+    options.add_argument("--split", default="test", help="whose evaluation is compared; test")
+    known = options.parse_intermixed_args(hyphens(arguments))
+    for run in known.runs:
+        if not run.is_dir():
+            raise ValueError(f"{run}: no such run folder; check the path")
 
     from asr.report import compare as report
 
     targets = None if known.targets is None else [t / 100 for t in known.targets]
-    report(known.runs, known.output, targets=targets, split=known.split)
+    print(compared(report(known.runs, known.output, targets=targets, split=known.split)))
     return 0
+
+
+def compared(result: dict[str, Any]) -> str:
+    """The answer of each group of comparable runs, and where the page is."""
+    lines = []
+    for number, (answer, arms, why) in enumerate(
+        zip(result["answer"], result["groups"], result["separation"], strict=True), start=1
+    ):
+        if len(result["groups"]) > 1:
+            lines.append(f"Group {number}: {', '.join(arms)}")
+        lines += [f"  not compared with group 1: {reason}" for reason in why]
+        lines += answer
+    page = next(path for path in result["files"] if path.suffix == ".html")
+    others = [path.name for path in result["files"] if path != page]
+    return "\n".join([*lines, f"written: {page} (beside it {', '.join(others)})"])
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

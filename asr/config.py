@@ -281,7 +281,9 @@ def _one_line(error: Exception, path: str) -> str:
     if not found:
         return f"{path}: {text}".lstrip(": ")
     where = f"{path}.{found[1]}".lstrip(".")
-    return f"{where}: {found[2][0].lower()}{found[2][1:].replace('. Got value:', ', got')}"
+    said = f"{found[2][0].lower()}{found[2][1:].replace('. Got value:', ', got')}"
+    listed = re.fullmatch(r"expected a list, got (\S+)", said)
+    return f"{where}: {said}" + (f"; write [{listed[1]}]" if listed else "")
 
 
 def tree_of(value: Any) -> Any:
@@ -319,8 +321,9 @@ def _components(schema: type, prefix: str) -> list[str]:
         if "table" in field.metadata:
             table, default = field.metadata["table"], field.metadata["default"]
             key = f"{prefix}{field.name}"
-            lines += ["", f"--{key} ({' | '.join(table)}, {default or 'required'})"]
-            if not prefix:  # elsewhere the same classes with the same keys
+            head = f"--{key} ({' | '.join(table)}, {default or 'required'})"
+            lines += [f"    {head}  keys as those of --{field.name}"] if prefix else ["", head]
+            if not prefix:
                 for name, kind in table.items():
                     lines += _keys(kind, f"{key}.", field.metadata["positional"], name)
     return lines
@@ -385,9 +388,14 @@ def _default(kind: type, parameter: inspect.Parameter) -> Any:
     return parameter.default
 
 
+def to_yaml(tree: Tree) -> str:
+    """A tree as a recipe file holds it."""
+    return yaml.safe_dump(tree, sort_keys=False, default_flow_style=False)
+
+
 def dump(tree: Tree, path: Path) -> None:
     """Writes a tree as YAML."""
-    write(path, yaml.safe_dump(tree, sort_keys=False, default_flow_style=False))
+    write(path, to_yaml(tree))
 
 
 def environment() -> dict[str, Any]:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from asr.data import DataOptions
 from asr.decoders import DECODERS
 from asr.encoders import ENCODERS
 from asr.features import Augmentation, FeatureOptions
-from asr.files import new_folder
+from asr.files import new_folder, write
 from asr.search import SEARCHES
 from asr.text import TOKENIZERS
 
@@ -134,6 +135,9 @@ class Recipe:
 
 def run_name(recipe_file: Path, overrides: list[str], recipe: Recipe) -> str:
     """Recipe, encoder and seed: the default name of a run folder."""
+    if recipe_file.name == "recipe.yaml":  # of a run that is repeated
+        name = re.sub(r"-seed\d+$", "", recipe_file.resolve().parent.name)
+        return f"{name}-repeated-seed{recipe.seed}"
     encoder = recipe.encoder.kind.__name__.lower()
     if "--encoder" in overrides:
         encoder = Path(overrides[overrides.index("--encoder") + 1]).stem
@@ -142,21 +146,32 @@ def run_name(recipe_file: Path, overrides: list[str], recipe: Recipe) -> str:
 
 @contextlib.contextmanager
 def claimed(recipe: Recipe, folder: Path) -> Iterator[None]:
-    """The folder belongs to this recipe; a new one whose run fails without a result goes again.
+    """The folder belongs to this recipe; a session that fails without a result leaves it as it was.
 
-    If it stayed, the recipe once corrected would be refused as another one.
+    If a new folder stayed, the recipe once corrected would be refused as another one.
     """
-    new = not (folder / "recipe.yaml").exists()
+    path = folder / "recipe.yaml"
+    earlier = path.read_text(encoding="utf-8") if path.exists() else None
+    results = _results(folder)
     with new_folder(folder):
         try:
             check_folder(recipe, folder)
             yield
         except BaseException:
-            if new and not any((folder / name).exists() for name in RESULTS):
-                for name in BEGINNINGS:
-                    with contextlib.suppress(OSError):
-                        (folder / name).unlink()
+            if _results(folder) == results:
+                with contextlib.suppress(OSError):
+                    if earlier is not None:
+                        write(path, earlier)
+                    else:
+                        for name in BEGINNINGS:
+                            (folder / name).unlink(missing_ok=True)
             raise
+
+
+def _results(folder: Path) -> list[int | None]:
+    """When each of them changed."""
+    paths = [folder / name for name in RESULTS]
+    return [path.stat().st_mtime_ns if path.exists() else None for path in paths]
 
 
 def check_folder(recipe: Recipe, folder: Path) -> None:

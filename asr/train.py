@@ -491,7 +491,7 @@ class Run:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # unpickling raises anything
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
             raise ValueError(
                 f"{path} is damaged ({reason:.200}); remove it to begin again from update 0"
             ) from None

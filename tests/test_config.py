@@ -89,7 +89,7 @@ def test_the_dump_of_a_recipe_reads_back_as_the_same_recipe(tmp_path):
         ({"inner": {"rates": 1}}, r"^inner.rates: no such key; Inner has rate, limits, names"),
         ({"inner": {"rate": "fast"}}, r"^inner.rate: expected a float, got fast"),
         ({"inner": {"limits": [1]}}, r"^inner.limits: expected a tuple with 2 elements"),
-        ({"inner": {"names": "a"}}, r"^inner.names: "),
+        ({"inner": {"names": "a"}}, r"^inner.names: expected a list, got a; write \[a\]$"),
         ({"inner": 3}, r"^inner: expects keys, got 3"),
         ({"shape": {"class_path": "Squire"}}, r"^shape.class_path 'Squire' is no Shape; shipped"),
         ({"shape": {"init_args": {}}}, r"^shape.class_path is missing; shipped: Square, Circle"),

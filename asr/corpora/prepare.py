@@ -1,5 +1,6 @@
 """A corpus to parquet shards, corpus.json and preflight.json, all or nothing."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from asr import text
 from asr.corpora import preflight
 from asr.corpora.corpus import Corpus, Row, Rows
+from asr.files import new_folder, remedy
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +93,7 @@ def prepare(
     output = Path(output)
     if (finished := _finished(output, wanted)) is not None:
         return finished
-    partial = _partial(output)
-    try:
+    with _partial(output) as partial:
         splits: dict[str, preflight.Split] = {}
         for name, rows in corpus.splits().items():
             splits[name] = preflight.Split()
@@ -113,15 +114,6 @@ def prepare(
         checks = {name: split.summary() for name, split in splits.items()}
         _write_json(partial / "corpus.json", about)
         _write_json(partial / "preflight.json", checks)
-        os.replace(partial, output)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            why = os.strerror(error.errno)  # pyarrow's own message names no file
-            raise OSError(
-                f"{output} cannot be written ({why}); make room or choose another --output"
-            ) from None
-        raise
     return {**about, "preflight": checks, "output": str(output), "reused": False}
 
 
@@ -151,21 +143,29 @@ def _finished(output: Path, wanted: dict[str, object]) -> dict[str, object] | No
     return {**about, "preflight": checks, "output": str(output), "reused": True}
 
 
-def _partial(output: Path) -> Path:
-    """A new sibling folder to write into; those of killed processes of this host are removed."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = error.strerror
-        raise OSError(f"{output} cannot be written ({why}); choose another --output") from None
+@contextlib.contextmanager
+def _partial(output: Path) -> Iterator[Path]:
+    """A new sibling folder to write into, which becomes the output when all went well.
+
+    Those that killed processes of this host left are removed.
+    """
     prefix = f".{output.name}.{socket.gethostname()}-"
-    for stale in output.parent.glob(f"{prefix}*.partial"):
-        owner = stale.name.removeprefix(prefix).removesuffix(".partial")
-        if owner.isdigit() and not _alive(int(owner)):
-            shutil.rmtree(stale, ignore_errors=True)
-    partial = output.parent / f"{prefix}{os.getpid()}.partial"
-    partial.mkdir()
-    return partial
+    with new_folder(output.parent):
+        for stale in output.parent.glob(f"{prefix}*.partial"):
+            owner = stale.name.removeprefix(prefix).removesuffix(".partial")
+            if owner.isdigit() and not _alive(int(owner)):
+                shutil.rmtree(stale, ignore_errors=True)
+        partial = output.parent / f"{prefix}{os.getpid()}.partial"
+        try:
+            partial.mkdir()
+            yield partial
+            os.replace(partial, output)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+                why = os.strerror(error.errno)  # pyarrow's own message names no file
+                raise OSError(f"cannot write {output} ({why}); {remedy(error)}") from None
+            raise
 
 
 def _alive(process: int) -> bool:

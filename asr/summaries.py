@@ -1,0 +1,92 @@
+"""What training and transcription print when they are done."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from asr.data import read_corpus
+from asr.meter import read_ledger
+from asr.recipe import Recipe
+from asr.transcribe import Result
+from asr.writers import FORMATS
+
+SHOWN = 20  # files named one by one
+PHASES = {
+    "startup": "start-up",
+    "step": "training",
+    "data_wait": "waiting for data",
+    "validation": "validation",
+    "checkpoint": "checkpoints",
+}
+
+
+def trained(folder: Path, recipe: Recipe) -> str:
+    """What a run reached, what it cost and what to do next."""
+    last = json.loads((folder / "ledger.json").read_text())
+    validations = [e for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "validation"]
+    best = min(validations, key=lambda e: e["validation"]["wer"])
+    final = validations[-1]
+    wers = [f"{100 * e['validation']['wer']:.2f} %" for e in (best, final)]
+    words = final["validation"]["words"]
+    spent = {PHASES[name]: seconds for name, seconds in last["seconds"].items()}
+    spent["lost to crashes"] = last["wasted_seconds"]
+    phases = [f"{words} {hours(last, s)}" for words, s in spent.items() if s]
+    busy = last["seconds"]["step"] + last["seconds"]["data_wait"]
+    millions = sum(last["parameters"].values()) / 1e6
+    lines = [
+        f"{folder}: {last['reason']}",
+        f"  WER       best {wers[0]} after {count(best['updates'], 'update')}, last {wers[1]} "
+        f"after {final['updates']} (split {recipe.data.validation}, {words} words)",
+        f"  trained   {count(last['updates'], 'update')}, {last['audio_seconds'] / 3600:.3g} "
+        f"audio-hours, {millions:.3g} M parameters, seed {last['seed']}",
+        f"  cost      {last['device_hours']:.3g} device-hours on {last['num_devices']} x "
+        f"{last['device_name']}",
+        f"            {', '.join(phases)}",
+        f"  speed     {last['audio_seconds'] / max(busy, 1e-9):.0f} seconds of audio per second of "
+        f"training, peak memory {last['peak_memory_bytes'] / 2**20:.0f} MiB",
+    ]
+    if last["energy_joules"] is not None:
+        lines.append(f"  energy    {last['energy_joules'] / 3.6e6:.3g} kWh")
+    if last["nonfinite_updates"]:
+        lines.append(f"  skipped   {last['nonfinite_updates']} updates without finite gradient")
+    lines.append(
+        f"  next      asr evaluate {shlex.quote(str(folder))} --split {next_split(recipe)}"
+    )
+    return "\n".join(lines)
+
+
+def hours(line: dict[str, Any], seconds: float) -> str:
+    """Device-hours of a phase, and their share."""
+    share = seconds / line["wall_seconds"]
+    spent, digits = seconds * line["num_devices"] / 3600, 2 if line["device_hours"] >= 1 else 4
+    return f"{spent:.{digits}f} h ({100 * share:.0f} %)"
+
+
+def next_split(recipe: Recipe) -> str:
+    """``test`` where the corpus has it, or else what was watched in training."""
+    try:
+        present = read_corpus(recipe.data.corpus)["splits"]
+    except ValueError:
+        return "test"
+    return "test" if "test" in present else str(recipe.data.validation)
+
+
+def transcribed(results: Sequence[Result], folder: Path | None, kind: str) -> str:
+    """The transcripts, with the names of their files where there are several; or where they are."""
+    done = [(r, r.transcript) for r in results if r.transcript is not None]
+    if folder is None:
+        texts = [(result.source, FORMATS[kind](transcript)) for result, transcript in done]
+        named = len(results) > 1
+        return "".join(f"{source}: {text}" if named else text for source, text in texts)
+    lines = [f"{r.source} -> {', '.join(map(str, r.outputs.values()))}" for r, _ in done[:SHOWN]]
+    lines += [f"... and {len(done) - SHOWN} more"] if len(done) > SHOWN else []
+    seconds = sum(transcript.duration for _, transcript in done)
+    lines.append(f"{count(len(done), 'file')}, {seconds:.1f} s of audio, transcribed into {folder}")
+    return "\n".join(lines) + "\n"
+
+
+def count(number: int, one: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {one}" + "s" * (number != 1)
