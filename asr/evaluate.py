@@ -130,9 +130,11 @@ def summary(metrics: dict[str, Any]) -> str:
         f"{metrics['corpus']['name']} {metrics['split']}: {metrics['utterances']} utterances, "
         f"{metrics['audio_seconds'] / 3600:.2f} h, {wer['words']} words, "
         f"normaliser {metrics['normaliser']}" + ", synthetic" * metrics["corpus"]["synthetic"],
-        f"WER {wer['rate']:.2%} [{low:.2%}, {high:.2%}]  {wer['substitutions']} substitutions, "
+        f"WER {percent(wer['rate'])} [{percent(low)}, {percent(high)}]  "
+        f"{wer['substitutions']} substitutions, "
         f"{wer['deletions']} deletions, {wer['insertions']} insertions",
-        f"CER {cer['rate']:.2%}  sentences with an error {metrics['sentence_error_rate']:.2%}",
+        f"CER {percent(cer['rate'])}  sentences with an error "
+        f"{percent(metrics['sentence_error_rate'])}",
         f"real-time factor {metrics['real_time_factor']:.4f} on {metrics['device_name']}, "
         f"search {metrics['search']}",
     ]
@@ -141,11 +143,16 @@ def summary(metrics: dict[str, Any]) -> str:
     wrong = [row for row in metrics["worst"][:3] if row["wer"] > 0]
     for row in wrong:
         lines += [
-            f"worst: {row['id']}, WER {row['wer']:.0%}",
+            f"worst: {row['id']}, WER {100 * row['wer']:.0f} %",
             f"  said       {row['reference']}",
             f"  recognised {row['hypothesis']}",
         ]
     return "\n".join(lines)
+
+
+def percent(rate: float) -> str:
+    """A rate as people read it."""
+    return f"{100 * rate:.2f} %"
 
 
 def _recognise(

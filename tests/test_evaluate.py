@@ -156,9 +156,9 @@ def test_equal_durations_share_one_bin():
 def test_summary_shows_rates_in_percent_and_the_worst(run):
     metrics, _, _ = run
     text = summary(metrics)
-    assert "WER 38.46% [" in text
+    assert "WER 38.46 % [" in text
     assert "1 substitutions, 1 deletions, 3 insertions" in text
-    assert "worst: u6, WER 200%" in text
+    assert "worst: u6, WER 200 %" in text
     assert text.count("worst:") == 3
     assert "synthetic" in text.splitlines()[0]
 
