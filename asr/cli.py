@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
         return fail(f"asr {verb}: no such command; choose one of {', '.join(VERBS)}")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[_Lines()])
     logging.getLogger("asr").setLevel(logging.INFO)
     try:
         status = COMMANDS[verb](rest)
@@ -89,6 +89,15 @@ def one_line(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; {remedy(error)}"
     return " ".join(str(error).split())
+
+
+class _Lines(logging.Handler):
+    """A line on stderr per record, above the progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -370,6 +379,8 @@ def transcribe(arguments: list[str]) -> int:
     from asr.transcribe import STDIN, find
     from asr.transcribe import transcribe as run
 
+    if known.output_dir is None and len(set(known.formats)) > 1:
+        raise ValueError(f"{' and '.join(known.formats)} need a folder: give --output-dir")
     files = [name for name in known.inputs if name != STDIN]
     number = len(find(files, known.recursive)) if files else 0
     number += len(known.inputs) > len(files)

@@ -63,8 +63,15 @@ class Component:
     init_args: Tree
 
     def __call__(self, *positional: Any) -> Any:
-        """Builds the part."""
-        return self.kind(*positional, **self.init_args)
+        """Builds the part.
+
+        Raises:
+            ValueError: its keys do not fit together; names the class.
+        """
+        try:
+            return self.kind(*positional, **self.init_args)
+        except ValueError as error:
+            raise ValueError(f"{self.kind.__name__}: {error}") from None
 
     def tree(self) -> Tree:
         """As it stands in a recipe."""
@@ -274,6 +281,15 @@ def _parser(kind: type, positional: int = 0, skip: frozenset[str] = frozenset())
     return parser
 
 
+JARGON = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "NoneType": "null",
+}
+
+
 def _one_line(error: Exception, path: str) -> str:
     """Jsonargparse's message as ``key.path: what was expected``."""
     text = re.sub(r"\s+", " ", str(error)).replace("<class '", "").replace("'>", "")
@@ -282,6 +298,11 @@ def _one_line(error: Exception, path: str) -> str:
         return f"{path}: {text}".lstrip(": ")
     where = f"{path}.{found[1]}".lstrip(".")
     said = f"{found[2][0].lower()}{found[2][1:].replace('. Got value:', ', got')}"
+    if union := re.search(r"Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", said):
+        kinds = [JARGON.get(kind, kind) for kind in union[1].split(", ")]
+        said = f"expected {' or '.join(kinds)}, got {union[2]}"
+    elif single := re.match(r"expected an? (\w+)(?=, got)", said):
+        said = f"expected {JARGON.get(single[1], 'a ' + single[1])}{said[single.end() :]}"
     listed = re.fullmatch(r"expected a list, got (\S+)", said)
     return f"{where}: {said}" + (f"; write [{listed[1]}]" if listed else "")
 

@@ -166,7 +166,7 @@ def find_model(path: str | Path) -> Path:
         if (folder / DESCRIPTION).is_file() and (folder / WEIGHTS).is_file():
             return folder
     if not path.exists():
-        raise ValueError(f"{path}: no such model or run folder")
+        raise ValueError(f"{path}: no such model or run folder; check the path")
     raise ValueError(
         f"{path} holds no model ({DESCRIPTION} and {WEIGHTS}); give a run folder that has "
         "validated at least once, or a model folder"

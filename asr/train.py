@@ -142,25 +142,25 @@ class Run:
             self.write_environment()
         batches = self.batches()
         self.try_longest_batch()
-        bar = tqdm(total=recipe.budget.updates, initial=self.updates, unit="update", disable=None)
-        while (reason := self.budget_reached()) is None:
-            ledger.enter("data_wait")
-            batch = next(batches)
-            ledger.enter("step")
-            self.step(batch)
-            bar.update()
-            if self.updates % recipe.trainer.log_every_n_steps == 0:
-                self.write("step", bar)
-            if self.updates % recipe.validation.every_updates == 0:
+        total = recipe.budget.updates
+        with tqdm(total=total, initial=self.updates, unit="update", disable=None) as bar:
+            while (reason := self.budget_reached()) is None:
+                ledger.enter("data_wait")
+                batch = next(batches)
+                ledger.enter("step")
+                self.step(batch)
+                bar.update()
+                if self.updates % recipe.trainer.log_every_n_steps == 0:
+                    self.write("step", bar)
+                if self.updates % recipe.validation.every_updates == 0:
+                    self.validate(bar)
+                    self.save()
+                elif time.monotonic() - self.saved_at > recipe.trainer.checkpoint_every_seconds:
+                    self.save()
+            if self.validated_at != self.updates:
                 self.validate(bar)
-                self.save()
-            elif time.monotonic() - self.saved_at > recipe.trainer.checkpoint_every_seconds:
-                self.save()
-        if self.validated_at != self.updates:
-            self.validate(bar)
-        self.save()
-        line = self.write("end", bar, finished=True, reason=reason)
-        bar.close()
+            self.save()
+            line = self.write("end", bar, finished=True, reason=reason)
         return line
 
     def batches(self) -> Iterator[Batch]:
