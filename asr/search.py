@@ -165,6 +165,10 @@ class Prefixes(NamedTuple):
         total: (B, K, S + 1) log-probability that the first t frames spell the prefix.
         blank: (B, K, S + 1) the part of it in which frame t is blank.
         last: (B, K) last label of each prefix, EOS for the empty one.
+        emitted: (B, K, S) its probability by frame.
+
+    No prefix of U labels is spelt in fewer than U frames: as prefixes grow, the first U frames are
+    left out, and S counts the others.
     """
 
     probabilities: Tensor
@@ -172,6 +176,7 @@ class Prefixes(NamedTuple):
     total: Tensor
     blank: Tensor
     last: Tensor
+    emitted: Tensor
 
     def select(self, utterances: Tensor) -> "Prefixes":
         """Keeps these utterances."""
@@ -190,7 +195,7 @@ def empty_prefixes(log_probs: Tensor, lengths: Tensor) -> Prefixes:
     probabilities[:, BLANK].masked_fill_(padding, 1)
     silence = _cumulative(probabilities[:, BLANK : BLANK + 1])  # (B, 1, S + 1)
     last = torch.full((len(log_probs), 1), EOS, device=log_probs.device)  # (B, 1)
-    return Prefixes(probabilities, silence, silence, silence, last)
+    return Prefixes(probabilities, silence, silence, silence, last, probabilities[:, EOS : EOS + 1])
 
 
 def extension_scores(prefixes: Prefixes) -> Tensor:
@@ -201,14 +206,12 @@ def extension_scores(prefixes: Prefixes) -> Tensor:
     """
     # psi(hc) = sum over t of phi_{t-1} p_t(c): the frame at which c begins. phi does not depend on
     # c, save for the repeated label, which must be parted from the prefix by a blank.
-    scores = _log_products(prefixes.total[..., :-1], prefixes.probabilities)  # (B, K, V)
-    last = prefixes.last[..., None]  # (B, K, 1)
-    utterances = torch.arange(len(last), device=last.device)[:, None]
-    emitted = prefixes.probabilities[utterances, prefixes.last]  # (B, K, S)
-    repeated = _log_products(
-        prefixes.blank[..., :-1].flatten(0, 1)[:, None], emitted.flatten(0, 1)[:, None]
-    )  # (B*K, 1, 1)
-    scores.scatter_(2, last, repeated.view_as(last).to(scores.dtype))
+    total, blank = prefixes.total[..., :-1], prefixes.blank[..., :-1]  # (B, K, S)
+    peak = total.amax(-1, keepdim=True).clamp_(min=torch.finfo(total.dtype).min)  # (B, K, 1)
+    scores = torch.bmm((total - peak).exp_(), prefixes.probabilities.transpose(1, 2))  # (B, K, V)
+    repeated = (blank - peak).exp_().mul_(prefixes.emitted).sum(-1, keepdim=True)  # (B, K, 1)
+    scores.scatter_(2, prefixes.last[..., None], repeated)
+    scores = scores.log_().add_(peak)
     scores[..., EOS] = prefixes.total[..., -1]
     scores[..., BLANK] = -math.inf
     return scores
@@ -225,10 +228,18 @@ def extend(prefixes: Prefixes, parents: Tensor, labels: Tensor) -> Prefixes:
     arrived = torch.where(
         repeats, prefixes.blank[utterances, parents], prefixes.total[utterances, parents]
     )  # (B, K', S + 1)
-    emitted = _cumulative(prefixes.probabilities[utterances, labels])  # (B, K', S + 1)
-    label = _recurrence(emitted, arrived)  # (B, K', S + 1)
+    emitted = prefixes.probabilities[utterances, labels]  # (B, K', S)
+    label = _recurrence(_cumulative(emitted), arrived)  # (B, K', S + 1)
     blank = _recurrence(prefixes.silence, label)  # (B, K', S + 1)
-    return prefixes._replace(total=torch.logaddexp(label, blank), blank=blank, last=labels)
+    left = slice(min(1, emitted.shape[-1] - 1), None)  # without the first frame, unless alone
+    return Prefixes(
+        prefixes.probabilities[..., left],
+        prefixes.silence[..., left],
+        torch.logaddexp(label, blank)[..., left],
+        blank[..., left],
+        labels,
+        emitted[..., left],
+    )
 
 
 def expected_length(prefixes: Prefixes) -> Tensor:
@@ -251,12 +262,6 @@ def _recurrence(cumulative: Tensor, arrived: Tensor) -> Tensor:
     """r_t = p_t (r_{t-1} + arrived_{t-1}), r_0 = 0, in logarithms; all (..., S + 1)."""
     entered = torch.logcumsumexp(arrived[..., :-1] - cumulative[..., :-1], -1)  # (..., S)
     return F.pad(cumulative[..., 1:] + entered, (1, 0), value=-math.inf)
-
-
-def _log_products(logs: Tensor, probabilities: Tensor) -> Tensor:
-    """log(exp(logs) @ probabilities^T): (B, K, S), (B, V, S) -> (B, K, V)."""
-    peak = logs.amax(-1, keepdim=True).clamp(min=torch.finfo(logs.dtype).min)  # (B, K, 1)
-    return torch.bmm((logs - peak).exp(), probabilities.transpose(1, 2)).log_().add_(peak)
 
 
 class Candidates(NamedTuple):

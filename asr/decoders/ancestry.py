@@ -46,7 +46,7 @@ def with_newest(ancestry: Tensor, batch: int) -> Tensor:
 
 
 def unseen(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """bool -> what to add to attention's scores: 0 where it may look, -inf elsewhere.
+    """What to add to attention's scores: 0 where it may look, -inf elsewhere.
 
     Made once for all layers; attention would make it of booleans in each.
     """

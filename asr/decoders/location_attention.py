@@ -86,20 +86,23 @@ class LocationAttention(nn.Module):
         return context.flatten(0, 1), weights.flatten(0, 1)
 
     def _energies(self, hidden: Tensor, keys: Tensor, alignment: Tensor) -> Tensor:
-        """(B*K, width), (B, S, A), previous alignment (B*K, S) -> (B, K, S), a few rows at once."""
+        """(B*K, width), (B, S, A), previous alignment (B*K, S) -> (B, K, S)."""
         batch, time, inner = keys.shape
+        beam = len(hidden) // batch
         query_weight, place, energy = self._weights()
         query = F.linear(hidden, query_weight)[:, None]  # (B*K, 1, A)
         places = self.location(alignment[:, None]).transpose(1, 2)  # (B*K, S, C)
-        beam = len(hidden) // batch
         chunk = max(1, CHUNK // (beam * time * inner)) if keys.device.type == "cpu" else batch
+        rows = chunk * beam
+        place = place.to(keys.dtype).expand(min(rows, len(query)), -1, -1)
+        # Fresh memory for each chunk would be fresh pages each time; a gradient needs it, though.
+        room = None if torch.is_grad_enabled() else keys.new_empty(len(place), time, inner)
         parts = []
-        for some, shared in zip(
-            zip(query.split(chunk * beam), places.split(chunk * beam), strict=True),
-            keys.split(chunk),
-            strict=True,
+        for some, where, shared in zip(
+            query.split(rows), places.split(rows), keys.split(chunk), strict=True
         ):
-            x = torch.baddbmm(*some, place.expand(len(some[0]), -1, -1))  # (chunk*K, S, A)
+            out = None if room is None else room[: len(some)]
+            x = torch.baddbmm(some, where, place[: len(some)], out=out)  # (chunk*K, S, A)
             x = x.view(-1, beam, time, inner).add_(shared[:, None]).sigmoid_()
             parts.append(F.linear(x, energy)[..., 0])  # (chunk, K, S)
         return torch.cat(parts)

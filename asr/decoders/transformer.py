@@ -85,7 +85,7 @@ class Transformer(Decoder):
         """(B, S, D), (B,) -> each layer's keys and values, of the encoder and, none, of tokens."""
         real = mask(lengths.clamp(min=1), encoded.shape[1])
         encoded = encoded if self.adapt is None else self.adapt(encoded)
-        memory = {}
+        memory: dict[str, Tensor] = {}
         for index, layer in enumerate(self.layers):
             key, value = layer.cross.remember(encoded)
             memory |= {f"key.{index}": key.contiguous(), f"value.{index}": value.contiguous()}
