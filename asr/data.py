@@ -1,14 +1,18 @@
 """Prepared parquet -> length-bucketed batches, resumable at any batch."""
 
+import bisect
+import contextlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -16,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from asr.audio import decode
 from asr.batch import BLANK, Batch
-from asr.files import remedy
 from asr.text import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -64,38 +67,75 @@ def read_corpus(folder: str | Path) -> dict[str, Any]:
     return about
 
 
-def read_rows(folder: str | Path, splits: Sequence[str]) -> Any:
-    """The rows of these splits as one memory-mapped ``datasets.Dataset``, audio not decoded.
+def read_rows(folder: str | Path, splits: Sequence[str]) -> "Table":
+    """The rows of these splits, one split after the other.
 
     Raises:
         ValueError: no such split (the message lists those present), or a damaged file.
-        OSError: no room for the memory map.
+        OSError: a file cannot be read.
     """
-    import datasets
-    import pyarrow.parquet
-
     present = read_corpus(folder)["splits"]
     for split in splits:
         if split not in present:
             raise ValueError(
                 f"split {split!r} is not in {folder}; it has {', '.join(sorted(present))}"
             )
-    datasets.disable_progress_bars()
-    files = [str(path) for split in splits for path in _shards(Path(folder), split)]
-    file = ""
+    return Table([path for split in splits for path in _shards(Path(folder), split)])
+
+
+class Table:
+    """Rows of parquet files: the audio stays in them, the other columns are in memory.
+
+    ``table["text"]`` is a column, ``table[3]`` a row with its audio, undecoded. Between two reads
+    no file is open, so threads and worker processes may share a table; to open one again is cheap,
+    as what it holds where is remembered.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self._paths = list(paths)
+        self._metadata: list[pq.FileMetaData] = []
+        self._groups: list[tuple[int, int]] = []  # file and row group within it
+        self._starts = [0]  # the first row of each group, and the end
+        columns = []
+        for number, path in enumerate(self._paths):
+            with _parquet(path) as file:
+                columns.append(file.read([n for n in file.schema_arrow.names if n != "audio"]))
+                self._metadata.append(file.metadata)
+            for group in range(file.metadata.num_row_groups):
+                self._groups.append((number, group))
+                self._starts.append(self._starts[-1] + file.metadata.row_group(group).num_rows)
+        self._columns = pa.concat_tables(columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    @overload
+    def __getitem__(self, key: str) -> list[Any]: ...
+    @overload
+    def __getitem__(self, key: int) -> dict[str, Any]: ...
+    def __getitem__(self, key: str | int) -> list[Any] | dict[str, Any]:
+        """A column by its name, or a row by its number."""
+        if isinstance(key, str):
+            return self._columns[key].to_pylist()
+        if not 0 <= key < len(self):
+            raise IndexError(f"row {key} of {len(self)}")
+        place = bisect.bisect_right(self._starts, key) - 1
+        number, group = self._groups[place]
+        with _parquet(self._paths[number], self._metadata[number]) as file:
+            rows = file.read_row_group(group, use_threads=False)
+        return rows.slice(key - self._starts[place], 1).to_pylist()[0]
+
+
+@contextlib.contextmanager
+def _parquet(path: Path, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """A file opened and closed; whatever pyarrow has against it names it."""
     try:
-        for file in files:
-            pyarrow.parquet.read_metadata(file)  # datasets would not say which one is damaged
-        rows = datasets.load_dataset("parquet", data_files=files, split="train")
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{file} is damaged ({error}); prepare the corpus again") from None
-    except datasets.exceptions.DatasetGenerationError as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, OSError) and cause.errno:
-            cache = datasets.config.HF_DATASETS_CACHE
-            raise OSError(f"cannot write {cache} ({cause.strerror}); {remedy(cause)}") from None
-        raise ValueError(f"{folder} is damaged ({cause}); prepare the corpus again") from None
-    return rows.cast_column("audio", datasets.Audio(decode=False))
+        with pq.ParquetFile(path, metadata=metadata) as file:
+            yield file
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise ValueError(f"{path} is damaged ({error}); prepare the corpus again") from None
 
 
 def _shards(folder: Path, split: str) -> list[Path]:

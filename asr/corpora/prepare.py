@@ -25,7 +25,7 @@ from asr.files import new_folder, remedy
 logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 500_000_000  # of audio, roughly
-GROUP_BYTES = 8_000_000  # of audio in a row group, the unit of reading
+GROUP_BYTES = 1_000_000  # of audio in a row group, which is read whole for any row of it
 READ_AHEAD = 8  # rows decoded ahead per thread: bounds the memory
 
 _STRING = {"dtype": "string", "_type": "Value"}
@@ -258,9 +258,14 @@ class _Shards:
         if self.rows:
             if self.writer is None:
                 self.paths.append(self.folder / f"{self.name}-{len(self.paths):05d}.parquet")
-                # The audio is compressed already, and a dictionary of it would only cost memory.
+                # The audio is compressed already, and a dictionary of it would only cost memory;
+                # statistics of every small group would be most of the file's metadata.
                 self.writer = pq.ParquetWriter(
-                    self.paths[-1], SCHEMA, use_dictionary=False, compression="none"
+                    self.paths[-1],
+                    SCHEMA,
+                    use_dictionary=False,
+                    compression="none",
+                    write_statistics=False,
                 )
             self.writer.write_table(pa.Table.from_pylist(self.rows, schema=SCHEMA))
             self.shard_bytes += self.group_bytes
