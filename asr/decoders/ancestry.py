@@ -12,15 +12,15 @@ from torch.nn import functional as F
 ROOM = 4  # steps, at least, from one removal of columns to the next
 
 
-def make_room(past: Tensor, ancestry: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, L, P, d) columns and (B*K, C) bool ancestry -> the same with P >= C + K.
+def make_room(past: list[Tensor], ancestry: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Of each layer (B, H, P, d) columns, and (B*K, C) bool ancestry -> the same, P >= C + K.
 
     The first C of P columns are in use. Where K more do not fit, those without a living
     descendant leave, and then there is room for half as many as remain: a step reads little more
     than what the hypotheses consist of, and columns move rarely. Only here the host waits for the
     device.
     """
-    batch, rows, width, size = past.shape
+    batch, rows, width, _ = past[0].shape
     beam, used = len(ancestry) // batch, ancestry.shape[1]
     if used + beam <= width:
         return past, ancestry
@@ -31,11 +31,15 @@ def make_room(past: Tensor, ancestry: Tensor) -> tuple[Tensor, Tensor]:
     ancestry = ancestry.gather(2, columns[:, None].expand(-1, beam, -1)).flatten(0, 1)
     columns = F.pad(columns, (0, max(ROOM * beam, remain // 2)))  # (B, P')
     if used == 0:
-        return past.new_zeros(batch, rows, columns.shape[1], size), ancestry
-    starts = torch.arange(0, batch * rows * width, width, device=past.device)
-    places = starts.view(batch, rows, 1) + columns[:, None]  # (B, L, P')
-    past = past.flatten(0, 2).index_select(0, places.flatten())
-    return past.view(*places.shape, size), ancestry
+        return [x.new_zeros(batch, rows, columns.shape[1], x.shape[3]) for x in past], ancestry
+    starts = torch.arange(0, batch * rows * width, width, device=ancestry.device)
+    places = starts.view(batch, rows, 1) + columns[:, None]  # (B, H, P')
+    return [_rows(x, places) for x in past], ancestry
+
+
+def _rows(x: Tensor, places: Tensor) -> Tensor:
+    """(B, H, P, d), (B, H, P') places in its first three dimensions -> (B, H, P', d)."""
+    return x.flatten(0, 2).index_select(0, places.flatten()).view(*places.shape, -1)
 
 
 def with_newest(ancestry: Tensor, batch: int) -> Tensor:

@@ -86,12 +86,12 @@ class Transformer(Decoder):
         real = mask(lengths.clamp(min=1), encoded.shape[1])
         encoded = encoded if self.adapt is None else self.adapt(encoded)
         memory: dict[str, Tensor] = {}
+        empty = len(encoded), 2 * self.heads, 0, self.width // self.heads
         for index, layer in enumerate(self.layers):
             key, value = layer.cross.remember(encoded)
             memory |= {f"key.{index}": key.contiguous(), f"value.{index}": value.contiguous()}
+            memory[f"past.{index}"] = key.new_zeros(empty)
         memory["hidden"] = unseen(real, key.dtype)  # (B, S)
-        rows = len(self.layers) * 2 * self.heads
-        memory["past"] = key.new_zeros(len(encoded), rows, 0, self.width // self.heads)
         return State(memory, {"ancestry": real[:, :0]})
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
@@ -100,18 +100,19 @@ class Transformer(Decoder):
         Past keys and values are in ``memory``, one column per token of any hypothesis; see
         ``asr.decoders.ancestry``. The K hypotheses of an utterance are K queries to them.
         """
-        past, ancestry = make_room(state.memory["past"], state.cache["ancestry"])
-        memory, batch = state.memory | {"past": past}, len(past)
+        memory, names = state.memory, [f"past.{index}" for index in range(len(self.layers))]
+        past, ancestry = make_room([memory[name] for name in names], state.cache["ancestry"])
+        memory, batch = memory | dict(zip(names, past, strict=True)), len(past[0])
         position = ancestry[:1].sum(1)  # all hypotheses have as many tokens
         factors = rotation(position, self.width // self.heads)
         ancestry = with_newest(ancestry, batch)
-        columns = past[:, :, : ancestry.shape[1]].unflatten(1, (len(self.layers), 2, self.heads))
         hidden = memory["hidden"][:, None, None]  # (B, 1, 1, S)
-        others = unseen(ancestry.view(batch, 1, -1, ancestry.shape[1]), past.dtype)
+        others = unseen(ancestry.view(batch, 1, -1, ancestry.shape[1]), past[0].dtype)
         x = self.embedding(tokens).view(batch, -1, self.width)  # (B, K, width)
         for index, layer in enumerate(self.layers):
             shared = memory[f"key.{index}"], memory[f"value.{index}"]
-            x = layer.step(x, factors, columns[:, index], others, shared, hidden)
+            columns = past[index][:, :, : ancestry.shape[1]].unflatten(1, (2, self.heads))
+            x = layer.step(x, factors, columns, others, shared, hidden)
         return self.head(self.norm(x.flatten(0, 1))), State(memory, {"ancestry": ancestry})
 
     def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
