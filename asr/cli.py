@@ -211,7 +211,8 @@ def train(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("--"):
         raise ValueError("the recipe comes first: asr train RECIPE ... (see: asr train --help)")
     from asr import config
-    from asr.recipe import Recipe, run_name
+    from asr.recipe import Recipe
+    from asr.run_folder import run_name
 
     recipe_file = Path(arguments[0])
     folder, only_print, rest = run_options(arguments[1:])
@@ -283,6 +284,9 @@ def model_options(verb: str) -> _Parser:
     options.add_argument("--search", help="Greedy, Beam or a YAML file; the model's own")
     options.add_argument("--device", help="cpu, cuda or cuda:N; cuda where there is one")
     options.add_argument(
+        "--allow-code", action="store_true", help="import the model's own classes; if you trust it"
+    )
+    options.add_argument(
         "--batch-seconds", type=positive, default=120.0, metavar="S", help="audio in a batch; 120"
     )
     return options
@@ -297,7 +301,7 @@ def load(known: argparse.Namespace) -> Any:
     search = known.search
     if search is not None and search.endswith((".yaml", ".yml")):
         search = config.load_file(search)
-    return load_model(known.model, device_of(known.device), search)
+    return load_model(known.model, device_of(known.device), search, known.allow_code)
 
 
 def device_of(name: str | None) -> str:

@@ -196,9 +196,20 @@ def read(schema: type, tree: Tree, path: str = "") -> Any:
 
 
 def read_component(
-    table: Mapping[str, type], tree: Any, path: str, positional: int = 0
+    table: Mapping[str, type],
+    tree: Any,
+    path: str,
+    positional: int = 0,
+    allow_code: bool = True,
 ) -> Component:
     """``{class_path, init_args}`` -> Component with every default filled in.
+
+    Args:
+        table: the shipped classes by short name.
+        tree: a class name alone is one without init_args.
+        path: of the key, for errors.
+        positional: leading parameters that the program gives.
+        allow_code: whether a class that is not shipped may be imported, which runs its module.
 
     Raises:
         ValueError: no such class, or a key of it is wrong; names the path.
@@ -208,15 +219,20 @@ def read_component(
         raise ValueError(f"{path}: expects class_path and init_args, got {tree!r}")
     if not isinstance(tree.get("class_path"), str):
         raise ValueError(f"{path}.class_path is missing; shipped: {', '.join(table)}")
-    kind = _find(table, tree["class_path"], path)
+    kind = _find(table, tree["class_path"], path, allow_code)
     return Component(kind, _typed(kind, tree.get("init_args") or {}, path, positional))
 
 
-def _find(table: Mapping[str, type], name: str, path: str) -> type:
+def _find(table: Mapping[str, type], name: str, path: str, allow_code: bool) -> type:
     """A shipped class by short name, or a user's own by import path."""
     if name in table:
         return table[name]
     base = next(iter(table.values())).__mro__[1]
+    if not allow_code:
+        raise ValueError(
+            f"{path}.class_path {name!r} is not shipped, and a model may not run code; if you "
+            "trust it, --allow-code imports the class from the working directory"
+        )
     module, _, short = name.rpartition(".")
     try:
         sys.path.insert(0, os.getcwd())

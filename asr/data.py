@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,6 +48,14 @@ class DataOptions:
     curriculum_seconds: list[float] = field(default_factory=list)
     cache_gib: float = 4.0
     num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.max_batch_seconds > 0:
+            raise ValueError(f"data.max_batch_seconds {self.max_batch_seconds}: expects seconds")
+        if self.num_workers < 0 or self.cache_gib < 0:
+            raise ValueError("data.num_workers and data.cache_gib: expect 0 or more")
+        if not self.train:
+            raise ValueError("data.train: expects at least one split")
 
 
 def read_corpus(folder: str | Path) -> dict[str, Any]:
@@ -166,13 +175,13 @@ class Utterances(Dataset):
         return decode(self.rows[index]["audio"]["bytes"], self.sample_rate)
 
     def _stored(self, index: int) -> np.ndarray:
-        """16 bits hold what the prepared files hold, in half the memory."""
-        return (self._decoded(index) * 32767).round().clip(-32768, 32767).astype(np.int16)
+        """16 bits, in half the memory: exact for files of 16 bits, which prepared ones are."""
+        return (self._decoded(index) * 32768).round().clip(-32768, 32767).astype(np.int16)
 
     def wave(self, index: int) -> Tensor:
         """(N,) float32."""
         if self.waves:
-            return torch.from_numpy(self.waves[index].astype(np.float32) / 32767)
+            return torch.from_numpy(self.waves[index].astype(np.float32) / 32768)
         return torch.from_numpy(self._decoded(index))
 
     def __len__(self) -> int:
@@ -218,26 +227,17 @@ def bucket(
     return batches
 
 
-class BatchStream(Sampler[list[int]]):
+class BatchStream:
     """The endless sequence of training batches, from any point on: a pure function of the seed.
 
-    The sequence is the epochs one after the other, each shuffled anew. It does not depend on the
-    number of ranks: rank r of R takes batches r, r + R, r + 2R, ... of it. Being pure it can be
-    iterated any number of times, which is what makes a resumed run exact
-    (torch's loader iterates a sampler twice when it has workers).
+    The sequence is the epochs one after the other, each shuffled anew, whatever the number of
+    ranks: rank r of R takes batches r, r + R, r + 2R, ... of it. Being pure it can be iterated any
+    number of times, which is what makes a resumed run exact.
     """
 
-    def __init__(
-        self,
-        seconds: Sequence[float],
-        options: DataOptions,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-        num_ranks: int = 1,
-    ):
+    def __init__(self, seconds: Sequence[float], options: DataOptions, seed: int):
         self.seconds, self.options, self.seed = np.asarray(seconds), options, seed
-        self.start, self.rank, self.num_ranks = start, rank, num_ranks
+        self._ends: list[int] = []  # batches up to the end of each epoch
 
     def epoch(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch in their order."""
@@ -256,66 +256,78 @@ class BatchStream(Sampler[list[int]]):
         batches = bucket(self.seconds.tolist(), self.options.max_batch_seconds, order)
         return [batches[i] for i in draw.permutation(len(batches))]
 
-    def epoch_of(self, number: int) -> tuple[int, int]:
-        """(epoch, batches of it before) of the batch with this number."""
-        epoch = 0
-        while number >= (size := len(self.epoch(epoch))):
-            number, epoch = number - size, epoch + 1
-        return epoch, number
+    def locate(self, position: int) -> tuple[int, int]:
+        """(epoch, batches of it before) of the batch at this position of the stream."""
+        while not self._ends or position >= self._ends[-1]:
+            before = self._ends[-1] if self._ends else 0
+            self._ends.append(before + len(self.epoch(len(self._ends))))
+        epoch = bisect.bisect_right(self._ends, position)
+        return epoch, position - (self._ends[epoch - 1] if epoch else 0)
+
+    def batches(self, position: int) -> Iterator[list[int]]:
+        """From this position on, without end."""
+        epoch, skip = self.locate(position)
+        while True:
+            yield from self.epoch(epoch)[skip:]
+            epoch, skip = epoch + 1, 0
+
+
+class Share(Sampler[list[int]]):
+    """Every ``num_ranks``-th batch of a stream from ``position + rank`` on."""
+
+    def __init__(self, stream: BatchStream, position: int, rank: int = 0, num_ranks: int = 1):
+        self.stream, self.position, self.rank, self.num_ranks = stream, position, rank, num_ranks
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, skip = self.epoch_of(self.start * self.num_ranks)
-        number = 0
-        while True:
-            for batch in self.epoch(epoch)[skip:]:
-                if number % self.num_ranks == self.rank:
-                    yield batch
-                number += 1
-            epoch, skip = epoch + 1, 0
+        """A new iteration begins at the same batch."""
+        return itertools.islice(self.stream.batches(self.position), self.rank, None, self.num_ranks)
 
 
 class SpeechData:
     """Training and validation batches of a prepared corpus.
 
     Attributes:
-        batches_taken: training batches that this rank has trained on, saved with every checkpoint.
+        position: training batches that all ranks together have trained on.
     """
 
-    def __init__(self, options: DataOptions, tokenizer: Tokenizer, sample_rate: int, seed: int):
-        self.options, self.seed = options, seed
+    def __init__(
+        self,
+        options: DataOptions,
+        tokenizer: Tokenizer,
+        sample_rate: int,
+        seed: int,
+        pin_memory: bool = False,
+    ):
+        self.options, self.seed, self.pin_memory = options, seed, pin_memory
         splits = (options.train, [options.validation])
         self.train, self.validation = (
             Utterances(read_rows(options.corpus, split), tokenizer, sample_rate, options.cache_gib)
             for split in splits
         )
-        self.batches_taken = 0
+        self.stream = BatchStream(self.train.seconds, options, seed)
+        self.position = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training stands in the stream."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Takes up the stream there; the number of ranks may be another one."""
+        self.position = state["position"]
 
     @staticmethod
     def texts(options: DataOptions) -> list[str]:
         """The training transcripts, on which a tokenizer is made."""
         return list(read_rows(options.corpus, options.train)["text"])
 
-    def state_dict(self) -> dict[str, int]:
-        """Where training stands in the stream."""
-        return {"batches_taken": self.batches_taken}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Takes up the stream there."""
-        self.batches_taken = state["batches_taken"]
-
-    def stream(self, rank: int = 0, num_ranks: int = 1) -> BatchStream:
-        """The batches from where training stands."""
-        return BatchStream(
-            self.train.seconds, self.options, self.seed, self.batches_taken, rank, num_ranks
-        )
-
-    def epoch(self, num_ranks: int = 1) -> int:
+    @property
+    def epoch(self) -> int:
         """The epoch of the next batch, counted from 0."""
-        return self.stream(0, num_ranks).epoch_of(self.batches_taken * num_ranks)[0]
+        return self.stream.locate(self.position)[0]
 
     def train_batches(self, rank: int = 0, num_ranks: int = 1) -> DataLoader:
-        """Endless; starts at ``batches_taken``."""
-        return self._loader(self.train, self.stream(rank, num_ranks))
+        """Endless; starts at ``position``."""
+        return self._loader(self.train, Share(self.stream, self.position, rank, num_ranks))
 
     def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> DataLoader:
         """Every validation utterance once, neighbours in length together."""
@@ -328,12 +340,11 @@ class SpeechData:
             batch_sampler=batches,
             collate_fn=collate,
             num_workers=self.options.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=False,
+            pin_memory=self.pin_memory,
         )
 
     def longest_batch(self) -> Batch:
-        """The batch with most padded seconds: what fits it fits every batch of the run."""
+        """The batch with most padded seconds; those of an epoch are longer by 5 % at most."""
         batches = bucket(self.train.seconds, self.options.max_batch_seconds)
         cost = [len(b) * max(self.train.seconds[i] for i in b) for b in batches]
         return collate([self.train[i] for i in batches[int(np.argmax(cost))]])

@@ -127,7 +127,7 @@ def _mel_filters(num_fft: int, num_mels: int, sample_rate: int) -> Tensor:
     if (filters.sum(0) == 0).any():
         raise ValueError(
             f"num_mels {num_mels} is too many for sample_rate {sample_rate}: some filters hold no "
-            "frequency; use 80 or fewer"
+            "frequency; use fewer"
         )
     return filters
 
@@ -140,7 +140,7 @@ def _mel(hertz: float) -> float:
 class Augmentation:
     """The keys of ``augmentation`` in a recipe: training only, seeded by the update.
 
-    Random numbers are drawn on the CPU, so every device applies the same masks.
+    All but the samples of noise are drawn on the CPU, so every device applies the same masks.
 
     Args:
         speed: factors of which one is drawn per batch (Ko et al. 2015); [1.0] turns it off.
@@ -166,6 +166,9 @@ class Augmentation:
         for name in ("noise_probability", "frequency_width", "time_width"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augmentation.{name} {getattr(self, name)}: a share of 0 to 1")
+        for name in ("frequency_masks", "time_masks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"augmentation.{name} {getattr(self, name)}: expects 0 or more")
 
     def perturb(
         self, waves: Tensor, lengths: Tensor, sample_rate: int, seed: int
@@ -191,7 +194,8 @@ class Augmentation:
         real = mask(lengths, waves.shape[1])
         power = (waves.square() * real).sum(1) / lengths.clamp(min=1)  # (B,)
         scale = (power * 10 ** (-decibels.to(device) / 10)).sqrt() * chosen.to(device)
-        noise = torch.randn(waves.shape, generator=draw).to(device)
+        on_device = torch.Generator(device).manual_seed(draw.initial_seed())
+        noise = torch.randn(waves.shape, generator=on_device, device=device)
         return waves + noise * scale[:, None]
 
     def cover(self, x: Tensor, lengths: Tensor, seed: int) -> Tensor:

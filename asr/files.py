@@ -3,13 +3,15 @@
 import contextlib
 import csv
 import errno
+import fcntl
 import io
+import json
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 Content = str | bytes | Callable[[BinaryIO], object]
 
@@ -96,6 +98,23 @@ def new_folder(path: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """This process alone, until it ends in whatever way.
+
+    Raises:
+        ValueError: another one is at work.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"{path.parent} is in use by another process; wait for it or choose another folder"
+            ) from None
+        yield
+
+
 class _File(io.FileIO):
     """Remembers why writing failed: torch replaces the system's error by one of its own."""
 
@@ -128,6 +147,18 @@ def _fill(temporary: Path, content: Content, path: Path) -> None:
 
 def _unwritable(path: Path, error: OSError) -> OSError:
     return OSError(f"cannot write {path} ({error.strerror}); {remedy(error)}")
+
+
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The objects in a file with one a line, and how many lines a crash cut short."""
+    found, torn = [], 0
+    with path.open(encoding="utf-8") as file:
+        for text in filter(str.strip, file):
+            try:
+                found.append(json.loads(text))
+            except json.JSONDecodeError:
+                torn += 1
+    return found, torn
 
 
 def append_csv(path: Path, row: dict[str, float]) -> None:

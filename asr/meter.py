@@ -18,18 +18,21 @@ from typing import Any
 
 import torch
 
-from asr.files import write
+from asr.files import read_json_lines, write
 
 PHASES = ("startup", "step", "data_wait", "validation", "checkpoint")
 HEARTBEAT_SECONDS = 0.25
 COUNTERS = ("audio_seconds", "padded_seconds", "train_flops", "padded_train_flops")
 
-# Dense peak FLOP/s of the data sheets (science: bf16 989e12 for H100 and H200 SXM, 312e12 A100).
+# Dense peak FLOP/s of NVIDIA's data sheets, by the name that the driver gives: products in
+# bfloat16, of float32 rounded to TF32, and of float32.
+HOPPER = {"bf16": 989e12, "tf32": 494e12, "float32": 67e12}
+AMPERE = {"bf16": 312e12, "tf32": 156e12, "float32": 19.5e12}
 PEAK_FLOPS = {
-    "H200": {"16": 989e12, "32": 67e12},
-    "H100": {"16": 989e12, "32": 67e12},
-    "A100": {"16": 312e12, "32": 19.5e12},
-    "V100": {"16": 125e12, "32": 15.7e12},
+    "NVIDIA H200": HOPPER,
+    "NVIDIA H100 80GB HBM3": HOPPER,
+    "NVIDIA A100-SXM4-40GB": AMPERE,
+    "NVIDIA A100-SXM4-80GB": AMPERE,
 }
 
 
@@ -43,9 +46,8 @@ def process_start() -> float:
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:
-    """Dense peak of one device at this Lightning precision; None when it is not known."""
-    bits = "16" if "16" in precision else "32"
-    return next((peak[bits] for name, peak in PEAK_FLOPS.items() if name in device_name), None)
+    """Dense peak of one device in bf16, tf32 or float32; None when it is not known."""
+    return PEAK_FLOPS.get(device_name, {}).get(precision)
 
 
 class EnergyMeter:
@@ -90,7 +92,7 @@ class Ledger:
         folder: Path,
         device: torch.device,
         num_devices: int = 1,
-        precision: str = "32-true",
+        precision: str = "float32",
         began: float | None = None,
         writes: bool = True,
     ):
@@ -98,8 +100,11 @@ class Ledger:
         self.folder, self.device, self.num_devices = folder, device, num_devices
         self.energy = EnergyMeter(device)
         self.began = process_start() if began is None else began
+        # Seconds are read off a clock that nobody sets; it reads 0 when the process began.
+        self._zero = time.monotonic() - (time.time() - self.began)
         self.device_name = device_name(device)
         self.peak = peak_flops(self.device_name, precision)
+        self.peak_memory = 0
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.counters = dict.fromkeys(COUNTERS, 0.0)
         self._restored = dict.fromkeys(COUNTERS, 0.0)
@@ -109,7 +114,7 @@ class Ledger:
         self.earlier_device: float = before.get("device_seconds", 0.0)
         self.earlier_joules: float | None = before.get("energy_joules", 0.0)
         self.wasted = self.earlier_wall
-        self._phase, self._since = "startup", self.began
+        self._phase, self._since = "startup", 0.0
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self.writes = writes  # one process of a run keeps the files
@@ -118,15 +123,19 @@ class Ledger:
 
     # --- time ---
 
+    def _now(self) -> float:
+        """Seconds that this process has held its devices."""
+        return time.monotonic() - self._zero
+
     @property
     def wall_seconds(self) -> float:
         """Seconds held by all sessions until now."""
-        return self.earlier_wall + time.time() - self.began
+        return self.earlier_wall + self._now()
 
     @property
     def device_seconds(self) -> float:
         """Devices times seconds held."""
-        return self.earlier_device + self.num_devices * (time.time() - self.began)
+        return self.earlier_device + self.num_devices * self._now()
 
     @property
     def device_hours(self) -> float:
@@ -136,7 +145,7 @@ class Ledger:
     def enter(self, phase: str) -> str:
         """From now on time belongs to ``phase``; returns the phase that ended."""
         assert phase in PHASES
-        now = time.time()
+        now = self._now()
         self.seconds[self._phase] += now - self._since
         ended, self._phase, self._since = self._phase, phase, now
         return ended
@@ -160,6 +169,7 @@ class Ledger:
         startup = self.seconds["startup"]
         self.seconds = {name: state["seconds"][name] for name in PHASES}
         self.seconds["startup"] += startup
+        self.peak_memory = state["peak_memory_bytes"]
         self.wasted = state["wasted_seconds"] + self.earlier_wall - state["wall_seconds"]
         self._restored = {name: state[name] for name in COUNTERS}
 
@@ -192,11 +202,16 @@ class Ledger:
 
     def totals(self, total: Callable[[float], float] = lambda value: value) -> dict[str, float]:
         """The counters over all sessions; ``total`` sums one number over all processes."""
-        return {name: self._restored[name] + total(self.counters[name]) for name in COUNTERS}
+        return {name: self.total(name, total) for name in COUNTERS}
+
+    def total(self, name: str, total: Callable[[float], float]) -> float:
+        """One of the counters over all sessions and processes."""
+        return self._restored[name] + total(self.counters[name])
 
     def line(self, event: str, total: Callable[[float], float], **facts: Any) -> dict[str, Any]:
         """One line of the ledger, everything cumulative; call it on every process."""
         self.enter(self._phase)
+        self.peak_memory = max(self.peak_memory, peak_memory(self.device))
         totals = self.totals(total)
         busy = self.seconds["step"] * self.num_devices
         used = totals["train_flops"] / busy if busy else 0.0
@@ -209,7 +224,7 @@ class Ledger:
             "wasted_seconds": self.wasted,
             **totals,
             "model_flops_utilisation": used / self.peak if self.peak else None,
-            "peak_memory_bytes": peak_memory(self.device),
+            "peak_memory_bytes": self.peak_memory,
             "energy_joules": self._joules(total),
             "energy_note": self.energy.note,
         }
@@ -217,9 +232,9 @@ class Ledger:
     def _joules(self, total: Callable[[float], float]) -> float | None:
         """Over all sessions and devices; None when any of them could not meter it."""
         now = self.energy.joules()
-        return (
-            None if now is None or self.earlier_joules is None else self.earlier_joules + total(now)
-        )
+        unmetered = total(float(now is None or self.earlier_joules is None))
+        joules = total(now or 0.0)
+        return None if unmetered else (self.earlier_joules or 0.0) + joules
 
     def write(self, line: dict[str, Any], **summary: Any) -> None:
         """Appends a line; ``ledger.json`` holds the last one and the summary."""
@@ -267,11 +282,7 @@ class Ledger:
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
     """The lines of a ``ledger.jsonl``; the half line of a killed session is left out."""
-    lines = []
-    for text in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(text))
-    return lines
+    return read_json_lines(path)[0]
 
 
 def device_name(device: torch.device) -> str:

@@ -174,7 +174,10 @@ def find_model(path: str | Path) -> Path:
 
 
 def load_model(
-    path: str | Path, device: str | torch.device = "cpu", search: Any = None
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    search: Any = None,
+    allow_code: bool = False,
 ) -> SpeechModel:
     """Reads a model folder, or the best model of a run, ready to recognise.
 
@@ -182,6 +185,7 @@ def load_model(
         path: run folder or model folder.
         device: where to put it.
         search: ``{class_path, init_args}`` in place of the search that the model was saved with.
+        allow_code: whether classes that are not shipped may be imported; only for models you trust.
 
     Raises:
         ValueError: no model there, or its files are damaged or do not fit together.
@@ -195,9 +199,9 @@ def load_model(
         described = json.loads(where.read_text(encoding="utf-8"))
         model = build_model(
             read(FeatureOptions, described["features"], "features"),
-            read_component(ENCODERS, described["encoder"], "encoder", 1),
-            read_component(DECODERS, described["decoder"], "decoder", 2),
-            given or read_component(SEARCHES, described["search"], "search"),
+            read_component(ENCODERS, described["encoder"], "encoder", 1, allow_code),
+            read_component(DECODERS, described["decoder"], "decoder", 2, allow_code),
+            given or read_component(SEARCHES, described["search"], "search", 0, allow_code),
             restore(described["tokenizer"]),
             described["normaliser"],
         )

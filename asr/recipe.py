@@ -1,29 +1,31 @@
-"""The schema of a recipe, everything that a published number depends on; and its run folder."""
+"""The schema of a recipe: everything that a published number depends on."""
 
-import contextlib
-import json
-import logging
 import math
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from asr import config
+import torch
+from torch import nn
+
 from asr.config import Component, component
 from asr.data import DataOptions
 from asr.decoders import DECODERS
 from asr.encoders import ENCODERS
 from asr.features import Augmentation, FeatureOptions
-from asr.files import new_folder, write
 from asr.search import SEARCHES
 from asr.text import TOKENIZERS
 
-log = logging.getLogger(__name__)
 
-BEGINNINGS = ("recipe.yaml", "heartbeat.json", "environment.json", "ledger.jsonl")
-RESULTS = ("ledger.json", "last.ckpt")
+def check(section: str, **bounds: tuple[float | None, float, float]) -> None:
+    """Refuses values outside of [low, high]; None is a key that is not set.
+
+    Raises:
+        ValueError: names the key and its bounds.
+    """
+    for name, (value, low, high) in bounds.items():
+        if value is not None and not low <= value <= high:
+            top = f" to {high:g}" if high < math.inf else " or more"
+            raise ValueError(f"{section}.{name} {value}: expects {low:g}{top}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,27 @@ class OptimizerOptions:
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
     ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        check(
+            "optimizer",
+            lr=(self.lr, 1e-12, 1e3),
+            warmup_updates=(self.warmup_updates, 0, math.inf),
+            weight_decay=(self.weight_decay, 0, 1e3),
+            clip_norm=(self.clip_norm, 1e-12, math.inf),
+            ema_decay=(self.ema_decay, 0, 1),
+        )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas {list(self.betas)}: expects two shares below 1")
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW over what is trained; biases, gains and other vectors are not decayed."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
 
     def rate(self, update: int) -> float:
         """The learning rate of an update, counted from 1."""
@@ -73,6 +96,12 @@ class Budget:
     def __post_init__(self) -> None:
         if self.device_hours is self.updates is self.audio_hours is None:
             raise ValueError("budget: set device_hours, updates or audio_hours")
+        check(
+            "budget",
+            device_hours=(self.device_hours, 0, math.inf),
+            updates=(self.updates, 0, math.inf),
+            audio_hours=(self.audio_hours, 0, math.inf),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +116,9 @@ class ValidationOptions:
     every_updates: int = 500
     search: Component = component(SEARCHES, default="Greedy")
 
+    def __post_init__(self) -> None:
+        check("validation", every_updates=(self.every_updates, 1, math.inf))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
@@ -97,7 +129,9 @@ class TrainerOptions:
         devices: how many.
         num_nodes: machines.
         strategy: auto or ddp.
-        precision: 32-true, bf16-mixed or 16-mixed.
+        precision: 32-true or bf16-mixed, which on a GPU leaves recurrent kernels in float32.
+        allow_tf32: whether float32 products and kernels of a GPU, recurrent ones as well as
+            attention's, round their factors to TF32.
         log_every_n_steps: updates between two lines of the ledger and the logs.
         checkpoint_every_seconds: seconds of training that a crash may cost.
     """
@@ -106,9 +140,19 @@ class TrainerOptions:
     devices: int = 1
     num_nodes: int = 1
     strategy: Literal["auto", "ddp"] = "auto"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    allow_tf32: bool = True
     log_every_n_steps: int = 50
     checkpoint_every_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        check(
+            "trainer",
+            devices=(self.devices, 1, math.inf),
+            num_nodes=(self.num_nodes, 1, math.inf),
+            log_every_n_steps=(self.log_every_n_steps, 1, math.inf),
+            checkpoint_every_seconds=(self.checkpoint_every_seconds, 0, math.inf),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,89 +175,3 @@ class Recipe:
     validation: ValidationOptions = field(default_factory=ValidationOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
     seed: int = 1
-
-
-def run_name(recipe_file: Path, overrides: list[str], recipe: Recipe) -> str:
-    """Recipe, encoder and seed: the default name of a run folder."""
-    if recipe_file.name == "recipe.yaml":  # of a run that is repeated
-        name = re.sub(r"-seed\d+$", "", recipe_file.resolve().parent.name)
-        return f"{name}-repeated-seed{recipe.seed}"
-    encoder = recipe.encoder.kind.__name__.lower()
-    if "--encoder" in overrides:
-        encoder = Path(overrides[overrides.index("--encoder") + 1]).stem
-    return f"{recipe_file.stem}-{encoder}-seed{recipe.seed}"
-
-
-@contextlib.contextmanager
-def claimed(recipe: Recipe, folder: Path) -> Iterator[None]:
-    """The folder belongs to this recipe; a session that fails without a result leaves it as it was.
-
-    If a new folder stayed, the recipe once corrected would be refused as another one.
-    """
-    path = folder / "recipe.yaml"
-    earlier = path.read_text(encoding="utf-8") if path.exists() else None
-    results = _results(folder)
-    with new_folder(folder):
-        try:
-            check_folder(recipe, folder)
-            yield
-        except BaseException:
-            if _results(folder) == results:
-                with contextlib.suppress(OSError):
-                    if earlier is not None:
-                        write(path, earlier)
-                    else:
-                        for name in BEGINNINGS:
-                            (folder / name).unlink(missing_ok=True)
-            raise
-
-
-def _results(folder: Path) -> list[int | None]:
-    """When each of them changed."""
-    paths = [folder / name for name in RESULTS]
-    return [path.stat().st_mtime_ns if path.exists() else None for path in paths]
-
-
-def check_folder(recipe: Recipe, folder: Path) -> None:
-    """A run folder belongs to one recipe; budget and trainer may change when it goes on.
-
-    Raises:
-        ValueError: the folder holds a run of another recipe, or something else.
-        OSError: the recipe cannot be written into it.
-    """
-    path = folder / "recipe.yaml"
-    tree = config.tree_of(recipe)
-    if not path.exists() and folder.is_dir():
-        others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-        if others:
-            raise ValueError(
-                f"{folder} holds {others[0]} and no recipe.yaml, so it is not a run folder; "
-                "choose another --run"
-            )
-    if path.exists():
-        free = ("budget", "trainer")
-        old, new = (
-            {k: v for k, v in t.items() if k not in free} for t in (config.load_file(path), tree)
-        )
-        differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        if differing:
-            raise ValueError(
-                f"{folder} holds a run of another recipe (they differ in {', '.join(differing)}); "
-                "choose another --run or remove the folder"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    config.dump(tree, path)
-
-
-def finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
-    """The last line of the ledger of a run that has spent this very budget."""
-    try:
-        line = json.loads((folder / "ledger.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
-    same = config.load_file(folder / "recipe.yaml")["budget"] == config.tree_of(recipe.budget)
-    if not (line["finished"] and same):
-        return None
-    check_folder(recipe, folder)
-    log.info("%s is finished (%s); raise the budget to go on", folder, line["reason"])
-    return line

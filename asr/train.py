@@ -5,12 +5,14 @@ function of (seed, update), every batch of (seed, batches taken), so that a run 
 and started again ends with the weights of a run that was not.
 """
 
+import contextlib
 import copy
-import ctypes
+import dataclasses
+import functools
 import json
 import logging
 import math
-import sys
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,23 +20,30 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor
-from tqdm import tqdm
 
-from asr import config
+from asr import checkpoint, config
 from asr.batch import Batch
 from asr.data import SpeechData, read_corpus
 from asr.decoders.decoder import Loss
-from asr.files import append_csv, remove_stale, write
+from asr.files import write
+from asr.journal import Journal
+from asr.machine import (
+    Interruption,
+    is_first_process,
+    keep_freed_memory,
+    kernel_precision,
+    make_fabric,
+)
 from asr.meter import Ledger
-from asr.model import SpeechModel, build_model, save_model
-from asr.recipe import OptimizerOptions, Recipe, TrainerOptions, claimed, finished
-from asr.scoring import align, characters, pooled
+from asr.model import build_model, save_model
+from asr.recipe import Recipe
+from asr.run_folder import claimed, finished
+from asr.text import restore
+from asr.validate import try_search, validate
 
 log = logging.getLogger(__name__)
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 NONFINITE_PATIENCE = 10  # updates in a row without a finite gradient before a run gives up
 
 
@@ -42,63 +51,31 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Trains into a run folder, from where it stands; returns the last line of the ledger.
 
     Raises:
-        ValueError: the folder holds another run, the data do not fit, or training diverges.
+        ValueError: the folder holds another run or is in use, the data do not fit, memory runs
+            out, or training diverges.
+        SystemExit: it was told to end (SIGINT, SIGTERM); all work is saved.
     """
     if (line := finished(recipe, folder)) is not None:
         return line
     keep_freed_memory()
-    fabric = make_fabric(recipe.trainer, folder)
-    fabric.launch()
-    with claimed(recipe, folder):
+    # The other processes work in the folder of the first.
+    with claimed(recipe, folder) if is_first_process() else contextlib.nullcontext():
+        fabric = make_fabric(recipe.trainer, folder)
+        fabric.launch()
         ledger = Ledger(
             folder,
             fabric.device,
             fabric.world_size,
-            recipe.trainer.precision,
+            kernel_precision(recipe.trainer),
             writes=fabric.is_global_zero,
         )
-        try:
-            run = Run(recipe, folder, fabric, ledger)
-            run.resume()
-            return run.fit()
-        finally:
-            ledger.close()
-
-
-def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
-    """The devices of a run.
-
-    Raises:
-        ValueError: they are not there, or do not support the precision.
-    """
-    if options.precision == "16-mixed" and not torch.cuda.is_available():
-        raise ValueError("trainer.precision 16-mixed needs a GPU; use bf16-mixed or 32-true")
-    try:
-        return L.Fabric(
-            accelerator=options.accelerator,
-            devices=options.devices,
-            num_nodes=options.num_nodes,
-            strategy=options.strategy,
-            precision=options.precision,
-            loggers=TensorBoardLogger(folder, name="logs", version=""),
-        )
-    except Exception as error:  # Lightning's, of many kinds
-        raise ValueError(
-            f"trainer: {error}; check accelerator ({options.accelerator}) and devices "
-            f"({options.devices}), or use --trainer.accelerator cpu"
-        ) from None
-
-
-def keep_freed_memory() -> None:
-    """Glibc's allocator keeps what a step frees, for the next one to use.
-
-    By default it returns large blocks to the system and takes them back page by page: a quarter of
-    the time of a training step on a CPU. Elsewhere than on glibc nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        with contextlib.closing(ledger), Interruption() as interruption:
+            try:
+                return Run(recipe, folder, fabric, ledger).fit(interruption)
+            except torch.OutOfMemoryError:
+                raise ValueError(
+                    f"out of memory; lower data.max_batch_seconds ({recipe.data.max_batch_seconds})"
+                ) from None
 
 
 class Run:
@@ -107,10 +84,12 @@ class Run:
     def __init__(self, recipe: Recipe, folder: Path, fabric: L.Fabric, ledger: Ledger):
         self.recipe, self.folder, self.fabric, self.ledger = recipe, folder, fabric, ledger
         self.corpus = read_corpus(recipe.data.corpus)
+        self.rows_sha256 = self.checked_corpus()
         torch.manual_seed(recipe.seed)
-        texts = SpeechData.texts(recipe.data)
-        tokenizer = recipe.tokenizer(texts)
-        self.data = SpeechData(recipe.data, tokenizer, recipe.features.sample_rate, recipe.seed)
+        state = checkpoint.read(folder / "last.ckpt", self.same())
+        tokenizer = restore(state["tokenizer"] if state else self.trained_tokenizer())
+        rate, device = recipe.features.sample_rate, fabric.device
+        self.data = SpeechData(recipe.data, tokenizer, rate, recipe.seed, device.type == "cuda")
         model = build_model(
             recipe.features,
             recipe.encoder,
@@ -119,49 +98,116 @@ class Run:
             tokenizer,
             self.corpus["normaliser"],
         )
-        model.features.fit(self.data.sample(500))
-        self.average = copy.deepcopy(model).to(fabric.device).eval().requires_grad_(False)
+        if state is None:
+            model.features.fit(self.data.sample(500))
+        self.average = copy.deepcopy(model).to(device).eval().requires_grad_(False)
         self.search = recipe.validation.search()
-        self.model, self.optimizer = fabric.setup(model, make_optimizer(model, recipe.optimizer))
+        for search in (self.search, self.average.search):
+            try_search(search, self.average)
+        self.model, self.optimizer = fabric.setup(model, recipe.optimizer.build(model))
         self.parameters = model.num_parameters()
+        self.encoder_flops = functools.cache(lambda frames: model.encoder.flops([frames]))
+        self.decoder_flops = functools.cache(lambda s, u: model.decoder.flops([s], [u]))
         self.updates = self.nonfinite = self.nonfinite_in_a_row = 0
+        self.infeasible = 0.0
         self.best_wer = math.inf
         self.validated_at = -1
         self.validation_seconds = 0.0
         self.terms: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
+        self.try_longest_batch()
+        if state is not None:
+            self.resume(state)
         self.saved_at = time.monotonic()
+
+    def checked_corpus(self) -> dict[str, str]:
+        """The checksums of the splits that are used.
+
+        Raises:
+            ValueError: the corpus has a lower sample rate than the features.
+        """
+        rate, own = self.recipe.features.sample_rate, self.corpus["sample_rate"]
+        if own < rate:
+            raise ValueError(
+                f"features.sample_rate {rate}: {self.recipe.data.corpus} has {own} Hz, so the "
+                f"highest mel bins would be empty; use --features.sample_rate {own}"
+            )
+        if own > rate:
+            log.info("%s is converted from %d to %d Hz", self.recipe.data.corpus, own, rate)
+        splits = [*self.recipe.data.train, self.recipe.data.validation]
+        facts = self.corpus["splits"]
+        return {split: facts[split]["rows_sha256"] for split in splits if split in facts}
+
+    def trained_tokenizer(self) -> dict[str, str]:
+        """The state of a tokenizer made by the first process, for all."""
+        texts = SpeechData.texts(self.recipe.data)
+        made = self.recipe.tokenizer(texts).state() if self.fabric.is_global_zero else {}
+        return self.fabric.broadcast(made)
+
+    def try_longest_batch(self) -> None:
+        """Running out of memory happens now; changes no weight.
+
+        The longest batch at the slowest speed, with the optimiser's moments.
+        """
+        batch = self.data.longest_batch().to(self.fabric.device)
+        slowest = dataclasses.replace(
+            self.recipe.augmentation, speed=[min(self.recipe.augmentation.speed)]
+        )
+        loss, _ = self.forward(batch, slowest)
+        self.fabric.backward(self.total(loss))
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
 
     # --- the loop ---
 
-    def fit(self) -> dict[str, Any]:
+    def fit(self, interruption: Interruption) -> dict[str, Any]:
         """Trains until the budget is reached, then validates and saves a last time."""
         ledger, recipe = self.ledger, self.recipe
         if self.fabric.is_global_zero:
             ledger.open(self.updates)
             self.write_environment()
         batches = self.batches()
-        self.try_longest_batch()
-        total = recipe.budget.updates
-        with tqdm(total=total, initial=self.updates, unit="update", disable=None) as bar:
+        self.journal = Journal(self.folder, self.fabric, recipe.budget.updates, self.updates)
+        with contextlib.closing(self.journal):
             while (reason := self.budget_reached()) is None:
                 ledger.enter("data_wait")
                 batch = next(batches)
                 ledger.enter("step")
                 self.step(batch)
-                bar.update()
                 if self.updates % recipe.trainer.log_every_n_steps == 0:
-                    self.write("step", bar)
-                if self.updates % recipe.validation.every_updates == 0:
-                    self.validate(bar)
+                    self.write("step")
+                told = self.first(interruption.signal)
+                if self.updates % recipe.validation.every_updates == 0 and not told:
+                    self.validate()
                     self.save()
-                elif time.monotonic() - self.saved_at > recipe.trainer.checkpoint_every_seconds:
+                elif told or self.first(self.is_time_to_save()):
                     self.save()
+                if told:
+                    self.end_early(signal.Signals(told))
             if self.validated_at != self.updates:
-                self.validate(bar)
+                self.validate()
             self.save()
-            line = self.write("end", bar, finished=True, reason=reason)
-        return line
+            return self.write("end", finished=True, reason=reason)
+
+    def is_time_to_save(self) -> bool:
+        """By this process' clock."""
+        waited = time.monotonic() - self.saved_at
+        return waited > self.recipe.trainer.checkpoint_every_seconds
+
+    def first(self, value: Any) -> Any:
+        """The first process' value: clocks and signals differ, all must do the same."""
+        return value if self.fabric.world_size == 1 else self.fabric.broadcast(value)
+
+    def end_early(self, told: signal.Signals) -> None:
+        """Leaves after everything is saved."""
+        self.write("end", reason=f"told to end by {told.name}")
+        log.info(
+            "%s: saved at update %d; the same command goes on from there", told.name, self.updates
+        )
+        raise SystemExit(128 + told)
 
     def batches(self) -> Iterator[Batch]:
         """The endless training batches, from where the run stands, on the device."""
@@ -171,7 +217,7 @@ class Run:
 
     def step(self, batch: Batch) -> None:
         """One update; without a finite gradient the weights stay and the batch is counted."""
-        loss, frames = self.forward(batch, self.updates)
+        loss, frames = self.forward(batch)
         self.fabric.backward(self.total(loss))
         norm = self.fabric.clip_gradients(
             self.model,
@@ -188,15 +234,18 @@ class Run:
             self.update_average()
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
-        self.data.batches_taken += 1
+        self.data.position += self.fabric.world_size
+        self.journal.bar.update()
         self.count_nonfinite(finite, batch)
         self.remember(loss)
         self.count(batch, frames)
 
-    def forward(self, batch: Batch, number: int) -> tuple[Loss, Tensor]:
-        """The loss of a batch, with the augmentation and dropout of update ``number``."""
-        augmentation = self.recipe.augmentation
-        seed = self.random_seed(number)
+    def forward(self, batch: Batch, augmentation: Any = None) -> tuple[Loss, Tensor]:
+        """Loss and feature lengths, with the augmentation and dropout of this update and rank."""
+        augmentation = augmentation or self.recipe.augmentation
+        # The stream's position numbers batches over all ranks: resuming needs no generator's state.
+        number = self.data.position + self.fabric.global_rank
+        seed = (self.recipe.seed * 1_000_003 + number) * 2
         torch.manual_seed(seed)
         waves, lengths = augmentation.perturb(
             batch.waves, batch.wave_lengths, self.recipe.features.sample_rate, seed
@@ -211,11 +260,6 @@ class Run:
         self.weights = {name: term.weight for name, term in loss.terms.items()}
         return loss, frames
 
-    def random_seed(self, number: int) -> int:
-        """One for every update and rank, so that resuming needs no generator's state."""
-        rank = number * self.fabric.world_size + self.fabric.global_rank
-        return (self.recipe.seed * 1_000_003 + rank) * 2
-
     def total(self, loss: Loss) -> Tensor:
         """The weighted sum of the terms' means over all ranks' tokens.
 
@@ -224,7 +268,8 @@ class Run:
         if self.fabric.world_size == 1:
             return loss.total()
         means = [
-            t.weight * t.sum / self.reduce(t.count.float(), "mean") for t in loss.terms.values()
+            t.weight * t.sum / self.reduce(t.count.float(), "mean").clamp(min=1)
+            for t in loss.terms.values()
         ]
         return torch.stack(means).sum()
 
@@ -233,6 +278,13 @@ class Run:
         reduced = self.fabric.all_reduce(value, reduce_op=how)
         assert isinstance(reduced, Tensor)
         return reduced
+
+    def sum(self, value: float) -> float:
+        """One number summed over all ranks."""
+        if self.fabric.world_size == 1:
+            return value
+        number = torch.tensor(value, dtype=torch.float64, device=self.fabric.device)
+        return float(self.reduce(number, "sum"))
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -258,37 +310,27 @@ class Run:
 
     def remember(self, loss: Loss) -> None:
         """Keeps the sums for the next line of the log, on the device, without waiting for it."""
-        for name, term in loss.terms.items():
-            pair = torch.stack([term.sum.detach(), term.count.to(term.sum.dtype)])
-            self.terms[name] = self.terms.get(name, torch.zeros_like(pair)) + pair
-        self.terms["infeasible"] = self.terms.get("infeasible", 0) + loss.infeasible
+        pairs = {n: torch.stack([t.sum.detach(), t.count.float()]) for n, t in loss.terms.items()}
+        pairs["infeasible"] = loss.infeasible.float()
+        for name, value in pairs.items():
+            self.terms[name] = self.terms.get(name, torch.zeros_like(value)) + value
 
     def count(self, batch: Batch, frames: Tensor) -> None:
         """Tells the ledger what the update held."""
-        rate = self.recipe.features.sample_rate
+        rate, stride = self.recipe.features.sample_rate, self.average.encoder.stride
         sizes, tokens = frames.tolist(), batch.token_lengths.tolist()
-        model: SpeechModel = self.model.module
-        padded = model.flops([max(sizes)] * len(sizes), [max(tokens)] * len(tokens))
+        longest, most = max(sizes), max(tokens)
+
+        def flops(t: int, u: int) -> int:
+            return self.encoder_flops(t) + self.decoder_flops(-(-t // stride), u)
+
         self.ledger.count(
             audio_seconds=int(batch.wave_lengths.sum()) / rate,
             padded_seconds=batch.waves.numel() / rate,
-            train_flops=3 * model.flops(sizes, tokens),  # backward costs twice the forward pass
-            padded_train_flops=3 * padded,
+            # The backward pass costs twice the forward pass.
+            train_flops=3 * sum(map(flops, sizes, tokens)),
+            padded_train_flops=3 * len(sizes) * flops(longest, most),
         )
-
-    def try_longest_batch(self) -> None:
-        """Running out of memory happens now or never; changes no weight."""
-        batch = self.data.longest_batch().to(self.fabric.device)
-        try:
-            loss, _ = self.forward(batch, 0)
-            self.fabric.backward(self.total(loss))
-        except torch.OutOfMemoryError:
-            longest = max(batch.wave_lengths.tolist()) / self.recipe.features.sample_rate
-            raise ValueError(
-                f"out of memory on the longest batch ({len(batch.ids)} x {longest:.1f} s); lower "
-                f"data.max_batch_seconds ({self.recipe.data.max_batch_seconds})"
-            ) from None
-        self.optimizer.zero_grad(set_to_none=True)
 
     def budget_reached(self) -> str | None:
         """Why training ends now; the final validation has its share of the budget."""
@@ -296,148 +338,97 @@ class Run:
         if budget.updates is not None and self.updates >= budget.updates:
             return f"budget.updates {budget.updates} reached"
         if budget.audio_hours is not None:
-            heard = ledger.totals(self.sum)["audio_seconds"] / 3600
+            heard = ledger.total("audio_seconds", self.sum) / 3600
             if heard >= budget.audio_hours:
                 return f"budget.audio_hours {budget.audio_hours} reached"
         if budget.device_hours is not None:
             pending = self.validation_seconds if self.validated_at != self.updates else 0.0
             spent = ledger.device_hours + pending * ledger.num_devices / 3600
-            # Ranks read different clocks: the first one's decides for all.
-            if self.fabric.broadcast(spent >= budget.device_hours):
+            if self.first(spent >= budget.device_hours):
                 return f"budget.device_hours {budget.device_hours} reached"
         return None
 
-    # --- validation ---
-
-    def validate(self, bar: Any) -> None:
+    def validate(self) -> None:
         """Loss, WER and CER of the moving average; the best model so far is saved."""
         began = time.monotonic()
         with self.ledger.during("validation"):
             metrics = self.measure()
-            line = self.write("validation", bar, validation=metrics)
-            if metrics["wer"] < self.best_wer:
-                self.best_wer = metrics["wer"]
+            line = self.write("validation", validation=metrics)
+        if metrics["wer"] < self.best_wer:
+            self.best_wer = metrics["wer"]
+            with self.ledger.during("checkpoint"):
                 self.save_to("best", line)
         self.validated_at = self.updates
         self.validation_seconds = time.monotonic() - began
 
-    @torch.inference_mode()
     def measure(self) -> dict[str, Any]:
         """The average model on the validation split, pooled over ranks."""
-        model = self.average
-        pairs: list[tuple[str, str]] = []
-        # A rank without a batch takes part in the sums with zeros.
-        sums = {f"{name}_{part}": 0.0 for name in self.weights for part in ("sum", "count")}
-        unfinished = 0
-        for batch in self.data.validation_batches(self.fabric.global_rank, self.fabric.world_size):
-            batch = batch.to(self.fabric.device)
-            with self.fabric.autocast():
-                encoded, lengths = model.encode(batch.waves, batch.wave_lengths)
-                loss = model.decoder.loss(encoded, lengths, batch.tokens, batch.token_lengths)
-                found = self.search(model.decoder, encoded, lengths)
-            best = [hypotheses[0] for hypotheses in found]
-            unfinished += sum(not hypothesis.finished for hypothesis in best)
-            texts = [model.text(hypothesis) for hypothesis in best]
-            pairs += zip(batch.texts, texts, strict=True)
-            for name, term in loss.terms.items():
-                sums[f"{name}_sum"] += float(term.sum)
-                sums[f"{name}_count"] += float(term.count)
-        references, hypotheses = [r for r, _ in pairs], [h for _, h in pairs]
-        words = pooled(align(references, hypotheses)[0])
-        letters = characters(references, hypotheses)
-        sums |= {"word_errors": words.errors, "words": words.words}
-        sums |= {"character_errors": letters.errors, "characters": letters.words}
-        totals = {name: self.sum(value) for name, value in sums.items()}
-        losses = {
-            name: totals[f"{name}_sum"] / max(1.0, totals[f"{name}_count"]) for name in self.weights
-        }
-        return {
-            "wer": totals["word_errors"] / max(1.0, totals["words"]),
-            "cer": totals["character_errors"] / max(1.0, totals["characters"]),
-            "loss": sum(weight * losses[name] for name, weight in self.weights.items()),
-            **{f"{name}_loss": value for name, value in losses.items()},
-            "utterances": int(self.sum(len(pairs))),
-            "words": int(totals["words"]),
-            "unfinished": int(self.sum(unfinished)),
-        }
-
-    def sum(self, value: float) -> float:
-        """One number summed over all ranks."""
-        if self.fabric.world_size == 1:
-            return value
-        number = torch.tensor(value, dtype=torch.float64, device=self.fabric.device)
-        return float(self.reduce(number, "sum"))
+        batches = self.data.validation_batches(self.fabric.global_rank, self.fabric.world_size)
+        on_device = (batch.to(self.fabric.device) for batch in batches)
+        with self.fabric.autocast():
+            return validate(self.average, self.search, on_device, self.weights, self.sum)
 
     # --- what is written ---
 
-    def write(self, event: str, bar: Any, **facts: Any) -> dict[str, Any]:
-        """One line into ledger, CSV, TensorBoard, log and progress bar."""
-        losses = {n: p.tolist() for n, p in self.terms.items() if n != "infeasible"}
-        means = {name: total / max(1.0, count) for name, (total, count) in losses.items()}
+    def write(self, event: str, **facts: Any) -> dict[str, Any]:
+        """One line into the ledger and the journal; call it on every rank."""
+        sums = {n: [self.sum(v) for v in p.flatten().tolist()] for n, p in self.terms.items()}
         self.terms = {}
+        lost = sums.pop("infeasible", [0.0])[0]
+        self.infeasible += lost
+        terms = {name: total / max(1.0, count) for name, (total, count) in sums.items()}
         line = self.ledger.line(
             event,
             self.sum,
             updates=self.updates,
-            epoch=self.data.epoch(self.fabric.world_size),
-            train_loss=means,
+            epoch=self.data.epoch,
+            train_loss=sum(self.weights[n] * v for n, v in terms.items()) if terms else None,
+            train_terms=terms,
             learning_rate=self.recipe.optimizer.rate(self.updates),
             nonfinite_updates=self.nonfinite,
+            infeasible_utterances=int(self.infeasible),
             **{"validation": None, **facts},
         )
         if self.fabric.is_global_zero:
+            if lost:
+                log.warning(
+                    "update %d: %d utterances left out of the CTC loss since the last line: they "
+                    "have more labels than encoder frames", self.updates, lost
+                )  # fmt: skip
             self.ledger.write(
                 line,
                 **{"finished": False, "reason": None, **facts},
                 parameters=self.parameters,
                 seed=self.recipe.seed,
+                num_threads=torch.get_num_threads(),
+                corpus={
+                    "name": self.corpus["name"],
+                    "path": self.recipe.data.corpus,
+                    "rows_sha256": self.rows_sha256,
+                },
             )
-            self.log(line, bar)
+            self.journal.show(line)
         return line
-
-    def log(self, line: dict[str, Any], bar: Any) -> None:
-        """The human side of a ledger line."""
-        step_seconds = line["seconds"]["step"] + line["seconds"]["data_wait"]
-        row: dict[str, float] = {
-            "updates": line["updates"],
-            "device_hours": line["device_hours"],
-            "audio_seconds_per_second": line["audio_seconds"] / max(1e-9, step_seconds),
-            "learning_rate": line["learning_rate"],
-            **{f"train_{name}": value for name, value in line["train_loss"].items()},
-            **{f"validation_{k}": v for k, v in (line["validation"] or {}).items()},
-        }
-        self.fabric.log_dict(row, step=self.updates)
-        append_csv(self.folder / "logs" / f"{line['event']}.csv", row)
-        shown = []
-        if line["train_loss"]:
-            shown.append(f"loss {sum(line['train_loss'].values()):.3f}")
-        if line["validation"]:
-            shown.append(f"WER {100 * line['validation']['wer']:.1f} %")
-        elif math.isfinite(self.best_wer):
-            shown.append(f"best WER {100 * self.best_wer:.1f} %")
-        shown.append(f"{row['audio_seconds_per_second']:.0f} audio-s/s")
-        shown.append(f"{line['device_hours']:.4f} device-h")
-        if bar.disable:
-            log.info("%s %d: %s", line["event"], self.updates, "  ".join(shown))
-        else:
-            bar.set_postfix_str("  ".join(shown))
 
     def write_environment(self) -> None:
         """What the run was made with, of its latest session."""
-        facts = {**config.environment(), "device_name": self.ledger.device_name}
+        facts = {
+            **config.environment(),
+            "device_name": self.ledger.device_name,
+            "threads": torch.get_num_threads(),
+            "kernel_precision": kernel_precision(self.recipe.trainer),
+        }
         write(self.folder / "environment.json", json.dumps(facts, indent=1))
-
-    # --- saving ---
 
     def save(self) -> None:
         """The state to resume from, whole or not at all, and the latest model."""
         with self.ledger.during("checkpoint"):
             self.fabric.barrier()
-            account = {"ledger": self.ledger.line("checkpoint", self.sum)}
+            line = self.ledger.line("checkpoint", self.sum)
             if self.fabric.is_global_zero:
-                state = {**self.state(), **account}
+                state = {**self.state(), "ledger": line}
                 write(self.folder / "last.ckpt", lambda file: torch.save(state, file))
-                self.save_to("last", account["ledger"])
+                self.save_to("last", line)
             self.fabric.barrier()
         self.saved_at = time.monotonic()
 
@@ -465,22 +456,26 @@ class Run:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "data": self.data.state_dict(),
+            "tokenizer": self.data.train.tokenizer.state(),
+            "same": self.same(),
             **{name: getattr(self, name) for name in COUNTS},
         }
 
-    def resume(self) -> None:
-        """Takes up the run at its last checkpoint, when there is one.
+    def same(self) -> dict[str, Any]:
+        """What may not change between the sessions of a run."""
+        return {
+            "data": self.rows_sha256,
+            "device": self.fabric.device.type,
+            "precision": kernel_precision(self.recipe.trainer),
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Takes up the run at a checkpoint.
 
         Raises:
             ValueError: the checkpoint is damaged.
         """
-        if self.fabric.is_global_zero:
-            remove_stale(self.folder)
-        path = self.folder / "last.ckpt"
-        if not path.exists():
-            return
         try:
-            state = torch.load(path, map_location=self.fabric.device, weights_only=True)
             self.model.module.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -488,13 +483,8 @@ class Run:
             for name in COUNTS:
                 setattr(self, name, state[name])
             self.ledger.restore(state["ledger"])
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # unpickling raises anything
-            reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
-            raise ValueError(
-                f"{path} is damaged ({reason:.200}); remove it to begin again from update 0"
-            ) from None
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise checkpoint.damaged(self.folder / "last.ckpt", error) from None
         log.info("resumed %s at update %d", self.folder, self.updates)
 
 
@@ -502,17 +492,8 @@ COUNTS = (
     "updates",
     "nonfinite",
     "nonfinite_in_a_row",
+    "infeasible",
     "best_wer",
     "validated_at",
     "validation_seconds",
 )
-
-
-def make_optimizer(model: SpeechModel, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """AdamW; biases, gains and other vectors are not decayed."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas)

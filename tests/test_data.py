@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from asr.batch import BLANK
-from asr.data import BatchStream, DataOptions, SpeechData, bucket, collate, read_corpus, read_rows
+from asr.data import (
+    BatchStream,
+    DataOptions,
+    Share,
+    SpeechData,
+    bucket,
+    collate,
+    read_corpus,
+    read_rows,
+)
 from asr.text import Characters
 from tests.corpus import WORDS, make_corpus
 
@@ -40,29 +49,35 @@ def test_a_stream_is_epochs_of_all_utterances_in_ever_new_batches():
     assert {frozenset(b) for b in first} != {frozenset(b) for b in second}
     assert first != BatchStream(SECONDS, options(), seed=4).epoch(0)
     expected = first + second
-    assert list(itertools.islice(stream, len(expected))) == expected
+    assert list(itertools.islice(stream.batches(0), len(expected))) == expected
 
 
 @pytest.mark.parametrize("start", [0, 1, 17, 55, 56, 57, 120])
 def test_a_resumed_stream_goes_on_with_exactly_the_next_batch(start):
-    whole = list(itertools.islice(BatchStream(SECONDS, options(), seed=3), 200))
-    resumed = BatchStream(SECONDS, options(), seed=3, start=start)
+    whole = list(itertools.islice(BatchStream(SECONDS, options(), seed=3).batches(0), 200))
+    resumed = Share(BatchStream(SECONDS, options(), seed=3), start)
     again = [list(itertools.islice(resumed, 20)) for _ in range(2)]
     assert again[0] == again[1] == whole[start : start + 20], "iterating does not consume it"
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share_the_same_stream_and_resume_in_it(ranks):
-    whole = list(itertools.islice(BatchStream(SECONDS, options(), seed=3), 60 * ranks))
+def test_any_number_of_ranks_takes_the_same_stream_and_resumes_in_it(ranks):
+    stream = BatchStream(SECONDS, options(), seed=3)
+    whole = list(itertools.islice(stream.batches(0), 200))
     for start in (0, 29):
-        parts = [
-            list(
-                itertools.islice(BatchStream(SECONDS, options(), 3, start, rank, ranks), 60 - start)
-            )
-            for rank in range(ranks)
-        ]
+        shares = [Share(stream, start, rank, ranks) for rank in range(ranks)]
+        parts = [list(itertools.islice(share, 50)) for share in shares]
         together = list(itertools.chain(*zip(*parts, strict=True)))
-        assert together == whole[start * ranks :]
+        assert together == whole[start : start + 50 * ranks]
+
+
+def test_a_position_is_found_in_its_epoch():
+    stream = BatchStream(SECONDS, options(), seed=3)
+    sizes = [len(stream.epoch(epoch)) for epoch in range(4)]
+    expected = [(epoch, i) for epoch, size in enumerate(sizes) for i in range(size)]
+    assert [stream.locate(position) for position in range(sum(sizes))] == expected
+    later = BatchStream(SECONDS, options(), seed=3)
+    assert later.locate(sum(sizes) - 1) == expected[-1]
 
 
 def test_the_curriculum_begins_with_short_utterances():
@@ -102,7 +117,7 @@ def test_batches_hold_the_audio_and_text_of_the_corpus(tmp_path, num_workers, ca
             seen[name] += 1
     assert seen == dict.fromkeys(read_rows(keys["corpus"], ["validation"])["id"], 1)
     taken = [batch.ids for batch in itertools.islice(data.train_batches(), 6)]
-    data.load_state_dict({"batches_taken": 4})
+    data.load_state_dict({"position": 4})
     assert [batch.ids for batch in itertools.islice(data.train_batches(), 2)] == taken[4:]
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ORDER = """
 files config batch text scoring audio features corpora data layers encoders decoders
-language_model search alignment model meter recipe train writers evaluate transcribe claims
-report summaries cli
+language_model search alignment model meter recipe machine run_folder journal
+validate checkpoint train
+writers evaluate transcribe claims report summaries cli
 """.split()  # noqa: SIM905
 # Pure numpy, and what both evaluation and report rest on.
 ANYWHERE = {"claims.statistics"}

@@ -4,8 +4,11 @@ import json
 import logging
 import math
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,8 @@ from asr import config
 from asr.data import BatchStream, read_rows
 from asr.meter import read_ledger
 from asr.model import load_model
-from asr.recipe import OptimizerOptions, Recipe, check_folder, run_name
+from asr.recipe import OptimizerOptions, Recipe
+from asr.run_folder import check_folder, claimed, run_name
 from asr.train import Run, train
 from tests.corpus import RATE, make_corpus
 
@@ -129,11 +133,86 @@ def test_a_finished_run_with_a_larger_budget_goes_on(corpus, tmp_path):
     assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_run_folder_belongs_to_one_recipe(corpus, tmp_path):
-    check_folder(recipe(corpus), tmp_path)
-    check_folder(recipe(corpus, budget={"updates": 99}), tmp_path)
+def test_a_run_folder_belongs_to_one_recipe_and_one_process(corpus, tmp_path):
+    folder = tmp_path / "run"
+    with claimed(recipe(corpus), folder):
+        (folder / "ledger.json").write_text("{}")
+        with (
+            pytest.raises(ValueError, match="in use by another process"),
+            claimed(recipe(corpus), folder),
+        ):
+            pass
+    check_folder(recipe(corpus, budget={"updates": 99}), folder)
     with pytest.raises(ValueError, match=r"another recipe \(they differ in seed\)"):
-        check_folder(recipe(corpus, seed=2), tmp_path)
+        check_folder(recipe(corpus, seed=2), folder)
+
+
+def test_other_data_under_the_same_path_are_refused(tmp_path):
+    make_corpus(tmp_path / "corpus", train=40, validation=4)
+    given = recipe(tmp_path / "corpus")
+    train(given, tmp_path / "run")
+    shutil.rmtree(tmp_path / "corpus")
+    make_corpus(tmp_path / "corpus", train=41, validation=4)
+    with pytest.raises(ValueError, match="the data changed since the run began.*restore it"):
+        train(recipe(tmp_path / "corpus", budget={"updates": 14}), tmp_path / "run")
+    assert (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_a_resumed_run_keeps_its_tokenizer(corpus, tmp_path):
+    spm = {"class_path": "SentencePiece", "init_args": {"size": 20}}
+    train(recipe(corpus, tokenizer=spm), tmp_path)
+    before = load_model(tmp_path / "last").tokenizer.state()
+    train(recipe(corpus, tokenizer=spm, budget={"updates": 14}), tmp_path)
+    assert load_model(tmp_path / "last").tokenizer.state() == before
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["tokenizer"] == before
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"features": {"sample_rate": 16000}}, "tones has 8000 Hz.*--features.sample_rate 8000"),
+        ({"search": "Beam", "decoder": {"class_path": "Transformer", "init_args": {
+            "width": 32, "layers": 1, "heads": 2, "ctc_weight": 0.0}}}, "no CTC head"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_training_and_leaves_nothing(
+    corpus, tmp_path, keys, message
+):
+    with pytest.raises(ValueError, match=message):
+        train(recipe(corpus, **keys), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("optimizer", "clip_norm", 0.0),
+        ("optimizer", "ema_decay", -3.0),
+        ("optimizer", "betas", [0.9, 1.0]),
+        ("validation", "every_updates", 0),
+        ("trainer", "log_every_n_steps", 0),
+        ("data", "max_batch_seconds", -5.0),
+        ("budget", "updates", -1),
+        ("augmentation", "time_masks", -1),
+    ],
+)
+def test_senseless_numbers_are_refused_by_name(corpus, section, key, value):
+    keys = {"data": {"corpus": "x"}, section: {"corpus": "x", key: value}}
+    if section != "data":
+        del keys[section]["corpus"]
+    with pytest.raises(ValueError, match=f"{section}.{key}"):
+        recipe(corpus, **keys)
+
+
+def test_utterances_that_ctc_cannot_align_are_counted(tmp_path, caplog, monkeypatch):
+    make_corpus(tmp_path / "corpus", train=40, validation=4)
+    reduced = {**ENCODERS["LSTM"], "time_reduction": [1]}
+    monkeypatch.setitem(ENCODERS, "LSTM", reduced)
+    given = recipe(tmp_path / "corpus", augmentation={"speed": [2.0]}, budget={"updates": 4})
+    with caplog.at_level(logging.WARNING):
+        line = train(given, tmp_path / "run")
+    assert line["infeasible_utterances"] > 0
+    assert "left out of the CTC loss" in caplog.text
 
 
 def test_a_run_folder_tells_its_whole_story(corpus, tmp_path):
@@ -150,7 +229,8 @@ def test_a_run_folder_tells_its_whole_story(corpus, tmp_path):
     assert hours == sorted(hours)
     assert lines[-1]["padded_seconds"] > lines[-1]["audio_seconds"] > 0
     assert lines[-1]["padded_train_flops"] > lines[-1]["train_flops"] > 0
-    assert set(lines[1]["train_loss"]) == {"attention", "ctc"}
+    assert set(lines[1]["train_terms"]) == {"attention", "ctc"}
+    assert lines[1]["train_loss"] > 0
     with (tmp_path / "logs" / "validation.csv").open() as file:
         assert [row["updates"] for row in csv.DictReader(file)] == ["6", "12"]
     assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
@@ -237,33 +317,61 @@ def test_a_finished_run_is_left_as_it_is(corpus, tmp_path, caplog):
     }
 
 
-def test_two_processes_share_the_stream_and_add_up_in_the_ledger(corpus, tmp_path):
-    given = recipe(corpus, budget={"updates": 6}, augmentation={})
-    config.dump(config.tree_of(given), tmp_path / "recipe.yaml")
-    command = [sys.executable, "-m", "asr", "train", str(tmp_path / "recipe.yaml")]
-    options = [
-        "--run",
-        str(tmp_path / "two"),
-        "--trainer.devices",
-        "2",
-        "--trainer.strategy",
-        "ddp",
-    ]
-    done = subprocess.run(
-        [*command, *options],
+def start(folder: Path, *options: str) -> subprocess.Popen:
+    """``asr train`` of the recipe beside the run folder, in a process of its own."""
+    command = [sys.executable, "-m", "asr", "train", str(folder.parent / "recipe.yaml")]
+    return subprocess.Popen(
+        [*command, "--run", str(folder), *options],
         cwd=Path(__file__).parents[1],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         text=True,
-        check=False,
-        timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    line = json.loads((tmp_path / "two" / "ledger.json").read_text())
+
+
+def test_processes_share_the_stream_and_the_ledger_and_another_number_of_them_goes_on(
+    corpus, tmp_path
+):
+    given = recipe(corpus, augmentation={}, validation={"every_updates": 4}, budget={"updates": 6})
+    config.dump(config.tree_of(given), tmp_path / "recipe.yaml")
+    run = tmp_path / "run"
+    two = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.checkpoint_every_seconds=0")
+    _, errors = (process := start(run, *two)).communicate(timeout=300)
+    assert process.returncode == 0, errors
+    line = json.loads((run / "ledger.json").read_text())
     seconds = list(read_rows(corpus, ["train"])["duration"])
-    batches = list(itertools.islice(BatchStream(seconds, given.data, given.seed), 12))
-    expected = sum(seconds[i] for batch in batches for i in batch)
-    assert line["audio_seconds"] == pytest.approx(expected, rel=1e-3)
+    stream = BatchStream(seconds, given.data, given.seed)
+    batches = list(itertools.islice(stream.batches(0), 15))
+    expected = [sum(seconds[i] for i in batch) for batch in batches]
+    assert line["audio_seconds"] == pytest.approx(sum(expected[:12]), rel=1e-3)
     assert line["device_hours"] == pytest.approx(2 * line["wall_seconds"] / 3600)
-    validation = json.loads((tmp_path / "two" / "ledger.jsonl").read_text().splitlines()[-2])
+    validation = json.loads((run / "ledger.jsonl").read_text().splitlines()[-2])
     assert validation["validation"]["utterances"] == 12
+
+    more = train(recipe(corpus, augmentation={}, validation={"every_updates": 4},
+                        budget={"updates": 9}), run)  # fmt: skip
+    assert more["updates"] == 9
+    assert more["audio_seconds"] == pytest.approx(sum(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_told_to_end_saves_everything_and_goes_on(corpus, tmp_path, number):
+    given = recipe(corpus, budget={"updates": 60}, validation={"every_updates": 20})
+    config.dump(config.tree_of(given), tmp_path / "recipe.yaml")
+    run = tmp_path / "run"
+    process = start(run)
+    while not (run / "ledger.json").exists():  # the first line of the log
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert "saved at update" in errors
+    last = json.loads((run / "ledger.json").read_text())
+    assert last["reason"] == f"told to end by {number.name}"
+    assert not last["finished"]
+    line = train(given, run)
+    assert line["wasted_seconds"] < 1
+    train(given, tmp_path / "whole")
+    assert_equal_weights(tmp_path / "whole", run)

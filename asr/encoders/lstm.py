@@ -185,13 +185,16 @@ class Layer(nn.Module):
 def packed(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
     """(B, S, D), (B,) -> (B, S, cells * directions): one call over the real frames only.
 
-    For GPUs: cuDNN runs both directions at once and skips the padding.
+    For GPUs: cuDNN runs both directions at once and skips the padding. Autocast is off because it
+    runs cuDNN's recurrent kernels in float16, whatever type was asked for, which needs the loss to
+    be scaled; float32 kernels use TF32 where that is allowed.
     """
     sequence = pack_padded_sequence(
-        x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        x.float(), lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
     )
     flatten(lstm)
-    y, _ = lstm(sequence)
+    with torch.autocast(x.device.type, enabled=False):
+        y, _ = lstm(sequence)
     assert isinstance(y, PackedSequence)
     return pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0]
 

@@ -1,0 +1,55 @@
+"""What a person sees of a run while it trains: log lines or a progress bar, TensorBoard, CSV."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from tqdm import tqdm
+
+from asr.files import append_csv
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Shows the lines of a ledger."""
+
+    def __init__(self, folder: Path, fabric: L.Fabric, total: int | None, done: int):
+        self.folder, self.fabric = folder, fabric
+        self.best_wer = math.inf
+        silent = None if fabric.is_global_zero else True  # None: only on a terminal
+        self.bar = tqdm(total=total, initial=done, unit="update", disable=silent)
+
+    def show(self, line: dict[str, Any]) -> None:
+        """One line of the ledger, on every channel."""
+        step_seconds = line["seconds"]["step"] + line["seconds"]["data_wait"]
+        row: dict[str, float] = {
+            "updates": line["updates"],
+            "device_hours": line["device_hours"],
+            "audio_seconds_per_second": line["audio_seconds"] / max(1e-9, step_seconds),
+            "learning_rate": line["learning_rate"],
+            **{f"train_{name}": value for name, value in line["train_terms"].items()},
+            **{f"validation_{k}": v for k, v in (line["validation"] or {}).items()},
+        }
+        self.fabric.log_dict(row, step=line["updates"])
+        append_csv(self.folder / "logs" / f"{line['event']}.csv", row)
+        shown = []
+        if line["train_loss"] is not None:
+            shown.append(f"loss {line['train_loss']:.3f}")
+        if line["validation"]:
+            self.best_wer = min(self.best_wer, line["validation"]["wer"])
+            shown.append(f"WER {100 * line['validation']['wer']:.1f} %")
+        elif math.isfinite(self.best_wer):
+            shown.append(f"best WER {100 * self.best_wer:.1f} %")
+        shown.append(f"{row['audio_seconds_per_second']:.0f} audio-s/s")
+        shown.append(f"{line['device_hours']:.4f} device-h")
+        if self.bar.disable:
+            log.info("%s %d: %s", line["event"], line["updates"], "  ".join(shown))
+        else:
+            self.bar.set_postfix_str("  ".join(shown))
+
+    def close(self) -> None:
+        """Leaves the terminal in order."""
+        self.bar.close()

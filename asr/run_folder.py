@@ -1,0 +1,109 @@
+"""A run folder: one recipe's, and one process' at a time."""
+
+import contextlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from asr import config
+from asr.files import locked, new_folder, remove_stale, write
+from asr.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+FREE = ("budget", "trainer")  # may change when a run goes on
+BEGINNINGS = (".lock", "recipe.yaml", "heartbeat.json", "environment.json", "ledger.jsonl")
+RESULTS = ("ledger.json", "last.ckpt")
+
+
+def run_name(recipe_file: Path, overrides: list[str], recipe: Recipe) -> str:
+    """Recipe, encoder and seed: the default name of a run folder."""
+    if recipe_file.name == "recipe.yaml":  # of a run that is repeated
+        name = re.sub(r"-seed\d+$", "", recipe_file.resolve().parent.name)
+        return f"{name}-repeated-seed{recipe.seed}"
+    encoder = recipe.encoder.kind.__name__.lower()
+    if "--encoder" in overrides:
+        encoder = Path(overrides[overrides.index("--encoder") + 1]).stem
+    return f"{recipe_file.stem}-{encoder}-seed{recipe.seed}"
+
+
+@contextlib.contextmanager
+def claimed(recipe: Recipe, folder: Path) -> Iterator[None]:
+    """The folder is this recipe's and this process'; an error before a result leaves it as it was.
+
+    If a new folder stayed, the recipe once corrected would be refused as another one.
+
+    Raises:
+        ValueError: it holds a run of another recipe, something else, or is in use.
+        OSError: it cannot be written.
+    """
+    path = folder / "recipe.yaml"
+    with new_folder(folder), locked(folder / ".lock"):
+        earlier = path.read_text(encoding="utf-8") if path.exists() else None
+        results = _results(folder)
+        try:
+            check_folder(recipe, folder)
+            config.dump(config.tree_of(recipe), path)
+            remove_stale(folder)
+            yield
+        except Exception:
+            if _results(folder) == results:
+                with contextlib.suppress(OSError):
+                    if earlier is not None:
+                        write(path, earlier)
+                    else:
+                        for name in BEGINNINGS:
+                            (folder / name).unlink(missing_ok=True)
+            raise
+
+
+def _results(folder: Path) -> list[int | None]:
+    """When each of them changed."""
+    paths = [folder / name for name in RESULTS]
+    return [path.stat().st_mtime_ns if path.exists() else None for path in paths]
+
+
+def check_folder(recipe: Recipe, folder: Path) -> None:
+    """Refuses a folder of another recipe; budget and trainer may change when a run goes on.
+
+    Raises:
+        ValueError: the folder holds a run of another recipe, or something else.
+    """
+    path = folder / "recipe.yaml"
+    if path.exists():
+        trees = (config.load_file(path), config.tree_of(recipe))
+        old, new = ({k: v for k, v in tree.items() if k not in FREE} for tree in trees)
+        differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        if differing:
+            raise ValueError(
+                f"{folder} holds a run of another recipe (they differ in {', '.join(differing)}); "
+                "choose another --run or remove the folder"
+            )
+    elif folder.is_dir():
+        others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        if others:
+            raise ValueError(
+                f"{folder} holds {others[0]} and no recipe.yaml, so it is not a run folder; "
+                "choose another --run"
+            )
+
+
+def finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
+    """The last line of the ledger of a run that has spent this very budget.
+
+    Raises:
+        ValueError: it is a run of another recipe.
+    """
+    try:
+        line = json.loads((folder / "ledger.json").read_text())
+        same = config.load_file(folder / "recipe.yaml")["budget"] == config.tree_of(recipe.budget)
+    except (OSError, ValueError):  # no run, or one whose files a person must look at
+        return None
+    if not (line["finished"] and same):
+        return None
+    check_folder(recipe, folder)
+    log.info("%s is finished (%s); raise the budget to go on", folder, line["reason"])
+    return line
