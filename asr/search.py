@@ -31,11 +31,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asr.batch import BLANK, EOS, mask
+from asr.decoders.ctc_prefix import (
+    Prefixes,
+    empty_prefixes,
+    expected_length,
+    extend,
+    extension_scores,
+)
 from asr.decoders.decoder import Decoder, State
-
-# Log-probabilities below this are zeros. Cumulative sums must stay finite and precise, and
-# exp(-1e4) is nothing; single precision (devices without double) affords less.
-LOG_ZERO = {torch.float64: -1e4, torch.float32: -1e2}
 
 
 @dataclass(frozen=True)
@@ -154,114 +157,6 @@ def ctc_greedy(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
     return [
         row[keep].tolist() for row, keep in zip(best.cpu().numpy(), new.cpu().numpy(), strict=True)
     ]
-
-
-class Prefixes(NamedTuple):
-    """The CTC forward variables of K label prefixes per utterance.
-
-    Attributes:
-        probabilities: (B, V, S) of labels by frame; past an utterance's end blank has them all.
-        silence: (B, 1, S + 1) log-probability that the first t frames are blank.
-        total: (B, K, S + 1) log-probability that the first t frames spell the prefix.
-        blank: (B, K, S + 1) the part of it in which frame t is blank.
-        last: (B, K) last label of each prefix, EOS for the empty one.
-        emitted: (B, K, S) its probability by frame.
-
-    No prefix of U labels is spelt in fewer than U frames: as prefixes grow, the first U frames are
-    left out, and S counts the others.
-    """
-
-    probabilities: Tensor
-    silence: Tensor
-    total: Tensor
-    blank: Tensor
-    last: Tensor
-    emitted: Tensor
-
-    def select(self, utterances: Tensor) -> "Prefixes":
-        """Keeps these utterances."""
-        return Prefixes(*(value[utterances] for value in self))
-
-
-def empty_prefixes(log_probs: Tensor, lengths: Tensor) -> Prefixes:
-    """(B, S, V), (B,) -> the empty prefix of each utterance, K = 1.
-
-    Computed in float64, in float32 on a device without it.
-    """
-    dtype = torch.float32 if log_probs.device.type == "mps" else torch.float64
-    probabilities = log_probs.to(dtype).exp().transpose(1, 2).contiguous()  # (B, V, S)
-    padding = ~mask(lengths.to(log_probs.device), log_probs.shape[1])  # (B, S)
-    probabilities = probabilities.masked_fill_(padding[:, None], 0)
-    probabilities[:, BLANK].masked_fill_(padding, 1)
-    silence = _cumulative(probabilities[:, BLANK : BLANK + 1])  # (B, 1, S + 1)
-    last = torch.full((len(log_probs), 1), EOS, device=log_probs.device)  # (B, 1)
-    return Prefixes(probabilities, silence, silence, silence, last, probabilities[:, EOS : EOS + 1])
-
-
-def extension_scores(prefixes: Prefixes) -> Tensor:
-    """Log-probability of each prefix followed by each label, whatever follows: (B, K, V).
-
-    The column of EOS is the probability of the prefix alone; that of BLANK is -inf. A label that
-    is less than exp(-700) as likely as its prefix may come out as -inf.
-    """
-    # psi(hc) = sum over t of phi_{t-1} p_t(c): the frame at which c begins. phi does not depend on
-    # c, save for the repeated label, which must be parted from the prefix by a blank.
-    total, blank = prefixes.total[..., :-1], prefixes.blank[..., :-1]  # (B, K, S)
-    peak = total.amax(-1, keepdim=True).clamp_(min=torch.finfo(total.dtype).min)  # (B, K, 1)
-    scores = torch.bmm((total - peak).exp_(), prefixes.probabilities.transpose(1, 2))  # (B, K, V)
-    repeated = (blank - peak).exp_().mul_(prefixes.emitted).sum(-1, keepdim=True)  # (B, K, 1)
-    scores.scatter_(2, prefixes.last[..., None], repeated)
-    scores = scores.log_().add_(peak)
-    scores[..., EOS] = prefixes.total[..., -1]
-    scores[..., BLANK] = -math.inf
-    return scores
-
-
-def extend(prefixes: Prefixes, parents: Tensor, labels: Tensor) -> Prefixes:
-    """Appends labels (B, K') to the prefixes of these positions (B, K').
-
-    The recurrence r_t = p_t (r_{t-1} + phi_{t-1}) of the label, and that of blank, are solved for
-    all frames at once: r_t = P_t sum_{s<=t} phi_{s-1} / P_{s-1} with P the cumulative product.
-    """
-    utterances = torch.arange(len(labels), device=labels.device)[:, None]
-    repeats = (labels == prefixes.last[utterances, parents])[..., None]  # (B, K', 1)
-    arrived = torch.where(
-        repeats, prefixes.blank[utterances, parents], prefixes.total[utterances, parents]
-    )  # (B, K', S + 1)
-    emitted = prefixes.probabilities[utterances, labels]  # (B, K', S)
-    label = _recurrence(_cumulative(emitted), arrived)  # (B, K', S + 1)
-    blank = _recurrence(prefixes.silence, label)  # (B, K', S + 1)
-    left = slice(min(1, emitted.shape[-1] - 1), None)  # without the first frame, unless alone
-    return Prefixes(
-        prefixes.probabilities[..., left],
-        prefixes.silence[..., left],
-        torch.logaddexp(label, blank)[..., left],
-        blank[..., left],
-        labels,
-        emitted[..., left],
-    )
-
-
-def expected_length(prefixes: Prefixes) -> Tensor:
-    """The mean number of labels under the CTC posterior, (B,).
-
-    A label begins where a frame has it and the frame before has not, and frames are independent:
-    the mean is the sum of p_t(c) (1 - p_{t-1}(c)) over frames and labels.
-    """
-    labels = prefixes.probabilities[:, BLANK + 1 :]  # (B, V - 1, S)
-    return labels.sum((1, 2)) - (labels[..., 1:] * labels[..., :-1]).sum((1, 2))  # (B,)
-
-
-def _cumulative(probabilities: Tensor) -> Tensor:
-    """(..., S) -> (..., S + 1), log of the product of the first t."""
-    floor = LOG_ZERO[probabilities.dtype]
-    return F.pad(probabilities.log().clamp(min=floor).cumsum(-1), (1, 0))
-
-
-def _recurrence(cumulative: Tensor, arrived: Tensor) -> Tensor:
-    """r_t = p_t (r_{t-1} + arrived_{t-1}), r_0 = 0, in logarithms; all (..., S + 1)."""
-    entered = torch.logcumsumexp(arrived[..., :-1] - cumulative[..., :-1], -1)  # (..., S)
-    return F.pad(cumulative[..., 1:] + entered, (1, 0), value=-math.inf)
 
 
 class Candidates(NamedTuple):
