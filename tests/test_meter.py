@@ -15,6 +15,7 @@ def clock(monkeypatch):
     """A clock that the test moves."""
     now = [1000.0]
     monkeypatch.setattr(meter.time, "time", lambda: now[0])
+    monkeypatch.setattr(meter.time, "monotonic", lambda: now[0] - 900)
     return now
 
 
@@ -129,9 +130,11 @@ def test_utilisation_is_over_steps_only_and_null_without_a_known_peak(tmp_path, 
 
 
 def test_peaks_are_those_of_the_data_sheets():
-    assert peak_flops("NVIDIA H200", "bf16-mixed") == 989e12
-    assert peak_flops("NVIDIA A100-SXM4-80GB", "32-true") == 19.5e12
-    assert peak_flops("AMD EPYC", "32-true") is None
+    assert peak_flops("NVIDIA H200", "bf16") == 989e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB", "float32") == 19.5e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB", "tf32") == 156e12
+    assert peak_flops("NVIDIA H100 PCIe", "bf16") is None
+    assert peak_flops("AMD EPYC", "float32") is None
 
 
 def test_a_cpu_has_no_energy_counter_and_says_so(tmp_path, clock):

@@ -126,7 +126,7 @@ def run_code(folder):
         (damage_weights, "model.safetensors is damaged"),
         (damage_description, "model.json is damaged"),
         (mismatch, "belongs to another model"),
-        (run_code, "is no Encoder"),
+        (run_code, "a model may not run code"),
     ],
 )
 def test_a_damaged_model_gives_one_clear_line(tmp_path, harm, message):
@@ -135,6 +135,25 @@ def test_a_damaged_model_gives_one_clear_line(tmp_path, harm, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_models_own_classes_run_only_when_they_are_allowed(tmp_path, monkeypatch):
+    (tmp_path / "payload.py").write_text(
+        "import pathlib\n"
+        "from asr.encoders import LSTM\n"
+        "pathlib.Path('ran').touch()\n"
+        "class Own(LSTM): pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    save_model(tiny_model(), tmp_path, {})
+    tree = json.loads((tmp_path / "model.json").read_text())
+    tree["encoder"]["class_path"] = "payload.Own"
+    (tmp_path / "model.json").write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match="--allow-code"):
+        load_model(tmp_path)
+    assert not (tmp_path / "ran").exists()
+    assert type(load_model(tmp_path, allow_code=True).encoder).__name__ == "Own"
+    assert (tmp_path / "ran").exists()
 
 
 def test_a_missing_model_is_named(tmp_path):
