@@ -1,4 +1,4 @@
-"""Any audio file to mono float32 at a rate, by soundfile; windows over long audio."""
+"""Any audio file to mono float32 at a rate, by soundfile; whole, or piece by piece."""
 
 import contextlib
 import io
@@ -15,15 +15,23 @@ import soundfile
 Source = Path | bytes
 Reason = Literal["unreadable", "truncated", "no samples", "not finite"]
 
-FOREIGN = (".m4a", ".mp4", ".aac", ".webm", ".wma", ".mkv", ".mov", ".amr", ".3gp")
-GUARD_SECONDS = 1  # read beside a window and cut off again, so that resampling sees no edge
+# What is read here, and what a user is told to convert.
+SUFFIXES = frozenset(
+    {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".w64", ".caf"}
+)
+FOREIGN = frozenset({".m4a", ".mp4", ".aac", ".webm", ".wma", ".mkv", ".mov", ".amr", ".3gp"})
+PIECE_SECONDS = 10
+GUARD_SECONDS = 1  # resampled beside a piece and cut off again: the filter must see no edge
 STREAMED = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # sizes in the header of a wav written to a pipe
 
 
 class AudioError(ValueError):
-    """A file that is there and is not usable; the message is one line with a remedy."""
+    """A file that is there and is not usable; the message is one line with a remedy.
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    The message alone makes one too: so pickle and the workers of torch's loader pass it on.
+    """
+
+    def __init__(self, message: str, reason: Reason = "unreadable") -> None:
         super().__init__(message)
         self.reason: Reason = reason
 
@@ -75,7 +83,7 @@ def decode(source: Source, sample_rate: int) -> np.ndarray:
 def decode_native(source: Source) -> tuple[np.ndarray, int, int]:
     """As ``decode`` at the file's own rate: (N,) float32, rate in Hz, channels it had."""
     with _opened(source) as file:
-        frames = _read(file, -1, source)
+        frames = _read(file, file.frames, source)
         if len(frames) != file.frames:
             raise _truncated(source, f"{len(frames)} of {file.frames} samples are there")
         return _mono(frames, source), file.samplerate, file.channels
@@ -101,59 +109,42 @@ def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
     return file.getvalue()
 
 
-def windows(
-    num_samples: int, sample_rate: int, window_seconds: float, overlap_seconds: float
-) -> list[tuple[int, int]]:
-    """(start, end) in samples of windows that cover the audio, neighbours overlapping.
-
-    The last window is moved back so that it is as long as the others: no window is a stub. Audio
-    no longer than a window gives one window.
+def pieces(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
+    """What ``decode`` gives, in consecutive pieces of about ten seconds; never the whole of it.
 
     Raises:
-        ValueError: the overlap is negative or not less than the window.
-    """
-    if not 0 <= overlap_seconds < window_seconds:
-        raise ValueError(
-            f"overlap of {overlap_seconds} s: it must be at least 0 and less than the window"
-            f" of {window_seconds} s"
-        )
-    length = round(window_seconds * sample_rate)
-    step = length - round(overlap_seconds * sample_rate)
-    if num_samples <= length:
-        return [(0, num_samples)] if num_samples else []
-    count = math.ceil((num_samples - length) / step) + 1
-    starts = [min(i * step, num_samples - length) for i in range(count)]
-    return [(start, start + length) for start in starts]
-
-
-def blocks(
-    source: Source, sample_rate: int, window_seconds: float, overlap_seconds: float
-) -> Iterator[tuple[int, np.ndarray]]:
-    """The windows of a file, one at a time and never the whole of it: (start, (n,) float32).
-
-    Starts are in samples at ``sample_rate``. Each window is resampled with its neighbourhood, so
-    that it equals the same window of ``decode`` up to the rounding of its start to a sample.
-
-    Raises:
-        AudioError, OSError: as ``decode``, when the window concerned is reached.
+        AudioError, OSError: as ``decode``, when the piece concerned is reached.
     """
     with _opened(source) as file:
-        rate, total = file.samplerate, file.frames
-        guard = GUARD_SECONDS * rate
-        for start, end in windows(total, rate, window_seconds, overlap_seconds):
-            first, last = max(0, start - guard), min(total, end + guard)
-            file.seek(first)
-            frames = _read(file, last - first, source)
-            if len(frames) != last - first:
-                raise _truncated(source, f"{first + len(frames)} of {total} samples are there")
-            wave = resample(_mono(frames, source), rate, sample_rate)
-            skip = round((start - first) * sample_rate / rate)
-            count = math.ceil((end - start) * sample_rate / rate)
-            yield round(start * sample_rate / rate), wave[skip : skip + count]
+        rate, left = file.samplerate, file.frames
+        guard = 0 if rate == sample_rate else GUARD_SECONDS * rate
+        held, passed = np.zeros(0, np.float32), 0  # read and kept; how much of it was passed on
+        while left:
+            count = min(left, PIECE_SECONDS * rate)
+            frames = _read(file, count, source)
+            if len(frames) != count:
+                there = file.frames - left + len(frames)
+                raise _truncated(source, f"{there} of {file.frames} samples are there")
+            left -= count
+            held = np.concatenate([held, _mono(frames, source)])
+            # Cut at whole seconds of the file, where samples of both rates coincide.
+            end = (len(held) - guard) // rate * rate if left else len(held)
+            first = passed // rate * sample_rate
+            last = math.ceil(end * sample_rate / rate)
+            yield resample(held, rate, sample_rate)[first:last]
+            passed = min(end, guard)
+            held = held[end - passed :]
+
+
+class _Forwards(soundfile.SoundFile):
+    """Read in order: soundfile would seek after every read, and in MP3 that misses the place."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 @contextlib.contextmanager
-def _opened(source: Source) -> Iterator[soundfile.SoundFile]:
+def _opened(source: Source) -> Iterator[_Forwards]:
     with contextlib.ExitStack() as stack:
         if isinstance(source, bytes):
             stream: BinaryIO = io.BytesIO(source)
@@ -165,21 +156,21 @@ def _opened(source: Source) -> Iterator[soundfile.SoundFile]:
             stream = stack.enter_context(source.open("rb"))
         size = stream.seek(0, io.SEEK_END)
         if size == 0:
-            raise AudioError("unreadable", f"{name(source)} is empty (0 bytes); record it again")
+            raise AudioError(f"{name(source)} is empty (0 bytes); record it again")
         stream.seek(0)
         _check_complete(stream, size, source)
         stream.seek(0)
         try:
-            file = soundfile.SoundFile(stream)
+            file = _Forwards(stream)
         except soundfile.LibsndfileError as error:
             raise _unreadable(source, error) from None
         with file:
             if file.frames == 0:
-                raise AudioError("no samples", f"{name(source)} holds no samples; record it again")
+                raise AudioError(f"{name(source)} holds no samples; record it again", "no samples")
             yield file
 
 
-def _read(file: soundfile.SoundFile, frames: int, source: Source) -> np.ndarray:
+def _read(file: _Forwards, frames: int, source: Source) -> np.ndarray:
     """(N, channels) float32."""
     try:
         return file.read(frames, dtype="float32", always_2d=True)
@@ -192,7 +183,7 @@ def _mono(frames: np.ndarray, source: Source) -> np.ndarray:
     wave = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
     if not np.isfinite(wave).all():
         raise AudioError(
-            "not finite", f"{name(source)} holds NaN or infinite samples; export it again"
+            f"{name(source)} holds NaN or infinite samples; export it again", "not finite"
         )
     return np.ascontiguousarray(wave)
 
@@ -204,12 +195,12 @@ def _unreadable(source: Source, error: Exception) -> AudioError:
     else:
         detail = str(error).rsplit(": ", 1)[-1].strip().rstrip(".") or "unknown format"
         message = f"{name(source)} is not a readable audio file ({detail}); {remedy}"
-    return AudioError("unreadable", message)
+    return AudioError(message)
 
 
 def _truncated(source: Source, detail: str) -> AudioError:
     return AudioError(
-        "truncated", f"{name(source)} is truncated ({detail}); copy or download it again"
+        f"{name(source)} is truncated ({detail}); copy or download it again", "truncated"
     )
 
 

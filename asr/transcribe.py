@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from asr.alignment import Word, align
-from asr.audio import decode, info
+from asr.audio import SUFFIXES, info, pieces
 from asr.files import new_folder, write_all
 from asr.writers import FORMATS, TIMED, Transcript
 
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 
 Format = Literal["txt", "json", "srt", "vtt", "tsv"]
 
-AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".w64", ".caf")
 STDIN = "-"
 MIN_SECONDS = 0.1  # shorter than any word
 SILENCE = 1e-4  # a peak of -80 dB: a recogniser only hallucinates there
@@ -36,7 +36,7 @@ CUT_SHARE = 3  # a window is cut at the quietest point of its last third
 SMOOTH_SECONDS = 0.2  # a pause between words is longer than the closure of a plosive
 MIN_WINDOW_SECONDS = 3.0  # its last third must hold a pause between words
 MAX_WINDOW_SECONDS = 30.0  # a full window costs memory, with attention by its square
-GROUP_SECONDS = 3600.0  # audio held in memory at once, one longer file excepted
+POOL_BATCHES = 8  # whose windows are sorted by length; all the audio that is held in memory
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,6 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Window:
-    """A piece of a file: (N,) samples, and where it begins in seconds."""
-
-    file: int
-    start: float
-    wave: np.ndarray
-
-
-@dataclass(frozen=True)
 class Heard:
     """What was recognised in a window; times of words count from the beginning of the file."""
 
@@ -81,6 +72,25 @@ class Heard:
     words: tuple[Word, ...]
     score: float
     finished: bool
+
+
+@dataclass
+class Reading:
+    """How far a source has been read (samples) and heard, and what went wrong."""
+
+    source: Source
+    samples: int = 0
+    heard: list[Heard] = field(default_factory=list)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a source: (N,) samples, and where it begins in seconds."""
+
+    reading: Reading
+    start: float
+    wave: np.ndarray
 
 
 def transcribe(
@@ -137,7 +147,7 @@ def transcribe(
         nullcontext() if folder is None else new_folder(folder),
         tqdm(total=len(sources), unit="file", disable=None if progress else True) as bar,
     ):
-        for group in _groups(sources):
+        for group in _groups(sources, recogniser.pool_seconds):
             outcomes: dict[int, Transcript | str] = {
                 number: reason
                 for number in group
@@ -200,29 +210,44 @@ def output_names(names: Sequence[str]) -> list[str]:
                 steps[i].append(f"{steps[i][-1]}-{i + 1}")
 
 
-def cut(wave: np.ndarray, sample_rate: int, window_seconds: float) -> list[tuple[int, int]]:
-    """(N,) samples -> (start, end) of consecutive windows that together are the whole, once.
+def cut(
+    stream: Iterable[np.ndarray], sample_rate: int, window_seconds: float
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Pieces (n,) of any length -> consecutive windows that together are the whole, once.
 
-    Each but the last ends at the quietest point of its last third: in a pause, if there is one, so
-    that no word is heard twice or halved and no overlapping texts need to be merged.
+    Yields the first sample of each window and the window (N,). Each but the last ends at the
+    quietest point of its last third: in a pause, if there is one, so that no word is heard twice or
+    halved and no overlapping texts need to be merged. No more is held than a window and a piece.
     """
     length, smooth = round(window_seconds * sample_rate), round(SMOOTH_SECONDS * sample_rate)
-    reach = length // CUT_SHARE
-    start = 0
-    places = []
-    while len(wave) - start > length:
-        low, high = start + length - reach, start + length
-        around = wave[low - smooth // 2 : high + smooth // 2].astype(np.float64)
-        energy = np.cumsum(np.square(around))
-        quiet = energy[smooth:] - energy[:-smooth]  # energy around each sample from low to high
-        # Digital silence is one run of equal minima, or several: the middle of the last is taken.
-        minima = np.flatnonzero(quiet <= quiet.min() + 1e-9)
-        runs = np.flatnonzero(np.diff(minima, prepend=minima[0] - 2) > 1)
-        pause = minima[runs[-1] :]
-        end = low + int(pause[len(pause) // 2])
-        places.append((start, end))
-        start = end
-    return [*places, (start, len(wave))] if len(wave) else []
+    stream = iter(stream)
+    held, start = np.zeros(0, np.float32), 0
+    while True:
+        parts, count = [held], len(held)
+        # One sample more tells that this is not the last window, half a pause more where it ends.
+        while count <= length + smooth and (piece := next(stream, None)) is not None:
+            parts.append(piece)
+            count += len(piece)
+        held = np.concatenate(parts)
+        if len(held) <= length:
+            break
+        end = _pause(held, length - length // CUT_SHARE, length, smooth)
+        yield start, held[:end].copy()  # a copy, lest it keep alive what comes after it
+        held, start = held[end:], start + end
+    if len(held):
+        yield start, held
+
+
+def _pause(wave: np.ndarray, low: int, high: int, smooth: int) -> int:
+    """The place from low to high around which ``smooth`` samples are the quietest."""
+    around = wave[low - smooth // 2 : high + smooth // 2].astype(np.float64)
+    energy = np.cumsum(np.square(around))
+    quiet = energy[smooth:] - energy[:-smooth]  # energy around each sample from low to high
+    # Digital silence is one run of equal minima, or several: the middle of the last is taken.
+    minima = np.flatnonzero(quiet <= quiet.min() + 1e-9)
+    runs = np.flatnonzero(np.diff(minima, prepend=minima[0] - 2) > 1)
+    pause = minima[runs[-1] :]
+    return low + int(pause[len(pause) // 2])
 
 
 class Recogniser:
@@ -239,40 +264,38 @@ class Recogniser:
         self.model, self.timed, self.model_name = model.eval(), timed, model_name
         self.window_seconds, self.batch_seconds = window_seconds, batch_seconds
 
+    @property
+    def pool_seconds(self) -> float:
+        """Audio held in memory at once, about."""
+        return POOL_BATCHES * self.batch_seconds
+
     def __call__(self, sources: Sequence[Source]) -> list[Transcript | str]:
         """A transcript of each source, or why there is none."""
-        with ThreadPoolExecutor() as pool:
-            waves = list(pool.map(self._decode, sources))
-        windows = [
-            window
-            for number, wave in enumerate(waves)
-            if not isinstance(wave, str)
-            for window in self._windows(number, wave)
-        ]
-        heard: dict[int, list[Heard]] = {}
-        for window, piece in zip(windows, self._hear(windows), strict=True):
-            heard.setdefault(window.file, []).append(piece)
-        outcomes: list[Transcript | str] = []
-        for number, (source, wave) in enumerate(zip(sources, waves, strict=True)):
-            if isinstance(wave, str):
-                outcomes.append(wave)
-            else:
-                outcomes.append(self._join(source, len(wave), heard.get(number, [])))
-        return outcomes
+        readings = [Reading(source) for source in sources]
+        if len(readings) == 1:  # of any length
+            self._listen(self._windows(readings[0]))
+        else:  # together they fit in memory
+            with ThreadPoolExecutor() as pool:
+                windows = pool.map(lambda reading: list(self._windows(reading)), readings)
+            self._listen(chain.from_iterable(windows))
+        return [r.error if r.error is not None else self._join(r) for r in readings]
 
-    def _decode(self, source: Source) -> np.ndarray | str:
-        try:
-            return decode(source.audio, self.model.features.sample_rate)
-        except (ValueError, OSError) as error:
-            return str(error)
-
-    def _windows(self, number: int, wave: np.ndarray) -> Iterator[Window]:
-        """Those in which something can be heard."""
+    def _windows(self, reading: Reading) -> Iterator[Window]:
+        """Those in which something can be heard, read as they are asked for."""
         rate = self.model.features.sample_rate
-        for start, end in cut(wave, rate, self.window_seconds):
-            piece = wave[start:end]
-            if len(piece) >= MIN_SECONDS * rate and np.abs(piece).max() >= SILENCE:
-                yield Window(number, start / rate, piece)
+        try:
+            for start, wave in cut(pieces(reading.source.audio, rate), rate, self.window_seconds):
+                reading.samples += len(wave)
+                if len(wave) >= MIN_SECONDS * rate and np.abs(wave).max() >= SILENCE:
+                    yield Window(reading, start / rate, wave)
+        except (ValueError, OSError) as error:
+            reading.error = str(error)
+
+    def _listen(self, windows: Iterable[Window]) -> None:
+        """Notes what is recognised with the sources of the windows."""
+        for pool in _pools(windows, round(self.pool_seconds * self.model.features.sample_rate)):
+            for window, heard in zip(pool, self._hear(pool), strict=True):
+                window.reading.heard.append(heard)
 
     def _hear(self, windows: Sequence[Window]) -> list[Heard]:
         """Longest first, so that too large a batch fails at once."""
@@ -312,8 +335,8 @@ class Recogniser:
             heard.append(Heard(text, tuple(words), best.score, best.finished))
         return heard
 
-    def _join(self, source: Source, samples: int, heard: Sequence[Heard]) -> Transcript:
-        seconds = samples / self.model.features.sample_rate
+    def _join(self, reading: Reading) -> Transcript:
+        heard, seconds = reading.heard, reading.samples / self.model.features.sample_rate
         notes = []
         if not heard:
             reason = "too short to hold a word" if seconds < MIN_SECONDS else "silent"
@@ -324,7 +347,7 @@ class Recogniser:
         if guessed := sum(word.confidence is None for word in words):
             notes.append(f"the times of {guessed} words are guesses: more tokens than frames")
         return Transcript(
-            source=source.name,
+            source=reading.source.name,
             text=" ".join(h.text for h in heard if h.text),
             words=words,
             duration=seconds,
@@ -367,7 +390,7 @@ def _paths(entry: str, recursive: bool) -> list[Path]:
         found = sorted(p for p in path.glob(pattern) if _is_audio(p))
         if not found:
             inside = "" if recursive else "; --recursive looks into its folders"
-            raise ValueError(f"{entry} holds no audio file ({' '.join(AUDIO)}){inside}")
+            raise ValueError(f"{entry} holds no audio file ({' '.join(sorted(SUFFIXES))}){inside}")
         return found
     if path.exists():
         return [path]
@@ -380,7 +403,7 @@ def _paths(entry: str, recursive: bool) -> list[Path]:
 
 
 def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in AUDIO and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _candidates(name: str) -> list[str]:
@@ -390,8 +413,8 @@ def _candidates(name: str) -> list[str]:
     return [*names, "-".join([*folders, path.name])]
 
 
-def _groups(sources: Sequence[Source]) -> Iterator[list[int]]:
-    """Numbers of consecutive sources, whose audio is about an hour together."""
+def _groups(sources: Sequence[Source], limit: float) -> Iterator[list[int]]:
+    """Numbers of consecutive sources of so many seconds together; a longer source is alone."""
     group: list[int] = []
     total = 0.0
     for number, source in enumerate(sources):
@@ -399,12 +422,26 @@ def _groups(sources: Sequence[Source]) -> Iterator[list[int]]:
             seconds = info(source.audio).seconds
         except (ValueError, OSError):
             seconds = 0.0  # decoding will say what is wrong with it
-        if group and total + seconds > GROUP_SECONDS:
+        if group and total + seconds > limit:
             yield group
             group, total = [], 0.0
         group.append(number)
         total += seconds
     yield group
+
+
+def _pools(windows: Iterable[Window], limit: int) -> Iterator[list[Window]]:
+    """Consecutive windows, each pool the fewest that reach so many samples."""
+    pool: list[Window] = []
+    count = 0
+    for window in windows:
+        pool.append(window)
+        count += len(window.wave)
+        if count >= limit:
+            yield pool
+            pool, count = [], 0
+    if pool:
+        yield pool
 
 
 def _in_the_way(outputs: dict[str, Path], overwrite: bool) -> str | None:

@@ -1,9 +1,12 @@
 import io
+import math
+import pickle
 import struct
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from asr import audio
 
@@ -151,43 +154,53 @@ def test_flac_holds_the_samples_to_half_a_step_and_clips_what_exceeds():
     assert decoded[-4:].tolist() == pytest.approx([32767 / 32768, -1, 32767 / 32768, -1])
 
 
-@pytest.mark.parametrize("num_samples", [1, 99, 100, 101, 170, 171, 1000, 1234])
-@pytest.mark.parametrize("overlap", [0.0, 3.0, 5.0])
-def test_windows_cover_everything_with_at_least_the_overlap(num_samples, overlap):
-    found = audio.windows(num_samples, 10, 10.0, overlap)
-    assert found[0][0] == 0
-    assert found[-1][1] == num_samples
-    for (start, end), (after, _) in zip(found, found[1:], strict=False):
-        assert end - start == 100
-        assert after > start
-        assert end - after >= 10 * overlap
-    assert len(found) == 1 or found[-1][1] - found[-1][0] == 100
+@pytest.mark.parametrize("rate", [16000, 8000, 11025, 44100, 48000])
+@pytest.mark.parametrize("seconds", [0.3, 10.0, 10.5, 11.0, 20.0, 33.3])
+def test_the_pieces_of_a_file_are_the_whole(rate, seconds):
+    random = np.random.default_rng(0).normal(0, 0.1, (round(seconds * rate), 2))
+    data = encoded(random.astype(np.float32), rate, subtype="FLOAT")
+    found = list(audio.pieces(data, RATE))
+    assert len(found) == math.ceil(seconds / 10)
+    assert max(map(len, found)) <= 12 * RATE
+    whole = audio.decode(data, RATE)
+    joined = np.concatenate(found)
+    assert joined.shape == whole.shape
+    assert np.abs(joined - whole).max() < 1e-6
 
 
-def test_windows_of_nothing_are_none_and_a_wrong_overlap_is_refused():
-    assert audio.windows(0, 10, 10.0, 1.0) == []
-    for overlap in (-1.0, 10.0, 11.0):
-        with pytest.raises(ValueError, match="less than the window of 10.0 s"):
-            audio.windows(1000, 10, 10.0, overlap)
+@pytest.mark.parametrize(("format", "subtype"), [f[:2] for f in FORMATS])
+def test_the_pieces_of_every_format_are_the_whole(format, subtype):
+    data = encoded(tone(23.4, hertz=300), format=format, subtype=subtype)
+    assert np.array_equal(np.concatenate(list(audio.pieces(data, RATE))), audio.decode(data, RATE))
 
 
-@pytest.mark.parametrize("rate", [16000, 8000, 44100])
-def test_blocks_are_the_windows_of_the_whole(tmp_path, rate):
-    random = np.random.default_rng(0).normal(0, 0.1, round(7.3 * rate)).astype(np.float32)
-    path = tmp_path / "long.wav"
-    path.write_bytes(encoded(random, rate, subtype="FLOAT"))
-    whole = audio.decode(path, RATE)
-    found = list(audio.blocks(path, RATE, 3.0, 1.0))
-    assert len(found) == 4
-    assert found[-1][0] + len(found[-1][1]) == pytest.approx(len(whole), abs=1)
-    for start, wave in found[:-1]:  # these begin on whole seconds, where both rates have a sample
-        assert start % RATE == 0
-        assert np.abs(wave - whole[start : start + len(wave)]).max() < 1e-5
+@pytest.mark.parametrize(("data", "reason"), [pytest.param(b[1], b[2], id=b[0]) for b in broken()])
+def test_a_broken_file_is_found_piece_by_piece_too(data, reason):
+    with pytest.raises(audio.AudioError) as error:
+        list(audio.pieces(data, RATE))
+    assert error.value.reason == reason
 
 
-def test_blocks_of_a_truncated_mp3_say_so(tmp_path):
-    path = tmp_path / "half.mp3"
-    data = encoded(tone(8), format="MP3", subtype="MPEG_LAYER_III")
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(audio.AudioError, match="truncated"):
-        list(audio.blocks(path, RATE, 3.0, 1.0))
+class Broken(torch.utils.data.Dataset):
+    """One file that cannot be decoded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return audio.decode(self.path, RATE)
+
+
+def test_an_error_keeps_its_reason_and_file_from_another_process(tmp_path):
+    path = tmp_path / "broken.wav"
+    path.write_bytes(encoded(tone())[:1000])
+    with pytest.raises(audio.AudioError) as error:
+        audio.decode(path, RATE)
+    copy = pickle.loads(pickle.dumps(error.value))
+    assert (str(copy), copy.reason) == (str(error.value), "truncated")
+    loader = torch.utils.data.DataLoader(Broken(path), num_workers=1)
+    with pytest.raises(audio.AudioError, match="broken.wav is truncated .*956 of 32000"):
+        next(iter(loader))

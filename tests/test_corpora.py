@@ -21,7 +21,7 @@ from asr import audio
 from asr.corpora import CORPORA
 from asr.corpora import prepare as prepare_module
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
-from asr.corpora.preflight import check_text
+from asr.corpora.preflight import check_length
 from asr.corpora.prepare import prepare
 
 RATE = 16000
@@ -250,13 +250,27 @@ def test_kept_and_dropped_are_what_was_read(tmp_path):
 )
 def test_ctc_needs_a_frame_per_label_and_per_repeat(text, frames, feasible):
     if feasible:
-        check_text(text, frames * 0.04)
+        check_length(text, frames * 0.04)
     else:
         with pytest.raises(ValueError, match="encoder frames"):
-            check_text(text, frames * 0.04)
+            check_length(text, frames * 0.04)
 
 
 # What is suspicious
+
+
+@pytest.mark.parametrize("split", ["validation", "test", "test_other"])
+def test_too_short_for_ctc_is_dropped_from_train_alone(tmp_path, split):
+    rows = [row("good"), row("hasty", text="x y " * 20)]
+    bad = [bad for reason, bad, _ in bad_rows(tmp_path) if reason == "silence"][0]
+    summary, stored = prepared(tmp_path, {"train": rows, split: [*rows, bad]})
+    train, other = summary["preflight"]["train"], summary["preflight"][split]
+    assert train["dropped"] == {"more_labels_than_frames": ["hasty"]}
+    assert other["dropped"] == {"silence": ["a"]}
+    assert other["suspicious"]["more_labels_than_frames"] == ["hasty"]
+    assert (other["read"], other["kept"]) == (3, 2)
+    assert [r["id"] for r in stored.get(split, [])] in ([], ["good", "hasty"])
+    assert summary["splits"][split]["utterances"] == 2
 
 
 def suspicious(tmp_path, rows, **options):

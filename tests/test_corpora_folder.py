@@ -162,6 +162,23 @@ def test_a_kaldi_folder_with_speakers(tmp_path):
     assert all(row.audio.exists() for row in rows)
 
 
+@pytest.mark.parametrize("gap", [" ", "\t", " \t  "])
+def test_kaldi_tables_are_split_at_any_white_space(tmp_path, gap):
+    for name in ("a b", "c"):
+        sound(tmp_path / "train" / f"{name}.flac")
+    kaldi(
+        tmp_path / "train",
+        wav_scp=[f"u1{gap}a b.flac", f"u2{gap}c.flac{gap}"],
+        text=[f"u1{gap}hello  there", "u2"],
+        utt2spk=[f"u1{gap}ann", f"u2{gap}bob"],
+    )
+    rows = read(Folder(path=tmp_path))["train"]
+    assert [(r.id, r.text, r.speaker_id, r.audio.name) for r in rows] == [
+        ("u1", "hello  there", "ann", "a b.flac"),
+        ("u2", "", "bob", "c.flac"),
+    ]
+
+
 def test_kaldi_segments_are_cut_out(tmp_path):
     sound(tmp_path / "train" / "rec.flac", 5.0)
     kaldi(

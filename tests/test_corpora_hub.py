@@ -78,6 +78,14 @@ def test_several_files_are_read_in_the_order_given(folder):
     assert [row.id for row in rows["train"]] == ["u2", "u3", "u0", "u1"]
 
 
+def test_ids_made_for_files_differ_from_split_to_split(tmp_path):
+    for split in ("one", "two"):
+        write(tmp_path / "data" / f"{split}.parquet", [{"audio": sound(1), "text": "a"}] * 2)
+    corpus = Hub(path=str(tmp_path / "data"), train=["one.parquet"], test=["two.parquet"])
+    ids = [row.id for rows in read(corpus).values() for row in rows]
+    assert ids == ["train-00000000", "train-00000001", "test-00000000", "test-00000001"]
+
+
 def test_a_local_folder_with_named_splits_needs_no_options(tmp_path):
     for split in ("train", "test"):
         rows = [{"audio": sound(1), "sentence": f"in {split}", "client_id": "ann"}]

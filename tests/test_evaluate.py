@@ -46,12 +46,7 @@ def make_corpus(folder, rows=ROWS, normaliser="lower"):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-@pytest.fixture
-def run(tmp_path, cache):
+def run(tmp_path):
     corpus = make_corpus(tmp_path / "corpus")
     model = CodedSpeech()
     metrics = evaluate(
@@ -127,8 +122,30 @@ def test_metrics_say_what_was_measured_on_what(run):
 
 def test_a_batch_is_bounded_in_padded_seconds(run):
     _, _, model = run
-    assert model.batches[0] == 1  # 2.04 s, longest first; a second one would make 4.08 s
-    assert sum(model.batches) == len(ROWS)
+    warm_up, *batches = model.batches
+    assert batches[0] == 1  # 2.04 s, longest first; a second one would make 4.08 s
+    assert sum(batches) == len(ROWS)
+    assert warm_up <= batches[-1]
+
+
+def test_the_clock_runs_after_a_warm_up_that_does_not_count(tmp_path, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr("asr.evaluate.time.perf_counter", lambda: float(next(clock)))
+    model = CodedSpeech()
+    corpus = make_corpus(tmp_path / "corpus")
+    metrics = evaluate(model, corpus, "test", output=tmp_path / "out", batch_seconds=100)
+    assert model.batches == [4, 6]
+    assert metrics["decode_seconds"] == 1  # between two looks at the clock: one batch alone
+    assert metrics["utterances"] == 6
+
+
+@pytest.mark.parametrize(("rate", "warned"), [(RATE, False), (2 * RATE, True)])
+def test_a_corpus_at_another_rate_is_resampled_and_warned_of(tmp_path, caplog, rate, warned):
+    corpus = make_corpus(tmp_path / "corpus")
+    about = json.loads((corpus / "corpus.json").read_text())
+    (corpus / "corpus.json").write_text(json.dumps(about | {"sample_rate": rate}))
+    evaluate(CodedSpeech(), corpus, "test", output=tmp_path / "out")
+    assert ("resampled from 16000 to 8000 Hz" in caplog.text) == warned
 
 
 def test_bins_of_duration_sum_to_the_total(run):
@@ -163,14 +180,14 @@ def test_summary_shows_rates_in_percent_and_the_worst(run):
     assert "synthetic" in text.splitlines()[0]
 
 
-def test_a_missing_split_lists_those_present(tmp_path, cache):
+def test_a_missing_split_lists_those_present(tmp_path):
     corpus = make_corpus(tmp_path / "corpus")
     with pytest.raises(ValueError, match="split 'dev' is not in .*; it has test"):
         evaluate(CodedSpeech(), corpus, "dev", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_another_normaliser_is_the_corpus_own_and_is_warned_of(tmp_path, cache, caplog):
+def test_another_normaliser_is_the_corpus_own_and_is_warned_of(tmp_path, caplog):
     rows = [("u1", "ann", "it's", "IT'S", "IT'S")]
     corpus = make_corpus(tmp_path / "corpus", rows, normaliser="none")
     metrics = evaluate(CodedSpeech(), corpus, "test", output=tmp_path / "out")
@@ -179,7 +196,7 @@ def test_another_normaliser_is_the_corpus_own_and_is_warned_of(tmp_path, cache, 
     assert "trained with normaliser 'lower'" in caplog.text
 
 
-def test_an_unfinished_hypothesis_is_counted(tmp_path, cache):
+def test_an_unfinished_hypothesis_is_counted(tmp_path):
     class Cut:
         def __call__(self, decoder, encoded, lengths):
             from tests.coded_speech import greedy

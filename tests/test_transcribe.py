@@ -1,6 +1,8 @@
 import io
 import json
 import sys
+import tracemalloc
+from itertools import cycle, islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,38 +29,54 @@ def texts(results):
 @pytest.mark.parametrize("seconds", [0.01, 0.9, 2.0, 2.001, 7.3, 60.0])
 def test_windows_cover_all_samples_once(seconds):
     wave = np.random.default_rng(0).normal(size=round(seconds * RATE)).astype(np.float32)
-    places = cut(wave, RATE, 2.0)
-    assert places[0][0] == 0
-    assert places[-1][1] == len(wave)
-    for (_, end), (start, _) in zip(places, places[1:], strict=False):
-        assert end == start
-    assert all(0 < end - start <= 2 * RATE for start, end in places)
-    assert all(end - start >= 2 * RATE * 2 // 3 for start, end in places[:-1])
+    windows = list(cut([wave], RATE, 2.0))
+    assert np.array_equal(np.concatenate([piece for _, piece in windows]), wave)
+    assert [start for start, _ in windows] == np.cumsum(
+        [0] + [len(piece) for _, piece in windows[:-1]]
+    ).tolist()
+    assert all(0 < len(piece) <= 2 * RATE for _, piece in windows)
+    assert all(len(piece) >= 2 * RATE * 2 // 3 for _, piece in windows[:-1])
+
+
+@pytest.mark.parametrize("sizes", [[37], [700, 3], [16000], [50_000, 20_000]])
+@pytest.mark.parametrize("window_seconds", [1.0, 2.0, 4.7])
+def test_audio_in_pieces_is_cut_where_the_whole_is(sizes, window_seconds):
+    wave = np.random.default_rng(4).normal(size=round(9.1 * RATE)).astype(np.float32)
+    wave[RATE : 2 * RATE] = wave[5 * RATE : 8 * RATE] = 0
+    bounds = np.cumsum(list(islice(cycle(sizes), 1 + len(wave) // min(sizes))))
+    stream = np.split(wave, bounds[bounds < len(wave)])
+    whole = list(cut([wave], RATE, window_seconds))
+    assert len(whole) >= 9.1 / window_seconds
+    for (start, piece), (expected_start, expected) in zip(
+        cut(stream, RATE, window_seconds), whole, strict=True
+    ):
+        assert start == expected_start
+        assert np.array_equal(piece, expected)
 
 
 def test_no_audio_has_no_window():
-    assert cut(np.zeros(0, dtype=np.float32), RATE, 2.0) == []
+    assert list(cut([], RATE, 2.0)) == list(cut([np.zeros(0, np.float32)], RATE, 2.0)) == []
 
 
 def test_a_window_ends_in_the_pause_of_its_last_third():
     noise = np.random.default_rng(1).normal(scale=0.1, size=5 * RATE).astype(np.float32)
     noise[round(1.5 * RATE) : round(1.8 * RATE)] *= 0.01
-    (_, first), *_ = cut(noise, RATE, 2.0)
-    assert 1.5 * RATE < first < 1.8 * RATE
+    _, first = next(cut([noise], RATE, 2.0))
+    assert 1.5 * RATE < len(first) < 1.8 * RATE
 
 
 def test_digital_silence_is_cut_in_the_middle_of_its_last_pause():
     wave = np.ones(5 * RATE, dtype=np.float32)
     wave[round(1.4 * RATE) : round(1.6 * RATE)] = 0  # shorter pauses first
     wave[round(1.65 * RATE) : round(1.95 * RATE)] = 0
-    (_, first), *_ = cut(wave, RATE, 2.0)
-    assert first == pytest.approx(1.8 * RATE, abs=2)
+    _, first = next(cut([wave], RATE, 2.0))
+    assert len(first) == pytest.approx(1.8 * RATE, abs=2)
 
 
 def test_silence_alone_makes_full_windows():
-    places = cut(np.zeros(9 * RATE, dtype=np.float32), RATE, 2.0)
-    assert len(places) <= 6
-    assert places[-1][1] == 9 * RATE
+    windows = list(cut([np.zeros(9 * RATE, dtype=np.float32)], RATE, 2.0))
+    assert len(windows) <= 6
+    assert windows[-1][0] + len(windows[-1][1]) == 9 * RATE
 
 
 # --- Long files ---
@@ -142,8 +160,37 @@ def test_files_come_back_in_order_in_spite_of_batches_by_length(tmp_path, monkey
     said = ["four", "one two three four", "a", "seven eight"]
     names = [save(tmp_path / f"{i}.wav", speak(text)) for i, text in enumerate(said)]
     assert texts(transcribe(CodedSpeech(), names, batch_seconds=2)) == said
-    monkeypatch.setattr("asr.transcribe.GROUP_SECONDS", 1.0)  # every file a group of its own
-    assert texts(transcribe(CodedSpeech(), names)) == said
+    monkeypatch.setattr("asr.transcribe.POOL_BATCHES", 0.5)  # every file a group of its own
+    assert texts(transcribe(CodedSpeech(), names, batch_seconds=2)) == said
+
+
+def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path):
+    peaks, lengths = [], (5, 20)
+    for minutes in lengths:
+        path = tmp_path / f"{minutes}.wav"
+        noise = np.random.default_rng(0).normal(scale=0.1, size=(60 * 16000, 2))
+        with soundfile.SoundFile(path, "w", 16000, 2) as file:
+            for _ in range(minutes):
+                file.write(noise)
+        tracemalloc.start()
+        [result] = transcribe(CodedSpeech(), [str(path)], window_seconds=10, batch_seconds=20)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert result.transcript.duration == pytest.approx(60 * minutes)
+    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < 4 * RATE * 60 * lengths[1]  # less than the samples alone
+
+
+def test_a_long_file_that_ends_early_is_an_error_in_spite_of_what_was_heard(tmp_path):
+    path = tmp_path / "half.mp3"
+    noise = np.random.default_rng(2).normal(scale=0.05, size=60 * RATE)
+    data = audio_bytes(noise, kind="MP3")
+    path.write_bytes(data[: len(data) // 2])
+    model = CodedSpeech()
+    [result] = transcribe(model, [str(path)], window_seconds=3, batch_seconds=1)
+    assert "truncated" in result.error
+    assert result.transcript is None
+    assert model.batches
 
 
 # --- Inputs ---

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from asr.audio import FOREIGN, SUFFIXES
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".w64")
-# Refused by the decoder with a remedy; listed so that they are counted and not passed over.
-FOREIGN_SUFFIXES = (".m4a", ".aac", ".webm", ".wma", ".mp4")
+AUDIO = SUFFIXES | FOREIGN  # the foreign are refused by the decoder, and thus counted
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
@@ -248,8 +247,8 @@ def _table(path: Path) -> Iterator[tuple[str, str]]:
         raise FileNotFoundError(f"{path}: a Kaldi data folder needs wav.scp and text")
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip():
-            key, _, rest = line.strip().partition(" ")
-            yield key, rest.strip()
+            key, *rest = line.strip().split(maxsplit=1)  # at blanks or tabs
+            yield key, "".join(rest)
 
 
 def _beside_text(folder: Path) -> Iterator[Row]:
@@ -259,7 +258,7 @@ def _beside_text(folder: Path) -> Iterator[Row]:
     for parent, _, names in sorted(os.walk(folder)):
         for path in (Path(parent) / name for name in sorted(names)):
             key = path.relative_to(folder).with_suffix("").as_posix()
-            if path.suffix.lower() in AUDIO_SUFFIXES + FOREIGN_SUFFIXES:
+            if path.suffix.lower() in AUDIO:
                 audio[key].append(path)
             elif path.suffix.lower() == ".txt":
                 texts[key] = path

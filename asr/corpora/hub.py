@@ -67,7 +67,7 @@ class Hub(Corpus):
             raise ValueError(f"{self.path} is a file; give its folder, and --train {local.name}")
         files = [name for names in wanted.values() for name in names if _is_file(local, name)]
         if files:
-            return {s: self._files(local, names) for s, names in wanted.items() if names}
+            return {s: self._files(s, local, names) for s, names in wanted.items() if names}
         loaded = _load(self.path, self.config, self.streaming)
         there = list(loaded)
         rows = {}
@@ -91,7 +91,7 @@ class Hub(Corpus):
         name = Path(self.path).resolve().name if Path(self.path).exists() else self.path
         return Origin(name, self.path, self.licence, remarks=remarks)
 
-    def _files(self, folder: Path, names: list[str]) -> Rows:
+    def _files(self, split: str, folder: Path, names: list[str]) -> Rows:
         import datasets
 
         parts = []
@@ -112,7 +112,7 @@ class Hub(Corpus):
                 )
             except Exception as error:
                 raise _unloadable(str(found[0]), error) from None
-        return self._rows("", parts, folder)
+        return self._rows(split, parts, folder)
 
     def _rows(self, split: str, parts: list["datasets.Dataset"], folder: Path) -> Rows:
         columns = [_columns(part) for part in parts]
@@ -140,7 +140,7 @@ class Hub(Corpus):
                 part = part.cast_column(sound, datasets.Audio(decode=False))
             for row in part:
                 yield Row(
-                    id=str(row[identity]) if identity else f"{split or 'row'}-{index:08d}",
+                    id=str(row[identity]) if identity else f"{split}-{index:08d}",
                     audio=_audio(row[sound], folder),
                     text=row[text] or "",
                     speaker_id=_string(row, speaker),

@@ -96,7 +96,7 @@ def prepare(
     with _partial(output) as partial:
         splits: dict[str, preflight.Split] = {}
         for name, rows in corpus.splits().items():
-            splits[name] = preflight.Split()
+            splits[name] = preflight.Split(for_training=name == "train")
             workers = num_workers or os.cpu_count() or 1
             loaded = _load_ahead(name, rows, sample_rate, workers)
             _write_split(partial, name, loaded, normalise, splits[name])
