@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from asr.claims.statistics import bootstrap_difference, bootstrap_interval, resampling_unit
+from asr.claims.statistics import (
+    bootstrap_difference,
+    bootstrap_interval,
+    normal,
+    resampling_unit,
+    stretch,
+    student,
+)
 
 
 def test_a_system_against_itself_has_no_difference_and_never_improves():
@@ -95,6 +102,48 @@ def test_few_speakers_fall_back_to_utterances_and_say_so():
     assert resampling_unit(few) == "utterances, as there are fewer than 5 speakers (4)"
     assert resampling_unit(None) == "utterances"
     assert resampling_unit(list("abcdefgh")) == "8 speakers"
+
+
+@pytest.mark.parametrize("freedom", [4, 5, 9, 30, 500, 100_000])
+@pytest.mark.parametrize("level", [0.8, 0.95, 1 - 0.05 / 3, 1 - 0.05 / 45])
+def test_quantiles_are_those_of_scipy(freedom, level):
+    expected = scipy.stats.t.ppf((1 + level) / 2, freedom)
+    assert student(level, freedom) == pytest.approx(expected, abs=1e-4)
+    assert normal(level) == pytest.approx(scipy.stats.norm.ppf((1 + level) / 2))
+
+
+def of_speakers(random, number, mean=0.1):
+    """Errors in 1,000 words of each speaker; what speakers differ by outweighs chance."""
+    rates = np.clip(random.normal(mean, 0.03, number), 0, 1)
+    return random.binomial(1000, rates), np.full(number, 1000)
+
+
+@pytest.mark.parametrize("number", [5, 10])
+@pytest.mark.parametrize("level", [0.95, 1 - 0.05 / 3])
+def test_intervals_of_few_speakers_hold_the_true_rate_as_often_as_they_say(number, level):
+    """A plain percentile interval: 84 % instead of 95 % with 5 speakers, 89 % with 10."""
+    random = np.random.default_rng(number)
+    repetitions, held, differences = 500, 0, 0
+    for seed in range(repetitions):
+        (a, words), (b, _) = of_speakers(random, number), of_speakers(random, number, 0.13)
+        options = {"resamples": 1000, "seed": seed, "level": level}
+        low, high = bootstrap_interval(a, words, **options)
+        held += low <= 0.1 <= high
+        low, high = bootstrap_difference(a, b, words, **options).interval
+        differences += low <= 0.03 <= high
+    for count in (held, differences):
+        assert level - 0.025 < count / repetitions < level + 0.025
+
+
+def test_the_interval_of_many_speakers_is_the_plain_percentile_interval():
+    assert stretch(5, 0.95) == pytest.approx(math.sqrt(5 / 4) * 2.776 / 1.960, abs=1e-3)
+    widths = [stretch(number, 0.95) for number in (5, 10, 20, 100, 10_000)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] == pytest.approx(1, abs=2e-4)
+
+
+def test_a_rate_is_never_below_zero():
+    assert bootstrap_interval([0, 0, 0, 0, 3], [10] * 5)[0] == 0
 
 
 def test_probability_of_improvement_is_one_half_for_mirrored_systems():

@@ -20,7 +20,7 @@ from asr.report.quantities import (
     points_interval,
     prefixed,
 )
-from asr.report.runs import Arm, Group, Run, part, read_groups
+from asr.report.runs import UNKNOWN, Arm, Group, Run, part, read_groups
 from asr.report.sheet import to_csv
 
 SYNTHETIC = (
@@ -137,8 +137,9 @@ def _group(group: Group, targets: list[float], lines: list[str], suffix: str) ->
     unit = hours_unit(group)
     target = costs.common_target(group, targets)
     answer: list[Block] = [Text(lines, "answer")]
-    if any(run.synthetic for run in group.runs):
-        answer.append(Text([SYNTHETIC], "warning"))
+    stale = [f"{run.path}: {run.stale}." for run in group.runs if run.stale]
+    synthetic = [SYNTHETIC] if any(run.synthetic for run in group.runs) else []
+    answer += [Text([line], "warning") for line in [*stale, *synthetic]]
     curves: list[Block] = []
     if any(run.points for run in group.runs):
         words = f"Validation WER against training cost in {unit}: lower and further left is better."
@@ -244,11 +245,20 @@ def _figures(group: Group) -> tuple[list[str], list[list[str]]]:
             lambda a: digits(costs.real_time_factor(a), 2),
         ),
         ("updates", lambda a: _count(arm_mean(a, "updates"))),
+        *_infeasible(group),
         ("stopped because", lambda a: "; ".join(dict.fromkeys(_stopped(r) for r in a.runs))),
         ("a best trade-off (Pareto front)", lambda a: "yes" if a in front else "no"),
     ]
     header = ["", *[arm.label for arm in group.arms]]
     return header, [[words, *[show(arm) for arm in group.arms]] for words, show in rows]
+
+
+def _infeasible(group: Group) -> list[tuple[str, Callable[[Arm], str]]]:
+    """A row only where there is something to say."""
+    if not any(run.totals.get("infeasible_utterances") for run in group.runs):
+        return []
+    words = "utterances too short for their text, left out of the CTC term (repetitions counted)"
+    return [(words, lambda arm: _count(arm_mean(arm, "infeasible_utterances")))]
 
 
 def _stopped(run: Run) -> str:
@@ -262,7 +272,8 @@ def _differences(group: Group) -> list[Block]:
     if len(group.arms) < 2:
         return []
     found = verdict.comparisons(group)
-    level = f"{100 - 5 / len(found):.3g}"
+    pairs = math.comb(len(group.arms), 2)
+    level = f"{100 * found[0].level:.3g}"
     words = {"win": "significant", "tie": "no difference shown", "unknown": "not enough evidence"}
     rows = [
         [
@@ -281,8 +292,9 @@ def _differences(group: Group) -> list[Block]:
     ]
     methods = listed(sorted({c.method for c in found if c.method}))
     why = (
-        f" The level is corrected for {len(found)} comparisons (Bonferroni)."
-        if len(found) > 1
+        f" The level is corrected for all {pairs} pairs of arms (Bonferroni), as the same errors "
+        "say which arm is best."
+        if pairs > 1
         else ""
     )
     said = [f"How the interval was made: {methods}, 10,000 times.{why}"] if methods else []
@@ -365,6 +377,7 @@ def _measured(group: Group) -> list[Block]:
     shared = [
         ["machine", _shared(group, lambda r: r.device_name)],
         ["devices", _shared(group, lambda r: r.totals.get("num_devices"))],
+        ["threads", _shared(group, lambda r: r.num_threads)],
         *[[words, _environment(group, name)] for name, words in ENVIRONMENT.items()],
         ["corpus", _corpus(first)],
         [
@@ -374,7 +387,8 @@ def _measured(group: Group) -> list[Block]:
             if first.metrics
             else f"{first.split}: not evaluated yet",
         ],
-        ["checksum of its ids", first.checksum or "not known"],
+        ["checksum of its rows", first.checksum or UNKNOWN],
+        ["trained on", _shared(group, lambda r: r.trained_on)],
         ["evaluated on", _shared(group, lambda r: r.metric("device_name"))],
         ["normaliser", _shared(group, lambda r: r.metric("normaliser"))],
         ["decoder", _component(first, "decoder")],
@@ -386,7 +400,7 @@ def _measured(group: Group) -> list[Block]:
             arm.label,
             str(run.seed),
             str(run.path),
-            str(run.environment.get("command") or "not known"),
+            str(run.environment.get("command") or UNKNOWN),
             "; ".join(run.notes) or "complete",
         ]
         for arm in group.arms
@@ -403,7 +417,7 @@ def _shared(group: Group, value: Callable[[Run], Any]) -> str:
     values: dict[str, list[str]] = {}
     for run in group.runs:
         found = value(run)
-        values.setdefault("not known" if found is None else str(found), []).append(run.path.name)
+        values.setdefault(UNKNOWN if found is None else str(found), []).append(run.path.name)
     if len(values) == 1:
         return next(iter(values))
     return "; ".join(f"{text} ({listed(names)})" for text, names in values.items())
@@ -419,14 +433,14 @@ def _environment(group: Group, name: str) -> str:
 
 def _component(run: Run, name: str) -> str:
     options = part(run.recipe, (name,))
-    kind = str(options.pop(name, "not known"))
+    kind = str(options.pop(name, UNKNOWN))
     told = ", ".join(f"{key.split('.', 1)[1]}={value}" for key, value in options.items())
     return f"{kind} ({told})" if told else kind
 
 
 def _corpus(run: Run) -> str:
     told = (run.metrics or {}).get("corpus") or run.corpus or {}
-    text = str(told.get("name") or "not known")
+    text = str(told.get("name") or UNKNOWN)
     if path := run.recipe.get("data.corpus"):
         text += f", {path}"
     for name, split in ((run.corpus or {}).get("splits") or {}).items():

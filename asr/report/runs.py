@@ -1,6 +1,7 @@
 """Run folders: what they cost, what they reached, and which of them may be compared."""
 
 import json
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,18 +9,21 @@ from typing import Any
 
 import yaml
 
+from asr.files import read_json_lines
+
 # Parts of a recipe that must agree before two runs stand on one axis, by their words in the page.
 SHARED = {
-    "training data": ("data.train", "data.validation"),
+    "training splits": ("data.train", "data.validation"),
     "features": ("features",),
-    "tokenizer": ("text", "tokenizer"),
+    "tokenizer": ("tokenizer",),
     "decoder": ("decoder",),
     "search": ("search",),
 }
 # Parts that say where and from which random numbers a run was made, not what it is.
-INCIDENTAL = ("seed", "seed_everything", "output", "run", "name", "logger", "config", "data.corpus")
+INCIDENTAL = ("seed", "data.corpus")
 DEVICE = ("device_name", "device_kind", "num_devices")
 STATED = 3  # differing keys named in a sentence
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,10 @@ class Run:
         recipe: flat, ``encoder`` holding the class name and ``encoder.dim`` an option.
         totals: the last line of the ledger with the constants of ``ledger.json``.
         points: validations whose weights were not lost to a crash, in order.
-        metrics: of the evaluated split.
+        metrics: of the evaluated split; None as well when they are not those of ``best/``.
         hypotheses: one entry per utterance of that split.
         corpus: ``corpus.json`` of the prepared corpus, where it can still be read.
+        stale: why the evaluation on disk was left out; empty when it was not.
     """
 
     path: Path
@@ -57,6 +62,7 @@ class Run:
     hypotheses: list[dict[str, Any]] | None
     corpus: dict[str, Any] | None
     notes: list[str]
+    stale: str = ""
 
     @property
     def seed(self) -> Any:
@@ -77,6 +83,19 @@ class Run:
     def device_name(self) -> str | None:
         """The device, as the ledger names it."""
         return self.totals.get("device_name") or self.environment.get("device_name")
+
+    @property
+    def num_threads(self) -> int | None:
+        """Threads of one operation on a processor; None in runs that did not write it down."""
+        return self.totals.get("num_threads", self.environment.get("threads"))
+
+    @property
+    def trained_on(self) -> str | None:
+        """Splits with checksums of their rows; None in runs that did not write it down."""
+        rows = (self.totals.get("corpus") or {}).get("rows_sha256") or {}
+        return (
+            ", ".join(f"{split} {checksum[:8]}" for split, checksum in sorted(rows.items())) or None
+        )
 
     @property
     def wer(self) -> float | None:
@@ -158,16 +177,8 @@ def read_run(folder: Path, split: str = "test") -> Run:
         raise ValueError(f"{folder / 'recipe.yaml'} holds no recipe; train the run again")
     notes: list[str] = []
     flat = flatten(recipe)
-    lines = _json_lines(folder / "ledger.jsonl", notes, crashes=True)
-    evaluation = folder / "evaluations" / split
-    metrics = _json(evaluation / "metrics.json")
-    if metrics is None:
-        notes.append(f"not evaluated yet; run: asr evaluate {folder} --split {split}")
-    hypotheses = None
-    if (evaluation / "hypotheses.jsonl").is_file():
-        hypotheses = _json_lines(evaluation / "hypotheses.jsonl", notes)
-    elif metrics is not None:
-        notes.append("hypotheses.jsonl is missing, so no interval of a difference")
+    lines = _ledger(folder / "ledger.jsonl", notes)
+    metrics, hypotheses, stale = _evaluation(folder, split, notes)
     return Run(
         path=folder,
         split=split,
@@ -179,7 +190,53 @@ def read_run(folder: Path, split: str = "test") -> Run:
         hypotheses=hypotheses,
         corpus=_json(Path(str(flat.get("data.corpus", ""))) / "corpus.json"),
         notes=notes,
+        stale=stale,
     )
+
+
+def _evaluation(
+    folder: Path, split: str, notes: list[str]
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]] | None, str]:
+    """Metrics, hypotheses, and why both are left out when they are not those of ``best/``."""
+    command = f"asr evaluate {folder} --split {split}"
+    metrics = _json(folder / "evaluations" / split / "metrics.json")
+    if metrics is None:
+        notes.append(f"not evaluated yet; run: {command}")
+        return None, None, ""
+    evaluated, best = (metrics.get("training") or {}).get("updates"), _best_updates(folder)
+    if best is not None and evaluated != best:
+        after = UNKNOWN if evaluated is None else evaluated
+        stale = (
+            f"the {split} evaluation is left out: it is of the model after {after} updates, while "
+            f"best/ holds the model after {best}; run: {command}"
+        )
+        notes.append(stale)
+        return None, None, stale
+    path = folder / "evaluations" / split / "hypotheses.jsonl"
+    if not path.is_file():
+        notes.append("hypotheses.jsonl is missing, so no interval of a difference")
+        return metrics, None, ""
+    hypotheses, torn = read_json_lines(path)
+    if torn:
+        raise ValueError(f"{path} has {torn} lines that are not JSON; run: {command}")
+    return metrics, hypotheses, ""
+
+
+def _best_updates(folder: Path) -> int | None:
+    """Updates of the best model, from the header of its weights; None without the file.
+
+    Format of safetensors: the length of the header (8 bytes, little endian), then JSON.
+    """
+    path = folder / "best" / "model.safetensors"
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, path.stat().st_size)))
+        return json.loads(header.get("__metadata__", {}).get("summary", "{}")).get("updates")
+    except (struct.error, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it or train again") from error
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -192,22 +249,9 @@ def _json(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is not JSON ({error}); delete it and write it again") from error
 
 
-def _json_lines(path: Path, notes: list[str], crashes: bool = False) -> list[dict[str, Any]]:
-    """The lines of a JSON-lines file; half a line that a killed session left is noted.
-
-    ``crashes``: half lines are expected anywhere, as later sessions append to the file.
-    """
-    if not path.is_file():
-        return []
-    lines, torn = [], 0
-    texts = [text for text in path.read_text().split("\n") if text.strip()]
-    for number, text in enumerate(texts, 1):
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError as error:
-            if not crashes:
-                raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
-            torn += 1
+def _ledger(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The lines of the ledger; half a line that a killed session left is noted."""
+    lines, torn = read_json_lines(path) if path.is_file() else ([], 0)
     if torn:
         notes.append(f"{torn} line{'s' if torn > 1 else ''} of {path.name} cut short by a crash")
     return lines
@@ -231,7 +275,7 @@ def _totals(
         totals |= {f"{name}_parameters": number for name, number in numbers.items()}
         totals["parameters"] = sum(numbers.values())
     if totals.get("seed") is None:
-        totals["seed"] = flat.get("seed", flat.get("seed_everything"))
+        totals["seed"] = flat.get("seed")
     if not totals.get("finished"):
         beat = _json(folder / "heartbeat.json") or {}
         if beat.get("device_seconds", 0) > 3600 * totals.get("device_hours", 0):
@@ -298,12 +342,14 @@ def identity(run: Run, checksums: dict[Any, str]) -> dict[str, Any]:
     path = run.recipe.get("data.corpus")
     metrics = run.metrics or {}
     found: dict[str, Any] = {"corpus": run.checksum or checksums.get(path, path)}
+    found["training data"] = run.trained_on
     found |= {word: part(run.recipe, names) for word, names in SHARED.items()}
     found["search of the evaluation"] = metrics.get("search")
     found["normaliser of the evaluation"] = metrics.get("normaliser")
     found["kind of device"] = run.device_kind
     found["device"] = run.device_name
     found["number of devices"] = run.totals.get("num_devices")
+    found["number of threads"] = run.num_threads if run.device_kind == "cpu" else None
     return found
 
 
@@ -382,9 +428,13 @@ def _separation(first: list[Run], group: list[Run], checksums: dict[Any, str]) -
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """The flat recipe without what is incidental: equal for runs that differ in seed only."""
+    """The flat recipe without what is incidental, and what the run was trained on.
+
+    Equal for runs that differ in seed only.
+    """
     incidental = part(run.recipe, INCIDENTAL)
-    return {k: v for k, v in run.recipe.items() if k not in incidental}
+    own = {k: v for k, v in run.recipe.items() if k not in incidental}
+    return own | {"data.rows": run.trained_on or UNKNOWN}
 
 
 def _arms(runs: list[Run]) -> list[Arm]:

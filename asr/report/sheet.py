@@ -53,6 +53,7 @@ def _row(number: int, group: Group, arm: Arm, run: Run, targets: Sequence[float]
         "device_name": run.device_name,
         "device_kind": run.device_kind,
         "num_devices": totals.get("num_devices"),
+        "num_threads": run.num_threads,
         "device_hours": totals.get("device_hours"),
         "wasted_device_hours": run.wasted_hours,
         "wall_seconds": totals.get("wall_seconds"),
@@ -67,6 +68,7 @@ def _row(number: int, group: Group, arm: Arm, run: Run, targets: Sequence[float]
         "model_flops_utilisation_percent": None
         if (u := totals.get("model_flops_utilisation")) is None
         else 100 * u,
+        "infeasible_utterances": totals.get("infeasible_utterances"),
         "peak_memory_bytes": totals.get("peak_memory_bytes"),
         "energy_joules": totals.get("energy_joules"),
         "real_time_factor_seconds_per_second": run.metric("real_time_factor"),

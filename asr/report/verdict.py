@@ -3,15 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from asr.claims.statistics import (
+    METHOD,
     MIN_GROUPS,
     bootstrap_difference,
     bootstrap_interval,
+    normal,
     resampling_unit,
+    student,
 )
 from asr.report.costs import (
     arm_mean,
@@ -30,13 +34,8 @@ EQUAL_COST = 1.10  # arms whose device-hours differ by less are called equal in 
 EQUAL_PARAMETERS = 1.05  # science.md 6.1: arms match in parameters within 5 %
 MIN_WORDS = 500  # below this an interval of a WER says little
 USEFUL = 0.20  # a "no difference" that could hide more than this, relative, is no evidence
-POWER = (1.960 + 0.842) / 1.960  # half-width of a 95 % interval -> difference seen in 80 % of cases
-# Two-sided 95 % quantiles of Student's t for 1 ... 30 degrees of freedom.
-STUDENT = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
+LEVEL = 0.95  # of all intervals of a group together
+POWER = 0.80  # share of repetitions in which the smallest detectable difference is found
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class Comparison:
         difference, interval: of the WER, fractions; None when it could not be computed.
         detectable: smallest difference that would be found in 80 % of repetitions.
         reason: why the evidence is not enough, in words.
-        method: what was resampled, in words.
+        method: how the interval was made, in words.
+        level: coverage of the interval, raised when several pairs of arms are looked at.
     """
 
     a: Arm
@@ -59,6 +59,7 @@ class Comparison:
     detectable: float | None = None
     reason: str = ""
     method: str = ""
+    level: float = LEVEL
 
 
 def _utterances(arm: Arm) -> tuple[list[str], np.ndarray, np.ndarray, list[str]] | None:
@@ -90,11 +91,11 @@ def arm_interval(arm: Arm) -> tuple[float, float] | None:
     if found is None:
         return None
     _, errors, words, speakers = found
-    interval = bootstrap_interval(errors, words, speakers)
-    return _widened(errors.sum() / words.sum(), interval, _seed_margin([arm]))
+    interval = bootstrap_interval(errors, words, speakers, level=LEVEL)
+    return _widened(errors.sum() / words.sum(), interval, _seed_margin([arm], LEVEL))
 
 
-def _seed_margin(arms: Sequence[Arm]) -> float:
+def _seed_margin(arms: Sequence[Arm], level: float) -> float:
     """Half-width that seeds add: Student's t times the pooled standard error of the means."""
     rates = [[run.wer for run in arm.runs if run.wer is not None] for arm in arms]
     freedom = sum(len(r) - 1 for r in rates)
@@ -102,7 +103,7 @@ def _seed_margin(arms: Sequence[Arm]) -> float:
         return 0.0
     variance = sum(float(np.var(r)) * len(r) for r in rates) / freedom
     error = math.sqrt(variance * sum(1 / len(r) for r in rates))
-    return STUDENT[min(freedom, len(STUDENT)) - 1] * error
+    return student(level, freedom) * error
 
 
 def _widened(value: float, interval: tuple[float, float], margin: float) -> tuple[float, float]:
@@ -111,22 +112,31 @@ def _widened(value: float, interval: tuple[float, float], margin: float) -> tupl
     return low, value + math.hypot(interval[1] - value, margin)
 
 
-def compare_arms(a: Arm, b: Arm, comparisons: int = 1) -> Comparison:
-    """The paired difference of two arms, at a level corrected for several (Bonferroni)."""
+def detectable_difference(interval: tuple[float, float], level: float) -> float:
+    """The smallest true difference that such an interval excludes 0 for in 80 % of repetitions."""
+    quantile = normal(level)
+    half = (interval[1] - interval[0]) / 2
+    return half * (quantile + NormalDist().inv_cdf(POWER)) / quantile
+
+
+def compare_arms(a: Arm, b: Arm, pairs: int = 1) -> Comparison:
+    """The paired difference of two arms, at a level corrected for several pairs (Bonferroni)."""
     missing = [arm.label for arm in (a, b) if any(run.metrics is None for run in arm.runs)]
     if missing:
-        return Comparison(a, b, "unknown", reason=f"{listed(missing)} was not evaluated")
+        stale = any(run.stale for arm in (a, b) for run in arm.runs)
+        why = " as it is now (an evaluation is out of date)" if stale else ""
+        return Comparison(a, b, "unknown", reason=f"{listed(missing)} was not evaluated{why}")
     left, right = _utterances(a), _utterances(b)
     if left is None or right is None:
         return Comparison(a, b, "unknown", reason="the hypotheses per utterance are missing")
     ids, errors_a, words, speakers = left
     if ids != right[0] or not np.array_equal(words, right[2]):
         return Comparison(a, b, "unknown", reason="the arms were evaluated on other utterances")
-    level = 1 - 0.05 / comparisons
+    level = 1 - (1 - LEVEL) / pairs
     found = bootstrap_difference(errors_a, right[1], words, speakers, level=level)
-    interval = _widened(found.value, found.interval, _seed_margin([a, b]))
-    detectable = POWER * (interval[1] - interval[0]) / 2
-    method = f"paired bootstrap over {resampling_unit(speakers)}"
+    interval = _widened(found.value, found.interval, _seed_margin([a, b], level))
+    detectable = detectable_difference(interval, level)
+    method = f"paired {METHOD}, over {resampling_unit(speakers)}"
     if len(a.runs) + len(b.runs) > 2:
         method += ", widened by the scatter of the seeds (Student's t)"
     rates = errors_a.sum() / words.sum(), right[1].sum() / words.sum()
@@ -138,7 +148,7 @@ def compare_arms(a: Arm, b: Arm, comparisons: int = 1) -> Comparison:
             f"({len(ids)} utterances, {int(words.sum()):,} words)"
         )
     kind = "unknown" if reason else kind
-    return Comparison(a, b, kind, found.value, interval, detectable, reason, method)
+    return Comparison(a, b, kind, found.value, interval, detectable, reason, method, level)
 
 
 def _too_little(words: int, speakers: Sequence[str], worse: float) -> str:
@@ -158,9 +168,12 @@ def ranked(group: Group) -> list[Arm]:
 
 
 def comparisons(group: Group) -> list[Comparison]:
-    """The best arm against every other, the next best first."""
+    """The best arm against every other, the next best first.
+
+    Which arm is best was seen in the same data, so the level is corrected for all pairs of arms.
+    """
     best, *others = ranked(group)
-    return [compare_arms(best, other, len(others)) for other in others]
+    return [compare_arms(best, other, math.comb(len(group.arms), 2)) for other in others]
 
 
 def answer(group: Group, targets: Sequence[float]) -> list[str]:
@@ -186,7 +199,7 @@ def _errors(group: Group) -> str:
     if first.kind == "unknown":
         said = f"{_not_enough(first)}. Measured{_at_cost(group)}: {rates}."
         return said + _others(best, others)
-    share = f"{100 - 5 / (1 + len(others)):.3g}"
+    share = f"{100 * first.level:.3g}"
     if first.kind == "win":
         text = (
             f"{best.label} makes fewer errors than {first.b.label}{_at_cost(group)}: {rates}; "
