@@ -223,12 +223,14 @@ def train(arguments: list[str]) -> int:
     folder = folder or Path("runs") / run_name(recipe_file, rest, recipe)
 
     from asr import summaries
+    from asr.machine import is_first_process
     from asr.train import train as fit
 
     for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # importing it sets INFO: tips, devices
     fit(recipe, folder)
-    print(summaries.trained(folder, recipe))
+    if is_first_process():
+        print(summaries.trained(folder, recipe))
     return 0
 
 

@@ -172,7 +172,10 @@ class Utterances(Dataset):
                 self.waves = list(pool.map(self._stored, range(len(rows))))
 
     def _decoded(self, index: int) -> np.ndarray:
-        return decode(self.rows[index]["audio"]["bytes"], self.sample_rate)
+        try:
+            return decode(self.rows[index]["audio"]["bytes"], self.sample_rate)
+        except ValueError as error:
+            raise ValueError(f"{self.ids[index]}: {error}; prepare the corpus again") from None
 
     def _stored(self, index: int) -> np.ndarray:
         """16 bits, in half the memory: exact for files of 16 bits, which prepared ones are."""

@@ -535,12 +535,7 @@ def on_full_disk(capsys, arguments: list[str]) -> str:
     return line
 
 
-UNFINISHED = pytest.mark.xfail(reason="the report leaves its temporary file and names no path")
-
-
-@pytest.mark.parametrize(
-    "verb", ["prepare", "evaluate", "transcribe", pytest.param("compare", marks=UNFINISHED)]
-)
+@pytest.mark.parametrize("verb", ["prepare", "evaluate", "transcribe", "compare"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(job, capsys, full_disk, tmp_path, verb):
     with full_disk({"prepare": 20_000, "compare": 5_000}.get(verb, 10)) as place:
         out = str(place / "out")

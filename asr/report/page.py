@@ -1,11 +1,11 @@
 """Run folders -> report.html, report.md, report.csv and PNG figures, all from the same blocks."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from asr.files import new_folder, write_all
 from asr.report import costs, plots, verdict
 from asr.report.blocks import Block, Picture, Section, Table, Text, to_markdown, to_page
 from asr.report.costs import arm_mean, cost_to, hours_unit
@@ -98,13 +98,11 @@ def compare(
 
 
 def _write(output: Path, contents: dict[str, bytes]) -> list[Path]:
-    """Each file whole or not at all."""
-    output.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        temporary = output / f".{name}.{os.getpid()}.tmp"
-        temporary.write_bytes(content)
-        temporary.replace(output / name)
-    return [output / name for name in contents]
+    """All files or none."""
+    files = {output / name: content for name, content in contents.items()}
+    with new_folder(output):
+        write_all(files)
+    return list(files)
 
 
 def _sections(
