@@ -1,0 +1,74 @@
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr import config
+from asr.cli import VERBS
+from asr.corpora import CORPORA
+from asr.recipe import Recipe
+from tests.tiny import counted_flops, features
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [shlex.split(line, comments=True) for line in re.findall(r"^asr .*", README, re.M)]
+
+
+def verb(name):
+    return [command[2:] for command in COMMANDS if command[1] == name]
+
+
+def test_every_verb_has_an_example_in_the_readme():
+    assert {command[1] for command in COMMANDS} == set(VERBS)
+
+
+@pytest.fixture
+def own_encoder(tmp_path, monkeypatch):
+    """The README's encoder as a user's own module."""
+    (source,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    (tmp_path / "my_encoders.py").write_text(source)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("arguments", verb("train"), ids=" ".join)
+def test_every_training_command_of_the_readme_is_a_valid_recipe(arguments, own_encoder):
+    tree = config.override(config.load_file(arguments[0]), arguments[1:], Recipe)
+    assert config.read(Recipe, tree).encoder.kind.__name__
+
+
+@pytest.mark.parametrize("arguments", verb("prepare"), ids=" ".join)
+def test_every_preparing_command_of_the_readme_names_options_that_exist(arguments):
+    own = {"output", "sample_rate", "normaliser", "alphabet"}
+    tree = config.override({}, arguments[1:], schema=None)
+    options = {key: value for key, value in tree.items() if key not in own}
+    component = {"class_path": arguments[0], "init_args": options}
+    assert config.read_component(CORPORA, component, arguments[0]).kind is CORPORA[arguments[0]]
+
+
+def test_the_readmes_encoder_keeps_the_contract(own_encoder):
+    recipe = config.override(
+        config.load_file("recipes/fsdd.yaml"), ["--encoder", "my_encoders.Gated"], Recipe
+    )
+    torch.manual_seed(0)
+    encoder = config.read(Recipe, recipe).encoder(8).eval()
+    x, lengths = features(40, 21)
+    whole, sizes = encoder(x, lengths)
+    alone, _ = encoder(x[1:, :21], lengths[1:])
+    torch.testing.assert_close(whole[1, : sizes[1]], alone[0], atol=1e-5, rtol=0)
+    state, parts = encoder.initial_state(2), []
+    for chunk in x.split(8, dim=1):
+        y, state = encoder.step(chunk, state)
+        parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, 1)[0], whole[0], atol=1e-5, rtol=0)
+    assert counted_flops(lambda: encoder(x[:1], lengths[:1])) == encoder.flops([40])
+
+
+@pytest.mark.parametrize(
+    "path", re.findall(r"(?:asr|recipes|tests|scripts|benchmarks)/[\w./-]*", README)
+)
+def test_every_path_in_the_readme_is_there(path):
+    made_by_running = path.startswith("recipes") and not path.endswith((".yaml", "/"))
+    assert made_by_running or (ROOT / path).exists(), path
