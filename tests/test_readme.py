@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from asr import config
-from asr.cli import VERBS
+from asr.cli import VERBS, run_options
 from asr.corpora import CORPORA
 from asr.recipe import Recipe
 from tests.tiny import counted_flops, features
@@ -35,7 +35,8 @@ def own_encoder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("arguments", verb("train"), ids=" ".join)
 def test_every_training_command_of_the_readme_is_a_valid_recipe(arguments, own_encoder):
-    tree = config.override(config.load_file(arguments[0]), arguments[1:], Recipe)
+    _, _, overrides = run_options(arguments[1:])
+    tree = config.override(config.load_file(arguments[0]), overrides, Recipe)
     assert config.read(Recipe, tree).encoder.kind.__name__
 
 
