@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from asr.audio import decode
-from asr.claims.statistics import bootstrap_interval, resampling_unit
+from asr.claims.statistics import METHOD, bootstrap_interval, resampling_unit
 from asr.data import bucket, read_corpus, read_rows
 from asr.files import new_folder, write_all
 from asr.meter import device_name
@@ -225,7 +225,7 @@ def _measure(
         bootstrap_interval(errors, totals, speakers, resamples=RESAMPLES)
     )
     scores["wer"]["interval_method"] = (
-        f"95 % percentile bootstrap, {RESAMPLES} resamples of {resampling_unit(speakers)}"
+        f"95 % {METHOD}, {RESAMPLES} resamples of {resampling_unit(speakers)}"
     )
     lines = [
         {
