@@ -22,11 +22,11 @@ def is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def kernel_precision(options: TrainerOptions) -> str:
-    """What a GPU's large products are computed in: bf16, tf32 or float32."""
+def kernel_precision(options: TrainerOptions, device: torch.device) -> str:
+    """What large products are computed in: bf16, tf32 (on a GPU) or float32."""
     if options.precision == "bf16-mixed":
         return "bf16"
-    return "tf32" if options.allow_tf32 else "float32"
+    return "tf32" if options.allow_tf32 and device.type == "cuda" else "float32"
 
 
 def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:

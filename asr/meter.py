@@ -103,6 +103,7 @@ class Ledger:
         # Seconds are read off a clock that nobody sets; it reads 0 when the process began.
         self._zero = time.monotonic() - (time.time() - self.began)
         self.device_name = device_name(device)
+        self.precision = precision
         self.peak = peak_flops(self.device_name, precision)
         self.peak_memory = 0
         self.seconds = dict.fromkeys(PHASES, 0.0)

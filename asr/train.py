@@ -66,7 +66,7 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
             folder,
             fabric.device,
             fabric.world_size,
-            kernel_precision(recipe.trainer),
+            kernel_precision(recipe.trainer, fabric.device),
             writes=fabric.is_global_zero,
         )
         with contextlib.closing(ledger), Interruption() as interruption:
@@ -416,7 +416,7 @@ class Run:
             **config.environment(),
             "device_name": self.ledger.device_name,
             "threads": torch.get_num_threads(),
-            "kernel_precision": kernel_precision(self.recipe.trainer),
+            "kernel_precision": self.ledger.precision,
         }
         write(self.folder / "environment.json", json.dumps(facts, indent=1))
 
@@ -466,7 +466,7 @@ class Run:
         return {
             "data": self.rows_sha256,
             "device": self.fabric.device.type,
-            "precision": kernel_precision(self.recipe.trainer),
+            "precision": self.ledger.precision,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
