@@ -130,22 +130,16 @@ def build_model(
     return model
 
 
-def save_model(
-    model: SpeechModel,
-    folder: Path,
-    summary: Mapping[str, Any],
-    weights: Mapping[str, Tensor] | None = None,
-) -> None:
+def save_model(model: SpeechModel, folder: Path, summary: Mapping[str, Any]) -> None:
     """Writes a model folder; a kill at any moment leaves the old model or the new one.
 
     Args:
         model: what to save.
         folder: made when absent.
         summary: plain values about the training: updates, WER, device-hours.
-        weights: a state dict to store in place of the model's own, such as a moving average.
     """
     text = json.dumps(model.description, indent=1)
-    state = {k: v.detach().cpu().contiguous() for k, v in (weights or model.state_dict()).items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     contents: dict[Path, Content] = {}
     described = folder / DESCRIPTION
     if not described.exists() or described.read_text() != text:
