@@ -357,7 +357,7 @@ def test_processes_share_the_stream_and_the_ledger_and_another_number_of_them_go
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_told_to_end_saves_everything_and_goes_on(corpus, tmp_path, number):
-    given = recipe(corpus, budget={"updates": 60}, validation={"every_updates": 20})
+    given = recipe(corpus, budget={"updates": 200}, validation={"every_updates": 100})
     config.dump(config.tree_of(given), tmp_path / "recipe.yaml")
     run = tmp_path / "run"
     process = start(run)
