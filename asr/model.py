@@ -88,11 +88,6 @@ class SpeechModel(nn.Module):
         """The transcript of a hypothesis."""
         return self.tokenizer.decode(list(hypothesis.tokens))
 
-    def flops(self, frames: list[int], token_lengths: list[int]) -> int:
-        """FLOPs of one forward pass and loss over these feature and token lengths, unpadded."""
-        encoded = [-(-t // self.encoder.stride) for t in frames]
-        return self.encoder.flops(frames) + self.decoder.flops(encoded, token_lengths)
-
     def num_parameters(self) -> dict[str, int]:
         """Trained parameters of each part."""
         parts = {"encoder": self.encoder, "decoder": self.decoder}

@@ -28,9 +28,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from asr.batch import BLANK, EOS, mask
+from asr.batch import BLANK, EOS
 from asr.decoders.ctc_prefix import (
     Prefixes,
     empty_prefixes,
@@ -147,16 +146,6 @@ def _checked_weight(ctc_weight: float) -> float:
     if not 0 <= ctc_weight <= 1:
         raise ValueError(f"ctc_weight is {ctc_weight}: it must be between 0 and 1")
     return ctc_weight
-
-
-def ctc_greedy(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
-    """The labels of the best alignment: (B, S, V), (B,) -> label ids of each utterance."""
-    best = log_probs.argmax(-1)  # (B, S)
-    before = F.pad(best, (1, 0), value=BLANK)[:, :-1]  # (B, S)
-    new = (best != BLANK) & (best != before) & mask(lengths.to(best.device), best.shape[1])
-    return [
-        row[keep].tolist() for row, keep in zip(best.cpu().numpy(), new.cpu().numpy(), strict=True)
-    ]
 
 
 class Candidates(NamedTuple):

@@ -154,9 +154,3 @@ def test_a_missing_model_is_named(tmp_path):
         find_model(tmp_path / "nothing")
     with pytest.raises(ValueError, match="holds no model"):
         find_model(tmp_path)
-
-
-def test_flops_are_those_of_encoder_and_decoder():
-    model = tiny_model()
-    expected = model.encoder.flops([100, 41]) + model.decoder.flops([25, 11], [4, 2])
-    assert model.flops([100, 41], [4, 2]) == expected

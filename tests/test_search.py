@@ -10,8 +10,8 @@ from torch import nn
 from asr.batch import BLANK, EOS, mask
 from asr.decoders import DECODERS
 from asr.decoders.decoder import Decoder, State
-from asr.search import SEARCHES, Beam, Greedy, Search, ctc_greedy
-from tests.alignments import alignments, collapse, log, random_log_probs, sequential
+from asr.search import SEARCHES, Beam, Greedy, Search
+from tests.alignments import alignments, log, sequential
 
 DIM = 6
 
@@ -97,19 +97,6 @@ def assert_same(one, other):
         assert a.finished == b.finished
         assert a.score == pytest.approx(b.score, abs=1e-5)
         assert a.ctc_score == pytest.approx(b.ctc_score, abs=1e-5)
-
-
-def test_ctc_greedy_collapses_the_best_path():
-    lengths = torch.tensor([6, 1, 4])
-    log_probs = random_log_probs(3, 6, 4, seed=4)
-    log_probs[~mask(lengths, 6)] = math.nan
-    expected = [
-        list(collapse(log_probs[row, :length].argmax(-1).tolist()))
-        for row, length in enumerate(lengths.tolist())
-    ]
-    assert ctc_greedy(log_probs, lengths) == expected
-    repeats = torch.nn.functional.one_hot(torch.tensor([[3, 3, 0, 3, 2, 2, 0]]), 4).float()
-    assert ctc_greedy(repeats, torch.tensor([7])) == [[3, 3, 2]]
 
 
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3, 1.0])
