@@ -19,6 +19,7 @@ import sys
 import textwrap
 import types
 import typing
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,7 +228,7 @@ def _find(table: Mapping[str, type], name: str, path: str, allow_code: bool) -> 
     """A shipped class by short name, or a user's own by import path."""
     if name in table:
         return table[name]
-    base = next(iter(table.values())).__mro__[1]
+    base = next(c for c in next(iter(table.values())).__mro__ if ABC in c.__bases__)
     if not allow_code:
         raise ValueError(
             f"{path}.class_path {name!r} is not shipped, and a model may not run code; if you "

@@ -123,6 +123,22 @@ def rotation(positions: Tensor, width: int) -> Tensor:
     return torch.polar(torch.ones_like(angles), angles)
 
 
+class Rotary:
+    """The rotary factors of positions 0, 1, ...; computed once for all layers and batches."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.factors = torch.zeros(0, width // 2, dtype=torch.complex64)
+
+    def __call__(self, time: int, device: torch.device) -> Tensor:
+        """(time, width / 2) complex64."""
+        if len(self.factors) < time or self.factors.device != device:
+            with torch.inference_mode(False):  # what was made in inference cannot be learnt with
+                positions = torch.arange(max(time, 2 * len(self.factors)), device=device)
+                self.factors = rotation(positions, self.width)
+        return self.factors[:time]
+
+
 def rotate(x: Tensor, factors: Tensor) -> Tensor:
     """(..., U, d), (U, d / 2) -> (..., U, d): turns each pair of neighbours by its angle.
 
@@ -163,7 +179,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.input.bias)
         nn.init.zeros_(self.output.bias)
 
-    def _split(self, x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def split(self, x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, S, D) -> query, key, value of (B, H, S, d)."""
         query, key, value = (
             self.input(x).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2).chunk(3, dim=1)
@@ -179,7 +195,7 @@ class SelfAttention(nn.Module):
 
         ``causal`` without a mask takes the kernel's own causal path.
         """
-        query, key, value = self._split(x, factors)
+        query, key, value = self.split(x, factors)
         if causal and real is None:
             y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
             return self.output(y.transpose(1, 2).flatten(2))
@@ -191,7 +207,7 @@ class SelfAttention(nn.Module):
         Fills the last Q positions of the cache. ``real`` is a mask broadcastable to
         (B, 1, Q, U + Q), or None where all may be seen.
         """
-        query, key, value = self._split(x, factors)
+        query, key, value = self.split(x, factors)
         cache[:, 0, :, -x.shape[1] :] = key
         cache[:, 1, :, -x.shape[1] :] = value
         key, value = cache.to(query.dtype).unbind(1)
@@ -268,27 +284,55 @@ def causal_mask(queries: int, keys: int, left_context: int | None, device: torch
     return (distance >= 0) & (distance <= limit)
 
 
-def initialise(lstm: nn.LSTM, forget_bias: float) -> None:
+def initialise(recurrence: nn.LSTM | nn.GRU, forget_bias: float) -> None:
     """Orthogonal recurrent weights per gate, Xavier input weights, biases zero but the forget's.
 
     torch adds two biases per gate; the first carries ``forget_bias`` (Jozefowicz et al. 2015), so
-    that their sum is what was asked for. Gates are ordered input, forget, cell, output.
+    that their sum is what was asked for. Gates are ordered input, forget, cell, output in an LSTM
+    and reset, update, new in a GRU, whose update gate keeps the state where it is 1.
     """
-    cells = lstm.hidden_size
-    for name, parameter in lstm.named_parameters():
+    cells = recurrence.hidden_size
+    for name, parameter in recurrence.named_parameters():
         if name.startswith("bias"):
             nn.init.zeros_(parameter)
             if name.startswith("bias_ih"):
                 nn.init.constant_(parameter.data[cells : 2 * cells], forget_bias)
             continue
-        for gate in parameter.data.chunk(4):
+        for gate in parameter.data.split(cells):
             if name.startswith("weight_hh"):
                 nn.init.orthogonal_(gate)
             else:
                 nn.init.xavier_uniform_(gate)
 
 
-def flatten(lstm: nn.LSTM) -> None:
+def flatten(recurrence: nn.LSTM | nn.GRU) -> None:
     """Moves the weights of a copied module into one block again, which cuDNN would warn about."""
-    if len({weight.untyped_storage().data_ptr() for weight in lstm.parameters()}) > 1:
-        lstm.flatten_parameters()
+    if len({weight.untyped_storage().data_ptr() for weight in recurrence.parameters()}) > 1:
+        recurrence.flatten_parameters()
+
+
+def reversal(lengths: Tensor, time: int) -> Tensor:
+    """(B,) -> (B * time,) rows of the flattened batch, real frames reversed, padding in place."""
+    frames = torch.arange(time, device=lengths.device)
+    order = torch.where(mask(lengths, time), lengths[:, None] - 1 - frames, frames)
+    starts = torch.arange(len(lengths), device=lengths.device)[:, None] * time
+    return (order + starts).flatten()
+
+
+class Permute(torch.autograd.Function):
+    """Rows in another order, where the order is its own inverse.
+
+    So is its gradient, as plain a copy; that of indexing would add atomically.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, order: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        """(B, S, D), (B * S,) -> (B, S, D)."""
+        ctx.save_for_backward(order)
+        return x.flatten(0, 1).index_select(0, order).view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        """(B, S, D) -> (B, S, D), None."""
+        (order,) = ctx.saved_tensors
+        return gradient.flatten(0, 1).index_select(0, order).view_as(gradient), None

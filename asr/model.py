@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from asr import __version__
 from asr.config import Component, read, read_component, tree_of
 from asr.decoders import DECODERS
-from asr.decoders.decoder import Decoder, Loss
+from asr.decoders.decoder import Decoder
 from asr.encoders import ENCODERS
 from asr.encoders.encoder import Encoder
 from asr.features import FeatureOptions, LogMel
 from asr.files import Content, new_folder, write_all
+from asr.loss import Loss, collected
 from asr.search import SEARCHES, Hypothesis, Search
 from asr.text import Tokenizer, restore
 
@@ -75,8 +76,10 @@ class SpeechModel(nn.Module):
         x, frames = self.features(waves, lengths)
         if cover is not None:
             x = cover(x, frames)
-        encoded, encoded_lengths = self.encoder(x, frames)
-        return self.decoder.loss(encoded, encoded_lengths, tokens, token_lengths), frames
+        with collected() as terms:
+            encoded, encoded_lengths = self.encoder(x, frames)
+        loss = self.decoder.loss(encoded, encoded_lengths, tokens, token_lengths)
+        return Loss(loss.terms | terms, loss.infeasible), frames
 
     @torch.inference_mode()
     def recognise(self, waves: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:

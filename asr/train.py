@@ -25,9 +25,9 @@ from torch import Tensor
 from asr import checkpoint, config
 from asr.batch import Batch
 from asr.data import SpeechData, read_corpus
-from asr.decoders.decoder import Loss
 from asr.files import write
 from asr.journal import Journal
+from asr.loss import Loss
 from asr.machine import (
     Interruption,
     is_first_process,

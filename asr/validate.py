@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from asr.batch import Batch
+from asr.loss import collected
 from asr.model import SpeechModel
 from asr.scoring import align, characters, pooled
 from asr.search import Search
@@ -44,13 +45,14 @@ def validate(
     sums = {f"{name}_{part}": 0.0 for name in weights for part in ("sum", "count")}
     unfinished = 0
     for batch in batches:
-        encoded, lengths = model.encode(batch.waves, batch.wave_lengths)
+        with collected() as terms:
+            encoded, lengths = model.encode(batch.waves, batch.wave_lengths)
         loss = model.decoder.loss(encoded, lengths, batch.tokens, batch.token_lengths)
         best = [n_best[0] for n_best in search(model.decoder, encoded, lengths)]
         unfinished += sum(not hypothesis.finished for hypothesis in best)
         references += batch.texts
         hypotheses += [model.text(hypothesis) for hypothesis in best]
-        for name, term in loss.terms.items():
+        for name, term in (loss.terms | terms).items():
             sums[f"{name}_sum"] += float(term.sum)
             sums[f"{name}_count"] += float(term.count)
     words = pooled(align(references, hypotheses)[0])

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from asr.batch import BLANK, EOS
-from asr.decoders import DECODERS, AttentionLSTM, Term
+from asr.decoders import DECODERS, AttentionLSTM
 from asr.decoders import Transformer as TransformerDecoder
 from asr.decoders.cross_entropy import CrossEntropyHead, inputs, targets
 from asr.decoders.ctc import CTCHead, frames_needed
-from asr.decoders.decoder import Loss
 from asr.decoders.location_attention import LocationAttention, lstm_cell
+from asr.loss import Loss, Term
 from tests import tiny
 
 NAMES = list(tiny.DECODER_BUILDERS)

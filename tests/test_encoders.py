@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from asr.encoders import ENCODERS, LSTM, Transformer
-from asr.encoders.lstm import packed, padded
+from asr.encoders.recurrent import packed, padded
+from asr.loss import collected
+from asr.loss import weighted as total
 from tests import tiny
 
 NAMES = list(tiny.ENCODER_BUILDERS)
@@ -26,10 +28,10 @@ def test_every_entry_of_the_table_has_a_tiny_configuration():
 
 
 @pytest.mark.parametrize("cls", ENCODERS.values())
-def test_a_constructor_takes_mels_first_and_at_most_ten_parameters(cls):
+def test_a_constructor_takes_mels_first_and_a_dozen_options_at_most(cls):
     first, *others = inspect.signature(cls).parameters.values()
     assert first.name == "num_mels"
-    assert len(others) < 10
+    assert len(others) <= 12
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in others)
 
 
@@ -71,22 +73,26 @@ def test_lengths_are_divided_by_the_stride_and_rounded_up(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_receives_a_gradient(name):
     encoder = tiny.encoder(name).train()
-    y, _ = encoder(*tiny.features(41, 97))
-    weighted(y).backward()
+    with collected() as terms:
+        y, _ = encoder(*tiny.features(41, 97))
+    (weighted(y) + (total(terms) if terms else 0)).backward()
     for path, parameter in encoder.named_parameters():
         assert parameter.grad is not None, path
         assert parameter.grad.abs().sum() > 0, path
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_padding_gives_no_gradient(name):
+def test_every_real_frame_gets_a_gradient_and_padding_none(name):
     encoder = tiny.encoder(name)
-    x, lengths = tiny.features(30, 50)
-    x.requires_grad_()
-    y, _ = encoder(x, lengths)
-    (gradient,) = torch.autograd.grad(weighted(y), x)
-    assert gradient[0, 30:].eq(0).all()
-    assert gradient[0, :30].abs().sum(1).gt(0).all()
+    seen = torch.zeros(50)
+    for seed in range(4):  # few channels: one input may meet a ReLU that is off
+        x, lengths = tiny.features(30, 50, seed=seed)
+        x.requires_grad_()
+        y, _ = encoder(x, lengths)
+        (gradient,) = torch.autograd.grad(weighted(y), x)
+        seen += gradient[0].abs().sum(1)
+    assert seen[30:].eq(0).all()
+    assert seen[:30].gt(0).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -134,7 +140,7 @@ def test_a_causal_encoder_sees_no_frame_beyond_its_chunk(name):
     for frame in range(y.shape[1]):
         (gradient,) = torch.autograd.grad(weighted(y[0, frame]), x, retain_graph=True)
         seen = gradient[0].abs().sum(1).nonzero()[-1].item()
-        assert seen < (frame + 1) * encoder.stride
+        assert seen < (frame * encoder.stride // encoder.chunk + 1) * encoder.chunk
 
 
 def test_left_context_bounds_what_a_frame_sees():
@@ -152,9 +158,9 @@ def test_left_context_bounds_what_a_frame_sees():
 @torch.no_grad()
 def test_streaming_equals_the_whole(name, chunk):
     encoder = tiny.encoder(name)
-    x = torch.randn(2, 10 * encoder.stride, tiny.NUM_MELS)
+    x = torch.randn(2, 10 * encoder.chunk, tiny.NUM_MELS)
     state, outputs = encoder.initial_state(2), []
-    for piece in x.split(chunk * encoder.stride, dim=1):
+    for piece in x.split(chunk * encoder.chunk, dim=1):
         y, state = encoder.step(piece, state)
         outputs.append(y)
     expected, _ = encoder(x, torch.tensor([x.shape[1]] * 2))
@@ -165,7 +171,7 @@ def test_streaming_equals_the_whole(name, chunk):
 def test_streaming_an_utterance_that_ends_within_a_chunk_equals_the_whole():
     for name in CAUSAL:
         encoder = tiny.encoder(name)
-        x, lengths = tiny.features(5 * encoder.stride - 3)
+        x, lengths = tiny.features(5 * encoder.chunk - 3)
         whole = torch.cat([x, torch.zeros(1, 3, tiny.NUM_MELS)], dim=1)
         y, _ = encoder.step(whole, encoder.initial_state(1))
         torch.testing.assert_close(y, encoder(x, lengths)[0], rtol=1e-4, atol=1e-5)
@@ -176,7 +182,7 @@ def test_the_state_of_bounded_encoders_does_not_grow():
         encoder = tiny.encoder(name)
         state, sizes = encoder.initial_state(1), []
         for _ in range(6):
-            _, state = encoder.step(torch.randn(1, 2 * encoder.stride, tiny.NUM_MELS), state)
+            _, state = encoder.step(torch.randn(1, 2 * encoder.chunk, tiny.NUM_MELS), state)
             sizes.append(sum(value.numel() for value in state.values()))
         assert len(set(sizes[1:])) == 1, name
 
@@ -184,8 +190,8 @@ def test_the_state_of_bounded_encoders_does_not_grow():
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_chunk_that_is_no_multiple_of_the_stride_is_refused(name):
     encoder = tiny.encoder(name)
-    with pytest.raises(ValueError, match=f"multiples of {encoder.stride}"):
-        encoder.step(torch.randn(1, encoder.stride + 1, tiny.NUM_MELS), encoder.initial_state(1))
+    with pytest.raises(ValueError, match=f"multiples of {encoder.chunk}"):
+        encoder.step(torch.randn(1, encoder.chunk + 1, tiny.NUM_MELS), encoder.initial_state(1))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in CAUSAL])

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asr.decoders import DECODERS, AttentionLSTM, Decoder
 from asr.decoders import Transformer as TransformerDecoder
-from asr.encoders import ENCODERS, LSTM, Encoder, Transformer
+from asr.encoders import ENCODERS, GRU, LSTM, Encoder, Transformer
 
 NUM_MELS = 8
 VOCABULARY = 6
@@ -21,6 +21,11 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
     "LSTM projected": partial(LSTM, dim=DIM, layers=2, cells=24, time_reduction=[1], channels=4),
     "LSTM causal projected": partial(
         LSTM, dim=DIM, layers=2, bidirectional=False, cells=24, time_reduction=[1, 2], channels=4
+    ),
+    "GRU": partial(GRU, dim=DIM, layers=2, channels=4),
+    "GRU causal": partial(GRU, dim=DIM, layers=2, bidirectional=False, channels=4),
+    "GRU causal projected": partial(
+        GRU, dim=DIM, layers=2, bidirectional=False, cells=24, time_reduction=[1], channels=4
     ),
     "Transformer": partial(Transformer, dim=DIM, layers=2, heads=2, channels=4),
     "Transformer causal": partial(Transformer, dim=DIM, layers=2, heads=2, causal=True, channels=4),

@@ -1,9 +1,9 @@
 """The table of decoders; a new one is a file and a line here."""
 
 from asr.decoders.attention_lstm import AttentionLSTM
-from asr.decoders.decoder import Decoder, Loss, State, Term
+from asr.decoders.decoder import Decoder, State
 from asr.decoders.transformer import Transformer
 
 DECODERS: dict[str, type[Decoder]] = {cls.__name__: cls for cls in (AttentionLSTM, Transformer)}
 
-__all__ = ["DECODERS", "AttentionLSTM", "Decoder", "Loss", "State", "Term", "Transformer"]
+__all__ = ["DECODERS", "AttentionLSTM", "Decoder", "State", "Transformer"]

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from asr.batch import mask
 from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight, inputs
 from asr.decoders.ctc import CTCHead
-from asr.decoders.decoder import Decoder, Loss, State
+from asr.decoders.decoder import Decoder, State
 from asr.decoders.location_attention import LocationAttention
 from asr.layers import dropout, flatten, initialise
+from asr.loss import Loss
 
 
 class AttentionLSTM(Decoder):

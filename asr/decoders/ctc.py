@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import BLANK, mask
-from asr.decoders.decoder import Term
+from asr.loss import Term
 
 
 class CTCHead(nn.Module):

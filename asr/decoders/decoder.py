@@ -2,39 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-
-class Term(NamedTuple):
-    """One term of a loss: a sum over tokens, and over how many."""
-
-    sum: Tensor  # () float32
-    count: Tensor  # type: ignore[assignment]  # () int64; hides tuple.count, of no use here
-    weight: float
-
-
-@dataclass
-class Loss:
-    """Named terms; sums and counts are kept apart so that averages over batches are exact.
-
-    Attributes:
-        terms: by name, for instance ``attention`` and ``ctc``.
-        infeasible: () int64, utterances with fewer encoder frames than CTC needs (labels plus
-            repeated labels); they are left out of the CTC term.
-    """
-
-    terms: dict[str, Term]
-    infeasible: Tensor
-
-    def total(self) -> Tensor:
-        """The weighted sum of the terms' means, ()."""
-        return torch.stack(
-            [t.weight * t.sum / t.count.clamp(min=1) for t in self.terms.values()]
-        ).sum()
+from asr.loss import Loss
 
 
 class State(NamedTuple):

@@ -9,8 +9,9 @@ from asr.batch import mask
 from asr.decoders.ancestry import make_room, unseen, with_newest
 from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight, inputs
 from asr.decoders.ctc import CTCHead
-from asr.decoders.decoder import Decoder, Loss, State
+from asr.decoders.decoder import Decoder, State
 from asr.layers import CrossAttention, FeedForward, SelfAttention, dropout, modules, rotation
+from asr.loss import Loss
 
 FEEDFORWARD = 4  # inner width of the feed-forward, in multiples of width (Vaswani et al. 2017)
 

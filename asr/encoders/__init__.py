@@ -1,9 +1,23 @@
 """The table of encoders; a new one is a file and a line here."""
 
-from asr.encoders.encoder import Encoder, EncoderState
+from asr.encoders.block import Block, Frames
+from asr.encoders.encoder import Encoder, EncoderState, state_bytes
+from asr.encoders.gru import GRU
 from asr.encoders.lstm import LSTM
+from asr.encoders.stack import Stack
 from asr.encoders.transformer import Transformer
 
-ENCODERS: dict[str, type[Encoder]] = {cls.__name__: cls for cls in (LSTM, Transformer)}
+ENCODERS: dict[str, type[Encoder]] = {cls.__name__: cls for cls in (LSTM, GRU, Transformer)}
 
-__all__ = ["ENCODERS", "LSTM", "Encoder", "EncoderState", "Transformer"]
+__all__ = [
+    "ENCODERS",
+    "GRU",
+    "LSTM",
+    "Block",
+    "Encoder",
+    "EncoderState",
+    "Frames",
+    "Stack",
+    "Transformer",
+    "state_bytes",
+]

@@ -9,7 +9,7 @@ EncoderState = dict[str, Tensor]
 
 
 class Encoder(nn.Module, ABC):
-    """Features in, encoder frames out. Subclasses are final; there is no code here.
+    """Features in, encoder frames out.
 
     A subclass takes ``num_mels`` as its first, positional parameter and everything else as
     keywords, which are the keys of a recipe. The output for an utterance does not depend on what
@@ -18,12 +18,18 @@ class Encoder(nn.Module, ABC):
     Attributes:
         dim: width D of the output.
         stride: feature frames per encoder frame.
-        causal: whether encoder frame s depends on feature frames before (s + 1) * stride only.
+        causal: whether encoder frame s depends on feature frames before the end of its chunk
+            only, with strictly causal encoders on those before (s + 1) * stride; it can stream.
     """
 
     dim: int
     stride: int
     causal: bool
+
+    @property
+    def chunk(self) -> int:
+        """Feature frames that ``step`` takes a multiple of; those of one chunk see each other."""
+        return self.stride
 
     @abstractmethod
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,9 +49,12 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def step(self, x: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
-        """(B, C, F) new feature frames, C a multiple of stride -> (B, C / stride, D), next state.
+        """(B, C, F) new feature frames, C a multiple of chunk -> (B, C / stride, D), next state.
 
         Fed with consecutive chunks, the outputs are those of ``forward`` on the whole.
+
+        Raises:
+            ValueError: C is no multiple of chunk.
         """
 
     @abstractmethod
@@ -55,3 +64,8 @@ class Encoder(nn.Module, ABC):
         One multiplication and one addition are 2 FLOPs; matrix products, convolutions, attention
         and recurrent kernels count, elementwise work does not.
         """
+
+
+def state_bytes(state: EncoderState) -> int:
+    """Bytes that a state of ``Encoder.step`` holds, for all its utterances."""
+    return sum(value.numel() * value.element_size() for value in state.values())

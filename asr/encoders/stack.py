@@ -1,0 +1,84 @@
+"""An encoder made of blocks: subsampling, blocks one after another, a norm."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+from asr.encoders.block import Block, Frames
+from asr.encoders.encoder import Encoder, EncoderState
+from asr.layers import SUBSAMPLING, Subsampling, halved, modules, zero_padding
+
+
+class Stack(Encoder):
+    """What most encoders have in common; an architecture is the blocks that it gives.
+
+    Attributes:
+        layers: the blocks.
+        remedy: what makes an encoder that sees the future causal, for the error message.
+    """
+
+    remedy = "take a causal one"
+
+    def __init__(self, num_mels: int, blocks: Iterable[Block], *, dim: int, channels: int) -> None:
+        super().__init__()
+        self.subsampling = Subsampling(num_mels, dim, channels=channels)
+        self.layers: Sequence[Block] = modules(blocks)
+        self.norm = nn.LayerNorm(dim)
+        self.dim = dim
+        self.stride = SUBSAMPLING * math.prod(block.stride for block in self.layers)
+        self.causal = all(block.causal for block in self.layers)
+
+    @property
+    def chunk(self) -> int:
+        """The least chunk that every block takes, in feature frames; see ``Encoder.chunk``."""
+        before, chunk = SUBSAMPLING, self.stride
+        for block in self.layers:
+            chunk = math.lcm(chunk, before * block.chunk)
+            before *= block.stride
+        return chunk
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, F), (B,) -> (B, S, D), (B,); see ``Encoder.forward``."""
+        frames = Frames(*self.subsampling(x, lengths))
+        for block in self.layers:
+            frames = block(frames)
+        return zero_padding(self.norm(frames.x), frames.lengths), frames.lengths
+
+    def initial_state(self, batch: int) -> EncoderState:
+        """What every block remembers; see ``Encoder.initial_state``."""
+        if not self.causal:
+            name = type(self).__name__
+            raise ValueError(f"this {name} sees the future and cannot stream; {self.remedy}")
+        state = self.subsampling.initial_state(batch)
+        for index, block in enumerate(self.layers):
+            state |= {
+                f"{index}.{name}": value for name, value in block.initial_state(batch).items()
+            }
+        return state
+
+    def step(self, x: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+        """(B, C, F) -> (B, C / stride, D), next state; see ``Encoder.step``."""
+        if x.shape[1] % self.chunk:
+            raise ValueError(
+                f"a chunk of {x.shape[1]} frames; streaming takes multiples of {self.chunk}"
+            )
+        x, after = self.subsampling.step(x, state)
+        frames = Frames(x, x.new_full(x.shape[:1], x.shape[1]).long())
+        for index, block in enumerate(self.layers):
+            own = f"{index}."
+            before = {n.removeprefix(own): v for n, v in state.items() if n.startswith(own)}
+            frames, then = block.step(frames, before)
+            after |= {own + name: value for name, value in then.items()}
+        return self.norm(frames.x), after
+
+    def flops(self, lengths: Sequence[int]) -> int:
+        """Those of the subsampling and of every block; see ``Encoder.flops``."""
+        total = 0
+        for time in lengths:
+            total += self.subsampling.flops(time)
+            time = halved(time, 2)
+            for block in self.layers:
+                total += block.flops(time)
+                time = -(-time // block.stride)
+        return total

@@ -1,0 +1,80 @@
+"""Named terms of a training loss, and how a module deep inside adds one of its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Term(NamedTuple):
+    """One term of a loss: a sum over tokens or frames, and over how many."""
+
+    sum: Tensor  # () float32
+    count: Tensor  # type: ignore[assignment]  # () int64; hides tuple.count, of no use here
+    weight: float  # 0: written down, not learnt from
+
+
+@dataclass
+class Loss:
+    """Named terms; sums and counts are kept apart so that averages over batches are exact.
+
+    Attributes:
+        terms: by name, for instance ``attention`` and ``ctc``.
+        infeasible: () int64, utterances with fewer encoder frames than CTC needs (labels plus
+            repeated labels); they are left out of the CTC term.
+    """
+
+    terms: dict[str, Term]
+    infeasible: Tensor
+
+    def total(self) -> Tensor:
+        """The weighted sum of the terms' means, ()."""
+        return weighted(self.terms)
+
+
+def weighted(terms: dict[str, Term]) -> Tensor:
+    """The weighted sum of the terms' means, ()."""
+    return torch.stack([t.weight * t.sum / t.count.clamp(min=1) for t in terms.values()]).sum()
+
+
+_collected: ContextVar[dict[str, Term] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collected() -> Iterator[dict[str, Term]]:
+    """The terms that modules add within this block, for instance the ponder cost of an encoder."""
+    terms: dict[str, Term] = {}
+    token = _collected.set(terms)
+    try:
+        yield terms
+    finally:
+        _collected.reset(token)
+
+
+def collecting() -> bool:
+    """Whether anybody wants terms; what only they need can be left out otherwise."""
+    return _collected.get() is not None
+
+
+def add_term(name: str, sum: Tensor, count: Tensor, weight: float = 0.0) -> None:
+    """Adds a term to what is collected, if anything is; terms of the same name add up.
+
+    Args:
+        name: as it stands in the ledger.
+        sum: () over real frames or tokens.
+        count: () of them.
+        weight: of its mean in the loss; 0: it is only written down.
+    """
+    terms = _collected.get()
+    if terms is None:
+        return
+    sum = sum.float() if weight else sum.detach().float()
+    if name in terms:
+        before = terms[name]
+        assert before.weight == weight, f"{name}: one weight per term"
+        sum, count = sum + before.sum, count + before.count
+    terms[name] = Term(sum, count, weight)
