@@ -228,7 +228,8 @@ def _find(table: Mapping[str, type], name: str, path: str, allow_code: bool) -> 
     """A shipped class by short name, or a user's own by import path."""
     if name in table:
         return table[name]
-    base = next(c for c in next(iter(table.values())).__mro__ if ABC in c.__bases__)
+    family = next(iter(table.values())).__mro__
+    base = next((c for c in family if ABC in c.__bases__), family[1])
     if not allow_code:
         raise ValueError(
             f"{path}.class_path {name!r} is not shipped, and a model may not run code; if you "
