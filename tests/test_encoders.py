@@ -207,6 +207,7 @@ def test_an_encoder_that_sees_the_future_refuses_to_stream(name):
         (LSTM, {"dim": 16, "layers": 1, "time_reduction": [2]}, "after layer 2, of 1 layers"),
         (Transformer, {"dim": 16, "layers": 1, "heads": 3}, "width 16"),
         (Transformer, {"dim": 16, "layers": 1, "heads": 2, "left_context": 3}, "causal: true"),
+        (Transformer, {"dim": 16, "layers": 1, "heads": 2, "chunk": 3}, "causal: true"),
     ],
 )
 def test_impossible_options_are_refused_in_words(cls, options, message):

@@ -32,6 +32,15 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
     "Transformer left context": partial(
         Transformer, dim=DIM, layers=2, heads=2, causal=True, left_context=2, channels=4
     ),
+    "Transformer chunk": partial(
+        Transformer, dim=DIM, layers=2, heads=2, causal=True, chunk=3, channels=4
+    ),
+    "Transformer chunk left context": partial(
+        Transformer, dim=DIM, layers=2, heads=2, causal=True, left_context=3, chunk=2, channels=4
+    ),
+    "Transformer sinusoidal causal": partial(
+        Transformer, dim=DIM, layers=2, heads=2, causal=True, positions="sinusoidal", channels=4
+    ),
     "Transformer sinusoidal": partial(
         Transformer, dim=DIM, layers=2, heads=2, positions="sinusoidal", channels=4
     ),
