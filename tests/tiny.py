@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asr.decoders import DECODERS, AttentionLSTM, Decoder
 from asr.decoders import Transformer as TransformerDecoder
-from asr.encoders import ENCODERS, GRU, LSTM, Encoder, Transformer
+from asr.encoders import ENCODERS, GRU, LSTM, Encoder, Hybrid, Transformer
 
 NUM_MELS = 8
 VOCABULARY = 6
@@ -26,6 +26,31 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
     "GRU causal": partial(GRU, dim=DIM, layers=2, bidirectional=False, channels=4),
     "GRU causal projected": partial(
         GRU, dim=DIM, layers=2, bidirectional=False, cells=24, time_reduction=[1], channels=4
+    ),
+    "Hybrid": partial(
+        Hybrid,
+        dim=DIM,
+        channels=4,
+        parts=[
+            {"class_path": "LSTM", "init_args": {"layers": 1, "time_reduction": [1]}},
+            {"class_path": "Transformer", "init_args": {"layers": 1, "heads": 2}},
+        ],
+    ),
+    "Hybrid causal": partial(
+        Hybrid,
+        dim=DIM,
+        channels=4,
+        repeat=2,
+        parts=[
+            {
+                "class_path": "LSTM",
+                "init_args": {"layers": 1, "time_reduction": [1], "bidirectional": False},
+            },
+            {
+                "class_path": "Transformer",
+                "init_args": {"layers": 1, "heads": 2, "causal": True, "chunk": 2},
+            },
+        ],
     ),
     "Transformer": partial(Transformer, dim=DIM, layers=2, heads=2, channels=4),
     "Transformer causal": partial(Transformer, dim=DIM, layers=2, heads=2, causal=True, channels=4),

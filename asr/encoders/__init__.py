@@ -3,11 +3,20 @@
 from asr.encoders.block import Block, Frames
 from asr.encoders.encoder import Encoder, EncoderState, state_bytes
 from asr.encoders.gru import GRU
+from asr.encoders.hybrid import Hybrid
 from asr.encoders.lstm import LSTM
 from asr.encoders.stack import Stack
 from asr.encoders.transformer import Transformer
 
-ENCODERS: dict[str, type[Encoder]] = {cls.__name__: cls for cls in (LSTM, GRU, Transformer)}
+ENCODERS: dict[str, type[Encoder]] = {
+    cls.__name__: cls
+    for cls in (
+        LSTM,
+        GRU,
+        Transformer,
+        Hybrid,
+    )
+}
 
 __all__ = [
     "ENCODERS",
@@ -17,6 +26,7 @@ __all__ = [
     "Encoder",
     "EncoderState",
     "Frames",
+    "Hybrid",
     "Stack",
     "Transformer",
     "state_bytes",

@@ -1,0 +1,71 @@
+"""Layers of several encoders in one: recurrence under attention, or the two in turn."""
+
+from typing import Any
+
+from asr.config import read_component
+from asr.encoders.block import Block
+from asr.encoders.encoder import Encoder
+from asr.encoders.stack import Stack
+
+
+class Hybrid(Stack):
+    """Subsampling, then the layers of each part in order, then a norm.
+
+    Two LSTM layers under attention (Zeyer et al. 2019 found them better than positions added to
+    frames) are two parts; attention after every second recurrent layer is two parts, repeated.
+    Causal if all parts are; it streams as they do.
+    """
+
+    remedy = "make every part causal"
+
+    def __init__(
+        self,
+        num_mels: int,
+        *,
+        dim: int,
+        parts: list[dict[str, Any]],
+        repeat: int = 1,
+        channels: int = 32,
+    ) -> None:
+        """Builds the encoder.
+
+        Args:
+            num_mels: mel bins F.
+            dim: width D of every part.
+            parts: encoders, bottom first, each as class_path and init_args without dim and
+                channels; their layers are taken, without their subsampling and last norm.
+            repeat: how often the parts come after one another, with weights of their own.
+            channels: channels of the subsampling convolutions.
+
+        Raises:
+            ValueError: no parts, or one that is no shipped encoder made of blocks or whose keys
+                are wrong; names it.
+        """
+        if not parts or repeat < 1:
+            raise ValueError(f"{len(parts)} parts, {repeat} times: give at least one part, once")
+        blocks: list[Block] = []
+        for _ in range(repeat):
+            for index, part in enumerate(parts):
+                blocks += part_blocks(part, f"parts[{index}]", dim)
+        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+
+
+def part_blocks(part: dict[str, Any], path: str, dim: int) -> list[Block]:
+    """The blocks of an encoder given as in a recipe."""
+    from asr.encoders import ENCODERS  # the table holds Hybrid, too
+
+    # Parts come from model files as well: only what is shipped, so that none can run code.
+    shipped: dict[str, type[Encoder]] = {
+        name: kind
+        for name, kind in ENCODERS.items()
+        if issubclass(kind, Stack) and kind is not Hybrid
+    }
+    if not isinstance(part, dict) or part.get("class_path") not in shipped:
+        name = part.get("class_path") if isinstance(part, dict) else part
+        raise ValueError(f"{path}.class_path {name!r}: take one of {', '.join(shipped)}")
+    given = part.get("init_args") or {}
+    if own := {"dim", "channels"} & set(given):
+        raise ValueError(f"{path}.{min(own)}: a part takes it from the Hybrid; leave it out")
+    tree = {**part, "init_args": {**given, "dim": dim, "channels": 1}}
+    encoder = read_component(shipped, tree, path, positional=1, allow_code=False)(1)
+    return list(encoder.layers)
