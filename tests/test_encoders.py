@@ -238,3 +238,34 @@ def test_a_copied_encoder_gives_what_the_original_gives():
         encoder = tiny.encoder(name)
         x, lengths = tiny.features(30, 50)
         assert copy.deepcopy(encoder)(x, lengths)[0].equal(encoder(x, lengths)[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_agrees_with_the_cpu_in_values_and_gradients(name):
+    encoder, (x, lengths) = tiny.encoder(name), tiny.features(41, 97)
+    results = []
+    for device in ("cpu", "cuda"):
+        encoder.to(device).zero_grad()
+        y, sizes = encoder(x.to(device), lengths.to(device))
+        weighted(y).backward()
+        gradients = [p.grad.cpu() for p in encoder.parameters() if p.grad is not None]
+        results.append([y.detach().cpu(), sizes.cpu(), *gradients])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("name", CAUSAL)
+@torch.no_grad()
+def test_streaming_on_a_gpu_equals_the_whole(name):
+    encoder = tiny.encoder(name).cuda()
+    x = torch.randn(2, 6 * encoder.chunk, tiny.NUM_MELS, device="cuda")
+    state, outputs = encoder.initial_state(2), []
+    for piece in x.split(encoder.chunk, dim=1):
+        y, state = encoder.step(piece, state)
+        outputs.append(y)
+    expected, _ = encoder(x, torch.tensor([x.shape[1]] * 2, device="cuda"))
+    torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-3, atol=1e-4)
