@@ -3,11 +3,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import asr.encoders
 from asr import config
 from asr.decoders import DECODERS
 from asr.model import build_model
 from asr.recipe import Recipe
 from asr.text import Characters
+from benchmarks import encoder_table
 
 ROOT = Path(__file__).parents[1]
 TASKS = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -51,16 +53,27 @@ def test_every_recipe_takes_every_decoder(decoder):
         assert type(build(recipe).decoder).__name__ == decoder
 
 
-@pytest.mark.parametrize("size", sorted({p.stem.split("-")[1] for p in ENCODERS}))
+@pytest.mark.parametrize("size", encoder_table.SIZES)
 def test_encoders_of_one_size_are_matched_and_state_their_parameters(size):
-    task = ROOT / "recipes" / ("fsdd.yaml" if size == "tiny" else "librispeech100.yaml")
     counts = {}
     for path in ENCODERS:
         if path.stem.endswith(f"-{size}"):
-            counts[path.stem] = build(parse(task, "--encoder", str(path))).num_parameters()[
-                "encoder"
-            ]
+            counts[path.stem] = encoder_table.row(path)["parameters"]
             stated = f"{counts[path.stem] / 1e6:.1f} M parameters"
             assert stated in path.read_text().splitlines()[0], path
     assert len(counts) >= 2
     assert max(counts.values()) <= (1 + MATCHED) * min(counts.values()), counts
+
+
+def test_the_table_of_encoders_is_what_the_recipes_build():
+    assert encoder_table.table() == (encoder_table.FOLDER / "README.md").read_text()
+
+
+def test_every_architecture_comes_in_every_size():
+    names = {config.load_file(p)["class_path"] for p in ENCODERS}
+    assert names == set(asr.encoders.ENCODERS)
+    for size in ("small", "base", "large"):
+        missing = {p.stem.rsplit("-", 1)[0] for p in ENCODERS} - {
+            p.stem.rsplit("-", 1)[0] for p in ENCODERS if p.stem.endswith(size)
+        }
+        assert missing == set(), size

@@ -1,0 +1,80 @@
+"""The table of encoder recipes: writes recipes/encoders/README.md.
+
+python -m benchmarks.encoder_table
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr import config
+from asr.encoders import ENCODERS, Encoder
+from asr.files import write
+
+FOLDER = Path(__file__).parents[1] / "recipes" / "encoders"
+SIZES = ("tiny", "small", "base", "large")
+NUM_MELS = {"tiny": 40, "small": 80, "base": 80, "large": 80}
+SECONDS = 15  # a long sentence of LibriSpeech
+TEXT = f"""# Encoder recipes
+
+Name and size: `asr train TASK --encoder recipes/encoders/NAME-SIZE.yaml`. Encoders of one size have
+the same number of parameters within 5 %, subsampling included (80 mel bins; 40 for tiny). GFLOP:
+one forward pass per second of audio, in an utterance of {SECONDS} s; an upper bound where what is
+computed depends on the audio (`universal`, `hierarchical-gated`). Look-ahead: encoder frames of
+40 ms. Written by `python -m benchmarks.encoder_table`.
+
+"""
+
+
+def build(path: Path) -> Encoder:
+    """The encoder of a recipe, on the meta device: shapes and counts without memory."""
+    mels = NUM_MELS[path.stem.rsplit("-")[-1]]
+    with torch.device("meta"):
+        encoder: Encoder = config.read_component(ENCODERS, config.load_file(path), "", 1)(mels)
+    return encoder
+
+
+def row(path: Path) -> dict[str, Any]:
+    """What the table says about one recipe."""
+    encoder = build(path)
+    name, size = path.stem.rsplit("-", 1)
+    behind = encoder.chunk // encoder.stride - 1
+    return {
+        "name": name,
+        "size": size,
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "flops": encoder.flops([100 * SECONDS]) / SECONDS,
+        "look-ahead": str(behind) if encoder.causal else "whole utterance",
+    }
+
+
+def recipes() -> list[Path]:
+    """Every encoder recipe, by name."""
+    return sorted(FOLDER.glob("*.yaml"))
+
+
+def table() -> str:
+    """Markdown: a row per architecture, a pair of columns per size."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in recipes():
+        facts = row(path)
+        found.setdefault(facts["name"], {})[facts["size"]] = facts
+    heads = [f"{size}, M | GFLOP/s" for size in SIZES]
+    lines = [f"| encoder | {' | '.join(heads)} | look-ahead |"]
+    lines.append("| --- |" + " --: |" * (2 * len(SIZES)) + " --- |")
+    for name, sizes in found.items():
+        cells = [
+            f"{sizes[s]['parameters'] / 1e6:.2f} | {sizes[s]['flops'] / 1e9:.3g}"
+            if s in sizes
+            else " | "
+            for s in SIZES
+        ]
+        ahead = {facts["look-ahead"] for facts in sizes.values()}
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {' or '.join(sorted(ahead))} |")
+    return TEXT + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    write(FOLDER / "README.md", table())
+    print(table())
