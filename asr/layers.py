@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
+from asr.linear import Linear
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -66,7 +67,7 @@ class Subsampling(nn.Module):
         self.num_mels, self.dim, self.channels = num_mels, dim, channels
         self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-        self.project = nn.Linear(channels * halved(num_mels, 2), dim)
+        self.project = Linear(channels * halved(num_mels, 2), dim)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B,) -> (B, ceil(T / 4), D), ceil(lengths / 4); padding comes out as 0."""
@@ -171,8 +172,8 @@ class SelfAttention(nn.Module):
         if dim % (2 * heads):
             raise ValueError(f"width {dim} does not divide by twice the number of heads ({heads})")
         self.dim, self.heads = dim, heads
-        self.input = nn.Linear(dim, 3 * dim)
-        self.output = nn.Linear(dim, dim)
+        self.input = Linear(dim, 3 * dim)
+        self.output = Linear(dim, dim)
         for weight in self.input.weight.data.chunk(3):
             nn.init.xavier_uniform_(weight)
         nn.init.xavier_uniform_(self.output.weight)
@@ -226,9 +227,9 @@ class CrossAttention(nn.Module):
         if dim % heads:
             raise ValueError(f"width {dim} does not divide by the number of heads ({heads})")
         self.dim, self.heads = dim, heads
-        self.query = nn.Linear(dim, dim)
-        self.memory = nn.Linear(dim, 2 * dim)
-        self.output = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.memory = Linear(dim, 2 * dim)
+        self.output = Linear(dim, dim)
         for weight in (self.query.weight, *self.memory.weight.data.chunk(2), self.output.weight):
             nn.init.xavier_uniform_(weight)
         for linear in (self.query, self.memory, self.output):
@@ -256,8 +257,8 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, *, inner: int, dropout: float) -> None:
         super().__init__()
         self.dim, self.inner, self.dropout = dim, inner, dropout
-        self.expand = nn.Linear(dim, inner)
-        self.reduce = nn.Linear(inner, dim)
+        self.expand = Linear(dim, inner)
+        self.reduce = Linear(inner, dim)
         for linear in (self.expand, self.reduce):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)

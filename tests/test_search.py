@@ -357,7 +357,7 @@ def test_with_a_real_decoder_scores_are_those_of_each_hypothesis_alone(name):
             )
             attention = attention_score(decoder, frames_here, length_here, (*h.tokens, EOS))
             assert h.finished
-            assert h.ctc_score == pytest.approx(-float(loss), abs=1e-6)
+            assert h.ctc_score == pytest.approx(-float(loss), abs=1e-4)
             assert h.attention_score == pytest.approx(attention, abs=1e-4)
 
 

@@ -121,11 +121,16 @@ def _attention_on_cpu(query, key, value, *rest, **kwargs):
     return 4 * batch * heads * queries * key.shape[2] * width
 
 
-for _formula in (_mkldnn_rnn_layer, _attention_on_cpu):
+def _linear_by_onednn(x, weight, *rest, **kwargs):
+    return 2 * x.numel() * weight.shape[0]
+
+
+for _formula in (_mkldnn_rnn_layer, _attention_on_cpu, _linear_by_onednn):
     _formula._get_raw = True  # give the operator's own arguments, not their shapes
 FLOP_FORMULAS = {
     torch.ops.aten.mkldnn_rnn_layer: _mkldnn_rnn_layer,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu,
+    torch.ops.mkldnn._linear_pointwise: _linear_by_onednn,
 }
 
 

@@ -11,6 +11,7 @@ from asr.decoders.ctc import CTCHead
 from asr.decoders.decoder import Decoder, State
 from asr.decoders.location_attention import LocationAttention
 from asr.layers import dropout, flatten, initialise
+from asr.linear import Linear
 from asr.loss import Loss
 
 
@@ -59,14 +60,14 @@ class AttentionLSTM(Decoder):
         self.ctc_weight, self.dropout = ctc_weight, dropout
         self.embedding = nn.Embedding(vocabulary, width)
         # The tokens' part of the gates, apart: for all tokens at once. The rest is per step.
-        self.token_gates = nn.Linear(width, 4 * width)
+        self.token_gates = Linear(width, 4 * width)
         self.attention = LocationAttention(
             dim, width, attention, channels=location_channels, kernel=location_kernel
         )
         self.upper = (
             nn.LSTM(width + dim, width, layers - 1, batch_first=True) if layers > 1 else None
         )
-        self.readout = nn.Linear(width + dim, width)
+        self.readout = Linear(width + dim, width)
         self.head = CrossEntropyHead(width, vocabulary, label_smoothing=label_smoothing)
         self.ctc = CTCHead(dim, vocabulary) if ctc_weight else None
         self._initialise()

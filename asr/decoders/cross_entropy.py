@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import BLANK, EOS, mask
+from asr.linear import Linear
 from asr.loss import Term
 
 IGNORED = -100  # the target of a position that does not exist
@@ -21,7 +22,7 @@ class CrossEntropyHead(nn.Module):
             raise ValueError(f"label_smoothing {label_smoothing} is not in [0, 1)")
         self.width, self.vocabulary = width, vocabulary
         self.label_smoothing = label_smoothing
-        self.output = nn.Linear(width, vocabulary - 1)
+        self.output = Linear(width, vocabulary - 1)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import BLANK, mask
+from asr.linear import Linear
 from asr.loss import Term
 
 
@@ -14,7 +15,7 @@ class CTCHead(nn.Module):
     def __init__(self, dim: int, vocabulary: int) -> None:
         super().__init__()
         self.dim, self.vocabulary = dim, vocabulary
-        self.output = nn.Linear(dim, vocabulary)
+        self.output = Linear(dim, vocabulary)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv1d_weight
 
+from asr.linear import Linear
+
 Memory = dict[str, Tensor]
 
 # Elements of the energies' terms that a step handles at once on a CPU: 1 MB, a core's cache.
@@ -26,12 +28,12 @@ class LocationAttention(nn.Module):
             raise ValueError(f"location_kernel {kernel} is even; an odd one is centred")
         self.dim, self.width, self.inner = dim, width, attention
         self.channels, self.kernel = channels, kernel
-        self.gates = nn.Linear(width + dim, 4 * width, bias=False)
-        self.key = nn.Linear(dim, attention)
-        self.query = nn.Linear(width, attention, bias=False)
+        self.gates = Linear(width + dim, 4 * width, bias=False)
+        self.key = Linear(dim, attention)
+        self.query = Linear(width, attention, bias=False)
         self.location = nn.Conv1d(1, channels, kernel, padding=kernel // 2, bias=False)
         self.place = nn.Parameter(torch.empty(channels, attention))
-        self.energy = nn.Linear(attention, 1, bias=False)
+        self.energy = Linear(attention, 1, bias=False)
         weights = (self.key.weight, self.query.weight, self.place, self.energy.weight)
         for weight in (*weights, *self.gates.weight.data.chunk(4)):
             nn.init.xavier_uniform_(weight)

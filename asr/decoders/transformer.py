@@ -11,6 +11,7 @@ from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight, input
 from asr.decoders.ctc import CTCHead
 from asr.decoders.decoder import Decoder, State
 from asr.layers import CrossAttention, FeedForward, SelfAttention, dropout, modules, rotation
+from asr.linear import Linear
 from asr.loss import Loss
 
 FEEDFORWARD = 4  # inner width of the feed-forward, in multiples of width (Vaswani et al. 2017)
@@ -51,7 +52,7 @@ class Transformer(Decoder):
         self.dim, self.vocabulary, self.width, self.heads = dim, vocabulary, width, heads
         self.ctc_weight, self.dropout = ctc_weight, dropout
         self.embedding = nn.Embedding(vocabulary, width)
-        self.adapt = nn.Linear(dim, width) if width != dim else None
+        self.adapt = Linear(dim, width) if width != dim else None
         self.layers = modules(Layer(width, heads=heads, dropout=dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = CrossEntropyHead(width, vocabulary, label_smoothing=label_smoothing)

@@ -1,0 +1,61 @@
+"""Linear layers that are as fast on every CPU as the recurrent kernels they are compared with."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+FEW_ROWS = 16  # below, calling oneDNN takes longer than it saves
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` with ``linear`` for its product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``, by oneDNN on a CPU in float32.
+
+    torch gives products of float32 matrices to MKL, which leaves half of an AMD processor's vector
+    units idle, and its LSTM to oneDNN, which does not: 105 against 240 GFLOP/s on one core of an
+    EPYC. Attention would be charged for that. Elsewhere, and for a few rows, this is ``F.linear``.
+    """
+    fits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    few = x.numel() < FEW_ROWS * x.shape[-1]
+    if not ONEDNN or not fits or few or torch.is_autocast_enabled("cpu"):
+        return F.linear(x, weight, bias)
+    return OneDNNLinear.apply(x, weight, bias)
+
+
+class OneDNNLinear(torch.autograd.Function):
+    """One product forward and two backward, all of them oneDNN's."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def]
+        """(..., inputs), (outputs, inputs), (outputs,) -> (..., outputs)."""
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def]
+        """(..., outputs) -> gradients of x, weight and bias."""
+        x, weight = ctx.saved_tensors
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = product(gradient, weight.t(), None)
+        if ctx.needs_input_grad[1]:
+            of_weight = product(rows.t(), x.reshape(-1, x.shape[-1]).t(), None)
+        if ctx.needs_input_grad[2]:
+            of_bias = rows.sum(0)
+        return of_x, of_weight, of_bias
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(..., inputs) times the transpose of (outputs, inputs), plus a bias."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y

@@ -1,0 +1,37 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from asr.linear import FEW_ROWS, Linear, linear
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3, 7), (2, 11, 7), (2, 3, 9, 7), (FEW_ROWS, 7)])
+def test_values_and_gradients_are_those_of_torch(shape, bias):
+    torch.manual_seed(0)
+    leaves = [torch.randn(shape), torch.randn(5, 7)] + [torch.randn(5)] * bias
+    expected = [leaf.double().requires_grad_() for leaf in leaves]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    y, z = linear(*leaves), F.linear(*expected)
+    torch.testing.assert_close(y.double(), z, rtol=1e-5, atol=1e-5)
+    ours = torch.autograd.grad(y.square().sum(), leaves)
+    theirs = torch.autograd.grad(z.square().sum(), expected)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+
+
+def test_views_that_lie_across_memory_are_read_right():
+    x, weight = torch.randn(7, 40).t(), torch.randn(7, 5).t()
+    torch.testing.assert_close(linear(x, weight), F.linear(x, weight), rtol=1e-5, atol=1e-5)
+    leaf = torch.randn(40, 5, requires_grad=True)
+    y = linear(leaf, weight.t())
+    y.sum().backward()  # an expanded gradient, all of whose elements are one
+    torch.testing.assert_close(leaf.grad, weight.sum(1).expand(40, -1), rtol=1e-5, atol=1e-5)
+
+
+def test_other_types_and_autocast_are_left_to_torch():
+    x, layer = torch.randn(40, 7), Linear(7, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert layer.double()(x.double()).dtype == torch.float64
+    assert layer(torch.zeros(0, 7, dtype=torch.float64)).shape == (0, 5)
