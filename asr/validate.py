@@ -66,6 +66,7 @@ def validate(
         "wer": totals["word_errors"] / max(1.0, totals["words"]),
         "cer": totals["character_errors"] / max(1.0, totals["characters"]),
         "loss": sum(weight * losses[name] for name, weight in weights.items()),
-        **{f"{name}_loss": value for name, value in losses.items()},
+        # A term without weight is no loss: the kept fraction, the steps taken.
+        **{f"{name}_loss" if weights[name] else name: value for name, value in losses.items()},
         **{name: int(totals[name]) for name in ("utterances", "words", "unfinished")},
     }
