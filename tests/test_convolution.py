@@ -1,0 +1,101 @@
+"""Convolutions and squeeze-and-excitation against sums written out by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from asr.encoders.depthwise import Depthwise
+from tests import tiny
+
+VARIANTS = [
+    (kernel, dilation, causal)
+    for kernel, dilation in [(1, 1), (3, 1), (5, 2), (3, 4)]
+    for causal in (False, True)
+] + [(4, 3, True)]
+
+
+def depthwise(kernel, dilation, causal, dim=6):
+    torch.manual_seed(0)
+    return Depthwise(dim, kernel=kernel, dilation=dilation, causal=causal)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_depthwise_is_a_sum_over_taps_within_each_utterance(variant):
+    kernel, dilation, causal = variant
+    module = depthwise(*variant)
+    lengths = torch.tensor([1, 13, 20])
+    x = 100 * torch.randn(3, 20, 6)  # padding as loud as the rest
+    weight, bias = module.convolution.weight.flatten(1), module.convolution.bias
+    y = module(x, lengths)
+    first = (kernel - 1) * dilation if causal else (kernel - 1) * dilation // 2
+    for row, length in enumerate(lengths.tolist()):
+        for frame in range(length):
+            expected = bias.clone()
+            for tap in range(kernel):
+                source = frame - first + tap * dilation
+                if 0 <= source < length:
+                    expected += weight[:, tap] * x[row, source]
+            torch.testing.assert_close(y[row, frame], expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_depthwise_is_conv1d_in_values_and_gradients(variant):
+    kernel, dilation, causal = variant
+    module = depthwise(*variant)
+    x = torch.randn(1, 17, 6, requires_grad=True)
+    reach = (kernel - 1) * dilation
+    before = reach if causal else reach // 2
+    weight = module.convolution.weight
+    expected = F.conv1d(
+        F.pad(x.transpose(1, 2), (before, reach - before)),
+        weight[..., 0],
+        module.convolution.bias,
+        dilation=dilation,
+        groups=6,
+    ).transpose(1, 2)
+    y = module(x, torch.tensor([17]))
+    torch.testing.assert_close(y, expected)
+    gradient = torch.randn_like(y)
+    for one, other in zip(
+        torch.autograd.grad(y, [x, weight], gradient),
+        torch.autograd.grad(expected, [x, weight], gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("time", [1, 11])
+@torch.no_grad()
+def test_depthwise_flops_are_those_that_torch_counts(variant, time):
+    module = depthwise(*variant)
+    x, lengths = torch.randn(2, time, 6), torch.tensor([time, time])
+    assert tiny.counted_flops(lambda: module(x, lengths)) == 2 * module.flops(time)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7])
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant[2]])
+@torch.no_grad()
+def test_depthwise_streams_with_a_state_of_constant_size(variant, chunk):
+    module = depthwise(*variant)
+    x = torch.randn(2, 21, 6)
+    state, outputs = module.initial_state(2), []
+    for piece in x.split(chunk, dim=1):
+        y, state = module.step(piece, state)
+        outputs.append(y)
+        assert state.shape == (2, (variant[0] - 1) * variant[1], 6)
+    torch.testing.assert_close(torch.cat(outputs, 1), module(x, torch.tensor([21, 21])))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel": 4, "causal": False}, "kernel 4 is even"),
+        ({"kernel": 0, "causal": True}, "kernel 0, dilation 1: both are at least 1"),
+        ({"kernel": 3, "dilation": 0, "causal": True}, "dilation 0: both are at least 1"),
+    ],
+)
+def test_impossible_kernels_are_refused_in_words(options, message):
+    with pytest.raises(ValueError, match=message):
+        Depthwise(6, **options)
