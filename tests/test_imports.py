@@ -5,8 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ORDER = """
-files config batch text scoring audio features corpora data loss linear layers encoders decoders
-language_model search alignment model meter recipe machine run_folder journal
+files config batch text scoring audio features corpora data loss linear scan layers
+encoders decoders language_model search alignment model meter recipe machine run_folder journal
 validate checkpoint train
 writers evaluate transcribe claims report summaries cli
 """.split()  # noqa: SIM905

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asr.decoders import DECODERS, AttentionLSTM, Decoder
 from asr.decoders import Transformer as TransformerDecoder
-from asr.encoders import ENCODERS, GRU, LSTM, Encoder, Hybrid, Transformer
+from asr.encoders import ENCODERS, GRU, LSTM, Encoder, Hybrid, MinGRU, MinLSTM, Transformer
 
 NUM_MELS = 8
 VOCABULARY = 6
@@ -27,6 +27,10 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
     "GRU causal projected": partial(
         GRU, dim=DIM, layers=2, bidirectional=False, cells=24, time_reduction=[1], channels=4
     ),
+    "MinLSTM": partial(MinLSTM, dim=DIM, layers=2, channels=4),
+    "MinLSTM causal": partial(MinLSTM, dim=DIM, layers=2, bidirectional=False, channels=4),
+    "MinGRU": partial(MinGRU, dim=DIM, layers=2, channels=4),
+    "MinGRU causal": partial(MinGRU, dim=DIM, layers=2, bidirectional=False, channels=4),
     "Hybrid": partial(
         Hybrid,
         dim=DIM,

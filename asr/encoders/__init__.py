@@ -5,6 +5,8 @@ from asr.encoders.encoder import Encoder, EncoderState, state_bytes
 from asr.encoders.gru import GRU
 from asr.encoders.hybrid import Hybrid
 from asr.encoders.lstm import LSTM
+from asr.encoders.min_gru import MinGRU
+from asr.encoders.min_lstm import MinLSTM
 from asr.encoders.stack import Stack
 from asr.encoders.transformer import Transformer
 
@@ -13,6 +15,8 @@ ENCODERS: dict[str, type[Encoder]] = {
     for cls in (
         LSTM,
         GRU,
+        MinLSTM,
+        MinGRU,
         Transformer,
         Hybrid,
     )
@@ -22,6 +26,8 @@ __all__ = [
     "ENCODERS",
     "GRU",
     "LSTM",
+    "MinGRU",
+    "MinLSTM",
     "Block",
     "Encoder",
     "EncoderState",
