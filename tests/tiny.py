@@ -9,7 +9,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asr.decoders import DECODERS, AttentionLSTM, Decoder
 from asr.decoders import Transformer as TransformerDecoder
-from asr.encoders import ENCODERS, GRU, LSTM, Encoder, Hybrid, MinGRU, MinLSTM, Transformer
+from asr.encoders import (
+    ENCODERS,
+    GRU,
+    LSTM,
+    Convolution,
+    Encoder,
+    Hybrid,
+    MinGRU,
+    MinLSTM,
+    Transformer,
+)
 
 NUM_MELS = 8
 VOCABULARY = 6
@@ -31,6 +41,25 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
     "MinLSTM causal": partial(MinLSTM, dim=DIM, layers=2, bidirectional=False, channels=4),
     "MinGRU": partial(MinGRU, dim=DIM, layers=2, channels=4),
     "MinGRU causal": partial(MinGRU, dim=DIM, layers=2, bidirectional=False, channels=4),
+    "Convolution": partial(
+        Convolution, dim=DIM, layers=3, kernel=3, dilations=[1, 2], reduction=4, channels=4
+    ),
+    "Convolution causal": partial(
+        Convolution,
+        dim=DIM,
+        layers=3,
+        kernel=4,
+        dilations=[1, 2],
+        reduction=4,
+        causal=True,
+        channels=4,
+    ),
+    "Convolution without excitation": partial(
+        Convolution, dim=DIM, layers=2, kernel=3, repeats=1, reduction=0, channels=4
+    ),
+    "Convolution causal without excitation": partial(
+        Convolution, dim=DIM, layers=2, kernel=3, reduction=0, causal=True, channels=4
+    ),
     "Hybrid": partial(
         Hybrid,
         dim=DIM,

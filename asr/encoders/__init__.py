@@ -1,6 +1,7 @@
 """The table of encoders; a new one is a file and a line here."""
 
 from asr.encoders.block import Block, Frames
+from asr.encoders.convolution import Convolution
 from asr.encoders.encoder import Encoder, EncoderState, state_bytes
 from asr.encoders.gru import GRU
 from asr.encoders.hybrid import Hybrid
@@ -18,6 +19,7 @@ ENCODERS: dict[str, type[Encoder]] = {
         MinLSTM,
         MinGRU,
         Transformer,
+        Convolution,
         Hybrid,
     )
 }
@@ -29,6 +31,7 @@ __all__ = [
     "MinGRU",
     "MinLSTM",
     "Block",
+    "Convolution",
     "Encoder",
     "EncoderState",
     "Frames",

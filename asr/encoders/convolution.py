@@ -1,0 +1,211 @@
+"""Convolutional encoder: depthwise-separable, dilated, with squeeze-and-excitation."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.encoders.block import Block, Frames, State
+from asr.encoders.depthwise import Depthwise
+from asr.encoders.stack import Stack
+from asr.layers import dropout, modules, zero_padding
+from asr.linear import Linear
+
+
+class Convolution(Stack):
+    """Subsampling, then residual layers of separable convolutions, then a norm.
+
+    QuartzNet's convolutions (Kriman et al. 2020) with the squeeze-and-excitation of ContextNet
+    (Han et al. 2020). Both normalise over the batch; here each frame is normalised by itself, so
+    that an utterance does not feel what it is batched with, and the norm comes before what a layer
+    adds, as in the other encoders. Without squeeze-and-excitation a frame sees 1 + the sum over
+    convolutions of (kernel - 1) * dilation encoder frames.
+    """
+
+    remedy = "set causal: true"
+
+    def __init__(
+        self,
+        num_mels: int,
+        *,
+        dim: int,
+        layers: int,
+        kernel: int = 15,
+        dilations: list[int] = [1],  # noqa: B006  (as it stands in a recipe; never changed)
+        repeats: int = 2,
+        reduction: int = 8,
+        causal: bool = False,
+        dropout: float = 0.1,
+        channels: int = 32,
+    ) -> None:
+        """Builds the encoder.
+
+        Args:
+            num_mels: mel bins F.
+            dim: width D.
+            layers: residual layers.
+            kernel: frames under each convolution; odd unless causal.
+            dilations: distance between those frames, layer by layer, and from the start again.
+            repeats: convolutions per layer.
+            reduction: dim over the inner width of squeeze-and-excitation, which scales channels by
+                what the whole utterance (of a causal encoder: its past) holds; 0: leave it out.
+            causal: whether a frame sees only frames up to itself.
+            dropout: probability, on each layer's output.
+            channels: channels of the subsampling convolutions.
+
+        Raises:
+            ValueError: an even kernel without causal, no dilations, no repeats, or a reduction
+                that leaves no channel.
+        """
+        if not dilations:
+            raise ValueError("dilations is empty; [1] is a convolution without gaps")
+        blocks = [
+            ConvolutionBlock(
+                dim,
+                kernel=kernel,
+                dilation=dilations[layer % len(dilations)],
+                repeats=repeats,
+                reduction=reduction,
+                causal=causal,
+                dropout=dropout,
+            )
+            for layer in range(layers)
+        ]
+        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+
+
+class ConvolutionBlock(Block):
+    """x + dropout(excite(separable(... separable(x)))).
+
+    The order within is that of He et al. 2016: norms and activations come before convolutions, so
+    that what is added to x is the output of a product and may have either sign.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        kernel: int,
+        dilation: int,
+        repeats: int,
+        reduction: int,
+        causal: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        if repeats < 1:
+            raise ValueError(f"repeats {repeats}: a layer has at least one convolution")
+        self.dropout, self.causal = dropout, causal
+        self.convolutions = modules(
+            Separable(dim, kernel=kernel, dilation=dilation, causal=causal) for _ in range(repeats)
+        )
+        self.excite = Excitation(dim, reduction=reduction, causal=causal) if reduction else None
+
+    def forward(self, frames: Frames) -> Frames:
+        """(B, S, D), (B,) -> (B, S, D), (B,)."""
+        y = frames.x
+        for convolution in self.convolutions:
+            y = convolution(y, frames.lengths)
+        if self.excite is not None:
+            y = self.excite(y, frames.lengths)
+        return self._join(frames, y)
+
+    def initial_state(self, batch: int) -> State:
+        """The frames ``before`` under each convolution; ``sum`` and ``count`` of past frames."""
+        state = {
+            f"before{index}": convolution.depthwise.initial_state(batch)
+            for index, convolution in enumerate(self.convolutions)
+        }
+        return state if self.excite is None else state | self.excite.initial_state(batch)
+
+    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+        """See ``Block.step``."""
+        y, after = frames.x, {}
+        for index, convolution in enumerate(self.convolutions):
+            name = f"before{index}"
+            y, after[name] = convolution.step(y, state[name])
+        if self.excite is not None:
+            y, seen = self.excite.step(y, state)
+            after |= seen
+        return self._join(frames, y), after
+
+    def _join(self, frames: Frames, y: Tensor) -> Frames:
+        return replace(frames, x=frames.x + dropout(y, self.dropout, self.training))
+
+    def flops(self, time: int) -> int:
+        """FLOPs of one utterance of ``time`` frames."""
+        flops = sum(convolution.flops(time) for convolution in self.convolutions)
+        return flops if self.excite is None else flops + self.excite.flops(time)
+
+
+class Separable(nn.Module):
+    """Norm, SiLU, a convolution of each channel over time, a product over the channels."""
+
+    def __init__(self, dim: int, *, kernel: int, dilation: int, causal: bool) -> None:
+        super().__init__()
+        self.dim = dim
+        self.norm = nn.LayerNorm(dim)
+        self.depthwise = Depthwise(dim, kernel=kernel, dilation=dilation, causal=causal)
+        self.pointwise = Linear(dim, dim)
+        nn.init.xavier_uniform_(self.pointwise.weight)
+        nn.init.zeros_(self.pointwise.bias)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, S, D), (B,) -> (B, S, D)."""
+        return self.pointwise(self.depthwise(F.silu(self.norm(x)), lengths))
+
+    def step(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Depthwise.step``."""
+        y, before = self.depthwise.step(F.silu(self.norm(x)), before)
+        return self.pointwise(y), before
+
+    def flops(self, time: int) -> int:
+        """FLOPs of one utterance of ``time`` frames."""
+        return self.depthwise.flops(time) + 2 * self.dim**2 * time
+
+
+class Excitation(nn.Module):
+    """Squeeze-and-excitation (Hu et al. 2018): channels scaled by what their means say.
+
+    The means are over the real frames of the utterance. Those of a causal one are over the frames
+    up to each, which streams: it remembers their sum and their number.
+    """
+
+    def __init__(self, dim: int, *, reduction: int, causal: bool) -> None:
+        super().__init__()
+        if not 1 <= reduction <= dim:
+            raise ValueError(f"reduction {reduction}: take 1 to {dim} (dim), or 0 for none")
+        self.dim, self.inner, self.causal = dim, dim // reduction, causal
+        self.squeeze = Linear(dim, self.inner)
+        self.expand = Linear(self.inner, dim)
+        for linear in (self.squeeze, self.expand):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, S, D), (B,) -> (B, S, D)."""
+        if self.causal:
+            return self.step(x, self.initial_state(len(x)))[0]
+        total = zero_padding(x, lengths).sum(1, keepdim=True, dtype=torch.float32)
+        return self._scale(x, total / lengths.clamp(min=1)[:, None, None])
+
+    def initial_state(self, batch: int) -> State:
+        """Nothing seen: a ``sum`` (B, D) of 0 and a ``count`` () of 0 frames."""
+        zeros = self.squeeze.weight.new_zeros(batch, self.dim)
+        return {"sum": zeros, "count": torch.zeros((), dtype=torch.int64, device=zeros.device)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """See ``Block.step``."""
+        # Over the last dimension, where a cumulative sum takes a quarter of the time.
+        sums = x.float().transpose(1, 2).cumsum(2).transpose(1, 2) + state["sum"][:, None]
+        counts = state["count"] + torch.arange(1, x.shape[1] + 1, device=x.device)
+        return self._scale(x, sums / counts[:, None]), {"sum": sums[:, -1], "count": counts[-1]}
+
+    def _scale(self, x: Tensor, means: Tensor) -> Tensor:
+        """(B, S, D), means (B, 1 or S, D) -> (B, S, D)."""
+        return x * self.expand(F.silu(self.squeeze(means))).sigmoid()
+
+    def flops(self, time: int) -> int:
+        """FLOPs of one utterance of ``time`` frames: a causal one has means at each of them."""
+        return 4 * self.dim * self.inner * (time if self.causal else 1)
