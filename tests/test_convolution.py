@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from asr.encoders import Convolution, Frames
+from asr.encoders.convolution import Excitation
 from asr.encoders.depthwise import Depthwise
 from tests import tiny
 
@@ -99,3 +101,98 @@ def test_depthwise_streams_with_a_state_of_constant_size(variant, chunk):
 def test_impossible_kernels_are_refused_in_words(options, message):
     with pytest.raises(ValueError, match=message):
         Depthwise(6, **options)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "dilations", "repeats", "layers", "field"),
+    [
+        (3, [1], 1, 3, 1 + 3 * 2),
+        (5, [1, 2], 2, 3, 1 + 2 * (4 + 8 + 4)),  # the third layer begins the list again
+        (3, [1, 2, 4], 2, 3, 1 + 2 * (2 + 4 + 8)),
+    ],
+)
+def test_the_receptive_field_is_that_of_the_formula(
+    causal, kernel, dilations, repeats, layers, field
+):
+    torch.manual_seed(0)
+    encoder = Convolution(
+        8,
+        dim=16,
+        layers=layers,
+        kernel=kernel,
+        dilations=dilations,
+        repeats=repeats,
+        reduction=0,
+        causal=causal,
+    ).eval()
+    x = torch.randn(1, 100, 16, requires_grad=True)
+    frames = Frames(x, torch.tensor([100]))
+    for block in encoder.layers:
+        frames = block(frames)
+    (gradient,) = torch.autograd.grad((frames.x[0, 50] * torch.randn(16)).sum(), x)
+    seen = gradient[0].abs().sum(1).nonzero().flatten()
+    first = 50 - (field - 1 if causal else field // 2)
+    assert seen[0] == first
+    assert seen[-1] == first + field - 1
+
+
+def excited(module, x, mean):
+    """One frame (D,), scaled by what the mean (D,) says, product by product."""
+    inner = module.squeeze.weight @ mean + module.squeeze.bias
+    outer = module.expand.weight @ (inner / (1 + torch.exp(-inner))) + module.expand.bias
+    return x / (1 + torch.exp(-outer))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@torch.no_grad()
+def test_excitation_scales_by_the_mean_of_the_real_frames_or_of_those_so_far(causal):
+    torch.manual_seed(0)
+    module = Excitation(6, reduction=2, causal=causal)
+    lengths = torch.tensor([9, 4, 1])
+    x = 3 * torch.randn(3, 9, 6)  # the padding is as loud as the rest
+    y = module(x, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        for frame in range(length):
+            heard = x[row, : frame + 1] if causal else x[row, :length]
+            expected = excited(module, x[row, frame], sum(heard) / len(heard))
+            torch.testing.assert_close(y[row, frame], expected)
+
+
+@torch.no_grad()
+def test_a_causal_excitation_remembers_the_sum_and_the_number_of_frames():
+    module = Excitation(6, reduction=2, causal=True)
+    x = torch.randn(2, 12, 6)
+    state = module.initial_state(2)
+    for piece in x.split([1, 4, 7], dim=1):
+        y, state = module.step(piece, state)
+    assert state["count"] == 12
+    torch.testing.assert_close(state["sum"], x.sum(1))
+    last = torch.stack([excited(module, x[row, -1], x[row].mean(0)) for row in range(2)])
+    torch.testing.assert_close(y[:, -1], last)
+
+
+@torch.no_grad()
+def test_the_state_of_a_causal_encoder_is_of_constant_size():
+    encoder = Convolution(8, dim=16, layers=3, kernel=4, dilations=[1, 3], causal=True).eval()
+    state = encoder.initial_state(1)
+    sizes = {name: value.shape for name, value in state.items()}
+    for chunk in (1, 2, 9):
+        _, state = encoder.step(torch.randn(1, 4 * chunk, 8), state)
+        assert {name: value.shape for name, value in state.items()} == sizes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel": 4}, "kernel 4 is even"),
+        ({"dilations": []}, "dilations is empty"),
+        ({"dilations": [1, 0]}, "dilation 0: both are at least 1"),
+        ({"repeats": 0}, "repeats 0"),
+        ({"reduction": 17}, "reduction 17: take 1 to 16"),
+        ({"reduction": -1}, "reduction -1"),
+    ],
+)
+def test_impossible_options_are_refused_in_words(options, message):
+    with pytest.raises(ValueError, match=message):
+        Convolution(8, dim=16, layers=2, **options)
