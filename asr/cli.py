@@ -1,6 +1,7 @@
 """The command ``asr``: verbs to functions. The only file that reads the command line."""
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -31,7 +32,12 @@ VERBS: dict[str, tuple[str, str]] = {
         "run folders -> one page: WER against device-hours, cost to reach a WER, significance",
         "asr compare runs/spoken-lstm-tiny-seed1 runs/spoken-transformer-tiny-seed1",
     ),
+    "claims": (
+        "what is claimed of encoders, measured: time and memory against the obvious reference",
+        "asr claims scaling --rows lstm-loop gru-loop --output claims",
+    ),
 }
+PROBES = ("scaling",)  # modules of asr.claims
 FORMATS = ("txt", "json", "srt", "vtt", "tsv")  # of asr.writers, which takes a second to import
 
 
@@ -454,10 +460,34 @@ def compared(result: dict[str, Any]) -> str:
     return "\n".join([*lines, f"written: {page} (beside it {', '.join(others)})"])
 
 
+# --- claims ---
+
+
+def claims(arguments: list[str]) -> int:
+    """``asr claims PROBE``: the options of a probe are in its module."""
+    options = parser("claims")
+    options.usage = "asr claims PROBE [--output FOLDER] [--device DEVICE] [--option value ...]"
+    options.add_argument("probe", choices=PROBES, metavar="PROBE", help=", ".join(PROBES))
+    probe = options.parse_args(arguments[:1]).probe
+    module = importlib.import_module(f"asr.claims.{probe}")
+
+    options = parser("claims")
+    options.prog += f" {probe}"
+    options.add_argument(
+        "--output", type=Path, default=Path("claims"), metavar="FOLDER", help="to write; claims"
+    )
+    options.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, auto; auto")
+    module.add_options(options)
+    known = options.parse_args(hyphens(arguments[1:]))
+    status: int = module.run(known, device_of(None if known.device == "auto" else known.device))
+    return status
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
     "transcribe": transcribe,
     "compare": compare,
+    "claims": claims,
 }
