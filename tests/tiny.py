@@ -15,6 +15,7 @@ from asr.encoders import (
     LSTM,
     Convolution,
     Encoder,
+    Hierarchical,
     Hybrid,
     MinGRU,
     MinLSTM,
@@ -59,6 +60,25 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
     ),
     "Convolution causal without excitation": partial(
         Convolution, dim=DIM, layers=2, kernel=3, reduction=0, causal=True, channels=4
+    ),
+    "Hierarchical": partial(Hierarchical, dim=DIM, layers=2, heads=2, window=4, channels=4),
+    "Hierarchical 3 levels": partial(
+        Hierarchical, dim=DIM, layers=1, heads=2, window=2, levels=3, channels=4
+    ),
+    "Hierarchical mean": partial(
+        Hierarchical, dim=DIM, layers=1, heads=2, window=3, pooling="mean", channels=4
+    ),
+    "Hierarchical last": partial(
+        Hierarchical, dim=DIM, layers=1, heads=2, window=3, pooling="last", channels=4
+    ),
+    "Hierarchical dilated": partial(
+        Hierarchical, dim=DIM, layers=2, heads=2, window=3, variant="dilated", channels=4
+    ),
+    "Hierarchical right context": partial(
+        Hierarchical, dim=DIM, layers=2, heads=2, window=4, right_context=2, channels=4
+    ),
+    "Hierarchical next frame": partial(
+        Hierarchical, dim=DIM, layers=1, heads=2, window=4, next_frame=0.5, channels=4
     ),
     "Hybrid": partial(
         Hybrid,

@@ -4,6 +4,7 @@ from asr.encoders.block import Block, Frames
 from asr.encoders.convolution import Convolution
 from asr.encoders.encoder import Encoder, EncoderState, state_bytes
 from asr.encoders.gru import GRU
+from asr.encoders.hierarchical import Hierarchical
 from asr.encoders.hybrid import Hybrid
 from asr.encoders.lstm import LSTM
 from asr.encoders.min_gru import MinGRU
@@ -19,6 +20,7 @@ ENCODERS: dict[str, type[Encoder]] = {
         MinLSTM,
         MinGRU,
         Transformer,
+        Hierarchical,
         Convolution,
         Hybrid,
     )
@@ -35,6 +37,7 @@ __all__ = [
     "Encoder",
     "EncoderState",
     "Frames",
+    "Hierarchical",
     "Hybrid",
     "Stack",
     "Transformer",

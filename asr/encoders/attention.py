@@ -1,6 +1,7 @@
 """Self-attention over frames: full, causal, chunked, with bounded left context; it streams."""
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,30 @@ from asr.encoders.block import State
 from asr.layers import Rotary, SelfAttention, attend, rotation
 
 
-class FrameAttention(nn.Module):
+class Attention(nn.Module, ABC):
+    """What a Transformer's block attends with; as a ``Block``, without residual and norm."""
+
+    causal: bool
+    chunk: int = 1
+
+    @abstractmethod
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, S, D), (B,) -> (B, S, D)."""
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> State:
+        """What is remembered before the first frame."""
+
+    @abstractmethod
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """(B, C, D), C a multiple of the chunk -> (B, C, D), next state."""
+
+    @abstractmethod
+    def flops(self, time: int) -> int:
+        """FLOPs of one sequence; scores that a mask hides count, as in torch's counter."""
+
+
+class FrameAttention(Attention):
     """Multi-head self-attention with rotary positions, and what each frame may look at.
 
     Frame s sees all frames; or, when causal, those up to the end of its chunk, and back to

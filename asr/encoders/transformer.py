@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from asr.encoders.attention import FrameAttention
+from asr.encoders.attention import Attention, FrameAttention
 from asr.encoders.block import Block, Frames, State
 from asr.encoders.stack import Stack
 from asr.layers import FeedForward, dropout, sinusoids
@@ -111,7 +111,7 @@ class Input(Block):
 class TransformerBlock(Block):
     """Self-attention and feed-forward, each as x + dropout(module(norm(x)))."""
 
-    def __init__(self, dim: int, attention: FrameAttention, *, inner: int, dropout: float) -> None:
+    def __init__(self, dim: int, attention: Attention, *, inner: int, dropout: float) -> None:
         super().__init__()
         self.dropout, self.causal, self.chunk = dropout, attention.causal, attention.chunk
         self.attention_norm = nn.LayerNorm(dim)

@@ -1,0 +1,108 @@
+"""The hierarchical neural attention encoder of "The fall of RNN / LSTM" (Culurciello 2018)."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from asr.batch import mask
+from asr.encoders.attention import Attention
+from asr.encoders.block import Block
+from asr.encoders.hierarchy import AlignedAttention, DilatedAttention, Pooling
+from asr.encoders.stack import Stack
+from asr.encoders.transformer import Input, TransformerBlock
+from asr.layers import zero_padding
+from asr.linear import Linear
+from asr.loss import add_term, collecting
+
+
+class Hierarchical(Stack):
+    """Subsampling, then pre-norm layers of hierarchical attention and feed-forward, then a norm.
+
+    Causal. One layer reaches ``window ** levels`` encoder frames, N layers N times as far.
+    """
+
+    remedy = "set right_context: 0"
+
+    def __init__(
+        self,
+        num_mels: int,
+        *,
+        dim: int,
+        layers: int,
+        heads: int,
+        window: int = 100,
+        levels: int = 2,
+        variant: Literal["aligned", "dilated"] = "aligned",
+        pooling: Pooling = "attention",
+        right_context: int = 0,
+        next_frame: float = 0.0,
+        feedforward: int = 4,
+        dropout: float = 0.1,
+        channels: int = 32,
+    ) -> None:
+        """Builds the encoder.
+
+        Args:
+            num_mels: mel bins F.
+            dim: width D.
+            layers: pairs of hierarchical attention and feed-forward.
+            heads: attention heads; dim divides by twice as many.
+            window: vectors of each level that a frame sees.
+            levels: levels; 1 is a sliding window.
+            variant: aligned (a level holds summaries of complete blocks) or dilated (a level sees
+                every window-th output of the level below, the literal reading).
+            pooling: how aligned blocks are summarised: attention of a learned query, mean, last.
+            right_context: frames to the right that a frame sees too, of the frames themselves; the
+                encoder is then no longer causal. Layers add up.
+            next_frame: weight of the loss of predicting the features of the next encoder frame.
+            feedforward: inner width of the feed-forward, in multiples of dim.
+            dropout: probability, on the input, on what each block adds and inside feed-forwards.
+            channels: channels of the subsampling convolutions.
+
+        Raises:
+            ValueError: a dim that does not fit the heads, a window below 2, options that exclude
+                each other.
+        """
+        if window < 2 or levels < 1 or right_context < 0:
+            raise ValueError(
+                f"window {window}, levels {levels}, right_context {right_context}: give a window "
+                "of 2 or more, 1 level or more, and a right context of 0 or more"
+            )
+        if right_context >= window or (right_context and (variant == "dilated" or next_frame)):
+            raise ValueError(
+                f"right_context {right_context} needs a larger window ({window}), "
+                "variant: aligned and next_frame: 0"
+            )
+
+        def attention() -> Attention:
+            if variant == "dilated":
+                return DilatedAttention(dim, heads=heads, window=window, levels=levels)
+            return AlignedAttention(
+                dim,
+                heads=heads,
+                window=window,
+                levels=levels,
+                pooling=pooling,
+                right_context=right_context,
+            )
+
+        blocks: list[Block] = [Input(dim, dropout=dropout, sinusoidal=False)]
+        blocks += [
+            TransformerBlock(dim, attention(), inner=feedforward * dim, dropout=dropout)
+            for _ in range(layers)
+        ]
+        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+        self.next_frame = next_frame
+        self.predict = Linear(dim, self.stride * num_mels) if next_frame else None
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, F), (B,) -> (B, S, D), (B,); adds the term ``next_frame`` where asked for."""
+        y, sizes = super().forward(x, lengths)
+        if self.predict is not None and collecting():
+            features = F.pad(zero_padding(x, lengths), (0, 0, 0, -x.shape[1] % self.stride))
+            target = features.unflatten(1, (-1, self.stride)).flatten(2)[:, 1:]  # (B, S - 1, 4F)
+            errors = F.smooth_l1_loss(self.predict(y[:, :-1]), target, reduction="none").mean(-1)
+            real = mask(sizes, y.shape[1])[:, 1:]
+            add_term("next_frame", (errors * real).sum(), real.sum(), self.next_frame)
+        return y, sizes

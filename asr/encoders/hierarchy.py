@@ -1,0 +1,271 @@
+"""The two readings of hierarchical attention: aligned summaries, and dilated levels.
+
+"The fall of RNN / LSTM" (Culurciello 2018) lets attention look at some 100 past vectors, and
+attention above it at 100 of those modules: 10,000 vectors in two levels. Aligned, a level holds
+one summary for every complete block of w vectors of the level below. Dilated, it looks at every
+w-th output of the level below.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.encoders.attention import Attention, FrameAttention
+from asr.encoders.block import State
+from asr.layers import attend, modules, rotate, rotation
+from asr.linear import Linear
+
+Pooling = Literal["attention", "mean", "last"]
+
+
+class Pool(nn.Module):
+    """Blocks of w vectors to one vector each: attention of a learned query, mean or last."""
+
+    def __init__(self, dim: int, *, heads: int, pooling: Pooling) -> None:
+        super().__init__()
+        self.dim, self.heads, self.pooling = dim, heads, pooling
+        if pooling == "attention":
+            # A query that is learnt is one with the key projection: a score per head.
+            self.score = Linear(dim, heads, bias=False)
+            self.value = Linear(dim, dim)
+            self.output = Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., w, D) -> (..., D)."""
+        if self.pooling == "mean":
+            return x.mean(-2)
+        if self.pooling == "last":
+            return x[..., -1, :]
+        shares = self.score(x).softmax(-2)[..., None]  # (..., w, H, 1)
+        values = self.value(x).unflatten(-1, (self.heads, -1))
+        return self.output((shares * values).sum(-3).flatten(-2))
+
+    def flops(self, vectors: int, blocks: int) -> int:
+        """FLOPs of ``blocks`` blocks that hold ``vectors`` vectors in all."""
+        if self.pooling != "attention":
+            return 0
+        return 2 * self.dim * (self.heads + self.dim) * vectors + 2 * self.dim**2 * blocks
+
+
+class AlignedAttention(Attention):
+    """One softmax over the last w frames and the last w summaries of each level above.
+
+    Level l >= 1 has a vector for every complete block of w^l frames. Frame t sees those of blocks
+    that ended before the block of w^l frames that t lies in, which is the same for all frames of
+    a block of w: keys are gathered per block, and nothing has the size of time squared. Reaches
+    w^levels frames at least, w^(levels-1) - 1 more at most. Positions are rotary: a summary's is
+    the middle of its block.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        window: int,
+        levels: int,
+        pooling: Pooling,
+        right_context: int,
+    ) -> None:
+        super().__init__()
+        if dim % (2 * heads):
+            raise ValueError(f"width {dim} does not divide by twice the number of heads ({heads})")
+        self.dim, self.heads, self.window, self.levels = dim, heads, window, levels
+        self.right_context, self.causal = right_context, not right_context
+        self.query, self.output = Linear(dim, dim), Linear(dim, dim)
+        self.key_value = modules(Linear(dim, 2 * dim) for _ in range(levels))
+        self.pools = modules(Pool(dim, heads=heads, pooling=pooling) for _ in range(levels - 1))
+        for linear in (self.query, self.output, *self.key_value):
+            for weight in linear.weight.data.split(dim):
+                nn.init.xavier_uniform_(weight)
+            nn.init.zeros_(linear.bias)
+
+    def keys_and_values(self, level: int, memory: Tensor, first: int | Tensor) -> Tensor:
+        """(B, n, D) vectors of a level, from number ``first`` on -> (B, n, 2, H, d)."""
+        key_value = self.key_value[level](memory).unflatten(-1, (2, self.heads, -1))
+        size = self.window**level
+        at = (first + torch.arange(memory.shape[1], device=memory.device)) * size + size // 2
+        key, value = key_value.unbind(2)
+        return torch.stack([self.turn(key, at), value.type_as(key)], dim=2)
+
+    def turn(self, x: Tensor, positions: Tensor) -> Tensor:
+        """(B, n, H, d), (n,) -> the same, turned by rotary positions."""
+        factors = rotation(positions, self.dim // self.heads)
+        return rotate(x.transpose(1, 2), factors).transpose(1, 2)
+
+    def slots(self, time: int) -> list[int]:
+        """Keys per block of queries at each level; levels that no frame of ``time`` sees: none."""
+        block = min(self.window, time)
+        last = -(-time // block) - 1  # the last block's number
+        own = block + (self.window + self.right_context if time > block else 0)
+        above = [last // self.window**level for level in range(self.levels - 1)]
+        return [own, *(min(self.window, there) for there in above if there)]
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, S, D), (B,) -> (B, S, D)."""
+        batch, time, _ = x.shape
+        window, block = self.window, min(self.window, time)
+        blocks, slots = -(-time // block), self.slots(time)
+        later = blocks * block - time
+        left, right = (window, self.right_context) if time > block else (0, 0)
+
+        positions = torch.arange(time, device=x.device)
+        query = self.turn(self.query(x).unflatten(-1, (self.heads, -1)), positions)
+        query = F.pad(query, (0, 0, 0, 0, 0, later)).unflatten(1, (blocks, block))
+
+        # Level 0: each block of frames, what lies before it, and the right context.
+        stored = self.keys_and_values(0, x, 0)
+        stored = F.pad(stored, (0, 0, 0, 0, 0, 0, left, later + right))
+        near = stored.unfold(1, slots[0], block).movedim(-1, 2)  # (B, blocks, keys, 2, H, d)
+        starts = block * torch.arange(blocks, device=x.device)[:, None]
+        at = starts + torch.arange(-left, block + right, device=x.device)  # (blocks, keys)
+        back = torch.arange(block, device=x.device)[:, None] - at[0]  # (block, keys)
+        seen = (back < window) & (back >= -self.right_context)
+        there = (at >= 0)[None] if not self.right_context else (at >= 0) & within(at, lengths)
+        # What is padding sees itself, so that nothing is NaN.
+        real = (seen & there[:, :, None]) | (back == 0)  # (B or 1, blocks, block, keys)
+
+        parts, masks = [near], [real]
+        memory = x
+        for level, keys in enumerate(slots[1:], start=1):
+            number = memory.shape[1] // window
+            memory = self.pools[level - 1](
+                memory[:, : number * window].unflatten(1, (number, window))
+            )
+            stored = self.keys_and_values(level, memory, 0)
+            before = torch.arange(blocks, device=x.device) // window ** (level - 1)
+            slot = before[:, None] - 1 - torch.arange(keys, device=x.device)  # newest first
+            chosen = stored.index_select(1, slot.clamp(min=0).flatten())
+            parts.append(chosen.unflatten(1, (blocks, keys)))
+            masks.append((slot >= 0)[None, :, None].expand(len(real), -1, block, -1))
+        key, value = torch.cat(parts, dim=2).flatten(0, 1).unbind(2)
+        mask = torch.cat(masks, dim=-1).expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
+        y = attend(*(v.transpose(1, 2) for v in (query.flatten(0, 1), key, value)), mask)
+        return self.output(y.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :time])
+
+    def initial_state(self, batch: int) -> State:
+        """No keys and values (``stored``) and nothing to be summarised (``open``) at any level."""
+        weight = self.output.weight
+        none = weight.new_zeros(batch, 0, 2, self.heads, self.dim // self.heads)
+        state = {f"stored.{level}": none for level in range(self.levels)}
+        state |= {f"open.{level}": weight.new_zeros(batch, 0, self.dim) for level in self._open()}
+        return state | {"position": torch.zeros((), dtype=torch.int64, device=weight.device)}
+
+    def _open(self) -> range:
+        return range(self.levels - 1)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """(B, C, D), frame by frame -> (B, C, D), next state; see ``Block.step``.
+
+        The state is bounded: keys and values of ``window`` vectors per level, and the vectors of
+        blocks that are not complete.
+        """
+        state, outputs = dict(state), []
+        for frame in x.split(1, dim=1):
+            position = state["position"]
+            self._store(state, 0, frame, position)
+            query = self.query(frame).unflatten(-1, (self.heads, -1))
+            query = self.turn(query, position[None]).transpose(1, 2)
+            stored = torch.cat([state[f"stored.{level}"] for level in range(self.levels)], dim=1)
+            key, value = stored.to(query.dtype).permute(2, 0, 3, 1, 4)
+            outputs.append(self.output(attend(query, key, value, None)))
+            self._complete(state, frame, position)
+            state["position"] = position + 1
+        return torch.cat(outputs, dim=1), state
+
+    def _store(self, state: State, level: int, vector: Tensor, number: Tensor) -> None:
+        """Adds a vector's key and value to a level, which forgets its oldest."""
+        new = self.keys_and_values(level, vector, number)
+        stored = torch.cat([state[f"stored.{level}"].to(new.dtype), new], dim=1)
+        state[f"stored.{level}"] = stored[:, -self.window :].clone()
+
+    def _complete(self, state: State, vector: Tensor, number: Tensor) -> None:
+        """Gives a vector to the level above, as often as it completes a block."""
+        for level in self._open():
+            block = torch.cat([state[f"open.{level}"].to(vector.dtype), vector], dim=1)
+            if block.shape[1] < self.window:
+                state[f"open.{level}"] = block
+                return
+            state[f"open.{level}"] = block[:, :0].clone()
+            vector, number = self.pools[level](block)[:, None], number // self.window
+            self._store(state, level + 1, vector, number)
+
+    def flops(self, time: int) -> int:
+        """FLOPs of one utterance; scores that a mask hides count."""
+        block, slots = min(self.window, time), self.slots(time)
+        total = 8 * self.dim**2 * time  # query, key, value, output
+        total += 4 * self.dim * -(-time // block) * block * sum(slots)
+        vectors = time
+        for pool in self.pools[: len(slots) - 1]:
+            blocks = vectors // self.window
+            total += pool.flops(blocks * self.window, blocks) + 4 * self.dim**2 * blocks
+            vectors = blocks
+        return total
+
+
+def within(at: Tensor, lengths: Tensor) -> Tensor:
+    """(blocks, keys) positions, (B,) -> (B, blocks, keys) bool, before the end."""
+    return at < lengths[:, None, None]
+
+
+class DilatedAttention(Attention):
+    """Level after level, each attends to w outputs of the level below, w^(level) frames apart.
+
+    Reaches exactly w^levels frames. It saves work but not memory: streaming must keep all of
+    those frames, because every one will be looked at again.
+    """
+
+    causal = True
+
+    def __init__(self, dim: int, *, heads: int, window: int, levels: int) -> None:
+        super().__init__()
+        self.window = window
+        self.levels = modules(
+            FrameAttention(dim, heads=heads, causal=True, left_context=window - 1)
+            for _ in range(levels)
+        )
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, S, D), (B,) -> (B, S, D)."""
+        for level, attention in enumerate(self.levels):
+            apart, (batch, time, _) = self.window**level, x.shape
+            # Frames whose distance is a multiple of ``apart`` become neighbours.
+            phases = F.pad(x, (0, 0, 0, -time % apart)).unflatten(1, (-1, apart))
+            phases = phases.transpose(1, 2).flatten(0, 1)
+            every = lengths.new_full((len(phases),), phases.shape[1])  # causal: padding is unseen
+            y = attention(phases, every).unflatten(0, (batch, apart))
+            x = y.transpose(1, 2).flatten(1, 2)[:, :time]
+        return x
+
+    def initial_state(self, batch: int) -> State:
+        """No vectors at any level."""
+        weight = self.levels[0].attention.output.weight
+        none = weight.new_zeros(batch, 0, self.levels[0].dim)
+        state = {f"open.{level}": none for level in range(len(self.levels))}
+        return state | {"position": torch.zeros((), dtype=torch.int64, device=weight.device)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """(B, C, D) -> (B, C, D), next state; the state grows to (w - 1) w^l vectors a level."""
+        after = {"position": state["position"] + x.shape[1]}
+        for level, attention in enumerate(self.levels):
+            apart = self.window**level
+            held = torch.cat([state[f"open.{level}"].to(x.dtype), x], dim=1)
+            new = x.shape[1]
+            outputs = []
+            for end in range(held.shape[1] - new, held.shape[1]):
+                seen = held[:, end % apart : end + 1 : apart][:, -self.window :]
+                empty = attention.initial_state(len(x))
+                outputs.append(attention.step(seen, empty)[0][:, -1:])
+            after[f"open.{level}"] = held[:, -(self.window - 1) * apart :].clone()
+            x = torch.cat(outputs, dim=1)
+        return x, after
+
+    def flops(self, time: int) -> int:
+        """FLOPs of one utterance."""
+        total = 0
+        for level, attention in enumerate(self.levels):
+            apart = self.window**level
+            total += apart * attention.flops(-(-time // apart))
+        return total
