@@ -30,7 +30,7 @@ class Measurement:
 
     Attributes:
         seconds: of each repeat, in the order they were taken.
-        peak_bytes: the most memory allocated at once, beyond what was there before the call.
+        peak_bytes: the most memory that the call had allocated at once.
     """
 
     seconds: tuple[float, ...]
@@ -111,25 +111,20 @@ def _wait(device: str) -> None:
 
 
 def peak_bytes(function: Function, device: str = "cpu") -> int:
-    """The most bytes of tensors alive at once during a call, less those alive before it.
+    """The most bytes alive at once of those that a call allocates, buffers of kernels included.
 
-    On a GPU as its caching allocator counts them, in blocks of 512 bytes. On a CPU to the byte,
-    from the allocator's own events, temporary buffers of kernels included; resident memory would
-    hold what malloc keeps. What oneDNN and MKL keep for themselves is seen by neither.
+    On a CPU to the byte, from the allocator's own events: resident memory would hold what malloc
+    keeps. On a GPU as the caching allocator counts them, in blocks of 512 bytes. What libraries
+    take past torch's allocators (MKL, cuDNN's handles) is not seen.
     """
     if torch.device(device).type != "cuda":
-        return _peak_of_events(_allocations(function))
+        return int(np.cumsum(_allocations(function)).max(initial=0))
     _wait(device)
     base = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     function()
     _wait(device)
     return torch.cuda.max_memory_allocated(device) - base
-
-
-def _peak_of_events(changes: Sequence[int]) -> int:
-    """The highest of the running sums, 0 where all stay below."""
-    return max(0, int(np.cumsum(changes).max(initial=0)))
 
 
 def _allocations(function: Function) -> list[int]:

@@ -47,13 +47,14 @@ def training(module: nn.Module, x: Tensor) -> Callable[[], None]:
     """One pass forward and back, auxiliary losses included; it leaves no gradients behind."""
 
     def step() -> None:
-        with collected() as terms:
-            y = module(x)
-            loss = weighted(terms) if terms else y.new_zeros(())
-        tensors = [y, loss] if loss.requires_grad else [y]
-        torch.autograd.backward(tensors, [torch.ones_like(t) for t in tensors])
-        module.zero_grad(set_to_none=True)
-        x.grad = None
+        try:
+            with collected() as terms:
+                y = module(x)
+            tensors = [y, *([weighted(terms)] if any(t.weight for t in terms.values()) else [])]
+            torch.autograd.backward(tensors, [torch.ones_like(t) for t in tensors])
+        finally:  # also when the memory did not suffice
+            module.zero_grad(set_to_none=True)
+            x.grad = None
 
     return step
 
@@ -69,7 +70,7 @@ def encoding(module: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def compare(
-    name: str, times: Sequence[int], batch: int, dim: int, device: str, repeats: int
+    name: str, times: Sequence[int], *, batch: int, dim: int, device: str, repeats: int
 ) -> list[Row]:
     """The rows of one comparison."""
     comparison = COMPARISONS[name]
@@ -99,6 +100,7 @@ def compare(
 def measure_encoders(
     recipes: dict[str, config.Component],
     times: Sequence[int],
+    *,
     batch: int,
     device: str,
     repeats: int,
@@ -180,6 +182,8 @@ def run(known: argparse.Namespace, device: str) -> int:
     """
     recipes = {p.stem: p for p in known.encoders} if known.encoders else shipped()
     names = [*COMPARISONS, *recipes]
+    if len(recipes) < len(known.encoders or ()) or len(set(names)) < len(names):
+        raise ValueError("--encoders: two rows of one name; rename a recipe file")
     for name in known.rows or ():
         if name not in names:
             raise ValueError(f"--rows {name}: no such row; choose of {', '.join(names)}")
@@ -191,25 +195,31 @@ def run(known: argparse.Namespace, device: str) -> int:
         for name in chosen
         if name in recipes
     }
-    output: Path = known.output
-    with new_folder(output), equal_precision(device):
+    settings = {"batch": known.batch, "device": device, "repeats": known.repeats}
+    rows: list[Row] = []
+    with new_folder(known.output), equal_precision(device):
         machine = facts(device)
-        settings = {"device": device, "repeats": known.repeats}
-        rows: list[Row] = []
         for name in chosen:
             if name in COMPARISONS:
-                rows += compare(name, known.times, known.batch, known.dim, **settings)
+                rows += compare(name, known.times, dim=known.dim, **settings)
+                page = save(rows, machine, known.output)  # a later row may be interrupted
         if components:
-            rows += measure_encoders(components, known.times, known.batch, **settings)
-        page = to_tables(rows, machine)
-        contents = {"json": to_json(rows, machine), "csv": to_csv(rows), "md": page}
-        write_all({output / f"scaling.{kind}": text for kind, text in contents.items()})
+            rows += measure_encoders(components, known.times, **settings)
+            page = save(rows, machine, known.output)
     print(page, end="")
-    print(f"written: {output / 'scaling.md'} (beside it scaling.csv, scaling.json)")
+    print(f"written: {known.output / 'scaling.md'} (beside it scaling.csv, scaling.json)")
     failed = sum(bool(row.error) for row in rows)
     if failed:
         log.warning("%d of %d rows failed, see above", failed, len(rows))
     return int(failed > 0)
+
+
+def save(rows: Sequence[Row], machine: dict[str, Any], output: Path) -> str:
+    """Writes the three files, in place of those of fewer rows; the Markdown page."""
+    page = to_tables(rows, machine)
+    contents = {"json": to_json(rows, machine), "csv": to_csv(rows), "md": page}
+    write_all({output / f"scaling.{kind}": text for kind, text in contents.items()})
+    return page
 
 
 def facts(device: str) -> dict[str, Any]:
