@@ -115,10 +115,15 @@ class AlignedAttention(Attention):
         query = self.turn(self.query(x).unflatten(-1, (self.heads, -1)), positions)
         query = F.pad(query, (0, 0, 0, 0, 0, later)).unflatten(1, (blocks, block))
 
-        # Level 0: each block of frames, what lies before it, and the right context.
+        # Level 0: the block before, each block of frames, and the right context.
         stored = self.keys_and_values(0, x, 0)
-        stored = F.pad(stored, (0, 0, 0, 0, 0, 0, left, later + right))
-        near = stored.unfold(1, slots[0], block).movedim(-1, 2)  # (B, blocks, keys, 2, H, d)
+        if time > block:
+            after = later + (block if right else 0)
+            stored = F.pad(stored, (0, 0, 0, 0, 0, 0, window, after)).unflatten(1, (-1, block))
+            parts = [stored[:, :blocks], stored[:, 1 : blocks + 1]]
+            parts += [stored[:, 2:, :right]] if right else []
+        else:
+            parts = [stored[:, None]]
         starts = block * torch.arange(blocks, device=x.device)[:, None]
         at = starts + torch.arange(-left, block + right, device=x.device)  # (blocks, keys)
         back = torch.arange(block, device=x.device)[:, None] - at[0]  # (block, keys)
@@ -127,8 +132,7 @@ class AlignedAttention(Attention):
         # What is padding sees itself, so that nothing is NaN.
         real = (seen & there[:, :, None]) | (back == 0)  # (B or 1, blocks, block, keys)
 
-        parts, masks = [near], [real]
-        memory = x
+        masks, memory = [real], x
         for level, keys in enumerate(slots[1:], start=1):
             number = memory.shape[1] // window
             memory = self.pools[level - 1](
