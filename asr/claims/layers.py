@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from asr.encoders import ENCODERS, Block, Frames
 from asr.encoders.recurrent import RecurrentBlock, packed, padded
-from asr.scan import sequential
 
 HEADS = 4
 WINDOW = 100
@@ -41,8 +40,13 @@ class StateLoop(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
-        log_kept, new = self.recurrence.coefficients(x)
-        return sequential(log_kept, new, torch.zeros_like(new[:, 0]))
+        log_kept, entering = self.recurrence.coefficients(x)
+        state, states = torch.zeros_like(entering[:, 0]), []
+        # Not frame by frame from the whole: the gradient of each x[:, t] is as large as x.
+        for kept, new in zip(log_kept.exp().unbind(1), entering.unbind(1), strict=True):
+            state = kept * state + new
+            states.append(state)
+        return torch.stack(states, dim=1)
 
 
 class FrameByFrame(nn.Module):
@@ -106,7 +110,7 @@ def layer(name: str, dim: int, **options: Any) -> Block:
     """
     if name not in ENCODERS:
         raise ValueError(f"there is no encoder {name}; ENCODERS has {', '.join(ENCODERS)}")
-    encoder: Any = ENCODERS[name](8, dim=dim, layers=1, channels=1, dropout=0.0, **options)  # type: ignore[call-arg]
+    encoder: Any = ENCODERS[name](8, dim=dim, layers=1, channels=1, dropout=0.0, **options)
     return encoder.layers[-1]
 
 

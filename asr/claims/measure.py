@@ -144,11 +144,11 @@ def _allocations(function: Function) -> list[int]:
     )
     activities = {ProfilerActivity.CPU}
     _prepare_profiler(config, activities)
-    _enable_profiler(config, activities, {RecordScope.USER_SCOPE})
+    _enable_profiler(config, activities, {RecordScope.USER_SCOPE})  # type: ignore[call-arg]
     try:
         function()
     finally:
-        result = _disable_profiler()
+        result: Any = _disable_profiler()
     cpu = torch._C._autograd.DeviceType.CPU
     events = [e for e in result.events() if e.name() == "[memory]" and e.device_type() == cpu]
     return [event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())]

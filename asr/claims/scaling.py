@@ -88,12 +88,12 @@ def compare(
         x = torch.randn(batch, time, dim, device=device, requires_grad=True)
         steps = [training(module, x) for module in pair]
         subject, reference = alternate(steps, device=device, repeats=repeats)
-        error = "; ".join(
+        failed = "; ".join(
             f"{side}: out of memory"
             for side, cost in (("subject", subject), ("reference", reference))
             if cost is None
         )
-        rows.append(Row(*words, time, batch, subject, reference, error=error))
+        rows.append(Row(*words, time, batch, subject, reference, error=failed))
     return rows
 
 

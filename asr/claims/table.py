@@ -148,21 +148,45 @@ def to_tables(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     ]
     sections: list[Any] = [("How", [Text(words)])]
     if pairs:
-        header = ("row", "subject", "reference", "frames", "batch", "ms", "reference ms", "ratio")
-        header += ("peak MB", "reference MB", "ratio", "T^p", "reference T^p")
         lines = [_pair(row, fitted) for row in pairs]
-        sections.append(("Layers: forward and backward", [Table(header, lines)]))
+        sections.append(("Layers: forward and backward", [Table(PAIR, lines)]))
     if encoders:
-        header = ("encoder", "pass", "feature frames", "batch", "ms", "peak MB", "FLOP")
-        header += ("FLOP/s", "parameters", "state bytes", "T^p")
         lines = [_encoder(row, fitted) for row in encoders]
-        sections.append(("Encoders", [Table(header, lines)]))
+        sections.append(("Encoders", [Table(ENCODER, lines)]))
     failed = [f"{row.name}, {row.time} frames: {row.error}" for row in rows if row.error]
     if failed:
         sections.append(("Failed", [Text(failed, kind="list")]))
     return to_markdown("Scaling", sections)
 
 
+PAIR = (
+    "row",
+    "subject",
+    "reference",
+    "frames",
+    "batch",
+    "ms",
+    "reference ms",
+    "ratio",
+    "peak MB",
+    "reference MB",
+    "ratio",
+    "T^p",
+    "reference T^p",
+)
+ENCODER = (
+    "encoder",
+    "pass",
+    "feature frames",
+    "batch",
+    "ms",
+    "peak MB",
+    "FLOP",
+    "FLOP/s",
+    "parameters",
+    "state",
+    "T^p",
+)
 Fitted = dict[tuple[str, str], Growth]
 
 
