@@ -47,6 +47,22 @@ def test_the_peak_of_forward_and_backward_is_that_by_hand(size):
     assert peak_bytes(chain) == 4 * (5 * size + 2)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_the_peak_on_a_gpu_is_that_by_hand_in_whole_blocks():
+    x = torch.randn(100 * 128, device="cuda", requires_grad=True)
+
+    def chain():
+        y = x.sin()
+        z = y.exp()
+        z.sum().backward()
+        x.grad = None
+
+    chain()
+    assert peak_bytes(chain, "cuda") == 5 * x.nbytes + 2 * 512
+    assert measure(chain, device="cuda", repeats=2).peak_bytes == 5 * x.nbytes + 2 * 512
+
+
 def test_the_peak_counts_what_lives_at_once():
     assert peak_bytes(lambda: torch.empty(1000)) == 4000
     assert peak_bytes(lambda: [torch.empty(1000) for _ in range(3)]) == 12000
