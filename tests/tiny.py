@@ -13,6 +13,7 @@ from asr.encoders import (
     ENCODERS,
     GRU,
     LSTM,
+    Conformer,
     Convolution,
     Encoder,
     Hierarchical,
@@ -79,6 +80,21 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
     ),
     "Hierarchical next frame": partial(
         Hierarchical, dim=DIM, layers=1, heads=2, window=4, next_frame=0.5, channels=4
+    ),
+    "Conformer": partial(Conformer, dim=DIM, layers=2, heads=2, kernel=3, channels=4),
+    "Conformer causal": partial(
+        Conformer, dim=DIM, layers=2, heads=2, kernel=4, causal=True, channels=4
+    ),
+    "Conformer chunk left context": partial(
+        Conformer,
+        dim=DIM,
+        layers=2,
+        heads=2,
+        kernel=3,
+        causal=True,
+        chunk=2,
+        left_context=3,
+        channels=4,
     ),
     "Hybrid": partial(
         Hybrid,

@@ -1,6 +1,7 @@
 """The table of encoders; a new one is a file and a line here."""
 
 from asr.encoders.block import Block, Frames
+from asr.encoders.conformer import Conformer
 from asr.encoders.convolution import Convolution
 from asr.encoders.encoder import Encoder, EncoderState, state_bytes
 from asr.encoders.gru import GRU
@@ -20,6 +21,7 @@ ENCODERS: dict[str, type[Encoder]] = {
         MinLSTM,
         MinGRU,
         Transformer,
+        Conformer,
         Hierarchical,
         Convolution,
         Hybrid,
@@ -33,6 +35,7 @@ __all__ = [
     "MinGRU",
     "MinLSTM",
     "Block",
+    "Conformer",
     "Convolution",
     "Encoder",
     "EncoderState",

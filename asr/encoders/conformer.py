@@ -1,0 +1,174 @@
+"""Conformer encoder (Gulati et al. 2020): convolution between attention and feed-forward."""
+
+from dataclasses import replace
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.encoders.attention import FrameAttention
+from asr.encoders.block import Block, Frames, State
+from asr.encoders.depthwise import Depthwise
+from asr.encoders.stack import Stack
+from asr.encoders.transformer import Input
+from asr.layers import dropout
+from asr.linear import Linear
+
+
+class Conformer(Stack):
+    """Subsampling, then Conformer blocks, then a norm.
+
+    Differs from the paper in rotary positions for relative sinusoids, and in layer norm for the
+    batch norm of the convolution, so that an utterance does not feel its batch.
+    """
+
+    remedy = "set causal: true"
+
+    def __init__(
+        self,
+        num_mels: int,
+        *,
+        dim: int,
+        layers: int,
+        heads: int,
+        feedforward: int = 4,
+        kernel: int = 15,
+        dropout: float = 0.1,
+        causal: bool = False,
+        left_context: int | None = None,
+        chunk: int = 1,
+        channels: int = 32,
+    ) -> None:
+        """Builds the encoder.
+
+        Args:
+            num_mels: mel bins F.
+            dim: width D.
+            layers: blocks.
+            heads: attention heads; dim divides by twice as many.
+            feedforward: inner width of both feed-forwards, in multiples of dim.
+            kernel: frames that the convolution sees, odd; of a causal one, its own and earlier ones.
+            dropout: probability, on the input, on what each module adds and inside feed-forwards.
+            causal: whether a frame sees only frames up to the end of its chunk.
+            left_context: encoder frames that the attention of a causal encoder sees before a
+                frame; none given: all.
+            chunk: encoder frames whose attention sees each other although the encoder is causal;
+                the convolution looks back only. 1: strictly causal.
+            channels: channels of the subsampling convolutions.
+
+        Raises:
+            ValueError: a dim that does not fit the heads, an even kernel that looks ahead, or
+                left_context or chunk without causal.
+        """
+        blocks: list[Block] = [Input(dim, dropout=dropout, sinusoidal=False)]
+        blocks += [
+            ConformerBlock(
+                dim,
+                FrameAttention(
+                    dim, heads=heads, causal=causal, left_context=left_context, chunk=chunk
+                ),
+                inner=feedforward * dim,
+                kernel=kernel,
+                dropout=dropout,
+            )
+            for _ in range(layers)
+        ]
+        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+
+
+class ConformerBlock(Block):
+    """Half a feed-forward, attention, convolution, half a feed-forward, and a norm."""
+
+    def __init__(
+        self, dim: int, attention: FrameAttention, *, inner: int, kernel: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.dropout, self.causal, self.chunk = dropout, attention.causal, attention.chunk
+        self.first = HalfFeedForward(dim, inner=inner, dropout=dropout)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = attention
+        self.convolution_norm = nn.LayerNorm(dim)
+        self.convolution = ConvolutionModule(dim, kernel=kernel, causal=attention.causal)
+        self.second = HalfFeedForward(dim, inner=inner, dropout=dropout)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, frames: Frames) -> Frames:
+        """(B, S, D) -> (B, S, D)."""
+        x = self.first(frames.x)
+        x = self._add(x, self.attention(self.attention_norm(x), frames.lengths))
+        x = self._add(x, self.convolution(self.convolution_norm(x), frames.lengths))
+        return replace(frames, x=self.norm(self.second(x)))
+
+    def initial_state(self, batch: int) -> State:
+        """Those of the attention, and the frames that the convolution sees again."""
+        convolved = self.convolution.depthwise.initial_state(batch)
+        return self.attention.initial_state(batch) | {"convolved": convolved}
+
+    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+        """See ``Block.step``."""
+        x = self.first(frames.x)
+        y, after = self.attention.step(self.attention_norm(x), state)
+        x = self._add(x, y)
+        y, convolved = self.convolution.step(self.convolution_norm(x), state["convolved"])
+        x = self.norm(self.second(self._add(x, y)))
+        return replace(frames, x=x), after | {"convolved": convolved}
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + dropout(y, self.dropout, self.training)
+
+    def flops(self, time: int) -> int:
+        """FLOPs of one utterance of ``time`` frames."""
+        halves = self.first.flops(time) + self.second.flops(time)
+        return halves + self.attention.flops(time) + self.convolution.flops(time)
+
+
+class HalfFeedForward(nn.Module):
+    """x + feedforward(norm(x)) / 2, with SiLU (Gulati et al. 2020, figure 4)."""
+
+    def __init__(self, dim: int, *, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.dim, self.inner, self.dropout = dim, inner, dropout
+        self.norm = nn.LayerNorm(dim)
+        self.expand, self.reduce = Linear(dim, inner), Linear(inner, dim)
+        for linear in (self.expand, self.reduce):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        y = dropout(F.silu(self.expand(self.norm(x))), self.dropout, self.training)
+        return x + 0.5 * dropout(self.reduce(y), self.dropout, self.training)
+
+    def flops(self, time: int) -> int:
+        """FLOPs of ``time`` frames."""
+        return 4 * self.dim * self.inner * time
+
+
+class ConvolutionModule(nn.Module):
+    """Pointwise with a gate, depthwise over time, norm, SiLU, pointwise (figure 2)."""
+
+    def __init__(self, dim: int, *, kernel: int, causal: bool) -> None:
+        super().__init__()
+        self.dim = dim
+        self.gated, self.mixed = Linear(dim, 2 * dim), Linear(dim, dim)
+        self.depthwise = Depthwise(dim, kernel=kernel, causal=causal)
+        self.norm = nn.LayerNorm(dim)
+        for weight in (*self.gated.weight.data.chunk(2), self.mixed.weight):
+            nn.init.xavier_uniform_(weight)
+        for linear in (self.gated, self.mixed):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, S, D), (B,) -> (B, S, D)."""
+        return self._mix(self.depthwise(F.glu(self.gated(x)), lengths))
+
+    def step(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, D), the frames before -> (B, C, D), those before the next step."""
+        y, before = self.depthwise.step(F.glu(self.gated(x)), before)
+        return self._mix(y), before
+
+    def _mix(self, x: Tensor) -> Tensor:
+        return self.mixed(F.silu(self.norm(x)))
+
+    def flops(self, time: int) -> int:
+        """FLOPs of ``time`` frames."""
+        return 6 * self.dim**2 * time + self.depthwise.flops(time)
