@@ -1,5 +1,7 @@
 """The published equations, one frame after another; the contract is in test_encoders.py."""
 
+import math
+
 import pytest
 import torch
 
@@ -55,13 +57,33 @@ def test_gates_that_underflow_leave_the_state_finite(cell):
         assert layer(torch.randn(1, 40, 3)).isfinite().all()
 
 
-@pytest.mark.parametrize(("bias", "least", "most"), [(-4.0, 0.0, 0.1), (4.0, 0.6, 1.0)])
+@pytest.mark.parametrize("bias", [-4.0, 0.0, 1.0, 4.0])
 @torch.no_grad()
-def test_the_forget_bias_sets_what_is_kept_at_first(bias, least, most):
-    log_kept, _ = MinGRUCell(8, 8, forget_bias=bias).coefficients(torch.zeros(1, 1, 8))
-    assert least < log_kept.exp().mean() < most
-    log_kept, _ = MinLSTMCell(8, 8, forget_bias=bias).coefficients(torch.zeros(1, 1, 8))
-    assert least < log_kept.exp().mean() < most
+def test_the_forget_bias_sets_what_is_kept_at_first(bias):
+    x = torch.randn(1, 20000, 8, generator=torch.Generator().manual_seed(0))
+    f = 1 / (1 + math.exp(-bias))
+    for cls, expected in ((MinGRUCell, f), (MinLSTMCell, f / (f + 0.5))):
+        cell = cls(8, 8, forget_bias=bias)
+        kept, _ = cell.coefficients(torch.zeros(1, 1, 8))
+        torch.testing.assert_close(kept.exp(), torch.full((1, 1, 8), expected))
+        logits = cell.gates(x)[..., : cell.cells]
+        assert logits.mean().item() == pytest.approx(bias, abs=0.05)
+
+
+@pytest.mark.parametrize("encoder", [MinLSTM, MinGRU])
+@torch.no_grad()
+def test_long_and_short_chunks_stream_alike(encoder):
+    torch.manual_seed(0)
+    model = encoder(8, dim=16, layers=2, bidirectional=False, channels=4).eval()
+    x = torch.randn(2, 200, 8)
+    expected, _ = model(x, torch.tensor([200, 200]))
+    state, outputs, sizes = model.initial_state(2), [], []
+    for piece in x.split([80, 4, 64, 52], dim=1):  # 20 frames of the encoder, 1, 16, 13
+        y, state = model.step(piece, state)
+        outputs.append(y)
+        sizes.append(sum(value.numel() for value in state.values()))
+    torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-4, atol=1e-5)
+    assert len(set(sizes)) == 1
 
 
 @pytest.mark.parametrize("encoder", [MinLSTM, MinGRU])

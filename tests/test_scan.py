@@ -1,10 +1,8 @@
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from asr.scan import scan, sequential
+from asr.scan import Scan, scan, sequential
 
 
 def inputs(time, seed=0, dtype=torch.float32):
@@ -25,6 +23,12 @@ def test_the_scan_is_the_loop_in_values_and_gradients(time):
     theirs = torch.autograd.grad((z * weights).sum(), exact)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("time", [1, 2, 7, 9, 12])
+def test_gradients_are_those_of_finite_differences(time):
+    arguments = [x.requires_grad_() for x in inputs(time, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(Scan.apply, arguments)
 
 
 @pytest.mark.parametrize("kept", [-100.0, -1e-6, 0.0])
