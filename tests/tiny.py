@@ -21,6 +21,7 @@ from asr.encoders import (
     MinGRU,
     MinLSTM,
     Transformer,
+    Universal,
 )
 
 NUM_MELS = 8
@@ -94,6 +95,21 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
         causal=True,
         chunk=2,
         left_context=3,
+        channels=4,
+    ),
+    # A halting bias that leaves every step to be taken: the FLOPs of the formula.
+    "Universal": partial(Universal, dim=DIM, heads=2, max_steps=3, halting_bias=-4.0, channels=4),
+    "Universal causal": partial(
+        Universal, dim=DIM, heads=2, max_steps=3, halting_bias=-4.0, causal=True, channels=4
+    ),
+    "Universal halting": partial(
+        Universal,
+        dim=DIM,
+        heads=2,
+        max_steps=2,
+        halting_bias=0.0,
+        left_context=3,
+        causal=True,
         channels=4,
     ),
     "Hybrid": partial(

@@ -12,6 +12,7 @@ from asr.encoders.min_gru import MinGRU
 from asr.encoders.min_lstm import MinLSTM
 from asr.encoders.stack import Stack
 from asr.encoders.transformer import Transformer
+from asr.encoders.universal import Universal
 
 ENCODERS: dict[str, type[Encoder]] = {
     cls.__name__: cls
@@ -22,6 +23,7 @@ ENCODERS: dict[str, type[Encoder]] = {
         MinGRU,
         Transformer,
         Conformer,
+        Universal,
         Hierarchical,
         Convolution,
         Hybrid,
@@ -44,5 +46,6 @@ __all__ = [
     "Hybrid",
     "Stack",
     "Transformer",
+    "Universal",
     "state_bytes",
 ]

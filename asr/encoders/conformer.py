@@ -46,7 +46,7 @@ class Conformer(Stack):
             layers: blocks.
             heads: attention heads; dim divides by twice as many.
             feedforward: inner width of both feed-forwards, in multiples of dim.
-            kernel: frames that the convolution sees, odd; of a causal one, its own and earlier ones.
+            kernel: frames that the convolution sees; odd, or causal: its own and earlier ones.
             dropout: probability, on the input, on what each module adds and inside feed-forwards.
             causal: whether a frame sees only frames up to the end of its chunk.
             left_context: encoder frames that the attention of a causal encoder sees before a

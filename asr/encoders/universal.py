@@ -1,0 +1,164 @@
+"""Universal Transformer encoder (Dehghani et al. 2019): one layer, as often as a frame needs."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from asr.batch import mask
+from asr.encoders.attention import FrameAttention
+from asr.encoders.block import Block, Frames, State
+from asr.encoders.stack import Stack
+from asr.encoders.transformer import Input, TransformerBlock
+from asr.linear import Linear
+from asr.loss import add_term
+
+HALTED = 0.99  # 1 - epsilon of Graves 2016: a frame halts when its probabilities sum to more
+
+
+class Universal(Stack):
+    """Subsampling, then one Transformer layer applied again and again, then a norm.
+
+    Every frame halts by itself (adaptive computation time, Graves 2016). What a run pondered is in
+    its ledger: ``ponder``, which is learnt from, and ``steps``, the mean number of applications.
+    """
+
+    remedy = "set causal: true"
+
+    def __init__(
+        self,
+        num_mels: int,
+        *,
+        dim: int,
+        heads: int,
+        max_steps: int = 6,
+        feedforward: int = 4,
+        dropout: float = 0.1,
+        causal: bool = False,
+        left_context: int | None = None,
+        ponder_weight: float = 0.01,
+        halting_bias: float = -1.0,
+        channels: int = 32,
+    ) -> None:
+        """Builds the encoder.
+
+        Args:
+            num_mels: mel bins F.
+            dim: width D.
+            heads: attention heads; dim divides by twice as many.
+            max_steps: applications of the layer after which every frame has halted.
+            feedforward: inner width of the feed-forward, in multiples of dim.
+            dropout: probability, on the input, on what each module adds and inside feed-forwards.
+            causal: whether a frame sees only frames before it and itself.
+            left_context: encoder frames that a frame of a causal encoder sees before itself; none
+                given: all.
+            ponder_weight: of the ponder cost in the loss.
+            halting_bias: of the halting unit at first; -1 makes about four steps.
+            channels: channels of the subsampling convolutions.
+
+        Raises:
+            ValueError: a dim that does not fit the heads, no steps, or left_context without causal.
+        """
+        if max_steps < 1:
+            raise ValueError(f"max_steps {max_steps}: the layer is applied at least once")
+        attention = FrameAttention(dim, heads=heads, causal=causal, left_context=left_context)
+        layer = TransformerBlock(dim, attention, inner=feedforward * dim, dropout=dropout)
+        blocks: list[Block] = [
+            Input(dim, dropout=dropout, sinusoidal=False),
+            UniversalBlock(layer, dim, max_steps, ponder_weight, halting_bias),
+        ]
+        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+
+
+class UniversalBlock(Block):
+    """One layer applied in depth, with a learned vector per step and a halting unit."""
+
+    def __init__(
+        self,
+        layer: TransformerBlock,
+        dim: int,
+        max_steps: int,
+        ponder_weight: float,
+        halting_bias: float,
+    ) -> None:
+        super().__init__()
+        self.layer, self.max_steps, self.ponder_weight = layer, max_steps, ponder_weight
+        self.causal = layer.causal
+        self.depth = nn.Parameter(0.02 * torch.randn(max_steps, dim))
+        self.halting = Linear(dim, 1)
+        nn.init.zeros_(self.halting.weight)
+        nn.init.constant_(self.halting.bias, halting_bias)
+
+    def forward(self, frames: Frames) -> Frames:
+        """(B, S, D) -> (B, S, D), the states weighted by their halting probabilities.
+
+        Ends when every real frame has halted, which changes no result. On a GPU it waits for that
+        answer at every step.
+        """
+        real = mask(frames.lengths, frames.x.shape[1])
+        ponder = Ponder(frames.x, self.max_steps)
+        for step in range(self.max_steps):
+            new = self.layer(replace(frames, x=ponder.x + self.depth[step])).x
+            ponder.add(new, torch.sigmoid(self.halting(new).float()))
+            if not bool((ponder.running & real[..., None]).any()):
+                break
+        count = real.sum()
+        cost = (ponder.steps + ponder.remainder)[..., 0] * real
+        add_term("ponder", cost.sum(), count, self.ponder_weight)
+        add_term("steps", (ponder.steps[..., 0] * real).sum(), count)
+        return replace(frames, x=ponder.y.to(frames.x.dtype))
+
+    def initial_state(self, batch: int) -> State:
+        """Those of the attention, once per step in depth."""
+        return {
+            f"{step}.{name}": value
+            for step in range(self.max_steps)
+            for name, value in self.layer.initial_state(batch).items()
+        }
+
+    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+        """See ``Block.step``; takes all steps, since later frames attend to every one of them."""
+        ponder, after = Ponder(frames.x, self.max_steps), {}
+        for step in range(self.max_steps):
+            own = f"{step}."
+            before = {n.removeprefix(own): v for n, v in state.items() if n.startswith(own)}
+            moved, then = self.layer.step(replace(frames, x=ponder.x + self.depth[step]), before)
+            ponder.add(moved.x, torch.sigmoid(self.halting(moved.x).float()))
+            after |= {own + name: value for name, value in then.items()}
+        return replace(frames, x=ponder.y.to(frames.x.dtype)), after
+
+    def flops(self, time: int) -> int:
+        """FLOPs of one utterance when no frame halts before the last step: an upper bound."""
+        return self.max_steps * (self.layer.flops(time) + 2 * self.halting.in_features * time)
+
+
+class Ponder:
+    """Adaptive computation time of each frame (Graves 2016, equations 5 to 9).
+
+    Attributes:
+        x: (B, S, D) the states; a frame's stays what it was when it halted.
+        y: (B, S, D) their mean, weighted by the halting probabilities; the last has the remainder.
+        running: (B, S, 1) bool, which frames have not halted.
+        steps: (B, S, 1) how many steps each took.
+        remainder: (B, S, 1) what its last step was weighted with; the gradient of the cost.
+    """
+
+    def __init__(self, x: Tensor, max_steps: int) -> None:
+        zeros = torch.zeros_like(x[..., :1], dtype=torch.float32)
+        self.x, self.y = x, torch.zeros_like(x, dtype=torch.float32)
+        self.running = torch.ones_like(zeros, dtype=torch.bool)
+        self.steps, self.remainder, self.total = zeros, zeros, zeros
+        self.left = max_steps
+
+    def add(self, new: Tensor, probability: Tensor) -> None:
+        """(B, S, D) the states after one more step, (B, S, 1) the probability to halt there."""
+        self.left -= 1
+        total = self.total + probability
+        last = self.running & ((total > HALTED) | (self.left == 0))
+        weight = torch.where(last, 1 - self.total, probability) * self.running
+        self.remainder = torch.where(last, 1 - self.total, self.remainder)
+        self.y = self.y + weight * new
+        self.x = torch.where(self.running, new, self.x.to(new.dtype))
+        self.steps = self.steps + self.running
+        self.total = torch.where(self.running, total, self.total)
+        self.running = self.running & ~last
