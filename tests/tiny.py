@@ -20,6 +20,7 @@ from asr.encoders import (
     Hybrid,
     MinGRU,
     MinLSTM,
+    StateSpace,
     Transformer,
     Universal,
 )
@@ -110,6 +111,16 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
         halting_bias=0.0,
         left_context=3,
         causal=True,
+        channels=4,
+    ),
+    "StateSpace": partial(StateSpace, dim=DIM, layers=2, state=4, head_width=4, channels=4),
+    "StateSpace causal": partial(
+        StateSpace,
+        dim=DIM,
+        layers=2,
+        state=4,
+        head_width=8,
+        bidirectional=False,
         channels=4,
     ),
     "Hybrid": partial(

@@ -11,6 +11,7 @@ from asr.encoders.lstm import LSTM
 from asr.encoders.min_gru import MinGRU
 from asr.encoders.min_lstm import MinLSTM
 from asr.encoders.stack import Stack
+from asr.encoders.state_space import StateSpace
 from asr.encoders.transformer import Transformer
 from asr.encoders.universal import Universal
 
@@ -21,6 +22,7 @@ ENCODERS: dict[str, type[Encoder]] = {
         GRU,
         MinLSTM,
         MinGRU,
+        StateSpace,
         Transformer,
         Conformer,
         Universal,
@@ -45,6 +47,7 @@ __all__ = [
     "Hierarchical",
     "Hybrid",
     "Stack",
+    "StateSpace",
     "Transformer",
     "Universal",
     "state_bytes",
