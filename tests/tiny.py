@@ -148,10 +148,6 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
             },
         ],
     ),
-    "StateSpace": partial(StateSpace, dim=DIM, layers=2, heads=4, state=4, channels=4),
-    "StateSpace causal": partial(
-        StateSpace, dim=DIM, layers=2, bidirectional=False, heads=4, state=4, channels=4
-    ),
     "Transformer": partial(Transformer, dim=DIM, layers=2, heads=2, channels=4),
     "Transformer causal": partial(Transformer, dim=DIM, layers=2, heads=2, causal=True, channels=4),
     "Transformer left context": partial(

@@ -12,7 +12,6 @@ from asr.encoders.min_gru import MinGRU
 from asr.encoders.min_lstm import MinLSTM
 from asr.encoders.stack import Stack
 from asr.encoders.state_space import StateSpace
-from asr.encoders.state_space import StateSpace
 from asr.encoders.transformer import Transformer
 from asr.encoders.universal import Universal
 
@@ -30,7 +29,6 @@ ENCODERS: dict[str, type[Encoder]] = {
         Hierarchical,
         Convolution,
         Hybrid,
-        StateSpace,
     )
 }
 
@@ -49,7 +47,6 @@ __all__ = [
     "Hierarchical",
     "Hybrid",
     "Stack",
-    "StateSpace",
     "StateSpace",
     "Transformer",
     "Universal",

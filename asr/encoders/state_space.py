@@ -1,7 +1,9 @@
-"""State-space encoder: Mamba-2 layers, bidirectional or causal."""
+"""Selective state-space encoder: Mamba-2 (Dao and Gu 2024), its scan as products of matrices."""
 
+import importlib
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,20 +14,13 @@ from asr.encoders.depthwise import Depthwise
 from asr.encoders.stack import Stack
 from asr.layers import Permute, dropout, modules, reversal
 from asr.linear import Linear
-from asr.state_space import scan, scan_flops
 
-KERNEL = 4  # frames under the convolution; this and the rest are Mamba-2's
-RATES = (1.0, 16.0)
-STEPS = (0.001, 0.1)
-EPSILON = 1e-5
+CHUNK = 64  # frames whose mutual influence is one matrix; 32 and 128 are slower on a CPU
+KERNEL = 4  # of the convolution before the scan, as published
 
 
 class StateSpace(Stack):
-    """Subsampling, then layers of x + projection(selective state space(norm(x))), then a norm.
-
-    Mamba-2 (Dao & Gu 2024): a recurrence whose decay, input and output depend on the frame, in
-    products of matrices. A bidirectional layer has two of them, one on the frames reversed.
-    """
+    """Subsampling, then layers of x + projection(scan(norm(x))), then a norm."""
 
     remedy = "set bidirectional: false"
 
@@ -37,8 +32,8 @@ class StateSpace(Stack):
         layers: int,
         bidirectional: bool = True,
         expansion: int = 2,
-        heads: int = 8,
         state: int = 64,
+        head_width: int = 32,
         dropout: float = 0.1,
         channels: int = 32,
     ) -> None:
@@ -47,24 +42,32 @@ class StateSpace(Stack):
         Args:
             num_mels: mel bins F.
             dim: width D.
-            layers: layers.
+            layers: state-space layers.
             bidirectional: whether the future is seen too; without, the encoder is causal.
-            expansion: inner width, in multiples of dim; two directions share it.
-            heads: parts of the inner width that decay by themselves; two directions share them.
-            state: numbers that are remembered per unit of the inner width.
+            expansion: channels of the scan, in multiples of dim; two directions share them.
+            state: numbers that each channel remembers.
+            head_width: channels that share a decay; expansion * dim divides by it (and by the
+                number of directions).
             dropout: probability, on each layer's output.
             channels: channels of the subsampling convolutions.
 
         Raises:
-            ValueError: heads that do not divide the inner width, or two directions cannot share.
+            ValueError: the channels do not divide into heads.
         """
+        directions = 2 if bidirectional else 1
+        inner, rest = divmod(expansion * dim, directions)
+        if rest or inner % head_width:
+            raise ValueError(
+                f"{expansion} * dim {dim} channels in {directions} directions do not divide into "
+                f"heads of {head_width}; change dim or head_width"
+            )
         blocks = (
             StateSpaceBlock(
                 dim,
-                bidirectional=bidirectional,
-                expansion=expansion,
-                heads=heads,
+                inner=inner,
+                directions=directions,
                 state=state,
+                head_width=head_width,
                 dropout=dropout,
             )
             for _ in range(layers)
@@ -73,113 +76,186 @@ class StateSpace(Stack):
 
 
 class StateSpaceBlock(Block):
-    """x + projection(mixer(norm(x))), with one mixer or, joined, two of opposite directions."""
+    """x + projection(directions(norm(x))): all there is to a layer, without a feed-forward."""
 
     def __init__(
         self,
         dim: int,
         *,
-        bidirectional: bool,
-        expansion: int,
-        heads: int,
+        inner: int,
+        directions: int,
         state: int,
+        head_width: int,
         dropout: float,
     ) -> None:
         super().__init__()
-        directions, inner = 2 if bidirectional else 1, expansion * dim
-        if heads < 1 or heads % directions:
-            raise ValueError(f"heads {heads}: take a multiple of {directions} (directions)")
-        if inner % heads:
-            raise ValueError(
-                f"inner width {inner} (expansion * dim) does not divide by heads ({heads})"
-            )
-        self.dim, self.dropout, self.causal = dim, dropout, not bidirectional
+        self.dim, self.dropout, self.causal = dim, dropout, directions == 1
         self.norm = nn.LayerNorm(dim)
         self.directions = modules(
-            Mixer(dim, heads=heads // directions, width=inner // heads, state=state)
+            Selective(dim, inner=inner, state=state, head_width=head_width)
             for _ in range(directions)
         )
-        self.projection = Linear(inner, dim, bias=False)
+        self.projection = Linear(directions * inner, dim)
+        nn.init.xavier_uniform_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
 
     def forward(self, frames: Frames) -> Frames:
         """(B, S, D) -> (B, S, D)."""
         x = self.norm(frames.x)
-        y = self.directions[0](x)
+        y, _ = self.directions[0](x)
         if not self.causal:
             order = reversal(frames.lengths, x.shape[1])
-            back = self.directions[1](Permute.apply(x, order))
-            y = torch.cat([y, Permute.apply(back, order)], dim=-1)
+            back, _ = self.directions[1](Permute.apply(x, order))
+            y = torch.cat([y, Permute.apply(back.contiguous(), order)], dim=-1)
         return self._join(frames, y)
 
     def initial_state(self, batch: int) -> State:
-        """Zeros: ``hidden`` of the recurrence and the frames ``before`` under the convolution."""
+        """Zeros: ``scan`` and the frames that the ``convolution`` sees again."""
         return self.directions[0].initial_state(batch)
 
     def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
         """See ``Block.step``."""
-        y, state = self.directions[0].step(self.norm(frames.x), state)
+        y, state = self.directions[0](self.norm(frames.x), state)
         return self._join(frames, y), state
 
     def _join(self, frames: Frames, y: Tensor) -> Frames:
-        y = self.projection(y.to(frames.x.dtype))
+        y = self.projection(y)
         return replace(frames, x=frames.x + dropout(y, self.dropout, self.training))
 
     def flops(self, time: int) -> int:
-        """FLOPs of one utterance of ``time`` frames."""
+        """FLOPs of one utterance of ``time`` frames; those of the plain scan."""
         total = sum(direction.flops(time) for direction in self.directions)
         return total + 2 * self.projection.in_features * self.dim * time
 
 
-class Mixer(nn.Module):
-    """Mamba-2's mixer of one direction, without its output projection.
+class Selective(nn.Module):
+    """Projection, convolution and SiLU, selective scan, gate and norm: one direction."""
 
-    One product gives the gate z, the step sizes dt and, after a causal convolution over time, what
-    comes in (x), where it enters the state (b) and what is read from it (c).
-    """
-
-    def __init__(self, dim: int, *, heads: int, width: int, state: int) -> None:
+    def __init__(self, dim: int, *, inner: int, state: int, head_width: int) -> None:
         super().__init__()
-        self.dim, self.heads, self.width, self.state = dim, heads, width, state
-        self.inner = heads * width
-        convolved = self.inner + 2 * state
-        self.input = Linear(dim, self.inner + convolved + heads, bias=False)
-        self.convolution = Depthwise(convolved, kernel=KERNEL, causal=True)
-        self.log_rate = nn.Parameter(torch.empty(heads).uniform_(*RATES).log())
-        least, most = map(math.log, STEPS)
-        steps = torch.empty(heads).uniform_(least, most).exp()
-        self.step_bias = nn.Parameter(steps + torch.log(-torch.expm1(-steps)))  # softplus gives it
-        self.skip = nn.Parameter(torch.ones(heads))
-        self.norm = nn.RMSNorm(self.inner, eps=EPSILON)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, inner)."""
-        return self.step(x, self.initial_state(len(x)))[0]
+        self.dim, self.inner, self.state, self.heads = dim, inner, state, inner // head_width
+        self.widths = [inner, inner + 2 * state, self.heads]  # gate; x, B and C; step sizes
+        self.input = Linear(dim, sum(self.widths), bias=False)
+        self.convolution = Depthwise(inner + 2 * state, kernel=KERNEL, causal=True)
+        self.norm = nn.RMSNorm(inner, eps=1e-5)
+        # As published: decays of 1 to 16 per unit of a step size of 0.001 to 0.1.
+        self.log_decay = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        steps = torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()
+        self.step_bias = nn.Parameter(steps + torch.log(-torch.expm1(-steps)))  # softplus inverted
+        self.skip = nn.Parameter(torch.ones(self.heads))
+        nn.init.xavier_uniform_(self.input.weight)
 
     def initial_state(self, batch: int) -> State:
-        """See ``StateSpaceBlock.initial_state``."""
-        hidden = self.skip.new_zeros(batch, self.heads, self.width, self.state)
-        return {"hidden": hidden, "before": self.convolution.initial_state(batch)}
+        """Zeros."""
+        width = self.inner // self.heads
+        return {
+            "scan": self.skip.new_zeros(batch, self.heads, width, self.state),
+            "convolution": self.convolution.initial_state(batch),
+        }
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """(B, S, D), state -> (B, S, inner), next state."""
-        convolved = self.convolution.dim
-        z, y, dt = self.input(x).split([self.inner, convolved, self.heads], dim=-1)
-        y, before = self.convolution.step(y, state["before"])
-        x, b, c = F.silu(y).float().split([self.inner, self.state, self.state], dim=-1)
-        y, hidden = scan(
-            x.unflatten(2, (self.heads, self.width)),
-            F.softplus(dt.float() + self.step_bias),
-            -self.log_rate.exp(),
-            b,
-            c,
-            self.skip,
-            state["hidden"],
-        )
-        y = self.norm(y.flatten(2) * F.silu(z.float()))
-        return y, {"hidden": hidden, "before": before}
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """(B, S, D), state or the first -> (B, S, inner), next state."""
+        state = state or self.initial_state(len(x))
+        gate, mixed, step = self.input(x).split(self.widths, dim=-1)
+        mixed, convolved = self.convolution.step(mixed, state["convolution"])
+        mixed = F.silu(mixed)
+        with torch.autocast(x.device.type, enabled=False):
+            parts = mixed.float().split([self.inner, self.state, self.state], dim=-1)
+            u = parts[0].unflatten(-1, (self.heads, -1))
+            sizes = F.softplus(step.float() + self.step_bias)
+            y, scanned = selective_scan(
+                u, sizes, -self.log_decay.exp(), parts[1], parts[2], state["scan"]
+            )
+            y = (y + self.skip[:, None] * u).flatten(2)
+            y = self.norm(y * F.silu(gate.float()))
+        return y.type_as(x), {"scan": scanned, "convolution": convolved}
 
     def flops(self, time: int) -> int:
         """FLOPs of ``time`` frames."""
-        scanned = scan_flops(time, self.heads, self.width, self.state)
-        projected = 2 * self.input.in_features * self.input.out_features * time
-        return projected + self.convolution.flops(time) + scanned
+        chunk = min(CHUNK, time)
+        padded = -(-time // chunk) * chunk
+        scores = 2 * chunk * (self.state + self.inner)  # among the frames of a chunk
+        states = 4 * self.inner * self.state  # into a chunk's state, and out of the one before
+        convolution = self.convolution.flops(time)
+        return 2 * self.dim * sum(self.widths) * time + convolution + padded * (scores + states)
+
+
+def selective_scan(
+    u: Tensor, sizes: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """h_t = exp(sizes_t * decay) h_{t-1} + sizes_t u_t b_t^T and y_t = h_t c_t, per head.
+
+    Args:
+        u: (B, T, H, P) what comes in, in float32 as all others.
+        sizes: (B, T, H) step sizes, positive.
+        decay: (H,) negative.
+        b: (B, T, N) how the state is written, for all heads.
+        c: (B, T, N) how it is read.
+        state: (B, H, P, N) before the first frame.
+
+    Returns:
+        (B, T, H, P) and the state after the last frame. On a GPU by the kernel of the package
+        mamba_ssm, if it is installed; else in plain PyTorch.
+    """
+    kernel = fused() if u.is_cuda else None
+    if kernel is None:
+        return chunked_scan(u, sizes, decay, b, c, state)
+    y, last = kernel(
+        u.contiguous(),
+        sizes.contiguous(),
+        decay,
+        b[:, :, None].contiguous(),
+        c[:, :, None].contiguous(),
+        chunk_size=CHUNK,
+        initial_states=state.contiguous(),
+        return_final_states=True,
+    )
+    return y, last
+
+
+def fused() -> Any:
+    """The Triton kernel of mamba_ssm; None where it is not installed."""
+    try:
+        module = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
+    except ImportError:
+        return None
+    return module.mamba_chunk_scan_combined
+
+
+def chunked_scan(
+    u: Tensor, sizes: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``selective_scan`` in plain PyTorch (Dao and Gu 2024, section 6).
+
+    Within a chunk the recurrence is a matrix of influences, like attention with a decay; between
+    chunks only states are passed on.
+    """
+    batch, time, heads, width = u.shape
+    chunk = min(CHUNK, time)
+    later = -time % chunk
+    # Steps of size zero change nothing: the state stays, and nothing comes in.
+    u, sizes = F.pad(u, (0, 0, 0, 0, 0, later)), F.pad(sizes, (0, 0, 0, later))
+    b, c = F.pad(b, (0, 0, 0, later)), F.pad(c, (0, 0, 0, later))
+    u, sizes, b, c = (x.unflatten(1, (-1, chunk)) for x in (u, sizes, b, c))
+    logs = (sizes * decay).cumsum(2)  # (B, K, C, H): since the chunk began
+    moved = u * sizes[..., None]  # (B, K, C, H, P)
+
+    # Within chunks. What lies in the future gets no influence, and no overflow on the way there.
+    later_than = torch.ones(chunk, chunk, dtype=torch.bool, device=u.device).triu(1)
+    between = logs.permute(0, 1, 3, 2)  # (B, K, H, C)
+    between = (between[..., :, None] - between[..., None, :]).masked_fill(later_than, -torch.inf)
+    influence = (c @ b.mT)[:, :, None] * between.exp()  # (B, K, H, C, C)
+    y = (influence @ moved.transpose(2, 3)).transpose(2, 3)  # (B, K, C, H, P)
+
+    # Between chunks: each leaves a state behind, and reads the one it finds.
+    to_end = (logs[:, :, -1:] - logs).exp()  # (B, K, C, H)
+    left = (moved * to_end[..., None]).flatten(3).mT @ b  # (B, K, H * P, N)
+    left = left.unflatten(2, (heads, width))
+    whole = logs[:, :, -1].exp()[..., None, None]  # (B, K, H, 1, 1)
+    found = []
+    for k in range(logs.shape[1]):
+        found.append(state)
+        state = whole[:, k] * state + left[:, k]
+    read = c @ torch.stack(found, dim=1).flatten(2, 3).mT  # (B, K, C, H * P)
+    y = y + read.unflatten(-1, (heads, width)) * logs.exp()[..., None]
+    return y.flatten(1, 2)[:, :time], state
