@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asr.batch import mask
 from asr.encoders.block import Block, Frames
 from asr.encoders.encoder import Encoder, EncoderState
 from asr.layers import SUBSAMPLING, Subsampling, halved, modules, zero_padding
+from asr.loss import collecting
 
 
 class Stack(Encoder):
@@ -41,8 +45,13 @@ class Stack(Encoder):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B,) -> (B, S, D), (B,); see ``Encoder.forward``."""
         frames = Frames(*self.subsampling(x, lengths))
+        if collecting():
+            each = x.mean(-1).masked_fill(~mask(lengths, x.shape[1]), math.nan)
+            frames = replace(frames, loudness=averaged(each, SUBSAMPLING))
         for block in self.layers:
             frames = block(frames)
+            if frames.loudness is not None and block.stride > 1:
+                frames = replace(frames, loudness=averaged(frames.loudness, block.stride))
         return zero_padding(self.norm(frames.x), frames.lengths), frames.lengths
 
     def initial_state(self, batch: int) -> EncoderState:
@@ -82,3 +91,8 @@ class Stack(Encoder):
                 total += block.flops(time)
                 time = -(-time // block.stride)
         return total
+
+
+def averaged(x: Tensor, stride: int) -> Tensor:
+    """(B, S) -> (B, ceil(S / stride)), NaN left out of the means."""
+    return F.pad(x, (0, -x.shape[1] % stride), value=math.nan).unflatten(1, (-1, stride)).nanmean(2)

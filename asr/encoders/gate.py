@@ -1,0 +1,222 @@
+"""Which frames a causal attention encoder stores: similarity gates, and controls without one.
+
+"The fall of RNN / LSTM" (Culurciello 2018) ends with a memory that stores only what differs from
+what it stored before. A gate decides that once, for all layers above it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.batch import mask
+from asr.encoders.block import Block, Frames, State, Stored
+from asr.layers import zero_padding
+from asr.linear import Linear
+from asr.loss import add_term, collecting
+
+RATIO_WEIGHT = 0.03  # Hwang et al. 2025, of the loss that holds a learned gate to its rate
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an encoder stores of the frames that it has seen.
+
+    Args:
+        gate: last_kept (store a frame that differs from the last one stored), previous (one that
+            differs from the frame before it), learned (H-Net's router, Hwang et al. 2025), or a
+            control: uniform (every n-th frame) or random.
+        threshold: of last_kept and previous: a frame with a cosine similarity below it is stored;
+            above 1 every frame is.
+        rate: of uniform and random: share of frames to store; of learned: the share it is held to.
+        gap: of last_kept: so many frames after the last one stored, a frame is stored anyway.
+        skipped: drop what is not stored, or merge it into the vector stored last: their mean,
+            which attention counts as often as frames are in it (Bolya et al. 2023).
+    """
+
+    gate: Literal["last_kept", "previous", "learned", "uniform", "random"]
+    threshold: float = 0.9
+    rate: float = 0.5
+    gap: int = 100
+    skipped: Literal["drop", "merge"] = "drop"
+
+    def __post_init__(self) -> None:
+        """Checks what types cannot.
+
+        Raises:
+            ValueError: a rate that is no share of the frames, or a gap without a frame.
+        """
+        if not 0 < self.rate <= 1 or (self.gate == "learned" and self.rate == 1):
+            limit = "below 1" if self.gate == "learned" else "1 at most"
+            raise ValueError(f"rate {self.rate}: give a share of frames above 0 and {limit}")
+        if self.gap < 1:
+            raise ValueError(f"gap {self.gap}: give 1 frame or more")
+
+    def most(self, time: int) -> int:
+        """Frames stored of ``time``, at most where the gate looks at them, else exactly."""
+        if self.gate not in ("uniform", "random"):
+            return time
+        choose = uniform if self.gate == "uniform" else random
+        return int(choose(torch.arange(time), self.rate).sum())
+
+
+class Gate(Block):
+    """Decides which frames the blocks above it store; leaves the frames themselves as they are.
+
+    Adds the terms ``kept`` (share of frames that are stored), ``kept_speech`` and
+    ``kept_silence``, without weight; see ``silent``. The learned gate adds ``gate_ratio``.
+    """
+
+    def __init__(self, dim: int, memory: Memory) -> None:
+        super().__init__()
+        self.dim, self.memory = dim, memory
+        if memory.gate == "learned":
+            self.query, self.key = Linear(dim, dim, bias=False), Linear(dim, dim, bias=False)
+            nn.init.eye_(self.query.weight)
+            nn.init.eye_(self.key.weight)
+
+    def forward(self, frames: Frames) -> Frames:
+        """(B, S, D) -> (B, S, D), with ``stored``."""
+        state = self.initial_state(len(frames.x))
+        keep, probability, _ = self._decide(frames.x, state)
+        real = mask(frames.lengths, frames.x.shape[1])
+        keep = keep & real
+        weight = None
+        if probability is not None:
+            # Straight-through: its value is 1, its gradient that of the probability.
+            weight = 1 + probability - probability.detach()
+            if collecting():
+                self._hold_rate(keep, zero_padding(probability, frames.lengths), frames.lengths)
+        if collecting():
+            count(keep, real, frames.loudness)
+        return replace(frames, stored=Stored.of(keep, weight))
+
+    def _decide(self, x: Tensor, state: State) -> tuple[Tensor, Tensor | None, State]:
+        """(B, S, D) -> keep (B, S) bool, the learned gate's probabilities (B, S), next state."""
+        memory, position = self.memory, state["position"].to(x.device)
+        time = position + torch.arange(x.shape[1], device=x.device)
+        after = {"position": position + x.shape[1]}
+        if memory.gate == "uniform":
+            return uniform(time, memory.rate).expand(len(x), -1), None, after
+        if memory.gate == "random":
+            if self.training:
+                chance = torch.rand(x.shape[:2], device=x.device)
+                return (chance < memory.rate) | (time == 0), None, after
+            return random(time, memory.rate).expand(len(x), -1), None, after
+        g = F.layer_norm(x.float(), (self.dim,))
+        if memory.gate == "last_kept":
+            with torch.no_grad():
+                keep, last, age = last_kept(
+                    g, memory.threshold, memory.gap, state["last"].to(g.dtype), state["age"]
+                )
+            return keep, None, {**after, "last": last, "age": age}
+        before = torch.cat([state["last"].to(g.dtype)[:, None], g[:, :-1]], dim=1)
+        after["last"] = g[:, -1]
+        if memory.gate == "previous":
+            return (similarity(before, g) < memory.threshold) | (time == 0), None, after
+        difference = (1 - similarity(self.query(before).float(), self.key(g).float())) / 2
+        probability = torch.where(time == 0, 1.0, difference.clamp(0, 1))
+        return probability >= 0.5, probability, after
+
+    def _hold_rate(self, keep: Tensor, probability: Tensor, lengths: Tensor) -> None:
+        """The ratio loss of every utterance, which counts as often as it has frames."""
+        sizes = lengths.clamp(min=1)
+        losses = ratio_loss(keep.sum(1) / sizes, probability.sum(1) / sizes, self.memory.rate)
+        add_term("gate_ratio", (losses * lengths).sum(), lengths.sum(), RATIO_WEIGHT)
+
+    def initial_state(self, batch: int) -> State:
+        """The ``position`` of the next frame and, where a gate compares, ``last``: no frame."""
+        state = {"position": torch.zeros((), dtype=torch.int64)}
+        if self.memory.gate in ("uniform", "random"):
+            return state
+        state["last"] = torch.zeros(batch, self.dim)
+        if self.memory.gate == "last_kept":
+            # As if the last one had been stored so long ago that the first frame has to be.
+            state["age"] = torch.full((batch,), self.memory.gap)
+        return state
+
+    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+        """See ``Block.step``."""
+        keep, _, state = self._decide(frames.x, state)
+        return replace(frames, stored=Stored.of(keep)), state
+
+    def flops(self, time: int) -> int:
+        """Those of the learned gate's products; similarities are elementwise."""
+        return 4 * self.dim**2 * time if self.memory.gate == "learned" else 0
+
+
+def similarity(x: Tensor, y: Tensor) -> Tensor:
+    """(B, S, D) twice -> cosines (B, S)."""
+    return F.cosine_similarity(x, y, dim=-1)
+
+
+def last_kept(
+    g: Tensor, threshold: float, gap: int, last: Tensor, age: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keeps what differs from the last frame kept, or comes ``gap`` frames after it.
+
+    Every decision depends on the one before, so this goes frame by frame; without gradient.
+
+    Args:
+        g: (B, S, D).
+        threshold: a frame with a cosine below it is kept.
+        gap: frames after which one is kept anyway.
+        last: (B, D) the last frame kept.
+        age: (B,) how many frames ago it was.
+
+    Returns:
+        (B, S) bool, and the next ``last`` (of length 1) and ``age``.
+    """
+    kept = []
+    for x in F.normalize(g, dim=-1).unbind(1):
+        age = age + 1
+        keep = ((x * last).sum(-1) < threshold) | (age >= gap)
+        last = torch.where(keep[:, None], x, last)
+        age = age.masked_fill(keep, 0)
+        kept.append(keep)
+    return torch.stack(kept, dim=1), last, age
+
+
+def uniform(positions: Tensor, rate: float) -> Tensor:
+    """(S,) -> (S,) bool: position 0, and each where another of rate * position is complete."""
+    # The margin is for rates like 1 / 49, of which 49 are less than 1 in floating point.
+    complete = torch.floor(torch.stack([positions, positions - 1]).double() * rate + 1e-6)
+    return complete[0] > complete[1]
+
+
+def random(positions: Tensor, rate: float) -> Tensor:
+    """(S,) -> (S,) bool: position 0, and each whose hash is among the lowest of this share."""
+    x = (positions * 0x9E3779B1) & 0xFFFFFFFF  # then MurmurHash3's last step, of 32 bits
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return ((x ^ (x >> 16)) < rate * 2**32) | (positions == 0)
+
+
+def ratio_loss(kept: Tensor, probability: Tensor, rate: float) -> Tensor:
+    """Kept share F and mean probability G -> N / (N - 1) [(1 - F)(1 - G) + (N - 1) F G].
+
+    N is 1 / rate. 1 where F = G = rate (Hwang et al. 2025, equation 10).
+    """
+    return (1 - kept) * (1 - probability) / (1 - rate) + kept * probability / rate
+
+
+def silent(loudness: Tensor) -> Tensor:
+    """(B, S), NaN in the padding -> (B, S) bool: silence, by the utterance's own measure.
+
+    A frame is silent where its loudness, the mean of its features, lies below the midpoint
+    between the utterance's 5 % and 95 % quantiles over its real frames.
+    """
+    quantiles = torch.nanquantile(loudness, loudness.new_tensor([0.05, 0.95]), dim=1)
+    return loudness < quantiles.mean(0)[:, None]
+
+
+def count(keep: Tensor, real: Tensor, loudness: Tensor | None) -> None:
+    """Adds the terms ``kept``, ``kept_speech`` and ``kept_silence``, (B, S) each."""
+    add_term("kept", keep.sum(), real.sum())
+    if loudness is None:
+        return
+    silence = silent(loudness)
+    for name, among in (("speech", real & ~silence), ("silence", real & silence)):
+        add_term(f"kept_{name}", (keep & among).sum(), among.sum())
