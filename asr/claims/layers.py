@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.encoders import ENCODERS, Block, Frames
 from asr.encoders.recurrent import RecurrentBlock, packed, padded
+from asr.linear import Linear
+from asr.state_space import scan
 
 HEADS = 4
 WINDOW = 100
+HEAD_WIDTH, STATE = 32, 64  # of StateSpace by default
 ONE_WAY = {"bidirectional": False}
 HIERARCHY = {"heads": HEADS, "window": WINDOW, "levels": 2}
 CAUSAL = {"heads": HEADS, "causal": True}
@@ -49,20 +53,35 @@ class StateLoop(nn.Module):
         return torch.stack(states, dim=1)
 
 
-class FrameByFrame(nn.Module):
-    """The same block, fed with one frame after another: the loop over its cell."""
+class Selection(nn.Module):
+    """The recurrence of StateSpace: a projection to what its scan takes, and a way to scan."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, dim: int, scan: Callable[..., tuple[Tensor, Tensor]]) -> None:
         super().__init__()
-        self.block = block
+        self.scan, self.heads = scan, 2 * dim // HEAD_WIDTH
+        self.widths = [self.heads * HEAD_WIDTH, STATE, STATE, self.heads]
+        self.input = Linear(dim, sum(self.widths))
+        self.rates = nn.Parameter(-torch.linspace(1, 16, self.heads))
+        self.skip = nn.Parameter(torch.ones(self.heads))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        state, outputs = self.block.initial_state(len(x)), []
-        for frame in x.split(1, dim=1):
-            frames, state = self.block.step(Frames(frame, full(frame)), state)
-            outputs.append(frames.x)
-        return torch.cat(outputs, dim=1)
+        """(B, S, D) -> (B, S, heads, HEAD_WIDTH)."""
+        y, b, c, dt = self.input(x).split(self.widths, dim=-1)
+        y, dt = y.unflatten(-1, (self.heads, -1)), F.softplus(dt - 3)
+        initial = x.new_zeros(len(x), self.heads, HEAD_WIDTH, STATE)
+        return self.scan(y, dt, self.rates, b, c, self.skip, initial)[0]
+
+
+def scan_by_loop(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, initial: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``asr.state_space.scan``, one frame after another."""
+    state, outputs = initial, []
+    kept, entering = (dt * a).exp(), x * dt[..., None]
+    for k, new, write, read in zip(*(z.unbind(1) for z in (kept, entering, b, c)), strict=True):
+        state = k[..., None, None] * state + new[..., None] * write[:, None, None]
+        outputs.append((state @ read[:, None, :, None]).squeeze(-1))
+    return torch.stack(outputs, dim=1) + d[:, None] * x, state
 
 
 class Fused(nn.Module):
@@ -133,10 +152,11 @@ def two_recurrences(dim: int) -> tuple[nn.Module, nn.Module]:
     return block.directions[0], loop_of_cells("LSTM", dim)[0]
 
 
-def loop_of_steps(dim: int) -> tuple[nn.Module, nn.Module]:
-    """A StateSpace block over all frames at once, and its own steps."""
-    block = layer("StateSpace", dim)
-    return Whole(block), FrameByFrame(copy.deepcopy(block))
+def loop_of_selections(dim: int) -> tuple[nn.Module, nn.Module]:
+    """The recurrence of StateSpace as the encoder computes it, and by a loop."""
+    subject, reference = Selection(dim, scan), Selection(dim, scan_by_loop)
+    reference.load_state_dict(subject.state_dict())
+    return subject, reference
 
 
 def two_layers(dim: int, attention: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
@@ -175,7 +195,7 @@ COMPARISONS: dict[str, Comparison] = {
     "minlstm-loop": Comparison("MinLSTM by scan", "MinLSTM by loop", SHORT, loop_of_states),
     "minlstm-lstm": Comparison("MinLSTM by scan", "fused LSTM", SHORT, two_recurrences),
     "statespace-loop": Comparison(
-        "StateSpace by scan", "StateSpace by steps", SHORT, loop_of_steps
+        "StateSpace by scan", "StateSpace by loop", SHORT, loop_of_selections
     ),
     "hierarchical-full": Comparison(
         "Hierarchical layer",
