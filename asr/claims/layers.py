@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from asr.encoders import ENCODERS, Block, Frames
 from asr.encoders.recurrent import RecurrentBlock, packed, padded
 from asr.linear import Linear
-from asr.state_space import scan
 
 HEADS = 4
 WINDOW = 100
@@ -61,27 +60,25 @@ class Selection(nn.Module):
         self.scan, self.heads = scan, 2 * dim // HEAD_WIDTH
         self.widths = [self.heads * HEAD_WIDTH, STATE, STATE, self.heads]
         self.input = Linear(dim, sum(self.widths))
-        self.rates = nn.Parameter(-torch.linspace(1, 16, self.heads))
-        self.skip = nn.Parameter(torch.ones(self.heads))
+        self.decay = nn.Parameter(-torch.linspace(1, 16, self.heads))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, heads, HEAD_WIDTH)."""
-        y, b, c, dt = self.input(x).split(self.widths, dim=-1)
-        y, dt = y.unflatten(-1, (self.heads, -1)), F.softplus(dt - 3)
-        initial = x.new_zeros(len(x), self.heads, HEAD_WIDTH, STATE)
-        return self.scan(y, dt, self.rates, b, c, self.skip, initial)[0]
+        u, b, c, sizes = self.input(x).split(self.widths, dim=-1)
+        u, sizes = u.unflatten(-1, (self.heads, -1)), F.softplus(sizes - 3)
+        state = x.new_zeros(len(x), self.heads, HEAD_WIDTH, STATE)
+        return self.scan(u, sizes, self.decay, b, c, state)[0]
 
 
 def scan_by_loop(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, initial: Tensor
+    u: Tensor, sizes: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``asr.state_space.scan``, one frame after another."""
-    state, outputs = initial, []
-    kept, entering = (dt * a).exp(), x * dt[..., None]
+    """``asr.encoders.state_space.selective_scan``, one frame after another."""
+    kept, entering, outputs = (sizes * decay).exp(), u * sizes[..., None], []
     for k, new, write, read in zip(*(z.unbind(1) for z in (kept, entering, b, c)), strict=True):
         state = k[..., None, None] * state + new[..., None] * write[:, None, None]
         outputs.append((state @ read[:, None, :, None]).squeeze(-1))
-    return torch.stack(outputs, dim=1) + d[:, None] * x, state
+    return torch.stack(outputs, dim=1), state
 
 
 class Fused(nn.Module):
@@ -154,7 +151,9 @@ def two_recurrences(dim: int) -> tuple[nn.Module, nn.Module]:
 
 def loop_of_selections(dim: int) -> tuple[nn.Module, nn.Module]:
     """The recurrence of StateSpace as the encoder computes it, and by a loop."""
-    subject, reference = Selection(dim, scan), Selection(dim, scan_by_loop)
+    from asr.encoders.state_space import selective_scan
+
+    subject, reference = Selection(dim, selective_scan), Selection(dim, scan_by_loop)
     reference.load_state_dict(subject.state_dict())
     return subject, reference
 

@@ -81,7 +81,7 @@ def compare(
         torch.manual_seed(0)
         try:
             pair = [module.to(device).train() for module in comparison.build(dim)]
-        except ValueError as error:
+        except (ValueError, ImportError) as error:  # no such encoder, or of another width
             rows.append(Row(*words, time, batch, None, error=str(error)))
             continue
         # Below a layer lie others, which need the gradient of its input.
