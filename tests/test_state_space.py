@@ -97,6 +97,17 @@ def test_the_kernel_gets_its_arguments_in_its_layout(monkeypatch):
         torch.testing.assert_close(one, other)
 
 
+def test_a_kernel_that_does_not_load_is_not_passed_over(monkeypatch):
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "mamba_ssm":
+                raise ImportError("undefined symbol")
+
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(ImportError, match="undefined symbol"):
+        state_space.fused()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @torch.no_grad()
@@ -108,5 +119,5 @@ def test_the_kernel_gives_the_plain_numbers():
 
 
 def test_channels_that_do_not_divide_into_heads_are_refused():
-    with pytest.raises(ValueError, match="dim 40 channels in 2 directions"):
-        StateSpace(8, dim=40, layers=1)
+    with pytest.raises(ValueError, match="heads 8: 2 \\* dim 42"):
+        StateSpace(8, dim=42, layers=1)

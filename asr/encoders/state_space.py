@@ -32,8 +32,8 @@ class StateSpace(Stack):
         layers: int,
         bidirectional: bool = True,
         expansion: int = 2,
+        heads: int = 8,
         state: int = 64,
-        head_width: int = 32,
         dropout: float = 0.1,
         channels: int = 32,
     ) -> None:
@@ -45,9 +45,8 @@ class StateSpace(Stack):
             layers: state-space layers.
             bidirectional: whether the future is seen too; without, the encoder is causal.
             expansion: channels of the scan, in multiples of dim; two directions share them.
+            heads: parts of the channels that decay by themselves; two directions share them.
             state: numbers that each channel remembers.
-            head_width: channels that share a decay; expansion * dim divides by it (and by the
-                number of directions).
             dropout: probability, on each layer's output.
             channels: channels of the subsampling convolutions.
 
@@ -55,19 +54,18 @@ class StateSpace(Stack):
             ValueError: the channels do not divide into heads.
         """
         directions = 2 if bidirectional else 1
-        inner, rest = divmod(expansion * dim, directions)
-        if rest or inner % head_width:
+        if heads % directions or expansion * dim % heads:
             raise ValueError(
-                f"{expansion} * dim {dim} channels in {directions} directions do not divide into "
-                f"heads of {head_width}; change dim or head_width"
+                f"heads {heads}: {expansion} * dim {dim} channels in {directions} directions do "
+                "not divide by them; change dim or heads"
             )
         blocks = (
             StateSpaceBlock(
                 dim,
-                inner=inner,
+                inner=expansion * dim // directions,
                 directions=directions,
+                heads=heads // directions,
                 state=state,
-                head_width=head_width,
                 dropout=dropout,
             )
             for _ in range(layers)
@@ -84,16 +82,15 @@ class StateSpaceBlock(Block):
         *,
         inner: int,
         directions: int,
+        heads: int,
         state: int,
-        head_width: int,
         dropout: float,
     ) -> None:
         super().__init__()
         self.dim, self.dropout, self.causal = dim, dropout, directions == 1
         self.norm = nn.LayerNorm(dim)
         self.directions = modules(
-            Selective(dim, inner=inner, state=state, head_width=head_width)
-            for _ in range(directions)
+            Selective(dim, inner=inner, heads=heads, state=state) for _ in range(directions)
         )
         self.projection = Linear(directions * inner, dim)
         nn.init.xavier_uniform_(self.projection.weight)
@@ -131,9 +128,9 @@ class StateSpaceBlock(Block):
 class Selective(nn.Module):
     """Projection, convolution and SiLU, selective scan, gate and norm: one direction."""
 
-    def __init__(self, dim: int, *, inner: int, state: int, head_width: int) -> None:
+    def __init__(self, dim: int, *, inner: int, heads: int, state: int) -> None:
         super().__init__()
-        self.dim, self.inner, self.state, self.heads = dim, inner, state, inner // head_width
+        self.dim, self.inner, self.state, self.heads = dim, inner, state, heads
         self.widths = [inner, inner + 2 * state, self.heads]  # gate; x, B and C; step sizes
         self.input = Linear(dim, sum(self.widths), bias=False)
         self.convolution = Depthwise(inner + 2 * state, kernel=KERNEL, causal=True)
@@ -172,8 +169,8 @@ class Selective(nn.Module):
 
     def flops(self, time: int) -> int:
         """FLOPs of ``time`` frames."""
-        chunk = min(CHUNK, time)
-        padded = -(-time // chunk) * chunk
+        chunks, chunk = partition(time)
+        padded = chunks * chunk
         scores = 2 * chunk * (self.state + self.inner)  # among the frames of a chunk
         states = 4 * self.inner * self.state  # into a chunk's state, and out of the one before
         convolution = self.convolution.flops(time)
@@ -214,12 +211,20 @@ def selective_scan(
 
 
 def fused() -> Any:
-    """The Triton kernel of mamba_ssm; None where it is not installed."""
+    """The Triton kernel of mamba_ssm; None where it is not installed. A broken one raises."""
     try:
         module = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "mamba_ssm":
+            raise
         return None
     return module.mamba_chunk_scan_combined
+
+
+def partition(time: int) -> tuple[int, int]:
+    """Frames -> number of chunks and frames in each: equal ones, so that little is padded."""
+    chunks = -(-time // CHUNK)
+    return chunks, -(-time // chunks)
 
 
 def chunked_scan(
@@ -230,9 +235,9 @@ def chunked_scan(
     Within a chunk the recurrence is a matrix of influences, like attention with a decay; between
     chunks only states are passed on.
     """
-    batch, time, heads, width = u.shape
-    chunk = min(CHUNK, time)
-    later = -time % chunk
+    time, heads, width = u.shape[1:]
+    chunks, chunk = partition(time)
+    later = chunks * chunk - time
     # Steps of size zero change nothing: the state stays, and nothing comes in.
     u, sizes = F.pad(u, (0, 0, 0, 0, 0, later)), F.pad(sizes, (0, 0, 0, later))
     b, c = F.pad(b, (0, 0, 0, later)), F.pad(c, (0, 0, 0, later))
