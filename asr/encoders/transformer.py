@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from asr.encoders.attention import Attention, FrameAttention
 from asr.encoders.block import Block, Frames, State
+from asr.encoders.gate import Gate, Memory
+from asr.encoders.gated import GatedAttention
 from asr.encoders.stack import Stack
 from asr.layers import FeedForward, dropout, sinusoids
 
@@ -29,6 +31,7 @@ class Transformer(Stack):
         causal: bool = False,
         left_context: int | None = None,
         chunk: int = 1,
+        memory: Memory | None = None,
         positions: Literal["rotary", "sinusoidal"] = "rotary",
         channels: int = 32,
     ) -> None:
@@ -46,31 +49,38 @@ class Transformer(Stack):
                 given: all.
             chunk: encoder frames that see each other although the encoder is causal; streaming
                 takes as many at once. 1: strictly causal.
+            memory: what layers after the first store of a causal encoder's frames; left_context
+                then counts stored vectors there. None: every frame.
             positions: rotary (relative, turns queries and keys) or sinusoidal (added to frames).
             channels: channels of the subsampling convolutions.
 
         Raises:
-            ValueError: a dim that does not fit the heads, or left_context or chunk without causal.
+            ValueError: a dim that does not fit the heads, or options without those that they need.
         """
-        blocks: list[Block] = [
-            Input(dim, dropout=dropout, sinusoidal=positions == "sinusoidal"),
-            *(
-                TransformerBlock(
-                    dim,
-                    FrameAttention(
-                        dim,
-                        heads=heads,
-                        causal=causal,
-                        left_context=left_context,
-                        chunk=chunk,
-                        rotary=positions == "rotary",
-                    ),
-                    inner=feedforward * dim,
-                    dropout=dropout,
+        if memory and (not causal or chunk != 1 or layers < 2):
+            raise ValueError(
+                f"memory with causal {causal}, chunk {chunk}, layers {layers}: it needs causal: "
+                "true, chunk: 1 and 2 layers or more, the first of which stores every frame"
+            )
+        rotary, inner = positions == "rotary", feedforward * dim
+        blocks: list[Block] = [Input(dim, dropout=dropout, sinusoidal=not rotary)]
+        for layer in range(layers):
+            if memory and layer:
+                blocks += [Gate(dim, memory)] if layer == 1 else []
+                gated = GatedAttention(
+                    dim, heads=heads, memory=memory, left_context=left_context, rotary=rotary
                 )
-                for _ in range(layers)
-            ),
-        ]
+                blocks.append(GatedBlock(dim, gated, inner=inner, dropout=dropout))
+                continue
+            attention = FrameAttention(
+                dim,
+                heads=heads,
+                causal=causal,
+                left_context=left_context,
+                chunk=chunk,
+                rotary=rotary,
+            )
+            blocks.append(TransformerBlock(dim, attention, inner=inner, dropout=dropout))
         super().__init__(num_mels, blocks, dim=dim, channels=channels)
 
 
@@ -142,3 +152,20 @@ class TransformerBlock(Block):
     def flops(self, time: int) -> int:
         """FLOPs of one utterance of ``time`` frames."""
         return self.attention.flops(time) + self.feedforward.flops(time)
+
+
+class GatedBlock(TransformerBlock):
+    """A Transformer's block whose attention sees what a ``Gate`` below it stored."""
+
+    attention: GatedAttention
+
+    def forward(self, frames: Frames) -> Frames:
+        """(B, S, D) -> (B, S, D)."""
+        y = self.attention(self.attention_norm(frames.x), frames.stored)
+        return self._join(frames, y)
+
+    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+        """See ``Block.step``."""
+        assert frames.stored is not None, "a Gate comes first"
+        y, state = self.attention.step(self.attention_norm(frames.x), frames.stored, state)
+        return self._join(frames, y), state

@@ -1,0 +1,217 @@
+"""Self-attention to stored frames only, and always to the frame itself; it streams."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asr.encoders.attention import Attention
+from asr.encoders.block import State, Stored
+from asr.encoders.gate import Memory
+from asr.layers import Rotary, SelfAttention, attend, rotate, rotation
+from asr.scan import scan
+
+
+class GatedAttention(Attention):
+    """Causal attention of each frame to itself and to what was stored before it.
+
+    A group is a stored frame and those skipped after it; one vector stands for it in the memory.
+    Where skipped frames are dropped it is the first frame's. Where they are merged it is the mean
+    of the group so far, which counts as often as frames are in it: log n is added to its scores
+    (Bolya et al. 2023). Rotary positions are those of the first frames.
+
+    Keys and values are gathered: of T frames in K groups, T * K scores are computed.
+    """
+
+    causal = True
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        memory: Memory,
+        left_context: int | None = None,
+        rotary: bool = True,
+    ) -> None:
+        """Builds the attention.
+
+        Args:
+            dim: width D.
+            heads: dim divides by twice as many.
+            memory: what is stored.
+            left_context: stored vectors that a frame sees; None: all before it.
+            rotary: whether queries and keys are turned by their positions.
+
+        Raises:
+            ValueError: a dim that does not fit the heads, or no stored vector to see.
+        """
+        super().__init__()
+        if left_context is not None and left_context < 1:
+            raise ValueError(f"left_context {left_context}: with memory, give 1 vector or more")
+        self.dim, self.heads, self.memory, self.left_context = dim, heads, memory, left_context
+        self.attention = SelfAttention(dim, heads=heads)
+        self.rotary = Rotary(dim // heads) if rotary else None
+
+    def forward(self, x: Tensor, stored: Stored) -> Tensor:  # type: ignore[override]
+        """(B, S, D), what is stored of it -> (B, S, D)."""
+        time = x.shape[1]
+        query, plain, value = self.attention.split(x, None)  # (B, H, S, d)
+        query = query / math.sqrt(query.shape[-1])
+        key, held, bias = self._groups(plain, value, stored)
+        if self.rotary:
+            factors = self.rotary(time, x.device)
+            query, plain = rotate(query, factors), rotate(plain, factors)
+            key = rotate(key, factors[stored.began][:, None])
+        if stored.weight is not None:
+            held = held * stored.weight.gather(1, stored.began)[:, None, :, None].to(held.dtype)
+
+        # Groups that are complete: a block of queries, and its window of them.
+        numbers, seen = self._windows(stored)  # (B, blocks, W), (B, blocks, n, W)
+        blocks, block, width = seen.shape[1:]
+        ends = (stored.frames[:, 1:] - 1).clamp(min=0).gather(1, numbers.flatten(1))
+        keys, values = (take(v, ends).unflatten(2, (blocks, width)) for v in (key, held))
+        cut = (0, 0, 0, blocks * block - time)
+        scores = F.pad(query, cut).unflatten(2, (blocks, block)) @ keys.transpose(-1, -2)
+        scores = scores + bias.gather(1, ends).unflatten(1, (blocks, 1, width))[:, None]
+        scores = scores.masked_fill(~seen[:, None], -math.inf)
+
+        # What each query sees alone: its own frame, and the newest group as it was before.
+        newest = (query * before(key, 0.0)).sum(-1) + before(bias[:, None, :, None], -math.inf)[
+            ..., 0
+        ]
+        alone = torch.stack([(query * plain).sum(-1), newest], dim=-1)  # (B, H, S, 2)
+        alone = F.pad(alone, cut).unflatten(2, (blocks, block))
+        shares = torch.cat([scores, alone], dim=-1).softmax(-1)
+        y = (shares[..., :width] @ values).flatten(2, 3)[:, :, :time]
+        own, last = shares[..., width:].flatten(2, 3)[:, :, :time].split(1, dim=-1)
+        y = y + own * value + last * before(held, 0.0)
+        return self.attention.output(y.transpose(1, 2).flatten(2))
+
+    def _groups(self, key: Tensor, value: Tensor, stored: Stored) -> tuple[Tensor, Tensor, Tensor]:
+        """What stands for each frame's group once it is in: key, value, (B, S) to add to scores."""
+        if self.memory.skipped == "drop":
+            bias = torch.zeros_like(stored.began, dtype=torch.float32)
+            return take(key, stored.began), take(value, stored.began), bias
+        frame = torch.arange(key.shape[2], device=key.device)
+        sizes = (frame - stored.began + 1).float()
+        both = torch.cat([key, value], dim=-1).transpose(1, 2)  # (B, S, H, 2d)
+        log_decay = torch.where(stored.keep, -math.inf, 0.0)[:, :, None]
+        sums = scan(log_decay.expand(-1, -1, both[0, 0].numel()), both.flatten(2))
+        means = (sums / sizes[:, :, None]).view_as(both).transpose(1, 2).type_as(key)
+        return *means.chunk(2, dim=-1), sizes.log()
+
+    def _windows(self, stored: Stored) -> tuple[Tensor, Tensor]:
+        """Groups whose keys a block of queries is given, and those that each query sees.
+
+        Returns:
+            (B, blocks, W) numbers of groups and (B, blocks, n, W) bool.
+        """
+        (batch, time), vectors = stored.keep.shape, stored.frames.shape[1]
+        if self.is_windowed(vectors):
+            assert self.left_context is not None
+            block = self.left_context
+            there = F.pad(stored.before, (0, -time % block)).unflatten(1, (-1, block))
+            window = torch.arange(2 * block - 2, device=there.device)
+            numbers = there[:, :, :1] - block + window
+        else:
+            there = stored.before[:, None]
+            numbers = torch.arange(max(0, vectors - 1), device=there.device).expand(batch, 1, -1)
+        age = there[..., None] - numbers[:, :, None]  # 1: the newest, which is not complete
+        seen = (age > 1) & (numbers >= 0)[:, :, None]
+        if self.left_context is not None:
+            seen = seen & (age <= self.left_context)
+        return numbers.clamp(0, max(0, vectors - 2)), seen
+
+    def is_windowed(self, vectors: int) -> bool:
+        """Whether blocks of queries with a window each are less work than all stored vectors."""
+        return self.left_context is not None and vectors > 2 * self.left_context
+
+    def initial_state(self, batch: int) -> State:
+        """An empty memory: ``stored`` keys and values, the ``sizes`` of their groups.
+
+        ``count`` vectors were stored, the newest one from frame ``began`` on; with a left context
+        they take each other's places in turn.
+        """
+        weight = self.attention.output.weight
+        return {
+            "stored": weight.new_zeros(batch, 0, 2, self.heads, self.dim // self.heads),
+            "sizes": weight.new_zeros(batch, 0),
+            "count": torch.zeros(batch, dtype=torch.int64, device=weight.device),
+            "began": torch.zeros(batch, dtype=torch.int64, device=weight.device),
+            "position": torch.zeros((), dtype=torch.int64, device=weight.device),
+        }
+
+    def step(  # type: ignore[override]
+        self, x: Tensor, stored: Stored, state: State
+    ) -> tuple[Tensor, State]:
+        """(B, C, D), frame by frame -> (B, C, D), next state; see ``Block.step``.
+
+        The state grows with what is stored, unless ``left_context`` bounds it.
+        """
+        outputs = []
+        for frame, keep in zip(x.split(1, dim=1), stored.keep.unbind(1), strict=True):
+            query, key, value = self.attention.split(frame, None)
+            at = state["position"].expand(len(x))
+            slots = torch.arange(state["sizes"].shape[1], device=x.device)
+            there = slots < state["count"][:, None]
+            bias = state["sizes"].log().masked_fill(~there, -math.inf)
+            keys, values = state["stored"].to(key.dtype).permute(2, 0, 3, 1, 4)
+            keys = torch.cat([keys, self._turn(key, at)], dim=2)
+            values = torch.cat([values, value], dim=2)
+            bias = F.pad(bias, (0, 1))[:, None, None].to(query.dtype)
+            outputs.append(self.attention.output(attend(self._turn(query, at), keys, values, bias)))
+            state = self._store(key, value, keep, state)
+        return torch.cat(outputs, dim=1), state
+
+    def _turn(self, x: Tensor, positions: Tensor) -> Tensor:
+        """(B, H, 1, d), (B,) -> the same, turned by rotary positions."""
+        if self.rotary is None:
+            return x
+        return rotate(x, rotation(positions, self.dim // self.heads)[:, None, None])
+
+    def _store(self, key: Tensor, value: Tensor, keep: Tensor, state: State) -> State:
+        """Starts a group with a frame, or merges it into the newest, or drops it; next state."""
+        count = state["count"] + keep
+        began = torch.where(keep, state["position"], state["began"])
+        most = min(int(count.max()), self.left_context or int(count.max()))
+        more = most - state["sizes"].shape[1]
+        held = F.pad(state["stored"], (0, 0, 0, 0, 0, 0, 0, more)).to(key.dtype)
+        sizes = F.pad(state["sizes"], (0, more))
+        slot = (count - 1) % (self.left_context or most)
+        here = torch.arange(most, device=key.device) == slot[:, None]  # (B, M)
+        if self.memory.skipped == "drop":
+            here = here & keep[:, None]
+        grown = torch.where(keep[:, None], 1.0, sizes + 1)
+        new = torch.cat([self._turn(key, began), value], dim=2).transpose(1, 2)[:, None]
+        share = (here / grown)[:, :, None, None, None]
+        held = torch.lerp(held, new.expand_as(held), share.to(held.dtype))
+        return {
+            "stored": held,
+            "sizes": torch.where(here, grown, sizes),
+            "count": count,
+            "began": began,
+            "position": state["position"] + 1,
+        }
+
+    def flops(self, time: int) -> int:
+        """FLOPs of one sequence; where the gate looks at the frames, as if all were stored."""
+        vectors, scores = self.memory.most(time), 0
+        if self.is_windowed(vectors):
+            assert self.left_context is not None
+            block = self.left_context
+            scores = -(-time // block) * block * (2 * block - 2)
+        else:
+            scores = time * max(0, vectors - 1)
+        return 8 * self.dim**2 * time + 4 * self.dim * scores
+
+
+def take(x: Tensor, frames: Tensor) -> Tensor:
+    """(B, H, S, d), (B, N) -> (B, H, N, d): the frames of each utterance's own choice."""
+    return x.gather(2, frames[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+
+
+def before(x: Tensor, first: float) -> Tensor:
+    """(B, H, S, d) -> the same one frame later, and ``first`` in frame 0."""
+    return F.pad(x[:, :, :-1], (0, 0, 1, 0), value=first)
