@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from asr.claims.measure import Measurement, exponent
-from asr.report.blocks import Table, Text, to_markdown
-from asr.report.quantities import NONE, digits, prefixed
+
+NONE = "not measured"
+PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
 @dataclass(frozen=True)
@@ -140,23 +141,45 @@ def to_tables(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     fitted = {(growth.name, growth.subject): growth for growth in growths(rows)}
     pairs = [row for row in rows if row.reference]
     encoders = [row for row in rows if not row.reference]
-    words = [
+    parts = [
+        "# Scaling",
         f"{machine['device_name']}, {machine['threads']} threads, {machine['precision']}; torch "
         f"{machine['torch']}; commit {machine['git_commit']}.",
         "Medians [least to greatest] of repeats in turn; peak: memory allocated during the call. "
         "T^p: exponent fitted over the lengths, with its standard error.",
     ]
-    sections: list[Any] = [("How", [Text(words)])]
     if pairs:
-        lines = [_pair(row, fitted) for row in pairs]
-        sections.append(("Layers: forward and backward", [Table(PAIR, lines)]))
+        parts += [
+            "## Layers: forward and backward",
+            _markdown(PAIR, [_pair(r, fitted) for r in pairs]),
+        ]
     if encoders:
-        lines = [_encoder(row, fitted) for row in encoders]
-        sections.append(("Encoders", [Table(ENCODER, lines)]))
-    failed = [f"{row.name}, {row.time} frames: {row.error}" for row in rows if row.error]
+        parts += ["## Encoders", _markdown(ENCODER, [_encoder(r, fitted) for r in encoders])]
+    failed = [f"- {row.name}, {row.time} frames: {row.error}" for row in rows if row.error]
     if failed:
-        sections.append(("Failed", [Text(failed, kind="list")]))
-    return to_markdown("Scaling", sections)
+        parts += ["## Failed", "\n".join(failed)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
+
+
+def digits(value: float | None) -> str:
+    """Three significant digits, without an exponent."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def prefixed(value: float | None, unit: str) -> str:
+    """``1.34 G``, ``12.3 kB``."""
+    if value is None:
+        return NONE
+    power = 0
+    while abs(value) >= 1000 and power < len(PREFIXES) - 1:
+        value, power = value / 1000, power + 1
+    return f"{digits(value)} {PREFIXES[power]}{unit}"
 
 
 PAIR = (
