@@ -120,7 +120,10 @@ def test_counted_flops_are_those_of_the_formula(name, time):
     encoder = tiny.encoder(name)
     x, lengths = tiny.features(time, time)
     counted = tiny.counted_flops(lambda: encoder(x, lengths))
-    assert counted == encoder.flops([time, time])
+    if name in tiny.BOUNDED_FLOPS:
+        assert 0.5 * encoder.flops([time, time]) < counted < encoder.flops([time, time])
+    else:
+        assert counted == encoder.flops([time, time])
 
 
 @pytest.mark.parametrize(("bidirectional", "flops"), [(False, 347_340_800), (True, 904_396_800)])

@@ -24,6 +24,7 @@ from asr.encoders import (
     Transformer,
     Universal,
 )
+from asr.encoders.gate import Memory
 
 NUM_MELS = 8
 VOCABULARY = 6
@@ -165,7 +166,30 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
     "Transformer sinusoidal": partial(
         Transformer, dim=DIM, layers=2, heads=2, positions="sinusoidal", channels=4
     ),
+    **{
+        f"Transformer {memory.gate} {memory.skipped}": partial(
+            Transformer,
+            dim=DIM,
+            layers=3,
+            heads=2,
+            causal=True,
+            left_context=left_context,
+            memory=memory,
+            channels=4,
+        )
+        for memory, left_context in (
+            (Memory("last_kept", threshold=0.5), None),
+            (Memory("previous", threshold=0.5, skipped="merge"), 3),
+            (Memory("learned", rate=0.3), None),
+            (Memory("uniform", rate=0.4), 2),
+            (Memory("random", rate=0.4), 1),
+        )
+    },
 }
+# Where a gate looks at the frames, the formula counts all of them as stored.
+BOUNDED_FLOPS = [
+    name for name in ENCODER_BUILDERS if {"last_kept", "previous", "learned"} & set(name.split())
+]
 DECODER_BUILDERS: dict[str, Callable[[int, int], Decoder]] = {
     "AttentionLSTM": partial(AttentionLSTM, width=12, attention=8, location_kernel=5),
     "AttentionLSTM of 3 layers": partial(
