@@ -42,3 +42,11 @@ def test_modules_come_in_the_published_order():
     y = y + block.convolution(F.layer_norm(y, (16,)), lengths)
     y = F.layer_norm(block.second(y), (16,))
     torch.testing.assert_close(block(Frames(x, lengths)).x, y, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_convolution_of_one_frame_sees_no_other():
+    torch.manual_seed(0)
+    module, order = ConvolutionModule(6, kernel=1, causal=False), torch.randperm(20)
+    x, lengths = torch.randn(1, 20, 6), torch.tensor([20])
+    torch.testing.assert_close(module(x[:, order], lengths), module(x, lengths)[:, order])

@@ -9,30 +9,27 @@ from asr.loss import collected, weighted
 from tests import tiny
 
 
-def one_frame(probabilities, states):
-    """Graves 2016 for one frame: its output, steps and remainder."""
-    total, y = 0.0, 0.0
-    for n, (p, state) in enumerate(zip(probabilities, states, strict=True), start=1):
-        if total + p > 0.99 or n == len(probabilities):
-            return y + (1 - total) * state, n, 1 - total
-        total, y = total + p, y + p * state
-    raise AssertionError
-
-
 @pytest.mark.parametrize(
-    ("probabilities", "steps", "remainder"),
-    [([0.2, 0.3, 0.6], 3, 0.5), ([0.995, 0.1, 0.1], 1, 1.0), ([0.1] * 6, 6, 0.5)],
+    ("probabilities", "weights", "remainder"),
+    [
+        ([0.2, 0.3, 0.6], [0.2, 0.3, 0.5], 0.5),
+        ([0.2, 0.3, 0.6, 0.7], [0.2, 0.3, 0.5, 0], 0.5),
+        ([0.995, 0.1, 0.1], [1, 0, 0], 1.0),
+        ([0.5, 0.48, 0.3], [0.5, 0.48, 0.02], 0.02),
+        ([0.5, 0.495, 0.3], [0.5, 0.5, 0], 0.5),
+        ([0.1] * 6, [0.1] * 5 + [0.5], 0.5),
+    ],
 )
-def test_a_frame_halts_as_published(probabilities, steps, remainder):
-    states = torch.randn(len(probabilities), 1, 1, 4)
-    ponder = Ponder(torch.zeros(1, 1, 4), len(probabilities))
+def test_a_frame_halts_as_published(probabilities, weights, remainder):
+    states = torch.eye(len(weights))  # their mean is the weights
+    ponder = Ponder(torch.zeros(1, 1, len(weights)), len(weights))
     for state, p in zip(states, probabilities, strict=True):
-        ponder.add(state, torch.full((1, 1, 1), p))
-    y, n, r = one_frame(probabilities, states)
-    assert (int(ponder.steps), float(ponder.remainder)) == (n, pytest.approx(r, abs=1e-6))
-    assert (n, r) == (steps, pytest.approx(remainder))
-    torch.testing.assert_close(ponder.y, y)
-    assert ponder.x.equal(states[steps - 1])
+        ponder.add(state[None, None], torch.full((1, 1, 1), p))
+    steps = sum(weight > 0 for weight in weights)
+    torch.testing.assert_close(ponder.y[0, 0], torch.tensor(weights, dtype=torch.float32))
+    assert int(ponder.steps) == steps
+    assert float(ponder.remainder) == pytest.approx(remainder, abs=1e-6)
+    assert ponder.x[0, 0].equal(states[steps - 1])
     assert not ponder.running.any()
 
 
@@ -43,24 +40,68 @@ def encoder(**options):
     return made
 
 
+def varied(**options):
+    """A block, and frames unlike enough to halt at different steps."""
+    block = encoder(halting_bias=-1.0, **options).layers[-1]
+    block.depth.data.normal_()
+    return block, 2 * torch.randn(2, 12, 16)
+
+
+def one_utterance(block, x):
+    """Graves 2016 in a loop per frame, all steps: (S, D) -> (S, D), steps, remainders."""
+    x, y = x.clone(), torch.zeros_like(x)
+    totals, steps, remainders = [0.0] * len(x), [0] * len(x), [0.0] * len(x)
+    for depth in block.depth:
+        states = block.layer(Frames((x + depth)[None], torch.tensor([len(x)]))).x[0]
+        for s, state in enumerate(states):
+            if totals[s] > 0.99:
+                continue
+            p = float(torch.sigmoid(block.halting.weight[0] @ state + block.halting.bias))
+            remainders[s] = 1 - totals[s]
+            totals[s], steps[s], x[s] = totals[s] + p, steps[s] + 1, state
+            last = totals[s] > 0.99 or steps[s] == len(block.depth)
+            y[s] += (remainders[s] if last else p) * state
+    return y, steps, remainders
+
+
+@pytest.mark.parametrize("causal", [False, True])
 @torch.no_grad()
-def test_the_ponder_cost_is_steps_and_remainder_of_real_frames():
-    model, (x, lengths) = encoder(max_steps=4), tiny.features(19, 40)
-    block, (frames, sizes) = model.layers[-1], model.subsampling(x, lengths)
+def test_frames_that_halt_at_different_steps_equal_a_loop_over_them(causal):
+    (block, x), sizes = varied(causal=causal), [7, 12]
     with collected() as terms:
-        block(Frames(frames, sizes))
-    total, count = 0.0, 0
-    ponder = Ponder(frames, 4)
-    for n in range(4):
-        new = block.layer(Frames(ponder.x + block.depth[n], sizes)).x
-        ponder.add(new, torch.sigmoid(block.halting(new)))
-    for row, size in enumerate(sizes.tolist()):
-        total += float((ponder.steps + ponder.remainder)[row, :size].sum())
-        count += size
-    assert float(terms["ponder"].sum) == pytest.approx(total, rel=1e-5)
-    assert int(terms["ponder"].count) == count == 15
-    assert terms["steps"].weight == 0
-    assert float(weighted(terms)) == pytest.approx(0.01 * total / count, rel=1e-5)
+        y = block(Frames(x, torch.tensor(sizes))).x
+    steps, costs = [], []
+    for row, size in enumerate(sizes):
+        expected, n, r = one_utterance(block, x[row, :size])
+        torch.testing.assert_close(y[row, :size], expected, rtol=1e-4, atol=1e-5)
+        steps, costs = [*steps, *n], [*costs, *n, *r]
+    assert len(set(steps)) > 2
+    assert (int(terms["steps"].sum), terms["steps"].weight) == (sum(steps), 0)
+    assert float(terms["ponder"].sum) == pytest.approx(sum(costs), rel=1e-5)
+    assert int(terms["ponder"].count) == int(terms["steps"].count) == sum(sizes)
+    assert float(weighted(terms)) == pytest.approx(0.01 * sum(costs) / sum(sizes), rel=1e-5)
+
+
+@torch.no_grad()
+def test_streaming_frames_that_halt_at_different_steps_equals_the_whole():
+    block, x = varied(causal=True)
+    state, outputs = block.initial_state(2), []
+    for frame in x.split(1, dim=1):
+        y, state = block.step(Frames(frame, torch.ones(2, dtype=torch.int64)), state)
+        outputs.append(y.x)
+    expected = block(Frames(x, torch.tensor([12, 12]))).x
+    torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_that_has_not_halted_delays_nobody():
+    block, x = varied()
+    block.halting.weight.copy_(torch.eye(16)[:1])
+    x[..., 0] = 50.0
+    x[:, 8:, 0] = -50.0  # halts never
+    frames = Frames(x, torch.tensor([8, 8]))
+    one_step = 2 * block.flops(12) // 6
+    assert tiny.counted_flops(lambda: block(frames)) == one_step
 
 
 def test_a_costly_ponder_makes_fewer_steps():

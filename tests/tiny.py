@@ -104,7 +104,7 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
     "Universal causal": partial(
         Universal, dim=DIM, heads=2, max_steps=3, halting_bias=-4.0, causal=True, channels=4
     ),
-    "Universal halting": partial(
+    "Universal left context": partial(
         Universal,
         dim=DIM,
         heads=2,
