@@ -161,8 +161,10 @@ def override(tree: Tree, arguments: Sequence[str], schema: type | None) -> Tree:
 
 
 def _section(tree: Tree, name: str, key: str) -> Tree:
-    """The branch below a name, made where it is missing."""
-    branch = tree.setdefault(name, {})
+    """The branch below a name, made where it is missing or null."""
+    if tree.get(name) is None:
+        tree[name] = {}
+    branch = tree[name]
     if not isinstance(branch, dict):
         raise ValueError(f"{key}: {name} is a value, not a section")
     return branch
@@ -257,9 +259,14 @@ def _typed(
     """Checks the keys of one section or component against the signature; fills in defaults."""
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: expects keys, got {tree!r}")
-    given = given or {}
+    given = dict(given or {})
     parameters = list(inspect.signature(kind).parameters.values())[positional:]
     names = [p.name for p in parameters]
+    if not dataclasses.is_dataclass(kind):  # the groups of a section were read before
+        for key, schema in _groups(kind).items():
+            if not isinstance(tree.get(key), schema | None):
+                given[key] = read(schema, tree[key], f"{path}.{key}")
+        tree = {key: value for key, value in tree.items() if key not in given}
     for key in tree:
         if key not in names:
             where = f"{path}.{key}".lstrip(".")
@@ -278,6 +285,17 @@ def _typed(
             raise ValueError(f"{where}: expects a number, got the text {value!r}; drop the quotes")
     # What the tree does not name keeps the signature's default, nested dataclasses included.
     return {**{k: v for k, v in values.items() if k in tree or not _nested(kind, k)}, **given}
+
+
+def _groups(kind: type) -> dict[str, type]:
+    """The options of a component that hold options of their own: dataclasses, or null."""
+    found: dict[str, type] = {}
+    for name, hint in typing.get_type_hints(kind.__init__).items():  # type: ignore[misc]
+        for inner in typing.get_args(hint) or (hint,):
+            if dataclasses.is_dataclass(inner):
+                assert isinstance(inner, type)
+                found[name] = inner
+    return found
 
 
 def _nested(kind: type, name: str) -> bool:
@@ -376,6 +394,7 @@ def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list
     meanings = {p.arg_name: " ".join((p.description or "").split()) for p in found}
     hints = typing.get_type_hints(kind if dataclasses.is_dataclass(kind) else kind.__init__)  # type: ignore[misc]
     lines = [f"  {title}"] if title else []
+    groups = {} if dataclasses.is_dataclass(kind) else _groups(kind)
     for p in parameters:
         if not _nested(kind, p.name):
             default = "required" if p.default is p.empty else _shown(_default(kind, p))
@@ -389,6 +408,8 @@ def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list
                 break_on_hyphens=False,
                 break_long_words=False,
             )
+            if p.name in groups:
+                lines += _keys(groups[p.name], f"{prefix}{p.name}.")
     return lines
 
 

@@ -7,6 +7,19 @@ from asr import config
 from asr.config import Component, component
 
 
+@dataclass(frozen=True)
+class Border:
+    """The line around a shape.
+
+    Args:
+        style: how it is drawn.
+        width: of the line.
+    """
+
+    style: str
+    width: float = 1.0
+
+
 class Shape:
     """The family."""
 
@@ -29,11 +42,23 @@ class Circle(Shape):
         self.unit, self.radius, self.side = unit, radius, side
 
 
+class Framed(Shape):
+    """A shape with a border.
+
+    Args:
+        unit: given by the program.
+        border: around it.
+    """
+
+    def __init__(self, unit: int, *, border: Border | None = None):
+        self.border = border
+
+
 class Stranger:
     """Not of the family."""
 
 
-SHAPES = {"Square": Square, "Circle": Circle}
+SHAPES = {"Square": Square, "Circle": Circle, "Framed": Framed}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +121,10 @@ def test_the_dump_of_a_recipe_reads_back_as_the_same_recipe(tmp_path):
         ({"inner": {"names": "a"}}, r"^inner.names: expected a list, got a; write \[a\]$"),
         ({"inner": 3}, r"^inner: expects keys, got 3"),
         ({"shape": {"class_path": "Squire"}}, r"^shape.class_path 'Squire' is no Shape; shipped"),
-        ({"shape": {"init_args": {}}}, r"^shape.class_path is missing; shipped: Square, Circle"),
+        (
+            {"shape": {"init_args": {}}},
+            r"^shape.class_path is missing; shipped: Square, Circle, Framed",
+        ),
         ({"shape": "Square"}, r"^shape.side is missing and has no default"),
         (
             {"shape": {"class_path": "Circle", "init_args": {"radius": "big"}}},
@@ -155,6 +183,40 @@ def test_another_class_takes_nothing_from_the_one_it_replaces():
     assert circle.init_args == {"radius": 3, "side": 1.5}
 
 
+def test_an_option_may_hold_options_of_its_own(tmp_path):
+    read = config.read(Outer, overridden("--shape", "Framed", "--shape.border.style", "thin"))
+    assert read.shape(1).border == Border("thin", 1.0)
+    config.dump(config.tree_of(read), tmp_path / "r.yaml")
+    again = config.load_file(tmp_path / "r.yaml")
+    assert again["shape"]["init_args"] == {"border": {"style": "thin", "width": 1.0}}
+    assert config.read(Outer, again) == read
+    help = config.describe(Outer)
+    assert "--shape.border.style (text, required)  how it is drawn." in help
+    assert "--shape.border.width (number, 1.0)" in help
+
+
+def test_an_option_that_is_null_takes_options_of_its_own_too():
+    tree = {"count": 2, "shape": {"class_path": "Framed", "init_args": {"border": None}}}
+    assert config.read(Outer, tree).shape(1).border is None
+    config.override(tree, ["--shape.border.style=thin"], Outer)
+    assert config.read(Outer, tree).shape(1).border == Border("thin")
+
+
+@pytest.mark.parametrize(
+    ("border", "message"),
+    [
+        ({"width": 1}, "^shape.border.style is missing"),
+        ({"style": "thin", "widths": 1}, "^shape.border.widths: no such key; Border has style,"),
+        ({"style": "thin", "width": "wide"}, "^shape.border.width: expected a number, got wide"),
+        (3, "^shape.border: expects keys, got 3"),
+    ],
+)
+def test_a_wrong_option_of_an_option_is_named_by_its_path(border, message):
+    shape = {"class_path": "Framed", "init_args": {"border": border}}
+    with pytest.raises(ValueError, match=message):
+        config.read(Outer, {"count": 2, "shape": shape})
+
+
 def test_a_file_replaces_a_component(tmp_path):
     (tmp_path / "c.yaml").write_text("class_path: Circle\ninit_args: {radius: 9}\n")
     tree = overridden("--shape", str(tmp_path / "c.yaml"), "--shape.side", "2")
@@ -208,7 +270,7 @@ def test_the_description_lists_every_key_with_its_meaning():
     assert "--shape.colours (list of texts | null, null)  of the sides." in text
     assert "--inner.names (list of texts, [a])" in text
     assert "--count (integer, required)" in text
-    assert "--shape (Square | Circle, required)" in text
+    assert "--shape (Square | Circle | Framed, required)" in text
     assert "--other (Square | Circle, Circle)" in text
 
 

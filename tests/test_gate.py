@@ -188,10 +188,16 @@ def test_gates_decide_the_same_in_pieces_and_in_any_batch(gate):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gate": "uniform", "rate": 0.0}, "rate 0.0: give a share of frames above 0 and 1 at"),
-        ({"gate": "random", "rate": 1.5}, "rate 1.5"),
-        ({"gate": "learned", "rate": 1.0}, "rate 1.0: give a share of frames above 0 and below 1"),
-        ({"gate": "last_kept", "gap": 0}, "gap 0: give 1 frame or more"),
+        (
+            {"gate": "uniform", "rate": 0.0},
+            "memory.rate 0.0: give a share of frames above 0 and 1 at",
+        ),
+        ({"gate": "random", "rate": 1.5}, "memory.rate 1.5"),
+        (
+            {"gate": "learned", "rate": 1.0},
+            "memory.rate 1.0: give a share of frames above 0 and below 1",
+        ),
+        ({"gate": "last_kept", "gap": 0}, "memory.gap 0: give 1 frame or more"),
     ],
 )
 def test_impossible_gates_are_refused_in_words(options, message):

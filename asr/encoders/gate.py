@@ -50,9 +50,9 @@ class Memory:
         """
         if not 0 < self.rate <= 1 or (self.gate == "learned" and self.rate == 1):
             limit = "below 1" if self.gate == "learned" else "1 at most"
-            raise ValueError(f"rate {self.rate}: give a share of frames above 0 and {limit}")
+            raise ValueError(f"memory.rate {self.rate}: give a share of frames above 0 and {limit}")
         if self.gap < 1:
-            raise ValueError(f"gap {self.gap}: give 1 frame or more")
+            raise ValueError(f"memory.gap {self.gap}: give 1 frame or more")
 
     def most(self, time: int) -> int:
         """Frames stored of ``time``, at most where the gate looks at them, else exactly."""
