@@ -271,7 +271,7 @@ def test_the_description_lists_every_key_with_its_meaning():
     assert "--inner.names (list of texts, [a])" in text
     assert "--count (integer, required)" in text
     assert "--shape (Square | Circle | Framed, required)" in text
-    assert "--other (Square | Circle, Circle)" in text
+    assert "--other (Square | Circle | Framed, Circle)" in text
 
 
 def test_the_environment_names_machine_versions_and_command():
