@@ -32,9 +32,10 @@ def scan(log_a: Tensor, b: Tensor, initial: Tensor | None = None) -> Tensor:
 
 def sequential(log_a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
     """``scan`` frame by frame, for a few frames and as its oracle."""
-    states, a = [], log_a.exp()
-    for t in range(b.shape[1]):
-        initial = a[:, t] * initial + b[:, t]
+    states = []
+    # unbind: the gradient of an index has the size of what was indexed, at every frame.
+    for kept, new in zip(log_a.exp().unbind(1), b.unbind(1), strict=True):
+        initial = kept * initial + new
         states.append(initial)
     return torch.stack(states, dim=1)
 

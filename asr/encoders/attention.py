@@ -197,6 +197,5 @@ def windowed(
     real = seen & there[:, :, None]  # (B or 1, blocks, n, 2n)
     real = real | (queries == keys)  # what is padding sees itself, so that nothing is NaN
     real = real.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
-    y = F.scaled_dot_product_attention(query, *windows, attn_mask=real)
-    y = y.transpose(1, 2).unflatten(0, (batch, blocks)).flatten(1, 2)
-    return y[:, :time].flatten(2)
+    y = attend(query, windows[0], windows[1], real)  # (B * blocks, n, H * d)
+    return y.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :time]

@@ -146,7 +146,8 @@ class AlignedAttention(Attention):
             masks.append((slot >= 0)[None, :, None].expand(len(real), -1, block, -1))
         key, value = torch.cat(parts, dim=2).flatten(0, 1).unbind(2)
         mask = torch.cat(masks, dim=-1).expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
-        y = attend(*(v.transpose(1, 2) for v in (query.flatten(0, 1), key, value)), mask)
+        query, key, value = (v.transpose(1, 2) for v in (query.flatten(0, 1), key, value))
+        y = attend(query, key, value, mask)
         return self.output(y.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :time])
 
     def initial_state(self, batch: int) -> State:

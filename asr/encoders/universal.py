@@ -118,7 +118,8 @@ class UniversalBlock(Block):
 
     def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
         """See ``Block.step``; takes all steps, since later frames attend to every one of them."""
-        ponder, after = Ponder(frames.x, self.max_steps), {}
+        ponder = Ponder(frames.x, self.max_steps)
+        after: State = {}
         for step in range(self.max_steps):
             own = f"{step}."
             before = {n.removeprefix(own): v for n, v in state.items() if n.startswith(own)}
