@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from asr import config
 from asr.batch import mask
 from asr.encoders import Transformer
 from asr.encoders.attention import FrameAttention
@@ -22,7 +23,12 @@ from asr.encoders.gate import (
 )
 from asr.encoders.gated import GatedAttention
 from asr.loss import collected
+from asr.meter import read_ledger
+from asr.model import load_model
+from asr.recipe import Recipe
+from asr.train import train
 from tests import tiny
+from tests.corpus import RATE, make_corpus
 
 
 def reference(h, tau, gap):
@@ -350,3 +356,28 @@ def test_a_memory_without_what_it_needs_is_refused_in_words(options, message):
     options = {"dim": 16, "layers": 2, "heads": 2, "causal": True, **options}
     with pytest.raises(ValueError, match=message):
         Transformer(8, **options, memory=Memory("last_kept"))
+
+
+def test_what_is_stored_is_written_down_in_training_and_validation(tmp_path):
+    make_corpus(tmp_path / "tones", train=12, validation=4, test=1)
+    memory = {"gate": "learned", "rate": 0.3}
+    encoder = {"dim": 16, "layers": 2, "heads": 2, "causal": True, "channels": 4, "memory": memory}
+    tree = {
+        "data": {"corpus": str(tmp_path / "tones"), "max_batch_seconds": 12.0},
+        "features": {"sample_rate": RATE, "num_mels": 8},
+        "encoder": {"class_path": "Transformer", "init_args": encoder},
+        "decoder": {"class_path": "AttentionLSTM", "init_args": {"width": 12, "attention": 8}},
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 2},
+        "budget": {"updates": 2},
+    }
+    train(config.read(Recipe, tree), tmp_path / "run")
+    lines = read_ledger(tmp_path / "run" / "ledger.jsonl")
+    (step,) = (line for line in lines if line["event"] == "step")
+    (validation,) = (line["validation"] for line in lines if line["event"] == "validation")
+    for found in (step["train_terms"], validation):
+        low, high = sorted([found["kept_speech"], found["kept_silence"]])
+        assert 0 <= low <= found["kept"] <= high <= 1
+        assert found["kept"] > 0
+    assert step["train_terms"]["gate_ratio"] > 0
+    assert validation["gate_ratio_loss"] > 0
+    assert load_model(tmp_path / "run").encoder.layers[2].memory == Memory("learned", rate=0.3)
