@@ -24,6 +24,16 @@ def aligned(window, levels, dim=8, heads=2, **options):
     return module.double()
 
 
+def summary(pool, block):
+    """Multi-head attention of a learned query over the vectors of one block (w, D), by hand."""
+    heads = []
+    for head, weight in enumerate(pool.score.weight):
+        rows = slice(head * pool.dim // pool.heads, (head + 1) * pool.dim // pool.heads)
+        values = block @ pool.value.weight[rows].T + pool.value.bias[rows]
+        heads.append((block @ weight).softmax(0) @ values)
+    return torch.cat(heads) @ pool.output.weight.T + pool.output.bias
+
+
 def reference(module, x):
     """One softmax over L * w keys, query by query and slot by slot, for one utterance (T, D)."""
     width = module.dim // module.heads
@@ -31,7 +41,7 @@ def reference(module, x):
     for pool in module.pools:
         n = len(memories[-1]) // module.window
         blocks = memories[-1][: n * module.window].view(n, module.window, module.dim)
-        memories.append(torch.stack([pool(b) for b in blocks]) if n else x[:0])
+        memories.append(torch.stack([summary(pool, b) for b in blocks]) if n else x[:0])
 
     def turned(vector, at):
         return rotate(vector.view(module.heads, 1, width), rotation(torch.tensor([at]), width))
@@ -61,9 +71,54 @@ def test_blocks_equal_the_definition_in_values_and_gradients(window, levels, tim
     y, expected = module(x, torch.tensor([time]))[0], reference(module, x[0])
     # Rotations are complex64, as in every attention here.
     torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-6)
-    ours = torch.autograd.grad(y.square().sum(), x)[0]
-    theirs = torch.autograd.grad(expected.square().sum(), x)[0]
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    inputs = [x, *module.parameters()]
+    ours, theirs = (
+        torch.autograd.grad(z.square().sum(), inputs, materialize_grads=True) for z in (y, expected)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["attention", "mean", "last"])
+@pytest.mark.parametrize(("window", "levels"), [(4, 1), (4, 3), (3, 4), (5, 2)])
+@torch.no_grad()
+def test_streaming_equals_the_blocks_and_its_state_is_bounded(window, levels, pooling):
+    module = aligned(window, levels, pooling=pooling)
+    x = torch.randn(2, 120, 8, dtype=torch.float64)
+    state, outputs = module.initial_state(2), []
+    for piece in x.split([1, 7, 50, 2, 60], dim=1):
+        y, state = module.step(piece, state)
+        outputs.append(y)
+        stored = sum(v.shape[1] for name, v in state.items() if name.startswith("stored"))
+        unfinished = sum(v.shape[1] for name, v in state.items() if name.startswith("open"))
+        assert stored <= levels * window
+        assert unfinished <= (levels - 1) * (window - 1)
+        for value in state.values():
+            assert value.untyped_storage().nbytes() == value.numel() * value.element_size()
+    expected = module(x, torch.tensor([120, 120]))
+    torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-6, atol=1e-6)
+
+
+@torch.no_grad()
+def test_streaming_the_dilated_reading_keeps_as_many_vectors_as_it_reaches_before_a_frame():
+    torch.manual_seed(0)
+    module = DilatedAttention(8, heads=2, window=3, levels=3).double()
+    x = torch.randn(1, 40, 8, dtype=torch.float64)
+    state, outputs = module.initial_state(1), []
+    for piece in x.split([1, 5, 34], dim=1):
+        y, state = module.step(piece, state)
+        outputs.append(y)
+    assert sum(value.shape[1] for value in state.values()) == 3**3 - 1
+    expected = module(x, torch.tensor([40]))
+    torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_padding_that_sees_nothing_is_finite():
+    module = aligned(4, 1, right_context=2).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = module(torch.randn(2, 30, 8), torch.tensor([30, 3]))
+    y.float().sum().backward()
+    assert y.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
 
 
 def seen_from(module, time, frame, dim=8):
@@ -101,19 +156,20 @@ def test_the_dilated_reading_reaches_exactly_the_power(window, levels):
     assert seen_from(module, time, time - 1) == list(range(9, time))
 
 
+@pytest.mark.parametrize("time", [1, 4, 14, 40])
 @torch.no_grad()
-def test_dilated_levels_equal_gathered_neighbours():
+def test_dilated_levels_equal_gathered_neighbours(time):
     torch.manual_seed(0)
     module = DilatedAttention(8, heads=2, window=3, levels=3).double()
-    x = torch.randn(1, 40, 8, dtype=torch.float64)
+    x = torch.randn(1, time, 8, dtype=torch.float64)
     y = x[0]
     for level, attention in enumerate(module.levels):
         apart, rows = 3**level, []
-        for t in range(40):
+        for t in range(time):
             at = [t - k * apart for k in range(3) if t - k * apart >= 0][::-1]
             rows.append(attention(y[at][None], torch.tensor([len(at)]))[0, -1])
         y = torch.stack(rows)
-    torch.testing.assert_close(module(x, torch.tensor([40]))[0], y, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(module(x, torch.tensor([time]))[0], y, rtol=1e-6, atol=1e-6)
 
 
 @torch.no_grad()

@@ -232,15 +232,20 @@ class DilatedAttention(Attention):
             for _ in range(levels)
         )
 
+    def apart(self, level: int, time: int) -> int:
+        """Frames from a key to the next; further than ``time`` there is none."""
+        return min(self.window**level, time)
+
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """(B, S, D), (B,) -> (B, S, D)."""
         for level, attention in enumerate(self.levels):
-            apart, (batch, time, _) = self.window**level, x.shape
+            time = x.shape[1]
+            apart = self.apart(level, time)
             # Frames whose distance is a multiple of ``apart`` become neighbours.
             phases = F.pad(x, (0, 0, 0, -time % apart)).unflatten(1, (-1, apart))
             phases = phases.transpose(1, 2).flatten(0, 1)
             every = lengths.new_full((len(phases),), phases.shape[1])  # causal: padding is unseen
-            y = attention(phases, every).unflatten(0, (batch, apart))
+            y = attention(phases, every).unflatten(0, (-1, apart))
             x = y.transpose(1, 2).flatten(1, 2)[:, :time]
         return x
 
@@ -248,12 +253,11 @@ class DilatedAttention(Attention):
         """No vectors at any level."""
         weight = self.levels[0].attention.output.weight
         none = weight.new_zeros(batch, 0, self.levels[0].dim)
-        state = {f"open.{level}": none for level in range(len(self.levels))}
-        return state | {"position": torch.zeros((), dtype=torch.int64, device=weight.device)}
+        return {f"open.{level}": none for level in range(len(self.levels))}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, C, D) -> (B, C, D), next state; the state grows to (w - 1) w^l vectors a level."""
-        after = {"position": state["position"] + x.shape[1]}
+        after = {}
         for level, attention in enumerate(self.levels):
             apart = self.window**level
             held = torch.cat([state[f"open.{level}"].to(x.dtype), x], dim=1)
@@ -271,6 +275,6 @@ class DilatedAttention(Attention):
         """FLOPs of one utterance."""
         total = 0
         for level, attention in enumerate(self.levels):
-            apart = self.window**level
+            apart = self.apart(level, time)
             total += apart * attention.flops(-(-time // apart))
         return total
