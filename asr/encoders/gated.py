@@ -67,26 +67,20 @@ class GatedAttention(Attention):
         if stored.weight is not None:
             held = held * stored.weight.gather(1, stored.began)[:, None, :, None].to(held.dtype)
 
-        # Groups that are complete: a block of queries, and its window of them.
-        numbers, seen = self._windows(stored)  # (B, blocks, W), (B, blocks, n, W)
-        blocks, block, width = seen.shape[1:]
+        # Of groups that are complete, what blocks of queries may see.
+        vectors = max(0, stored.frames.shape[1] - 1)
+        block = self._block(time, vectors)
+        numbers, age = window(stored.before, vectors, self.left_context or time, block - 1, block)
         ends = (stored.frames[:, 1:] - 1).clamp(min=0).gather(1, numbers.flatten(1))
-        keys, values = (take(v, ends).unflatten(2, (blocks, width)) for v in (key, held))
-        cut = (0, 0, 0, blocks * block - time)
-        scores = F.pad(query, cut).unflatten(2, (blocks, block)) @ keys.transpose(-1, -2)
-        scores = scores + bias.gather(1, ends).unflatten(1, (blocks, 1, width))[:, None]
-        scores = scores.masked_fill(~seen[:, None], -math.inf)
-
-        # What each query sees alone: its own frame, and the newest group as it was before.
-        newest = (query * before(key, 0.0)).sum(-1) + before(bias[:, None, :, None], -math.inf)[
-            ..., 0
+        keys, values = (take(v, ends).unflatten(2, numbers.shape[1:]) for v in (key, held))
+        sizes = bias.gather(1, ends).view_as(numbers)[:, :, None]
+        sizes = sizes.masked_fill((age < 2) | (age > (self.left_context or time)), -math.inf)
+        # What a query sees alone: its own frame, and the newest group as it was before.
+        newest = (query * delayed(key)).sum(-1) + F.pad(bias[:, :-1], (1, 0), value=-math.inf)[
+            :, None
         ]
-        alone = torch.stack([(query * plain).sum(-1), newest], dim=-1)  # (B, H, S, 2)
-        alone = F.pad(alone, cut).unflatten(2, (blocks, block))
-        shares = torch.cat([scores, alone], dim=-1).softmax(-1)
-        y = (shares[..., :width] @ values).flatten(2, 3)[:, :, :time]
-        own, last = shares[..., width:].flatten(2, 3)[:, :, :time].split(1, dim=-1)
-        y = y + own * value + last * before(held, 0.0)
+        alone = [((query * plain).sum(-1), value), (newest, delayed(held))]
+        y = attend_both(query, keys, values, sizes, alone)
         return self.attention.output(y.transpose(1, 2).flatten(2))
 
     def _groups(self, key: Tensor, value: Tensor, stored: Stored) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,31 +96,10 @@ class GatedAttention(Attention):
         means = (sums / sizes[:, :, None]).view_as(both).transpose(1, 2).type_as(key)
         return *means.chunk(2, dim=-1), sizes.log()
 
-    def _windows(self, stored: Stored) -> tuple[Tensor, Tensor]:
-        """Groups whose keys a block of queries is given, and those that each query sees.
-
-        Returns:
-            (B, blocks, W) numbers of groups and (B, blocks, n, W) bool.
-        """
-        (batch, time), vectors = stored.keep.shape, stored.frames.shape[1]
-        if self.is_windowed(vectors):
-            assert self.left_context is not None
-            block = self.left_context
-            there = F.pad(stored.before, (0, -time % block)).unflatten(1, (-1, block))
-            window = torch.arange(2 * block - 2, device=there.device)
-            numbers = there[:, :, :1] - block + window
-        else:
-            there = stored.before[:, None]
-            numbers = torch.arange(max(0, vectors - 1), device=there.device).expand(batch, 1, -1)
-        age = there[..., None] - numbers[:, :, None]  # 1: the newest, which is not complete
-        seen = (age > 1) & (numbers >= 0)[:, :, None]
-        if self.left_context is not None:
-            seen = seen & (age <= self.left_context)
-        return numbers.clamp(0, max(0, vectors - 2)), seen
-
-    def is_windowed(self, vectors: int) -> bool:
-        """Whether blocks of queries with a window each are less work than all stored vectors."""
-        return self.left_context is not None and vectors > 2 * self.left_context
+    def _block(self, time: int, vectors: int) -> int:
+        """Queries that share their keys: all of them, unless windows are less work."""
+        context = self.left_context
+        return time if context is None or vectors < 2 * context else context
 
     def initial_state(self, batch: int) -> State:
         """An empty memory: ``stored`` keys and values, the ``sizes`` of their groups.
@@ -197,14 +170,71 @@ class GatedAttention(Attention):
 
     def flops(self, time: int) -> int:
         """FLOPs of one sequence; where the gate looks at the frames, as if all were stored."""
-        vectors, scores = self.memory.most(time), 0
-        if self.is_windowed(vectors):
-            assert self.left_context is not None
-            block = self.left_context
-            scores = -(-time // block) * block * (2 * block - 2)
-        else:
-            scores = time * max(0, vectors - 1)
+        vectors = max(0, self.memory.most(time) - 1)
+        block = self._block(time, vectors)
+        width = min(vectors, (self.left_context or time) + block - 1)
+        scores = -(-time // block) * block * width
         return 8 * self.dim**2 * time + 4 * self.dim * scores
+
+
+def blocked(x: Tensor, block: int) -> Tensor:
+    """(..., S, d) -> (..., blocks, n, d), with zeros at the end."""
+    return F.pad(x, (0, 0, 0, -x.shape[-2] % block)).unflatten(-2, (-1, block))
+
+
+def window(
+    number: Tensor, vectors: int, before: int, growth: int, block: int
+) -> tuple[Tensor, Tensor]:
+    """The vectors of a memory that a block of queries is given.
+
+    Args:
+        number: (B, S) vectors stored before each query; vector ``number`` - 1 is the newest.
+        vectors: how many there are.
+        before: how many of the newest a query may see.
+        growth: by how many a memory grows within a block, at most.
+        block: n, queries in a block.
+
+    Returns:
+        (B, blocks, W) numbers of vectors, and (B, blocks, n, W) their ages: 1 is the newest, 0 and
+        less is not stored yet.
+    """
+    there = blocked(number[..., None], block)  # (B, blocks, n, 1)
+    if vectors <= before + growth:
+        every = torch.arange(vectors, device=number.device).expand(*there.shape[:2], -1)
+        return every, there - every[:, :, None]
+    numbers = there[:, :, 0] - before + torch.arange(before + growth, device=number.device)
+    age = (there - numbers[:, :, None]).masked_fill((numbers < 0)[:, :, None], 0)
+    return numbers.clamp(0, vectors - 1), age
+
+
+def attend_both(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor,
+    alone: list[tuple[Tensor, Tensor]],
+) -> Tensor:
+    """One softmax over the keys of a block of queries and over what each query sees alone.
+
+    Args:
+        query: (B, H, S, d), divided by the root of d.
+        keys: (B, H, blocks, W, d).
+        values: the same.
+        bias: (B, blocks, n, W) to add to scores, -inf where a query may not look.
+        alone: scores (B, H, S) and values (B, H, S, d).
+
+    Returns:
+        (B, H, S, d).
+    """
+    block, width = bias.shape[2:]
+    scores = blocked(query, block) @ keys.transpose(-1, -2) + bias[:, None]
+    others = blocked(torch.stack([score for score, _ in alone], dim=-1), block)
+    shares = torch.cat([scores, others], dim=-1).softmax(-1)
+    y = (shares[..., :width] @ values).flatten(2, 3)[:, :, : query.shape[2]]
+    of_others = shares[..., width:].flatten(2, 3)[:, :, : query.shape[2]]
+    for share, (_, value) in zip(of_others.split(1, dim=-1), alone, strict=True):
+        y = y + share * value
+    return y
 
 
 def take(x: Tensor, frames: Tensor) -> Tensor:
@@ -212,6 +242,6 @@ def take(x: Tensor, frames: Tensor) -> Tensor:
     return x.gather(2, frames[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
 
 
-def before(x: Tensor, first: float) -> Tensor:
-    """(B, H, S, d) -> the same one frame later, and ``first`` in frame 0."""
-    return F.pad(x[:, :, :-1], (0, 0, 1, 0), value=first)
+def delayed(x: Tensor) -> Tensor:
+    """(B, H, S, d) -> the same one frame later, zeros in frame 0."""
+    return F.pad(x[:, :, :-1], (0, 0, 1, 0))
