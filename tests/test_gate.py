@@ -9,7 +9,7 @@ from torch import nn
 
 from asr import config
 from asr.batch import mask
-from asr.encoders import Transformer
+from asr.encoders import Hierarchical, Transformer
 from asr.encoders.attention import FrameAttention
 from asr.encoders.block import Frames, Stored
 from asr.encoders.gate import (
@@ -22,6 +22,9 @@ from asr.encoders.gate import (
     uniform,
 )
 from asr.encoders.gated import GatedAttention
+from asr.encoders.gated_hierarchy import GatedAlignedAttention
+from asr.encoders.hierarchy import AlignedAttention
+from asr.layers import rotate, rotation
 from asr.loss import collected
 from asr.meter import read_ledger
 from asr.model import load_model
@@ -305,18 +308,6 @@ def test_gated_attention_streams(skipped, left_context, rotary):
     assert state["count"].tolist() == KEEP.sum(1).tolist()
 
 
-@pytest.mark.parametrize("skipped", ["drop", "merge"])
-def test_what_is_stored_gives_the_gate_a_gradient_and_keeps_its_value(skipped):
-    attention, x = gated(skipped), torch.randn(3, 20, 8)
-    weight = torch.ones(3, 20, requires_grad=True)
-    y = attention(x, Stored.of(KEEP, weight))
-    torch.testing.assert_close(y, attention(x, Stored.of(KEEP)))
-    (gradient,) = torch.autograd.grad(y.square().sum(), weight)
-    # All but what is stored last, which nothing sees after it.
-    assert gradient[0].ne(0).equal(KEEP[0])
-    assert gradient[2].ne(0).equal(KEEP[2] & (torch.arange(20) < 19))
-
-
 def test_a_gate_that_stores_all_leaves_the_transformer_as_it_is():
     options = {"dim": 16, "layers": 3, "heads": 2, "causal": True, "left_context": 4, "channels": 4}
     for skipped in ("drop", "merge"):
@@ -380,3 +371,107 @@ def test_what_is_stored_is_written_down_in_training_and_validation(tmp_path):
     assert step["train_terms"]["gate_ratio"] > 0
     assert validation["gate_ratio_loss"] > 0
     assert load_model(tmp_path / "run").encoder.layers[2].memory == Memory("learned", rate=0.3)
+
+
+def aligned(window, levels, kind=GatedAlignedAttention, **options):
+    torch.manual_seed(0)
+    options = {"window": window, "levels": levels, "pooling": "attention", **options}
+    attention = kind(8, heads=2, **options)
+    for parameter in attention.parameters():  # no bias is zero, no attention is flat
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return attention.eval()
+
+
+def hierarchical(attention, x, keep):
+    """One utterance (S, D), query by query and slot by slot."""
+    window, width, frames = attention.window, 4, torch.arange(len(x))
+    outputs = []
+    for t in frames.tolist():
+        kept = frames[:t][keep[:t]].tolist()
+        seen = [(0, x[t], t)]
+        vectors = [(x[s], s) for s in kept]
+        for level in range(attention.levels):
+            if level:
+                # Summaries of all but the block that is not complete, each at its middle frame.
+                size = window**level
+                vectors = [
+                    (
+                        attention.pools[level - 1](
+                            torch.stack([v for v, _ in vectors[window * j :][:window]])
+                        ),
+                        kept[j * size + size // 2],
+                    )
+                    for j in range(len(vectors) // window)
+                ]
+            most = window if level else window - 1
+            seen += [(level, v, at) for v, at in vectors[max(0, len(vectors) - most) :]]
+
+        def turn(v, at):
+            factors = rotation(torch.tensor([at]), width)
+            return rotate(v.view(2, 1, width), factors)[:, 0]
+
+        query = turn(attention.query(x[t]), t)
+        both = [attention.key_value[level](v).chunk(2) for level, v, _ in seen]
+        keys = torch.stack([turn(k, at) for (k, _), (_, _, at) in zip(both, seen, strict=True)])
+        values = torch.stack([v.view(2, width) for _, v in both])
+        shares = (torch.einsum("hd,ghd->gh", query, keys) / width**0.5).softmax(0)
+        outputs.append(attention.output(torch.einsum("gh,ghd->hd", shares, values).flatten()))
+    return torch.stack(outputs)
+
+
+HIERARCHIES = [(2, 1), (2, 3), (3, 2), (4, 2), (30, 2)]
+
+
+@pytest.mark.parametrize(("window", "levels"), HIERARCHIES)
+def test_gated_hierarchies_equal_the_definition_and_stream(window, levels):
+    attention = aligned(window, levels, memory=Memory("last_kept"))
+    x = torch.randn(3, 20, 8, requires_grad=True)
+    y = attention(x, Stored.of(KEEP))
+    expected = torch.stack([hierarchical(attention, *each) for each in zip(x, KEEP, strict=True)])
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    gradients = [torch.autograd.grad(out.square().sum(), x)[0] for out in (y, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+    state, outputs = attention.initial_state(3), []
+    for piece, keep in zip(x.detach().split(3, dim=1), KEEP.split(3, dim=1), strict=True):
+        out, state = attention.step(piece, Stored.of(keep), state)
+        outputs.append(out)
+        assert all(state[f"stored.{level}"].shape[3] <= window for level in range(levels))
+    torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("window", "levels"), HIERARCHIES)
+@torch.no_grad()
+def test_where_all_is_stored_a_hierarchy_is_that_of_frames(window, levels):
+    attention = aligned(window, levels, memory=Memory("last_kept"))
+    plain = aligned(window, levels, AlignedAttention, right_context=0)
+    x, lengths = torch.randn(2, 27, 8), torch.tensor([27, 27])
+    y = attention(x, Stored.of(torch.ones(2, 27).bool()))
+    torch.testing.assert_close(y, plain(x, lengths), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variant": "dilated"}, "memory with variant dilated"),
+        ({"right_context": 1}, "memory with variant aligned, right_context 1"),
+        ({"layers": 1}, "layers 1: it needs variant: aligned"),
+        ({"memory": Memory("uniform", skipped="merge")}, "memory.skipped merge: summaries"),
+    ],
+)
+def test_a_hierarchy_with_a_memory_that_does_not_fit_is_refused_in_words(options, message):
+    options = {"dim": 16, "layers": 2, "heads": 2, "memory": Memory("last_kept"), **options}
+    with pytest.raises(ValueError, match=message):
+        Hierarchical(8, **options)
+
+
+@pytest.mark.parametrize("kind", ["drop", "merge", "hierarchy"])
+def test_what_is_stored_gives_the_gate_a_gradient_and_keeps_its_value(kind):
+    hierarchy = kind == "hierarchy"
+    attention = aligned(2, 2, memory=Memory("learned")) if hierarchy else gated(kind)
+    x, weight = torch.randn(3, 20, 8), torch.ones(3, 20, requires_grad=True)
+    y = attention(x, Stored.of(KEEP, weight))
+    torch.testing.assert_close(y, attention(x, Stored.of(KEEP)))
+    (gradient,) = torch.autograd.grad(y.square().sum(), weight)
+    # All but what is stored last, which nothing sees after it.
+    assert gradient[0].ne(0).equal(KEEP[0])
+    assert gradient[2].ne(0).equal(KEEP[2] & (torch.arange(20) < 19))

@@ -185,6 +185,12 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
             (Memory("random", rate=0.4), 1),
         )
     },
+    **{
+        f"Hierarchical {memory.gate}": partial(
+            Hierarchical, dim=DIM, layers=3, heads=2, window=3, memory=memory, channels=4
+        )
+        for memory in (Memory("last_kept", threshold=0.9), Memory("uniform", rate=0.7))
+    },
 }
 # Where a gate looks at the frames, the formula counts all of them as stored.
 BOUNDED_FLOPS = [

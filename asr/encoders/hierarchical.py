@@ -8,9 +8,11 @@ from torch import Tensor
 from asr.batch import mask
 from asr.encoders.attention import Attention
 from asr.encoders.block import Block
+from asr.encoders.gate import Gate, Memory
+from asr.encoders.gated_hierarchy import GatedAlignedAttention
 from asr.encoders.hierarchy import AlignedAttention, DilatedAttention, Pooling
 from asr.encoders.stack import Stack
-from asr.encoders.transformer import Input, TransformerBlock
+from asr.encoders.transformer import GatedBlock, Input, TransformerBlock
 from asr.layers import zero_padding
 from asr.linear import Linear
 from asr.loss import add_term, collecting
@@ -37,6 +39,7 @@ class Hierarchical(Stack):
         pooling: Pooling = "attention",
         right_context: int = 0,
         next_frame: float = 0.0,
+        memory: Memory | None = None,
         feedforward: int = 4,
         dropout: float = 0.1,
         channels: int = 32,
@@ -56,6 +59,8 @@ class Hierarchical(Stack):
             right_context: frames to the right that a frame sees too, of the frames themselves; the
                 encoder is then no longer causal. Layers add up.
             next_frame: weight of the loss of predicting the features of the next encoder frame.
+            memory: what layers after the first store of the frames, aligned ones only; window and
+                levels then count stored vectors there. None: every frame.
             feedforward: inner width of the feed-forward, in multiples of dim.
             dropout: probability, on the input, on what each block adds and inside feed-forwards.
             channels: channels of the subsampling convolutions.
@@ -75,6 +80,13 @@ class Hierarchical(Stack):
                 "variant: aligned and next_frame: 0"
             )
 
+        if memory and (variant == "dilated" or right_context or layers < 2):
+            raise ValueError(
+                f"memory with variant {variant}, right_context {right_context}, layers {layers}: "
+                "it needs variant: aligned, right_context: 0 and 2 layers or more, the first of "
+                "which stores every frame"
+            )
+
         def attention() -> Attention:
             if variant == "dilated":
                 return DilatedAttention(dim, heads=heads, window=window, levels=levels)
@@ -88,10 +100,17 @@ class Hierarchical(Stack):
             )
 
         blocks: list[Block] = [Input(dim, dropout=dropout, sinusoidal=False)]
-        blocks += [
-            TransformerBlock(dim, attention(), inner=feedforward * dim, dropout=dropout)
-            for _ in range(layers)
-        ]
+        for layer in range(layers):
+            if memory and layer:
+                blocks += [Gate(dim, memory)] if layer == 1 else []
+                gated = GatedAlignedAttention(
+                    dim, heads=heads, window=window, levels=levels, pooling=pooling, memory=memory
+                )
+                blocks.append(GatedBlock(dim, gated, inner=feedforward * dim, dropout=dropout))
+                continue
+            blocks.append(
+                TransformerBlock(dim, attention(), inner=feedforward * dim, dropout=dropout)
+            )
         super().__init__(num_mels, blocks, dim=dim, channels=channels)
         self.next_frame = next_frame
         self.predict = Linear(dim, self.stride * num_mels) if next_frame else None

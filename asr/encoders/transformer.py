@@ -10,6 +10,7 @@ from asr.encoders.attention import Attention, FrameAttention
 from asr.encoders.block import Block, Frames, State
 from asr.encoders.gate import Gate, Memory
 from asr.encoders.gated import GatedAttention
+from asr.encoders.gated_hierarchy import GatedAlignedAttention
 from asr.encoders.stack import Stack
 from asr.layers import FeedForward, dropout, sinusoids
 
@@ -157,7 +158,7 @@ class TransformerBlock(Block):
 class GatedBlock(TransformerBlock):
     """A Transformer's block whose attention sees what a ``Gate`` below it stored."""
 
-    attention: GatedAttention
+    attention: GatedAttention | GatedAlignedAttention
 
     def forward(self, frames: Frames) -> Frames:
         """(B, S, D) -> (B, S, D)."""

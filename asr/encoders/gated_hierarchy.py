@@ -1,0 +1,178 @@
+"""Aligned hierarchical attention over what a gate stored."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asr.encoders.block import State, Stored
+from asr.encoders.gate import Memory
+from asr.encoders.gated import attend_both, take, window
+from asr.encoders.hierarchy import AlignedAttention, Pooling
+from asr.layers import attend, rotate, rotation
+
+
+class GatedAlignedAttention(AlignedAttention):
+    """One softmax over the frame itself, the last w - 1 stored ones, and w summaries a level.
+
+    As ``AlignedAttention``, with stored vectors counted in place of frames: level l >= 1 has a
+    vector for every w^l stored ones, and a frame before which n are stored sees the last w of the
+    first n // w^l. Rotary positions are still those of frames; a summary's is that of the stored
+    frame in the middle of it.
+    """
+
+    def __init__(
+        self, dim: int, *, heads: int, window: int, levels: int, pooling: Pooling, memory: Memory
+    ) -> None:
+        """Builds the attention; see ``Hierarchical``.
+
+        Raises:
+            ValueError: skipped frames are to be merged.
+        """
+        if memory.skipped == "merge":
+            raise ValueError("memory.skipped merge: summaries are of single frames; set it to drop")
+        super().__init__(
+            dim, heads=heads, window=window, levels=levels, pooling=pooling, right_context=0
+        )
+        self.memory = memory
+
+    def forward(self, x: Tensor, stored: Stored) -> Tensor:  # type: ignore[override]
+        """(B, S, D), what is stored of it -> (B, S, D)."""
+        time = x.shape[1]
+        block, frames = min(self.window, time), torch.arange(time, device=x.device)[None]
+        query = self._query(x, frames) / math.sqrt(self.dim // self.heads)
+        key, value = self._key_value(0, x, frames)
+        alone = [((query * key).sum(-1), value)]
+        vectors = x.gather(1, stored.frames[:, :, None].expand(-1, -1, self.dim))
+        keys, values = take(key, stored.frames), take(value, stored.frames)
+        if stored.weight is not None:
+            weight = stored.weight.gather(1, stored.frames)
+            vectors = vectors * weight[..., None].to(vectors.dtype)
+            values = values * weight[:, None, :, None].to(values.dtype)
+        parts, biases = [], []
+        for level in self._levels(vectors.shape[1]):
+            size = self.window**level
+            if level:
+                number = vectors.shape[1] // self.window
+                vectors = vectors[:, : number * self.window].unflatten(1, (number, -1))
+                vectors = self.pools[level - 1](vectors)
+                keys, values = self._key_value(
+                    level, vectors, stored.frames[:, size // 2 :: size][:, :number]
+                )
+            seen, growth = self._sight(level, block)
+            numbers, age = window(stored.before // size, vectors.shape[1], seen, growth, block)
+            chosen = numbers.flatten(1)
+            parts.append([take(v, chosen).unflatten(2, numbers.shape[1:]) for v in (keys, values)])
+            hidden = (age < 1) | (age > seen)
+            biases.append(torch.zeros_like(age, dtype=query.dtype).masked_fill(hidden, -math.inf))
+        keys, values = (torch.cat(each, dim=3) for each in zip(*parts, strict=True))
+        y = attend_both(query, keys, values, torch.cat(biases, dim=-1), alone)
+        return self.output(y.transpose(1, 2).flatten(2))
+
+    def _levels(self, vectors: int) -> range:
+        """The levels that hold anything when so many vectors are stored."""
+        return range(sum(vectors >= self.window**level for level in range(1, self.levels)) + 1)
+
+    def _sight(self, level: int, block: int) -> tuple[int, int]:
+        """Vectors of a level that a frame sees, and by how many it grows in a block at most."""
+        return (self.window, 1) if level else (self.window - 1, block - 1)
+
+    def _query(self, x: Tensor, positions: Tensor) -> Tensor:
+        """(B, n, D), positions (B or 1, n) -> (B, H, n, d)."""
+        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return turned(query, positions)
+
+    def _key_value(self, level: int, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, n, D), positions (B or 1, n) -> keys and values (B, H, n, d) of a level."""
+        both = self.key_value[level](x).unflatten(-1, (2 * self.heads, -1)).transpose(1, 2)
+        key, value = both.chunk(2, dim=1)
+        return turned(key, positions), value
+
+    def initial_state(self, batch: int) -> State:
+        """An empty memory.
+
+        Of every level the keys and values ``stored``, which take each other's places in turn; of
+        those that are summarised the vectors ``open`` for it, and the ``middle`` frame of what
+        they will be. ``count`` frames were stored.
+        """
+        weight = self.output.weight
+        none = weight.new_zeros(batch, 2, self.heads, 0, self.dim // self.heads)
+        zero = torch.zeros(batch, dtype=torch.int64, device=weight.device)
+        state = {f"stored.{level}": none for level in range(self.levels)}
+        for level in range(self.levels - 1):
+            state[f"open.{level}"] = weight.new_zeros(batch, self.window, self.dim)
+            state[f"middle.{level}"] = zero
+        return state | {"count": zero, "position": zero[0]}
+
+    def step(  # type: ignore[override]
+        self, x: Tensor, stored: Stored, state: State
+    ) -> tuple[Tensor, State]:
+        """(B, C, D), frame by frame -> (B, C, D), next state, which is bounded; ``Block.step``."""
+        state, outputs = dict(state), []
+        for frame, keep in zip(x.split(1, dim=1), stored.keep.unbind(1), strict=True):
+            at = state["position"].expand(len(x), 1)
+            own = torch.stack(self._key_value(0, frame, at), dim=1)  # (B, 2, H, 1, d)
+            held, real = [own], [torch.ones_like(at, dtype=torch.bool)]
+            for level in range(self.levels):
+                held.append(state[f"stored.{level}"].to(own.dtype))
+                slots = torch.arange(held[-1].shape[3], device=x.device)
+                real.append(slots < (state["count"] // self.window**level)[:, None])
+            key, value = torch.cat(held, dim=3).unbind(1)
+            there = torch.cat(real, dim=1)[:, None, None]
+            outputs.append(self.output(attend(self._query(frame, at), key, value, there)))
+
+            state["count"] = state["count"] + keep
+            for level in range(self.levels - 1):
+                size = self.window ** (level + 1)
+                middle = keep & ((state["count"] - 1) % size == size // 2)
+                state[f"middle.{level}"] = torch.where(middle, at[:, 0], state[f"middle.{level}"])
+            self._keep(state, 0, own, frame, keep)
+            state["position"] = state["position"] + 1
+        return torch.cat(outputs, dim=1), state
+
+    def _keep(self, state: State, level: int, new: Tensor, vector: Tensor, rows: Tensor) -> None:
+        """Stores a vector (B, 1, D) and its key and value at a level, in some utterances.
+
+        What completes a block there is summarised for the level above.
+        """
+        number = state["count"] // self.window**level
+        limit, _ = self._sight(level, 1)
+        held = state[f"stored.{level}"].to(new.dtype)
+        held = F.pad(held, (0, 0, 0, min(limit, int(number.max())) - held.shape[3]))
+        here = rows[:, None] & placed((number - 1) % limit, held.shape[3])
+        state[f"stored.{level}"] = torch.where(here[:, None, None, :, None], new, held)
+        if level == self.levels - 1:
+            return
+        here = rows[:, None] & placed((number - 1) % self.window, self.window)
+        opened = state[f"open.{level}"].to(vector.dtype)
+        state[f"open.{level}"] = opened = torch.where(here[..., None], vector, opened)
+        complete = rows & (number % self.window == 0)
+        if bool(complete.any()):
+            vector = self.pools[level](opened)[:, None]
+            new = self._key_value(level + 1, vector, state[f"middle.{level}"][:, None])
+            self._keep(state, level + 1, torch.stack(new, dim=1), vector, complete)
+
+    def flops(self, time: int) -> int:
+        """FLOPs of one utterance; where the gate looks at the frames, as if all were stored."""
+        vectors, block = self.memory.most(time), min(self.window, time)
+        total, width = 8 * self.dim**2 * time, 0  # query, key, value, output
+        for level in self._levels(vectors):
+            if level:
+                number = vectors // self.window
+                total += self.pools[level - 1].flops(number * self.window, number)
+                total += 4 * self.dim**2 * number
+                vectors = number
+            width += min(vectors, sum(self._sight(level, block)))
+        return total + 4 * self.dim * -(-time // block) * block * width
+
+
+def turned(x: Tensor, positions: Tensor) -> Tensor:
+    """(B, H, n, d), (B or 1, n) -> the same, turned by rotary positions."""
+    factors = rotation(positions.flatten(), x.shape[-1]).unflatten(0, positions.shape)
+    return rotate(x, factors[:, None])
+
+
+def placed(slot: Tensor, slots: int) -> Tensor:
+    """(B,) -> (B, slots) bool, true in each one's slot."""
+    return torch.arange(slots, device=slot.device) == slot[:, None]
