@@ -86,7 +86,7 @@ class Gate(Block):
         weight = None
         if probability is not None:
             # Straight-through: its value is 1, its gradient that of the probability.
-            weight = 1 + probability - probability.detach()
+            weight = probability - probability.detach() + 1
             if collecting():
                 self._hold_rate(keep, zero_padding(probability, frames.lengths), frames.lengths)
         if collecting():
@@ -109,10 +109,10 @@ class Gate(Block):
         if memory.gate == "last_kept":
             with torch.no_grad():
                 keep, last, age = last_kept(
-                    g, memory.threshold, memory.gap, state["last"].to(g.dtype), state["age"]
+                    g, memory.threshold, memory.gap, state["last"].to(g), state["age"].to(g.device)
                 )
             return keep, None, {**after, "last": last, "age": age}
-        before = torch.cat([state["last"].to(g.dtype)[:, None], g[:, :-1]], dim=1)
+        before = torch.cat([state["last"].to(g)[:, None], g[:, :-1]], dim=1)
         after["last"] = g[:, -1]
         if memory.gate == "previous":
             return (similarity(before, g) < memory.threshold) | (time == 0), None, after

@@ -58,7 +58,6 @@ class GatedAttention(Attention):
         """(B, S, D), what is stored of it -> (B, S, D)."""
         time = x.shape[1]
         query, plain, value = self.attention.split(x, None)  # (B, H, S, d)
-        query = query / math.sqrt(query.shape[-1])
         key, held, bias = self._groups(plain, value, stored)
         if self.rotary:
             factors = self.rotary(time, x.device)
@@ -76,12 +75,12 @@ class GatedAttention(Attention):
         sizes = bias.gather(1, ends).view_as(numbers)[:, :, None]
         sizes = sizes.masked_fill((age < 2) | (age > (self.left_context or time)), -math.inf)
         # What a query sees alone: its own frame, and the newest group as it was before.
-        newest = (query * delayed(key)).sum(-1) + F.pad(bias[:, :-1], (1, 0), value=-math.inf)[
-            :, None
+        newest = F.pad(bias[:, :-1], (1, 0), value=-math.inf)
+        alone = [
+            (plain, value, torch.zeros_like(newest)),
+            (delayed(key), delayed(held), newest),
         ]
-        alone = [((query * plain).sum(-1), value), (newest, delayed(held))]
-        y = attend_both(query, keys, values, sizes, alone)
-        return self.attention.output(y.transpose(1, 2).flatten(2))
+        return self.attention.output(attend_both(query, keys, values, sizes, alone))
 
     def _groups(self, key: Tensor, value: Tensor, stored: Stored) -> tuple[Tensor, Tensor, Tensor]:
         """What stands for each frame's group once it is in: key, value, (B, S) to add to scores."""
@@ -94,7 +93,8 @@ class GatedAttention(Attention):
         log_decay = torch.where(stored.keep, -math.inf, 0.0)[:, :, None]
         sums = scan(log_decay.expand(-1, -1, both[0, 0].numel()), both.flatten(2))
         means = (sums / sizes[:, :, None]).view_as(both).transpose(1, 2).type_as(key)
-        return *means.chunk(2, dim=-1), sizes.log()
+        key, value = means.chunk(2, dim=-1)
+        return key, value, sizes.log()
 
     def _block(self, time: int, vectors: int) -> int:
         """Queries that share their keys: all of them, unless windows are less work."""
@@ -173,8 +173,8 @@ class GatedAttention(Attention):
         vectors = max(0, self.memory.most(time) - 1)
         block = self._block(time, vectors)
         width = min(vectors, (self.left_context or time) + block - 1)
-        scores = -(-time // block) * block * width
-        return 8 * self.dim**2 * time + 4 * self.dim * scores
+        scores = -(-time // block) * block * (width + 2)
+        return 8 * self.dim**2 * time + 4 * self.heads * widened(self.dim // self.heads, 2) * scores
 
 
 def blocked(x: Tensor, block: int) -> Tensor:
@@ -212,29 +212,48 @@ def attend_both(
     keys: Tensor,
     values: Tensor,
     bias: Tensor,
-    alone: list[tuple[Tensor, Tensor]],
+    alone: list[tuple[Tensor, Tensor, Tensor]],
 ) -> Tensor:
     """One softmax over the keys of a block of queries and over what each query sees alone.
 
+    One call of torch's fused attention does it. Each thing that a query sees alone is a key that
+    all share: a unit vector in a dimension of its own, where the query holds its score. As a value
+    the same vector brings back the share that it got.
+
     Args:
-        query: (B, H, S, d), divided by the root of d.
+        query: (B, H, S, d).
         keys: (B, H, blocks, W, d).
         values: the same.
         bias: (B, blocks, n, W) to add to scores, -inf where a query may not look.
-        alone: scores (B, H, S) and values (B, H, S, d).
+        alone: keys (B, H, S, d), values, and (B, S) to add to scores.
 
     Returns:
-        (B, H, S, d).
+        (B, S, H * d).
     """
-    block, width = bias.shape[2:]
-    scores = blocked(query, block) @ keys.transpose(-1, -2) + bias[:, None]
-    others = blocked(torch.stack([score for score, _ in alone], dim=-1), block)
-    shares = torch.cat([scores, others], dim=-1).softmax(-1)
-    y = (shares[..., :width] @ values).flatten(2, 3)[:, :, : query.shape[2]]
-    of_others = shares[..., width:].flatten(2, 3)[:, :, : query.shape[2]]
-    for share, (_, value) in zip(of_others.split(1, dim=-1), alone, strict=True):
-        y = y + share * value
-    return y
+    (batch, _, time, width), (blocks, block) = query.shape, bias.shape[1:3]
+    more = widened(width, len(alone)) - width
+    scores = torch.stack([(query * key).sum(-1) for key, _, _ in alone], dim=-1)
+    query = torch.cat([query, F.pad(scores, (0, more - len(alone)))], dim=-1).type_as(query)
+    shared = torch.eye(len(alone), width + more, dtype=query.dtype, device=query.device)
+    shared = shared.roll(width, 1).expand(*keys.shape[:3], -1, -1)
+    keys, values = (torch.cat([F.pad(v, (0, more)), shared], dim=3) for v in (keys, values))
+    others = blocked(torch.stack([own.expand(batch, -1) for _, _, own in alone], dim=-1), block)
+    bias = torch.cat([bias, others], dim=-1).to(query.dtype).flatten(0, 1)[:, None]
+    query, keys, values = (
+        v.transpose(1, 2).flatten(0, 1) for v in (blocked(query, block), keys, values)
+    )
+    y = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=width**-0.5)
+    y = y.unflatten(0, (batch, blocks)).transpose(2, 3).flatten(1, 2)[:, :time]  # (B, S, H, .)
+    shares = y[..., width:].split(1, dim=-1)
+    y = y[..., :width]
+    for share, (_, value, _) in zip(shares, alone, strict=False):  # the rest is for alignment
+        y = y + share * value.transpose(1, 2)
+    return y.flatten(2)
+
+
+def widened(width: int, alone: int) -> int:
+    """Width of heads with a dimension for each thing seen alone; fused kernels want eights."""
+    return -(-(width + alone) // 8) * 8
 
 
 def take(x: Tensor, frames: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from asr.encoders.block import State, Stored
 from asr.encoders.gate import Memory
-from asr.encoders.gated import attend_both, take, window
+from asr.encoders.gated import attend_both, take, widened, window
 from asr.encoders.hierarchy import AlignedAttention, Pooling
 from asr.layers import attend, rotate, rotation
 
@@ -41,9 +41,9 @@ class GatedAlignedAttention(AlignedAttention):
         """(B, S, D), what is stored of it -> (B, S, D)."""
         time = x.shape[1]
         block, frames = min(self.window, time), torch.arange(time, device=x.device)[None]
-        query = self._query(x, frames) / math.sqrt(self.dim // self.heads)
+        query = self._query(x, frames)
         key, value = self._key_value(0, x, frames)
-        alone = [((query * key).sum(-1), value)]
+        alone = [(key, value, torch.zeros_like(frames, dtype=query.dtype))]
         vectors = x.gather(1, stored.frames[:, :, None].expand(-1, -1, self.dim))
         keys, values = take(key, stored.frames), take(value, stored.frames)
         if stored.weight is not None:
@@ -67,8 +67,7 @@ class GatedAlignedAttention(AlignedAttention):
             hidden = (age < 1) | (age > seen)
             biases.append(torch.zeros_like(age, dtype=query.dtype).masked_fill(hidden, -math.inf))
         keys, values = (torch.cat(each, dim=3) for each in zip(*parts, strict=True))
-        y = attend_both(query, keys, values, torch.cat(biases, dim=-1), alone)
-        return self.output(y.transpose(1, 2).flatten(2))
+        return self.output(attend_both(query, keys, values, torch.cat(biases, dim=-1), alone))
 
     def _levels(self, vectors: int) -> range:
         """The levels that hold anything when so many vectors are stored."""
@@ -150,8 +149,8 @@ class GatedAlignedAttention(AlignedAttention):
         complete = rows & (number % self.window == 0)
         if bool(complete.any()):
             vector = self.pools[level](opened)[:, None]
-            new = self._key_value(level + 1, vector, state[f"middle.{level}"][:, None])
-            self._keep(state, level + 1, torch.stack(new, dim=1), vector, complete)
+            both = self._key_value(level + 1, vector, state[f"middle.{level}"][:, None])
+            self._keep(state, level + 1, torch.stack(both, dim=1), vector, complete)
 
     def flops(self, time: int) -> int:
         """FLOPs of one utterance; where the gate looks at the frames, as if all were stored."""
@@ -164,7 +163,8 @@ class GatedAlignedAttention(AlignedAttention):
                 total += 4 * self.dim**2 * number
                 vectors = number
             width += min(vectors, sum(self._sight(level, block)))
-        return total + 4 * self.dim * -(-time // block) * block * width
+        scores = -(-time // block) * block * (width + 1)
+        return total + 4 * self.heads * widened(self.dim // self.heads, 1) * scores
 
 
 def turned(x: Tensor, positions: Tensor) -> Tensor:
