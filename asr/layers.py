@@ -47,7 +47,7 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     """
     if not training or not probability:
         return x
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or x.dtype != torch.float32 or probability == 1:
         return F.dropout(x, probability)
     dropped = min(round(256 * probability), 255)
     draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
@@ -103,7 +103,8 @@ class Subsampling(nn.Module):
         features = torch.cat([state["features"], x], dim=1)[:, None]  # (B, 1, C + 1, F)
         y = F.relu(F.conv2d(features, first.weight, first.bias, stride=2, padding=(0, 1)))
         y = torch.cat([state["convolved"].to(y.dtype), y], dim=2)
-        state = {"features": x[:, -1:], "convolved": y[:, :, -1:]}
+        # Copies: a view would keep the chunk, and change with it.
+        state = {"features": x[:, -1:].clone(), "convolved": y[:, :, -1:].clone()}
         y = F.relu(F.conv2d(y, second.weight, second.bias, stride=2, padding=(0, 1)))
         return self.project(y.transpose(1, 2).flatten(2)), state
 
@@ -119,9 +120,10 @@ class Subsampling(nn.Module):
 
 def rotation(positions: Tensor, width: int) -> Tensor:
     """(U,) positions -> (U, width / 2) complex64 factors of rotary positions (Su et al. 2021)."""
-    exponents = torch.arange(0, width, 2, device=positions.device) / width
+    # In float64: of the angle of frame 1,000,000, float32 keeps a hundredth of a turn.
+    exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
     angles = positions[:, None] * ROTARY_BASE**-exponents
-    return torch.polar(torch.ones_like(angles), angles)
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
 
 
 class Rotary:

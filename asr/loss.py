@@ -75,6 +75,7 @@ def add_term(name: str, sum: Tensor, count: Tensor, weight: float = 0.0) -> None
     sum = sum.float() if weight else sum.detach().float()
     if name in terms:
         before = terms[name]
-        assert before.weight == weight, f"{name}: one weight per term"
+        if before.weight != weight:
+            raise ValueError(f"{name} has weights {before.weight} and {weight}; give one")
         sum, count = sum + before.sum, count + before.count
     terms[name] = Term(sum, count, weight)

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def scan(log_a: Tensor, b: Tensor, initial: Tensor | None = None) -> Tensor:
@@ -51,6 +52,7 @@ class Scan(torch.autograd.Function):
         return states
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
         """(B, T, D) -> gradients of log_a, b and initial."""
         log_a, initial, states = ctx.saved_tensors

@@ -272,3 +272,31 @@ def test_streaming_on_a_gpu_equals_the_whole(name):
         outputs.append(y)
     expected, _ = encoder(x, torch.tensor([x.shape[1]] * 2, device="cuda"))
     torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_double_precision_runs_and_agrees(name):
+    encoder, (x, lengths) = tiny.encoder(name), tiny.features(41, 97)
+    single, _ = encoder(x, lengths)
+    double, _ = encoder.double()(x.double(), lengths)
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), single, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@torch.no_grad()
+def test_a_state_owns_its_memory_and_outlives_the_callers_buffer(name):
+    encoder = tiny.encoder(name)
+    x = torch.randn(1, 4 * encoder.chunk, tiny.NUM_MELS)
+    state, outputs = encoder.initial_state(1), []
+    buffer = torch.empty(1, encoder.chunk, tiny.NUM_MELS)
+    for piece in x.split(encoder.chunk, dim=1):
+        y, state = encoder.step(buffer.copy_(piece), state)
+        outputs.append(y)
+    expected, _ = encoder(x, torch.tensor([x.shape[1]]))
+    torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-4, atol=1e-5)
+    _, state = encoder.step(torch.randn(1, 50 * encoder.chunk, tiny.NUM_MELS), state)
+    for key, value in state.items():
+        held = value.untyped_storage().nbytes()
+        assert held <= max(64, 4 * value.numel() * value.element_size()), key

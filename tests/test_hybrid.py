@@ -50,6 +50,15 @@ def test_one_part_that_sees_the_future_makes_it_unable_to_stream():
         (["LSTM"], "take one of"),
         ([RECURRENT, {**ATTENTION, "init_args": {"layers": 1}}], r"parts\[1\].heads is missing"),
         ([{"class_path": "LSTM", "init_args": {"layers": 1, "dim": 8}}], r"parts\[0\].dim"),
+        (
+            [
+                {
+                    "class_path": "Hierarchical",
+                    "init_args": {"layers": 1, "heads": 2, "next_frame": 1},
+                }
+            ],
+            "predict belongs to a whole Hierarchical",
+        ),
         ([{"class_path": "LSTM", "init_args": {"layer": 1}}], r"parts\[0\].layer: no such key"),
     ],
 )

@@ -11,6 +11,8 @@ from asr.batch import mask
 from asr.encoders.block import State
 from asr.layers import Rotary, SelfAttention, attend, rotation
 
+LEAST_BLOCK = 16
+
 
 class Attention(nn.Module, ABC):
     """What a Transformer's block attends with; as a ``Block``, without residual and norm."""
@@ -85,7 +87,7 @@ class FrameAttention(Attention):
         """Frames of a block of ``windowed``: whole chunks, no shorter than the left context."""
         if self.left_context is None:
             return None
-        return self.chunk * max(1, -(-self.left_context // self.chunk))
+        return block_frames(self.left_context, self.chunk)
 
     def is_windowed(self, time: int) -> bool:
         """Whether blocks are less work than a mask over all pairs of frames."""
@@ -168,6 +170,11 @@ def visible(query: Tensor, key: Tensor, left_context: int | None, chunk: int) ->
     return (query - key <= limit) & (key < (query // chunk + 1) * chunk)
 
 
+def block_frames(left_context: int, chunk: int) -> int:
+    """Whole chunks, no shorter than the left context; a GPU's grid is too small for tiny ones."""
+    return chunk * -(-max(left_context, LEAST_BLOCK) // chunk)
+
+
 def windowed(
     query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, left_context: int, chunk: int
 ) -> Tensor:
@@ -177,7 +184,7 @@ def windowed(
     see its keys and those of the block before. Work and memory grow with S * n, not with S * S.
     """
     batch, heads, time, width = query.shape
-    block = chunk * max(1, -(-left_context // chunk))
+    block = block_frames(left_context, chunk)
     blocks = -(-time // block)
     later = blocks * block - time
     # (B, H, S, d) is a view of (B, S, H, d): blocks and heads change places without a copy.

@@ -200,11 +200,14 @@ class Excitation(nn.Module):
         # Over the last dimension, where a cumulative sum takes a quarter of the time.
         sums = x.float().transpose(1, 2).cumsum(2).transpose(1, 2) + state["sum"][:, None]
         counts = state["count"] + torch.arange(1, x.shape[1] + 1, device=x.device)
-        return self._scale(x, sums / counts[:, None]), {"sum": sums[:, -1], "count": counts[-1]}
+        return self._scale(x, sums / counts[:, None]), {
+            "sum": sums[:, -1].clone(),
+            "count": counts[-1].clone(),
+        }
 
     def _scale(self, x: Tensor, means: Tensor) -> Tensor:
         """(B, S, D), means (B, 1 or S, D) -> (B, S, D)."""
-        return x * self.expand(F.silu(self.squeeze(means))).sigmoid()
+        return x * self.expand(F.silu(self.squeeze(means.to(self.squeeze.weight.dtype)))).sigmoid()
 
     def flops(self, time: int) -> int:
         """FLOPs of one utterance of ``time`` frames: a causal one has means at each of them."""

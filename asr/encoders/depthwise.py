@@ -43,7 +43,7 @@ class Depthwise(nn.Module):
     def step(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, D) new frames, the last (B, reach, D) -> (B, C, D), the last (B, reach, D)."""
         frames = torch.cat([before.to(x.dtype), x], dim=1)
-        return self._convolve(frames), frames[:, x.shape[1] :]
+        return self._convolve(frames), frames[:, x.shape[1] :].clone()
 
     def _convolve(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D), or S - reach of a causal one.

@@ -105,7 +105,7 @@ class Gate(Block):
                 chance = torch.rand(x.shape[:2], device=x.device)
                 return (chance < memory.rate) | (time == 0), None, after
             return random(time, memory.rate).expand(len(x), -1), None, after
-        g = F.layer_norm(x.float(), (self.dim,))
+        g = F.layer_norm(x.to(torch.promote_types(x.dtype, torch.float32)), (self.dim,))
         if memory.gate == "last_kept":
             with torch.no_grad():
                 keep, last, age = last_kept(
@@ -113,7 +113,7 @@ class Gate(Block):
                 )
             return keep, None, {**after, "last": last, "age": age}
         before = torch.cat([state["last"].to(g)[:, None], g[:, :-1]], dim=1)
-        after["last"] = g[:, -1]
+        after["last"] = g[:, -1].clone()
         if memory.gate == "previous":
             return (similarity(before, g) < memory.threshold) | (time == 0), None, after
         difference = (1 - similarity(self.query(before).float(), self.key(g).float())) / 2

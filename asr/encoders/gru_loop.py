@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from asr.layers import Permute, reversal
 from asr.linear import linear, product
@@ -19,7 +20,9 @@ def gru(recurrence: nn.GRU, x: Tensor, lengths: Tensor) -> Tensor:
     if recurrence.bidirectional:
         order = reversal(lengths, x.shape[1])
         inputs.append(Permute.apply(linear(x, weights[4], weights[6]), order))
-    gates = torch.stack(inputs).float().permute(2, 0, 1, 3)  # (S, directions, B, 3 * cells)
+    gates = (
+        torch.stack(inputs).to(weights[1].dtype).permute(2, 0, 1, 3)
+    )  # (S, directions, B, 3 * cells)
     recurrent, bias = torch.stack(weights[1::4]), torch.stack(weights[3::4])
     y = GRULoop.apply(gates.contiguous(), recurrent, bias).permute(1, 2, 0, 3)
     if not recurrence.bidirectional:
@@ -59,6 +62,7 @@ class GRULoop(torch.autograd.Function):
         return hidden[1:]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
         """(S, N, B, C) -> gradients of gates, weight and bias."""
         weight, hidden, new_from_hidden, active = ctx.saved_tensors

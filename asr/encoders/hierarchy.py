@@ -148,7 +148,19 @@ class AlignedAttention(Attention):
         mask = torch.cat(masks, dim=-1).expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
         query, key, value = (v.transpose(1, 2) for v in (query.flatten(0, 1), key, value))
         y = attend(query, key, value, mask)
-        return self.output(y.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :time])
+        y = self.output(y.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :time])
+        return self._with_all_levels(y, len(slots))
+
+    def _with_all_levels(self, y: Tensor, levels: int) -> Tensor:
+        """``y``, with gradients of zero for levels that short audio does not reach.
+
+        Processes that train together wait for a gradient of every parameter.
+        """
+        if not self.training or levels == self.levels:
+            return y
+        beyond = [*self.key_value[levels:], *self.pools[levels - 1 :]]
+        unused = [p.sum() for module in beyond for p in module.parameters()]
+        return y + 0 * torch.stack(unused).sum()
 
     def initial_state(self, batch: int) -> State:
         """No keys and values (``stored``) and nothing to be summarised (``open``) at any level."""
@@ -250,25 +262,32 @@ class DilatedAttention(Attention):
         return x
 
     def initial_state(self, batch: int) -> State:
-        """No vectors at any level."""
-        weight = self.levels[0].attention.output.weight
-        none = weight.new_zeros(batch, 0, self.levels[0].dim)
-        return {f"open.{level}": none for level in range(len(self.levels))}
+        """No keys and values (``stored``) at any level."""
+        first = self.levels[0]
+        weight = first.attention.output.weight
+        none = weight.new_zeros(batch, 2, first.heads, 0, first.dim // first.heads)
+        state = {f"stored.{level}": none for level in range(len(self.levels))}
+        return state | {"position": torch.zeros((), dtype=torch.int64, device=weight.device)}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, C, D) -> (B, C, D), next state; the state grows to (w - 1) w^l vectors a level."""
-        after = {}
+        new = x.shape[1]
+        positions = state["position"] + torch.arange(new, device=x.device)
+        after = {"position": state["position"] + new}
         for level, attention in enumerate(self.levels):
             apart = self.window**level
-            held = torch.cat([state[f"open.{level}"].to(x.dtype), x], dim=1)
-            new = x.shape[1]
+            numbers = torch.div(positions, apart, rounding_mode="floor")
+            factors = rotation(numbers, attention.dim // attention.heads)
+            query, key, value = attention.attention.split(x, factors)
+            held = torch.stack([key, value], dim=1)  # (B, 2, H, C, d)
+            held = torch.cat([state[f"stored.{level}"].to(key.dtype), held], dim=3)
             outputs = []
-            for end in range(held.shape[1] - new, held.shape[1]):
-                seen = held[:, end % apart : end + 1 : apart][:, -self.window :]
-                empty = attention.initial_state(len(x))
-                outputs.append(attention.step(seen, empty)[0][:, -1:])
-            after[f"open.{level}"] = held[:, -(self.window - 1) * apart :].clone()
-            x = torch.cat(outputs, dim=1)
+            for at in range(new):
+                end = held.shape[3] - new + at
+                seen = held[:, :, :, end % apart : end + 1 : apart][:, :, :, -self.window :]
+                outputs.append(attend(query[:, :, at : at + 1], *seen.unbind(1), None))
+            after[f"stored.{level}"] = held[:, :, :, -(self.window - 1) * apart :].clone()
+            x = attention.attention.output(torch.cat(outputs, dim=1))
         return x, after
 
     def flops(self, time: int) -> int:

@@ -68,4 +68,9 @@ def part_blocks(part: dict[str, Any], path: str, dim: int) -> list[Block]:
         raise ValueError(f"{path}.{min(own)}: a part takes it from the Hybrid; leave it out")
     tree = {**part, "init_args": {**given, "dim": dim, "channels": 1}}
     encoder = read_component(shipped, tree, path, positional=1, allow_code=False)(1)
+    parts = {name.split(".")[0] for name, _ in encoder.named_parameters()}
+    if beyond := parts - {"subsampling", "layers", "norm"}:
+        raise ValueError(
+            f"{path}: {min(beyond)} belongs to a whole {part['class_path']}; leave it out"
+        )
     return list(encoder.layers)

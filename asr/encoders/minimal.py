@@ -126,7 +126,7 @@ class MinimalBlock(Block):
     def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
         """See ``Block.step``."""
         y = self.directions[0](self.norm(frames.x), state["hidden"])
-        return self._join(frames, y), {"hidden": y[:, -1]}
+        return self._join(frames, y), {"hidden": y[:, -1].clone()}
 
     def _join(self, frames: Frames, y: Tensor) -> Frames:
         """The residual around the recurrence, then the feed-forward with its own."""

@@ -71,12 +71,13 @@ class RecurrentBlock(Block):
     def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
         """See ``Block.step``."""
         before = tuple(value[None] for value in state.values())
-        x = self.norm(frames.x)
-        if isinstance(self.recurrence, nn.LSTM):
-            y, after = self.recurrence(x, before)
-        else:
-            y, last = self.recurrence(x, before[0])
-            after = (last,)
+        x = self.norm(frames.x).to(before[0].dtype)
+        with torch.autocast(x.device.type, enabled=False):  # as in ``packed``
+            if isinstance(self.recurrence, nn.LSTM):
+                y, after = self.recurrence(x, before)
+            else:
+                y, last = self.recurrence(x, before[0])
+                after = (last,)
         x = self._join(frames.x, y)
         x = x if self.reduction is None else self._reduce(x)
         return replace(frames, x=x), dict(zip(state, [v[0] for v in after], strict=True))
@@ -144,7 +145,10 @@ def packed(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
     be scaled; float32 kernels use TF32 where that is allowed.
     """
     sequence = pack_padded_sequence(
-        x.float(), lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        x.to(recurrence.weight_hh_l0.dtype),
+        lengths.clamp(min=1).cpu(),
+        batch_first=True,
+        enforce_sorted=False,
     )
     flatten(recurrence)
     with torch.autocast(x.device.type, enabled=False):

@@ -157,14 +157,15 @@ class Selective(nn.Module):
         mixed, convolved = self.convolution.step(mixed, state["convolution"])
         mixed = F.silu(mixed)
         with torch.autocast(x.device.type, enabled=False):
-            parts = mixed.float().split([self.inner, self.state, self.state], dim=-1)
+            exact = torch.promote_types(mixed.dtype, self.skip.dtype)  # float32 at least
+            parts = mixed.to(exact).split([self.inner, self.state, self.state], dim=-1)
             u = parts[0].unflatten(-1, (self.heads, -1))
-            sizes = F.softplus(step.float() + self.step_bias)
+            sizes = F.softplus(step.to(exact) + self.step_bias)
             y, scanned = selective_scan(
                 u, sizes, -self.log_decay.exp(), parts[1], parts[2], state["scan"]
             )
             y = (y + self.skip[:, None] * u).flatten(2)
-            y = self.norm(y * F.silu(gate.float()))
+            y = self.norm(y * F.silu(gate.to(exact)))
         return y.type_as(x), {"scan": scanned, "convolution": convolved}
 
     def flops(self, time: int) -> int:
