@@ -18,13 +18,13 @@ from asr.encoders import (
     Encoder,
     Hierarchical,
     Hybrid,
+    Memory,
     MinGRU,
     MinLSTM,
     StateSpace,
     Transformer,
     Universal,
 )
-from asr.encoders.gate import Memory
 
 NUM_MELS = 8
 VOCABULARY = 6

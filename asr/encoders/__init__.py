@@ -4,6 +4,7 @@ from asr.encoders.block import Block, Frames
 from asr.encoders.conformer import Conformer
 from asr.encoders.convolution import Convolution
 from asr.encoders.encoder import Encoder, EncoderState, state_bytes
+from asr.encoders.gate import Memory
 from asr.encoders.gru import GRU
 from asr.encoders.hierarchical import Hierarchical
 from asr.encoders.hybrid import Hybrid
@@ -46,6 +47,7 @@ __all__ = [
     "Frames",
     "Hierarchical",
     "Hybrid",
+    "Memory",
     "Stack",
     "StateSpace",
     "Transformer",
