@@ -288,7 +288,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     "train: no folder": ("train {recipe} --run", "--run expects a folder"),
     "train: unknown encoder": (
         "train {recipe} --encoder Conformist",
-        "encoder.class_path 'Conformist' is no Encoder; shipped: LSTM, Transformer; your own",
+        "encoder.class_path 'Conformist' is no Encoder; shipped: LSTM, .*; your own",
     ),
     "train: impossible encoder": (
         "train {recipe} --encoder.dim 33",

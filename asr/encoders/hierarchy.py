@@ -285,7 +285,7 @@ class DilatedAttention(Attention):
             for at in range(new):
                 end = held.shape[3] - new + at
                 seen = held[:, :, :, end % apart : end + 1 : apart][:, :, :, -self.window :]
-                outputs.append(attend(query[:, :, at : at + 1], *seen.unbind(1), None))
+                outputs.append(attend(query[:, :, at : at + 1], seen[:, 0], seen[:, 1], None))
             after[f"stored.{level}"] = held[:, :, :, -(self.window - 1) * apart :].clone()
             x = attention.attention.output(torch.cat(outputs, dim=1))
         return x, after
