@@ -145,7 +145,7 @@ def packed(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
     be scaled; float32 kernels use TF32 where that is allowed.
     """
     sequence = pack_padded_sequence(
-        x.to(recurrence.weight_hh_l0.dtype),
+        x.to(next(recurrence.parameters()).dtype),
         lengths.clamp(min=1).cpu(),
         batch_first=True,
         enforce_sorted=False,
