@@ -253,3 +253,12 @@ def test_what_is_stored_gives_the_gate_a_gradient_and_keeps_its_value(kind):
     # All but what is stored last, which nothing sees after it.
     assert gradient[0].ne(0).equal(KEEP[0])
     assert gradient[2].ne(0).equal(KEEP[2] & (torch.arange(20) < 19))
+
+
+def test_levels_that_too_little_is_stored_for_get_gradients_of_zero_in_training():
+    attention, keep = aligned(3, 2, memory=Memory("last_kept")).train(), torch.arange(20) < 2
+    attention(torch.randn(1, 20, 8), Stored.of(keep[None])).sum().backward()
+    for name, parameter in attention.named_parameters():
+        reached = name.startswith(("query", "output", "key_value.0"))
+        assert parameter.grad is not None, name  # processes that train together wait for it
+        assert bool(parameter.grad.abs().sum() > 0) == reached, name

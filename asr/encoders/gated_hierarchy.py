@@ -67,7 +67,8 @@ class GatedAlignedAttention(AlignedAttention):
             hidden = (age < 1) | (age > seen)
             biases.append(torch.zeros_like(age, dtype=query.dtype).masked_fill(hidden, -math.inf))
         keys, values = (torch.cat(each, dim=3) for each in zip(*parts, strict=True))
-        return self.output(attend_both(query, keys, values, torch.cat(biases, dim=-1), alone))
+        y = self.output(attend_both(query, keys, values, torch.cat(biases, dim=-1), alone))
+        return self._with_all_levels(y, len(parts))
 
     def _levels(self, vectors: int) -> range:
         """The levels that hold anything when so many vectors are stored."""
