@@ -58,9 +58,10 @@ def gated(skipped, left_context=None, rotary=False, seed=0):
 @pytest.mark.parametrize("left_context", [None, 1, 2, 4, 30])
 @pytest.mark.parametrize("skipped", ["drop", "merge"])
 def test_gated_attention_is_that_of_every_frame_to_its_groups(skipped, left_context):
-    attention, x = gated(skipped, left_context), torch.randn(3, 20, 8, requires_grad=True)
-    y = attention(x, Stored.of(KEEP))
-    expected = torch.stack([attended(attention, *each) for each in zip(x, KEEP, strict=True)])
+    keep = KEEP.repeat(1, 3)  # long enough for several windows
+    attention, x = gated(skipped, left_context), torch.randn(3, 60, 8, requires_grad=True)
+    y = attention(x, Stored.of(keep))
+    expected = torch.stack([attended(attention, *each) for each in zip(x, keep, strict=True)])
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
     parameters = [x, *attention.parameters()]
     gradients = torch.autograd.grad(y.square().sum(), parameters)

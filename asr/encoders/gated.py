@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.encoders.attention import Attention
+from asr.encoders.attention import Attention, block_frames
 from asr.encoders.block import State, Stored
 from asr.encoders.gate import Memory
 from asr.layers import Rotary, SelfAttention, attend, rotate, rotation
@@ -98,8 +98,10 @@ class GatedAttention(Attention):
 
     def _block(self, time: int, vectors: int) -> int:
         """Queries that share their keys: all of them, unless windows are less work."""
-        context = self.left_context
-        return time if context is None or vectors < 2 * context else context
+        if self.left_context is None:
+            return time
+        block = block_frames(self.left_context, 1)
+        return time if vectors < self.left_context + block else block
 
     def initial_state(self, batch: int) -> State:
         """An empty memory: ``stored`` keys and values, the ``sizes`` of their groups.
