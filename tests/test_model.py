@@ -10,12 +10,8 @@ from asr.features import FeatureOptions
 from asr.model import SpeechModel, build_model, find_model, load_model, save_model
 from asr.search import SEARCHES
 from asr.text import Characters
+from tests.tiny import ENCODER_BUILDERS
 
-TINY = {
-    "LSTM": {"dim": 16, "layers": 2, "channels": 4},
-    "Transformer": {"dim": 16, "layers": 2, "heads": 2, "channels": 4},
-    "AttentionLSTM": {"width": 16},
-}
 PAIRS = [(encoder, decoder) for encoder in ENCODERS for decoder in DECODERS]
 
 
@@ -24,7 +20,12 @@ def tiny_model(encoder: str = "LSTM", decoder: str = "AttentionLSTM") -> SpeechM
     decoder_args = {"width": 16} | ({"heads": 2, "layers": 1} if decoder == "Transformer" else {})
     return build_model(
         FeatureOptions(sample_rate=8000, num_mels=16),
-        read_component(ENCODERS, {"class_path": encoder, "init_args": TINY[encoder]}, "encoder", 1),
+        read_component(
+            ENCODERS,
+            {"class_path": encoder, "init_args": ENCODER_BUILDERS[encoder].keywords},
+            "encoder",
+            1,
+        ),
         read_component(DECODERS, {"class_path": decoder, "init_args": decoder_args}, "decoder", 2),
         read_component(SEARCHES, "Beam", "search"),
         Characters(["abc "]),

@@ -60,7 +60,7 @@ class Hierarchical(Stack):
                 encoder is then no longer causal. Layers add up.
             next_frame: weight of the loss of predicting the features of the next encoder frame.
             memory: what layers after the first store of the frames, aligned ones only; window and
-                levels then count stored vectors there. None: every frame.
+                levels then count stored vectors there. none given: every frame.
             feedforward: inner width of the feed-forward, in multiples of dim.
             dropout: probability, on the input, on what each block adds and inside feed-forwards.
             channels: channels of the subsampling convolutions.

@@ -51,7 +51,7 @@ class Transformer(Stack):
             chunk: encoder frames that see each other although the encoder is causal; streaming
                 takes as many at once. 1: strictly causal.
             memory: what layers after the first store of a causal encoder's frames; left_context
-                then counts stored vectors there. None: every frame.
+                then counts stored vectors there. none given: every frame.
             positions: rotary (relative, turns queries and keys) or sinusoidal (added to frames).
             channels: channels of the subsampling convolutions.
 
