@@ -21,6 +21,11 @@ BLANK = 0  # CTC's blank; never emitted by a seq2seq decoder
 EOS = 1  # end of sentence, and its start: the first token a decoder is given
 UNKNOWN = 2  # a character or piece that the tokenizer never saw
 
+# What a network that reads tokens one by one remembers: tensors of (N, ...), a row per hypothesis.
+# Rows are independent: any of them may be selected, repeated or put beside others. The second
+# dimension may grow from step to step (keys and values); zeros behind a row change nothing.
+Cache = dict[str, Tensor]
+
 
 @dataclass(frozen=True)
 class Batch:

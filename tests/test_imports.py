@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ORDER = """
 files config batch text scoring audio features corpora data loss linear scan layers
-encoders decoders language_model search alignment model meter recipe machine run_folder journal
+encoders decoders language_models search alignment model meter recipe machine run_folder journal
 validate checkpoint train
 writers evaluate transcribe claims report summaries cli
 """.split()  # noqa: SIM905

@@ -9,14 +9,14 @@ from torch import nn
 
 from asr.batch import BLANK, EOS, mask
 from asr.decoders import DECODERS
-from asr.decoders.decoder import Decoder, State
+from asr.decoders.decoder import AttentionDecoder, State
 from asr.search import SEARCHES, Beam, Greedy, Search
 from tests.alignments import alignments, log, sequential
 
 DIM = 6
 
 
-class Recurrent(Decoder):
+class Recurrent(AttentionDecoder):
     """A random recurrent decoder over the mean of the real frames; weights from a seed."""
 
     def __init__(self, vocabulary, seed=0, sharpness=1.5, eos=0.0, ctc=True):
@@ -113,7 +113,7 @@ def test_a_beam_that_holds_everything_equals_enumeration(V, S, length_bonus, ctc
     assert [h.tokens for h in finished] == [row[1] for row in expected]
     for hypothesis, (score, _, attention, ctc) in zip(finished, expected, strict=True):
         assert hypothesis.score == pytest.approx(score, abs=1e-5)
-        assert hypothesis.attention_score == pytest.approx(attention, abs=1e-5)
+        assert hypothesis.decoder_score == pytest.approx(attention, abs=1e-5)
         assert hypothesis.ctc_score == pytest.approx(ctc, abs=1e-5)
 
 
@@ -192,14 +192,14 @@ def test_hypotheses_are_distinct_sorted_and_add_up(search):
             w = search.ctc_weight
             assert BLANK not in h.tokens
             assert EOS not in h.tokens
-            assert h.score == pytest.approx((1 - w) * h.attention_score + w * h.ctc_score)
+            assert h.score == pytest.approx((1 - w) * h.decoder_score + w * h.ctc_score)
 
 
 def test_the_length_bonus_is_paid_per_token():
     decoder = Recurrent(6, seed=2)
     encoded, lengths = frames(8, seed=2)
     for h in Beam(beam=4, nbest=4, length_bonus=0.9)(decoder, encoded, lengths)[0]:
-        plain = 0.7 * h.attention_score + 0.3 * h.ctc_score
+        plain = 0.7 * h.decoder_score + 0.3 * h.ctc_score
         assert h.score == pytest.approx(plain + 0.9 * len(h.tokens))
 
 
@@ -358,7 +358,7 @@ def test_with_a_real_decoder_scores_are_those_of_each_hypothesis_alone(name):
             attention = attention_score(decoder, frames_here, length_here, (*h.tokens, EOS))
             assert h.finished
             assert h.ctc_score == pytest.approx(-float(loss), abs=1e-4)
-            assert h.attention_score == pytest.approx(attention, abs=1e-4)
+            assert h.decoder_score == pytest.approx(attention, abs=1e-4)
 
 
 def test_the_table_names_final_searches():

@@ -1,9 +1,17 @@
 """The table of decoders; a new one is a file and a line here."""
 
 from asr.decoders.attention_lstm import AttentionLSTM
-from asr.decoders.decoder import Decoder, State
+from asr.decoders.decoder import AttentionDecoder, Decoder, State, TransducerDecoder
 from asr.decoders.transformer import Transformer
 
 DECODERS: dict[str, type[Decoder]] = {cls.__name__: cls for cls in (AttentionLSTM, Transformer)}
 
-__all__ = ["DECODERS", "AttentionLSTM", "Decoder", "State", "Transformer"]
+__all__ = [
+    "DECODERS",
+    "AttentionDecoder",
+    "AttentionLSTM",
+    "Decoder",
+    "State",
+    "TransducerDecoder",
+    "Transformer",
+]

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from asr.batch import mask
 from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight, inputs
 from asr.decoders.ctc import CTCHead
-from asr.decoders.decoder import Decoder, State
+from asr.decoders.decoder import AttentionDecoder, State
 from asr.decoders.location_attention import LocationAttention
 from asr.layers import dropout, flatten, initialise
 from asr.linear import Linear
 from asr.loss import Loss
 
 
-class AttentionLSTM(Decoder):
+class AttentionLSTM(AttentionDecoder):
     """An LSTM that reads the encoder through one soft alignment per token.
 
     Chan et al. 2016 with the attention of Chorowski et al. 2015 (convolution over the previous
@@ -119,7 +119,7 @@ class AttentionLSTM(Decoder):
         return self.attention.remember(encoded, mask(lengths.clamp(min=1), encoded.shape[1]))
 
     def start(self, encoded: Tensor, lengths: Tensor) -> State:
-        """(B, S, D), (B,) -> zero states, and the encoder's keys; see ``Decoder.start``."""
+        """(B, S, D), (B,) -> zero states, and the encoder's keys; as ``start`` asks."""
         cache = self.attention.initial_cache(encoded)
         if self.upper is not None:
             zeros = encoded.new_zeros(len(encoded), self.upper.num_layers, self.width)
@@ -127,7 +127,7 @@ class AttentionLSTM(Decoder):
         return State(self._memory(encoded, lengths), cache)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """(B*K,) -> (B*K, V), next state; see ``Decoder.step``."""
+        """(B*K,) -> (B*K, V), next state; see ``AttentionDecoder.step``."""
         memory, cache = state
         after = self.attention(self._token_gates(tokens), memory, cache)
         x = after["output"]

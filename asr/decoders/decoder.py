@@ -1,4 +1,4 @@
-"""What every seq2seq decoder is: a loss for training and one step for search."""
+"""What every seq2seq decoder is: a loss for training, and what its kind of search asks of it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from asr.batch import Cache
 from asr.loss import Loss
 
 
 class State(NamedTuple):
-    """What a decoder carries from step to step of a search.
+    """What an attention decoder carries from step to step of a search.
 
     A step consumes the state that it gets: it may append to its memory in place. Only the state
     that it returns is valid afterwards.
@@ -34,20 +35,38 @@ class State(NamedTuple):
 
 
 class Decoder(nn.Module, ABC):
-    """Encoder frames in, token scores out. Subclasses are final; there is no code here.
+    """Encoder frames in, token scores out. There is no code here.
 
     A subclass takes the encoder's ``dim`` and the ``vocabulary`` size as its first two, positional
-    parameters and everything else as keywords, which are the keys of a recipe.
+    parameters and everything else as keywords, which are the keys of a recipe. It is final, and of
+    one of three kinds, which ``asr.search`` searches each in its own way: an ``AttentionDecoder``,
+    a ``TransducerDecoder``, or neither, when the CTC head is all it has.
     """
 
+    dim: int
     vocabulary: int
 
     @abstractmethod
     def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
         """(B, S, D), (B,), (B, U), (B,) -> Loss, in float32 whatever the precision of the model.
 
-        ``tokens`` hold no EOS; the attention term predicts U + 1 tokens, EOS last.
+        ``tokens`` hold no EOS; an attention term predicts U + 1 tokens, EOS last.
         """
+
+    @abstractmethod
+    def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
+        """(B, S, D) -> (B, S, V) float32 log-probabilities of the CTC head; None without one."""
+
+    @abstractmethod
+    def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
+        """FLOPs of one forward pass of ``loss`` over these encoder and token lengths, unpadded.
+
+        Counted as in ``Encoder.flops``.
+        """
+
+
+class AttentionDecoder(Decoder, ABC):
+    """A decoder that says one token after another, each given all before it; no code here."""
 
     @abstractmethod
     def start(self, encoded: Tensor, lengths: Tensor) -> State:
@@ -61,13 +80,38 @@ class Decoder(nn.Module, ABC):
         tokens are never computed again.
         """
 
-    @abstractmethod
-    def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
-        """(B, S, D) -> (B, S, V) float32 log-probabilities of the CTC head; None without one."""
+
+class TransducerDecoder(Decoder, ABC):
+    """A decoder that says, at each frame, a token or BLANK, which moves on; no code here.
+
+    Graves 2012: with frames f_t and predictions g_u, p(k | t, u) = softmax(join(f_t, g_u)), and the
+    probability of tokens is the sum over all paths through the lattice of S frames and U + 1
+    predictions. EOS is never said.
+    """
 
     @abstractmethod
-    def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
-        """FLOPs of one forward pass of ``loss`` over these encoder and token lengths, unpadded.
+    def project(self, encoded: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, J): the encoder's part of the joint network, once per utterance."""
 
-        Counted as in ``Encoder.flops``.
+    @abstractmethod
+    def begin(self, rows: int) -> Cache:
+        """The prediction network's state before its first token, EOS, in N rows; see ``Cache``."""
+
+    @abstractmethod
+    def predict(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """(N,) last tokens (EOS at the start) -> (N, J) predictions, next state.
+
+        The state that it gets stays as it was.
+        """
+
+    @abstractmethod
+    def join(self, frames: Tensor, predictions: Tensor) -> Tensor:
+        """(..., J), (..., J) -> (..., V) float32 log-probabilities, that of EOS -inf."""
+
+    @abstractmethod
+    def internal_lm(self, predictions: Tensor) -> Tensor:
+        """(N, J) -> (N, V) float32 log-probabilities of tokens without the audio.
+
+        Those of the joint network with the encoder's part left out, over what is neither BLANK
+        nor EOS (Variani et al. 2020; Meng et al. 2021); these two have -inf.
         """

@@ -9,7 +9,7 @@ from asr.batch import mask
 from asr.decoders.ancestry import make_room, unseen, with_newest
 from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight, inputs
 from asr.decoders.ctc import CTCHead
-from asr.decoders.decoder import Decoder, State
+from asr.decoders.decoder import AttentionDecoder, State
 from asr.layers import CrossAttention, FeedForward, SelfAttention, dropout, modules, rotation
 from asr.linear import Linear
 from asr.loss import Loss
@@ -17,7 +17,7 @@ from asr.loss import Loss
 FEEDFORWARD = 4  # inner width of the feed-forward, in multiples of width (Vaswani et al. 2017)
 
 
-class Transformer(Decoder):
+class Transformer(AttentionDecoder):
     """Layers of causal self-attention, attention to the encoder and feed-forward, then a norm."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Transformer(Decoder):
         return State(memory, {"ancestry": real[:, :0]})
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """(B*K,) -> (B*K, V), next state; see ``Decoder.step``.
+        """(B*K,) -> (B*K, V), next state; see ``AttentionDecoder.step``.
 
         Past keys and values are in ``memory``, one column per token of any hypothesis; see
         ``asr.decoders.ancestry``. The K hypotheses of an utterance are K queries to them.

@@ -1,4 +1,4 @@
-"""Greedy and beam search over any decoder, with joint CTC prefix scores; pure functions.
+"""Beam search over an attention decoder, with joint CTC prefix scores; pure functions.
 
 A hypothesis h of U tokens has the score
 
@@ -21,7 +21,6 @@ carries ``finished=False`` and ranks below every finished one.
 
 import bisect
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,115 +36,9 @@ from asr.decoders.ctc_prefix import (
     extend,
     extension_scores,
 )
-from asr.decoders.decoder import Decoder, State
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """What an utterance may say.
-
-    Attributes:
-        tokens: without EOS.
-        score: the weighted sum of the next two, plus the length bonus; natural logarithm.
-        attention_score: log-probability under the decoder, EOS included once finished.
-        ctc_score: log-probability of all CTC alignments; 0 where CTC takes no part.
-        finished: False if the search was cut off before the end of sentence.
-    """
-
-    tokens: tuple[int, ...]
-    score: float
-    attention_score: float
-    ctc_score: float
-    finished: bool
-
-
-class Search(ABC):
-    """From encoder frames to hypotheses. Subclasses are final; there is no code here."""
-
-    @abstractmethod
-    def __call__(
-        self, decoder: Decoder, encoded: Tensor, lengths: Tensor
-    ) -> list[list[Hypothesis]]:
-        """(B, S, D), (B,) -> the hypotheses of each utterance, at least one, best first.
-
-        They are distinct and do not depend on what an utterance is batched with. An utterance
-        without frames has the empty hypothesis.
-
-        Raises:
-            ValueError: CTC is asked for and the decoder has no CTC head, or scores are NaN.
-        """
-
-
-class Greedy(Search):
-    """The best token at each step; one hypothesis per utterance."""
-
-    def __init__(self, *, ctc_weight: float = 0.3):
-        """Greedy search.
-
-        Args:
-            ctc_weight: share of the CTC prefix score in the score, 0 to 1.
-        """
-        self.ctc_weight = _checked_weight(ctc_weight)
-
-    def __repr__(self) -> str:
-        return f"Greedy(ctc_weight={self.ctc_weight})"
-
-    def __call__(
-        self, decoder: Decoder, encoded: Tensor, lengths: Tensor
-    ) -> list[list[Hypothesis]]:
-        """(B, S, D), (B,) -> one hypothesis per utterance; see ``Search``."""
-        return search(decoder, encoded, lengths, Rules(1, self.ctc_weight))
-
-
-class Beam(Search):
-    """The ``beam`` best hypotheses at each step."""
-
-    def __init__(
-        self,
-        *,
-        beam: int = 8,
-        ctc_weight: float = 0.3,
-        length_bonus: float = 0.0,
-        nbest: int | None = None,
-    ):
-        """Beam search.
-
-        Args:
-            beam: hypotheses kept at each step.
-            ctc_weight: share of the CTC prefix score in the score, 0 to 1.
-            length_bonus: added to the score per token.
-            nbest: search on until so many hypotheses are certain, and return them. Without it,
-                stop when the best is certain, and return it with those finished by then.
-        """
-        if beam < 1:
-            raise ValueError(f"beam is {beam}: it must be at least 1")
-        if not math.isfinite(length_bonus):
-            raise ValueError(f"length_bonus is {length_bonus}: it must be a finite number")
-        if nbest is not None and not 1 <= nbest <= beam:
-            raise ValueError(f"nbest is {nbest}: it must be between 1 and beam, which is {beam}")
-        self.beam = beam
-        self.ctc_weight = _checked_weight(ctc_weight)
-        self.length_bonus = length_bonus
-        self.nbest = nbest
-
-    def __repr__(self) -> str:
-        values = (f"{name}={value}" for name, value in vars(self).items())
-        return f"Beam({', '.join(values)})"
-
-    def __call__(
-        self, decoder: Decoder, encoded: Tensor, lengths: Tensor
-    ) -> list[list[Hypothesis]]:
-        """(B, S, D), (B,) -> up to ``nbest`` or ``beam`` hypotheses each; see ``Search``."""
-        return search(decoder, encoded, lengths, Rules(**vars(self)))
-
-
-SEARCHES: dict[str, type[Search]] = {cls.__name__: cls for cls in (Beam, Greedy)}
-
-
-def _checked_weight(ctc_weight: float) -> float:
-    if not 0 <= ctc_weight <= 1:
-        raise ValueError(f"ctc_weight is {ctc_weight}: it must be between 0 and 1")
-    return ctc_weight
+from asr.decoders.decoder import AttentionDecoder, State
+from asr.language_models.language_model import LanguageModel
+from asr.search.hypothesis import Hypothesis, Rules
 
 
 class Candidates(NamedTuple):
@@ -166,16 +59,6 @@ class Candidates(NamedTuple):
     token: np.ndarray
 
 
-@dataclass(frozen=True)
-class Rules:
-    """How hypotheses are scored and when an utterance ends; the parameters of ``Beam``."""
-
-    beam: int
-    ctc_weight: float
-    length_bonus: float = 0.0
-    nbest: int | None = None
-
-
 @dataclass
 class Open:
     """An utterance that is still searched: its place in the batch, limit, and finds best first."""
@@ -193,7 +76,11 @@ class Open:
 
 @torch.no_grad()
 def search(
-    decoder: Decoder, encoded: Tensor, lengths: Tensor, rules: Rules
+    decoder: AttentionDecoder,
+    encoded: Tensor,
+    lengths: Tensor,
+    rules: Rules,
+    language_model: LanguageModel | None = None,
 ) -> list[list[Hypothesis]]:
     """(B, S, D), (B,) -> hypotheses of each utterance, best first.
 
@@ -204,7 +91,7 @@ def search(
     Raises:
         ValueError: CTC is asked for and the decoder has no CTC head, or scores are NaN.
     """
-    results = [[Hypothesis((), 0.0, 0.0, 0.0, True)] for _ in range(len(encoded))]
+    results = [[Hypothesis((), 0.0, 0.0, 0.0, 0.0, True)] for _ in range(len(encoded))]
     heard = [index for index, length in enumerate(lengths.tolist()) if length > 0]
     if not heard:
         return results
@@ -236,7 +123,7 @@ def search(
 
 
 def _start_ctc(
-    decoder: Decoder, encoded: Tensor, lengths: Tensor, ctc_weight: float
+    decoder: AttentionDecoder, encoded: Tensor, lengths: Tensor, ctc_weight: float
 ) -> Prefixes | None:
     """The empty prefixes; None where CTC takes no part."""
     if ctc_weight == 0:
@@ -328,7 +215,7 @@ def _hypothesis(
     candidates: Candidates, row: int, column: int, tokens: np.ndarray, finished: bool
 ) -> Hypothesis:
     score, attention, ctc = (float(value[row, column]) for value in candidates[:3])
-    return Hypothesis(tuple(tokens.tolist()), score, attention, ctc, finished)
+    return Hypothesis(tuple(tokens.tolist()), score, attention, ctc, 0.0, finished)
 
 
 def _close(

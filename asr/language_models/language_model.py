@@ -1,0 +1,37 @@
+"""What every language model is: the probability of the next token, given those before."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from asr.batch import Cache
+
+
+class LanguageModel(nn.Module, ABC):
+    """Tokens in, the next token's log-probabilities out; there is no code here.
+
+    A subclass is final and takes the ``vocabulary`` size as its first, positional parameter. Its
+    tokens are those of the speech model's tokenizer.
+    """
+
+    vocabulary: int
+
+    @abstractmethod
+    def start(self, rows: int) -> Cache:
+        """The state of N rows before the first token, EOS; see ``Cache``."""
+
+    @abstractmethod
+    def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """(N,) last tokens (EOS at the start) -> (N, V) float32 log-probabilities, next state.
+
+        BLANK has log-probability -inf; EOS ends a sentence. Rows may differ in how many tokens they
+        have read. The state that it gets stays as it was. Earlier tokens are never read again.
+        """
+
+    @abstractmethod
+    def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """(B, U), (B,) -> (B, U + 1) log-probability of each token and then of EOS, 0 beyond it."""
+
+    @abstractmethod
+    def flops(self, lengths: list[int]) -> int:
+        """FLOPs of one forward pass over sentences of these lengths, EOS included, unpadded."""
