@@ -22,6 +22,7 @@ from asr.encoders import ENCODERS
 from asr.encoders.encoder import Encoder
 from asr.features import FeatureOptions, LogMel
 from asr.files import Content, new_folder, write_all
+from asr.language_models import LANGUAGE_MODELS, LanguageModel
 from asr.loss import Loss, collected
 from asr.search import SEARCHES, Hypothesis, Search
 from asr.text import Tokenizer, restore
@@ -33,6 +34,7 @@ class SpeechModel(nn.Module):
     """Waveforms in, hypotheses out.
 
     Attributes:
+        language_model: what the search asks beside the decoder, if its ``lm_weight`` is not 0.
         description: plain values from which ``build_model`` makes the same model again.
         summary: how and for how much it was trained; empty before training.
     """
@@ -44,6 +46,7 @@ class SpeechModel(nn.Module):
         super().__init__()
         self.features, self.encoder, self.decoder = features, encoder, decoder
         self.search, self.tokenizer, self.normaliser = search, tokenizer, normaliser
+        self.language_model: LanguageModel | None = None
         self.description: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
 
@@ -85,7 +88,12 @@ class SpeechModel(nn.Module):
     def recognise(self, waves: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
         """(B, N), (B,) -> hypotheses per utterance, best first. The model must be in eval mode."""
         assert not self.training, "recognise() needs model.eval()"
-        return self.search(self.decoder, *self.encode(waves, lengths))
+        return self.decode(*self.encode(waves, lengths))
+
+    def decode(self, encoded: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
+        """(B, S, D), (B,) -> hypotheses per utterance, best first."""
+        language_model = self.language_model if self.search.lm_weight else None
+        return self.search(self.decoder, encoded, lengths, language_model)
 
     def text(self, hypothesis: Hypothesis) -> str:
         """The transcript of a hypothesis."""
@@ -126,6 +134,20 @@ def build_model(
         "normaliser": normaliser,
     }
     return model
+
+
+def give_language_model(
+    model: SpeechModel, language_model: LanguageModel, description: dict[str, Any]
+) -> None:
+    """The model is saved with it from now on, and asks it where its search has an ``lm_weight``.
+
+    Args:
+        model: whose tokens it knows.
+        language_model: in place of another, if there is one.
+        description: ``{class_path, init_args}`` of it.
+    """
+    model.language_model = language_model.to(model.device).eval()
+    model.description["language_model"] = description
 
 
 def save_model(model: SpeechModel, folder: Path, summary: Mapping[str, Any]) -> None:
@@ -197,6 +219,11 @@ def load_model(
             restore(described["tokenizer"]),
             described["normaliser"],
         )
+        if "language_model" in described:
+            component = read_component(
+                LANGUAGE_MODELS, described["language_model"], "language_model", 1, allow_code
+            )
+            give_language_model(model, component(model.tokenizer.vocabulary_size), component.tree())
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{where} is damaged ({why}); restore it or train again") from None

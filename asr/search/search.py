@@ -18,7 +18,13 @@ CTC_WEIGHT = 0.3  # of attention decoders with a CTC head (Watanabe et al. 2017)
 
 
 class Search(ABC):
-    """From encoder frames to hypotheses. Subclasses are final; there is no code here."""
+    """From encoder frames to hypotheses. Subclasses are final; there is no code here.
+
+    Attributes:
+        lm_weight: of the language model; 0: it is called without one.
+    """
+
+    lm_weight: float = 0.0
 
     @abstractmethod
     def __call__(
