@@ -1,0 +1,222 @@
+"""How a model is searched, chosen on validation: weights, length bonus, beam; stored with it.
+
+Every arm of a comparison gets the same number of trials, drawn from the same ranges by the same
+generator, and pays for them. The encoder runs once; a trial is one search over the split.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from asr.audio import decode
+from asr.data import bucket, read_corpus, read_rows
+from asr.decoders import AttentionDecoder, TransducerDecoder
+from asr.files import write
+from asr.meter import device_name
+from asr.model import find_model, save_model
+from asr.search import Beam
+from asr.scoring import align, pooled
+from asr.text import normaliser
+
+if TYPE_CHECKING:
+    from asr.model import SpeechModel
+
+log = logging.getLogger(__name__)
+
+# What is drawn, uniformly, and of which decoders; a weight of the internal language model is drawn
+# as a share of that of the language model, which it is there to make room for.
+RANGES = {
+    "ctc_weight": (0.0, 0.7),
+    "lm_weight": (0.0, 1.0),
+    "internal_lm_weight": (0.0, 0.7),
+    "length_bonus": (-0.5, 2.0),
+}
+BEAMS = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to search, and what it gave.
+
+    Attributes:
+        options: keyword arguments of ``Beam``.
+        errors, words: on the split, pooled.
+        unfinished: hypotheses that did not end by themselves.
+        seconds: of searching, without the encoder.
+    """
+
+    options: dict[str, Any]
+    errors: int
+    words: int
+    unfinished: int
+    seconds: float
+
+    @property
+    def wer(self) -> float:
+        """Errors per reference word."""
+        return self.errors / self.words
+
+
+def draws(keys: Sequence[str], number: int, seed: int) -> list[dict[str, float]]:
+    """``number`` settings of these keys; the n-th draw of a key is the same for every decoder."""
+    settings: list[dict[str, float]] = []
+    for trial in range(number):
+        random = np.random.default_rng([seed, trial])
+        drawn = {key: float(random.uniform(low, high)) for key, (low, high) in RANGES.items()}
+        drawn["internal_lm_weight"] *= drawn["lm_weight"]
+        settings.append({key: round(drawn[key], 3) for key in keys})
+    return settings
+
+
+def tuned_keys(model: "SpeechModel") -> list[str]:
+    """What there is to choose for this decoder, with or without a language model."""
+    decoder = model.decoder
+    keys = ["length_bonus"]
+    if isinstance(decoder, AttentionDecoder):
+        frame = torch.zeros(1, 1, decoder.dim, device=model.device)
+        if decoder.ctc_log_probs(frame) is not None:
+            keys.append("ctc_weight")
+    if model.language_model is not None:
+        keys.append("lm_weight")
+        if isinstance(decoder, TransducerDecoder):
+            keys.append("internal_lm_weight")
+    return keys
+
+
+@torch.inference_mode()
+def tune_decoding(
+    model: "SpeechModel",
+    folder: str | Path,
+    corpus_folder: str | Path,
+    split: str = "validation",
+    *,
+    trials: int = 20,
+    beam: int = 8,
+    seed: int = 1,
+    batch_seconds: float = 120.0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Searches a split in many ways and stores the best one in the model folder.
+
+    The first trial has no bonus and the default weights, the others are drawn from ``RANGES``, all
+    with one beam; ties go to the earlier. Then the best is tried with each of ``BEAMS``, and the
+    smallest beam stays whose WER is not above that of any larger one.
+
+    Args:
+        model: with the language model to use, if any.
+        folder: run folder or model folder, whose model is replaced by the one that searches so.
+        corpus_folder: folder that ``asr prepare`` wrote.
+        split: not one that results are reported on.
+        trials: ways to search, the default included.
+        beam: of the trials.
+        seed: of the draws.
+        batch_seconds: longest utterance times number of utterances of a batch, at most.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        The content of ``tuning.json``, which stands beside the model.
+
+    Raises:
+        ValueError: no such corpus or split, ``test`` was asked for, or no reference word.
+        OSError: the folder cannot be written.
+    """
+    if split.startswith("test"):
+        raise ValueError(f"--split {split}: results are reported on it; tune on validation")
+    if trials < 1:
+        raise ValueError(f"--trials {trials}: at least 1 is needed, the default")
+    started = time.perf_counter()
+    corpus, rows = read_corpus(corpus_folder), read_rows(corpus_folder, [split])
+    normalise = normaliser(corpus["normaliser"])
+    references = list(rows["text"])
+    if not any(text.split() for text in references):
+        raise ValueError(f"split {split!r} of {corpus_folder} has no reference words")
+    batches = bucket(list(rows["duration"]), batch_seconds)
+    frames = [_encoded(model, rows, batch) for batch in batches]
+    encoding = time.perf_counter() - started
+
+    def attempt(options: dict[str, Any]) -> Trial:
+        began = time.perf_counter()
+        search = Beam(**options)
+        language_model = model.language_model if search.lm_weight else None
+        found: dict[int, Any] = {}
+        for batch, (encoded, lengths) in zip(batches, frames, strict=True):
+            n_best = search(model.decoder, encoded, lengths, language_model)
+            found |= {index: best[0] for index, best in zip(batch, n_best, strict=True)}
+        texts = [normalise(model.text(found[index])) for index in range(len(rows))]
+        total = pooled(align(references, texts)[0])
+        unfinished = sum(not hypothesis.finished for hypothesis in found.values())
+        seconds = time.perf_counter() - began
+        return Trial(options, total.errors, total.words, unfinished, seconds)
+
+    with tqdm(total=trials + len(BEAMS), unit="trial", disable=None if progress else True) as bar:
+        done: list[Trial] = []
+        for options in _settings(tuned_keys(model), trials, beam, seed):
+            done.append(attempt(options))
+            bar.update()
+        best = min(done, key=lambda trial: trial.errors)
+        beams = [attempt({**best.options, "beam": width}) for width in BEAMS]
+        bar.update(len(BEAMS))
+    chosen = min(beams, key=lambda trial: (trial.errors, trial.options["beam"]))
+    seconds = time.perf_counter() - started
+    result = {
+        "corpus": {
+            "name": corpus["name"],
+            "path": str(corpus_folder),
+            "rows_sha256": corpus["splits"][split]["rows_sha256"],
+        },
+        "split": split,
+        "seed": seed,
+        "ranges": RANGES,
+        "device_name": device_name(model.device),
+        "device_hours": seconds / 3600,
+        "encoding_seconds": encoding,
+        "chosen": chosen.options,
+        "wer": chosen.wer,
+        "default_wer": done[0].wer,
+        "trials": [_described(trial) for trial in done],
+        "beams": [_described(trial) for trial in beams],
+    }
+    _store(model, find_model(folder), result)
+    return result
+
+
+def _settings(keys: Sequence[str], trials: int, beam: int, seed: int) -> list[dict[str, Any]]:
+    """The default, then draws. A weight of 0 would leave the language model out: it is part of
+    every trial that was drawn, and of the default at the weight at which most toolkits begin."""
+    default: dict[str, Any] = {"beam": beam}
+    if "lm_weight" in keys:
+        default["lm_weight"] = 0.3
+    return [default, *({"beam": beam, **drawn} for drawn in draws(keys, trials - 1, seed))]
+
+
+def _encoded(model: "SpeechModel", rows: Any, batch: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(B, S, D), (B,) of these rows."""
+    rate = model.features.sample_rate
+    waves = [torch.from_numpy(decode(rows[i]["audio"]["bytes"], rate)) for i in batch]
+    lengths = torch.tensor([len(wave) for wave in waves], device=model.device)  # (B,)
+    return model.encode(pad_sequence(waves, batch_first=True).to(model.device), lengths)
+
+
+def _described(trial: Trial) -> dict[str, Any]:
+    return {**trial.__dict__, "wer": trial.wer}
+
+
+def _store(model: "SpeechModel", folder: Path, result: dict[str, Any]) -> None:
+    """Writes the model with its search, and how that was chosen."""
+    model.search = Beam(**result["chosen"])
+    model.description["search"] = {"class_path": "Beam", "init_args": result["chosen"]}
+    kept = ("split", "seed", "device_hours", "wer", "default_wer")
+    tuning = {key: result[key] for key in kept} | {"trials": len(result["trials"])}
+    model.summary = {**model.summary, "tuning": tuning}
+    save_model(model, folder, model.summary)
+    write(folder / "tuning.json", json.dumps(result, indent=1) + "\n")
