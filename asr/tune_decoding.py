@@ -24,8 +24,8 @@ from asr.decoders import AttentionDecoder, TransducerDecoder
 from asr.files import write
 from asr.meter import device_name
 from asr.model import find_model, save_model
-from asr.search import Beam
 from asr.scoring import align, pooled
+from asr.search import Beam
 from asr.text import normaliser
 
 if TYPE_CHECKING:
@@ -191,8 +191,10 @@ def tune_decoding(
 
 
 def _settings(keys: Sequence[str], trials: int, beam: int, seed: int) -> list[dict[str, Any]]:
-    """The default, then draws. A weight of 0 would leave the language model out: it is part of
-    every trial that was drawn, and of the default at the weight at which most toolkits begin."""
+    """The default, then draws; a language model takes part in all of them.
+
+    Without a draw its weight is 0.3, where most toolkits begin.
+    """
     default: dict[str, Any] = {"beam": beam}
     if "lm_weight" in keys:
         default["lm_weight"] = 0.3
