@@ -20,6 +20,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "recipe -> run folder with checkpoints, ledger and logs; resumes by itself",
         "asr train recipes/spoken.yaml --encoder recipes/encoders/lstm-tiny.yaml",
     ),
+    "tune-decoding": (
+        "model and validation split -> the search that makes the fewest errors, stored with it",
+        "asr tune-decoding runs/spoken-lstm-tiny-seed1 --trials 20",
+    ),
     "evaluate": (
         "model and split -> WER and CER with intervals, real-time factor, hypotheses",
         "asr evaluate runs/spoken-lstm-tiny-seed1 --split test",
@@ -75,7 +79,7 @@ def overview() -> str:
     """What ``asr --help`` prints."""
     lines = [f"asr {__version__}: train speech recognisers and measure what they cost", ""]
     for verb, (meaning, _) in VERBS.items():
-        lines.append(f"  asr {verb:11} {meaning}")
+        lines.append(f"  asr {verb:13} {meaning}")
     lines += ["", "For example, from nothing to a comparison:"]
     lines += [f"  {example}" for _, example in VERBS.values()]
     return "\n".join([*lines, "", "asr VERB --help tells the options of a verb."])
@@ -280,7 +284,7 @@ def train_help() -> str:
     )
 
 
-# --- evaluate and transcribe ---
+# --- evaluate, tune-decoding and transcribe ---
 
 
 def model_options(verb: str) -> _Parser:
@@ -290,6 +294,9 @@ def model_options(verb: str) -> _Parser:
         "model", metavar="MODEL", help="run folder (its best model) or model folder"
     )
     options.add_argument("--search", help="Greedy, Beam or a YAML file; the model's own")
+    options.add_argument(
+        "--language-model", metavar="LM", help="run or folder of one, in place of the model's own"
+    )
     options.add_argument("--device", help="cpu, cuda or cuda:N; cuda where there is one")
     options.add_argument(
         "--allow-code", action="store_true", help="import the model's own classes; if you trust it"
@@ -303,13 +310,16 @@ def model_options(verb: str) -> _Parser:
 def load(known: argparse.Namespace) -> Any:
     """The model of the options above."""
     from asr import config
-    from asr.model import find_model, load_model
+    from asr.model import find_model, give_language_model, load_model
 
     find_model(known.model)
     search = known.search
     if search is not None and search.endswith((".yaml", ".yml")):
         search = config.load_file(search)
-    return load_model(known.model, device_of(known.device), search, known.allow_code)
+    model = load_model(known.model, device_of(known.device), search, known.allow_code)
+    if known.language_model is not None:
+        give_language_model(model, known.language_model)
+    return model
 
 
 def device_of(name: str | None) -> str:
@@ -364,6 +374,38 @@ def corpus_of(model: Any, name: str) -> str:
     if not Path(corpus).exists():
         raise ValueError(f"{name} was trained on {corpus}, which is not here; give --corpus")
     return str(corpus)
+
+
+def tune_decoding(arguments: list[str]) -> int:
+    """``asr tune-decoding MODEL [--language-model LM]``."""
+    options = model_options("tune-decoding")
+    options.add_argument("--split", default="validation", help="of the corpus; validation")
+    options.add_argument("--corpus", metavar="FOLDER", help="prepared; that of the training")
+    options.add_argument("--trials", type=int, default=20, metavar="N", help="ways to search; 20")
+    options.add_argument("--beam", type=int, default=8, metavar="K", help="of the trials; 8")
+    options.add_argument("--seed", type=int, default=1, help="of what is tried; 1")
+    known = options.parse_args(hyphens(arguments))
+    if known.search is not None:
+        raise ValueError(
+            f"--search {known.search}: the search is what is chosen here; leave it out"
+        )
+
+    from asr import summaries
+    from asr.tune_decoding import tune_decoding as tune
+
+    model = load(known)
+    result = tune(
+        model,
+        known.model,
+        known.corpus or corpus_of(model, known.model),
+        known.split,
+        trials=known.trials,
+        beam=known.beam,
+        seed=known.seed,
+        batch_seconds=known.batch_seconds,
+    )
+    print(summaries.tuned(result))
+    return 0
 
 
 def transcribe(arguments: list[str]) -> int:
@@ -486,6 +528,7 @@ def claims(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "prepare": prepare,
     "train": train,
+    "tune-decoding": tune_decoding,
     "evaluate": evaluate,
     "transcribe": transcribe,
     "compare": compare,

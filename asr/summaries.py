@@ -90,3 +90,21 @@ def transcribed(results: Sequence[Result], folder: Path | None, kind: str) -> st
 def count(number: int, one: str) -> str:
     """``1 file``, ``2 files``."""
     return f"{number} {one}" + "s" * (number != 1)
+
+
+def tuned(result: dict[str, Any]) -> str:
+    """The best ways to search that were found, what they buy over the default, and their cost."""
+    trials = sorted(result["trials"], key=lambda trial: float(trial["wer"]))
+    lines = [
+        f"{len(trials)} trials on split {result['split']}, {trials[0]['words']} words, "
+        f"{result['device_hours']:.3g} device-hours on {result['device_name']}"
+    ]
+    shown = [("default", result["trials"][0]), *(("", trial) for trial in trials[:5])]
+    shown += [("beam", trial) for trial in result["beams"]]
+    for name, trial in shown:
+        options = ", ".join(f"{key} {value:g}" for key, value in trial["options"].items())
+        lines.append(
+            f"  {name:8} WER {100 * trial['wer']:6.2f} %  {trial['seconds']:6.1f} s  {options}"
+        )
+    chosen = ", ".join(f"{key} {value:g}" for key, value in result["chosen"].items())
+    return "\n".join([*lines, f"stored with the model: {chosen}"])

@@ -1,0 +1,78 @@
+import json
+
+import pytest
+import torch
+
+from asr.evaluate import evaluate
+from asr.model import load_model, save_model
+from asr.tune_decoding import BEAMS, RANGES, draws, tune_decoding
+from tests.corpus import make_corpus
+from tests.test_model import tiny_model
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tones") / "corpus"
+    make_corpus(folder, train=3, validation=8, test=3)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model that knows nothing, but says something else with each way to search."""
+    save_model(tiny_model(), tmp_path / "model", {"updates": 3})
+    return tmp_path / "model"
+
+
+def tune(folder, corpus, **options):
+    return tune_decoding(load_model(folder), folder, corpus, progress=False, **options)
+
+
+def test_the_draws_of_a_key_do_not_depend_on_what_else_is_drawn():
+    one, other = draws(["length_bonus"], 5, seed=3), draws([*RANGES], 5, seed=3)
+    assert [d["length_bonus"] for d in one] == [d["length_bonus"] for d in other]
+    assert len({d["length_bonus"] for d in one}) == 5
+    for drawn in other:
+        assert drawn["internal_lm_weight"] <= drawn["lm_weight"]
+        for key, (low, high) in RANGES.items():
+            assert low <= drawn[key] <= high
+    assert draws([*RANGES], 8, seed=3)[:5] == other
+    assert draws([*RANGES], 5, seed=4) != other
+
+
+def test_the_stored_search_makes_the_errors_that_tuning_counted(folder, corpus, tmp_path):
+    result = tune(folder, corpus, trials=4)
+    metrics = evaluate(load_model(folder), corpus, "validation", output=tmp_path / "out")
+    assert metrics["wer"]["rate"] == result["wer"]
+    assert metrics["search"] == repr(load_model(folder).search)
+    assert result["wer"] == min(t["wer"] for t in result["trials"] + result["beams"])
+    assert len(result["trials"]) == 4
+    assert [t["options"]["beam"] for t in result["beams"]] == list(BEAMS)
+
+
+def test_the_smallest_of_the_best_beams_stays(folder, corpus):
+    result = tune(folder, corpus, trials=1)
+    best = min(t["errors"] for t in result["beams"])
+    smallest = min(t["options"]["beam"] for t in result["beams"] if t["errors"] == best)
+    assert result["chosen"]["beam"] == smallest
+
+
+def test_what_was_tried_and_what_it_cost_stand_beside_the_model(folder, corpus):
+    before = load_model(folder)
+    result = tune(folder, corpus, trials=2)
+    written = json.loads((folder / "tuning.json").read_text())
+    assert written == json.loads(json.dumps(result))
+    after = load_model(folder)
+    assert after.summary["updates"] == 3
+    assert after.summary["tuning"]["trials"] == 2
+    assert 0 < after.summary["tuning"]["device_hours"] < 1
+    for name, value in before.state_dict().items():
+        assert torch.equal(value, after.state_dict()[name])
+
+
+def test_results_are_never_tuned_on_test(folder, corpus):
+    with pytest.raises(ValueError, match="--split test: results are reported on it"):
+        tune(folder, corpus, split="test")
+    with pytest.raises(ValueError, match="--trials 0"):
+        tune(folder, corpus, trials=0)
+    assert not (folder / "tuning.json").exists()
