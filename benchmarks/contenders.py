@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from asr import decoders, encoders
 from asr.batch import BLANK, EOS
-from asr.decoders.decoder import Decoder, Loss, State
+from asr.decoders.decoder import AttentionDecoder, Decoder, Loss, State
 from asr.encoders.encoder import Encoder
 from asr.features import LogMel
 from asr.search import Beam, Greedy
@@ -102,7 +102,7 @@ class Ours(nn.Module):
         return [list(hypotheses[0].tokens) for hypotheses in found]
 
 
-class Dictated(Decoder):
+class Dictated(AttentionDecoder):
     """A decoder whose hypotheses end after a given number of tokens, neither before nor later."""
 
     def __init__(self, decoder: Decoder, due: Tensor) -> None:
@@ -114,12 +114,12 @@ class Dictated(Decoder):
         return self.decoder.loss(encoded, lengths, tokens, token_lengths)
 
     def start(self, encoded: Tensor, lengths: Tensor) -> State:
-        """See ``Decoder.start``."""
+        """See ``AttentionDecoder.start``."""
         memory, cache = self.decoder.start(encoded, lengths)
         return State(memory | {"due": self.due}, cache | {"spoken": torch.zeros_like(self.due)})
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """See ``Decoder.step``."""
+        """See ``AttentionDecoder.step``."""
         log_probs, (memory, cache) = self.decoder.step(tokens, state)
         spoken, due = state.cache["spoken"], state.memory["due"]
         ended = spoken >= due.repeat_interleave(len(spoken) // len(due))
