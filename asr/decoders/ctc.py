@@ -1,12 +1,16 @@
-"""Connectionist temporal classification (Graves et al. 2006): a head and its loss."""
+"""Connectionist temporal classification (Graves et al. 2006): a head, its loss, and it alone."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import BLANK, mask
+from asr.decoders.decoder import Decoder
+from asr.layers import dropout
 from asr.linear import Linear
-from asr.loss import Term
+from asr.loss import Loss, Term
 
 
 class CTCHead(nn.Module):
@@ -54,6 +58,41 @@ class CTCHead(nn.Module):
     def flops(self, time: int) -> int:
         """FLOPs of ``time`` encoder frames."""
         return 2 * self.dim * self.vocabulary * time
+
+
+class CTC(Decoder):
+    """The CTC head alone: each frame says a token or BLANK, whatever the others say.
+
+    Its loss is the likelihood of the tokens, summed over all alignments, so a frame has no target
+    and label smoothing does not apply.
+    """
+
+    def __init__(self, dim: int, vocabulary: int, *, dropout: float = 0.1) -> None:
+        """Builds the decoder.
+
+        Args:
+            dim: width D of the encoder's frames.
+            vocabulary: tokens V, BLANK included.
+            dropout: probability, on the encoder's frames.
+        """
+        super().__init__()
+        self.dim, self.vocabulary, self.dropout = dim, vocabulary, dropout
+        self.head = CTCHead(dim, vocabulary)
+
+    def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
+        """See ``Decoder.loss``; the term ``ctc``."""
+        x = dropout(encoded, self.dropout, self.training)
+        term, infeasible = self.head.loss(x, lengths, tokens, token_lengths, 1.0)
+        return Loss({"ctc": term}, infeasible)
+
+    def ctc_log_probs(self, encoded: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, V)."""
+        log_probs: Tensor = self.head(encoded)
+        return log_probs
+
+    def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
+        """Products of the output layer; see ``Decoder.flops``."""
+        return self.head.flops(sum(lengths))
 
 
 def frames_needed(tokens: Tensor, token_lengths: Tensor) -> Tensor:

@@ -1,0 +1,217 @@
+"""The joint network of a transducer, and its loss in memory that no batch makes larger."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torchaudio.functional import rnnt_loss
+
+from asr.batch import BLANK, EOS
+from asr.linear import Linear, linear
+
+# Elements of the largest tensor of a group of utterances, which are computed together: 4 MB, what
+# a core's caches hold, or 64 MB, which fill a GPU. An utterance that needs more is a group itself.
+GROUP = {"cpu": 2**20, "cuda": 2**24}
+
+
+class Joint(nn.Module):
+    """W tanh(W_e f + W_p g + b) + c: a frame f and a prediction g to what may be said of them.
+
+    He et al. 2019 ("Streaming end-to-end speech recognition for mobile devices"). There is no
+    output for EOS, which a transducer never says: class 0 is BLANK and class k the token k + 1.
+    Everything is in float32 whatever the precision of the model.
+    """
+
+    def __init__(self, dim: int, width: int, joint: int, vocabulary: int) -> None:
+        super().__init__()
+        if vocabulary < 3:
+            raise ValueError(f"a vocabulary of {vocabulary}; BLANK, EOS and one token are needed")
+        self.dim, self.width, self.inner, self.vocabulary = dim, width, joint, vocabulary
+        self.encoder = Linear(dim, joint, bias=False)
+        self.prediction = Linear(width, joint)
+        self.output = Linear(joint, vocabulary - 1)
+        for layer in (self.encoder, self.prediction, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+        for layer in (self.prediction, self.output):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, frames: Tensor, predictions: Tensor) -> Tensor:
+        """(..., J), (..., J) -> (..., V) log-probabilities, that of EOS -inf."""
+        log_probs = self.output(torch.tanh(frames + predictions)).log_softmax(-1)
+        blank, tokens = log_probs.split([1, self.vocabulary - 2], dim=-1)
+        return torch.cat([blank, torch.full_like(blank, -torch.inf), tokens], dim=-1)
+
+    def internal_lm(self, predictions: Tensor) -> Tensor:
+        """(..., J) -> (..., V) log-probabilities of tokens; BLANK and EOS have -inf."""
+        log_probs = self.output(torch.tanh(predictions))[..., 1:].log_softmax(-1)
+        return F.pad(log_probs, (EOS + 1, 0), value=-torch.inf)
+
+    def loss(
+        self,
+        frames: Tensor,
+        predictions: Tensor,
+        lengths: Sequence[int],
+        tokens: Tensor,
+        token_lengths: Sequence[int],
+    ) -> Tensor:
+        """(B, S, J), (B, U + 1, J), B, (B, U), B -> () the sum of negative log-likelihoods.
+
+        Utterances without a frame have none and are left out.
+        """
+        # tanh(x) is 2 sigmoid(2x) - 1, and a sigmoid takes a sixth of a tanh's time on a CPU.
+        weight = 2 * self.output.weight
+        bias = self.output.bias - self.output.weight.sum(1)
+        total: Tensor = LatticeLoss.apply(
+            2 * frames,
+            2 * predictions,
+            weight,
+            bias,
+            tokens - EOS,
+            lengths,
+            token_lengths,
+            torch.is_grad_enabled(),
+        )
+        return total
+
+    def flops(self, time: int, tokens: int) -> int:
+        """FLOPs of one utterance: ``time`` encoder frames, ``tokens`` labels."""
+        steps = tokens + 1
+        projections = 2 * self.inner * (self.dim * time + self.width * steps)
+        return projections + 2 * self.inner * (self.vocabulary - 1) * time * steps
+
+
+class LatticeLoss(torch.autograd.Function):
+    """Sum over utterances of -log p(labels), the logits being weight sigmoid(f + g) + bias.
+
+    A lattice has S * (U + 1) cells, of J inner values and V - 1 logits each. Three things keep them
+    few: groups of utterances come one after another; each utterance has its own S and U, without
+    padding; and gradients are computed here, with the loss, so that no group waits for the backward
+    pass. Of each cell the recursion over paths (Graves 2012, equations 16 to 18) sees the two
+    log-probabilities that a path can take, BLANK and the next label, and not V of them (Li et al.
+    2019, "Improving RNN transducer modeling for end-to-end speech recognition").
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx,
+        frames: Tensor,
+        predictions: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        labels: Tensor,
+        lengths: Sequence[int],
+        label_lengths: Sequence[int],
+        learn: bool,
+    ) -> Tensor:
+        """(B, S, J), (B, U + 1, J), (V - 1, J), (V - 1,), (B, U) classes, B, B -> ()."""
+        inputs = frames, predictions, weight, bias
+        gradients = tuple(map(torch.zeros_like, inputs)) if learn else None
+        total = frames.new_zeros(())
+        steps = [length + 1 for length in label_lengths]
+        for rows in groups(lengths, steps, max(weight.shape), frames.device.type):
+            sizes = [(row, lengths[row], steps[row]) for row in rows]
+            total += _group(inputs, labels, sizes, gradients)
+        if gradients is not None:
+            ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        """() -> gradients of frames, predictions, weight and bias."""
+        return *(gradient * saved for saved in ctx.saved_tensors), None, None, None, None
+
+
+def groups(
+    lengths: Sequence[int], steps: Sequence[int], width: int, device: str
+) -> Iterator[list[int]]:
+    """Neighbours who share tensors of at most GROUP elements; none without frames.
+
+    These are their cells times ``width`` and, of two elements a cell, their lattices side by side.
+    """
+    limit = GROUP.get(device, GROUP["cuda"])
+    group: list[int] = []
+    cells = longest = most = 0
+    for row, (time, step) in enumerate(zip(lengths, steps, strict=True)):
+        if not time:
+            continue
+        cells, longest, most = cells + time * step, max(longest, time), max(most, step)
+        if group and max(cells * width, 2 * (len(group) + 1) * longest * most) > limit:
+            yield group
+            group, cells, longest, most = [], time * step, time, step
+        group.append(row)
+    if group:
+        yield group
+
+
+def _group(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    labels: Tensor,
+    sizes: list[tuple[int, int, int]],
+    gradients: tuple[Tensor, ...] | None,
+) -> Tensor:
+    """The loss () of utterances (row, S, U + 1); their gradients are added to ``gradients``."""
+    frames, predictions, weight, bias = inputs
+    starts = [0]
+    for _, time, steps in sizes:
+        starts.append(starts[-1] + time * steps)
+    hidden = frames.new_empty(starts[-1], frames.shape[2])  # (cells, J)
+    following = labels.new_zeros(starts[-1], 1)  # the next label of each cell; BLANK: none
+    cells = [slice(*ends) for ends in pairwise(starts)]
+    for (row, time, steps), own in zip(sizes, cells, strict=True):
+        grid = hidden[own].view(time, steps, -1)
+        torch.add(frames[row, :time, None], predictions[row, :steps], out=grid)
+        following[own].view(time, steps)[:, :-1] = labels[row, : steps - 1]
+    log_probs = linear(hidden.sigmoid_(), weight, bias).log_softmax(-1)  # (cells, V - 1)
+    arcs = torch.cat([log_probs[:, :1], log_probs.gather(1, following)], dim=1)  # (cells, 2)
+    total, d_arcs = _paths(arcs, sizes, cells, gradients is not None)
+    if gradients is None:
+        return total
+    d_frames, d_predictions, d_weight, d_bias = gradients
+    d_logits = log_probs.exp_().mul_(-d_arcs.sum(1, keepdim=True))
+    d_logits[:, BLANK] += d_arcs[:, 0]
+    d_logits.scatter_add_(1, following, d_arcs[:, 1:])
+    d_weight += linear(d_logits.t(), hidden.t())
+    d_bias += d_logits.sum(0)
+    d_sums = torch.ops.aten.sigmoid_backward(linear(d_logits, weight.t()), hidden)  # (cells, J)
+    for (row, time, steps), own in zip(sizes, cells, strict=True):
+        grid = d_sums[own].view(time, steps, -1)
+        torch.sum(grid, dim=1, out=d_frames[row, :time])
+        torch.sum(grid, dim=0, out=d_predictions[row, :steps])
+    return total
+
+
+def _paths(
+    arcs: Tensor, sizes: list[tuple[int, int, int]], cells: list[slice], learn: bool
+) -> tuple[Tensor, Tensor]:
+    """(cells, 2) log-probabilities of BLANK and the next label -> () loss, (cells, 2) gradient."""
+    shapes = torch.tensor([size[1:] for size in sizes], dtype=torch.int32)  # (B, 2)
+    time, steps = shapes.amax(0).tolist()
+    lattice = arcs.new_zeros(len(sizes), time, steps, 2)
+    for row, own in enumerate(cells):
+        _cut(lattice, row, sizes)[:] = arcs[own].view(*sizes[row][1:], 2)
+    times, labels = shapes.to(arcs.device).unbind(1)
+    with torch.set_grad_enabled(learn):
+        total = rnnt_loss(
+            lattice.requires_grad_(learn),
+            lattice.new_ones(len(sizes), steps - 1, dtype=torch.int32),
+            times.contiguous(),
+            labels - 1,
+            blank=0,
+            reduction="sum",
+            fused_log_softmax=False,
+        )
+    if not learn:
+        return total, arcs
+    (gradient,) = torch.autograd.grad(total, lattice)
+    cut = [_cut(gradient, row, sizes).reshape(-1, 2) for row in range(len(sizes))]
+    return total.detach(), torch.cat(cut)
+
+
+def _cut(lattice: Tensor, utterance: int, sizes: list[tuple[int, int, int]]) -> Tensor:
+    """(B, S, U + 1, 2) -> the cells of an utterance, (S, U + 1, 2)."""
+    _, time, steps = sizes[utterance]
+    return lattice[utterance, :time, :steps]

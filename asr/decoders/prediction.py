@@ -1,0 +1,91 @@
+"""Prediction networks of a transducer: what it has said, as a vector for its joint network."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.batch import BLANK, Cache
+from asr.layers import dropout, flatten, initialise
+from asr.linear import Linear
+
+
+class LSTMPrediction(nn.Module):
+    """An LSTM over all tokens so far (Graves 2012)."""
+
+    def __init__(self, vocabulary: int, width: int, *, layers: int, dropout: float) -> None:
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"layers is {layers}: the prediction network needs at least 1")
+        self.width, self.dropout = width, dropout
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.lstm = nn.LSTM(width, width, layers, batch_first=True)
+        initialise(self.lstm, 1.0)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, U) tokens, EOS first -> (B, U, width), each given all tokens up to its own."""
+        flatten(self.lstm)
+        x = dropout(self.embedding(tokens), self.dropout, self.training)
+        y, _ = self.lstm(x)
+        return dropout(y, self.dropout, self.training)
+
+    def begin(self, rows: int) -> Cache:
+        """Zeros: ``hidden`` and ``cell`` of (N, layers, width)."""
+        zeros = self.embedding.weight.new_zeros(rows, self.lstm.num_layers, self.width)
+        return {"hidden": zeros, "cell": zeros}
+
+    def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """(N,) last tokens -> (N, width), next state."""
+        x, states = self.embedding(tokens), []
+        # torch's cell: the fused kernel of whole sequences takes twice its time for one step.
+        for layer, weights in enumerate(self.lstm.all_weights):
+            before = cache["hidden"][:, layer], cache["cell"][:, layer]
+            x, cell = torch.lstm_cell(x, before, *weights)
+            states.append((x, cell))
+        hidden, cell = (torch.stack(state, dim=1) for state in zip(*states, strict=True))
+        return x, {"hidden": hidden, "cell": cell}
+
+    def flops(self, steps: int) -> int:
+        """FLOPs of ``steps`` tokens."""
+        return steps * self.lstm.num_layers * 16 * self.width**2
+
+
+class StatelessPrediction(nn.Module):
+    """A convolution over the embeddings of the last few tokens (Ghodsi et al. 2020)."""
+
+    def __init__(self, vocabulary: int, width: int, *, context: int, dropout: float) -> None:
+        super().__init__()
+        if context < 1:
+            raise ValueError(f"context is {context}: the prediction network must see 1 token")
+        self.width, self.context, self.dropout = width, context, dropout
+        # Before the first token there is BLANK, whose vector is and remains zero.
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=BLANK)
+        self.convolution = Linear(context * width, width)
+        nn.init.xavier_uniform_(self.convolution.weight)
+        nn.init.zeros_(self.convolution.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, U) tokens, EOS first -> (B, U, width), each given ``context`` up to its own."""
+        before = F.pad(tokens, (self.context - 1, 0), value=BLANK)
+        return self._read(before.unfold(1, self.context, 1))  # (B, U, context)
+
+    def begin(self, rows: int) -> Cache:
+        """No tokens yet: ``tokens`` of (N, context - 1), all BLANK."""
+        device = self.embedding.weight.device
+        return {"tokens": torch.full((rows, self.context - 1), BLANK, device=device)}
+
+    def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """(N,) last tokens -> (N, width), next state."""
+        window = torch.cat([cache["tokens"], tokens[:, None]], dim=1)  # (N, context)
+        return self._read(window), {"tokens": window[:, 1:]}
+
+    def _read(self, windows: Tensor) -> Tensor:
+        """(..., context) tokens -> (..., width).
+
+        Without the ReLU, this and the joint network's first layer would be one linear map.
+        """
+        x = dropout(self.embedding(windows), self.dropout, self.training)
+        return dropout(F.relu(self.convolution(x.flatten(-2))), self.dropout, self.training)
+
+    def flops(self, steps: int) -> int:
+        """FLOPs of ``steps`` tokens."""
+        return steps * 2 * self.context * self.width**2
