@@ -23,7 +23,7 @@ def random_search(generator, utterances, beams):
         before = beam
 
 
-@pytest.mark.parametrize("name", tiny.DECODER_BUILDERS)
+@pytest.mark.parametrize("name", tiny.ATTENTION_DECODERS)
 @pytest.mark.parametrize("widest", [1, 3, 7])
 @torch.no_grad()
 def test_a_long_search_scores_every_hypothesis_as_teacher_forcing_does(name, widest):

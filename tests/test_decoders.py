@@ -9,7 +9,6 @@ import torch
 
 from asr.batch import BLANK, EOS
 from asr.decoders import DECODERS, AttentionLSTM
-from asr.decoders import Transformer as TransformerDecoder
 from asr.decoders.cross_entropy import CrossEntropyHead, inputs, targets
 from asr.decoders.ctc import CTCHead, frames_needed
 from asr.decoders.location_attention import LocationAttention, lstm_cell
@@ -25,6 +24,12 @@ def utterances():
     encoded = torch.randn(3, 20, tiny.DIM, generator=generator)
     tokens = torch.randint(EOS + 1, tiny.VOCABULARY, (3, 5), generator=generator)
     return encoded, torch.tensor([20, 11, 14]), tokens, torch.tensor([3, 5, 0])
+
+
+def terms_of(name):
+    """The names of its terms."""
+    own = {"attention": tiny.ATTENTION_DECODERS, "transducer": tiny.TRANSDUCERS}
+    return {"ctc"} | {term for term, names in own.items() if name in names}
 
 
 def alone(encoded, lengths, tokens, token_lengths):
@@ -55,7 +60,8 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_utterances(name):
     encoded = tiny.with_garbage(encoded, lengths)
     tokens = torch.where(torch.arange(5) < token_lengths[:, None], tokens, tiny.VOCABULARY - 1)
     together = decoder.loss(encoded, lengths, tokens, token_lengths)
-    assert together.terms.keys() == {"attention", "ctc"}
+    assert together.terms.keys() == terms_of(name)
+    assert sum(term.weight for term in together.terms.values()) == 1
     for term, (total, count, weight) in together.terms.items():
         parts = [single.terms[term] for single in singles]
         assert count == sum(part.count for part in parts)
@@ -72,7 +78,7 @@ def test_any_encoder_with_any_decoder_is_blind_to_padding(encoder_name, decoder_
     _, _, tokens, token_lengths = (value[:2] for value in utterances())
     batch = encoder(tiny.with_garbage(x, lengths), lengths)
     together = decoder.loss(*batch, tokens, token_lengths)
-    expected = {"attention": 0.0, "ctc": 0.0}
+    expected = dict.fromkeys(terms_of(decoder_name), 0.0)
     for row in range(2):
         one, length = slice(row, row + 1), lengths[row]
         frames = encoder(x[one, :length], lengths[one])
@@ -83,7 +89,7 @@ def test_any_encoder_with_any_decoder_is_blind_to_padding(encoder_name, decoder_
         assert together.terms[term].sum.item() == pytest.approx(total, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiny.ATTENTION_DECODERS)
 @torch.no_grad()
 def test_steps_over_the_prefix_add_up_to_the_loss(name):
     decoder = tiny.decoder(name)
@@ -102,7 +108,7 @@ def test_steps_over_the_prefix_add_up_to_the_loss(name):
         torch.testing.assert_close(total[row], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiny.ATTENTION_DECODERS)
 @torch.no_grad()
 def test_hypotheses_together_score_as_one_by_one(name):
     decoder = tiny.decoder(name)
@@ -123,7 +129,7 @@ def test_hypotheses_together_score_as_one_by_one(name):
         )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiny.ATTENTION_DECODERS)
 @torch.no_grad()
 def test_a_state_survives_reordering_and_finished_utterances(name):
     decoder = tiny.decoder(name)
@@ -138,7 +144,7 @@ def test_a_state_survives_reordering_and_finished_utterances(name):
     torch.testing.assert_close(fewer, after[[2, 3, 5, 4]], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiny.ATTENTION_DECODERS)
 @torch.no_grad()
 def test_memory_is_neither_copied_nor_expanded_by_a_step(name):
     decoder = tiny.decoder(name)
@@ -173,14 +179,21 @@ def test_losses_are_float32_and_finite_under_bfloat16(name):
     arguments = utterances()
     with torch.autocast("cpu", torch.bfloat16):
         loss = decoder.loss(*arguments)
-        state = decoder.start(*arguments[:2])
-        log_probs, state = decoder.step(torch.full((3,), EOS), state)
-        log_probs, _ = decoder.step(torch.full((3,), EOS + 1), state)
     assert all(term.sum.dtype == torch.float32 for term in loss.terms.values())
     assert loss.total().isfinite()
-    assert log_probs.dtype == torch.float32
     loss.total().backward()
     assert all(parameter.grad.isfinite().all() for parameter in decoder.parameters())
+
+
+@pytest.mark.parametrize("name", tiny.ATTENTION_DECODERS)
+@torch.no_grad()
+def test_steps_score_in_float32_under_bfloat16(name):
+    decoder = tiny.decoder(name)
+    encoded, lengths, _, _ = utterances()
+    with torch.autocast("cpu", torch.bfloat16):
+        log_probs, state = decoder.step(torch.full((3,), EOS), decoder.start(encoded, lengths))
+        log_probs, _ = decoder.step(torch.full((3,), EOS + 1), state)
+    assert log_probs.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -238,16 +251,15 @@ def test_an_lstm_step_is_that_of_torch():
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("cls", DECODERS.values())
-def test_without_a_ctc_weight_there_is_no_ctc(cls):
-    options = {"heads": 2, "layers": 1} if cls is TransformerDecoder else {}
-    decoder = cls(tiny.DIM, tiny.VOCABULARY, width=8, ctc_weight=0, **options)
+@pytest.mark.parametrize("name", tiny.ATTENTION_DECODERS + tiny.TRANSDUCERS)
+def test_without_a_ctc_weight_there_is_no_ctc(name):
+    decoder = tiny.DECODER_BUILDERS[name](tiny.DIM, tiny.VOCABULARY, ctc_weight=0)
     loss = decoder.loss(*utterances())
-    assert loss.terms.keys() == {"attention"}
-    assert loss.terms["attention"].weight == 1
+    assert loss.terms.keys() == terms_of(name) - {"ctc"}
+    assert all(term.weight == 1 for term in loss.terms.values())
     assert loss.infeasible == 0
     assert decoder.ctc_log_probs(torch.randn(1, 3, tiny.DIM)) is None
-    assert not any(name.startswith("ctc") for name, _ in decoder.named_parameters())
+    assert not any(path.startswith("ctc") for path, _ in decoder.named_parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,14 +10,14 @@ from asr.features import FeatureOptions
 from asr.model import SpeechModel, build_model, find_model, load_model, save_model
 from asr.search import SEARCHES
 from asr.text import Characters
-from tests.tiny import ENCODER_BUILDERS
+from tests.tiny import DECODER_BUILDERS, ENCODER_BUILDERS
 
 PAIRS = [(encoder, decoder) for encoder in ENCODERS for decoder in DECODERS]
 
 
 def tiny_model(encoder: str = "LSTM", decoder: str = "AttentionLSTM") -> SpeechModel:
     torch.manual_seed(0)
-    decoder_args = {"width": 16} | ({"heads": 2, "layers": 1} if decoder == "Transformer" else {})
+    decoder_args = DECODER_BUILDERS[decoder].keywords
     return build_model(
         FeatureOptions(sample_rate=8000, num_mels=16),
         read_component(

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from benchmarks import encoder_table
 ROOT = Path(__file__).parents[1]
 TASKS = sorted((ROOT / "recipes").glob("*.yaml"))
 ENCODERS = sorted((ROOT / "recipes" / "encoders").glob("*.yaml"))
+DECODER_FILES = sorted((ROOT / "recipes" / "decoders").glob("*.yaml"))
 # Sizes that are compared with each other have encoders within 5 % (80 mel bins, 40 for tiny).
 MATCHED = 0.05
 
@@ -45,12 +47,34 @@ def test_every_recipe_parses_and_builds_with_every_encoder(task, encoder):
     assert config.read(Recipe, config.tree_of(recipe)) == recipe
 
 
-@pytest.mark.parametrize("decoder", list(DECODERS))
-def test_every_recipe_takes_every_decoder(decoder):
-    extra = {"Transformer": ["--decoder.layers", "1", "--decoder.heads", "4"]}.get(decoder, [])
-    for task in TASKS:
-        recipe = parse(task, "--decoder", decoder, "--decoder.width", "64", *extra)
-        assert type(build(recipe).decoder).__name__ == decoder
+@pytest.mark.parametrize("decoder", DECODER_FILES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("task", TASKS, ids=lambda p: p.stem)
+def test_every_recipe_parses_and_builds_with_every_decoder(task, decoder):
+    recipe = parse(task, "--decoder", str(decoder))
+    assert type(build(recipe).decoder).__name__ == config.load_file(decoder)["class_path"]
+    assert config.read(Recipe, config.tree_of(recipe)) == recipe
+
+
+@pytest.mark.parametrize("path", DECODER_FILES, ids=lambda p: p.stem)
+def test_decoder_recipes_state_their_parameters(path):
+    stated = re.match(
+        r"# (\S+) M parameters with encoder frames of (\d+) and (\d+) tokens. ",
+        path.read_text(),
+    )
+    described = config.load_file(path)
+    dim, vocabulary = int(stated[2]), int(stated[3])
+    with torch.device("meta"):
+        decoder = DECODERS[described["class_path"]](dim, vocabulary, **described["init_args"])
+    parameters = sum(parameter.numel() for parameter in decoder.parameters())
+    assert stated[1] == f"{parameters / 1e6:.2f}"
+
+
+def test_every_decoder_but_ctc_comes_in_every_size():
+    names = {path.stem: config.load_file(path)["class_path"] for path in DECODER_FILES}
+    assert names.pop("ctc") == "CTC"  # one layer, of the only size there is
+    for size in ("tiny", "small", "base"):
+        of_size = {name for stem, name in names.items() if stem.endswith(f"-{size}")}
+        assert of_size == set(DECODERS) - {"CTC"}
 
 
 @pytest.mark.parametrize("size", encoder_table.SIZES)

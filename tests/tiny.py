@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from asr.decoders import DECODERS, AttentionLSTM, Decoder
+from asr.decoders import (
+    CTC,
+    DECODERS,
+    AttentionDecoder,
+    AttentionLSTM,
+    Decoder,
+    Transducer,
+    TransducerDecoder,
+)
 from asr.decoders import Transformer as TransformerDecoder
 from asr.encoders import (
     ENCODERS,
@@ -196,14 +204,25 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
 BOUNDED_FLOPS = [
     name for name in ENCODER_BUILDERS if {"last_kept", "previous", "learned"} & set(name.split())
 ]
-DECODER_BUILDERS: dict[str, Callable[[int, int], Decoder]] = {
+DECODER_BUILDERS: dict[str, partial[Decoder]] = {
     "AttentionLSTM": partial(AttentionLSTM, width=12, attention=8, location_kernel=5),
     "AttentionLSTM of 3 layers": partial(
         AttentionLSTM, width=12, layers=3, attention=8, location_kernel=5
     ),
     "Transformer": partial(TransformerDecoder, width=DIM, layers=2, heads=2),
     "Transformer of another width": partial(TransformerDecoder, width=12, layers=2, heads=3),
+    "Transducer": partial(Transducer, width=12, joint=10),
+    "Transducer of 2 layers": partial(Transducer, width=12, joint=10, layers=2),
+    "Transducer without state": partial(Transducer, width=12, joint=10, prediction="stateless"),
+    "Transducer of the last token": partial(
+        Transducer, width=12, joint=10, prediction="stateless", context=1
+    ),
+    "CTC": partial(CTC),
 }
+ATTENTION_DECODERS, TRANSDUCERS = (
+    [name for name, builder in DECODER_BUILDERS.items() if issubclass(builder.func, kind)]
+    for kind in (AttentionDecoder, TransducerDecoder)
+)
 
 
 def encoder(name: str, seed: int = 0) -> Encoder:
