@@ -1,0 +1,422 @@
+"""How far an encoder remembers: trained to answer at a lag, under equal updates and equal seconds.
+
+The blocks of causal encoders, without their subsampling, read tokens one frame each and answer
+after the last (``asr.claims.recall``). The **horizon** of an arm is the longest lag of the grid
+that it answers in the median of its seeds, trained at that very lag, at the best of the learning
+rates that every arm tries; "answers" means 90 % of the accuracy that chance leaves. Whether an
+encoder can hold something and whether training finds it are not told apart: the initialisation
+decides as much as the architecture, so the LSTM stands here three times.
+"""
+
+import argparse
+import csv
+import io
+import json
+import logging
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr import config
+from asr.claims.layers import full
+from asr.claims.measure import equal_precision
+from asr.claims.recall import SYMBOLS, TASKS, Latch, Recall, corrected
+from asr.claims.scaling import count, facts
+from asr.encoders import ENCODERS, Encoder, Frames
+from asr.encoders.stack import Stack
+from asr.files import locked, new_folder, write_all
+
+log = logging.getLogger(__name__)
+
+SOLVED = 0.9  # of the accuracy that chance leaves
+TOLERANCE = 0.05  # arms differ in parameters by no more
+BATCH, QUESTIONS = 32, 512  # of training, of a test
+CHECK_EVERY = 25  # updates
+CLIP_NORM = 1.0
+LAGS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+ONE_WAY: config.Tree = {"bidirectional": False, "dropout": 0.0}
+CAUSAL: config.Tree = {"heads": 4, "causal": True, "dropout": 0.0}
+# About 100,000 parameters in the blocks of each. ``bias``: of the forget gates at the start.
+ARMS: dict[str, tuple[str, config.Tree, float | str | None]] = {
+    "lstm, bias 0": ("LSTM", {**ONE_WAY, "dim": 80, "layers": 2}, 0.0),
+    "lstm, bias 1": ("LSTM", {**ONE_WAY, "dim": 80, "layers": 2}, 1.0),
+    "lstm, chrono": ("LSTM", {**ONE_WAY, "dim": 80, "layers": 2}, "chrono"),
+    "gru": ("GRU", {**ONE_WAY, "dim": 92, "layers": 2}, None),
+    "minlstm": ("MinLSTM", {**ONE_WAY, "dim": 64, "layers": 2}, None),
+    "statespace": ("StateSpace", {**ONE_WAY, "dim": 64, "layers": 3, "heads": 4}, None),
+    "transformer": ("Transformer", {**CAUSAL, "dim": 64, "layers": 2}, None),
+    "window 200": ("Transformer", {**CAUSAL, "dim": 64, "layers": 2, "left_context": 199}, None),
+    "hierarchical": ("Hierarchical", {"heads": 4, "dim": 56, "layers": 2, "dropout": 0.0}, None),
+    "convolution": (
+        "Convolution",
+        {"dim": 79, "layers": 6, "dilations": [1, 4, 16], "causal": True, "dropout": 0.0},
+        None,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An attempt goes on until both are spent, or it answers."""
+
+    updates: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One training at one lag.
+
+    Attributes:
+        arm, task, lag, seed, rate: what was trained and how; ``rate`` is the learning rate.
+        parameters: of the blocks.
+        accuracy_updates, accuracy_seconds: chance-corrected, when each budget was spent.
+        solved_updates, solved_seconds: after how many it answered; None: it did not.
+        updates, seconds: spent in all; of training, without tests.
+        budget_updates, budget_seconds: that were allowed.
+        device_name: where.
+    """
+
+    arm: str
+    task: str
+    lag: int
+    seed: int
+    rate: float
+    parameters: int
+    accuracy_updates: float
+    accuracy_seconds: float
+    solved_updates: int | None
+    solved_seconds: float | None
+    updates: int
+    seconds: float
+    budget_updates: int
+    budget_seconds: float
+    device_name: str
+
+    def accuracy(self, axis: str) -> float:
+        """When the budget of ``updates`` or ``seconds`` was spent; 1 once it had answered."""
+        return float(getattr(self, f"accuracy_{axis}"))
+
+
+class Reader(nn.Module):
+    """Tokens -> the blocks of an encoder -> what the last frame answers."""
+
+    def __init__(self, encoder: Encoder, vocabulary: int) -> None:
+        super().__init__()
+        assert isinstance(encoder, Stack)
+        self.embedding = nn.Embedding(vocabulary, encoder.dim)
+        self.layers, self.norm = encoder.layers, encoder.norm
+        self.answer = nn.Linear(encoder.dim, SYMBOLS)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, S) -> (B, SYMBOLS)."""
+        x = self.embedding(tokens)
+        frames = Frames(x, full(x))
+        for block in self.layers:
+            frames = block(frames)
+        return self.answer(self.norm(frames.x[:, -1]))
+
+
+def build(arm: str, vocabulary: int, lag: int, seed: int) -> Reader:
+    """An arm with its initialisation; chrono is told the lag, as in the paper.
+
+    Raises:
+        ValueError: no such arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"--arms {arm}: no such arm; choose of {', '.join(ARMS)}")
+    kind, options, bias = ARMS[arm]
+    torch.manual_seed(seed)
+    given = options if bias in (None, "chrono") else {**options, "forget_bias": bias}
+    tree = {"class_path": kind, "init_args": given}
+    encoder: Encoder = config.read_component(ENCODERS, tree, arm, 1)(vocabulary)
+    if bias == "chrono":
+        for module in encoder.modules():
+            if isinstance(module, nn.LSTM):
+                chrono(module, lag)
+    return Reader(encoder, vocabulary)
+
+
+@torch.no_grad()
+def chrono(lstm: nn.LSTM, longest: int) -> None:
+    """Forget biases log U[1, longest - 1], input biases their negative (Tallec and Ollivier 2018).
+
+    A gate with the bias log(t - 1) forgets in about t steps: the cells begin with time constants
+    spread up to ``longest``.
+    """
+    cells = lstm.hidden_size
+    for layer in range(lstm.num_layers):
+        bias, other = getattr(lstm, f"bias_ih_l{layer}"), getattr(lstm, f"bias_hh_l{layer}")
+        bias.zero_()
+        other.zero_()
+        forget = torch.empty(cells).uniform_(1, max(longest - 1, 1.001)).log()
+        bias[cells : 2 * cells] = forget.to(bias)
+        bias[:cells] = -forget.to(bias)
+
+
+def attempt(
+    arm: str, task: str, lag: int, *, seed: int, rate: float, budget: Budget, device: str, name: str
+) -> Attempt:
+    """Trains one arm at one lag, and tests it with questions that it never saw."""
+    questions: Latch | Recall = TASKS[task]()
+    reader = build(arm, questions.vocabulary, lag, seed).to(device)
+    optimizer = torch.optim.Adam(reader.parameters(), lr=rate)
+    training = torch.Generator().manual_seed(2 * seed)
+    testing = torch.Generator().manual_seed(2 * seed + 1)
+
+    def test() -> float:
+        reader.eval()
+        right = 0
+        with torch.inference_mode():
+            for _ in range(QUESTIONS // BATCH):
+                tokens, answers = questions.draw(BATCH, lag, testing)
+                right += int((reader(tokens.to(device)).argmax(1).cpu() == answers).sum())
+        reader.train()
+        return corrected(right / (QUESTIONS // BATCH * BATCH))
+
+    updates, seconds, accuracy = 0, 0.0, 0.0
+    at: dict[str, float] = {}
+    while len(at) < 2:
+        _wait(device)
+        began = time.perf_counter()
+        for _ in range(CHECK_EVERY):
+            tokens, answers = questions.draw(BATCH, lag, training)
+            loss = F.cross_entropy(reader(tokens.to(device)), answers.to(device))
+            loss.backward()
+            nn.utils.clip_grad_norm_(reader.parameters(), CLIP_NORM)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        _wait(device)
+        seconds += time.perf_counter() - began
+        updates += CHECK_EVERY
+        accuracy = test()
+        solved = accuracy >= SOLVED
+        if updates >= budget.updates or solved:
+            at.setdefault("updates", accuracy)
+        if seconds >= budget.seconds or solved:
+            at.setdefault("seconds", accuracy)
+    solved = accuracy >= SOLVED
+    return Attempt(
+        arm,
+        task,
+        lag,
+        seed,
+        rate,
+        sum(p.numel() for p in reader.layers.parameters()),  # type: ignore[attr-defined]
+        at["updates"],
+        at["seconds"],
+        updates if solved else None,
+        seconds if solved else None,
+        updates,
+        seconds,
+        budget.updates,
+        budget.seconds,
+        name,
+    )
+
+
+def _wait(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def within(row: Attempt, axis: str) -> bool:
+    """Whether the attempt answered before the budget on this axis was spent."""
+    return row.accuracy(axis) >= SOLVED
+
+
+def median_accuracy(rows: Sequence[Attempt], axis: str) -> float:
+    """Of the seeds, each at its best learning rate."""
+    seeds = {row.seed for row in rows}
+    return statistics.median(
+        max(row.accuracy(axis) for row in rows if row.seed == seed) for seed in seeds
+    )
+
+
+def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
+    """The longest lag of one arm and task that is answered in the median; None: not the first."""
+    lags = sorted({row.lag for row in rows})
+    answered = [
+        lag for lag in lags if median_accuracy([r for r in rows if r.lag == lag], axis) >= SOLVED
+    ]
+    return max(answered, default=None)
+
+
+def attempts(
+    arms: Sequence[str],
+    tasks: Sequence[str],
+    lags: Sequence[int],
+    seeds: int,
+    rates: Sequence[float],
+    budget: Budget,
+    device: str,
+    done: list[Attempt],
+) -> Iterator[Attempt]:
+    """What is missing of the grid; an arm stops at the second lag in a row that it cannot answer.
+
+    Arms take turns at each lag, so that a run that is ended early has compared all of them.
+    """
+    name = facts(device)["device_name"]
+    failures = dict.fromkeys(product(arms, tasks), 0)
+    for lag in sorted(lags):
+        for (arm, task), failed in list(failures.items()):
+            if failed >= 2:
+                continue
+            here = [r for r in done if (r.arm, r.task, r.lag) == (arm, task, lag)]
+            for seed, rate in product(range(seeds), rates):
+                if any(r.seed == seed and r.rate == rate for r in here):
+                    continue
+                row = attempt(
+                    arm, task, lag, seed=seed, rate=rate, budget=budget, device=device, name=name
+                )
+                here.append(row)
+                yield row
+            answered = max(median_accuracy(here, axis) for axis in AXES) >= SOLVED
+            failures[arm, task] = 0 if answered else failed + 1
+
+
+AXES = ("updates", "seconds")
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """Those of ``asr claims horizon``, beside --device and --output."""
+    options.add_argument("--arms", nargs="+", metavar="ARM", help=f"all; of {'; '.join(ARMS)}")
+    options.add_argument(
+        "--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="latch and recall"
+    )
+    options.add_argument(
+        "--lags", nargs="+", type=count, default=list(LAGS), metavar="K", help="64 to 16384"
+    )
+    options.add_argument("--seeds", type=count, default=3, metavar="N", help="of each; 3")
+    options.add_argument(
+        "--rates", nargs="+", type=float, default=[1e-3, 3e-3], metavar="LR", help="1e-3 3e-3"
+    )
+    options.add_argument("--updates", type=count, default=1500, metavar="N", help="budget; 1500")
+    options.add_argument("--seconds", type=float, default=60.0, metavar="S", help="budget; 60")
+
+
+def run(known: argparse.Namespace, device: str) -> int:
+    """Does what is missing, line by line into horizon.jsonl; then writes and prints horizon.md.
+
+    Raises:
+        ValueError: no such arm, arms of different sizes, or a folder of other budgets.
+    """
+    arms = known.arms or list(ARMS)
+    check_sizes(arms)
+    for rate in known.rates:
+        if not 0 < rate < math.inf:
+            raise ValueError(f"--rates {rate}: give learning rates above 0")
+    budget = Budget(known.updates, known.seconds)
+    path: Path = known.output / "horizon.jsonl"
+    with new_folder(known.output), locked(known.output / ".lock"), equal_precision(device):
+        rows = read(path, budget, facts(device)["device_name"])
+        missing = attempts(
+            arms, known.tasks, known.lags, known.seeds, known.rates, budget, device, list(rows)
+        )
+        with path.open("a", encoding="utf-8") as file:
+            for row in missing:
+                rows.append(row)
+                file.write(json.dumps(asdict(row)) + "\n")
+                file.flush()
+                log.info(
+                    "%s, %s, lag %d, seed %d, rate %g: %.2f after %d updates, %.1f s",
+                    *(row.task, row.arm, row.lag, row.seed, row.rate),
+                    *(row.accuracy_updates, row.updates, row.seconds),
+                )
+        page = to_page(rows, facts(device))
+        write_all({known.output / "horizon.md": page, known.output / "horizon.csv": to_csv(rows)})
+    print(page, end="")
+    print(f"written: {known.output / 'horizon.md'} (beside it horizon.csv, horizon.jsonl)")
+    return 0
+
+
+def check_sizes(arms: Sequence[str]) -> dict[str, int]:
+    """Parameters of the blocks of each arm.
+
+    Raises:
+        ValueError: they differ by more than 5 %, so that the comparison would not be one.
+    """
+    sizes = {
+        arm: sum(p.numel() for p in build(arm, 17, 64, 0).layers.parameters())  # type: ignore[attr-defined]
+        for arm in arms
+    }
+    if max(sizes.values()) > (1 + TOLERANCE) ** 2 * min(sizes.values()):
+        raise ValueError(f"the arms differ in parameters by more than 5 %: {sizes}")
+    return sizes
+
+
+def read(path: Path, budget: Budget, device_name: str) -> list[Attempt]:
+    """What was done before, under the same budgets on the same kind of machine.
+
+    Raises:
+        ValueError: it was done otherwise.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]  # a kill may leave a part of the last
+    if len(whole) < len(lines):
+        path.write_text("".join(whole), encoding="utf-8")
+    rows = [Attempt(**json.loads(line)) for line in whole]
+    for row in rows:
+        before = (row.budget_updates, row.budget_seconds, row.device_name)
+        if before != (budget.updates, budget.seconds, device_name):
+            raise ValueError(
+                f"{path} was measured with {before[0]} updates, {before[1]:g} s on {before[2]}; "
+                "choose another --output"
+            )
+    return rows
+
+
+def to_csv(rows: Sequence[Attempt]) -> str:
+    """A line per attempt."""
+    text = io.StringIO()
+    lines = [asdict(row) for row in rows]
+    writer = csv.DictWriter(text, list(Attempt.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def to_page(rows: Sequence[Attempt], machine: dict[str, Any]) -> str:
+    """Horizons of the arms, and below the accuracy at every lag."""
+    first = rows[0]
+    parts = [
+        "# Memory horizon",
+        f"{machine['device_name']}, {machine['threads']} threads; torch {machine['torch']}; commit "
+        f"{machine['git_commit']}. Trained at each lag with {first.budget_updates} updates, and "
+        f"with {first.budget_seconds:g} s; {len({r.seed for r in rows})} seeds; the best of the "
+        f"learning rates {', '.join(f'{r:g}' for r in sorted({r.rate for r in rows}))}.",
+        f"Horizon: the longest lag with {SOLVED:.0%} of the accuracy that chance leaves, in the "
+        "median of the seeds. Accuracies are chance-corrected medians; -: not tried, since the "
+        "two lags before were not answered.",
+    ]
+    for task in dict.fromkeys(row.task for row in rows):
+        own = [row for row in rows if row.task == task]
+        lags = sorted({row.lag for row in own})
+        for axis, words in (("updates", "equal updates"), ("seconds", "equal device-seconds")):
+            head = ["arm", "parameters", "horizon", *(str(lag) for lag in lags)]
+            table = [head, ["---"] * len(head)]
+            for arm in dict.fromkeys(row.arm for row in own):
+                mine = [row for row in own if row.arm == arm]
+                reach = horizon(mine, axis)
+                cells = []
+                for lag in lags:
+                    here = [row for row in mine if row.lag == lag]
+                    cells.append(f"{median_accuracy(here, axis):.2f}" if here else "-")
+                told = f"< {lags[0]}" if reach is None else f"{reach:,}"
+                if reach == max(row.lag for row in mine) == lags[-1]:
+                    told = f">= {reach:,}"
+                table.append([arm, f"{mine[0].parameters:,}", told, *cells])
+            lines = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+            parts += [f"## {task.capitalize()}, {words}", lines]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,183 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from asr.claims import horizon as probe
+from asr.claims.horizon import ARMS, Attempt, Budget, attempts, build, check_sizes, chrono
+from asr.claims.recall import NOISE, SYMBOLS, Latch, Recall, corrected
+from asr.cli import main
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("lag", [1, 7, 64])
+def test_a_latch_asks_for_its_first_token_at_the_lag(lag):
+    tokens, answers = Latch().draw(200, lag, generator())
+    assert tokens.shape == (200, lag + 1)
+    assert torch.equal(tokens[:, -1 - lag], answers)
+    assert set(tokens[:, -1].tolist()) == {Latch.vocabulary - 1}
+    between = tokens[:, 1:-1]
+    assert ((between >= SYMBOLS) & (between < SYMBOLS + NOISE)).all()
+    assert answers.bincount(minlength=SYMBOLS).min() > 200 / SYMBOLS / 3
+
+
+@pytest.mark.parametrize(("pairs", "lag"), [(1, 2), (4, 8), (4, 40), (16, 32)])
+def test_recall_is_answered_by_reading_the_pairs(pairs, lag):
+    task = Recall(pairs=pairs)
+    tokens, answers = task.draw(300, lag, generator())
+    told, asked = SYMBOLS + NOISE, SYMBOLS + NOISE + task.keys
+    for row, answer in zip(tokens.tolist(), answers.tolist(), strict=True):
+        keys = [place for place, token in enumerate(row) if told <= token < asked]
+        assert len(keys) == len({row[place] for place in keys}) == pairs
+        key = row[-1] - task.keys
+        place = row.index(key) + 1
+        assert row[place] == answer
+        assert len(row) - 1 - place == lag
+
+
+def test_lags_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="a lag of 0"):
+        Latch().draw(1, 0, generator())
+    with pytest.raises(ValueError, match="a lag of 7 does not hold 4 pairs"):
+        Recall().draw(1, 7, generator())
+    with pytest.raises(ValueError, match="17 pairs of 16 keys"):
+        Recall(pairs=17)
+
+
+def test_guessing_is_worth_nothing():
+    assert corrected(1 / 8) == 0
+    assert corrected(1.0) == 1
+    assert corrected(0.5) == pytest.approx(3 / 7)
+
+
+def test_chrono_spreads_time_constants_up_to_the_lag():
+    lstm = nn.LSTM(4, 2000)
+    chrono(lstm, 500)
+    bias = (lstm.bias_ih_l0 + lstm.bias_hh_l0).detach().view(4, -1)
+    times = bias[1].exp() + 1  # 1 / (1 - sigmoid(b))
+    assert 2 <= times.min() < 10
+    assert 490 < times.max() <= 500
+    assert times.mean() == pytest.approx(250.5, rel=0.05)
+    torch.testing.assert_close(bias[0], -bias[1])
+    assert (bias[2:] == 0).all()
+
+
+def test_arms_are_equal_in_size_causal_and_see_their_whole_past():
+    sizes = check_sizes(list(ARMS))
+    assert len(sizes) == len(ARMS)
+    for arm in ARMS:
+        reader = build(arm, 17, 64, seed=0).eval()
+        x = torch.randn(1, 40, reader.embedding.embedding_dim, requires_grad=True)
+        frames = probe.Frames(x, torch.tensor([40]))
+        for block in reader.layers:
+            frames = block(frames)
+        (past,) = torch.autograd.grad(frames.x[0, 29].sum(), x)
+        reached = past[0].abs().sum(1)
+        assert (reached[30:] == 0).all(), arm
+        assert (reached[:30] > 0).all(), arm
+
+
+def test_unequal_arms_are_refused(monkeypatch):
+    bigger = {**ARMS, "big": ("GRU", {"bidirectional": False, "dim": 128, "layers": 2}, None)}
+    monkeypatch.setattr(probe, "ARMS", bigger)
+    with pytest.raises(ValueError, match="differ in parameters by more than 5 %"):
+        check_sizes(["gru", "big"])
+
+
+def test_a_short_latch_is_learnt_and_questions_of_a_test_are_new():
+    row = probe.attempt(
+        "transformer",
+        "latch",
+        8,
+        seed=0,
+        rate=3e-3,
+        budget=Budget(400, 1e-9),
+        device="cpu",
+        name="here",
+    )
+    assert row.solved_updates is not None
+    assert row.solved_updates == row.updates <= 400
+    assert row.accuracy_updates >= probe.SOLVED
+    drawn = [Latch().draw(32, 64, generator(seed)).tokens for seed in (0, 1)]
+    assert not torch.equal(*drawn)
+
+
+def row(arm, lag, seed, accuracy, rate=1e-3):
+    return Attempt(
+        arm, "latch", lag, seed, rate, 10, accuracy, accuracy / 2, None, None, 9, 1.0, 9, 1.0, "x"
+    )
+
+
+def test_the_horizon_is_the_longest_lag_that_the_median_seed_answers():
+    rows = [
+        *(row("a", 64, seed, accuracy) for seed, accuracy in enumerate((1.0, 0.95, 0.2))),
+        *(row("a", 128, seed, accuracy) for seed, accuracy in enumerate((1.0, 0.5, 0.2))),
+        row("a", 128, 1, 0.92, rate=3e-3),  # the better of its two rates
+        *(row("a", 256, seed, accuracy) for seed, accuracy in enumerate((0.89, 0.89, 1.0))),
+    ]
+    assert probe.horizon(rows, "updates") == 128
+    assert probe.horizon(rows, "seconds") is None
+
+
+def test_an_arm_stops_after_two_lags_and_nothing_is_done_twice(monkeypatch):
+    asked = []
+
+    def answer(arm, task, lag, *, seed, rate, **rest):
+        asked.append((arm, lag, seed))
+        good = arm == "good" or lag == 64
+        return row(arm, lag, seed, 1.0 if good else 0.1, rate)
+
+    monkeypatch.setattr(probe, "attempt", answer)
+
+    def all_missing(done):
+        grid = (["bad", "good"], ["latch"], [64, 128, 256, 512], 2, [1e-3])
+        return list(attempts(*grid, Budget(9, 1.0), "cpu", done))
+
+    rows = all_missing([])
+    assert {lag for arm, lag, _ in asked if arm == "bad"} == {64, 128, 256}
+    assert {lag for arm, lag, _ in asked if arm == "good"} == {64, 128, 256, 512}
+    asked.clear()
+    assert all_missing(rows[:7]) == rows[7:]
+    assert len(asked) == len(rows) - 7
+
+
+def test_the_verb_goes_on_where_it_was_killed(tmp_path, capsys):
+    words = "--lags 4 --tasks latch --seeds 1 --rates 3e-3 --updates 50 --seconds 0.01 --arms"
+    command = ["claims", "horizon", "--output", str(tmp_path / "out"), *words.split()]
+    assert main([*command, "transformer"]) == 0
+    written = tmp_path / "out" / "horizon.jsonl"
+    before = written.read_text()
+    written.write_text(before + before[:40])  # killed while it wrote
+    assert main([*command, "transformer", "gru"]) == 0
+    lines = written.read_text().splitlines(keepends=True)
+    assert lines[0] == before
+    assert [json.loads(line)["arm"] for line in lines] == ["transformer", "gru"]
+    page = capsys.readouterr().out
+    assert "Latch, equal updates" in page
+    assert (tmp_path / "out" / "horizon.md").read_text() in page
+
+
+def test_mistakes_of_the_verb_are_one_line(tmp_path, capsys):
+    start = ["claims", "horizon", "--output", str(tmp_path / "out")]
+    for words, said in {
+        "--arms lstm": "--arms lstm: no such arm",
+        "--rates 0": "--rates 0.0: give learning rates above 0",
+        "--lags 0": "'0' is not a whole number above 0",
+    }.items():
+        assert main([*start, *words.split()]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_other_budgets_are_not_mixed(tmp_path):
+    path = tmp_path / "horizon.jsonl"
+    path.write_text(json.dumps(row("gru", 64, 0, 1.0).__dict__) + "\n")
+    assert probe.read(path, Budget(9, 1.0), "x")[0].arm == "gru"
+    with pytest.raises(ValueError, match=r"measured with 9 updates, 1 s on x; choose another"):
+        probe.read(path, Budget(10, 1.0), "x")
