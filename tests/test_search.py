@@ -338,7 +338,7 @@ def real_decoder(name):
     return decoder
 
 
-@pytest.mark.parametrize("name", sorted(DECODERS))
+@pytest.mark.parametrize("name", ["AttentionLSTM", "Transformer"])
 def test_with_a_real_decoder_scores_are_those_of_each_hypothesis_alone(name):
     decoder = real_decoder(name)
     lengths = torch.tensor([14, 5, 23, 9])

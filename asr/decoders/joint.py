@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torchaudio.functional import rnnt_loss
 
 from asr.batch import BLANK, EOS
-from asr.linear import Linear, linear
+from asr.linear import Linear
 
 # Elements of the largest tensor of a group of utterances, which are computed together: 4 MB, what
 # a core's caches hold, or 64 MB, which fill a GPU. An utterance that needs more is a group itself.
@@ -165,7 +165,8 @@ def _group(
         grid = hidden[own].view(time, steps, -1)
         torch.add(frames[row, :time, None], predictions[row, :steps], out=grid)
         following[own].view(time, steps)[:, :-1] = labels[row, : steps - 1]
-    log_probs = linear(hidden.sigmoid_(), weight, bias).log_softmax(-1)  # (cells, V - 1)
+    # Not by oneDNN, with which a process grows by a megabyte for every new number of rows.
+    log_probs = F.linear(hidden.sigmoid_(), weight, bias).log_softmax(-1)  # (cells, V - 1)
     arcs = torch.cat([log_probs[:, :1], log_probs.gather(1, following)], dim=1)  # (cells, 2)
     total, d_arcs = _paths(arcs, sizes, cells, gradients is not None)
     if gradients is None:
@@ -174,9 +175,9 @@ def _group(
     d_logits = log_probs.exp_().mul_(-d_arcs.sum(1, keepdim=True))
     d_logits[:, BLANK] += d_arcs[:, 0]
     d_logits.scatter_add_(1, following, d_arcs[:, 1:])
-    d_weight += linear(d_logits.t(), hidden.t())
+    d_weight.addmm_(d_logits.t(), hidden)
     d_bias += d_logits.sum(0)
-    d_sums = torch.ops.aten.sigmoid_backward(linear(d_logits, weight.t()), hidden)  # (cells, J)
+    d_sums = torch.ops.aten.sigmoid_backward(d_logits @ weight, hidden)  # (cells, J)
     for (row, time, steps), own in zip(sizes, cells, strict=True):
         grid = d_sums[own].view(time, steps, -1)
         torch.sum(grid, dim=1, out=d_frames[row, :time])
