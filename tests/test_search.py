@@ -12,6 +12,7 @@ from asr.decoders import DECODERS
 from asr.decoders.decoder import AttentionDecoder, State
 from asr.search import SEARCHES, Beam, Greedy, Search
 from tests.alignments import alignments, log, sequential
+from tests.table_language_model import TableLanguageModel
 
 DIM = 6
 
@@ -74,18 +75,20 @@ def attention_score(decoder, encoded, lengths, tokens):
     return total
 
 
-def enumerate_hypotheses(decoder, encoded, lengths, ctc_weight, length_bonus):
-    """Every (score, tokens, attention score, CTC score) of one utterance, best first."""
-    totals = None if ctc_weight == 0 else alignments(decoder.ctc_log_probs(encoded)[0])
+def enumerate_hypotheses(decoder, encoded, lengths, search, language_model=None):
+    """Every (score, tokens, attention, CTC and LM score) of one utterance, best first."""
+    weight = search.ctc_weight
+    totals = None if weight == 0 else alignments(decoder.ctc_log_probs(encoded)[0])
     rows = []
     for size in range(int(lengths[0]) + 1):
         for tokens in itertools.product(range(2, decoder.vocabulary), repeat=size):
             attention = attention_score(decoder, encoded, lengths, (*tokens, EOS))
             ctc = 0.0 if totals is None else log(totals.get(tokens, 0.0))
-            score = length_bonus * size
-            score += (1 - ctc_weight) * attention + (ctc_weight * ctc if ctc_weight else 0.0)
+            lm = language_model.score([*tokens, EOS]) if language_model else 0.0
+            score = search.length_bonus * size + search.lm_weight * lm
+            score += (1 - weight) * attention + (weight * ctc if weight else 0.0)
             if score > -math.inf:
-                rows.append((score, tokens, attention, ctc))
+                rows.append((score, tokens, attention, ctc, lm))
     return sorted(rows, key=lambda row: -row[0])
 
 
@@ -97,6 +100,18 @@ def assert_same(one, other):
         assert a.finished == b.finished
         assert a.score == pytest.approx(b.score, abs=1e-5)
         assert a.ctc_score == pytest.approx(b.ctc_score, abs=1e-5)
+        assert a.lm_score == pytest.approx(b.lm_score, abs=1e-5)
+
+
+def assert_equal_enumeration(found, expected):
+    finished = [h for h in found if h.finished]
+    assert found[: len(finished)] == finished
+    assert [h.tokens for h in finished] == [row[1] for row in expected]
+    for hypothesis, (score, _, attention, ctc, lm) in zip(finished, expected, strict=True):
+        assert hypothesis.score == pytest.approx(score, abs=1e-5)
+        assert hypothesis.decoder_score == pytest.approx(attention, abs=1e-5)
+        assert hypothesis.ctc_score == pytest.approx(ctc, abs=1e-5)
+        assert hypothesis.lm_score == pytest.approx(lm, abs=1e-5)
 
 
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3, 1.0])
@@ -105,27 +120,38 @@ def assert_same(one, other):
 def test_a_beam_that_holds_everything_equals_enumeration(V, S, length_bonus, ctc_weight):
     decoder = Recurrent(V, seed=V + S)
     encoded, lengths = frames(S, seed=S)
-    expected = enumerate_hypotheses(decoder, encoded, lengths, ctc_weight, length_bonus)
     search = Beam(beam=1000, ctc_weight=ctc_weight, length_bonus=length_bonus, nbest=1000)
-    found = search(decoder, encoded, lengths)[0]
-    finished = [h for h in found if h.finished]
-    assert found[: len(finished)] == finished
-    assert [h.tokens for h in finished] == [row[1] for row in expected]
-    for hypothesis, (score, _, attention, ctc) in zip(finished, expected, strict=True):
-        assert hypothesis.score == pytest.approx(score, abs=1e-5)
-        assert hypothesis.decoder_score == pytest.approx(attention, abs=1e-5)
-        assert hypothesis.ctc_score == pytest.approx(ctc, abs=1e-5)
+    expected = enumerate_hypotheses(decoder, encoded, lengths, search)
+    assert_equal_enumeration(search(decoder, encoded, lengths)[0], expected)
 
 
+@pytest.mark.parametrize("ctc_weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("lm_weight", "length_bonus"), [(0.4, 0.0), (1.5, 0.7), (0.8, -0.5)])
+def test_with_a_language_model_it_does_too(lm_weight, length_bonus, ctc_weight):
+    decoder, language_model = Recurrent(4, seed=2), TableLanguageModel(4, seed=5)
+    encoded, lengths = frames(4, seed=3)
+    options = {"beam": 200, "ctc_weight": ctc_weight, "length_bonus": length_bonus, "nbest": 200}
+    search = Beam(lm_weight=lm_weight, **options)
+    expected = enumerate_hypotheses(decoder, encoded, lengths, search, language_model)
+    found = search(decoder, encoded, lengths, language_model)[0]
+    assert_equal_enumeration(found, expected)
+    (without,) = Beam(**options)(decoder, encoded, lengths)
+    assert [h.tokens for h in found] != [h.tokens for h in without]
+
+
+@pytest.mark.parametrize("lm_weight", [0.0, 0.6])
 @pytest.mark.parametrize("nbest", [None, 1, 3, 10])
 @pytest.mark.parametrize("length_bonus", [0.0, 1.5, -0.5])
-def test_an_early_stop_loses_nothing(length_bonus, nbest):
+def test_an_early_stop_loses_nothing(length_bonus, nbest, lm_weight):
     for seed in range(8):
-        decoder = Recurrent(5, seed=seed, eos=1.0)
+        decoder = Recurrent(4, seed=seed, eos=1.0)
+        language_model = TableLanguageModel(4, seed=seed) if lm_weight else None
         encoded, lengths = frames(4, seed=seed)
-        expected = enumerate_hypotheses(decoder, encoded, lengths, 0.3, length_bonus)
-        search = Beam(beam=1000, length_bonus=length_bonus, nbest=nbest)
-        found = search(decoder, encoded, lengths)[0]
+        search = Beam(
+            beam=200, ctc_weight=0.3, length_bonus=length_bonus, lm_weight=lm_weight, nbest=nbest
+        )
+        expected = enumerate_hypotheses(decoder, encoded, lengths, search, language_model)
+        found = search(decoder, encoded, lengths, language_model)[0]
         certain = nbest or 1
         assert [h.tokens for h in found[:certain]] == [row[1] for row in expected[:certain]]
         assert nbest is None or len(found) == nbest
@@ -165,19 +191,21 @@ def test_greedy_and_a_beam_of_one_take_the_best_token_at_each_step(seed):
 
 
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("beam", [1, 2, 5, 8])
-def test_an_utterance_does_not_feel_its_batch(beam, ctc_weight):
+@pytest.mark.parametrize(("beam", "lm_weight"), [(1, 0), (2, 0), (5, 0), (8, 0), (1, 0.5), (5, 2)])
+def test_an_utterance_does_not_feel_its_batch(beam, lm_weight, ctc_weight):
     decoder = Recurrent(9, seed=1, eos=-0.5)
+    language_model = TableLanguageModel(9, seed=1) if lm_weight else None
     encoded, lengths = frames(11, 3, 1, 30, 17, 8, seed=6)
-    search = Beam(beam=beam, ctc_weight=ctc_weight, nbest=beam)
-    together = search(decoder, encoded, lengths)
+    search = Beam(beam=beam, ctc_weight=ctc_weight, lm_weight=lm_weight, nbest=beam)
+    together = search(decoder, encoded, lengths, language_model)
     alone = [
-        search(decoder, encoded[row : row + 1, :length], lengths[row : row + 1])[0]
+        search(decoder, encoded[row : row + 1, :length], lengths[row : row + 1], language_model)[0]
         for row, length in enumerate(lengths.tolist())
     ]
     assert_same(together, alone)
     order = [3, 0, 5, 1, 4, 2]
-    assert_same(search(decoder, encoded[order], lengths[order]), [alone[row] for row in order])
+    shuffled = search(decoder, encoded[order], lengths[order], language_model)
+    assert_same(shuffled, [alone[row] for row in order])
 
 
 @pytest.mark.parametrize("search", [Greedy(), Beam(beam=4, nbest=4), Beam(ctc_weight=1.0)])
@@ -189,7 +217,7 @@ def test_hypotheses_are_distinct_sorted_and_add_up(search):
         ranks = [(-h.finished, -h.score) for h in found]
         assert ranks == sorted(ranks)
         for h in found:
-            w = search.ctc_weight
+            w = 0.3 if search.ctc_weight is None else search.ctc_weight
             assert BLANK not in h.tokens
             assert EOS not in h.tokens
             assert h.score == pytest.approx((1 - w) * h.decoder_score + w * h.ctc_score)
@@ -236,6 +264,55 @@ def test_ctc_ends_a_decoder_that_never_stops_when_frames_run_out(search):
     found = search(Stubborn(6), *frames(5, 9))
     assert not any(h.finished for hypotheses in found for h in hypotheses)
     assert all(len(hypotheses[0].tokens) <= S for hypotheses, S in zip(found, (5, 9), strict=True))
+
+
+class Endless(TableLanguageModel):
+    """Never ends a sentence, and loves one token above all."""
+
+    def __init__(self, vocabulary):
+        super().__init__(vocabulary, sharpness=0.1, eos=-math.inf)
+        self.bias[2] = 8.0
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_language_model_that_never_stops_ends_with_the_frames(beam):
+    search = Beam(beam=beam, ctc_weight=0.0, lm_weight=1.0, length_bonus=3.0)
+    found = search(Recurrent(6, eos=3.0), *frames(7, 4), Endless(6))
+    for hypotheses, length in zip(found, (7, 4), strict=True):
+        assert {len(h.tokens) for h in hypotheses} == {length}
+        assert not any(h.finished for h in hypotheses)
+
+
+def heard(labels, V, certainty):
+    """Log-probabilities in which a CTC head has heard these labels, a blank after each."""
+    path = list(itertools.chain(*((label, BLANK) for label in labels)))
+    probabilities = torch.full((len(path), V), (1 - certainty) / (V - 1))
+    probabilities[range(len(path)), path] = certainty
+    return probabilities.log()
+
+
+class Hearing(Recurrent):
+    """What its CTC head heard is fixed; its attention loops on one token, or ends at once."""
+
+    def __init__(self, labels, bias):
+        super().__init__(8, seed=4, sharpness=0.3)
+        self.heard = heard(labels, 8, 0.9999)
+        for token, value in bias.items():
+            self.bias[token] = value
+
+    def ctc_log_probs(self, encoded):
+        return self.heard.expand(len(encoded), -1, -1)
+
+
+@pytest.mark.parametrize("bias", [{2: 4.0}, {2: 4.0, EOS: -8.0}, {EOS: 6.0}, {EOS: -6.0}])
+@pytest.mark.parametrize("lm_weight", [0.0, 0.3])
+def test_what_ctc_heard_keeps_attention_from_looping_and_from_silence(lm_weight, bias):
+    labels = [3, 5, 5, 4, 7, 6, 3, 3, 7, 4]
+    search = Beam(beam=8, ctc_weight=0.5, lm_weight=lm_weight)
+    language_model = TableLanguageModel(8, seed=1) if lm_weight else None
+    (found,) = search(Hearing(labels, bias), *frames(2 * len(labels)), language_model)
+    assert found[0].finished
+    assert list(found[0].tokens) == labels
 
 
 class Silent(Stubborn):
@@ -298,7 +375,29 @@ def test_nan_names_the_utterance_and_the_remedy():
 
 def test_ctc_without_a_head_is_refused():
     with pytest.raises(ValueError, match=r"ctc_weight is 0.3 but the decoder has no CTC head"):
-        Greedy()(Recurrent(6, ctc=False), *frames(4))
+        Greedy(ctc_weight=0.3)(Recurrent(6, ctc=False), *frames(4))
+
+
+def test_without_a_word_ctc_takes_part_where_it_can():
+    for decoder, weight in ((Recurrent(6), 0.3), (Recurrent(6, ctc=False), 0.0)):
+        for search in (Greedy, Beam):
+            found = search()(decoder, *frames(7, 4))
+            assert found == search(ctc_weight=weight)(decoder, *frames(7, 4))
+            assert any(h.ctc_score for (h, *_) in found) == bool(weight)
+
+
+def test_a_language_model_that_does_not_fit_is_refused():
+    decoder, language_model = Recurrent(6), TableLanguageModel(6)
+    with pytest.raises(ValueError, match=r"lm_weight is 0.0 and a language model is given; set"):
+        Beam()(decoder, *frames(4), language_model)
+    with pytest.raises(ValueError, match=r"lm_weight is 0.5 and no language model is given; set"):
+        Beam(lm_weight=0.5)(decoder, *frames(4))
+    with pytest.raises(ValueError, match=r"has 5 tokens, the decoder 6: take one"):
+        Beam(lm_weight=0.5)(decoder, *frames(4), TableLanguageModel(5))
+    with pytest.raises(ValueError, match="greedy search takes no language model"):
+        Greedy()(decoder, *frames(4), language_model)
+    with pytest.raises(ValueError, match=r"internal_lm_weight is 0.2: it is for transducers; Rec"):
+        Beam(internal_lm_weight=0.2)(decoder, *frames(4))
 
 
 @pytest.mark.parametrize(
@@ -308,6 +407,8 @@ def test_ctc_without_a_head_is_refused():
         ({"ctc_weight": 1.5}, "ctc_weight is 1.5"),
         ({"ctc_weight": math.nan}, "ctc_weight is nan"),
         ({"length_bonus": math.inf}, "length_bonus is inf"),
+        ({"lm_weight": -0.1}, "lm_weight is -0.1"),
+        ({"internal_lm_weight": math.inf}, "internal_lm_weight is inf"),
         ({"nbest": 0}, "nbest is 0"),
         ({"beam": 4, "nbest": 5}, "nbest is 5"),
     ],
@@ -338,7 +439,10 @@ def real_decoder(name):
     return decoder
 
 
-@pytest.mark.parametrize("name", ["AttentionLSTM", "Transformer"])
+ATTENTION = [name for name, cls in DECODERS.items() if issubclass(cls, AttentionDecoder)]
+
+
+@pytest.mark.parametrize("name", ATTENTION)
 def test_with_a_real_decoder_scores_are_those_of_each_hypothesis_alone(name):
     decoder = real_decoder(name)
     lengths = torch.tensor([14, 5, 23, 9])
@@ -367,5 +471,8 @@ def test_the_table_names_final_searches():
         "Greedy": "Greedy",
     }
     assert all(issubclass(cls, Search) and not cls.__subclasses__() for cls in SEARCHES.values())
-    assert repr(Beam(beam=4)) == "Beam(beam=4, ctc_weight=0.3, length_bonus=0.0, nbest=None)"
+    assert repr(Beam(beam=4)) == (
+        "Beam(beam=4, ctc_weight=None, length_bonus=0.0, lm_weight=0.0, "
+        "internal_lm_weight=0.0, nbest=None)"
+    )
     assert repr(Greedy(ctc_weight=0.5)) == "Greedy(ctc_weight=0.5)"

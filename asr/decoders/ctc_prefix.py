@@ -45,13 +45,19 @@ class Prefixes(NamedTuple):
         return Prefixes(*(value[utterances] for value in self))
 
 
+def precision(device: torch.device) -> torch.dtype:
+    """In what a search adds log-probabilities up: float64, or float32 on a device without it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def empty_prefixes(log_probs: Tensor, lengths: Tensor) -> Prefixes:
     """(B, S, V), (B,) -> the empty prefix of each utterance, K = 1.
 
     Computed in float64, in float32 on a device without it.
     """
-    dtype = torch.float32 if log_probs.device.type == "mps" else torch.float64
-    probabilities = log_probs.to(dtype).exp().transpose(1, 2).contiguous()  # (B, V, S)
+    probabilities = (
+        log_probs.to(precision(log_probs.device)).exp().transpose(1, 2).contiguous()
+    )  # (B, V, S)
     padding = ~mask(lengths.to(log_probs.device), log_probs.shape[1])  # (B, S)
     probabilities = probabilities.masked_fill_(padding[:, None], 0)
     probabilities[:, BLANK].masked_fill_(padding, 1)

@@ -1,13 +1,14 @@
-"""Beam search over an attention decoder, with joint CTC prefix scores; pure functions.
+"""Beam search over an attention decoder, with CTC prefix scores and a language model; functions.
 
 A hypothesis h of U tokens has the score
 
-    (1 - w) log p_attention(h) + w log p_ctc(h) + length_bonus * U
+    (1 - c) log p_attention(h) + c log p_ctc(h) + l log p_lm(h) + length_bonus * U
 
 where p_ctc is the probability of all alignments that begin with h or, once h has ended, that
-spell exactly h (Hori, Watanabe and Hershey 2017, "Joint CTC/attention decoding"; Graves 2008).
+spell exactly h (Hori, Watanabe and Hershey 2017, "Joint CTC/attention decoding"; Graves 2008), and
+p_lm that of a language model (shallow fusion, Gulcehre et al. 2015), EOS included once h has ended.
 
-**Where a search stops.** Both probabilities only fall as a hypothesis grows. The best score among
+**Where a search stops.** All probabilities only fall as a hypothesis grows. The best score among
 the open hypotheses (plus, if positive, the length bonus of all tokens that are still allowed)
 therefore bounds everything that could follow, and an utterance ends as soon as a finished
 hypothesis reaches this bound. No length ratio is guessed, and nothing is truncated.
@@ -28,16 +29,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.batch import BLANK, EOS
+from asr.batch import BLANK, EOS, UNKNOWN
 from asr.decoders.ctc_prefix import (
     Prefixes,
     empty_prefixes,
     expected_length,
     extend,
     extension_scores,
+    precision,
 )
 from asr.decoders.decoder import AttentionDecoder, State
 from asr.language_models.language_model import LanguageModel
+from asr.search.fusion import Fusion, begin
 from asr.search.hypothesis import Hypothesis, Rules
 
 
@@ -47,7 +50,8 @@ class Candidates(NamedTuple):
     Attributes:
         score: the weighted sum, -inf where there is no hypothesis.
         attention: log-probability under the decoder.
-        ctc: log-probability under CTC.
+        ctc: log-probability under CTC, 0 without it.
+        lm: log-probability under the language model, 0 without one.
         parent: position among the hypotheses of the step before.
         token: last token.
     """
@@ -55,6 +59,7 @@ class Candidates(NamedTuple):
     score: np.ndarray
     attention: np.ndarray
     ctc: np.ndarray
+    lm: np.ndarray
     parent: np.ndarray
     token: np.ndarray
 
@@ -101,20 +106,25 @@ def search(
     prefixes = _start_ctc(decoder, encoded, lengths, rules.ctc_weight)
     utterances = _open(heard, lengths, prefixes)
     state = decoder.start(encoded, lengths)
+    fusion = None
+    if language_model is not None:
+        fusion = begin(language_model, len(encoded), encoded.device)
     one = np.zeros((len(heard), 1))  # hypothesis per utterance, of no tokens
-    live = Candidates(one, one, one, one.astype(np.int64), np.full(one.shape, EOS))
+    live = Candidates(one, one, one, one, one.astype(np.int64), np.full(one.shape, EOS))
     spoken = np.zeros((len(heard), 1, 0), dtype=np.int64)  # (B, K, U)
     while True:
         last = torch.from_numpy(live.token.ravel()).to(encoded.device)  # (B*K,)
         log_probs, state = decoder.step(last, state)  # (B*K, V)
-        found = _extensions(log_probs, live, prefixes, spoken.shape[2], rules)
+        found = _extensions(log_probs, live, prefixes, fusion, spoken.shape[2], rules)
         _refuse_nan(found, utterances)
         grown = _continuing(found, rules.beam)
         _end(utterances, found, spoken, rules.beam)
         stay = _close(utterances, live, grown, spoken, rules, results)
         if not len(stay):
             return results
-        state, prefixes = _follow(state, prefixes, live, grown, stay, encoded.device)
+        state, prefixes, fusion = _follow(
+            state, prefixes, fusion, live, grown, stay, encoded.device
+        )
         utterances = [utterances[row] for row in stay]
         live = Candidates(*(value[stay] for value in grown))
         spoken = np.concatenate(
@@ -147,38 +157,50 @@ def _open(indices: list[int], lengths: Tensor, prefixes: Prefixes | None) -> lis
 
 
 def _extensions(
-    log_probs: Tensor, live: Candidates, prefixes: Prefixes | None, length: int, rules: Rules
+    log_probs: Tensor,
+    live: Candidates,
+    prefixes: Prefixes | None,
+    fusion: Fusion | None,
+    length: int,
+    rules: Rules,
 ) -> Candidates:
     """The best extensions of the live hypotheses of this length, from (B*K, V).
 
     There are enough for ``beam`` of them not to end, whichever end.
     """
-    B, K = live.score.shape
-    dtype = torch.float64 if prefixes is None else prefixes.total.dtype
-    attention = torch.from_numpy(live.attention).to(log_probs.device, dtype)  # (B, K)
-    attention = attention[..., None] + log_probs.view(B, K, -1)  # (B, K, V)
+    K, V = live.score.shape[1], log_probs.shape[1]
+    attention = _extended(live.attention, log_probs)  # (B, K, V)
     ctc = None if prefixes is None else extension_scores(prefixes)
-    score = _weighted(attention, ctc, rules.ctc_weight) + rules.length_bonus * (length + 1)
+    lm = None if fusion is None else _extended(live.lm, fusion.log_probs)
+    score = _weighted(attention, ctc, lm, rules) + rules.length_bonus * (length + 1)
     score[..., EOS] -= rules.length_bonus
     score[..., BLANK] = -math.inf
-    score, place = score.flatten(1).topk(min(rules.beam + K, K * log_probs.shape[1]))  # (B, C)
-    attention = attention.flatten(1).gather(1, place)  # (B, C)
-    ctc = torch.zeros_like(score) if ctc is None else ctc.flatten(1).gather(1, place)  # (B, C)
-    packed = torch.stack([score, attention, ctc, place.to(dtype)])  # one transfer to the host
-    scores, attentions, ctcs, places = packed.cpu().to(torch.float64).numpy()
+    score, place = score.flatten(1).topk(min(rules.beam + K, K * V))  # (B, C)
+    parts = [
+        torch.zeros_like(score) if part is None else part.flatten(1).gather(1, place)  # (B, C)
+        for part in (attention, ctc, lm)
+    ]
+    packed = torch.stack([score, *parts, place.to(score.dtype)])  # one transfer to the host
+    scores, attentions, ctcs, lms, places = packed.cpu().to(torch.float64).numpy()
     attentions[np.isneginf(scores)] = -math.inf  # nothing grows from what is not a hypothesis
-    return Candidates(
-        scores, attentions, ctcs, *np.divmod(places.astype(np.int64), log_probs.shape[1])
-    )
+    return Candidates(scores, attentions, ctcs, lms, *np.divmod(places.astype(np.int64), V))
 
 
-def _weighted(attention: Tensor, ctc: Tensor | None, ctc_weight: float) -> Tensor:
-    """The weighted sum; what either of them excludes has -inf, never 0 * -inf."""
+def _extended(totals: np.ndarray, log_probs: Tensor) -> Tensor:
+    """(B, K) log-probabilities of hypotheses, (B*K, V) of tokens -> (B, K, V) of both."""
+    before = torch.from_numpy(totals).to(log_probs.device, precision(log_probs.device))
+    return before[..., None] + log_probs.view(*totals.shape, -1)
+
+
+def _weighted(attention: Tensor, ctc: Tensor | None, lm: Tensor | None, rules: Rules) -> Tensor:
+    """The weighted sum; what any of them excludes has -inf, never 0 * -inf."""
     if ctc is None:
-        return attention.clone()
-    if ctc_weight == 1:
-        return ctc.masked_fill(attention.isneginf(), -math.inf)
-    return (1 - ctc_weight) * attention + ctc_weight * ctc
+        score = attention.clone()
+    elif rules.ctc_weight == 1:
+        score = ctc.masked_fill(attention.isneginf(), -math.inf)
+    else:
+        score = (1 - rules.ctc_weight) * attention + rules.ctc_weight * ctc
+    return score if lm is None else score.add_(lm, alpha=rules.lm_weight)
 
 
 def _refuse_nan(found: Candidates, utterances: list[Open]) -> None:
@@ -187,8 +209,8 @@ def _refuse_nan(found: Candidates, utterances: list[Open]) -> None:
     if len(rows):
         places = ", ".join(str(utterances[row].index) for row in rows)
         raise ValueError(
-            f"the decoder's scores are NaN for utterances {places} of the batch: check that the "
-            "audio is finite, and that the weights are (else use an earlier checkpoint)"
+            f"scores are NaN for utterances {places} of the batch: check that the audio is finite, "
+            "and that the weights are, a language model's too (else use an earlier checkpoint)"
         )
 
 
@@ -198,8 +220,12 @@ def _continuing(found: Candidates, beam: int) -> Candidates:
     order = np.argsort(~alive, axis=1, kind="stable")  # (B, C)
     order = order[:, : min(beam, alive.sum(1).max())]  # (B, K)
     rows = np.arange(len(order))[:, None]
+    alive = alive[rows, order]
     grown = Candidates(*(value[rows, order] for value in found))
-    return grown._replace(score=np.where(alive[rows, order], grown.score, -math.inf))
+    return grown._replace(
+        score=np.where(alive, grown.score, -math.inf),
+        token=np.where(alive, grown.token, UNKNOWN),  # what no network minds to read
+    )
 
 
 def _end(utterances: list[Open], found: Candidates, spoken: np.ndarray, beam: int) -> None:
@@ -214,8 +240,8 @@ def _end(utterances: list[Open], found: Candidates, spoken: np.ndarray, beam: in
 def _hypothesis(
     candidates: Candidates, row: int, column: int, tokens: np.ndarray, finished: bool
 ) -> Hypothesis:
-    score, attention, ctc = (float(value[row, column]) for value in candidates[:3])
-    return Hypothesis(tuple(tokens.tolist()), score, attention, ctc, 0.0, finished)
+    score, attention, ctc, lm = (float(value[row, column]) for value in candidates[:4])
+    return Hypothesis(tuple(tokens.tolist()), score, attention, ctc, lm, finished)
 
 
 def _close(
@@ -252,20 +278,24 @@ def _close(
 def _follow(
     state: State,
     prefixes: Prefixes | None,
+    fusion: Fusion | None,
     live: Candidates,
     grown: Candidates,
     stay: np.ndarray,
     device: torch.device,
-) -> tuple[State, Prefixes | None]:
+) -> tuple[State, Prefixes | None, Fusion | None]:
     """Reorders what the device holds: from ``live`` to the rows ``stay`` of ``grown``."""
     B, K = live.score.shape
     parent, token = grown.parent[stay], grown.token[stay]  # (B', K')
     rows = None if len(stay) == B else torch.from_numpy(stay).to(device)  # (B',)
-    hypotheses = (stay[:, None] * K + parent).ravel()  # (B'*K',)
-    if rows is not None or not np.array_equal(hypotheses, np.arange(B * K)):
-        state = state.select(torch.from_numpy(hypotheses).to(device), rows)
+    places = (stay[:, None] * K + parent).ravel()  # (B'*K',)
+    hypotheses = torch.from_numpy(places).to(device)
+    parents, tokens = torch.from_numpy(np.stack([parent, token])).to(device)
+    if rows is not None or not np.array_equal(places, np.arange(B * K)):
+        state = state.select(hypotheses, rows)
     if prefixes is not None:
         prefixes = prefixes if rows is None else prefixes.select(rows)
-        parents, tokens = torch.from_numpy(np.stack([parent, token])).to(device)
         prefixes = extend(prefixes, parents, tokens)
-    return state, prefixes
+    if fusion is not None:
+        fusion = fusion.follow(hypotheses, tokens.flatten())
+    return state, prefixes, fusion

@@ -143,6 +143,11 @@ class Beam(Search):
                 f"internal_lm_weight is {self.internal_lm_weight}: it is for transducers; "
                 f"{type(decoder).__name__} has no internal language model, set it to 0"
             )
+        if language_model is not None and language_model.vocabulary != decoder.vocabulary:
+            raise ValueError(
+                f"the language model has {language_model.vocabulary} tokens, the decoder "
+                f"{decoder.vocabulary}: take one that was estimated with the same tokenizer"
+            )
         rules = Rules(
             **vars(self) | {"ctc_weight": _checked_use(decoder, encoded, self.ctc_weight)}
         )
