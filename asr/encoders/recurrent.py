@@ -72,17 +72,17 @@ class RecurrentBlock(Block):
 
     def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
         """See ``Block.step``."""
-        before = tuple(value[None] for value in state.values())
+        before = [value[None] for value in state.values()]
         x = self.norm(frames.x).to(before[0].dtype)
         with torch.autocast(x.device.type, enabled=False):  # as in ``packed``
-            if isinstance(self.recurrence, nn.LSTM):
-                if not x.is_cuda and x.shape[0] * x.shape[1] <= FEW_FRAMES:
-                    y, after = by_cells(self.recurrence, x, *before)
-                else:
-                    y, after = self.recurrence(x, before)
-            else:
+            after: tuple[Tensor, ...]
+            if isinstance(self.recurrence, nn.GRU):
                 y, last = self.recurrence(x, before[0])
                 after = (last,)
+            elif not x.is_cuda and x.shape[0] * x.shape[1] <= FEW_FRAMES:
+                y, after = by_cells(self.recurrence, x, before[0], before[1])
+            else:
+                y, after = self.recurrence(x, (before[0], before[1]))
         x = self._join(frames.x, y)
         x = x if self.reduction is None else self._reduce(x)
         return replace(frames, x=x), dict(zip(state, [v[0] for v in after], strict=True))
