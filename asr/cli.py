@@ -41,7 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "asr claims scaling --rows lstm-loop gru-loop --output claims",
     ),
 }
-PROBES = ("scaling", "horizon", "length", "streaming", "memory")  # modules of asr.claims
+PROBES = ("scaling", "horizon", "length", "streaming", "memory", "roofline")  # modules of asr.claims
 FORMATS = ("txt", "json", "srt", "vtt", "tsv")  # of asr.writers, which takes a second to import
 
 
