@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 Normaliser = Callable[[str], str]
 
+SPECIAL = ("<blank>", "</s>", "<unk>")  # how BLANK, EOS and UNKNOWN are spelt
+SPACE = "\u2581"  # how SentencePiece spells a space
 FIRST = UNKNOWN + 1  # the id of the first character or piece
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what UNKNOWN decodes to
 APOSTROPHES = str.maketrans(
@@ -91,6 +93,13 @@ class Tokenizer(ABC):
         """The text; BLANK and EOS are left out, UNKNOWN becomes the replacement character."""
 
     @abstractmethod
+    def pieces(self) -> list[str]:
+        """How each id is spelt, as SentencePiece spells: U+2581 stands for a space.
+
+        The first three are ``<blank>``, ``</s>`` and ``<unk>``.
+        """
+
+    @abstractmethod
     def state(self) -> dict[str, str]:
         """What ``restore`` makes an equal tokenizer from; JSON-able."""
 
@@ -123,6 +132,10 @@ class Characters(Tokenizer):
         """One character per id."""
         kept = [i for i in ids if i not in (BLANK, EOS)]
         return "".join(REPLACEMENT if i == UNKNOWN else self.characters[i - FIRST] for i in kept)
+
+    def pieces(self) -> list[str]:
+        """The characters, U+2581 for a space."""
+        return [*SPECIAL, *self.characters.replace(" ", SPACE)]
 
     def state(self) -> dict[str, str]:
         """The characters."""
@@ -188,6 +201,11 @@ class SentencePiece(Tokenizer):
         """The pieces joined, their marks turned into spaces."""
         kept = [i - UNKNOWN for i in ids if i not in (BLANK, EOS)]
         return self._processor.decode(kept)
+
+    def pieces(self) -> list[str]:
+        """The pieces as SentencePiece writes them."""
+        size = self._processor.get_piece_size()
+        return [*SPECIAL, *self._processor.id_to_piece(list(range(1, size)))]
 
     def state(self) -> dict[str, str]:
         """The trained model's bytes."""

@@ -178,3 +178,13 @@ def test_a_foreign_state_is_refused():
     for state in ({}, {"class": "Words"}, {"class": "Characters"}):
         with pytest.raises(ValueError, match="not the state of a tokenizer"):
             restore(state)
+
+
+def test_pieces_spell_what_the_ids_stand_for():
+    for tokenizer in (Characters(TEXTS), SentencePiece(TEXTS, size=50)):
+        pieces = tokenizer.pieces()
+        assert len(pieces) == tokenizer.vocabulary_size
+        assert pieces[:3] == ["<blank>", "</s>", "<unk>"]
+        for text in TEXTS:
+            spelt = "".join(pieces[token] for token in tokenizer.encode(text))
+            assert spelt.removeprefix("\u2581") == text.replace(" ", "\u2581")

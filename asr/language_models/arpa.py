@@ -1,0 +1,261 @@
+"""ARPA files: back-off n-gram models as text, as KenLM, SRILM and others write and read them.
+
+Words are the pieces of a tokenizer (see ``Tokenizer.pieces``), which were separated by spaces in
+the text that the model was estimated from. Logarithms in the file are to the base 10.
+"""
+
+import gzip
+import logging
+import math
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from asr.batch import EOS, UNKNOWN
+from asr.files import write as write_file
+from asr.language_models.backoff import START, Grams, find
+
+logger = logging.getLogger(__name__)
+
+LOG_ZERO = -99.0  # how a probability of 0 is written
+LOG_10 = math.log(10)
+
+
+@dataclass
+class Section:
+    """The n-grams of one order in the order of the file: a row each, logarithms to the base 10."""
+
+    tokens: "array[int]" = field(default_factory=lambda: array("q"))  # n a row
+    log_probs: "array[float]" = field(default_factory=lambda: array("d"))
+    log_backoffs: "array[float]" = field(default_factory=lambda: array("d"))
+    lines: "array[int]" = field(default_factory=lambda: array("q"))
+    foreign: int = 0  # n-grams left out: one of their words is no token
+
+
+def read(path: Path, pieces: Sequence[str]) -> list[Grams]:
+    """The n-grams of an ARPA file, orders 1 and up; gzip if the name ends in ``.gz``.
+
+    Tokens without a unigram share the probability of <unk> equally with it, so that probabilities
+    still sum to 1 (unless the model predicts <unk> in longer n-grams too). N-grams with words that
+    are no tokens are left out. Both are counted and logged as warnings.
+
+    Args:
+        path: the file.
+        pieces: how each token id is spelt.
+
+    Raises:
+        ValueError: no such file; a line that is broken or out of place; an n-gram twice, or without
+            the n-gram that is its context; most tokens, </s>, or some and <unk>, are missing.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give an n-gram model in ARPA format")
+    ids = {word: token for token, word in enumerate(_words(pieces))}
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            sections = _parse(path, file, ids)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again") from None
+    foreign = [section.foreign for section in sections]
+    if any(foreign):
+        logger.warning(
+            "%s: left out %s n-grams of orders 1 to %d: they have words that are no tokens; "
+            "probabilities sum to less than 1",
+            *(path, ", ".join(map(str, foreign)), len(foreign)),
+        )
+    orders = [_unigrams(path, sections[0], pieces)]
+    keys = [orders[0].token]
+    for n, section in enumerate(sections[1:], 2):
+        orders.append(_longer(path, section, n, keys, len(pieces)))
+        keys.append(orders[-1].context * len(pieces) + orders[-1].token)
+    return orders
+
+
+def write(path: Path, orders: Sequence[Grams], pieces: Sequence[str]) -> None:
+    """Writes an ARPA file; gzip if the name ends in ``.gz``.
+
+    Raises:
+        ValueError: pieces that the format cannot tell apart.
+        OSError: the file cannot be written.
+    """
+    words = [word.decode() for word in _words(pieces)]
+
+    def fill(file: BinaryIO) -> None:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed:
+                packed.writelines(line.encode() for line in _lines(orders, words))
+        else:
+            file.writelines(line.encode() for line in _lines(orders, words))
+
+    write_file(path, fill)
+
+
+def _words(pieces: Sequence[str]) -> list[bytes]:
+    """What stands for each token in the file."""
+    words = [b"<s>", b"</s>", b"<unk>", *(piece.encode() for piece in pieces[UNKNOWN + 1 :])]
+    seen: dict[bytes, int] = {}
+    for token, word in enumerate(words):
+        if len(word.split()) != 1 or len(word.strip()) != len(word):
+            raise ValueError(
+                f"token {token} is {word.decode()!r}: an ARPA file cannot hold white space; "
+                "normalise the texts"
+            )
+        if seen.setdefault(word, token) != token:
+            raise ValueError(
+                f"tokens {seen[word]} and {token} are both spelt {word.decode()!r}: an ARPA file "
+                "cannot tell them apart; normalise the texts"
+            )
+    return words
+
+
+def _lines(orders: Sequence[Grams], words: list[str]) -> Iterator[str]:
+    yield "\\data\\\n"
+    for n, grams in enumerate(orders, 1):
+        yield f"ngram {n}={len(grams.token)}\n"
+    texts = [""]
+    for n, grams in enumerate(orders, 1):
+        yield f"\n\\{n}-grams:\n"
+        rows = zip(grams.context.tolist(), grams.token.tolist(), strict=True)
+        texts = [f"{texts[context]} {words[token]}".lstrip(" ") for context, token in rows]
+        log_probs = np.maximum(grams.log_prob / LOG_10, LOG_ZERO).tolist()
+        if n == len(orders):
+            for log_prob, text in zip(log_probs, texts, strict=True):
+                yield f"{log_prob:.8g}\t{text}\n"
+            continue
+        log_backoffs = (grams.log_backoff / LOG_10).tolist()
+        for log_prob, text, log_backoff in zip(log_probs, texts, log_backoffs, strict=True):
+            yield f"{log_prob:.8g}\t{text}\t{log_backoff:.8g}\n"
+    yield "\n\\end\\\n"
+
+
+def _parse(path: Path, file: Iterable[bytes], ids: dict[bytes, int]) -> list[Section]:
+    """The sections of an open file."""
+    lines = ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
+    for _, line in lines:
+        if line == b"\\data\\":
+            break
+    else:
+        raise ValueError(f"{path} has no line \\data\\; give an n-gram model in ARPA format")
+    sizes: list[int] = []
+    for number, line in lines:
+        if not line.startswith(b"ngram "):
+            break
+        order, _, count = line.removeprefix(b"ngram ").partition(b"=")
+        if order.strip() != b"%d" % (len(sizes) + 1) or not count.strip().isdigit():
+            raise _broken(path, number, f"expected ngram {len(sizes) + 1}=COUNT", line)
+        sizes.append(int(count))
+    else:
+        raise ValueError(f"{path} ends before its n-grams; copy it again")
+    if not sizes:
+        raise _broken(path, number, "expected ngram 1=COUNT", line)
+    sections = []
+    for n, size in enumerate(sizes, 1):
+        if line != b"\\%d-grams:" % n:
+            raise _broken(path, number, f"expected \\{n}-grams:", line)
+        sections.append(_section(path, lines, n, size, ids))
+        number, line = next(lines, (0, b""))
+        if not number:
+            raise ValueError(f"{path} ends after its {n}-grams without \\end\\; copy it again")
+    if line != b"\\end\\":
+        raise _broken(path, number, f"expected \\end\\ after {size} {n}-grams", line)
+    return sections
+
+
+def _section(
+    path: Path, lines: Iterator[tuple[int, bytes]], n: int, size: int, ids: dict[bytes, int]
+) -> Section:
+    """The next ``size`` lines: probability, n words, and perhaps a back-off weight."""
+    section = Section()
+    read = 0
+    for read, (number, line) in zip(range(1, size + 1), lines, strict=False):  # noqa: B007
+        words = line.split()
+        try:
+            log_prob = float(words[0])
+            log_backoff = float(words[n + 1]) if len(words) == n + 2 else 0.0
+        except ValueError:
+            log_prob = math.nan
+        if not (log_prob <= 0 and log_backoff < math.inf and n + 1 <= len(words) <= n + 2):
+            raise _broken(
+                path, number, f"expected a log-probability, {n} words, perhaps a back-off", line
+            )
+        try:
+            row = [ids[word] for word in words[1 : n + 1]]
+        except KeyError:
+            section.foreign += 1
+            continue
+        if n > 1 and (START in row[1:] or EOS in row[:-1]):
+            raise _broken(path, number, "<s> can only be the first word, </s> the last", line)
+        section.tokens.extend(row)
+        section.log_probs.append(log_prob)
+        section.log_backoffs.append(log_backoff)
+        section.lines.append(number)
+    if read < size:
+        raise ValueError(f"{path} ends after {read} of {size} {n}-grams; copy it again")
+    return section
+
+
+def _broken(path: Path, number: int, expected: str, line: bytes) -> ValueError:
+    found = line.decode(errors="replace")
+    return ValueError(f"{path}, line {number}: {expected}, not {found:.80}; write the file again")
+
+
+def _unigrams(path: Path, section: Section, pieces: Sequence[str]) -> Grams:
+    """All V tokens in the order of their ids; those that are missing share what <unk> has."""
+    V = len(pieces)
+    every = np.arange(V)
+    tokens = np.frombuffer(section.tokens, np.int64)
+    _sorted(path, section, tokens)
+    log_prob, log_backoff = np.full(V, -math.inf), np.zeros(V)
+    log_prob[tokens] = np.frombuffer(section.log_probs) * LOG_10
+    log_prob[START] = -math.inf
+    log_backoff[tokens] = np.frombuffer(section.log_backoffs) * LOG_10
+    if EOS not in tokens:
+        raise ValueError(f"{path} has no </s>: estimate it from sentences, one a line")
+    missing = np.setdiff1d(every[UNKNOWN + 1 :], tokens)
+    if len(missing):
+        lacks = f"{len(missing)} of {V} tokens, {pieces[missing[0]]!r} the first"
+        if UNKNOWN not in tokens or 2 * len(missing) > V - UNKNOWN - 1:
+            raise ValueError(
+                f"{path} lacks {lacks}{'' if UNKNOWN in tokens else ', and <unk>'}: estimate it, "
+                "with <unk>, from text that this tokenizer has cut into pieces"
+            )
+        logger.warning("%s lacks %s: they share the probability of <unk>", path, lacks)
+        log_prob[[UNKNOWN, *missing]] = log_prob[UNKNOWN] - math.log(1 + len(missing))
+    return Grams(np.zeros_like(every), every, log_prob, log_backoff)
+
+
+def _longer(path: Path, section: Section, n: int, shorter: list[np.ndarray], V: int) -> Grams:
+    """The n-grams of order n > 1; ``shorter`` are the keys of orders 1 to n - 1."""
+    tokens = np.frombuffer(section.tokens, np.int64).reshape(-1, n)  # (G, n)
+    context = tokens[:, 0]
+    for place in range(1, n - 1):
+        context, found = find(shorter[place], context * V + tokens[:, place])
+        if not found.all():
+            number = section.lines[int(np.argmin(found))]
+            raise ValueError(
+                f"{path}, line {number}: an n-gram whose first {place + 1} words are no n-gram of "
+                "the file; write the file again"
+            )
+    order = _sorted(path, section, context * V + tokens[:, -1])
+    return Grams(
+        context[order],
+        tokens[order, -1],
+        np.frombuffer(section.log_probs)[order] * LOG_10,
+        np.frombuffer(section.log_backoffs)[order] * LOG_10,
+    )
+
+
+def _sorted(path: Path, section: Section, keys: np.ndarray) -> np.ndarray:
+    """The order that sorts the keys (G,), all different."""
+    order = np.argsort(keys, kind="stable")
+    again = np.flatnonzero(np.diff(keys[order]) == 0)
+    if len(again):
+        number = section.lines[int(order[again[0] + 1])]
+        raise ValueError(
+            f"{path}, line {number}: an n-gram that was there before; write the file again"
+        )
+    return order

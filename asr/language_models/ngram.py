@@ -1,0 +1,170 @@
+"""Back-off n-gram language models: estimated from text, or read from an ARPA file."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asr.batch import EOS, Cache, mask
+from asr.language_models import arpa as arpa_file
+from asr.language_models.backoff import Automaton, automaton, uniform
+from asr.language_models.kneser_ney import estimate
+from asr.language_models.language_model import LanguageModel
+
+
+class NGram(LanguageModel):
+    """The next token depends on the last ``order`` - 1: interpolated modified Kneser-Ney.
+
+    All tokens seem equally likely until ``fit``, or until the tables are loaded. These are buffers
+    (see ``Automaton``), part of ``state_dict``; ``load_state_dict`` takes them at any size. The
+    state of a row is the number of its context: the longest end of what it has read, of at most
+    ``order`` - 1 tokens, that the model has. Probabilities over all tokens but BLANK sum to 1.
+    """
+
+    keys: Tensor
+    log_probabilities: Tensor
+    targets: Tensor
+    starts: Tensor
+    log_backoffs: Tensor
+    suffixes: Tensor
+
+    def __init__(self, vocabulary: int, *, order: int = 5, prune: int = 0, arpa: str | None = None):
+        """An n-gram language model.
+
+        Args:
+            vocabulary: ids, BLANK included.
+            order: n; the longest n-grams, a prediction depends on n - 1 tokens.
+            prune: n-grams of order 3 and above that occur at most so often are left out.
+            arpa: file in ARPA format to read instead of estimating from text; words are pieces.
+        """
+        super().__init__()
+        if order < 1:
+            raise ValueError(f"order is {order}: it must be at least 1")
+        if prune < 0:
+            raise ValueError(f"prune is {prune}: it must be 0 or more")
+        self.vocabulary, self.order, self.prune, self.arpa = vocabulary, order, prune, arpa
+        for name, table in _tables(automaton([uniform(vocabulary)])).items():
+            self.register_buffer(name, table)
+        self.register_load_state_dict_pre_hook(_make_room)
+
+    def fit(self, sentences: Iterable[Sequence[int]], pieces: Sequence[str]) -> None:
+        """Estimates the tables from sentences of token ids, or reads the file ``arpa``.
+
+        Args:
+            sentences: ids from UNKNOWN up, without EOS; unused where there is a file.
+            pieces: how each id is spelt, see ``Tokenizer.pieces``.
+
+        Raises:
+            ValueError: no sentences, ids that are no tokens; no file, a damaged file, one of
+                another order or of another tokenizer.
+        """
+        if self.arpa is None:
+            orders = estimate(sentences, self.vocabulary, self.order, self.prune)
+        else:
+            orders = arpa_file.read(Path(self.arpa), pieces)
+            if len(orders) != self.order:
+                raise ValueError(
+                    f"order is {self.order}, but {self.arpa} is of order {len(orders)}: "
+                    f"set order to {len(orders)}"
+                )
+        for name, table in _tables(automaton(orders)).items():
+            setattr(self, name, table.to(self.keys.device))
+
+    def start(self, rows: int) -> Cache:
+        """The empty context in N rows."""
+        return {"context": torch.zeros(rows, dtype=torch.int64, device=self.keys.device)}
+
+    def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """(N,) last tokens -> (N, V) log-probabilities, next state; see ``LanguageModel``."""
+        context = self._read(tokens, cache["context"])[1]  # (N,)
+        return self._predict(context), {"context": context}
+
+    def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """(B, U), (B,) -> (B, U + 1); see ``LanguageModel``. Computes nothing else than these."""
+        B, U = tokens.shape
+        real = mask(lengths, U)  # (B, U)
+        text = tokens.masked_fill(~real, EOS)
+        text = nn.functional.pad(text, (1, 1), value=EOS)  # (B, U + 2)
+        context = self.start(B)["context"]
+        _, context = self._read(text[:, 0], context)
+        scores = []
+        for place in range(1, U + 2):
+            score, context = self._read(text[:, place], context)  # (B,)
+            scores.append(score)
+        return torch.stack(scores, 1) * mask(lengths + 1, U + 1)  # (B, U + 1)
+
+    def flops(self, lengths: list[int]) -> int:
+        """None: probabilities are looked up and added; nothing is multiplied."""
+        return 0
+
+    def _chain(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) -> contexts to look into, longest first, and the back-off on the way: (n, N) both.
+
+        The last is the empty context; where a chain is shorter it is there several times.
+        """
+        contexts = [context]
+        for _ in range(self.order - 1):
+            contexts.append(self.suffixes[contexts[-1]].long())
+        chain = torch.stack(contexts)  # (n, N)
+        paid = self.log_backoffs[chain].cumsum(0)  # (n, N)
+        return chain, paid.roll(1, 0).index_fill(0, torch.zeros_like(chain[:1, 0]), 0.0)
+
+    def _read(self, tokens: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) tokens after (N,) contexts -> their log-probabilities and the contexts then."""
+        chain, paid = self._chain(context)  # (n, N)
+        wanted = chain * self.vocabulary + tokens  # (n, N)
+        arc = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)  # (n, N)
+        found = self.keys[arc] == wanted
+        level = found.byte().argmax(0, keepdim=True)  # (1, N) the longest n-gram
+        arc, paid = arc.gather(0, level)[0], paid.gather(0, level)[0]  # (N,)
+        return paid + self.log_probabilities[arc], self.targets[arc].long()
+
+    def _predict(self, context: Tensor) -> Tensor:
+        """(N,) contexts -> (N, V) log-probabilities of what follows."""
+        V = self.vocabulary
+        chain, paid = self._chain(context)  # (n, N)
+        log_probs = self.log_probabilities[:V] + paid[-1, :, None]  # (N, V) of the empty context
+        flat = log_probs.view(-1)
+        rows = torch.arange(len(context), device=context.device) * V  # (N,)
+        # Shorter contexts first: longer n-grams are written over them.
+        for contexts, spent in zip(chain[:-1].flip(0), paid[:-1].flip(0), strict=True):
+            begin = self.starts[contexts]  # (N,)
+            size = (self.starts[contexts + 1] - begin).masked_fill(contexts == 0, 0)  # (N,)
+            offset = size.cumsum(0) - size
+            places = torch.stack([begin - offset, rows - contexts * V]).repeat_interleave(size, 1)
+            arc = places[0] + torch.arange(places.shape[1], device=context.device)  # (R,)
+            spent = spent.repeat_interleave(size)  # (R,)
+            flat[self.keys[arc] + places[1]] = self.log_probabilities[arc] + spent
+        return log_probs
+
+
+def _tables(table: Automaton) -> dict[str, Tensor]:
+    return {
+        "keys": torch.from_numpy(table.keys),
+        "log_probabilities": torch.from_numpy(table.log_probs),
+        "targets": torch.from_numpy(table.targets),
+        "starts": torch.from_numpy(table.starts),
+        "log_backoffs": torch.from_numpy(table.log_backoffs),
+        "suffixes": torch.from_numpy(table.suffixes),
+    }
+
+
+def _make_room(
+    module: nn.Module,
+    state: Mapping[str, Any],
+    prefix: str,
+    metadata: object,
+    strict: bool,
+    missing: list[str],
+    unexpected: list[str],
+    errors: list[str],
+) -> None:
+    """Before loading: buffers of the sizes of those that will be copied into them."""
+    for name, buffer in list(module.named_buffers()):
+        if prefix + name in state:
+            setattr(module, name, buffer.new_empty(state[prefix + name].shape))
+    starts = state.get(f"{prefix}starts")
+    if starts is not None and starts[1] != module.vocabulary:
+        errors.append(f"n-grams of {starts[1]} tokens for a vocabulary of {module.vocabulary}")
