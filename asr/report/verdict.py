@@ -13,10 +13,9 @@ from asr.claims.statistics import (
     MIN_GROUPS,
     bootstrap_difference,
     bootstrap_interval,
-    normal,
     resampling_unit,
-    student,
 )
+from asr.claims.student import normal, student
 from asr.report.costs import (
     arm_mean,
     arm_wer,
