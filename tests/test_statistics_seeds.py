@@ -164,6 +164,11 @@ def test_a_seed_deviation_is_assumed_only_where_none_is_measured():
     assert bootstrap_difference(a, b, words, names, seed_deviation=0.03) == measured
 
 
+def test_an_arm_without_a_seed_is_refused():
+    with pytest.raises(ValueError, match="an arm has no seed"):
+        bootstrap_difference([[1, 2]], np.zeros((0, 2)), [9, 9])
+
+
 def test_arms_may_differ_in_their_number_of_seeds():
     random = np.random.default_rng(7)
     a, b = random.poisson(60, (4, 20)), random.poisson(60, 20)

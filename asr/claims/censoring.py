@@ -105,7 +105,8 @@ def mean_cost(
     value = area(spent, events)
     if number < 2:
         return Estimate(value, (0.0, limit))
-    error = _drawn(spent, events, resamples, seed, area).std() * math.sqrt(number / (number - 1))
+    draws = _drawn(spent, events, resamples, seed, area)
+    error = float(draws.std()) * math.sqrt(number / (number - 1))
     reach = student(level, number - 1) * error
     return Estimate(value, (max(0.0, value - reach), min(limit, value + reach)))
 

@@ -68,7 +68,7 @@ class Comparison:
         """The true difference that is found in 80 % of repetitions, with an error such as this.
 
         Rough where seeds are few, as the error is estimated: half of the time it is more than 8 %
-        too small with 3 seeds per arm, 3 % with 5.
+        too small with 3 seeds per arm, 4 % with 5.
         """
         found = self.difference.scatter
         return found.error * detectable_shift(found.freedom, self.difference.level, POWER)
@@ -127,7 +127,7 @@ def compare_arms(
         seed: of the draws.
 
     Raises:
-        ValueError: shapes do not agree, there are no words, or a count is negative.
+        ValueError: shapes do not agree, there are no words or no seeds, or a count is negative.
     """
     names = {"A": errors_a, "B": errors_b}
     options = {"resamples": resamples, "seed": seed}

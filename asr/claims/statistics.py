@@ -13,9 +13,6 @@ MIN_GROUPS = 5  # fewer speakers than this say nothing about other speakers
 MAX_DRAWS = 2_000_000  # counts drawn at once, 16 MB
 SHAPE = 0.95  # of the percentiles that tell how long each side of an interval is
 METHOD = "percentile bootstrap, stretched by Student's t for the number of groups"
-OVER_SEEDS = (
-    "two-level percentile bootstrap, seeds outside and groups inside, stretched by Student's t"
-)
 
 
 class Difference(NamedTuple):
@@ -82,7 +79,7 @@ def bootstrap_interval(
         level: coverage, 0.95 for a 95 % interval.
 
     Raises:
-        ValueError: lengths differ, there are no words, or a count is negative.
+        ValueError: lengths differ, there are no words or no seeds, or a count is negative.
     """
     blocks, signs = _blocks([errors], words, groups)
     value, draws = _value(blocks, signs), _draws(blocks, signs, resamples, seed)
@@ -119,7 +116,7 @@ def bootstrap_difference(
             between seeds, relative to the rate. None: the difference is that of two trained models.
 
     Raises:
-        ValueError: lengths differ, there are no words, or a count is negative.
+        ValueError: lengths differ, there are no words or no seeds, or a count is negative.
     """
     blocks, signs = _blocks([errors_a, errors_b], words, groups)
     value, draws = _value(blocks, signs), _draws(blocks, signs, resamples, seed)
@@ -153,6 +150,8 @@ def _blocks(
     lengths = [len(column) for column in columns] + ([] if groups is None else [len(groups)])
     if len(set(lengths)) != 1:
         raise ValueError(f"errors, words and groups differ in length: {lengths}")
+    if not all(map(len, arms)):
+        raise ValueError("an arm has no seed, so there is nothing to compare; give a row of errors")
     if any((column < 0).any() for column in columns):
         raise ValueError("a count of errors or words is negative")
     if columns[-1].sum() == 0:
