@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load, save
 
 from asr.batch import BLANK, EOS, UNKNOWN
+from asr.language_models import arpa
 from asr.language_models.kneser_ney import FALLBACK, estimate
 from asr.language_models.ngram import NGram
 
@@ -187,13 +188,13 @@ def test_probabilities_sum_to_1_in_every_context(prune):
 def test_the_probability_of_all_short_sentences_and_of_what_goes_on_is_1():
     model = fitted(random_sentences(6, 200, longest=5), 6, order=3)
     ended = 0.0
-    for size in range(5):
+    for size in range(4):
         for sentence in itertools.product(range(2, 6), repeat=size):
             steps = distributions(model, sentence).double()
             spelt = [*sentence, EOS]
             ended += math.exp(sum(float(steps[i, token]) for i, token in enumerate(spelt)))
     going_on = 0.0
-    for sentence in itertools.product(range(2, 6), repeat=5):
+    for sentence in itertools.product(range(2, 6), repeat=4):
         steps = distributions(model, sentence).double()
         going_on += math.exp(sum(float(steps[i, token]) for i, token in enumerate(sentence)))
     assert ended + going_on == pytest.approx(1, abs=1e-6)
@@ -303,8 +304,6 @@ def test_texts_that_cannot_be_counted_are_refused(sentences, message):
 
 
 def test_the_file_has_the_order_of_the_model(tmp_path):
-    from asr.language_models import arpa
-
     path = tmp_path / "bigram.arpa"
     arpa.write(path, estimate(random_sentences(12, 30), 12, 2), PIECES[:12])
     with pytest.raises(ValueError, match="order is 5, but .* is of order 2: set order to 2"):

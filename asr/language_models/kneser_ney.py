@@ -52,7 +52,7 @@ def estimate(
     Time is that of sorting the text once per order; memory some 100 bytes per token.
 
     Args:
-        sentences: token ids, from UNKNOWN up, without EOS; read once.
+        sentences: token ids without EOS; read once. UNKNOWN counts as any other token.
         vocabulary: V, BLANK and EOS included.
         order: of the longest n-grams.
         prune: n-grams of order 3 and above that occur at most so often are left out; their
@@ -155,7 +155,9 @@ def _count(text: np.ndarray, left: np.ndarray, vocabulary: int, order: int) -> l
     for n in range(2, order + 1):
         begin = np.flatnonzero(left >= n)
         keys = rows[begin] * vocabulary + text[begin + n - 1]
-        keys, index, inverse, occurrences = np.unique(keys, True, True, True)
+        keys, index, inverse, occurrences = np.unique(
+            keys, return_index=True, return_inverse=True, return_counts=True
+        )
         context, token = np.divmod(keys, vocabulary)
         counts.append(Counts(context, token, rows[begin[index] + 1], occurrences))
         rows = np.zeros_like(text)
