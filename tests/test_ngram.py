@@ -234,6 +234,17 @@ def test_rows_are_independent_and_the_state_stays_as_it_was():
         cache = after
 
 
+@pytest.mark.parametrize("order", [1, 4])
+def test_there_may_be_no_rows_and_no_tokens(order):
+    model = fitted(random_sentences(12, 30), 12, order=order)
+    log_probs, cache = model.step(torch.zeros(0, dtype=torch.long), model.start(0))
+    assert log_probs.shape == (0, 12)
+    assert cache["context"].shape == (0,)
+    nothing = model.log_probs(torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, dtype=torch.long))
+    ends = distributions(model, [])[:, EOS]
+    torch.testing.assert_close(nothing, ends.expand(2, 1))
+
+
 def test_a_new_sentence_forgets_the_one_before():
     model = fitted(random_sentences(12, 300), 12, order=4)
     first = model.step(torch.tensor([EOS]), model.start(1))[1]

@@ -93,7 +93,7 @@ class NGram(LanguageModel):
         for place in range(1, U + 2):
             score, context = self._read(text[:, place], context)  # (B,)
             scores.append(score)
-        return torch.stack(scores, 1) * mask(lengths + 1, U + 1)  # (B, U + 1)
+        return torch.stack(scores, 1).masked_fill(~mask(lengths + 1, U + 1), 0.0)  # (B, U + 1)
 
     def flops(self, lengths: list[int]) -> int:
         """None: probabilities are looked up and added; nothing is multiplied."""
@@ -108,8 +108,8 @@ class NGram(LanguageModel):
         for _ in range(self.order - 1):
             contexts.append(self.suffixes[contexts[-1]].long())
         chain = torch.stack(contexts)  # (n, N)
-        paid = self.log_backoffs[chain].cumsum(0)  # (n, N)
-        return chain, paid.roll(1, 0).index_fill(0, torch.zeros_like(chain[:1, 0]), 0.0)
+        paid = self.log_backoffs[chain[:-1]].cumsum(0)  # (n - 1, N)
+        return chain, nn.functional.pad(paid, (0, 0, 1, 0))
 
     def _read(self, tokens: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """(N,) tokens after (N,) contexts -> their log-probabilities and the contexts then."""
