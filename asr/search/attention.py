@@ -41,7 +41,7 @@ from asr.decoders.ctc_prefix import (
 from asr.decoders.decoder import AttentionDecoder, State
 from asr.language_models.language_model import LanguageModel
 from asr.search.fusion import Fusion, begin
-from asr.search.hypothesis import Hypothesis, Rules
+from asr.search.hypothesis import Hypothesis, Rules, refuse_nan
 
 
 class Candidates(NamedTuple):
@@ -116,7 +116,8 @@ def search(
         last = torch.from_numpy(live.token.ravel()).to(encoded.device)  # (B*K,)
         log_probs, state = decoder.step(last, state)  # (B*K, V)
         found = _extensions(log_probs, live, prefixes, fusion, spoken.shape[2], rules)
-        _refuse_nan(found, utterances)
+        # NaN is greater than any number to topk: where there is one, it stands first.
+        refuse_nan([utterances[row].index for row in np.flatnonzero(np.isnan(found.score[:, 0]))])
         grown = _continuing(found, rules.beam)
         _end(utterances, found, spoken, rules.beam)
         stay = _close(utterances, live, grown, spoken, rules, results)
@@ -201,17 +202,6 @@ def _weighted(attention: Tensor, ctc: Tensor | None, lm: Tensor | None, rules: R
     else:
         score = (1 - rules.ctc_weight) * attention + rules.ctc_weight * ctc
     return score if lm is None else score.add_(lm, alpha=rules.lm_weight)
-
-
-def _refuse_nan(found: Candidates, utterances: list[Open]) -> None:
-    """NaN is greater than any number to topk: where there is one, it stands first."""
-    rows = np.flatnonzero(np.isnan(found.score[:, 0]))
-    if len(rows):
-        places = ", ".join(str(utterances[row].index) for row in rows)
-        raise ValueError(
-            f"scores are NaN for utterances {places} of the batch: check that the audio is finite, "
-            "and that the weights are, a language model's too (else use an earlier checkpoint)"
-        )
 
 
 def _continuing(found: Candidates, beam: int) -> Candidates:

@@ -1,5 +1,6 @@
 """What a search finds, and by which rules hypotheses are scored."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -47,3 +48,17 @@ class Rules:
     nbest: int | None = None
     lm_weight: float = 0.0
     internal_lm_weight: float = 0.0
+
+
+def refuse_nan(utterances: Sequence[int]) -> None:
+    """Places in the batch of the utterances that have a score of NaN.
+
+    Raises:
+        ValueError: there are any.
+    """
+    if utterances:
+        places = ", ".join(map(str, utterances))
+        raise ValueError(
+            f"scores are NaN for utterances {places} of the batch: check that the audio is finite, "
+            "and that the weights are, a language model's too (else use an earlier checkpoint)"
+        )
