@@ -36,12 +36,23 @@ VERBS: dict[str, tuple[str, str]] = {
         "run folders -> one page: WER against device-hours, cost to reach a WER, significance",
         "asr compare runs/spoken-lstm-tiny-seed1 runs/spoken-transformer-tiny-seed1",
     ),
+    "study": (
+        "arms x budgets x seeds, all tuned equally -> every run that is missing, and the report",
+        "asr study recipes/studies/quick.yaml",
+    ),
     "claims": (
         "what is claimed of encoders, measured: time and memory against the obvious reference",
         "asr claims scaling --rows lstm-loop gru-loop --output claims",
     ),
 }
-PROBES = ("scaling", "horizon", "length", "streaming", "memory", "roofline")  # modules of asr.claims
+PROBES = (
+    "scaling",
+    "horizon",
+    "length",
+    "streaming",
+    "memory",
+    "roofline",
+)  # modules of asr.claims
 FORMATS = ("txt", "json", "srt", "vtt", "tsv")  # of asr.writers, which takes a second to import
 
 
@@ -71,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return fail(f"asr {verb}: {one_line(error)}")
     except KeyboardInterrupt:
-        again = "; the same command goes on from the last checkpoint" * (verb == "train")
+        again = "; the same command goes on from the last checkpoint" * (verb in ("train", "study"))
         return fail(f"asr {verb}: interrupted{again}", status=130)
 
 
@@ -502,6 +513,49 @@ def compared(result: dict[str, Any]) -> str:
     return "\n".join([*lines, f"written: {page} (beside it {', '.join(others)})"])
 
 
+# --- study ---
+
+
+def study(arguments: list[str]) -> int:
+    """``asr study FILE``."""
+    options = parser("study")
+    options.add_argument("file", type=Path, metavar="FILE", help="a YAML file of recipes/studies")
+    options.add_argument("--folder", type=Path, metavar="FOLDER", help="runs/studies/NAME")
+    options.add_argument(
+        "--workers", type=int, metavar="N", help="runs at a time on this machine; one per GPU, or "
+        "as many as the cores have room for"
+    )  # fmt: skip
+    for name, kind in (("arms", str), ("budgets", str), ("seeds", int)):
+        options.add_argument(
+            f"--{name}", nargs="+", type=kind, default=[], metavar="X", help="only these, for now"
+        )
+    options.add_argument("--status", action="store_true", help="print what is done; run nothing")
+    options.add_argument("--retry", action="store_true", help="do again what failed; it stays paid")
+    options.add_argument(
+        "--amend", action="store_true", help="go on with a file that has changed, and record it"
+    )
+    known = options.parse_args(hyphens(arguments))
+
+    from asr.study import Selection, read_study, run_study, status
+
+    described = read_study(known.file)
+    folder = known.folder or Path("runs") / "studies" / described.name
+    if known.status:
+        print("\n".join(status(described, folder)))
+        return 0
+    result = run_study(
+        described,
+        folder,
+        workers=known.workers,
+        selection=Selection(known.arms, known.budgets, known.seeds),
+        amend=known.amend,
+        retry=known.retry,
+    )
+    print("\n".join([result["table"], *result["remarks"]]))
+    print(f"written: {folder / 'results.jsonl'}" + f", {result['report']}" * bool(result["report"]))
+    return int(result["failed"])
+
+
 # --- claims ---
 
 
@@ -532,5 +586,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "transcribe": transcribe,
     "compare": compare,
+    "study": study,
     "claims": claims,
 }

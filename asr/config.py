@@ -185,11 +185,11 @@ def read(schema: type, tree: Tree, path: str = "") -> Any:
         raise ValueError(f"{path}: expects keys, got {tree!r}")
     found: Tree = {}
     rest = dict(tree)
-    for field in dataclasses.fields(schema):
+    for field in (field for field in dataclasses.fields(schema) if field.name in tree):
         where = f"{path}.{field.name}".lstrip(".")
-        if field.name not in tree:
-            continue
-        if "table" in field.metadata:
+        if "read" in field.metadata:  # what reads such a field: (tree, path) -> value
+            found[field.name] = field.metadata["read"](rest.pop(field.name), where)
+        elif "table" in field.metadata:
             table, positional = field.metadata["table"], field.metadata["positional"]
             found[field.name] = read_component(table, rest.pop(field.name), where, positional)
         elif dataclasses.is_dataclass(field.type):
@@ -303,7 +303,7 @@ def _nested(kind: type, name: str) -> bool:
     if not dataclasses.is_dataclass(kind):
         return False
     field = kind.__dataclass_fields__[name]
-    return "table" in field.metadata or dataclasses.is_dataclass(field.type)
+    return bool({"table", "read"} & field.metadata.keys()) or dataclasses.is_dataclass(field.type)
 
 
 def _parser(kind: type, positional: int = 0, skip: frozenset[str] = frozenset()) -> ArgumentParser:

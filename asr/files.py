@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 Content = str | bytes | Callable[[BinaryIO], object]
 
@@ -99,8 +99,8 @@ def new_folder(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """This process alone, until it ends in whatever way.
+def locked(path: Path) -> Iterator[TextIO]:
+    """This process alone, and children that inherit the open file, until they end in whatever way.
 
     Raises:
         ValueError: another one is at work.
@@ -112,7 +112,7 @@ def locked(path: Path) -> Iterator[None]:
             raise ValueError(
                 f"{path.parent} is in use by another process; wait for it or choose another folder"
             ) from None
-        yield
+        yield file
 
 
 class _File(io.FileIO):

@@ -8,7 +8,7 @@ ORDER = """
 files config batch text scoring audio features corpora data loss linear scan layers
 encoders decoders language_models search alignment model meter recipe machine run_folder journal
 validate checkpoint train
-writers evaluate tune_decoding transcribe claims report summaries cli
+writers evaluate tune_decoding transcribe claims report study summaries cli
 """.split()  # noqa: SIM905
 # Pure numpy, and what both evaluation and report rest on.
 ANYWHERE = {"claims.statistics"}

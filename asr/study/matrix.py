@@ -1,0 +1,328 @@
+"""The loop that works through a study: takes what is missing, one unit per device at a time."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr.corpora.prepare import prepare
+from asr.data import read_corpus
+from asr.recipe import Recipe
+from asr.report import compare
+from asr.study import results, slots
+from asr.study.children import Children, Runner
+from asr.study.claims import POLL_SECONDS, Claim, claim, is_claimed, waiting_for
+from asr.study.plan import Plan, Unit
+from asr.study.registration import differences, listed, read_registration, register
+from asr.study.schema import Study
+from asr.study.units import Bench, chosen, perform, read_result
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A part of the matrix; everything where nothing is named.
+
+    Raises:
+        ValueError: something named is not in the study.
+    """
+
+    arms: Sequence[str] = ()
+    budgets: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+
+    def check(self, plan: Plan) -> None:
+        """Refuses what the study does not have."""
+        names: dict[str, list[Any]] = {
+            "arms": list(plan.arms),
+            "budgets": list(plan.study.budgets),
+            "seeds": plan.study.seeds,
+        }
+        for key, known in names.items():
+            for name in getattr(self, key):
+                if name not in known:
+                    raise ValueError(
+                        f"{key} {name}: not in the study, which has {', '.join(map(str, known))}"
+                    )
+        if self.budgets and not plan.study.separate_budgets:
+            raise ValueError(
+                "budgets: they are points of one run here, so that none can be run alone"
+            )
+
+    def holds(self, unit: Unit) -> bool:
+        """Whether it is to be run now."""
+        if self.arms and unit.arm not in self.arms:
+            return False
+        if unit.role == "trial":
+            return True
+        return (not self.budgets or unit.budget in self.budgets) and (
+            not self.seeds or unit.number in self.seeds
+        )
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    selection: Selection = Selection(),  # noqa: B008  (frozen)
+    amend: bool = False,
+    retry: bool = False,
+    runner: Runner | None = None,
+) -> dict[str, Any]:
+    """Does what is missing of a study, then writes the report; safe from several shells at once.
+
+    Args:
+        study: as read from its file.
+        folder: of the study; what is done there is not done again.
+        workers: runs at a time on this machine; by default one per GPU, or as many as the cores
+            have room for.
+        selection: a part of the matrix.
+        amend: record that the file has changed, instead of refusing.
+        retry: do failed units again; what they cost stays counted.
+        runner: what carries out ``asr train`` and ``asr evaluate``.
+
+    Returns:
+        rows: of results.jsonl; table and remarks: what they say; blocked: arms none of whose trials
+        succeeded; report: the page, None before there is a final run; failed: whether anything did.
+
+    Raises:
+        ValueError: the file is not that of the registered study, a recipe does not fit, or the
+            machine has too little room.
+        KeyboardInterrupt: told to end (SIGINT, SIGTERM); all runs have saved.
+    """
+    plan = Plan(study)
+    selection.check(plan)
+    recipe = plan.any_recipe()
+    wanted = study.threads or slots.shared_threads(recipe.trainer, workers)
+    _room(recipe, (read_registration(folder) or {}).get("threads", wanted), workers)
+    folder.mkdir(parents=True, exist_ok=True)
+    with waiting_for(folder / ".register.lock"):
+        rows_sha256 = _prepared(study, recipe)
+        registered = register(plan, folder, wanted, rows_sha256, amend)
+        if retry:
+            _forget_failures(plan, folder, selection)
+    threads = registered["threads"]
+    free = _room(recipe, threads, workers)
+    matrix = Matrix(plan, folder, registered, free, selection, runner or Children())
+    matrix.work(workers or len(free))
+    return summary(plan, folder, registered, matrix.report())
+
+
+def _room(recipe: Recipe, threads: int, workers: int | None) -> list[slots.Slot]:
+    """The slots of this machine.
+
+    Raises:
+        ValueError: more workers than it has.
+    """
+    free = slots.slots(recipe.trainer, threads)
+    if workers is not None and not 1 <= workers <= len(free):
+        raise ValueError(
+            f"--workers {workers}: this machine has room for {len(free)} at a time ({threads} "
+            f"threads each); give 1 to {len(free)}"
+        )
+    return free
+
+
+def _prepared(study: Study, recipe: Recipe) -> dict[str, str]:
+    """Checksums of the corpus by split, prepared where it is not there and the study says how.
+
+    Raises:
+        ValueError: it is not there, or cannot be prepared.
+    """
+    place = Path(recipe.data.corpus)
+    if study.prepare is not None and not place.exists():
+        log.info("preparing %s", place)
+        prepare(study.prepare(), place, sample_rate=recipe.features.sample_rate)
+    facts = read_corpus(place)["splits"]
+    return {split: facts[split]["rows_sha256"] for split in sorted(facts)}
+
+
+def _forget_failures(plan: Plan, folder: Path, selection: Selection) -> None:
+    """Failed units may be tried again; a trial only while no final run rests on the choice."""
+    for unit in results.units(plan, folder):
+        found = read_result(folder, unit)
+        begun = any((folder / "finals" / unit.arm).glob("*/recipe.yaml"))
+        if found and found[0]["status"] == "failed" and selection.holds(unit):
+            if unit.role == "trial" and begun:
+                log.warning("%s is not tried again: final runs rest on the choice", unit.title)
+                continue
+            (folder / unit.folder / "result.json").unlink()
+
+
+class Matrix:
+    """The units of a study and the workers of this process."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        registered: Row,
+        free: list[slots.Slot],
+        selection: Selection,
+        runner: Runner,
+    ):
+        self.plan, self.folder, self.registered = plan, folder, registered
+        self.free, self.selection, self.runner = free, selection, runner
+        self.stopping = threading.Event()
+
+    def work(self, workers: int) -> None:
+        """Until nothing is missing, here or in another shell.
+
+        Raises:
+            KeyboardInterrupt: told to end.
+        """
+        with ThreadPoolExecutor(workers) as pool, _terminable():
+            futures = [pool.submit(self._worker) for _ in range(workers)]
+            try:
+                _first_error(futures)
+            finally:  # of one worker, or a signal: the others save and end, too
+                self.stopping.set()
+                if not all(future.done() for future in futures):
+                    log.info("telling the runs to save and end")
+                    self.runner.stop()
+                wait(futures)
+
+    def _worker(self) -> None:
+        while not self.stopping.is_set() and self._missing():
+            if not self._one():
+                self.stopping.wait(10 * POLL_SECONDS)
+
+    def _missing(self) -> list[Unit]:
+        """Units that have no result yet; final runs are known once their arm is tuned."""
+        known = results.units(self.plan, self.folder)
+        return [
+            unit
+            for unit in known
+            if self.selection.holds(unit) and read_result(self.folder, unit) is None
+        ]
+
+    def _one(self) -> bool:
+        """Does a unit that nobody works on; False where there is none, or no device is free."""
+        place = slots.take(self.folder, self.free)
+        if place is None:
+            return False
+        slot, device = place
+        try:
+            for unit in self._missing():
+                held = claim(self.folder / unit.folder / ".claim")
+                if held is None:
+                    continue
+                try:
+                    if read_result(self.folder, unit) is None:  # ended while we looked
+                        self._do(unit, slot, [device, held])
+                        return True
+                finally:
+                    held.release()
+            return False
+        finally:
+            device.release()
+
+    def _do(self, unit: Unit, slot: slots.Slot, held: list[Claim]) -> None:
+        bench = Bench(
+            self.folder,
+            self.registered["study_sha256"],
+            self.runner,
+            slots.environment(slot, self.registered["threads"], os.environ),
+            [one.number for one in held],
+        )
+        rows = perform(unit, self.plan.study, bench)
+        if rows is not None:
+            log.info("%s", results.progress(rows[0]))
+            results.collect(self.plan, self.folder)
+
+    def report(self) -> Path | None:
+        """The page over all final runs that are there; by the first process of a launcher."""
+        launched = slots.task()
+        runs = [
+            Path(row["run"])
+            for row in results.collect(self.plan, self.folder)
+            if row["role"] == "final" and row["status"] == "done"
+        ]
+        if not runs or (launched and launched[0]):
+            return None
+        study = self.plan.study
+        targets = [target / 100 for target in study.targets] or None
+        with waiting_for(self.folder / ".report.lock"):
+            written = compare(runs, self.folder / "report", targets=targets, split=study.split)
+        return next(path for path in written["files"] if path.suffix == ".html")
+
+
+def summary(plan: Plan, folder: Path, registered: Row, report: Path | None) -> dict[str, Any]:
+    """What a study has come to; see ``run_study``."""
+    rows = results.collect(plan, folder)
+    ended = all(read_result(folder, unit) for unit in plan.trials)
+    blocked = [arm for arm in plan.arms if ended and chosen(plan, folder, arm) is None]
+    remarks = [f"{arm}: no final run, since all its trials failed" for arm in blocked]
+    return {
+        "rows": rows,
+        "table": results.table(plan, rows),
+        "remarks": remarks + results.remarks(registered, rows),
+        "blocked": blocked,
+        "report": report,
+        "failed": bool(blocked) or any(row["status"] == "failed" for row in rows),
+    }
+
+
+def status(study: Study, folder: Path) -> list[str]:
+    """What is done, failed, being worked on and missing; runs and writes nothing."""
+    plan = Plan(study)
+    registered = read_registration(folder)
+    lines = []
+    if registered is None:
+        lines.append(f"{folder}: not started")
+    elif changed := differences(plan, registered):
+        lines.append(f"{folder}: the file has changed since it was registered ({listed(changed)})")
+    known = results.units(plan, folder)
+    for arm in plan.arms:
+        states = [(unit, _state(folder, unit)) for unit in known if unit.arm == arm]
+        parts = [_counted("trials", [s for unit, s in states if unit.role == "trial"])]
+        finals = [s for unit, s in states if unit.role == "final"]
+        finals += ["missing"] * (len(plan.finals(arm, {})) - len(finals))
+        lines.append(f"{arm}: {'; '.join([*parts, _counted('final runs', finals)])}")
+    return lines
+
+
+def _state(folder: Path, unit: Unit) -> str:
+    if (found := read_result(folder, unit)) is not None:
+        return str(found[0]["status"])
+    return "running" if is_claimed(folder / unit.folder / ".claim") else "missing"
+
+
+def _counted(words: str, states: Sequence[str]) -> str:
+    names = [n for n in ("done", "failed", "running", "missing") if n in states]
+    return f"{len(states)} {words}" + "".join(f", {states.count(name)} {name}" for name in names)
+
+
+def _first_error(futures: list["Future[None]"]) -> None:
+    """Waits in short steps, so that signals are heard, and raises what a worker raised."""
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM is heard as SIGINT is, in the main thread."""
+
+    def heard(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, heard) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)

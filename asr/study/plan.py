@@ -1,0 +1,139 @@
+"""What a study consists of: every unit of work with its settings and its resolved recipe."""
+
+import copy
+import dataclasses
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from asr import config
+from asr.config import Tree
+from asr.recipe import Budget, Recipe
+from asr.study.schema import Arm, Range, Study
+
+TUNING = "tuning"  # the budget of trials, in results
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One run: a trial that tunes an arm, or a final run, which is evaluated as well.
+
+    Attributes:
+        number: of the trial from 1, or the seed.
+        budget: its name; "tuning" for a trial.
+        settings: what tuning chose, by dotted key.
+        recipe: complete.
+    """
+
+    arm: str
+    role: Literal["trial", "final"]
+    number: int
+    budget: str
+    settings: dict[str, int | float]
+    recipe: Tree
+
+    @property
+    def folder(self) -> Path:
+        """Below that of the study."""
+        last = f"{self.number:02}" if self.role == "trial" else f"{self.budget}-seed{self.number}"
+        return Path(f"{self.role}s") / self.arm / last
+
+    @property
+    def title(self) -> str:
+        """As it is called in progress and errors."""
+        if self.role == "trial":
+            return f"{self.arm} trial {self.number}"
+        return f"{self.arm} {self.budget} seed {self.number}"
+
+
+class Plan:
+    """All units of a study; a mistake in any recipe shows here, before anything runs."""
+
+    def __init__(self, study: Study):
+        """Resolves every recipe.
+
+        Raises:
+            ValueError: a recipe or an arm's key does not fit; names the arm.
+        """
+        self.study = study
+        self.arms = _with_decoders(study)
+        self._finals: dict[str, list[Unit]] = {}  # resolving takes a while, and is asked for often
+        self.recipes = {name: self._resolved(name, {}) for name in self.arms}
+        self.trials = [
+            unit
+            for number in range(1, study.tuning.trials + 1)
+            for unit in (self._trial(arm, number) for arm in self.arms)
+        ]
+
+    def finals(self, arm: str, settings: dict[str, int | float]) -> list[Unit]:
+        """The final runs of an arm with the settings that tuning chose: by budget, then seed."""
+        key = json.dumps([arm, settings])
+        if key not in self._finals:
+            self._finals[key] = self._made_finals(arm, settings)
+        return self._finals[key]
+
+    def _made_finals(self, arm: str, settings: dict[str, int | float]) -> list[Unit]:
+        study = self.study
+        names = list(study.budgets) if study.separate_budgets else [study.largest()]
+        tree = self._resolved(arm, settings)
+        return [
+            Unit(arm, "final", seed, name, settings, _with(tree, seed, study.budgets[name]))
+            for name in names
+            for seed in study.seeds
+        ]
+
+    def any_recipe(self) -> Recipe:
+        """A recipe of the study; corpus, features and trainer are those of all."""
+        recipe: Recipe = config.read(Recipe, next(iter(self.recipes.values())))
+        return recipe
+
+    def _trial(self, arm: str, number: int) -> Unit:
+        tuning = self.study.tuning
+        settings = draw({**tuning.ranges, **self.arms[arm].ranges}, tuning.seed, number)
+        tree = _with(self._resolved(arm, settings), tuning.seed, tuning.budget)
+        return Unit(arm, "trial", number, TUNING, settings, tree)
+
+    def _resolved(self, name: str, settings: dict[str, int | float]) -> Tree:
+        """The complete recipe of an arm: task, encoder, decoder, overrides, then settings."""
+        arm = self.arms[name]
+        words = ["--encoder", arm.encoder]
+        words += ["--decoder", arm.decoder] if arm.decoder else []
+        words += [*self.study.overrides, *arm.overrides]
+        words += [part for key, v in settings.items() for part in (f"--{key}", json.dumps(v))]
+        try:
+            tree = config.override(config.load_file(self.study.recipe), words, Recipe)
+            resolved: Tree = config.tree_of(config.read(Recipe, tree))
+        except ValueError as error:
+            raise ValueError(f"arm {name}: {error}") from None
+        return resolved
+
+
+def draw(ranges: dict[str, Range], seed: int, number: int) -> dict[str, int | float]:
+    """The settings of a trial, independent of other trials.
+
+    A key's share of its range depends on seed, trial and key alone, so that arms get the same
+    draws of the keys that they share (common random numbers): luck of the draw favours none.
+    """
+    return {
+        key: limits.at(np.random.default_rng([seed, number, zlib.crc32(key.encode())]).random())
+        for key, limits in ranges.items()
+    }
+
+
+def _with(tree: Tree, seed: int, budget: Budget) -> Tree:
+    return {**copy.deepcopy(tree), "seed": seed, "budget": config.tree_of(budget)}
+
+
+def _with_decoders(study: Study) -> dict[str, Arm]:
+    """Arms, each with each decoder of the study."""
+    if not study.decoders:
+        return study.arms
+    return {
+        f"{name}+{Path(decoder).stem}": dataclasses.replace(arm, decoder=decoder)
+        for name, arm in study.arms.items()
+        for decoder in study.decoders
+    }

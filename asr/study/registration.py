@@ -1,0 +1,139 @@
+"""What a study set out to do, written down before its first run: no quiet change afterwards."""
+
+import datetime
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from asr import config
+from asr.config import Tree
+from asr.files import write
+from asr.study.plan import Plan
+from asr.study.units import chosen
+
+NAMED = 3  # differing keys in an error
+
+
+def resolved(plan: Plan) -> Tree:
+    """The study file with every default, and the complete recipe of each arm; plain values."""
+    tree = {"study": config.tree_of(plan.study), "recipes": plan.recipes}
+    plain: Tree = json.loads(json.dumps(tree, default=str))
+    return plain
+
+
+def checksum(tree: Tree) -> str:
+    """SHA-256 of its JSON with sorted keys: comments and order of the file do not count."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def read_registration(folder: Path) -> dict[str, Any] | None:
+    """The content of ``study.json``; None before the first start."""
+    path = folder / "study.json"
+    if not path.is_file():
+        return None
+    registered: dict[str, Any] = json.loads(path.read_text())
+    return registered
+
+
+def differences(plan: Plan, registered: dict[str, Any]) -> list[str]:
+    """Dotted keys in which the file is not what was registered."""
+    old, new = _flat(registered["resolved"]), _flat(resolved(plan))
+    return [key for key in {**old, **new} if old.get(key) != new.get(key)]
+
+
+def register(
+    plan: Plan, folder: Path, threads: int, rows_sha256: dict[str, str], amend: bool
+) -> dict[str, Any]:
+    """Writes ``study.json`` at the first start and checks it at every later one.
+
+    Args:
+        plan: the study as its file is now.
+        folder: of the study.
+        threads: of every run, if nothing is registered yet.
+        rows_sha256: checksums of the prepared corpus by split.
+        amend: accept what changed, with the time, where runs that exist stay what they are.
+
+    Raises:
+        ValueError: the file or the corpus is not what was registered.
+    """
+    tree = resolved(plan)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    registered = read_registration(folder)
+    if registered is None:
+        registered = {
+            "name": plan.study.name,
+            "study_sha256": checksum(tree),
+            "registered": now,
+            "threads": threads,
+            "rows_sha256": rows_sha256,
+            "environment": config.environment(),
+            "amendments": [],
+            "resolved": tree,
+        }
+    else:
+        _check_corpus(plan, registered, rows_sha256)
+        changed = differences(plan, registered)
+        if not changed:
+            return registered
+        if not amend:
+            raise ValueError(
+                f"{folder} was registered with another file (they differ in {listed(changed)}); "
+                "give the study another name, or --amend to record the change"
+            )
+        _check_units(plan, folder, changed)
+        earlier = registered["study_sha256"]
+        registered["amendments"].append({"time": now, "from_sha256": earlier, "changed": changed})
+        registered |= {"study_sha256": checksum(tree), "resolved": tree}
+    write(folder / "study.json", json.dumps(registered, indent=1))
+    return registered
+
+
+def listed(keys: list[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+    return ", ".join(keys[:NAMED]) + more
+
+
+def _check_corpus(plan: Plan, registered: dict[str, Any], rows_sha256: dict[str, str]) -> None:
+    changed = [k for k, v in registered["rows_sha256"].items() if rows_sha256.get(k) != v]
+    if changed:
+        raise ValueError(
+            f"{plan.any_recipe().data.corpus} is not the corpus that the study began with (other "
+            f"rows in {', '.join(changed)}); prepare that one again or give another name"
+        )
+
+
+def _check_units(plan: Plan, folder: Path, changed: list[str]) -> None:
+    """Every run that exists is one of the amended study, with the same recipe.
+
+    Raises:
+        ValueError: a run would become another one, or should have been read at other points.
+    """
+    points = not plan.study.separate_budgets and any(folder.glob("finals/*/*/recipe.yaml"))
+    if points and any(key.startswith("study.budgets") for key in changed):
+        raise ValueError(
+            f"budgets: {folder} has final runs, whose curves were read at those before; give the "
+            "study another name"
+        )
+    kept = {unit.folder: unit for unit in plan.trials}
+    for arm in plan.arms:
+        if (settings := chosen(plan, folder, arm)) is not None:
+            kept |= {unit.folder: unit for unit in plan.finals(arm, settings)}
+    for path in sorted(folder.glob("*s/*/*/recipe.yaml")):
+        unit = kept.get(path.parent.relative_to(folder))
+        if unit is None or config.load_file(path) != unit.recipe:
+            raise ValueError(
+                f"{path.parent} was trained with other settings than the amended file has; an "
+                "amendment may add to a study, a change of its runs needs another name"
+            )
+
+
+def _flat(tree: Any, key: str = "") -> dict[str, Any]:
+    """Values by dotted key."""
+    if not isinstance(tree, dict):
+        return {key: tree}
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= _flat(value, f"{key}.{name}" if key else name)
+    return found

@@ -1,0 +1,193 @@
+"""The schema of a study file, as strict as that of a recipe."""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from asr import config
+from asr.config import Component
+from asr.corpora import CORPORA
+from asr.recipe import Budget
+
+NAME = re.compile(r"[\w.+-]*\w")
+
+
+def named(schema: type, **default: Any) -> Any:
+    """A dataclass field that holds sections of one schema by names that the user chooses."""
+
+    def read(tree: Any, path: str) -> dict[str, Any]:
+        if not isinstance(tree, dict):
+            raise ValueError(f"{path}: expects a section for each name, got {tree!r}")
+        return {str(n): config.read(schema, section, f"{path}.{n}") for n, section in tree.items()}
+
+    return field(metadata={"read": read}, **default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Where the values of one key are drawn from; whole numbers between two whole bounds.
+
+    Args:
+        low: smallest value.
+        high: largest value.
+        scale: linear, or log: evenly distributed in the logarithm.
+    """
+
+    low: int | float
+    high: int | float
+    scale: Literal["linear", "log"] = "linear"
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"range from {self.low} to {self.high}: expects low below high")
+        if self.scale == "log" and self.low <= 0:
+            raise ValueError(f"range from {self.low} on a log scale: expects low above 0")
+
+    def at(self, share: float) -> int | float:
+        """The value below which a share in [0, 1) of the range lies; three significant digits."""
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        low, high = float(self.low), float(self.high + whole)
+        if self.scale == "log":
+            value = low * (high / low) ** share
+        else:
+            value = low + (high - low) * share
+        return math.floor(value) if whole else float(f"{value:.3g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """What is compared: an encoder, its decoder, and what it alone has.
+
+    Args:
+        encoder: recipe file of an encoder, or a class name.
+        decoder: recipe file of a decoder; that of the task when not given.
+        overrides: as on the command line of ``asr train``: [--key.path=value].
+        ranges: of keys that only this arm has, such as encoder.forget_bias.
+    """
+
+    encoder: str
+    decoder: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    ranges: dict[str, Range] = named(Range, default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How the settings of every arm are found: random search, equal for all.
+
+    Args:
+        trials: of each arm; 0 trains every arm with the settings of its recipes.
+        budget: of a trial.
+        ranges: of the keys that every arm has.
+        seed: of the draws and of the trials' training; none of the seeds of the final runs.
+    """
+
+    trials: int
+    budget: Budget
+    ranges: dict[str, Range] = named(Range, default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A matrix of runs: arms, budgets and seeds, after equal tuning of each arm on validation.
+
+    Args:
+        name: of its folder in runs/studies.
+        recipe: file of the task.
+        prepare: corpus to prepare where that of the task is not there yet, with its options.
+        arms: by name.
+        decoders: recipe files; each arm is trained with each of them.
+        overrides: of the task, for all arms, as on the command line: [--key.path=value].
+        budgets: by name. One run to the largest answers for all, since schedules are anytime: the
+            smaller ones are points of its validation curve, and only the largest is tested.
+        separate_budgets: whether each budget is a run of its own, tested at its end.
+        seeds: of the final runs.
+        targets: validation WERs whose cost is wanted, in percent.
+        tuning: trials that come before.
+        split: evaluated once per final run; never looked at by tuning.
+        threads: of every run; by default the cores shared evenly by the workers.
+    """
+
+    name: str
+    recipe: str
+    arms: dict[str, Arm] = named(Arm)
+    budgets: dict[str, Budget] = named(Budget)
+    seeds: list[int]
+    tuning: Tuning
+    prepare: Component | None = dataclasses.field(
+        default=None, metadata={"table": CORPORA, "positional": 0, "default": None}
+    )
+    decoders: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    separate_budgets: bool = False
+    targets: list[float] = field(default_factory=list)
+    split: str = "test"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.arms, *self.budgets):
+            if not NAME.fullmatch(name):
+                raise ValueError(f"name {name!r}: expects letters, digits and . + - _ only")
+        for key in ("arms", "budgets", "seeds"):
+            if not getattr(self, key):
+                raise ValueError(f"{key}: is empty; give one at least")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds}: one stands twice; keep one")
+        if self.tuning.trials < 0:
+            raise ValueError(f"tuning.trials {self.tuning.trials}: expects 0 or more")
+        if self.tuning.trials and self.tuning.seed in self.seeds:
+            raise ValueError(
+                f"tuning.seed {self.tuning.seed}: is also the seed of a final run, which would "
+                "repeat the luck of the trial that was chosen; give another"
+            )
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads {self.threads}: expects 1 or more")
+        for target in self.targets:
+            if not 0 < target < 100:
+                raise ValueError(f"targets {target:g}: expects percent between 0 and 100")
+        if any(arm.decoder for arm in self.arms.values()) and self.decoders:
+            raise ValueError("decoders: an arm has one of its own; give either")
+        if not self.separate_budgets:
+            self.largest()
+
+    def largest(self) -> str:
+        """The name of the largest budget.
+
+        Raises:
+            ValueError: they cannot be ordered.
+        """
+        units = {unit_of(budget) for budget in self.budgets.values()}
+        if len(units) > 1 or None in units:
+            raise ValueError(
+                "budgets: points of one curve need one and the same unit each; set "
+                "separate_budgets: true, or the same key in all"
+            )
+        return max(self.budgets, key=lambda name: amount(self.budgets[name]))
+
+
+def unit_of(budget: Budget) -> str | None:
+    """The key of a budget that is set; None where several are."""
+    keys = [key for key, value in vars(budget).items() if value is not None]
+    return keys[0] if len(keys) == 1 else None
+
+
+def amount(budget: Budget) -> float:
+    """The value of a budget with one key."""
+    return float(getattr(budget, unit_of(budget) or ""))
+
+
+def read_study(path: Path) -> Study:
+    """A study file -> Study.
+
+    Raises:
+        ValueError: no such file, or a key is unknown, missing or mistyped; names its path.
+    """
+    try:
+        study: Study = config.read(Study, config.load_file(path))
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    return study

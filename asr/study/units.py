@@ -1,0 +1,221 @@
+"""One unit of work: train, evaluate, and write down what came of it and what it cost."""
+
+import json
+import math
+import re
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr import config
+from asr.files import read_json_lines, remove_stale, write
+from asr.meter import read_ledger
+from asr.recipe import Budget
+from asr.report.runs import Point, Run, read_run
+from asr.study.children import Runner
+from asr.study.plan import Plan, Unit
+from asr.study.schema import Study
+
+ATTEMPTS = 3  # of a run that a signal killed: it goes on from its checkpoint
+KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # saved and left when told to
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a unit is carried out.
+
+    Attributes:
+        folder: of the study.
+        study_sha256: of the file under which its results are made.
+        environment: of its processes.
+        held: file descriptors of the locks on unit and devices.
+    """
+
+    folder: Path
+    study_sha256: str
+    runner: Runner
+    environment: Mapping[str, str]
+    held: list[int]
+
+
+def perform(unit: Unit, study: Study, bench: Bench) -> list[dict[str, Any]] | None:
+    """Trains and, if final, evaluates once; the rows of its ``result.json``, None if told to stop.
+
+    A failure is a result: it has a reason and a cost, and is not tried again by itself.
+    """
+    place = bench.folder / unit.folder
+    place.mkdir(parents=True, exist_ok=True)
+    remove_stale(place)
+    config.dump(unit.recipe, place / "recipe.yaml")
+    verbs = [["train", str(place / "recipe.yaml"), "--run", str(place / "run")]]
+    if unit.role == "final" and not _metrics(place, study.split).is_file():
+        # The class of an encoder of one's own was named in the study's file.
+        options = ["--split", study.split, "--allow-code"]
+        verbs.append(["evaluate", str(place / "run"), *options])
+    reason = ""
+    for arguments in verbs:
+        status = _until_it_ends(arguments, place, bench)
+        if status is None:
+            return None
+        if status:
+            reason = _reason(place / "log.txt", status)
+            break
+    rows = _rows(unit, study, bench, reason)
+    write(place / "result.json", json.dumps(rows, indent=1))
+    return rows
+
+
+def read_result(folder: Path, unit: Unit) -> list[dict[str, Any]] | None:
+    """The rows of a unit that is done or failed, its own first; None while it is neither."""
+    path = folder / unit.folder / "result.json"
+    if not path.is_file():
+        return None
+    rows: list[dict[str, Any]] = json.loads(path.read_text())
+    return rows
+
+
+def chosen(plan: Plan, folder: Path, arm: str) -> dict[str, int | float] | None:
+    """The settings of an arm's best trial; None before all have ended, or if all failed.
+
+    Lowest validation WER, among equals the lowest validation loss; a failure is the worst.
+    """
+    trials = [unit for unit in plan.trials if unit.arm == arm]
+    if not trials:
+        return {}
+    found = [read_result(folder, unit) for unit in trials]
+    rows = [result[0] for result in found if result is not None]
+    if len(rows) < len(trials) or all(row["status"] == "failed" for row in rows):
+        return None
+    best = min(range(len(rows)), key=lambda i: _worth(rows[i]))
+    return trials[best].settings
+
+
+def _worth(row: dict[str, Any]) -> tuple[float, float]:
+    """Lower is better."""
+    if row["status"] == "failed":
+        return math.inf, math.inf
+    loss = row["validation_loss"]
+    return row["validation_wer"], math.inf if loss is None else loss
+
+
+def _until_it_ends(arguments: list[str], place: Path, bench: Bench) -> int | None:
+    """The exit status of a verb; None when it was told to end with the study."""
+    for attempt in range(1, ATTEMPTS + 1):
+        began = time.monotonic()
+        status = bench.runner(
+            arguments,
+            log=place / "log.txt",
+            environment=bench.environment,
+            held=bench.held,
+        )
+        killed = status < 0 or status in KILLED
+        if killed and bench.runner.stopped:
+            return None
+        line = {"verb": arguments[0], "status": status, "seconds": time.monotonic() - began}
+        # A run that fails before its first result leaves no ledger: its time is kept here.
+        line["metered"] = arguments[0] != "train" or (place / "run" / "ledger.jsonl").is_file()
+        with (place / "attempts.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if not killed or attempt == ATTEMPTS:
+            break
+    return status
+
+
+def _reason(log: Path, status: int) -> str:
+    """The last line that the failed process wrote, or the signal that killed it."""
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name} {ATTEMPTS} times; see {log}"
+    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
+    said = [line.strip() for line in lines if line.strip()]
+    return re.sub(r"^asr \w+: ", "", said[-1]) if said else f"exit status {status}; see {log}"
+
+
+def _metrics(place: Path, split: str) -> Path:
+    return place / "run" / "evaluations" / split / "metrics.json"
+
+
+def _rows(unit: Unit, study: Study, bench: Bench, reason: str) -> list[dict[str, Any]]:
+    """What the unit reached and cost, then the smaller budgets as points of its curve."""
+    place = bench.folder / unit.folder
+    run = read_run(place / "run", study.split) if (place / "run" / "recipe.yaml").exists() else None
+    totals = run.totals if run else {}
+    best = _best(place / "run", run) if run else None
+    if best is None and not reason:
+        reason = "no validation was measured"
+    row = {
+        "study": study.name,
+        "study_sha256": bench.study_sha256,
+        "arm": unit.arm,
+        "role": unit.role,
+        "number" if unit.role == "trial" else "seed": unit.number,
+        "budget": unit.budget,
+        "settings": unit.settings,
+        "status": "failed" if reason else "done",
+        "reason": reason or None,
+        "validation_wer": best and best[0],
+        "validation_loss": best[1] if best and math.isfinite(best[1]) else None,
+        "test_wer": run.wer if run and unit.role == "final" and not reason else None,
+        "device_hours": totals.get("device_hours", 0.0) + _unmetered_hours(unit, place),
+        "train_flops": totals.get("train_flops"),
+        "audio_hours": run.audio_hours if run else None,
+        "updates": totals.get("updates"),
+        "energy_joules": totals.get("energy_joules"),
+        "device_name": run.device_name if run else None,
+        "num_threads": run.num_threads if run else None,
+        "run": str(place / "run"),
+    }
+    if unit.role == "trial" or study.separate_budgets or reason or run is None:
+        return [row]
+    smaller = {name: b for name, b in study.budgets.items() if name != unit.budget}
+    return [row, *(_point(row, run, name, budget) for name, budget in smaller.items())]
+
+
+def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str, Any]:
+    """A smaller budget of a final run: the last validation within it says what it had bought.
+
+    The best WER so far, as the model kept is the best one. Its cost is a part of the run's.
+    """
+    within = [point for point in run.points if _is_within(point, budget)]
+    last = within[-1] if within else None
+    return row | {
+        "role": "point",
+        "budget": name,
+        "reason": None if last else "no validation within this budget",
+        "validation_wer": min((point.wer for point in within), default=None),
+        "validation_loss": None,
+        "test_wer": None,
+        "device_hours": last and last.device_hours,
+        "train_flops": last and last.train_flops,
+        "audio_hours": last and last.audio_hours,
+        "updates": last and last.updates,
+        "energy_joules": last and last.energy_joules,
+    }
+
+
+def _is_within(point: Point, budget: Budget) -> bool:
+    """Whether a validation was over when the budget was spent."""
+    limits = {key: value for key, value in vars(budget).items() if value is not None}
+    return all((getattr(point, key) or 0.0) <= value for key, value in limits.items())
+
+
+def _best(folder: Path, run: Run) -> tuple[float, float] | None:
+    """(WER, loss) of the best validation, the loss infinite if it is none; None without any."""
+    losses = {
+        line["updates"]: line["validation"].get("loss", math.nan)
+        for line in read_ledger(folder / "ledger.jsonl")
+        if line["event"] == "validation"
+    }
+    pairs = [(point.wer, losses[point.updates]) for point in run.points]
+    ranked = [(wer, loss if math.isfinite(loss) else math.inf) for wer, loss in pairs]
+    return min(ranked, default=None)
+
+
+def _unmetered_hours(unit: Unit, place: Path) -> float:
+    """Device-hours of attempts whose ledger is not there any more."""
+    path = place / "attempts.jsonl"
+    lines = read_json_lines(path)[0] if path.is_file() else []
+    seconds = sum(line["seconds"] for line in lines if not line["metered"])
+    return seconds * int(unit.recipe["trainer"]["devices"]) / 3600
