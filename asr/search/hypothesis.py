@@ -12,7 +12,8 @@ class Hypothesis:
         tokens: without EOS.
         score: by which hypotheses are ranked, see ``Rules``; natural logarithm.
         decoder_score: log-probability under the decoder: of an attention decoder with EOS once
-            finished; of a transducer or of CTC alone, summed over the alignments that were kept.
+            finished; of a transducer or of CTC alone, summed over the alignments that were kept
+            (by greedy search one, the path that it takes).
         ctc_score: log-probability of all CTC alignments; 0 where CTC takes no part beside the
             decoder.
         lm_score: log-probability under the language model, EOS included once finished; 0 without.
