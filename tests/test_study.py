@@ -1,0 +1,520 @@
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from scipy import stats
+
+from asr import cli, config
+from asr.encoders import ENCODERS
+from asr.study import Selection, matrix, read_study, run_study, slots, status
+from asr.study.children import Children
+from asr.study.claims import claim, is_claimed
+from asr.study.plan import Plan, draw
+from asr.study.schema import Range
+from tests.corpus import make_corpus
+from tests.studies import STUDY, Fake, study, wer_of, work, write_inputs
+from tests.test_train import recipe as real_recipe
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted((ROOT / "recipes" / "studies").glob("*.yaml"))
+KILLS = int(os.environ.get("ASR_KILLS", "3"))
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["asr.study"])
+
+
+@pytest.fixture(autouse=True)
+def inputs(tmp_path, monkeypatch):
+    """In the working directory; the page is the report's to test."""
+    write_inputs(tmp_path)
+    monkeypatch.setattr(
+        matrix, "compare", lambda runs, output, **options: {"files": [output / "report.html"]}
+    )
+    return tmp_path
+
+
+def read_rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def steps(folder: Path) -> list[str]:
+    return (folder / "journal").read_text().splitlines()
+
+
+def without_places(rows: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "run"} for row in rows]
+
+
+# --- the files ---
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_every_shipped_study_resolves_and_gives_every_arm_as_many_trials(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    shipped = read_study(path)
+    assert shipped.name == path.stem
+    plan = Plan(shipped)
+    by_arm = {arm: [u for u in plan.trials if u.arm == arm] for arm in plan.arms}
+    assert {len(trials) for trials in by_arm.values()} == {shipped.tuning.trials}
+    for number in range(shipped.tuning.trials):
+        for key in shipped.tuning.ranges:  # common random numbers
+            assert len({trials[number].settings[key] for trials in by_arm.values()}) == 1
+    recipes = [u.recipe for u in plan.trials] + [
+        u.recipe for a in plan.arms for u in plan.finals(a, {})
+    ]
+    alike = ("data", "decoder", "search", "features", "trainer", "tokenizer", "validation")
+    for key in alike:
+        shared = [
+            {k: v for k, v in tree[key].items() if k != "max_batch_seconds"} for tree in recipes
+        ]
+        assert all(tree == shared[0] for tree in shared), key
+
+
+def test_the_gpu_study_has_every_architecture_three_budgets_and_five_seeds():
+    shipped = config.load_file(ROOT / "recipes" / "studies" / "mini_librispeech.yaml")
+    files = [ROOT / arm["encoder"] for arm in shipped["arms"].values()]
+    assert {config.load_file(file)["class_path"] for file in files} == set(ENCODERS)
+    assert (len(shipped["budgets"]), len(shipped["seeds"])) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"armz": {}}, "armz: no such key"),
+        ({"arms": {"a": {"encoder": "LSTM", "dim": 3}}}, "arms.a.dim: no such key"),
+        ({"arms": ["LSTM"]}, "arms: expects a section for each name"),
+        ({"arms": {"a/b": {"encoder": "LSTM"}}}, "name 'a/b': expects letters"),
+        ({"seeds": []}, "seeds: is empty"),
+        ({"seeds": [1, 1]}, "one stands twice"),
+        ({"seeds": [0, 1]}, "tuning.seed 0: is also the seed of a final run"),
+        ({"targets": [0.0]}, "targets 0: expects percent"),
+        ({"budgets": {"a": {"updates": 3}, "b": {"device_hours": 1}}}, "one and the same unit"),
+        ({"budgets": {"a": {}}}, "set device_hours, updates or audio_hours"),
+    ],
+)
+def test_a_mistake_in_a_study_names_the_key(changes, message):
+    with pytest.raises(ValueError, match=message):
+        study(**changes)
+
+
+def test_a_mistake_in_a_recipe_names_the_arm_before_anything_runs(tmp_path):
+    arms = {"a": {"encoder": "LSTM", "overrides": ["--encoder.dim=16", "--encoder.layerz=1"]}}
+    with pytest.raises(ValueError, match=r"arm a: encoder.layerz: no such key"):
+        run_study(study(arms=arms), tmp_path / "study", runner=Fake(tmp_path / "journal"))
+    assert not (tmp_path / "study").exists()
+
+
+# --- tuning ---
+
+
+def test_draws_are_distributed_as_their_range_says_and_reach_both_whole_bounds():
+    ranges = {
+        "a": Range(low=1e-4, high=1e-2, scale="log"),
+        "b": Range(low=0.0, high=0.3),
+        "c": Range(low=1, high=4),
+    }
+    drawn = [draw(ranges, 5, number) for number in range(1000)]
+    for key, expected in (("a", stats.loguniform(1e-4, 1e-2)), ("b", stats.uniform(0, 0.3))):
+        assert stats.kstest([d[key] for d in drawn], expected.cdf).pvalue > 0.01
+    counts = [sum(d["c"] == value for d in drawn) for value in (1, 2, 3, 4)]
+    assert sum(counts) == len(drawn)
+    assert stats.chisquare(counts).pvalue > 0.01
+    assert abs(stats.spearmanr([d["a"] for d in drawn], [d["b"] for d in drawn]).statistic) < 0.1
+    assert draw({"b": ranges["b"]}, 5, 7)["b"] == drawn[7]["b"]  # whatever else is drawn
+
+
+def test_a_study_tunes_each_arm_on_validation_and_trains_its_best_settings_with_every_seed(
+    tmp_path,
+):
+    result = run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal"))
+    rows = read_rows(tmp_path / "study")
+    assert rows == result["rows"]
+    assert result["failed"] is False
+    for arm in STUDY["arms"]:
+        trials = [r for r in rows if (r["arm"], r["role"]) == (arm, "trial")]
+        finals = [r for r in rows if (r["arm"], r["role"]) == (arm, "final")]
+        assert [r["number"] for r in trials] == [1, 2, 3]
+        assert [r["seed"] for r in finals] == [1, 2]
+        nearest = min(trials, key=lambda r: r["validation_wer"])["settings"]
+        assert all(r["settings"] == nearest for r in finals)
+        assert all(r["test_wer"] is None for r in trials)
+        for row in finals:
+            tree = config.load_file(Path(row["run"]) / "recipe.yaml")
+            assert tree["optimizer"]["lr"] == nearest["optimizer.lr"]
+            assert (tree["seed"], tree["budget"]["updates"]) == (row["seed"], 200)
+            assert row["validation_wer"] == pytest.approx(wer_of(tree))
+            assert row["device_hours"] == pytest.approx(210 / 3600)
+    assert "encoder.forget_bias" in rows[0]["settings"]
+    lines = result["table"].splitlines()
+    assert len(lines) == 1 + len(STUDY["arms"]) * len(STUDY["budgets"])
+    counted = sum(r["device_hours"] for r in rows if r["role"] != "point")
+    assert f"cost of all: {counted:.3f} device-hours" in result["remarks"][-1]
+
+
+def test_a_smaller_budget_is_a_point_of_the_curve_and_is_not_paid_for_twice(tmp_path):
+    run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal"))
+    rows = read_rows(tmp_path / "study")
+    for point in (r for r in rows if r["role"] == "point"):
+        (final,) = [r for r in rows if r["role"] == "final" and r["run"] == point["run"]]
+        assert (point["budget"], point["updates"], point["test_wer"]) == ("half", 100, None)
+        assert point["validation_wer"] == pytest.approx(final["validation_wer"] + 0.1)
+        assert point["device_hours"] == pytest.approx(100 / 3600)
+
+
+def test_separate_budgets_are_runs_of_their_own_each_tested_once(tmp_path):
+    described = study(separate_budgets=True)
+    run_study(described, tmp_path / "study", runner=Fake(tmp_path / "journal"))
+    rows = [r for r in read_rows(tmp_path / "study") if r["role"] != "trial"]
+    assert [r["budget"] for r in rows] == ["half"] * 4 + ["full"] * 4
+    assert all(r["role"] == "final" and r["test_wer"] is not None for r in rows)
+    assert sum(step.endswith(".evaluated") for step in steps(tmp_path)) == 8
+
+
+def test_a_failed_trial_is_a_result_with_reason_and_cost_and_is_never_chosen(tmp_path):
+    best = min((u.recipe for u in Plan(study()).trials if u.arm == "lstm"), key=wer_of)
+
+    def fails(verb, recipe):
+        return 2 * (verb == "train" and recipe == best)
+
+    result = run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal", fails))
+    failed = [r for r in result["rows"] if r["status"] == "failed"]
+    assert [r["arm"] for r in failed] == ["lstm"]
+    assert {r["reason"] for r in failed} == {"it went wrong; do this"}
+    assert all(r["device_hours"] > 0 for r in failed)
+    finals = [r for r in result["rows"] if r["role"] == "final"]
+    assert len(finals) == 4
+    assert all(f["settings"] != r["settings"] for f in finals for r in failed)
+    assert result["failed"]
+    assert sum("it went wrong" in remark for remark in result["remarks"]) == len(failed)
+
+
+def test_an_arm_whose_trials_all_fail_has_no_final_runs_and_says_so(tmp_path):
+    def fails(verb, recipe):
+        return 2 * (recipe["encoder"]["class_path"] == "LSTM")
+
+    result = run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal", fails))
+    assert result["blocked"] == ["lstm"]
+    assert result["failed"]
+    assert "lstm: no final run, since all its trials failed" in result["remarks"]
+    assert {r["arm"] for r in result["rows"] if r["role"] == "final"} == {"minlstm"}
+
+
+def test_what_failed_is_done_again_when_asked_and_its_first_attempt_stays_paid(tmp_path):
+    def fails(verb, recipe):
+        return 2 * (recipe["seed"] == 2)
+
+    first = run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal", fails))
+    again = run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal"))
+    assert again["rows"] == first["rows"]  # not by itself
+    retried = run_study(study(), tmp_path / "study", retry=True, runner=Fake(tmp_path / "journal"))
+    assert not retried["failed"]
+    finals = [r for r in retried["rows"] if r["role"] == "final"]
+    assert len({r["device_hours"] for r in finals if r["seed"] == 1}) == 1
+    assert all(r["device_hours"] > 210 / 3600 for r in finals if r["seed"] == 2)
+
+
+# --- killed, shared, told to end ---
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The rows of a study that nothing happened to."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    write_inputs(folder)
+    process = start(folder)
+    process.join(60)
+    assert process.exitcode == 0
+    return without_places(read_rows(folder / "study"))
+
+
+def start(folder: Path, seconds: float = 0.02):
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        process = PROCESSES.Process(target=work, args=(folder, seconds))
+        process.start()
+    finally:
+        os.chdir(before)
+    return process
+
+
+def test_a_study_killed_again_and_again_has_the_rows_of_one_that_was_not(tmp_path, unbroken):
+    draw_moment = random.Random(time.time_ns())
+    killed = 0
+    for kill in range(KILLS):
+        process = start(tmp_path, seconds=0.15)
+        while process.is_alive() and not (tmp_path / "journal").exists():
+            time.sleep(0.01)
+        while process.is_alive() and len(steps(tmp_path)) < 4 * kill:
+            time.sleep(0.01)
+        time.sleep(draw_moment.uniform(0, 0.6))
+        process.kill()
+        process.join()
+        killed += process.exitcode != 0
+    assert killed
+    process = start(tmp_path)
+    process.join(60)
+    assert process.exitcode == 0
+    assert without_places(read_rows(tmp_path / "study")) == unbroken
+    done = steps(tmp_path)  # a kill between a step and its line may lose the line, adds none
+    evaluated = [step for step in done if step.endswith(".evaluated")]
+    assert len(set(done)) >= len(done) - killed
+    assert len(evaluated) <= 4 + killed
+
+
+def test_two_processes_at_once_do_every_unit_exactly_once(tmp_path, unbroken):
+    both = [start(tmp_path, seconds=0.05) for _ in range(2)]
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
+    assert without_places(read_rows(tmp_path / "study")) == unbroken
+    done = steps(tmp_path)
+    assert len(done) == len(set(done)) == 2 * (6 + 4) + 4
+
+
+def test_a_claim_outlives_its_owner_in_a_child_that_still_works(tmp_path):
+    held = claim(tmp_path / "unit" / ".claim")
+    assert claim(tmp_path / "unit" / ".claim") is None
+    with subprocess.Popen(["sleep", "60"], pass_fds=[held.number]) as child:
+        held.release()
+        assert is_claimed(tmp_path / "unit" / ".claim")
+        child.kill()
+        child.wait()
+    assert not is_claimed(tmp_path / "unit" / ".claim")
+
+
+def test_a_study_told_to_end_loses_nothing_and_goes_on(tmp_path, unbroken):
+    class Interrupted(Fake):
+        def __call__(self, arguments, **options):
+            if len(self.environments) == 3:
+                self.stop()  # as the signal would, while a run is at work
+                raise KeyboardInterrupt
+            return super().__call__(arguments, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study(), tmp_path / "study", runner=Interrupted(tmp_path / "journal"))
+    assert any("missing" in line for line in status(study(), tmp_path / "study"))
+    run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal"))
+    assert without_places(read_rows(tmp_path / "study")) == unbroken
+
+
+@pytest.mark.parametrize(("killings", "ended"), [(2, "done"), (9, "failed")])
+def test_a_run_that_a_signal_killed_goes_on_unless_it_happens_again_and_again(
+    tmp_path, killings, ended
+):
+    left = [killings]
+
+    def killed(verb, recipe):
+        if recipe["seed"] == 1 and verb == "train" and left[0]:
+            left[0] -= 1
+            return -9
+        return 0
+
+    described = study(arms={"lstm": STUDY["arms"]["lstm"]})
+    fake = Fake(tmp_path / "journal", killed)
+    rows = run_study(described, tmp_path / "study", workers=1, runner=fake)["rows"]
+    (row,) = [r for r in rows if r["role"] == "final" and r["seed"] == 1]
+    assert row["status"] == ended
+    if ended == "failed":
+        assert row["reason"].startswith("killed by SIGKILL 3 times")
+
+
+def test_children_are_the_real_command_and_end_together(tmp_path):
+    children = Children()
+    options = {"environment": dict(os.environ), "held": []}
+    assert children(["--version"], log=tmp_path / "a.txt", **options) == 0
+    assert (tmp_path / "a.txt").read_text().startswith("asr ")
+    assert children(["nonsense"], log=tmp_path / "b.txt", **options) == 2
+    children.stop()
+    assert children(["--version"], log=tmp_path / "c.txt", **options) == 143
+    assert (tmp_path / "c.txt").read_text() == ""
+
+
+# --- pre-registration ---
+
+
+def run(folder: Path, described, **options):
+    return run_study(described, folder / "study", runner=Fake(folder / "journal"), **options)
+
+
+def test_a_file_that_changed_is_refused_and_named_and_its_status_says_so(tmp_path):
+    run(tmp_path, study())
+    registered = (tmp_path / "study" / "study.json").read_text()
+    changed = study(seeds=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"differ in study.seeds.*--amend"):
+        run(tmp_path, changed)
+    assert (tmp_path / "study" / "study.json").read_text() == registered
+    assert (
+        "has changed since it was registered (study.seeds)"
+        in status(changed, tmp_path / "study")[0]
+    )
+    (tmp_path / "task.yaml").write_text(
+        (tmp_path / "task.yaml").read_text() + "features: {num_mels: 40}\n"
+    )
+    with pytest.raises(ValueError, match=r"recipes.lstm.features.num_mels"):
+        run(tmp_path, study())
+
+
+def test_the_hash_is_of_what_the_file_means_and_stands_in_every_row(tmp_path):
+    shuffled = study(**dict(reversed(STUDY.items())))
+    run(tmp_path, study())
+    run(tmp_path, shuffled)
+    registered = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert {r["study_sha256"] for r in read_rows(tmp_path / "study")} == {
+        registered["study_sha256"]
+    }
+    assert registered["amendments"] == []
+
+
+def test_an_amendment_adds_to_a_study_and_is_recorded_beside_the_rows_before_it(tmp_path):
+    before = run(tmp_path, study())["rows"]
+    result = run(tmp_path, study(seeds=[1, 2, 3]), amend=True)
+    assert len(result["rows"]) == len(before) + 2 * 2  # final and point of each arm
+    registered = json.loads((tmp_path / "study" / "study.json").read_text())
+    (amendment,) = registered["amendments"]
+    assert amendment["changed"] == ["study.seeds"]
+    earlier = [r for r in result["rows"] if r["study_sha256"] != registered["study_sha256"]]
+    assert earlier == before
+    assert f"rows made under an earlier version of the file: {len(before)}" in result["remarks"]
+
+
+def test_an_amendment_that_would_change_what_was_run_is_refused(tmp_path):
+    run(tmp_path, study())
+    tuning = STUDY["tuning"] | {"budget": {"updates": 150}}
+    with pytest.raises(ValueError, match="trained with other settings.*another name"):
+        run(tmp_path, study(tuning=tuning), amend=True)
+    budgets = STUDY["budgets"] | {"quarter": {"updates": 50}}
+    with pytest.raises(ValueError, match="curves were read"):
+        run(tmp_path, study(budgets=budgets), amend=True)
+
+
+def test_another_corpus_is_refused(tmp_path):
+    run(tmp_path, study())
+    facts = {"splits": {"train": {"rows_sha256": "b" * 64}}, "normaliser": "none"}
+    (tmp_path / "corpus" / "corpus.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="not the corpus that the study began with.*train"):
+        run(tmp_path, study())
+
+
+# --- parts, devices ---
+
+
+def test_a_part_of_the_matrix_is_run_and_the_rest_stays_missing(tmp_path):
+    part = Selection(arms=["lstm"], seeds=[2])
+    rows = run(tmp_path, study(), selection=part)["rows"]
+    assert {(r["arm"], r["seed"]) for r in rows if r["role"] == "final"} == {("lstm", 2)}
+    assert status(study(), tmp_path / "study") == [
+        "lstm: 3 trials, 3 done; 2 final runs, 1 done, 1 missing",
+        "minlstm: 3 trials, 3 missing; 2 final runs, 2 missing",
+    ]
+    with pytest.raises(ValueError, match="arms gru: not in the study, which has lstm, minlstm"):
+        run(tmp_path, study(), selection=Selection(arms=["gru"]))
+    with pytest.raises(ValueError, match="points of one run"):
+        run(tmp_path, study(), selection=Selection(budgets=["half"]))
+
+
+def test_runs_have_the_threads_of_the_study_and_no_more_at_a_time_than_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(slots, "cores", lambda: 5)
+    fake = Fake(tmp_path / "journal", seconds=0.05)
+    run_study(study(threads=2), tmp_path / "study", runner=fake)
+    assert {env["OMP_NUM_THREADS"] for env in fake.environments} == {"2"}
+    assert fake.most == 2
+    with pytest.raises(ValueError, match="--workers 3: this machine has room for 2"):
+        run_study(study(threads=2), tmp_path / "study", workers=3, runner=fake)
+
+
+def test_threads_are_shared_by_the_workers_and_stay_those_of_the_first_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(slots, "cores", lambda: 8)
+    part = Selection(arms=["lstm"])
+    for workers, selection in ((4, part), (1, Selection())):
+        fake = Fake(tmp_path / "journal")
+        described = study(threads=None)
+        run_study(described, tmp_path / "study", workers=workers, selection=selection, runner=fake)
+        assert {env["OMP_NUM_THREADS"] for env in fake.environments} == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "devices"),
+    [
+        ({}, ["4", "5", "7"]),
+        ({"WORLD_SIZE": "3", "RANK": "4", "LOCAL_RANK": "1"}, ["5"]),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "6", "SLURM_LOCALID": "2"}, ["7"]),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, ["4", "5", "7"]),  # the batch script itself
+    ],
+)
+def test_a_worker_has_a_gpu_to_itself_and_a_task_of_a_launcher_its_own(
+    monkeypatch, launcher, devices
+):
+    for name in list(os.environ):
+        if name.startswith("SLURM_") or name in slots.LAUNCHED:
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(slots.torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    found = slots.slots(real_recipe(Path("corpus"), trainer={"accelerator": "auto"}).trainer, 1)
+    assert [slot.devices for slot in found] == devices
+    env = slots.environment(found[-1], 3, os.environ)
+    assert (env["CUDA_VISIBLE_DEVICES"], env["OMP_NUM_THREADS"]) == (devices[-1], "3")
+    assert not set(launcher) & set(env)  # a run of the study is not one of the launcher's tasks
+
+
+def test_two_shells_never_share_a_device(tmp_path):
+    free = [slots.Slot("host-gpu0", "0"), slots.Slot("host-gpu1", "1")]
+    first, second = (slots.take(tmp_path, free) for _ in range(2))
+    assert [first[0].devices, second[0].devices] == ["0", "1"]
+    assert slots.take(tmp_path, free) is None
+    first[1].release()
+    assert slots.take(tmp_path, free)[0].devices == "0"
+
+
+# --- the real thing ---
+
+
+@pytest.mark.slow
+def test_a_study_of_tone_speech_from_the_command_to_the_page(tmp_path, capsys, monkeypatch):
+    monkeypatch.undo()
+    os.chdir(tmp_path)
+    make_corpus(tmp_path / "tones", train=60, validation=12, test=12)
+    config.dump(config.tree_of(real_recipe(tmp_path / "tones")), tmp_path / "task.yaml")
+    arms = {
+        name: {"encoder": kind, "overrides": [f"--encoder.{k}={v}" for k, v in options.items()]}
+        for name, kind, options in (
+            ("lstm", "LSTM", {"dim": 16, "layers": 1}),
+            ("minlstm", "MinLSTM", {"dim": 16, "layers": 1}),
+        )
+    }
+    budgets = {"half": {"updates": 6}, "full": {"updates": 12}}
+    tuning = STUDY["tuning"] | {"trials": 1, "budget": {"updates": 6}}
+    tree = STUDY | {"arms": arms, "budgets": budgets, "tuning": tuning}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree))
+    assert cli.main(["study", "study.yaml"]) == 0
+    out = capsys.readouterr().out
+    place = tmp_path / "runs" / "studies" / "tiny"
+    assert (place / "report" / "report.html").is_file()
+    assert out.splitlines()[-1] == (
+        "written: runs/studies/tiny/results.jsonl, runs/studies/tiny/report/report.html"
+    )
+    rows = read_rows(place)
+    assert len(rows) == 2 * (1 + 2 * 2)
+    for row in rows:
+        assert row["status"] == "done"
+        assert row["num_threads"] == 1
+        if row["role"] == "final":
+            evaluated = Path(row["run"]) / "evaluations" / "test" / "metrics.json"
+            assert json.loads(evaluated.read_text())["wer"]["rate"] == row["test_wer"]
+    ledgers = [
+        json.loads((Path(r["run"]) / "ledger.json").read_text())["device_hours"]
+        for r in rows
+        if r["role"] != "point"
+    ]
+    assert f"cost of all: {sum(ledgers):.3f} device-hours" in out
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("ledger.json")}
+    assert cli.main(["study", "study.yaml"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in place.rglob("ledger.json")} == before
+    assert read_rows(place) == rows
