@@ -536,7 +536,7 @@ def study(arguments: list[str]) -> int:
     )
     known = options.parse_args(hyphens(arguments))
 
-    from asr.study import Selection, read_study, run_study, status
+    from asr.study import Selection, read_study, run_study, status, task
 
     described = read_study(known.file)
     folder = known.folder or Path("runs") / "studies" / described.name
@@ -551,6 +551,8 @@ def study(arguments: list[str]) -> int:
         amend=known.amend,
         retry=known.retry,
     )
+    if (launched := task()) and launched[0]:
+        return int(result["failed"])  # the first process of srun or torchrun speaks for all
     print("\n".join([result["table"], *result["remarks"]]))
     print(f"written: {folder / 'results.jsonl'}" + f", {result['report']}" * bool(result["report"]))
     return int(result["failed"])

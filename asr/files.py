@@ -149,6 +149,18 @@ def _unwritable(path: Path, error: OSError) -> OSError:
     return OSError(f"cannot write {path} ({error.strerror}); {remedy(error)}")
 
 
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        ValueError: it is damaged; names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore or remove it") from None
+
+
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The objects in a file with one a line, and how many lines a crash cut short."""
     found, torn = [], 0

@@ -109,6 +109,28 @@ def test_a_mistake_in_a_recipe_names_the_arm_before_anything_runs(tmp_path):
     assert not (tmp_path / "study").exists()
 
 
+def test_a_corpus_that_is_not_there_is_prepared_once_at_the_rate_of_the_features(
+    tmp_path, monkeypatch
+):
+    made = []
+
+    def prepare(corpus, output, *, sample_rate):
+        made.append((type(corpus).__name__, corpus.digits, str(output), sample_rate))
+        (tmp_path / "elsewhere").rename(tmp_path / "corpus")
+
+    monkeypatch.setattr(matrix, "prepare", prepare)
+    (tmp_path / "corpus").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="corpus is not a prepared corpus"):
+        run(tmp_path, study())
+    described = study(
+        prepare={"class_path": "fsdd", "init_args": {"digits": "1..3"}},
+        overrides=["--features.sample_rate=8000"],
+    )
+    for _ in range(2):
+        run(tmp_path, described)
+    assert made == [("FSDD", "1..3", "corpus", 8000)]
+
+
 # --- tuning ---
 
 

@@ -15,13 +15,13 @@ from asr.corpora.prepare import prepare
 from asr.data import read_corpus
 from asr.recipe import Recipe
 from asr.report import compare
-from asr.study import results, slots
+from asr.study import results, slots, standing
 from asr.study.children import Children, Runner
-from asr.study.claims import POLL_SECONDS, Claim, claim, is_claimed, waiting_for
+from asr.study.claims import POLL_SECONDS, Claim, claim, waiting_for
 from asr.study.plan import Plan, Unit
-from asr.study.registration import differences, listed, read_registration, register
+from asr.study.registration import read_registration, register
 from asr.study.schema import Study
-from asr.study.units import Bench, chosen, perform, read_result
+from asr.study.units import Bench, perform, read_result
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,8 @@ def run_study(
     free = _room(recipe, threads, workers)
     matrix = Matrix(plan, folder, registered, free, selection, runner or Children())
     matrix.work(workers or len(free))
-    return summary(plan, folder, registered, matrix.report())
+    report = matrix.report()
+    return {**standing.summary(plan, folder, registered), "report": report}
 
 
 def _room(recipe: Recipe, threads: int, workers: int | None) -> list[slots.Slot]:
@@ -255,52 +256,6 @@ class Matrix:
         with waiting_for(self.folder / ".report.lock"):
             written = compare(runs, self.folder / "report", targets=targets, split=study.split)
         return next(path for path in written["files"] if path.suffix == ".html")
-
-
-def summary(plan: Plan, folder: Path, registered: Row, report: Path | None) -> dict[str, Any]:
-    """What a study has come to; see ``run_study``."""
-    rows = results.collect(plan, folder)
-    ended = all(read_result(folder, unit) for unit in plan.trials)
-    blocked = [arm for arm in plan.arms if ended and chosen(plan, folder, arm) is None]
-    remarks = [f"{arm}: no final run, since all its trials failed" for arm in blocked]
-    return {
-        "rows": rows,
-        "table": results.table(plan, rows),
-        "remarks": remarks + results.remarks(registered, rows),
-        "blocked": blocked,
-        "report": report,
-        "failed": bool(blocked) or any(row["status"] == "failed" for row in rows),
-    }
-
-
-def status(study: Study, folder: Path) -> list[str]:
-    """What is done, failed, being worked on and missing; runs and writes nothing."""
-    plan = Plan(study)
-    registered = read_registration(folder)
-    lines = []
-    if registered is None:
-        lines.append(f"{folder}: not started")
-    elif changed := differences(plan, registered):
-        lines.append(f"{folder}: the file has changed since it was registered ({listed(changed)})")
-    known = results.units(plan, folder)
-    for arm in plan.arms:
-        states = [(unit, _state(folder, unit)) for unit in known if unit.arm == arm]
-        parts = [_counted("trials", [s for unit, s in states if unit.role == "trial"])]
-        finals = [s for unit, s in states if unit.role == "final"]
-        finals += ["missing"] * (len(plan.finals(arm, {})) - len(finals))
-        lines.append(f"{arm}: {'; '.join([*parts, _counted('final runs', finals)])}")
-    return lines
-
-
-def _state(folder: Path, unit: Unit) -> str:
-    if (found := read_result(folder, unit)) is not None:
-        return str(found[0]["status"])
-    return "running" if is_claimed(folder / unit.folder / ".claim") else "missing"
-
-
-def _counted(words: str, states: Sequence[str]) -> str:
-    names = [n for n in ("done", "failed", "running", "missing") if n in states]
-    return f"{len(states)} {words}" + "".join(f", {states.count(name)} {name}" for name in names)
 
 
 def _first_error(futures: list["Future[None]"]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from asr import config
 from asr.config import Tree
-from asr.files import write
+from asr.files import read_json, write
 from asr.study.plan import Plan
 from asr.study.units import chosen
 
@@ -32,7 +32,7 @@ def read_registration(folder: Path) -> dict[str, Any] | None:
     path = folder / "study.json"
     if not path.is_file():
         return None
-    registered: dict[str, Any] = json.loads(path.read_text())
+    registered: dict[str, Any] = read_json(path)
     return registered
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asr import config
-from asr.files import read_json_lines, remove_stale, write
+from asr.files import read_json, read_json_lines, remove_stale, write
 from asr.meter import read_ledger
 from asr.recipe import Budget
 from asr.report.runs import Point, Run, read_run
@@ -73,7 +73,7 @@ def read_result(folder: Path, unit: Unit) -> list[dict[str, Any]] | None:
     path = folder / unit.folder / "result.json"
     if not path.is_file():
         return None
-    rows: list[dict[str, Any]] = json.loads(path.read_text())
+    rows: list[dict[str, Any]] = read_json(path)
     return rows
 
 
@@ -163,6 +163,7 @@ def _rows(unit: Unit, study: Study, bench: Bench, reason: str) -> list[dict[str,
         "audio_hours": run.audio_hours if run else None,
         "updates": totals.get("updates"),
         "energy_joules": totals.get("energy_joules"),
+        "real_time_factor": run.metric("real_time_factor") if run else None,
         "device_name": run.device_name if run else None,
         "num_threads": run.num_threads if run else None,
         "run": str(place / "run"),
@@ -187,6 +188,7 @@ def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str
         "validation_wer": min((point.wer for point in within), default=None),
         "validation_loss": None,
         "test_wer": None,
+        "real_time_factor": None,
         "device_hours": last and last.device_hours,
         "train_flops": last and last.train_flops,
         "audio_hours": last and last.audio_hours,
