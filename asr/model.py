@@ -6,6 +6,7 @@ header, so that the two always belong together) and ``model.json`` (what to buil
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from asr import __version__
+from asr.calibration import Calibration
 from asr.config import Component, read, read_component, tree_of
 from asr.decoders import DECODERS
 from asr.decoders.decoder import Decoder
@@ -35,6 +37,7 @@ class SpeechModel(nn.Module):
 
     Attributes:
         language_model: what the search asks beside the decoder, if its ``lm_weight`` is not 0.
+        calibration: of the confidences of words; None as long as it was not fitted.
         description: plain values from which ``build_model`` makes the same model again.
         summary: how and for how much it was trained; empty before training.
     """
@@ -47,6 +50,7 @@ class SpeechModel(nn.Module):
         self.features, self.encoder, self.decoder = features, encoder, decoder
         self.search, self.tokenizer, self.normaliser = search, tokenizer, normaliser
         self.language_model: LanguageModel | None = None
+        self.calibration: Calibration | None = None
         self.description: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
 
@@ -150,6 +154,14 @@ def give_language_model(
     model.description["language_model"] = description
 
 
+def give_calibration(model: SpeechModel, calibration: Calibration | None) -> None:
+    """The model is saved with it from now on; None: its confidences are what the aligner says."""
+    model.calibration = calibration
+    model.description.pop("calibration", None)
+    if calibration is not None:
+        model.description["calibration"] = asdict(calibration)
+
+
 def save_model(model: SpeechModel, folder: Path, summary: Mapping[str, Any]) -> None:
     """Writes a model folder; a kill at any moment leaves the old model or the new one.
 
@@ -224,6 +236,8 @@ def load_model(
                 LANGUAGE_MODELS, described["language_model"], "language_model", 1, allow_code
             )
             give_language_model(model, component(model.tokenizer.vocabulary_size), component.tree())
+        if "calibration" in described:
+            give_calibration(model, Calibration(**described["calibration"]))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{where} is damaged ({why}); restore it or train again") from None
