@@ -42,9 +42,7 @@ class Fusion:
         if not len(rows):
             return self
         grown = self.follow(rows, tokens)
-        cache = {
-            name: _replaced(value, rows, grown.cache[name]) for name, value in self.cache.items()
-        }
+        cache = put(self.cache, rows, grown.cache)
         log_probs = self.log_probs.index_copy(0, rows, grown.log_probs)
         return replace(self, log_probs=log_probs, cache=cache)
 
@@ -54,6 +52,11 @@ def begin(language_model: LanguageModel, rows: int, device: torch.device) -> Fus
     tokens = torch.full((rows,), EOS, device=device)
     log_probs, cache = language_model.step(tokens, language_model.start(rows))
     return Fusion(language_model, log_probs, cache)
+
+
+def put(cache: Cache, rows: Tensor, grown: Cache) -> Cache:
+    """N rows, of which these (M,) different ones are replaced by the M of another."""
+    return {name: _replaced(value, rows, grown[name]) for name, value in cache.items()}
 
 
 def _replaced(values: Tensor, rows: Tensor, grown: Tensor) -> Tensor:
