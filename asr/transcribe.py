@@ -17,13 +17,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from asr.alignment import Word, align
+from asr.alignment import Word, align, aligns
 from asr.audio import SUFFIXES, info, pieces
 from asr.files import new_folder, write_all
 from asr.writers import FORMATS, TIMED, Transcript
 
 if TYPE_CHECKING:
     from asr.model import SpeechModel
+    from asr.search import Hypothesis
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def transcribe(
         model: what recognises.
         inputs: audio files, folders, glob patterns, or ``-`` for the bytes of a file on stdin.
         output_dir: folder for the transcripts, made when missing; without one nothing is written.
-        formats: any of txt, json, srt, vtt, tsv; all but txt need a model with a CTC head.
+        formats: any of txt, json, srt, vtt, tsv; all but txt need a transducer or a CTC head.
         recursive: look into the folders of folders too.
         overwrite: replace transcripts that exist; without it they are errors of their inputs.
         window_seconds: longer audio is cut, at the quietest point of the last third of a window;
@@ -128,7 +129,7 @@ def transcribe(
 
     Raises:
         ValueError: nothing to transcribe, a missing file, an unknown format, several formats and no
-            folder for them, times asked of a model without a CTC head, or out of memory.
+            folder for them, times asked of a model that cannot find them, or out of memory.
         OSError: the folder cannot be written.
     """
     if window_seconds is None:
@@ -316,24 +317,32 @@ class Recogniser:
         lengths = torch.tensor([len(w.wave) for w in windows])  # (B,)
         try:
             encoded, frames = model.encode(waves.to(model.device), lengths.to(model.device))
-            n_best = model.search(model.decoder, encoded, frames)
-            log_probs = model.decoder.ctc_log_probs(encoded) if self.timed else None  # (B, S, V)
+            n_best = model.decode(encoded, frames)
+            heard = [
+                self._heard(window, hypotheses[0], row[None, : int(length)])
+                for window, hypotheses, row, length in zip(
+                    windows, n_best, encoded, frames, strict=True
+                )
+            ]
         except torch.OutOfMemoryError:
             raise ValueError(
                 f"out of memory on {model.device}: lower batch_seconds ({self.batch_seconds}) "
                 f"or window_seconds ({self.window_seconds})"
             ) from None
-        heard = []
-        for number, (window, hypotheses) in enumerate(zip(windows, n_best, strict=True)):
-            best = hypotheses[0]
-            words: list[Word] = []
-            if log_probs is not None:
-                own = log_probs[number, : int(frames[number])]  # (S, V)
-                words = align(own, best.tokens, model.tokenizer, model.frame_seconds)
-            words = [_placed(word, window, model.features.sample_rate) for word in words]
-            text = " ".join(model.text(best).split())
-            heard.append(Heard(text, tuple(words), best.score, best.finished))
         return heard
+
+    def _heard(self, window: Window, best: "Hypothesis", encoded: torch.Tensor) -> Heard:
+        """The best hypothesis of a window and its frames (1, S, D)."""
+        model = self.model
+        words: list[Word] = []
+        if self.timed:
+            words = align(
+                model.decoder, encoded, best.tokens, model.tokenizer, model.frame_seconds,
+                model.calibration,
+            )  # fmt: skip
+        words = [_placed(word, window, model.features.sample_rate) for word in words]
+        text = " ".join(model.text(best).split())
+        return Heard(text, tuple(words), best.score, best.finished)
 
     def _join(self, reading: Reading) -> Transcript:
         heard, seconds = reading.heard, reading.samples / self.model.features.sample_rate
@@ -373,14 +382,11 @@ def _check_request(
     if window_seconds < 1:
         raise ValueError(f"window_seconds is {window_seconds}; it must be at least 1")
     timed = sorted(TIMED.intersection(formats))
-    if timed:
-        probe = torch.zeros(1, 1, model.encoder.dim, device=model.device)  # (B, S, D)
-        with torch.inference_mode():
-            if model.decoder.ctc_log_probs(probe) is None:
-                raise ValueError(
-                    f"{timed[0]} needs the times of words, and this model has no CTC head to "
-                    "find them; ask for txt"
-                )
+    if timed and not aligns(model.decoder):
+        raise ValueError(
+            f"{timed[0]} needs the times of words, and this model has no CTC head to "
+            "find them; ask for txt"
+        )
 
 
 def _paths(entry: str, recursive: bool) -> list[Path]:

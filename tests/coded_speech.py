@@ -45,6 +45,8 @@ def audio_bytes(wave: np.ndarray, rate: int = RATE, kind: str = "WAV") -> bytes:
 class Levels(nn.Module):
     """Decoder with a CTC head: the token whose level is nearest, at probability ~1."""
 
+    dim = 1
+
     def ctc_log_probs(self, encoded):
         """(B, S, 1) -> (B, S, V)."""
         levels = torch.arange(TOKENIZER.vocabulary_size) / 64
@@ -86,6 +88,7 @@ class CodedSpeech(nn.Module):
         self.search = search or Greedy()
         self.tokenizer = TOKENIZER
         self.normaliser = "lower"
+        self.calibration = None
         self.frame_seconds = FRAME_SECONDS
         self.summary = {"updates": 7}
         self.weight = nn.Parameter(torch.zeros(1))
@@ -106,7 +109,11 @@ class CodedSpeech(nn.Module):
     def recognise(self, waves, lengths):
         """(B, N), (B,) -> n-best lists."""
         assert not self.training
-        return self.search(self.decoder, *self.encode(waves, lengths))
+        return self.decode(*self.encode(waves, lengths))
+
+    def decode(self, encoded, lengths):
+        """(B, S, 1), (B,) -> n-best lists."""
+        return self.search(self.decoder, encoded, lengths)
 
     def text(self, hypothesis):
         """What was said."""

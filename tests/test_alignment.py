@@ -4,10 +4,26 @@ import math
 import pytest
 import torch
 
-from asr.alignment import align, spelled, token_spans
+from asr.alignment import align, aligns, ctc_spans, lattice, spelled, transducer_spans, viterbi
+from asr.batch import BLANK, EOS
+from asr.calibration import Calibration
+from asr.decoders import Transducer
 from asr.text import Characters, SentencePiece
+from tests.tiny import ATTENTION_DECODERS, DECODER_BUILDERS, DIM, TRANSDUCERS, VOCABULARY, decoder
 
 LETTERS = Characters((), alphabet="abc ")  # " " 3, a 4, b 5, c 6
+
+
+class Said(torch.nn.Module):
+    """A decoder with a CTC head whose frames are what it says: (1, S, V) log-probabilities."""
+
+    def ctc_log_probs(self, encoded):
+        return encoded
+
+
+def by_ctc(log_probs, text, frame_seconds=0.04, calibration=None):
+    tokens = LETTERS.encode(text)
+    return align(Said(), log_probs[None], tokens, LETTERS, frame_seconds, calibration)
 
 
 def peaks(frames, vocabulary=7, probability=0.9):
@@ -22,7 +38,7 @@ def peaks(frames, vocabulary=7, probability=0.9):
 def test_words_stand_where_their_letters_were_emitted():
     #        _  a  a  _  b  _  sp _  c  _
     frames = [0, 4, 4, 0, 5, 0, 3, 0, 6, 0]
-    first, second = align(peaks(frames), LETTERS.encode("ab c"), LETTERS, 0.04)
+    first, second = by_ctc(peaks(frames), "ab c")
     assert (first.text, first.start, first.end) == ("ab", 0.04, 0.2)
     assert (second.text, second.start, second.end) == ("c", 0.32, 0.36)
     assert first.confidence == pytest.approx(0.9)
@@ -31,7 +47,7 @@ def test_words_stand_where_their_letters_were_emitted():
 def test_a_doubtful_word_has_less_confidence():
     log_probs = peaks([4, 0, 3, 0, 5, 0])
     log_probs[4] = torch.log(torch.tensor([0.1, 0.1, 0.1, 0.1, 0.1, 0.3, 0.2]))
-    sure, doubtful = align(log_probs, LETTERS.encode("a b"), LETTERS, 0.04)
+    sure, doubtful = by_ctc(log_probs, "a b")
     assert sure.confidence == pytest.approx(0.9)
     assert doubtful.confidence == pytest.approx(0.3)
 
@@ -47,7 +63,7 @@ def test_the_path_is_the_likeliest_of_all():
         total = sum(float(log_probs[i, t]) for i, t in enumerate(path))
         if collapsed == tokens and total > best:
             best, best_path = total, path
-    spans = token_spans(log_probs, tokens)
+    spans = ctc_spans(log_probs, tokens)
     ours = [0] * 6
     for token, span in zip(tokens, spans, strict=True):
         ours[span.start : span.end] = [token] * (span.end - span.start)
@@ -85,7 +101,7 @@ def test_separators_belong_to_no_word():
 
 
 def test_an_unknown_token_is_a_word_with_times():
-    words = align(peaks([2, 0, 3, 0, 4]), [2, 3, 4], LETTERS, 0.04)
+    words = align(Said(), peaks([2, 0, 3, 0, 4])[None], [2, 3, 4], LETTERS, 0.04)
     assert [word.start for word in words] == [0.0, pytest.approx(0.16)]
 
 
@@ -101,12 +117,152 @@ def test_an_unknown_token_is_a_word_with_times():
 )
 def test_tokens_need_a_frame_each_and_one_between_equals(tokens, frames, fits):
     log_probs = torch.log_softmax(torch.zeros(frames, 7), dim=-1)
-    assert (token_spans(log_probs, tokens) is not None) == fits
+    assert (ctc_spans(log_probs, tokens) is not None) == fits
 
 
 def test_words_without_enough_frames_are_spread_and_marked():
-    words = align(torch.zeros(2, 7), LETTERS.encode("a b"), LETTERS, 0.5)
+    words = by_ctc(torch.zeros(2, 7), "a b", 0.5)
     assert [(w.text, w.start, w.end, w.confidence) for w in words] == [
         ("a", 0.0, 0.5, None),
         ("b", 0.5, 1.0, None),
     ]
+
+
+def test_a_confidence_is_mended_where_the_model_is_calibrated():
+    calibration = Calibration(0.5, -1.0)
+    frames = peaks([4, 0, 3, 0, 5, 0])
+    for raw, mended in zip(
+        by_ctc(frames, "a b"), by_ctc(frames, "a b", calibration=calibration), strict=True
+    ):
+        assert (raw.start, raw.end) == (mended.start, mended.end)
+        assert mended.confidence == calibration.apply(raw.confidence) != raw.confidence
+    guessed = by_ctc(torch.zeros(2, 7), "a b", calibration=calibration)
+    assert [word.confidence for word in guessed] == [None, None]
+
+
+# --- Transducers ---
+
+
+def paths(frames, tokens):
+    """Every path: the frame of each token, never earlier than that of the one before."""
+    return itertools.combinations_with_replacement(range(frames), tokens)
+
+
+def score(blank, emit, path):
+    """Walks it cell by cell, as Graves draws it: tokens upwards, BLANK to the right."""
+    total, u = 0.0, 0
+    for t in range(len(blank)):
+        while u < len(path) and path[u] == t:
+            total += float(emit[t, u])
+            u += 1
+        total += float(blank[t, u])
+    return total
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize("tokens", [0, 1, 3, 4])
+@pytest.mark.parametrize("sharpness", [0.3, 3.0])
+def test_the_path_through_a_lattice_is_the_likeliest_of_all(frames, tokens, sharpness):
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        shape = (frames, tokens + 1)
+        blank = -sharpness * torch.rand(shape, generator=generator, dtype=torch.double)
+        emit = -sharpness * torch.rand(shape, generator=generator, dtype=torch.double)[:, :-1]
+        best = max(paths(frames, tokens), key=lambda path: score(blank, emit, path))
+        found, total = viterbi(blank, emit)
+        assert tuple(found.tolist()) == best
+        assert float(total) == pytest.approx(score(blank, emit, best))
+
+
+def test_a_long_lattice_is_that_of_the_recursion_cell_by_cell():
+    generator = torch.Generator().manual_seed(0)
+    blank = torch.randn(70, 41, generator=generator).double() - 5
+    emit = torch.randn(70, 40, generator=generator).double() - 5
+    best = torch.full((70, 41), -torch.inf, dtype=torch.double)
+    best[0, 0] = 0
+    for t, u in itertools.product(range(70), range(41)):
+        if t:
+            best[t, u] = torch.maximum(best[t, u], best[t - 1, u] + blank[t - 1, u])
+        if u:
+            best[t, u] = torch.maximum(best[t, u], best[t, u - 1] + emit[t, u - 1])
+    found, total = viterbi(blank, emit)
+    assert float(total) == pytest.approx(float(best[-1, -1] + blank[-1, -1]))
+    assert score(blank, emit, found.tolist()) == pytest.approx(float(total))
+
+
+def encoded(frames, seed=1):
+    return 2 * torch.randn(1, frames, DIM, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 2**22])
+@pytest.mark.parametrize("name", TRANSDUCERS)
+@torch.inference_mode()
+def test_a_lattice_holds_what_the_decoder_says_cell_by_cell(monkeypatch, name, chunk):
+    monkeypatch.setattr("asr.alignment.CHUNK", chunk)
+    transducer, frames, tokens = decoder(name), encoded(4), [3, 5, 5]
+    blank, emit = lattice(transducer, frames, tokens)
+    assert blank.shape == (4, 4)
+    assert emit.shape == (4, 3)
+    for u in range(4):
+        cache = transducer.begin(1)
+        for token in [EOS, *tokens[:u]]:
+            prediction, cache = transducer.predict(torch.tensor([token]), cache)
+        for t in range(4):
+            said = transducer.join(transducer.project(frames[:, t]), prediction)[0]
+            assert float(blank[t, u]) == pytest.approx(float(said[BLANK]), abs=1e-5)
+            if u < 3:
+                assert float(emit[t, u]) == pytest.approx(float(said[tokens[u]]), abs=1e-5)
+
+
+@pytest.mark.parametrize("ctc_weight", [0.0, 0.3])
+@torch.inference_mode()
+def test_tokens_of_a_transducer_stand_on_its_path_with_a_ctc_head_or_without(ctc_weight):
+    torch.manual_seed(2)
+    transducer = Transducer(DIM, VOCABULARY, width=12, joint=10, ctc_weight=ctc_weight).eval()
+    assert aligns(transducer)
+    blank, emit = lattice(transducer, encoded(5), [3, 4, 3])
+    best = max(paths(5, 3), key=lambda path: score(blank, emit, path))
+    spans = transducer_spans(transducer, encoded(5), [3, 4, 3])
+    for u, (span, frame) in enumerate(zip(spans, best, strict=True)):
+        assert frame <= span.start < span.end <= frame + 1
+        assert span.probability == pytest.approx(math.exp(emit[frame, u]))
+
+
+@torch.inference_mode()
+def test_more_tokens_than_frames_share_them_in_order():
+    transducer, tokens = decoder("Transducer"), [3, 4, 5] * 3
+    for frames in (1, 2):
+        spans = transducer_spans(transducer, encoded(frames), tokens)
+        assert len(spans) == 9
+        assert all(span.start < span.end <= frames for span in spans)
+        for left, right in itertools.pairwise(spans):
+            assert left.end <= right.start + 1e-9
+    thirds = transducer_spans(transducer, encoded(1), [3, 4, 5])
+    assert [span.start for span in thirds] == pytest.approx([0, 1 / 3, 2 / 3])
+    words = align(transducer, encoded(1), [3, 4, 5], Characters((), alphabet=" ab"), 0.04)
+    assert [(w.text, w.end) for w in words] == [("ab", pytest.approx(0.04))]
+    assert words[0].confidence == pytest.approx(sum(s.probability for s in thirds[1:]) / 2)
+
+
+def test_nothing_said_has_no_words_and_no_frame_no_times():
+    transducer = decoder("Transducer")
+    tokenizer = Characters((), alphabet=" ab")
+    assert align(transducer, encoded(3), [], tokenizer, 0.04) == []
+    [word] = align(transducer, encoded(0), [4], tokenizer, 0.04)
+    assert word.confidence is None
+
+
+@pytest.mark.parametrize("name", DECODER_BUILDERS)
+@torch.inference_mode()
+def test_every_decoder_with_a_ctc_head_or_a_lattice_gives_times(name):
+    tokenizer = Characters((), alphabet=" ab")
+    assert aligns(decoder(name))
+    first, second = align(decoder(name), encoded(9), [4, 3, 5, 4], tokenizer, 0.04)
+    assert (first.text, second.text) == ("a", "ba")
+    assert 0 <= first.start < first.end <= second.start < second.end <= 9 * 0.04 + 1e-9
+    assert 0 < first.confidence < 1
+
+
+@pytest.mark.parametrize("name", ATTENTION_DECODERS)
+def test_attention_without_a_ctc_head_has_no_times(name):
+    assert not aligns(DECODER_BUILDERS[name](DIM, VOCABULARY, ctc_weight=0.0).eval())
