@@ -1,8 +1,12 @@
 """The table of language models; a new one is a file and a line here."""
 
 from asr.language_models.language_model import LanguageModel
+from asr.language_models.lstm import LSTM
 from asr.language_models.ngram import NGram
+from asr.language_models.transformer import Transformer
 
-LANGUAGE_MODELS: dict[str, type[LanguageModel]] = {cls.__name__: cls for cls in (NGram,)}
+LANGUAGE_MODELS: dict[str, type[LanguageModel]] = {
+    cls.__name__: cls for cls in (LSTM, NGram, Transformer)
+}
 
-__all__ = ["LANGUAGE_MODELS", "LanguageModel", "NGram"]
+__all__ = ["LANGUAGE_MODELS", "LSTM", "LanguageModel", "NGram", "Transformer"]

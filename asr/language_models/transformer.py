@@ -1,0 +1,120 @@
+"""The Transformer language model (Vaswani et al. 2017; Irie et al. 2019 for speech)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.batch import Cache
+from asr.language_models.language_model import LanguageModel
+from asr.language_models.output import Output, read
+from asr.layers import FeedForward, SelfAttention, attend, dropout, modules, rotate, rotation
+
+FEEDFORWARD = 4  # inner width of the feed-forward, in multiples of width
+ROOM = 16  # tokens, at least, for which a growing cache makes room
+
+
+class Transformer(LanguageModel):
+    """Embedding, pre-norm layers of causal self-attention with rotary positions, a norm."""
+
+    def __init__(
+        self, vocabulary: int, *, width: int, layers: int, heads: int, dropout: float = 0.1
+    ) -> None:
+        """Builds the language model.
+
+        Args:
+            vocabulary: ids, BLANK included.
+            width: of the model; divides by twice the heads.
+            layers: pairs of self-attention and feed-forward.
+            heads: attention heads.
+            dropout: probability, on embeddings, on what each block adds and inside feed-forwards.
+
+        Raises:
+            ValueError: a width that does not fit the heads.
+        """
+        super().__init__()
+        self.vocabulary, self.width, self.heads, self.dropout = vocabulary, width, heads, dropout
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.layers = modules(Layer(width, heads=heads, dropout=dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.output = Output(width, vocabulary)
+
+    def start(self, rows: int) -> Cache:
+        """Keys and values ``past.i`` of each layer, (N, P, 2, H, d), and (N,) tokens ``read``."""
+        weight, d = self.embedding.weight, self.width // self.heads
+        past = {
+            f"past.{index}": weight.new_zeros(rows, 0, 2, self.heads, d)
+            for index in range(len(self.layers))
+        }
+        return {**past, "read": torch.zeros(rows, dtype=torch.int64, device=weight.device)}
+
+    def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """(N,) -> (N, V), next state; see ``LanguageModel.step``."""
+        place = cache["read"]  # (N,) where the new token's keys and values go, row by row
+        room = cache["past.0"].shape[1]
+        if int(place.max()) >= room:
+            more = max(ROOM, room // 2)
+            cache = {n: F.pad(v, (0,) * 7 + (more,)) if v.ndim > 1 else v for n, v in cache.items()}
+            room += more
+        factors = rotation(place, self.width // self.heads)[:, None, None]  # (N, 1, 1, d / 2)
+        seen = torch.arange(room, device=place.device) <= place[:, None]  # (N, P)
+        x, after = self.embedding(tokens)[:, None], {"read": place + 1}  # (N, 1, width)
+        for index, layer in enumerate(self.layers):
+            x, after[f"past.{index}"] = layer.step(
+                x, factors, cache[f"past.{index}"], place, seen[:, None, None]
+            )
+        return self.output(self.norm(x[:, 0])), after
+
+    def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """(B, U), (B,) -> (B, U + 1); see ``LanguageModel.log_probs``."""
+        inputs, targets = read(tokens, lengths)
+        places = torch.arange(inputs.shape[1], device=inputs.device)
+        factors = rotation(places, self.width // self.heads)
+        x = dropout(self.embedding(inputs), self.dropout, self.training)
+        for layer in self.layers:
+            x = layer(x, factors)
+        return self.output.of(self.norm(x), targets)
+
+    def flops(self, lengths: list[int]) -> int:
+        """Products of attention, feed-forward and output layer; see ``LanguageModel.flops``."""
+        return sum(
+            sum(layer.flops(time) for layer in self.layers) + time * self.output.flops()
+            for time in lengths
+        )
+
+
+class Layer(nn.Module):
+    """Self-attention and feed-forward: each x + dropout(block(norm(x)))."""
+
+    def __init__(self, width: int, *, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, heads=heads)
+        self.feedforward_norm = nn.LayerNorm(width)
+        self.feedforward = FeedForward(width, inner=FEEDFORWARD * width, dropout=dropout)
+
+    def forward(self, x: Tensor, factors: Tensor) -> Tensor:
+        """(B, U, width) -> (B, U, width)."""
+        y = self.attention(self.attention_norm(x), factors, None, causal=True)
+        return self._feed(x + dropout(y, self.dropout, self.training))
+
+    def step(
+        self, x: Tensor, factors: Tensor, past: Tensor, place: Tensor, seen: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(N, 1, width), (N, P, 2, H, d) -> (N, 1, width), and past with the token at ``place``."""
+        query, key, value = self.attention.split(self.attention_norm(x), None)  # (N, H, 1, d)
+        query, key = rotate(query, factors), rotate(key, factors)
+        new = torch.stack([key, value], dim=1).transpose(2, 3)  # (N, 2, 1, H, d)
+        where = place[:, None, None, None, None].expand(-1, 1, *past.shape[2:])
+        past = past.scatter(1, where, new.transpose(1, 2).to(past.dtype))
+        keys, values = past.permute(2, 0, 3, 1, 4)  # (N, H, P, d) each
+        y = self.attention.output(attend(query, keys, values, seen))
+        return self._feed(x + y), past
+
+    def _feed(self, x: Tensor) -> Tensor:
+        y = self.feedforward(self.feedforward_norm(x))
+        return x + dropout(y, self.dropout, self.training)
+
+    def flops(self, time: int) -> int:
+        """FLOPs of one sequence."""
+        return self.attention.flops(time) + self.feedforward.flops(time)
