@@ -5,22 +5,27 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
+from asr.alignment import CONFIDENCE, Word, aligns
+from asr.alignment import align as align_words
 from asr.audio import decode
+from asr.calibration import measured
 from asr.claims.statistics import METHOD, bootstrap_interval, resampling_unit
 from asr.data import bucket, read_corpus, read_rows
-from asr.files import new_folder, write_all
+from asr.files import Content, new_folder, write_all
 from asr.meter import device_name
+from asr.reliability import diagram, judged
 from asr.scoring import Alignment, align, score
 from asr.text import normaliser
+from asr.writers import described as described_word
 
 if TYPE_CHECKING:
     from asr.model import SpeechModel
@@ -31,6 +36,7 @@ log = logging.getLogger(__name__)
 RESAMPLES = 10_000
 DURATION_BINS = 5
 NUM_WORST = 20
+FIGURE = "calibration.png"
 WARM_UP = 4  # utterances recognised before the clock runs
 
 
@@ -40,15 +46,27 @@ class Recognised:
 
     Attributes:
         hypotheses: the best of each utterance.
+        words: of each of them, with times; None where the model cannot find these.
         audio_seconds: length of the decoded audio.
         decode_seconds: features, encoder and search.
+        alignment_seconds: times and confidences of words.
         total_seconds: reading and decoding the audio files as well.
     """
 
     hypotheses: list["Hypothesis"]
+    words: list[list[Word]] | None
     audio_seconds: float
     decode_seconds: float
+    alignment_seconds: float
     total_seconds: float
+
+
+class Heard(NamedTuple):
+    """(B, S, D), (B,) and the best hypothesis of each utterance of a batch."""
+
+    encoded: torch.Tensor
+    frames: torch.Tensor
+    best: list["Hypothesis"]
 
 
 def evaluate(
@@ -62,20 +80,24 @@ def evaluate(
     device: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Recognises a split and writes ``metrics.json`` and ``hypotheses.jsonl``.
+    """Recognises a split; writes ``metrics.json``, ``hypotheses.jsonl``, ``calibration.png``.
 
     References are the corpus' normalised texts; hypotheses go through the corpus' normaliser too,
     so that all models are measured by the same yardstick. The WER without normalisation (original
     text against raw output) stands beside it.
 
-    The real-time factor counts neither the reading of files nor the warm-up: a few short utterances
-    are recognised twice, since the first call pays for loading kernels.
+    The real-time factor counts neither the reading of files nor the warm-up (a few short utterances
+    are recognised twice, since the first call pays for loading kernels), nor finding the times and
+    confidences of words, whose seconds stand apart.
+
+    The figure shows what share of the words of each confidence is correct (``asr.reliability``).
+    There is none where no word has a confidence.
 
     Args:
         model: what recognises.
         corpus_folder: folder that ``asr prepare`` wrote.
         split: name of one of its splits.
-        output: folder for the two files; made when missing, earlier results are replaced.
+        output: folder for these files; made when missing, earlier results are replaced.
         model_name: how the results call the model, its folder for instance.
         batch_seconds: longest utterance times number of utterances of a batch, at most.
         device: where to compute, ``cpu`` or ``cuda``; where the model is when not given.
@@ -102,6 +124,7 @@ def evaluate(
         recognised = _recognise(model, rows, place, batch_seconds, progress)
         raw = [model.text(hypothesis) for hypothesis in recognised.hypotheses]
         metrics, lines = _measure(rows, recognised, raw, [normalise(text) for text in raw])
+        believed, figure = _confidence(model, recognised, rows, normalise)
         described = {
             "model": model_name,
             "corpus": {
@@ -116,14 +139,18 @@ def evaluate(
             "batch_seconds": batch_seconds,
             "device_name": device_name(place),
             **metrics,
+            "confidence": believed,
             "training": model.summary,
         }
-        write_all(
-            {
-                output / "hypotheses.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
-                output / "metrics.json": json.dumps(described, indent=1) + "\n",
-            }
-        )
+        files: dict[Path, Content] = {
+            output / "hypotheses.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+            output / "metrics.json": json.dumps(described, indent=1) + "\n",
+        }
+        if figure is None:
+            (output / FIGURE).unlink(missing_ok=True)  # of an earlier evaluation
+        else:
+            files[output / FIGURE] = figure
+        write_all(files)
     return described
 
 
@@ -143,6 +170,8 @@ def summary(metrics: dict[str, Any]) -> str:
         f"real-time factor {metrics['real_time_factor']:.4f} on {metrics['device_name']}, "
         f"search {metrics['search']}",
     ]
+    if metrics["confidence"] is not None:
+        lines.append(_believed(metrics["confidence"]))
     if metrics["unfinished"]:
         lines.append(f"{metrics['unfinished']} hypotheses did not end by themselves")
     wrong = [row for row in metrics["worst"][:3] if row["wer"] > 0]
@@ -153,6 +182,21 @@ def summary(metrics: dict[str, Any]) -> str:
             f"  recognised {row['hypothesis']}",
         ]
     return "\n".join(lines)
+
+
+def _believed(confidence: dict[str, Any]) -> str:
+    """The line of the summary about confidences."""
+    kind = "as the aligner gives them" if confidence["calibration"] is None else "calibrated"
+    values = ", ".join(
+        f"{confidence[key]:.3f} {name}"
+        for key, name in (
+            ("ece", "calibration error"),
+            ("nce", "normalised cross entropy"),
+            ("auc", "area under the curve"),
+        )
+        if confidence[key] is not None
+    )
+    return f"confidences of {confidence['count']} words, {kind}" + f": {values}" * bool(values)
 
 
 def percent(rate: float) -> str:
@@ -170,8 +214,10 @@ def _recognise(
         return decode(rows[index]["audio"]["bytes"], rate)
 
     found: list[Hypothesis | None] = [None] * len(rows)
+    words: list[list[Word]] = [[] for _ in range(len(rows))]
+    timed = aligns(model.decoder)
     samples = 0
-    decode_seconds = 0.0
+    decode_seconds = alignment_seconds = 0.0
     started = time.perf_counter()
     durations = list(rows["duration"])
     with (
@@ -184,32 +230,57 @@ def _recognise(
             # Nothing is decoded ahead: on a CPU it would slow down what is timed below.
             waves = list(pool.map(wave, batch))
             samples += sum(map(len, waves))
-            best, seconds = _timed(model, waves, device, batch_seconds)
+            heard, seconds = _timed(model, waves, device, batch_seconds)
             decode_seconds += seconds
-            for index, hypothesis in zip(batch, best, strict=True):
+            for index, hypothesis in zip(batch, heard.best, strict=True):
                 found[index] = hypothesis
+            if timed:
+                began = time.perf_counter()
+                for index, own in zip(batch, _aligned(model, heard), strict=True):
+                    words[index] = own
+                alignment_seconds += time.perf_counter() - began
             bar.update(len(batch))
     hypotheses = [hypothesis for hypothesis in found if hypothesis is not None]
     assert len(hypotheses) == len(rows)
-    return Recognised(hypotheses, samples / rate, decode_seconds, time.perf_counter() - started)
+    return Recognised(
+        hypotheses,
+        words if timed else None,
+        samples / rate,
+        decode_seconds,
+        alignment_seconds,
+        time.perf_counter() - started,
+    )
 
 
+@torch.inference_mode()
 def _timed(
     model: "SpeechModel", waves: list[np.ndarray], device: torch.device, batch_seconds: float
-) -> tuple[list["Hypothesis"], float]:
+) -> tuple[Heard, float]:
     """The best hypothesis of each wave, and the seconds from waves on the device to tokens."""
     padded = pad_sequence([torch.from_numpy(wave) for wave in waves], batch_first=True).to(device)
     lengths = torch.tensor([len(wave) for wave in waves], device=device)  # (B,)
     _synchronise(device)
     started = time.perf_counter()
     try:
-        n_best = model.recognise(padded, lengths)
+        encoded, frames = model.encode(padded, lengths)
+        n_best = model.decode(encoded, frames)
     except torch.OutOfMemoryError:
         raise ValueError(
             f"out of memory on {device}: lower batch_seconds, which is {batch_seconds}"
         ) from None
     _synchronise(device)
-    return [hypotheses[0] for hypotheses in n_best], time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    return Heard(encoded, frames, [hypotheses[0] for hypotheses in n_best]), seconds
+
+
+@torch.inference_mode()
+def _aligned(model: "SpeechModel", heard: Heard) -> list[list[Word]]:
+    """The words of each utterance."""
+    tokens = [hypothesis.tokens for hypothesis in heard.best]
+    return align_words(
+        model.decoder, heard.encoded, heard.frames, tokens, model.tokenizer, model.frame_seconds,
+        model.calibration,
+    )  # fmt: skip
 
 
 def _measure(
@@ -219,6 +290,7 @@ def _measure(
     references, durations = list(rows["text"]), list(rows["duration"])
     ids, speakers = list(rows["id"]), list(rows["speaker_id"])
     words, confusions = align(references, hypotheses)
+    timed = recognised.words
     scores = score(words, references, hypotheses)
     errors, totals = [a.errors for a in words], [a.words for a in words]
     scores["wer"]["interval"] = list(
@@ -237,6 +309,7 @@ def _measure(
             "score": hypothesis.score,
             **words[i]._asdict(),
             "finished": hypothesis.finished,
+            "words": None if timed is None else [described_word(word) for word in timed[i]],
         }
         for i, hypothesis in enumerate(recognised.hypotheses)
     ]
@@ -245,6 +318,7 @@ def _measure(
         "wer_unnormalised": {"rate": _unnormalised(rows, raw)},
         "audio_seconds": recognised.audio_seconds,
         "decode_seconds": recognised.decode_seconds,
+        "alignment_seconds": recognised.alignment_seconds,
         "real_time_factor": recognised.decode_seconds / recognised.audio_seconds,
         "total_seconds": recognised.total_seconds,
         "by_duration": by_duration(durations, words),
@@ -253,6 +327,28 @@ def _measure(
         "unfinished": sum(not h.finished for h in recognised.hypotheses),
     }
     return metrics, lines
+
+
+def _confidence(
+    model: "SpeechModel", recognised: Recognised, rows: Any, normalise: Callable[[str], str]
+) -> tuple[dict[str, Any] | None, bytes | None]:
+    """(how far confidences can be believed, the diagram of that); None without any."""
+    if recognised.words is None:
+        log.warning(
+            "The model has no CTC head and is no transducer: its words have no times and no "
+            "confidences."
+        )
+        return None, None
+    judgement = judged(recognised.words, list(rows["text"]), normalise)
+    content = {
+        "of": CONFIDENCE,
+        "calibration": None if model.calibration is None else asdict(model.calibration),
+        "left_out": judgement.left_out,
+        **measured(judgement.confidences, judgement.correct),
+    }
+    if not judgement.confidences:
+        return content, None
+    return content, diagram(judgement.confidences, judgement.correct)
 
 
 def by_duration(durations: Sequence[float], words: Sequence[Alignment]) -> list[dict[str, Any]]:

@@ -67,6 +67,28 @@ def align(
     }
 
 
+def hits(references: Sequence[str], hypotheses: Sequence[str]) -> list[list[bool]]:
+    """For each word of each hypothesis, whether the alignment of ``align`` makes it a hit.
+
+    Raises:
+        ValueError: the lists differ in length.
+    """
+    if len(references) != len(hypotheses):
+        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
+    if not references:
+        return []
+    result = jiwer.process_words([spaced(t) for t in references], [spaced(t) for t in hypotheses])
+    found = []
+    for hypothesis, chunks in zip(result.hypotheses, result.alignments, strict=True):
+        right = [False] * len(hypothesis)
+        for chunk in chunks:
+            if chunk.type == "equal":
+                length = chunk.hyp_end_idx - chunk.hyp_start_idx
+                right[chunk.hyp_start_idx : chunk.hyp_end_idx] = [True] * length
+        found.append(right)
+    return found
+
+
 def pooled(alignments: Iterable[Alignment]) -> Alignment:
     """Sums of counts; a rate is one of them divided by another, once, at the end."""
     return Alignment(*map(sum, zip(Alignment(0, 0, 0, 0), *alignments, strict=True)))

@@ -24,7 +24,6 @@ from asr.writers import FORMATS, TIMED, Transcript
 
 if TYPE_CHECKING:
     from asr.model import SpeechModel
-    from asr.search import Hypothesis
 
 log = logging.getLogger(__name__)
 
@@ -318,31 +317,24 @@ class Recogniser:
         try:
             encoded, frames = model.encode(waves.to(model.device), lengths.to(model.device))
             n_best = model.decode(encoded, frames)
-            heard = [
-                self._heard(window, hypotheses[0], row[None, : int(length)])
-                for window, hypotheses, row, length in zip(
-                    windows, n_best, encoded, frames, strict=True
-                )
-            ]
+            best = [hypotheses[0] for hypotheses in n_best]
+            words: list[list[Word]] = [[] for _ in best]
+            if self.timed:
+                words = align(
+                    model.decoder, encoded, frames, [own.tokens for own in best],
+                    model.tokenizer, model.frame_seconds, model.calibration,
+                )  # fmt: skip
         except torch.OutOfMemoryError:
             raise ValueError(
                 f"out of memory on {model.device}: lower batch_seconds ({self.batch_seconds}) "
                 f"or window_seconds ({self.window_seconds})"
             ) from None
+        heard = []
+        for window, hypothesis, own in zip(windows, best, words, strict=True):
+            text = " ".join(model.text(hypothesis).split())
+            placed = tuple(_placed(word, window, model.features.sample_rate) for word in own)
+            heard.append(Heard(text, placed, hypothesis.score, hypothesis.finished))
         return heard
-
-    def _heard(self, window: Window, best: "Hypothesis", encoded: torch.Tensor) -> Heard:
-        """The best hypothesis of a window and its frames (1, S, D)."""
-        model = self.model
-        words: list[Word] = []
-        if self.timed:
-            words = align(
-                model.decoder, encoded, best.tokens, model.tokenizer, model.frame_seconds,
-                model.calibration,
-            )  # fmt: skip
-        words = [_placed(word, window, model.features.sample_rate) for word in words]
-        text = " ".join(model.text(best).split())
-        return Heard(text, tuple(words), best.score, best.finished)
 
     def _join(self, reading: Reading) -> Transcript:
         heard, seconds = reading.heard, reading.samples / self.model.features.sample_rate

@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from asr.alignment import Word
 
@@ -89,17 +90,19 @@ def as_json(transcript: Transcript) -> str:
         {"start": round(s.start, 3), "end": round(s.end, 3), "text": s.text}
         for s in segments(transcript.words, transcript.duration)
     ]
-    content["words"] = [
-        {
-            "word": w.text,
-            "start": round(w.start, 3),
-            "end": round(w.end, 3),
-            "confidence": None if w.confidence is None else round(w.confidence, 4),
-        }
-        for w in transcript.words
-    ]
+    content["words"] = [described(word) for word in transcript.words]
     content["duration"] = round(transcript.duration, 3)
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def described(word: Word) -> dict[str, Any]:
+    """Plain values; times in seconds, rounded to milliseconds."""
+    return {
+        "word": word.text,
+        "start": round(word.start, 3),
+        "end": round(word.end, 3),
+        "confidence": None if word.confidence is None else round(word.confidence, 4),
+    }
 
 
 def srt(transcript: Transcript) -> str:

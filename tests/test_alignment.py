@@ -4,7 +4,8 @@ import math
 import pytest
 import torch
 
-from asr.alignment import align, aligns, ctc_spans, lattice, spelled, transducer_spans, viterbi
+from asr import alignment
+from asr.alignment import align, aligns, confidence, ctc_spans, lattice, spelled, viterbi
 from asr.batch import BLANK, EOS
 from asr.calibration import Calibration
 from asr.decoders import Transducer
@@ -12,10 +13,11 @@ from asr.text import Characters, SentencePiece
 from tests.tiny import ATTENTION_DECODERS, DECODER_BUILDERS, DIM, TRANSDUCERS, VOCABULARY, decoder
 
 LETTERS = Characters((), alphabet="abc ")  # " " 3, a 4, b 5, c 6
+SHORT = Characters((), alphabet="ab ")  # " " 3, a 4, b 5
 
 
 class Said(torch.nn.Module):
-    """A decoder with a CTC head whose frames are what it says: (1, S, V) log-probabilities."""
+    """A decoder with a CTC head whose frames are what it says: (B, S, V) log-probabilities."""
 
     def ctc_log_probs(self, encoded):
         return encoded
@@ -23,7 +25,13 @@ class Said(torch.nn.Module):
 
 def by_ctc(log_probs, text, frame_seconds=0.04, calibration=None):
     tokens = LETTERS.encode(text)
-    return align(Said(), log_probs[None], tokens, LETTERS, frame_seconds, calibration)
+    return alone(Said(), log_probs[None], tokens, LETTERS, frame_seconds, calibration)
+
+
+def alone(decoder, encoded, tokens, *rest):
+    """The words of one utterance (1, S, D)."""
+    [words] = align(decoder, encoded, torch.tensor([encoded.shape[1]]), [tokens], *rest)
+    return words
 
 
 def peaks(frames, vocabulary=7, probability=0.9):
@@ -41,15 +49,36 @@ def test_words_stand_where_their_letters_were_emitted():
     first, second = by_ctc(peaks(frames), "ab c")
     assert (first.text, first.start, first.end) == ("ab", 0.04, 0.2)
     assert (second.text, second.start, second.end) == ("c", 0.32, 0.36)
-    assert first.confidence == pytest.approx(0.9)
+    assert first.confidence == pytest.approx(0.9 / (1 - 0.1 / 6))
+    assert second.confidence == pytest.approx(first.confidence)
 
 
 def test_a_doubtful_word_has_less_confidence():
     log_probs = peaks([4, 0, 3, 0, 5, 0])
     log_probs[4] = torch.log(torch.tensor([0.1, 0.1, 0.1, 0.1, 0.1, 0.3, 0.2]))
     sure, doubtful = by_ctc(log_probs, "a b")
-    assert sure.confidence == pytest.approx(0.9)
-    assert doubtful.confidence == pytest.approx(0.3)
+    assert sure.confidence == pytest.approx(0.9 / (1 - 0.1 / 6))
+    assert doubtful.confidence == pytest.approx(0.3 / (1 - 0.1))
+
+
+def test_a_confidence_is_that_of_the_best_frame_of_each_token_and_their_geometric_mean():
+    log_probs = peaks([0, 4, 4, 4, 0, 5])
+    for frame, row in ((1, [0.5, 0, 0, 0, 0.4, 0.1, 0]), (2, [0.2, 0, 0, 0, 0.6, 0.2, 0])):
+        log_probs[frame] = torch.log(torch.tensor(row))
+    log_probs[3] = torch.log(torch.tensor([0.3, 0, 0, 0, 0.5, 0.2, 0]))
+    log_probs[5] = torch.log(torch.tensor([0.5, 0, 0, 0, 0.1, 0.2, 0.2]))
+    [word] = by_ctc(log_probs, "ab")
+    assert word.confidence == pytest.approx(math.sqrt(0.6 / 0.8 * 0.2 / 0.5))
+
+
+def test_a_confidence_is_a_number_however_sure_blank_and_however_small_the_tokens():
+    log_probs = torch.full((3, 7), -math.inf)
+    log_probs[:, BLANK] = 0.0
+    log_probs[1] = torch.log(torch.tensor([1 - 1e-30, 0, 0, 0, 1e-30, 0, 0]))
+    [word] = by_ctc(log_probs, "a")
+    assert word.confidence == pytest.approx(1.0)  # nothing else could have been said
+    assert confidence([0.0, 1.0]) == 0.0
+    assert confidence([1e-200] * 4) == pytest.approx(1e-200)
 
 
 def test_the_path_is_the_likeliest_of_all():
@@ -101,7 +130,7 @@ def test_separators_belong_to_no_word():
 
 
 def test_an_unknown_token_is_a_word_with_times():
-    words = align(Said(), peaks([2, 0, 3, 0, 4])[None], [2, 3, 4], LETTERS, 0.04)
+    words = alone(Said(), peaks([2, 0, 3, 0, 4])[None], [2, 3, 4], LETTERS, 0.04)
     assert [word.start for word in words] == [0.0, pytest.approx(0.16)]
 
 
@@ -194,24 +223,44 @@ def encoded(frames, seed=1):
     return 2 * torch.randn(1, frames, DIM, generator=torch.Generator().manual_seed(seed))
 
 
+def predicted(transducer, tokens):
+    """(U + 1, J), step by step."""
+    cache, steps = transducer.begin(1), []
+    for token in [EOS, *tokens]:
+        prediction, cache = transducer.predict(torch.tensor([token]), cache)
+        steps.append(prediction)
+    return torch.cat(steps)
+
+
+def transducer_spans(transducer, frames, tokens):
+    return alignment.transducer_spans(
+        transducer, transducer.project(frames)[0], predicted(transducer, tokens), tokens
+    )
+
+
+def cells(transducer, frames, tokens):
+    """What the decoder says at each cell, (S, U + 1, V), asked one by one."""
+    rows = predicted(transducer, tokens)
+    return torch.stack(
+        [
+            torch.stack([transducer.join(transducer.project(frames[0, t]), row) for row in rows])
+            for t in range(frames.shape[1])
+        ]
+    )
+
+
 @pytest.mark.parametrize("chunk", [1, 50, 2**22])
 @pytest.mark.parametrize("name", TRANSDUCERS)
 @torch.inference_mode()
 def test_a_lattice_holds_what_the_decoder_says_cell_by_cell(monkeypatch, name, chunk):
     monkeypatch.setattr("asr.alignment.CHUNK", chunk)
     transducer, frames, tokens = decoder(name), encoded(4), [3, 5, 5]
-    blank, emit = lattice(transducer, frames, tokens)
-    assert blank.shape == (4, 4)
-    assert emit.shape == (4, 3)
-    for u in range(4):
-        cache = transducer.begin(1)
-        for token in [EOS, *tokens[:u]]:
-            prediction, cache = transducer.predict(torch.tensor([token]), cache)
-        for t in range(4):
-            said = transducer.join(transducer.project(frames[:, t]), prediction)[0]
-            assert float(blank[t, u]) == pytest.approx(float(said[BLANK]), abs=1e-5)
-            if u < 3:
-                assert float(emit[t, u]) == pytest.approx(float(said[tokens[u]]), abs=1e-5)
+    said = cells(transducer, frames, tokens)
+    projected = transducer.project(frames)[0]
+    blank, emit = lattice(transducer, projected, predicted(transducer, tokens), tokens)
+    torch.testing.assert_close(blank.float(), said[..., BLANK], atol=1e-5, rtol=0)
+    expected = torch.stack([said[:, u, token] for u, token in enumerate(tokens)], 1)
+    torch.testing.assert_close(emit.float(), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3])
@@ -220,12 +269,15 @@ def test_tokens_of_a_transducer_stand_on_its_path_with_a_ctc_head_or_without(ctc
     torch.manual_seed(2)
     transducer = Transducer(DIM, VOCABULARY, width=12, joint=10, ctc_weight=ctc_weight).eval()
     assert aligns(transducer)
-    blank, emit = lattice(transducer, encoded(5), [3, 4, 3])
+    said = cells(transducer, encoded(5), [3, 4, 3]).exp()
+    blank = said[..., BLANK].log()
+    emit = torch.stack([said[:, u, token] for u, token in enumerate([3, 4, 3])], 1).log()
     best = max(paths(5, 3), key=lambda path: score(blank, emit, path))
     spans = transducer_spans(transducer, encoded(5), [3, 4, 3])
-    for u, (span, frame) in enumerate(zip(spans, best, strict=True)):
+    for u, (span, frame, token) in enumerate(zip(spans, best, [3, 4, 3], strict=True)):
         assert frame <= span.start < span.end <= frame + 1
-        assert span.probability == pytest.approx(math.exp(emit[frame, u]))
+        cell = said[frame, u]
+        assert span.probability == pytest.approx(float(cell[token] / (1 - cell[BLANK])), abs=1e-5)
 
 
 @torch.inference_mode()
@@ -239,28 +291,44 @@ def test_more_tokens_than_frames_share_them_in_order():
             assert left.end <= right.start + 1e-9
     thirds = transducer_spans(transducer, encoded(1), [3, 4, 5])
     assert [span.start for span in thirds] == pytest.approx([0, 1 / 3, 2 / 3])
-    words = align(transducer, encoded(1), [3, 4, 5], Characters((), alphabet=" ab"), 0.04)
-    assert [(w.text, w.end) for w in words] == [("ab", pytest.approx(0.04))]
-    assert words[0].confidence == pytest.approx(sum(s.probability for s in thirds[1:]) / 2)
+    [word] = alone(transducer, encoded(1), [3, 4, 5], SHORT, 0.04)
+    assert (word.text, word.end) == ("ab", pytest.approx(0.04))
+    second, third = (span.probability for span in thirds[1:])
+    assert word.confidence == pytest.approx(math.sqrt(second * third))
 
 
 def test_nothing_said_has_no_words_and_no_frame_no_times():
     transducer = decoder("Transducer")
-    tokenizer = Characters((), alphabet=" ab")
-    assert align(transducer, encoded(3), [], tokenizer, 0.04) == []
-    [word] = align(transducer, encoded(0), [4], tokenizer, 0.04)
+    assert alone(transducer, encoded(3), [], SHORT, 0.04) == []
+    [word] = alone(transducer, encoded(0), [4], SHORT, 0.04)
     assert word.confidence is None
+
+
+# --- Every decoder ---
 
 
 @pytest.mark.parametrize("name", DECODER_BUILDERS)
 @torch.inference_mode()
 def test_every_decoder_with_a_ctc_head_or_a_lattice_gives_times(name):
-    tokenizer = Characters((), alphabet=" ab")
     assert aligns(decoder(name))
-    first, second = align(decoder(name), encoded(9), [4, 3, 5, 4], tokenizer, 0.04)
+    first, second = alone(decoder(name), encoded(9), [4, 3, 5, 4], SHORT, 0.04)
     assert (first.text, second.text) == ("a", "ba")
     assert 0 <= first.start < first.end <= second.start < second.end <= 9 * 0.04 + 1e-9
     assert 0 < first.confidence < 1
+
+
+@pytest.mark.parametrize("name", DECODER_BUILDERS)
+@torch.inference_mode()
+def test_words_are_the_same_alone_and_in_a_batch(name):
+    said = [[4, 3, 5, 4], [], [5], [4, 5, 5, 3, 5]]
+    lengths = torch.tensor([6, 3, 4, 12])
+    frames = encoded(12).repeat(4, 1, 1) * torch.tensor([1.0, 0.5, 2.0, 1.5])[:, None, None]
+    together = align(decoder(name), frames, lengths, said, SHORT, 0.04)
+    for row, length, tokens, words in zip(frames, lengths, said, together, strict=True):
+        own = alone(decoder(name), row[None, :length], tokens, SHORT, 0.04)
+        assert [(w.text, w.start, w.end) for w in own] == [(w.text, w.start, w.end) for w in words]
+        expected = [word.confidence for word in own]
+        assert [word.confidence for word in words] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ATTENTION_DECODERS)

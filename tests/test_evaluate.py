@@ -4,8 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from asr.calibration import Calibration
 from asr.evaluate import by_duration, evaluate, summary
-from tests.coded_speech import RATE, CodedSpeech, audio_bytes, speak
+from tests.coded_speech import RATE, CodedSpeech, Levels, audio_bytes, speak
 
 # (id, speaker, what is said, reference, original)
 ROWS = [
@@ -100,7 +101,74 @@ def test_files_hold_the_result_and_one_line_per_utterance(run):
     assert [line["hypothesis"] for line in lines] == [row[2] for row in ROWS]
     assert lines[3]["insertions"] == 1
     assert sum(line["hits"] for line in lines) == metrics["wer"]["hits"]
-    assert sorted(path.name for path in output.iterdir()) == ["hypotheses.jsonl", "metrics.json"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "calibration.png",
+        "hypotheses.jsonl",
+        "metrics.json",
+    ]
+
+
+def test_words_stand_in_the_lines_with_the_times_at_which_they_were_said(run):
+    _, output, _ = run
+    lines = [json.loads(line) for line in (output / "hypotheses.jsonl").read_text().splitlines()]
+    for line, (_, _, said, _, _) in zip(lines, ROWS, strict=True):
+        assert [word["word"] for word in line["words"]] == said.split()
+        for word, before in zip(line["words"], beginnings(said), strict=True):
+            assert word["start"] == pytest.approx(0.12 * before, abs=0.001)
+            end = 0.12 * (before + len(word["word"]) - 1) + 0.04
+            assert word["end"] == pytest.approx(end, abs=0.001)
+            assert 0.99 < word["confidence"] <= 1
+
+
+def beginnings(text):
+    """How many characters come before each word."""
+    return [i for i, c in enumerate(text) if c != " " and (i == 0 or text[i - 1] == " ")]
+
+
+def test_confidences_are_judged_by_the_alignment_of_the_error_rate(run):
+    metrics, output, _ = run
+    confidence = metrics["confidence"]
+    assert confidence["correct"] == metrics["wer"]["hits"] == 11
+    assert confidence["count"] == 11 + 1 + 3  # hits, substitutions, insertions
+    assert (confidence["left_out"], confidence["calibration"]) == (0, None)
+    assert confidence["ece"] == pytest.approx(1 - 11 / 15, abs=0.01)  # all are said to be certain
+    assert confidence["nce"] < 0
+    assert sum(row["count"] for row in confidence["bins"]) == 15
+    assert "BLANK" in confidence["of"]
+    assert (output / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert "confidences of 15 words, as the aligner gives them" in summary(metrics)
+
+
+def test_a_calibrated_model_gives_the_calibrated_confidences(tmp_path):
+    model = CodedSpeech()
+    model.calibration = Calibration(0.1, 0.0)
+    corpus = make_corpus(tmp_path / "corpus")
+    metrics = evaluate(model, corpus, "test", output=tmp_path / "out")
+    line = (tmp_path / "out" / "hypotheses.jsonl").read_text().splitlines()[0]
+    assert max(word["confidence"] for word in json.loads(line)["words"]) < 0.9
+    assert metrics["confidence"]["calibration"] == {"slope": 0.1, "offset": 0.0}
+    assert metrics["confidence"]["ece"] < 0.1
+    assert "calibrated" in summary(metrics)
+
+
+def test_without_a_ctc_head_there_are_no_confidences_and_no_figure_of_earlier_ones(
+    tmp_path, caplog
+):
+    class Deaf(Levels):
+        def ctc_log_probs(self, encoded):
+            return None
+
+    corpus = make_corpus(tmp_path / "corpus")
+    evaluate(CodedSpeech(), corpus, "test", output=tmp_path / "out")
+    assert not caplog.text
+    metrics = evaluate(CodedSpeech(Deaf()), corpus, "test", output=tmp_path / "out")
+    assert metrics["confidence"] is None
+    assert metrics["wer"]["hits"] == 11
+    assert "no times and no confidences" in caplog.text
+    assert not (tmp_path / "out" / "calibration.png").exists()
+    line = (tmp_path / "out" / "hypotheses.jsonl").read_text().splitlines()[0]
+    assert json.loads(line)["words"] is None
+    assert "confidences" not in summary(metrics)
 
 
 def test_metrics_say_what_was_measured_on_what(run):
@@ -136,6 +204,7 @@ def test_the_clock_runs_after_a_warm_up_that_does_not_count(tmp_path, monkeypatc
     metrics = evaluate(model, corpus, "test", output=tmp_path / "out", batch_seconds=100)
     assert model.batches == [4, 6]
     assert metrics["decode_seconds"] == 1  # between two looks at the clock: one batch alone
+    assert metrics["alignment_seconds"] == 1
     assert metrics["utterances"] == 6
 
 
