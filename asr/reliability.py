@@ -92,7 +92,7 @@ def diagram(confidences: Sequence[float], correct: Sequence[bool]) -> bytes:
     )  # fmt: skip
     upper.set(ylabel="share of correct words", ylim=(-0.03, 1.03))
     upper.legend(loc="upper left", frameon=False)
-    upper.text(0.98, 0.03, _caption(content), ha="right", va="bottom", transform=upper.transAxes)
+    upper.set_title(_caption(content), fontsize="medium")
     left = [row["low"] for row in rows]
     widths = [row["high"] - row["low"] for row in rows]
     bars = lower.bar(left, counts, widths, align="edge", color=FILL, edgecolor=INK, hatch="//")
@@ -122,4 +122,4 @@ def _caption(content: dict[str, Any]) -> str:
         f"{name.upper()} {'-' if value is None else format(value, '.3f')}"
         for name, value in values.items()
     ]
-    return "\n".join([*shown, f"{content['count']} words, {content['correct']} correct"])
+    return f"{content['count']} words, {content['correct']} correct\n{', '.join(shown)}"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr.calibration import Calibration
 from asr.transcribe import cut, find, natural_window, output_names, transcribe
 from tests.coded_speech import RATE, CodedSpeech, Levels, audio_bytes, pause, speak
 
@@ -124,6 +125,16 @@ def test_no_word_is_doubled_lost_or_misplaced_however_it_is_cut(tmp_path, window
         assert word.confidence > 0.99
     for left, right in zip(found, found[1:], strict=False):
         assert left.end <= right.start
+
+
+def test_a_calibrated_model_gives_calibrated_confidences(tmp_path):
+    path, model = save(tmp_path / "a.wav", speak("one two")), CodedSpeech()
+    [raw] = transcribe(model, [path], formats=("json",))
+    model.calibration = Calibration(0.5, -1.0)
+    [mended] = transcribe(model, [path], formats=("json",))
+    for before, after in zip(raw.transcript.words, mended.transcript.words, strict=True):
+        assert (before.text, before.start, before.end) == (after.text, after.start, after.end)
+        assert after.confidence == model.calibration.apply(before.confidence) < before.confidence
 
 
 @pytest.mark.parametrize(
