@@ -1,6 +1,7 @@
 """The command ``asr``: verbs to functions. The only file that reads the command line."""
 
 import argparse
+import functools
 import importlib
 import logging
 import os
@@ -232,12 +233,14 @@ def train(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("--"):
         raise ValueError("the recipe comes first: asr train RECIPE ... (see: asr train --help)")
     from asr import config
-    from asr.recipe import Recipe
+    from asr.recipe import LanguageModelRecipe, Recipe
     from asr.run_folder import run_name
 
     recipe_file = Path(arguments[0])
     folder, only_print, rest = run_options(arguments[1:])
-    recipe = config.read(Recipe, config.override(config.load_file(recipe_file), rest, Recipe))
+    tree = config.load_file(recipe_file)
+    schema = LanguageModelRecipe if "language_model" in tree else Recipe
+    recipe = config.read(schema, config.override(tree, rest, schema))
     if only_print:
         print(config.to_yaml(config.tree_of(recipe)), end="")
         return 0
@@ -246,12 +249,18 @@ def train(arguments: list[str]) -> int:
     from asr import summaries
     from asr.machine import is_first_process
     from asr.train import train as fit
+    from asr.train_language_model import train_language_model
 
     for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # importing it sets INFO: tips, devices
-    fit(recipe, folder)
+    if isinstance(recipe, LanguageModelRecipe):
+        train_language_model(recipe, folder)
+        told = summaries.trained_language_model
+    else:
+        fit(recipe, folder)
+        told = functools.partial(summaries.trained, recipe=recipe)
     if is_first_process():
-        print(summaries.trained(folder, recipe))
+        print(told(folder))
     return 0
 
 
@@ -277,7 +286,7 @@ def run_options(arguments: Sequence[str]) -> tuple[Path | None, bool, list[str]]
 def train_help() -> str:
     """The verb's usage and every key of a recipe."""
     from asr import config
-    from asr.recipe import Recipe
+    from asr.recipe import LanguageModelRecipe, Recipe
 
     meaning, example = VERBS["train"]
     return (
@@ -291,7 +300,10 @@ def train_help() -> str:
         "                    the whole section: --encoder recipes/encoders/lstm-tiny.yaml\n\n"
         f"example: {example}\n\n"
         "The keys of a recipe (type, default); of LSTM | Transformer, or your own class by its\n"
-        f"import path package.module.Class, those of the class chosen:\n{config.describe(Recipe)}"
+        "import path package.module.Class, those of the class chosen:\n"
+        f"{config.describe(Recipe)}\n\n"
+        "The keys of a language model's recipe, known by its key language_model:\n"
+        f"{config.describe(LanguageModelRecipe)}"
     )
 
 
@@ -329,7 +341,12 @@ def load(known: argparse.Namespace) -> Any:
         search = config.load_file(search)
     model = load_model(known.model, device_of(known.device), search, known.allow_code)
     if known.language_model is not None:
-        give_language_model(model, known.language_model)
+        give_language_model(model, known.language_model, known.allow_code)
+        if not model.search.lm_weight and known.search is not None:
+            raise ValueError(
+                f"--language-model {known.language_model}: {model.search!r} gives it no weight; "
+                "search with Beam and an lm_weight above 0"
+            )
     return model
 
 

@@ -24,11 +24,12 @@ class Journal:
 
     def show(self, line: dict[str, Any]) -> None:
         """One line of the ledger, on every channel."""
-        step_seconds = line["seconds"]["step"] + line["seconds"]["data_wait"]
+        busy = max(1e-9, line["seconds"]["step"] + line["seconds"]["data_wait"])
+        heard, unit = ("tokens", "tokens/s") if "tokens" in line else ("audio_seconds", "audio-s/s")
         row: dict[str, float] = {
             "updates": line["updates"],
             "device_hours": line["device_hours"],
-            "audio_seconds_per_second": line["audio_seconds"] / max(1e-9, step_seconds),
+            f"{heard}_per_second": line[heard] / busy,
             "learning_rate": line["learning_rate"],
             **{f"train_{name}": value for name, value in line["train_terms"].items()},
             **{f"validation_{k}": v for k, v in (line["validation"] or {}).items()},
@@ -38,12 +39,14 @@ class Journal:
         shown = []
         if line["train_loss"] is not None:
             shown.append(f"loss {line['train_loss']:.3f}")
-        if line["validation"]:
+        if line["validation"] and "perplexity" in line["validation"]:
+            shown.append(f"perplexity {line['validation']['perplexity']:.2f}")
+        elif line["validation"]:
             self.best_wer = min(self.best_wer, line["validation"]["wer"])
             shown.append(f"WER {100 * line['validation']['wer']:.1f} %")
         elif math.isfinite(self.best_wer):
             shown.append(f"best WER {100 * self.best_wer:.1f} %")
-        shown.append(f"{row['audio_seconds_per_second']:.0f} audio-s/s")
+        shown.append(f"{row[f'{heard}_per_second']:.0f} {unit}")
         shown.append(f"{line['device_hours']:.4f} device-h")
         if self.bar.disable:
             log.info("%s %d: %s", line["event"], line["updates"], "  ".join(shown))

@@ -25,6 +25,7 @@ from asr.encoders.encoder import Encoder
 from asr.features import FeatureOptions, LogMel
 from asr.files import Content, new_folder, write_all
 from asr.language_models import LANGUAGE_MODELS, LanguageModel
+from asr.language_models.folder import check_tokens, load_language_model
 from asr.loss import Loss, collected
 from asr.search import SEARCHES, Hypothesis, Search
 from asr.text import Tokenizer, restore
@@ -140,18 +141,21 @@ def build_model(
     return model
 
 
-def give_language_model(
-    model: SpeechModel, language_model: LanguageModel, description: dict[str, Any]
-) -> None:
-    """The model is saved with it from now on, and asks it where its search has an ``lm_weight``.
+def give_language_model(model: SpeechModel, path: str | Path, allow_code: bool = False) -> None:
+    """The model asks it wherever its search has an ``lm_weight``, and is saved with it.
 
     Args:
-        model: whose tokens it knows.
-        language_model: in place of another, if there is one.
-        description: ``{class_path, init_args}`` of it.
+        model: gets it in place of the one that it has, if any.
+        path: run folder or folder of a language model.
+        allow_code: whether a class that is not shipped may be imported.
+
+    Raises:
+        ValueError: no language model there, or one of other tokens.
     """
-    model.language_model = language_model.to(model.device).eval()
-    model.description["language_model"] = description
+    trained = load_language_model(path, model.device, allow_code)
+    check_tokens(trained, model.tokenizer.state(), path)
+    model.language_model = trained.model
+    model.description["language_model"] = trained.component.tree()
 
 
 def give_calibration(model: SpeechModel, calibration: Calibration | None) -> None:
@@ -235,7 +239,8 @@ def load_model(
             component = read_component(
                 LANGUAGE_MODELS, described["language_model"], "language_model", 1, allow_code
             )
-            give_language_model(model, component(model.tokenizer.vocabulary_size), component.tree())
+            model.language_model = component(model.tokenizer.vocabulary_size)
+            model.description["language_model"] = component.tree()
         if "calibration" in described:
             give_calibration(model, Calibration(**described["calibration"]))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:

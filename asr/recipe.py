@@ -12,8 +12,10 @@ from asr.data import DataOptions
 from asr.decoders import DECODERS
 from asr.encoders import ENCODERS
 from asr.features import Augmentation, FeatureOptions
+from asr.language_models import LANGUAGE_MODELS
 from asr.search import SEARCHES
 from asr.text import TOKENIZERS
+from asr.text_data import TextOptions
 
 
 def check(section: str, **bounds: tuple[float | None, float, float]) -> None:
@@ -175,3 +177,40 @@ class Recipe:
     validation: ValidationOptions = field(default_factory=ValidationOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
     seed: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextValidationOptions:
+    """When the moving average of a language model is validated.
+
+    Args:
+        every_updates: updates from one validation to the next.
+    """
+
+    every_updates: int = 500
+
+    def __post_init__(self) -> None:
+        check("validation", every_updates=(self.every_updates, 1, math.inf))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelRecipe:
+    """What the numbers of a language model depend on.
+
+    Args:
+        tokenizer_of: run or model folder of the speech model whose tokens it shares.
+        seed: of weights, batches and dropout.
+    """
+
+    text: TextOptions
+    tokenizer_of: str
+    budget: Budget
+    language_model: Component = component(LANGUAGE_MODELS, positional=1)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    validation: TextValidationOptions = field(default_factory=TextValidationOptions)
+    trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.budget.audio_hours is not None:
+            raise ValueError("budget.audio_hours: text has none; set updates or device_hours")

@@ -10,20 +10,24 @@ from typing import Any
 
 from asr import config
 from asr.files import locked, new_folder, remove_stale, write
-from asr.recipe import Recipe
+from asr.recipe import LanguageModelRecipe, Recipe
 
 log = logging.getLogger(__name__)
+
+AnyRecipe = Recipe | LanguageModelRecipe
 
 FREE = ("budget", "trainer")  # may change when a run goes on
 BEGINNINGS = (".lock", "recipe.yaml", "heartbeat.json", "environment.json", "ledger.jsonl")
 RESULTS = ("ledger.json", "last.ckpt")
 
 
-def run_name(recipe_file: Path, overrides: list[str], recipe: Recipe) -> str:
-    """Recipe, encoder and seed: the default name of a run folder."""
+def run_name(recipe_file: Path, overrides: list[str], recipe: AnyRecipe) -> str:
+    """Recipe, encoder (of a speech model) and seed: the default name of a run folder."""
     if recipe_file.name == "recipe.yaml":  # of a run that is repeated
         name = re.sub(r"-seed\d+$", "", recipe_file.resolve().parent.name)
         return f"{name}-repeated-seed{recipe.seed}"
+    if isinstance(recipe, LanguageModelRecipe):
+        return f"{recipe_file.stem}-seed{recipe.seed}"
     encoder = recipe.encoder.kind.__name__.lower()
     if "--encoder" in overrides:
         encoder = Path(overrides[overrides.index("--encoder") + 1]).stem
@@ -31,7 +35,7 @@ def run_name(recipe_file: Path, overrides: list[str], recipe: Recipe) -> str:
 
 
 @contextlib.contextmanager
-def claimed(recipe: Recipe, folder: Path) -> Iterator[None]:
+def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
     """The folder is this recipe's and this process'; an error before a result leaves it as it was.
 
     If a new folder stayed, the recipe once corrected would be refused as another one.
@@ -66,7 +70,7 @@ def _results(folder: Path) -> list[int | None]:
     return [path.stat().st_mtime_ns if path.exists() else None for path in paths]
 
 
-def check_folder(recipe: Recipe, folder: Path) -> None:
+def check_folder(recipe: AnyRecipe, folder: Path) -> None:
     """Refuses a folder of another recipe; budget and trainer may change when a run goes on.
 
     Raises:
@@ -91,7 +95,7 @@ def check_folder(recipe: Recipe, folder: Path) -> None:
             )
 
 
-def finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
+def finished(recipe: AnyRecipe, folder: Path) -> dict[str, Any] | None:
     """The last line of the ledger of a run that has spent this very budget.
 
     Raises:

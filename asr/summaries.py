@@ -57,6 +57,26 @@ def trained(folder: Path, recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
+def trained_language_model(folder: Path) -> str:
+    """What a language model's run reached, and what it cost."""
+    last = json.loads((folder / "ledger.json").read_text())
+    lines = [e for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "validation"]
+    best = min((e["validation"] for e in lines), key=lambda v: float(v["loss"]))
+    millions = sum(last["parameters"].values()) / 1e6
+    return "\n".join(
+        [
+            f"{folder}: {last['reason']}",
+            f"  perplexity {best['word_perplexity']:.1f} per word, {best['perplexity']:.2f} per "
+            f"token ({best['sentences']} sentences, {best['words']} words)",
+            f"  trained    {count(last['updates'], 'update')}, {last['tokens']} tokens, "
+            f"{millions:.3g} M parameters, seed {last['seed']}",
+            f"  cost       {last['device_hours']:.3g} device-hours on {last['num_devices']} x "
+            f"{last['device_name']}",
+            f"  next       asr tune-decoding RUN --language-model {shlex.quote(str(folder))}",
+        ]
+    )
+
+
 def hours(line: dict[str, Any], seconds: float) -> str:
     """Device-hours of a phase, and their share."""
     share = seconds / line["wall_seconds"]
