@@ -7,7 +7,7 @@ generator, and pays for them. The encoder runs once; a trial is one search over 
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
+from asr import alignment
 from asr.audio import decode
+from asr.calibration import Calibration, cross_fitted, measured
 from asr.data import bucket, read_corpus, read_rows
 from asr.decoders import AttentionDecoder, TransducerDecoder
 from asr.files import write
 from asr.meter import device_name
-from asr.model import find_model, save_model
+from asr.model import find_model, give_calibration, save_model
+from asr.reliability import judged
 from asr.scoring import align, pooled
-from asr.search import Beam
+from asr.search import Beam, Hypothesis
 from asr.text import normaliser
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ RANGES = {
     "length_bonus": (-0.5, 2.0),
 }
 BEAMS = (1, 2, 4, 8, 16)
+FOLDS = 5  # of the utterances, for the judgement of a calibration
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ def tune_decoding(
 
     The first trial has no bonus and the default weights, the others are drawn from ``RANGES``, all
     with one beam; ties go to the earlier. Then the best is tried with each of ``BEAMS``, and the
-    smallest beam stays whose WER is not above that of any larger one.
+    smallest beam stays whose WER is not above that of any larger one. The confidences of what it
+    finds are calibrated, if that helps.
 
     Args:
         model: with the language model to use, if any.
@@ -144,11 +149,11 @@ def tune_decoding(
     frames = [_encoded(model, rows, batch) for batch in batches]
     encoding = time.perf_counter() - started
 
-    def attempt(options: dict[str, Any]) -> Trial:
+    def attempt(options: dict[str, Any]) -> tuple[Trial, list[Hypothesis]]:
         began = time.perf_counter()
         search = Beam(**options)
         language_model = model.language_model if search.lm_weight else None
-        found: dict[int, Any] = {}
+        found: dict[int, Hypothesis] = {}
         for batch, (encoded, lengths) in zip(batches, frames, strict=True):
             n_best = search(model.decoder, encoded, lengths, language_model)
             found |= {index: best[0] for index, best in zip(batch, n_best, strict=True)}
@@ -156,17 +161,20 @@ def tune_decoding(
         total = pooled(align(references, texts)[0])
         unfinished = sum(not hypothesis.finished for hypothesis in found.values())
         seconds = time.perf_counter() - began
-        return Trial(options, total.errors, total.words, unfinished, seconds)
+        trial = Trial(options, total.errors, total.words, unfinished, seconds)
+        return trial, [found[index] for index in range(len(rows))]
 
     with tqdm(total=trials + len(BEAMS), unit="trial", disable=None if progress else True) as bar:
         done: list[Trial] = []
         for options in _settings(tuned_keys(model), trials, beam, seed):
-            done.append(attempt(options))
+            done.append(attempt(options)[0])
             bar.update()
         best = min(done, key=lambda trial: trial.errors)
-        beams = [attempt({**best.options, "beam": width}) for width in BEAMS]
+        wider = [attempt({**best.options, "beam": width}) for width in BEAMS]
         bar.update(len(BEAMS))
-    chosen = min(beams, key=lambda trial: (trial.errors, trial.options["beam"]))
+    beams = [trial for trial, _ in wider]
+    chosen, hypotheses = min(wider, key=lambda one: (one[0].errors, one[0].options["beam"]))
+    confidence = _calibrate(model, frames, batches, hypotheses, references, normalise)
     seconds = time.perf_counter() - started
     result = {
         "corpus": {
@@ -185,6 +193,7 @@ def tune_decoding(
         "default_wer": done[0].wer,
         "trials": [_described(trial) for trial in done],
         "beams": [_described(trial) for trial in beams],
+        "confidence": confidence,
     }
     _store(model, find_model(folder), result)
     return result
@@ -207,6 +216,41 @@ def _encoded(model: "SpeechModel", rows: Any, batch: Sequence[int]) -> tuple[Ten
     waves = [torch.from_numpy(decode(rows[i]["audio"]["bytes"], rate)) for i in batch]
     lengths = torch.tensor([len(wave) for wave in waves], device=model.device)  # (B,)
     return model.encode(pad_sequence(waves, batch_first=True).to(model.device), lengths)
+
+
+def _calibrate(
+    model: "SpeechModel",
+    frames: Sequence[tuple[Tensor, Tensor]],
+    batches: Sequence[Sequence[int]],
+    hypotheses: Sequence[Hypothesis],
+    references: Sequence[str],
+    normalise: Callable[[str], str],
+) -> dict[str, Any] | None:
+    """Gives the model a calibration of its words' confidences if it helps; how far it does.
+
+    Every utterance is judged by a fit to the other four fifths, so that a calibration is not
+    praised for what it was fitted to. None where there are no confidences to calibrate.
+    """
+    give_calibration(model, None)
+    if not alignment.aligns(model.decoder):
+        return None
+    words: dict[int, list[alignment.Word]] = {}
+    for batch, (encoded, lengths) in zip(batches, frames, strict=True):
+        tokens = [hypotheses[index].tokens for index in batch]
+        aligned = alignment.align(
+            model.decoder, encoded, lengths, tokens, model.tokenizer, model.frame_seconds
+        )
+        words |= dict(zip(batch, aligned, strict=True))
+    found = judged([words[index] for index in range(len(words))], references, normalise)
+    if len(set(found.correct)) < 2:
+        return None  # all words are right, or none is: there is nothing to tell apart
+    fitted = cross_fitted(found.confidences, found.correct, np.array(found.utterances) % FOLDS)
+    before = measured(found.confidences, found.correct)
+    after = measured(fitted, found.correct)
+    kept = after["nce"] > before["nce"]
+    if kept:
+        give_calibration(model, Calibration.fit(found.confidences, found.correct))
+    return {"kept": kept, "folds": FOLDS, "before": before, "cross_fitted": after}
 
 
 def _described(trial: Trial) -> dict[str, Any]:

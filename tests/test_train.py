@@ -171,7 +171,8 @@ def test_a_resumed_run_keeps_its_tokenizer(corpus, tmp_path):
     ("keys", "message"),
     [
         ({"features": {"sample_rate": 16000}}, "tones has 8000 Hz.*--features.sample_rate 8000"),
-        ({"search": "Beam", "decoder": {"class_path": "Transformer", "init_args": {
+        ({"search": {"class_path": "Beam", "init_args": {"ctc_weight": 0.3}},
+          "decoder": {"class_path": "Transformer", "init_args": {
             "width": 32, "layers": 1, "heads": 2, "ctc_weight": 0.0}}}, "no CTC head"),
     ],
 )  # fmt: skip

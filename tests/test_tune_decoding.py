@@ -76,3 +76,13 @@ def test_results_are_never_tuned_on_test(folder, corpus):
     with pytest.raises(ValueError, match="--trials 0"):
         tune(folder, corpus, trials=0)
     assert not (folder / "tuning.json").exists()
+
+
+def test_a_calibration_is_kept_only_where_it_helps_words_that_it_was_not_fitted_to(folder, corpus):
+    found = tune(folder, corpus, trials=2)["confidence"]
+    model = load_model(folder)
+    if found is None:  # every word wrong: nothing to tell apart
+        assert model.calibration is None
+        return
+    assert found["kept"] == (found["cross_fitted"]["nce"] > found["before"]["nce"])
+    assert (model.calibration is not None) == found["kept"]

@@ -1,0 +1,175 @@
+import gzip
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from asr import config
+from asr.cli import main
+from asr.language_models.folder import load_language_model
+from asr.meter import read_ledger
+from asr.model import give_language_model, load_model, save_model
+from asr.recipe import LanguageModelRecipe
+from asr.search import Beam
+from asr.text import Characters
+from asr.text_data import TextData, TextOptions, read_sentences
+from asr.train_language_model import train_language_model
+from tests.corpus import make_corpus
+from tests.test_model import tiny_model
+
+WORDS = ["ab", "ba", "ca", "abc", "cab", "bc"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A speech model, a prepared corpus and a text in which every other word is the same."""
+    folder = tmp_path_factory.mktemp("text")
+    save_model(tiny_model(), folder / "speech", {})
+    make_corpus(folder / "corpus", train=12, validation=8, test=3)
+    lines = [f"ab {a} ab {b}" for a in WORDS for b in WORDS for _ in range(3)]
+    (folder / "text.txt").write_text("\n".join([*lines, "", "ca ca"]))
+    (folder / "held.txt").write_text("ab ba ab ca\nab cab ab bc\n")
+    return folder
+
+
+def recipe(place, kind="LSTM", budget=None, **keys):
+    options = {"LSTM": {"width": 16}, "NGram": {"order": 3}, "Transformer": {"width": 16, "layers": 1, "heads": 2}}  # fmt: skip # noqa: E501
+    tree = {
+        "text": {
+            "train": [str(place / "text.txt")],
+            "validation": str(place / "held.txt"),
+            "max_batch_tokens": 200,
+        },
+        "tokenizer_of": str(place / "speech"),
+        "language_model": {"class_path": kind, "init_args": options[kind]},
+        "budget": budget or {"updates": 60},
+        "optimizer": {"lr": 1e-2, "warmup_updates": 5, "ema_decay": 0.9},
+        "validation": {"every_updates": 20},
+    }
+    return config.read(LanguageModelRecipe, tree | keys)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "NGram", "Transformer"])
+def test_a_trained_model_has_the_perplexity_that_its_run_wrote_down(place, tmp_path, kind):
+    last = train_language_model(recipe(place, kind), tmp_path / "run")
+    assert last["finished"]
+    trained = load_language_model(tmp_path / "run")
+    lines = [e for e in read_ledger(tmp_path / "run" / "ledger.jsonl") if e.get("validation")]
+    told = min((line["validation"] for line in lines), key=lambda v: v["loss"])
+    total = words = 0
+    for sentence in (place / "held.txt").read_text().splitlines():
+        ids = torch.tensor([trained.tokenizer.encode(sentence)])
+        with torch.no_grad():
+            total -= float(trained.model.log_probs(ids, torch.tensor([ids.shape[1]])).sum())
+        words += len(sentence.split()) + 1
+    assert told["word_perplexity"] == pytest.approx(math.exp(total / words), rel=1e-4)
+    # Better than letters at random: V - 1 of them, five and more to a word and its space.
+    assert told["perplexity"] < 3
+    assert last["device_hours"] > 0
+    assert last["tokens"] > 0
+    assert (last["train_flops"] > 0) == (kind != "NGram")
+
+
+def test_the_validation_text_is_never_trained_on(place):
+    options = TextOptions(train=[str(place / "text.txt")], validation=str(place / "held.txt"))
+    data = TextData(options, Characters(["abc "]), str, seed=1)
+    assert len(read_sentences(str(place / "text.txt"), "train", str)) == 6 * 6 * 3 + 1
+    assert len(data.train.ids) == 6 * 6 * 3 + 1 - 2 * 3
+    assert not {tuple(i) for i in data.train.ids} & {tuple(i) for i in data.validation.ids}
+
+
+def test_text_comes_from_files_gzipped_files_and_transcripts(place, tmp_path):
+    (tmp_path / "text.gz").write_bytes(gzip.compress(b"AB  ca\n\nba\n"))
+    assert read_sentences(str(tmp_path / "text.gz"), "train", str.lower) == ["ab  ca", "ba"]
+    assert len(read_sentences(str(place / "corpus"), "validation", str)) == 8
+
+
+def test_batches_are_a_pure_function_of_the_position(place):
+    options = TextOptions(
+        train=[str(place / "text.txt")], validation=str(place / "held.txt"), max_batch_tokens=100
+    )
+    data = TextData(options, Characters(["abc "]), str, seed=1)
+    stream = data.train_batches(0, 1)
+    first = [next(stream) for _ in range(40)]
+    data.position = 25
+    again = data.train_batches(0, 1)
+    for tokens, lengths in first[25:]:
+        other = next(again)
+        assert torch.equal(tokens, other[0])
+        assert torch.equal(lengths, other[1])
+    assert all(tokens.shape[0] * (tokens.shape[1] + 1) <= 100 for tokens, _ in first)
+
+
+def test_a_run_told_to_end_goes_on_as_if_nothing_had_been(place, tmp_path):
+    given = recipe(place, budget={"updates": 400}, validation={"every_updates": 200})
+    config.dump(config.tree_of(given), tmp_path / "recipe.yaml")
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "asr", "train", str(tmp_path / "recipe.yaml")]
+    process = subprocess.Popen([*command, "--run", str(run)], stderr=subprocess.PIPE, text=True)
+    while not (run / "ledger.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "saved at update" in errors
+    train_language_model(given, run)
+    train_language_model(given, tmp_path / "whole")
+    one, other = (
+        load_language_model(f / "last").model.state_dict() for f in (run, tmp_path / "whole")
+    )
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+    tokens = [
+        json.loads((f / "ledger.json").read_text())["tokens"] for f in (run, tmp_path / "whole")
+    ]
+    assert tokens[0] == tokens[1]
+
+
+def test_a_speech_model_keeps_the_language_model_that_it_was_given(place, tmp_path):
+    train_language_model(recipe(place, "NGram"), tmp_path / "lm")
+    model = load_model(
+        place / "speech", search={"class_path": "Beam", "init_args": {"lm_weight": 0.5}}
+    )
+    give_language_model(model, tmp_path / "lm")
+    waves, lengths = 0.1 * torch.randn(2, 8000), torch.tensor([8000, 6000])
+    before = model.recognise(waves, lengths)
+    assert before[0][0].lm_score < 0
+    save_model(model, tmp_path / "with", {})
+    after = load_model(tmp_path / "with")
+    after.search = Beam(lm_weight=0.5)
+    assert after.recognise(waves, lengths) == before
+
+
+def test_other_tokens_are_refused_in_one_line(place, tmp_path):
+    train_language_model(recipe(place, "NGram"), tmp_path / "lm")
+    other = tiny_model()
+    other.tokenizer = Characters(["xyz "])
+    with pytest.raises(ValueError, match="knows other tokens than the speech model"):
+        give_language_model(other, tmp_path / "lm")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"text.train": "[nowhere.txt]"}, "nowhere.txt: no such text file or prepared corpus"),
+        ({"tokenizer_of": "nowhere"}, "nowhere: no such model or run folder"),
+        ({"budget": "{audio_hours: 1}"}, "text has none; set updates or device_hours"),
+        ({"text.trian": "[x]"}, "trian"),
+        ({"language_model": "Conformer"}, "Conformer"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(place, tmp_path, capsys, keys, message):
+    config.dump(config.tree_of(recipe(place)), tmp_path / "recipe.yaml")
+    words = [word for key, value in keys.items() for word in (f"--{key}", value)]
+    command = ["train", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / "run"), *words]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
