@@ -8,7 +8,7 @@ import asr.encoders
 from asr import config
 from asr.decoders import DECODERS
 from asr.model import build_model
-from asr.recipe import Recipe
+from asr.recipe import LanguageModelRecipe, Recipe
 from asr.text import Characters
 from benchmarks import encoder_table
 
@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 TASKS = sorted((ROOT / "recipes").glob("*.yaml"))
 ENCODERS = sorted((ROOT / "recipes" / "encoders").glob("*.yaml"))
 DECODER_FILES = sorted((ROOT / "recipes" / "decoders").glob("*.yaml"))
+LANGUAGE_MODELS = sorted((ROOT / "recipes" / "language_models").glob("*.yaml"))
 # Sizes that are compared with each other have encoders within 5 % (80 mel bins, 40 for tiny).
 MATCHED = 0.05
 
@@ -67,6 +68,16 @@ def test_decoder_recipes_state_their_parameters(path):
         decoder = DECODERS[described["class_path"]](dim, vocabulary, **described["init_args"])
     parameters = sum(parameter.numel() for parameter in decoder.parameters())
     assert stated[1] == f"{parameters / 1e6:.2f}"
+
+
+@pytest.mark.parametrize("path", LANGUAGE_MODELS, ids=lambda p: p.stem)
+def test_every_language_model_recipe_parses_and_has_the_size_that_it_states(path):
+    recipe = config.read(LanguageModelRecipe, config.load_file(path))
+    model = recipe.language_model(256)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    stated = re.search(r"; (\S+) M parameters with 256 tokens", path.read_text())
+    assert (float(stated[1]) if stated else 0.0) == pytest.approx(millions, abs=0.05)
+    assert config.read(LanguageModelRecipe, config.tree_of(recipe)) == recipe
 
 
 def test_every_decoder_but_ctc_comes_in_every_size():
