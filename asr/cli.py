@@ -386,7 +386,9 @@ def evaluate(arguments: list[str]) -> int:
         batch_seconds=known.batch_seconds,
     )
     print(evaluation.summary(metrics))
-    print(f"written: {output / 'metrics.json'}, {output / 'hypotheses.jsonl'}")
+    files = ["metrics.json", "hypotheses.jsonl"]
+    files += [evaluation.FIGURE] * (output / evaluation.FIGURE).exists()
+    print("written: " + ", ".join(str(output / name) for name in files))
     return 0
 
 

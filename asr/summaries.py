@@ -127,4 +127,18 @@ def tuned(result: dict[str, Any]) -> str:
             f"  {name:8} WER {100 * trial['wer']:6.2f} %  {trial['seconds']:6.1f} s  {options}"
         )
     chosen = ", ".join(f"{key} {value:g}" for key, value in result["chosen"].items())
-    return "\n".join([*lines, f"stored with the model: {chosen}"])
+    lines += [f"stored with the model: {chosen}", _calibrated(result["confidence"])]
+    return "\n".join(lines)
+
+
+def _calibrated(confidence: dict[str, Any] | None) -> str:
+    """What calibration changes for words that it was not fitted to."""
+    if confidence is None:
+        return "confidences are not calibrated: there are none, or all of their words are alike"
+    before, after = confidence["before"], confidence["cross_fitted"]
+    return (
+        f"confidences of {before['count']} words "
+        f"{'calibrated' if confidence['kept'] else 'left as they are, which is better'}: "
+        f"calibration error {before['ece']:.3f} -> {after['ece']:.3f}, normalised cross entropy "
+        f"{before['nce']:.3f} -> {after['nce']:.3f} ({confidence['folds']}-fold cross-fitting)"
+    )

@@ -1,10 +1,13 @@
 import json
+import random
 
 import pytest
 import torch
 
 from asr.evaluate import evaluate
 from asr.model import load_model, save_model
+from asr.reliability import Judgement, judged
+from asr.summaries import tuned
 from asr.tune_decoding import BEAMS, RANGES, draws, tune_decoding
 from tests.corpus import make_corpus
 from tests.test_model import tiny_model
@@ -78,11 +81,56 @@ def test_results_are_never_tuned_on_test(folder, corpus):
     assert not (folder / "tuning.json").exists()
 
 
-def test_a_calibration_is_kept_only_where_it_helps_words_that_it_was_not_fitted_to(folder, corpus):
-    found = tune(folder, corpus, trials=2)["confidence"]
-    model = load_model(folder)
-    if found is None:  # every word wrong: nothing to tell apart
+def planted(sure, doubtful):
+    """Nine of ten sure words are right and one of ten doubtful ones, ten times, in any order."""
+    kinds = [(sure, True)] * 90 + [(sure, False)] * 10
+    kinds += [(doubtful, True)] * 10 + [(doubtful, False)] * 90
+    confidences, correct = zip(*random.Random(0).sample(kinds, len(kinds)), strict=True)
+    return Judgement(list(confidences), list(correct), list(range(len(kinds))), 0)
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"), [(planted(0.9, 0.1), False), (planted(0.9999, 0.7), True)]
+)
+def test_a_calibration_is_kept_only_where_it_helps_words_that_it_was_not_fitted_to(
+    folder, corpus, monkeypatch, found, kept
+):
+    monkeypatch.setattr("asr.tune_decoding.judged", lambda words, *rest: found)
+    result = tune(folder, corpus, trials=1)
+    confidence, model = result["confidence"], load_model(folder)
+    before, after = confidence["before"], confidence["cross_fitted"]
+    assert confidence["kept"] == (after["nce"] > before["nce"]) == kept
+    assert before["auc"] == pytest.approx(0.9)
+    if kept:
+        assert model.calibration.apply(0.9999) == pytest.approx(0.9, abs=0.05)
+        assert model.calibration.apply(0.7) == pytest.approx(0.1, abs=0.05)
+        assert after["ece"] < 0.1 < before["ece"]
+        assert "of 200 words calibrated: calibration error 0.350 -> 0.0" in tuned(result)
+    else:
         assert model.calibration is None
-        return
-    assert found["kept"] == (found["cross_fitted"]["nce"] > found["before"]["nce"])
-    assert (model.calibration is not None) == found["kept"]
+        assert "of 200 words left as they are" in tuned(result)
+
+
+def test_the_words_of_the_chosen_search_are_judged(folder, corpus, monkeypatch):
+    seen = {}
+
+    def watched(words, references, normalise):
+        seen["texts"] = [" ".join(word.text for word in own) for own in words]
+        return judged(words, references, normalise)
+
+    monkeypatch.setattr("asr.tune_decoding.judged", watched)
+    talkative = [{"beam": 2, "length_bonus": 3.0}]  # else it makes fewest errors by saying nothing
+    monkeypatch.setattr("asr.tune_decoding._settings", lambda *rest: talkative)
+    tune(folder, corpus, trials=1)
+    evaluate(load_model(folder), corpus, "validation", output=folder / "out", progress=False)
+    written = (folder / "out" / "hypotheses.jsonl").read_text()
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert any(seen["texts"])
+    assert seen["texts"] == [" ".join(line["hypothesis"].split()) for line in lines]
+
+
+def test_a_model_without_times_has_no_confidences_to_calibrate(folder, corpus, monkeypatch):
+    monkeypatch.setattr("asr.tune_decoding.alignment.aligns", lambda decoder: False)
+    result = tune(folder, corpus, trials=1)
+    assert result["confidence"] is None
+    assert "confidences are not calibrated" in tuned(result)
