@@ -138,12 +138,13 @@ def confidence(probabilities: Sequence[float]) -> float:
     Chosen on validation by the area under the curve (AUC) of correct against wrong words. On 7,091
     words of LibriSpeech it is 0.891 (mean 0.867, minimum 0.892, product 0.885), with the highest
     normalised cross entropy before calibration (0.36 against 0.27, 0.32, 0.16); on FSDD, where few
-    words are wrong, it is 0.955 to 0.971, the mean's within 0.003, the minimum's lower. BLANK is left out since in which frame of several a token is said
-    is uncertain where what is said is not: with BLANK, a transducer's AUC on FSDD is 0.69, without
-    0.97. Two others are no better than chance on LibriSpeech (0.46 and 0.51 against 0.89): the
-    probability of a token under an attention decoder, given those before it, for it does not know
-    when it has lost the audio; and the share of the n-best list that holds the word, though where
-    errors are rare that is the best of all (0.97 to 1.00).
+    words are wrong, it is 0.955 to 0.971, the mean's within 0.003, the minimum's lower. BLANK is
+    left out since in which frame of several a token is said is uncertain where what is said is not:
+    with BLANK, a transducer's AUC on FSDD is 0.69, without 0.97. Two others are no better than
+    chance on LibriSpeech (0.46 and 0.51 against 0.89): the probability of a token under an
+    attention decoder, given those before it, for it does not know when it has lost the audio; and
+    the share of the n-best list that holds the word, though where errors are rare that is the best
+    of all (0.97 to 1.00).
     """
     return math.prod(p ** (1 / len(probabilities)) for p in probabilities)
 

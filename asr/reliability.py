@@ -91,7 +91,7 @@ def diagram(confidences: Sequence[float], correct: Sequence[bool]) -> bytes:
         label="words of a bin, 95 % interval",
     )  # fmt: skip
     upper.set(ylabel="share of correct words", ylim=(-0.03, 1.03))
-    upper.legend(loc="upper left", frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     upper.set_title(_caption(content), fontsize="medium")
     left = [row["low"] for row in rows]
     widths = [row["high"] - row["low"] for row in rows]
