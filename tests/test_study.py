@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -313,9 +314,11 @@ def test_a_claim_outlives_its_owner_in_a_child_that_still_works(tmp_path):
 def test_a_study_told_to_end_loses_nothing_and_goes_on(tmp_path, unbroken):
     class Interrupted(Fake):
         def __call__(self, arguments, **options):
-            if len(self.environments) == 3:
-                self.stop()  # as the signal would, while a run is at work
-                raise KeyboardInterrupt
+            if len(self.environments) == 3 and not self.stopped:
+                os.kill(os.getpid(), signal.SIGTERM)
+                while not self.stopped:
+                    time.sleep(0.01)
+                return 143  # of a run that saved and left
             return super().__call__(arguments, **options)
 
     with pytest.raises(KeyboardInterrupt):
