@@ -342,11 +342,21 @@ def load(known: argparse.Namespace) -> Any:
     model = load_model(known.model, device_of(known.device), search, known.allow_code)
     if known.language_model is not None:
         give_language_model(model, known.language_model, known.allow_code)
-        if not model.search.lm_weight and known.search is not None:
-            raise ValueError(
-                f"--language-model {known.language_model}: {model.search!r} gives it no weight; "
-                "search with Beam and an lm_weight above 0"
-            )
+    return model
+
+
+def load_to_search(known: argparse.Namespace) -> Any:
+    """The same, for verbs that search as the options say.
+
+    Raises:
+        ValueError: a language model was given that the search would not ask.
+    """
+    model = load(known)
+    if known.language_model is not None and not model.search.lm_weight:
+        raise ValueError(
+            f"--language-model {known.language_model}: {model.search!r} gives it no weight; run "
+            "asr tune-decoding, or --search with Beam and an lm_weight above 0"
+        )
     return model
 
 
@@ -375,7 +385,7 @@ def evaluate(arguments: list[str]) -> int:
 
     from asr import evaluate as evaluation
 
-    model = load(known)
+    model = load_to_search(known)
     output = known.output or Path(known.model) / "evaluations" / known.split
     metrics = evaluation.evaluate(
         model,
@@ -471,7 +481,7 @@ def transcribe(arguments: list[str]) -> int:
     if number > 1 and known.output_dir is None and known.formats != ["txt"]:
         raise ValueError(f"{known.formats[0]} of {number} files needs --output-dir")
     results = run(
-        load(known),
+        load_to_search(known),
         known.inputs,
         output_dir=known.output_dir,
         formats=known.formats,

@@ -173,3 +173,14 @@ def test_mistakes_are_one_line_and_leave_nothing(place, tmp_path, capsys, keys, 
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_language_model_that_the_search_would_not_ask_is_refused(place, tmp_path, capsys):
+    train_language_model(recipe(place, "NGram"), tmp_path / "lm")
+    words = ["evaluate", str(place / "speech"), "--corpus", str(place / "corpus")]
+    given = [*words, "--language-model", str(tmp_path / "lm"), "--output", str(tmp_path / "out")]
+    assert main(given) == 2
+    assert "gives it no weight; run asr tune-decoding" in capsys.readouterr().err
+    (tmp_path / "beam.yaml").write_text("class_path: Beam\ninit_args: {beam: 2, lm_weight: 0.4}\n")
+    assert main([*given, "--search", str(tmp_path / "beam.yaml")]) == 0
+    assert "lm_weight=0.4" in (tmp_path / "out" / "metrics.json").read_text()
