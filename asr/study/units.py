@@ -112,13 +112,13 @@ def _until_it_ends(arguments: list[str], place: Path, bench: Bench) -> int | Non
             held=bench.held,
         )
         killed = status < 0 or status in KILLED
-        if killed and bench.runner.stopped:
-            return None
         line = {"verb": arguments[0], "status": status, "seconds": time.monotonic() - began}
-        # A run that fails before its first result leaves no ledger: its time is kept here.
+        # A run that ends before its first result leaves no ledger: its time is kept here.
         line["metered"] = arguments[0] != "train" or (place / "run" / "ledger.jsonl").is_file()
         with (place / "attempts.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+        if killed and bench.runner.stopped:
+            return None
         if not killed or attempt == ATTEMPTS:
             break
     return status
