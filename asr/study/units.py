@@ -104,7 +104,7 @@ def _worth(row: dict[str, Any]) -> tuple[float, float]:
 def _until_it_ends(arguments: list[str], place: Path, bench: Bench) -> int | None:
     """The exit status of a verb; None when it was told to end with the study."""
     for attempt in range(1, ATTEMPTS + 1):
-        began = time.monotonic()
+        began, sessions = time.monotonic(), _sessions(place)
         status = bench.runner(
             arguments,
             log=place / "log.txt",
@@ -113,8 +113,9 @@ def _until_it_ends(arguments: list[str], place: Path, bench: Bench) -> int | Non
         )
         killed = status < 0 or status in KILLED
         line = {"verb": arguments[0], "status": status, "seconds": time.monotonic() - began}
-        # A run that ends before its first result leaves no ledger: its time is kept here.
-        line["metered"] = arguments[0] != "train" or (place / "run" / "ledger.jsonl").is_file()
+        # Ended before the ledger knew of it, or a failure took the ledger away: counted here.
+        known = status == 0 or arguments[0] != "train" or _sessions(place) > sessions
+        line["metered"] = known
         with (place / "attempts.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         if killed and bench.runner.stopped:
@@ -122,6 +123,12 @@ def _until_it_ends(arguments: list[str], place: Path, bench: Bench) -> int | Non
         if not killed or attempt == ATTEMPTS:
             break
     return status
+
+
+def _sessions(place: Path) -> int:
+    """Processes that the ledger of the run knows of."""
+    path = place / "run" / "ledger.jsonl"
+    return sum(line["event"] == "start" for line in read_ledger(path)) if path.is_file() else 0
 
 
 def _reason(log: Path, status: int) -> str:
@@ -216,7 +223,7 @@ def _best(folder: Path, run: Run) -> tuple[float, float] | None:
 
 
 def _unmetered_hours(unit: Unit, place: Path) -> float:
-    """Device-hours of attempts whose ledger is not there any more."""
+    """Device-hours of attempts that the ledger does not know of."""
     path = place / "attempts.jsonl"
     lines = read_json_lines(path)[0] if path.is_file() else []
     seconds = sum(line["seconds"] for line in lines if not line["metered"])
