@@ -506,8 +506,8 @@ def transcribe(arguments: list[str]) -> int:
 def compare(arguments: list[str]) -> int:
     """``asr compare RUN ...``."""
     options = parser("compare")
-    options.usage = "asr compare RUN RUN ... [--output FOLDER] [--targets WER ...] [--split SPLIT]"
-    options.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    options.usage = "asr compare RUN RUN ... [--output FOLDER] [--option value ...]"
+    options.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
     options.add_argument(
         "--output", type=Path, default=Path("report"), metavar="FOLDER", help="to write; report"
     )
@@ -515,6 +515,15 @@ def compare(arguments: list[str]) -> int:
         "--targets", nargs="+", type=float, metavar="WER", help="to reach, in percent, as 10 5"
     )
     options.add_argument("--split", default="test", help="whose evaluation is compared; test")
+    options.add_argument(
+        "--study",
+        type=Path,
+        metavar="FOLDER",
+        help="of asr study: its final runs, trials, failures",
+    )
+    options.add_argument(
+        "--claims", nargs="+", type=Path, default=[], metavar="FOLDER", help="of asr claims"
+    )
     known = options.parse_intermixed_args(hyphens(arguments))
     for run in known.runs:
         if not run.is_dir():
@@ -523,7 +532,15 @@ def compare(arguments: list[str]) -> int:
     from asr.report import compare as report
 
     targets = None if known.targets is None else [t / 100 for t in known.targets]
-    print(compared(report(known.runs, known.output, targets=targets, split=known.split)))
+    result = report(
+        known.runs,
+        known.output,
+        targets=targets,
+        split=known.split,
+        study=known.study,
+        claims=known.claims,
+    )
+    print(compared(result))
     return 0
 
 
@@ -537,6 +554,8 @@ def compared(result: dict[str, Any]) -> str:
             lines.append(f"Group {number}: {', '.join(arms)}")
         lines += [f"  not compared with group 1: {reason}" for reason in why]
         lines += answer
+    lines += [f"{claim}: {words}" for claim, words in result["claims"].items()]
+    lines += [f"results and registered file disagree: {line}" for line in result["disagreements"]]
     page = next(path for path in result["files"] if path.suffix == ".html")
     others = [path.name for path in result["files"] if path != page]
     return "\n".join([*lines, f"written: {page} (beside it {', '.join(others)})"])

@@ -14,7 +14,6 @@ import io
 import json
 import logging
 import math
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from asr import config
 from asr.claims.layers import full
 from asr.claims.measure import equal_precision
+from asr.claims.reach import AXES, SOLVED, Attempt, horizon, median_accuracy
 from asr.claims.recall import SYMBOLS, TASKS, Latch, Recall, corrected
 from asr.claims.scaling import count, facts
 from asr.encoders import ENCODERS, Encoder, Frames
@@ -37,7 +37,6 @@ from asr.files import locked, new_folder, write_all
 
 log = logging.getLogger(__name__)
 
-SOLVED = 0.9  # of the accuracy that chance leaves
 TOLERANCE = 0.05  # arms differ in parameters by no more
 BATCH, QUESTIONS = 32, 512  # of training, of a test
 CHECK_EVERY = 25  # updates
@@ -70,41 +69,6 @@ class Budget:
 
     updates: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One training at one lag.
-
-    Attributes:
-        arm, task, lag, seed, rate: what was trained and how; ``rate`` is the learning rate.
-        parameters: of the blocks.
-        accuracy_updates, accuracy_seconds: chance-corrected, when each budget was spent.
-        solved_updates, solved_seconds: after how many it answered; None: it did not.
-        updates, seconds: spent in all; of training, without tests.
-        budget_updates, budget_seconds: that were allowed.
-        device_name: where.
-    """
-
-    arm: str
-    task: str
-    lag: int
-    seed: int
-    rate: float
-    parameters: int
-    accuracy_updates: float
-    accuracy_seconds: float
-    solved_updates: int | None
-    solved_seconds: float | None
-    updates: int
-    seconds: float
-    budget_updates: int
-    budget_seconds: float
-    device_name: str
-
-    def accuracy(self, axis: str) -> float:
-        """When the budget of ``updates`` or ``seconds`` was spent; 1 once it had answered."""
-        return float(getattr(self, f"accuracy_{axis}"))
 
 
 class Reader(nn.Module):
@@ -229,28 +193,6 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def within(row: Attempt, axis: str) -> bool:
-    """Whether the attempt answered before the budget on this axis was spent."""
-    return row.accuracy(axis) >= SOLVED
-
-
-def median_accuracy(rows: Sequence[Attempt], axis: str) -> float:
-    """Of the seeds, each at its best learning rate."""
-    seeds = {row.seed for row in rows}
-    return statistics.median(
-        max(row.accuracy(axis) for row in rows if row.seed == seed) for seed in seeds
-    )
-
-
-def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
-    """The longest lag of one arm and task that is answered in the median; None: not the first."""
-    lags = sorted({row.lag for row in rows})
-    answered = [
-        lag for lag in lags if median_accuracy([r for r in rows if r.lag == lag], axis) >= SOLVED
-    ]
-    return max(answered, default=None)
-
-
 def attempts(
     arms: Sequence[str],
     tasks: Sequence[str],
@@ -282,9 +224,6 @@ def attempts(
                 yield row
             answered = max(median_accuracy(here, axis) for axis in AXES) >= SOLVED
             failures[arm, task] = 0 if answered else failed + 1
-
-
-AXES = ("updates", "seconds")
 
 
 def add_options(options: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ NO_BREAK = "\u00a0%"  # a percent sign stays with its number
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph, or with ``kind`` list its items; ``kind`` answer and warning stand out."""
+    """A paragraph, or with ``kind`` list its items; answer, verdict and warning stand out."""
 
     lines: Sequence[str]
     kind: str = "paragraph"
@@ -61,7 +61,9 @@ def _block_markdown(block: Block) -> str:
         )
     if block.kind in ("answer", "list"):
         return "\n".join(f"- {line}" for line in block.lines)
-    return "\n".join(f"**{line}**" if block.kind == "warning" else line for line in block.lines)
+    return "\n".join(
+        f"**{line}**" if block.kind in ("warning", "verdict") else line for line in block.lines
+    )
 
 
 def to_page(title: str, sections: Sequence[Section]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from asr.claims.censoring import median_cost
 from asr.report.quantities import listed
 from asr.report.runs import Arm, Group, Point, Run
 
@@ -44,43 +45,53 @@ class Cost:
     """What an arm paid for a target on one axis.
 
     Attributes:
-        value: median over seeds, infinite when half of the seeds or more never reached it; None
-            when the axis was not measured.
-        low, high: over the seeds that reached it; None without any.
-        reached, seeds: how many did, of how many.
-        limit: where the longest of the runs that did not reach it stopped (censored there).
+        value: by which half of the seeds reached it (Kaplan and Meier); infinite when fewer did,
+            None when the axis was not measured.
+        interval: 95 %, over seeds; None with a single one. A bound is infinite where too few
+            reached the target.
+        spent: what each run had spent when it reached the target, or when it stopped without;
+            empty when the axis was not measured.
+        reached: whether each run did.
     """
 
     value: float | None
-    low: float | None
-    high: float | None
-    reached: int
-    seeds: int
-    limit: float | None
+    interval: tuple[float, float] | None
+    spent: list[float]
+    reached: list[bool]
+
+    @property
+    def seeds(self) -> int:
+        """How many runs."""
+        return len(self.reached)
+
+    @property
+    def limit(self) -> float | None:
+        """Where the longest of the runs stopped that did not reach it: they are censored there."""
+        stopped = [spent for spent, came in zip(self.spent, self.reached, strict=False) if not came]
+        return max(stopped, default=None)
 
 
 def cost_to(arm: Arm, target: float, axis: str) -> Cost:
-    """What reaching a target WER cost on ``axis``, a field of ``Point``."""
-    paid, limits, measured = [], [], True
-    for run in arm.runs:
-        point = first_at(run, target)
-        value = getattr(point or (run.points[-1] if run.points else None), axis, None)
-        measured = measured and (value is not None or not run.points)
-        if point is None:
-            limits.append(value if axis != "device_hours" else run.totals.get(axis, value))
-        elif value is not None:
-            paid.append(value)
-    measured = measured and any(run.points for run in arm.runs)
-    known = [limit for limit in limits if limit is not None]
-    everyone = [*paid, *[math.inf] * len(limits)]
-    return Cost(
-        value=float(np.median(everyone)) if measured and everyone else None,
-        low=min(paid, default=None),
-        high=max(paid, default=None),
-        reached=len(arm.runs) - len(limits),
-        seeds=len(arm.runs),
-        limit=max(known, default=None),
-    )
+    """What reaching a target WER cost on ``axis``, a field of ``Point``: see ``median_cost``."""
+    points = [first_at(run, target) for run in arm.runs]
+    reached = [point is not None for point in points]
+    spent = [
+        _spent(run, axis) if point is None else getattr(point, axis)
+        for run, point in zip(arm.runs, points, strict=True)
+    ]
+    known = [value for value in spent if value is not None]
+    if len(known) < len(spent) or not any(run.points for run in arm.runs):
+        return Cost(None, None, [], reached)
+    found = median_cost(known, reached)
+    return Cost(found.value, found.interval if len(known) > 1 else None, known, reached)
+
+
+def _spent(run: Run, axis: str) -> float | None:
+    """What a run had spent in all; 0 when it has not come to its first entry."""
+    value = run.audio_hours if axis == "audio_hours" else run.totals.get(axis)
+    if value is None and run.points:
+        value = getattr(run.points[-1], axis)
+    return 0.0 if value is None and not run.points else value
 
 
 def arm_best(arm: Arm) -> float | None:

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,7 +14,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from asr.report.costs import arm_mean, arm_wer, hours_unit, mean, pareto, real_time_factor
 from asr.report.quantities import digits, percent, scale
 from asr.report.runs import Arm, Group, Run
-from asr.report.verdict import arm_interval
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; the page replaces each of
 # these exact values by a variable of its theme.
@@ -120,7 +119,7 @@ def wer_against_hours(group: Group, target: float | None) -> Figure:
             textcoords="offset points",
             fontsize=9.5,
             color=FAINT,
-            bbox=_under(PAPER),
+            bbox=under(PAPER),
         )
     return figure
 
@@ -142,7 +141,7 @@ def wer_against_costs(group: Group) -> Figure | None:
     return figure
 
 
-def _under(colour: str) -> dict[str, Any]:
+def under(colour: str) -> dict[str, Any]:
     """A patch of this colour under a text, which an outline would turn into shapes."""
     return {"facecolor": colour, "edgecolor": "none", "pad": 1}
 
@@ -185,14 +184,16 @@ def _curves(
         )
         if len(arm.runs) > 1:
             axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0, zorder=2)
-        ends.append((x[-1], middle[-1], arm.label, look["color"]))
+        last = middle[-1]
+        told = f"{arm.label}  {digits(last, 2 if last < 10 else 3)} %"
+        ends.append((x[-1], last, told, look["color"]))
         xs += list(x)
         ys += [*low, *high]
     _scales(axes, xs, ys)
     if xs:
         axes.set_xlim(right=max(xs) * 1.02)
     if labelled:
-        _label_ends(figure, axes, ends)
+        label_ends(figure, axes, ends)
 
 
 def _scales(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
@@ -201,19 +202,19 @@ def _scales(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
         return
     if max(xs) > LOG_SPAN * min(xs):
         axes.set_xscale("log")
-        _plain_log(axes, "x")
+        plain_log(axes, "x")
     else:
         axes.set_xlim(left=0)
     top = min(max(ys), 100.0)
     if min(ys) > 0 and top > LOG_SPAN * min(ys):
         axes.set_yscale("log")
-        _plain_log(axes, "y")
+        plain_log(axes, "y")
         axes.set_ylim(min(ys) / 1.25, top * 1.15)
     else:
         axes.set_ylim(0, top * 1.06 or 1.0)
 
 
-def _plain_log(axes: Axes, which: str) -> None:
+def plain_log(axes: Axes, which: str) -> None:
     """1, 2, 5, 10 ... written as such."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -222,7 +223,7 @@ def _plain_log(axes: Axes, which: str) -> None:
     axis.set_minor_locator(LogLocator(subs=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)))
 
 
-def _label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+def label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Names the lines at their right ends, pushed apart where they would overlap."""
     figure.draw_without_rendering()  # the layout decides where the data are
     to_pixels = axes.transData.transform
@@ -235,7 +236,7 @@ def _label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, s
         wanted = max([pixel, *[p + gap for p in placed[-1:]]])
         placed.append(wanted)
         axes.annotate(
-            f"{label}  {digits(y, 2 if y < 10 else 3)} %",
+            label,
             (right, y),
             xytext=(10, (wanted - pixel) * 72 / figure.dpi),
             textcoords="offset points",
@@ -243,7 +244,7 @@ def _label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, s
             fontweight="bold",
             va="center",
             annotation_clip=False,
-            bbox=_under(PAPER),
+            bbox=under(PAPER),
         )
 
 
@@ -284,7 +285,7 @@ def time_spent(group: Group) -> Figure | None:
                     ha="center",
                     va="center",
                     fontsize=10,
-                    bbox=_under(colour),
+                    bbox=under(colour),
                 )
         left += width
     axes.set_yticks(range(len(arms)), [arm.label for arm in arms])
@@ -312,7 +313,9 @@ def phase_hours(arm: Arm) -> dict[str, float]:
     return {phase: mean([row[phase] for row in rows]) or 0.0 for phase in PHASES}
 
 
-def pareto_front(group: Group) -> Figure | None:
+def pareto_front(
+    group: Group, intervals: Mapping[str, tuple[float, float] | None]
+) -> Figure | None:
     """Test WER against both costs, of training and of running; the front is ringed."""
     axes_of: list[tuple[str, Callable[[Arm], float | None]]] = [
         (f"training cost, {hours_unit(group)}", lambda arm: arm_mean(arm, "device_hours")),
@@ -332,7 +335,7 @@ def pareto_front(group: Group) -> Figure | None:
         xs, tops = [], []
         for index, arm in known:
             x, y = value(arm) or 0.0, 100 * (arm_wer(arm) or 0.0)
-            low, high = (100 * bound for bound in arm_interval(arm) or (y / 100, y / 100))
+            low, high = (100 * bound for bound in intervals[arm.label] or (y / 100, y / 100))
             look = style(index)
             panel.errorbar(
                 x,

@@ -17,6 +17,11 @@ def digits(value: float | None, number: int = 3) -> str:
     return f"{value:,.{places}f}"
 
 
+def count(number: float | None) -> str:
+    """A whole number, thousands separated."""
+    return NONE if number is None else f"{number:,.0f}"
+
+
 def percent(rate: float | None) -> str:
     """A fraction as ``4.12 %`` or ``41.2 %``."""
     return NONE if rate is None else f"{100 * rate:.{_places(rate)}f} %"

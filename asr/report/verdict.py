@@ -2,20 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
-import numpy as np
-
-from asr.claims.statistics import (
-    METHOD,
-    MIN_GROUPS,
-    bootstrap_difference,
-    bootstrap_interval,
-    resampling_unit,
-)
-from asr.claims.student import normal, student
 from asr.report.costs import (
     arm_mean,
     arm_wer,
@@ -26,203 +14,79 @@ from asr.report.costs import (
     real_time_factor,
     wer_at,
 )
+from asr.report.evidence import Evidence, Pair
 from asr.report.quantities import digits, hours, listed, percent, points_interval, times
 from asr.report.runs import Arm, Group, Run, differing, part, settings
 
 EQUAL_COST = 1.10  # arms whose device-hours differ by less are called equal in cost
-EQUAL_PARAMETERS = 1.05  # science.md 6.1: arms match in parameters within 5 %
-MIN_WORDS = 500  # below this an interval of a WER says little
-USEFUL = 0.20  # a "no difference" that could hide more than this, relative, is no evidence
-LEVEL = 0.95  # of all intervals of a group together
-POWER = 0.80  # share of repetitions in which the smallest detectable difference is found
+EQUAL_PARAMETERS = 1.05  # arms match in parameters within 5 % (Long Range Arena: 10 %)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Arm ``b`` less arm ``a`` on the same test utterances.
-
-    Attributes:
-        kind: ``win`` (the interval excludes 0), ``tie`` or ``unknown`` (not enough evidence).
-        difference, interval: of the WER, fractions; None when it could not be computed.
-        detectable: smallest difference that would be found in 80 % of repetitions.
-        reason: why the evidence is not enough, in words.
-        method: how the interval was made, in words.
-        level: coverage of the interval, raised when several pairs of arms are looked at.
-    """
-
-    a: Arm
-    b: Arm
-    kind: str
-    difference: float | None = None
-    interval: tuple[float, float] | None = None
-    detectable: float | None = None
-    reason: str = ""
-    method: str = ""
-    level: float = LEVEL
+def from_best(evidence: Evidence) -> list[Pair]:
+    """The pairs of the arm with the lowest WER, the next best first; empty for a single arm."""
+    return [pair for pair in evidence.pairs if pair.a.label == evidence.pairs[0].a.label]
 
 
-def _utterances(arm: Arm) -> tuple[list[str], np.ndarray, np.ndarray, list[str]] | None:
-    """Ids, errors averaged over seeds, words and speakers; None without common hypotheses."""
-    tables = [{h["id"]: h for h in run.hypotheses} for run in arm.runs if run.hypotheses]
-    if (
-        not tables
-        or len(tables) < len(arm.runs)
-        or any(t.keys() != tables[0].keys() for t in tables)
-    ):
-        return None
-    ids = sorted(tables[0])
-    counts = [
-        [t[i]["substitutions"] + t[i]["deletions"] + t[i]["insertions"] for i in ids]
-        for t in tables
-    ]
-    first = tables[0]
-    words = [first[i]["hits"] + first[i]["substitutions"] + first[i]["deletions"] for i in ids]
-    speakers = [str(first[i].get("speaker_id")) for i in ids]
-    return ids, np.mean(counts, axis=0), np.array(words), speakers
-
-
-def arm_interval(arm: Arm) -> tuple[float, float] | None:
-    """95 % interval of an arm's WER: speakers resampled and, with several seeds, their scatter."""
-    if len(arm.runs) == 1:
-        metrics = arm.runs[0].metrics
-        return tuple(metrics["wer"]["interval"]) if metrics else None
-    found = _utterances(arm)
-    if found is None:
-        return None
-    _, errors, words, speakers = found
-    interval = bootstrap_interval(errors, words, speakers, level=LEVEL)
-    return _widened(errors.sum() / words.sum(), interval, _seed_margin([arm], LEVEL))
-
-
-def _seed_margin(arms: Sequence[Arm], level: float) -> float:
-    """Half-width that seeds add: Student's t times the pooled standard error of the means."""
-    rates = [[run.wer for run in arm.runs if run.wer is not None] for arm in arms]
-    freedom = sum(len(r) - 1 for r in rates)
-    if freedom == 0:
-        return 0.0
-    variance = sum(float(np.var(r)) * len(r) for r in rates) / freedom
-    error = math.sqrt(variance * sum(1 / len(r) for r in rates))
-    return student(level, freedom) * error
-
-
-def _widened(value: float, interval: tuple[float, float], margin: float) -> tuple[float, float]:
-    """Two independent sources of error add in quadrature, on each side of the value."""
-    low = value - math.hypot(value - interval[0], margin)
-    return low, value + math.hypot(interval[1] - value, margin)
-
-
-def detectable_difference(interval: tuple[float, float], level: float) -> float:
-    """The smallest true difference that such an interval excludes 0 for in 80 % of repetitions."""
-    quantile = normal(level)
-    half = (interval[1] - interval[0]) / 2
-    return half * (quantile + NormalDist().inv_cdf(POWER)) / quantile
-
-
-def compare_arms(a: Arm, b: Arm, pairs: int = 1) -> Comparison:
-    """The paired difference of two arms, at a level corrected for several pairs (Bonferroni)."""
-    missing = [arm.label for arm in (a, b) if any(run.metrics is None for run in arm.runs)]
-    if missing:
-        stale = any(run.stale for arm in (a, b) for run in arm.runs)
-        why = " as it is now (an evaluation is out of date)" if stale else ""
-        return Comparison(a, b, "unknown", reason=f"{listed(missing)} was not evaluated{why}")
-    left, right = _utterances(a), _utterances(b)
-    if left is None or right is None:
-        return Comparison(a, b, "unknown", reason="the hypotheses per utterance are missing")
-    ids, errors_a, words, speakers = left
-    if ids != right[0] or not np.array_equal(words, right[2]):
-        return Comparison(a, b, "unknown", reason="the arms were evaluated on other utterances")
-    level = 1 - (1 - LEVEL) / pairs
-    found = bootstrap_difference(errors_a, right[1], words, speakers, level=level)
-    interval = _widened(found.value, found.interval, _seed_margin([a, b], level))
-    detectable = detectable_difference(interval, level)
-    method = f"paired {METHOD}, over {resampling_unit(speakers)}"
-    if len(a.runs) + len(b.runs) > 2:
-        method += ", widened by the scatter of the seeds (Student's t)"
-    rates = errors_a.sum() / words.sum(), right[1].sum() / words.sum()
-    kind = "win" if interval[0] > 0 or interval[1] < 0 else "tie"
-    reason = _too_little(int(words.sum()), speakers, max(rates))
-    if kind == "tie" and not reason and detectable > USEFUL * max(rates):
-        reason = (
-            f"the test set could only show a difference above {100 * detectable:.2f} points "
-            f"({len(ids)} utterances, {int(words.sum()):,} words)"
-        )
-    kind = "unknown" if reason else kind
-    return Comparison(a, b, kind, found.value, interval, detectable, reason, method, level)
-
-
-def _too_little(words: int, speakers: Sequence[str], worse: float) -> str:
-    """Why a test set cannot tell arms apart, whatever the interval says; empty when it can."""
-    if worse == 0:
-        return f"no arm made an error on {words:,} words, so the test is too easy"
-    if words < MIN_WORDS:
-        return f"the test set has only {words} words ({len(speakers)} utterances)"
-    if len(set(speakers)) < MIN_GROUPS:
-        return f"the test set has only {len(set(speakers))} speakers"
-    return ""
-
-
-def ranked(group: Group) -> list[Arm]:
-    """Evaluated arms, lowest WER first, then the others."""
-    return sorted(group.arms, key=lambda arm: math.inf if (w := arm_wer(arm)) is None else w)
-
-
-def comparisons(group: Group) -> list[Comparison]:
-    """The best arm against every other, the next best first.
-
-    Which arm is best was seen in the same data, so the level is corrected for all pairs of arms.
-    """
-    best, *others = ranked(group)
-    return [compare_arms(best, other, math.comb(len(group.arms), 2)) for other in others]
-
-
-def answer(group: Group, targets: Sequence[float]) -> list[str]:
+def answer(evidence: Evidence) -> list[str]:
     """At most five lines in words: errors, cost to a target, cost to run, doubts, the machine."""
-    lines = [_errors(group), _training(group, targets), _running(group), _doubts(group)]
-    return [line for line in [*lines, _machine(group)] if line]
+    group = evidence.group
+    lines = [_errors(evidence), _training(group, evidence.targets), _running(group)]
+    return [line for line in [*lines, _doubts(group), _machine(group)] if line]
 
 
-def _errors(group: Group) -> str:
+def _errors(evidence: Evidence) -> str:
+    group = evidence.group
     split = group.runs[0].split
-    best = ranked(group)[0]
     if len(group.arms) == 1:
-        wer = arm_wer(best)
+        (only,) = group.arms
+        wer = arm_wer(only)
         said = (
             f"its {split} WER is {percent(wer)}" if wer is not None else "it is not evaluated yet"
         )
-        return f"Only one arm, {best.label}, so there is nothing to compare; {said}."
-    first, *others = comparisons(group)
-    rates = f"{split} WER {percent(arm_wer(best))} against {percent(arm_wer(first.b))}"
-    if first.interval is None or first.difference is None or first.detectable is None:
+        return f"Only one arm, {only.label}, so there is nothing to compare; {said}."
+    first, *others = from_best(evidence)
+    best = first.a
+    if first.found is None:
         return f"{_not_enough(first)}.{_others(best, others)}"
-    rates += f", a difference of {points_interval(first.difference, first.interval)}"
-    if first.kind == "unknown":
-        said = f"{_not_enough(first)}. Measured{_at_cost(group)}: {rates}."
-        return said + _others(best, others)
-    share = f"{100 * first.level:.3g}"
-    if first.kind == "win":
+    found = first.found
+    rates = (
+        f"{split} WER {percent(found.rates[0])} against {percent(found.rates[1])}, a difference of "
+        f"{points_interval(found.difference.value, found.difference.interval)}"
+    )
+    share = f"{100 * found.difference.level:.3g}"
+    detectable = f"A difference of {100 * found.detectable:.2f} points would be found 4 times in 5."
+    if found.statement == "not enough evidence":
+        text = f"{_not_enough(first)}. Measured{_at_cost(group)}: {rates}. {detectable}"
+    elif found.statement == "no difference":
+        text = (
+            f"No difference in errors between {best.label} and {first.b.label}{_at_cost(group)}: "
+            f"{rates}; the {share} % interval lies within {100 * found.margin:g} % of the rate. "
+            f"{detectable}"
+        )
+    else:
         text = (
             f"{best.label} makes fewer errors than {first.b.label}{_at_cost(group)}: {rates}; "
             f"significant, as the {share} % interval excludes 0."
         )
-    else:
-        text = (
-            f"No difference in errors shown between {best.label} and {first.b.label}"
-            f"{_at_cost(group)}: {rates}; the {share} % interval includes 0. A difference of "
-            f"{100 * first.detectable:.2f} points would be found 4 times in 5."
-        )
     return text + _others(best, others)
 
 
-def _not_enough(comparison: Comparison) -> str:
-    arms = f"{comparison.a.label} or {comparison.b.label}"
-    return f"Not enough evidence to say whether {arms} makes fewer errors: {comparison.reason}"
+def _not_enough(pair: Pair) -> str:
+    arms = f"{pair.a.label} or {pair.b.label}"
+    return f"Not enough evidence to say whether {arms} makes fewer errors: {pair.reason}"
 
 
-def _others(best: Arm, others: Sequence[Comparison]) -> str:
-    worse = [c.b.label for c in others if c.kind == "win"]
-    alike = [c.b.label for c in others if c.kind != "win"]
-    text = f" Significantly worse than {best.label}: {listed(worse)}." if worse else ""
-    return text + (f" Also not told apart from {best.label}: {listed(alike)}." if alike else "")
+def _others(best: Arm, others: Sequence[Pair]) -> str:
+    words = {
+        "worse": f"Significantly worse than {best.label}",
+        "no difference": f"No different from {best.label}",
+        "not enough evidence": f"Not told apart from {best.label}",
+    }
+    said = ""
+    for statement, text in words.items():
+        labels = [pair.b.label for pair in others if pair.statement == statement]
+        said += f" {text}: {listed(labels)}." if labels else ""
+    return said
 
 
 def _at_cost(group: Group) -> str:

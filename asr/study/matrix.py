@@ -254,7 +254,13 @@ class Matrix:
         study = self.plan.study
         targets = [target / 100 for target in study.targets] or None
         with waiting_for(self.folder / ".report.lock"):
-            written = compare(runs, self.folder / "report", targets=targets, split=study.split)
+            written = compare(
+                runs,
+                self.folder / "report",
+                targets=targets,
+                split=study.split,
+                study=self.folder,
+            )
         return next(path for path in written["files"] if path.suffix == ".html")
 
 

@@ -1,0 +1,60 @@
+"""How far the arms of the memory probe reached: horizons of attempts, without what made them."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SOLVED = 0.9  # of the accuracy that chance leaves
+AXES = ("updates", "seconds")  # on which budgets are equal
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One training at one lag.
+
+    Attributes:
+        arm, task, lag, seed, rate: what was trained and how; ``rate`` is the learning rate.
+        parameters: of the blocks.
+        accuracy_updates, accuracy_seconds: chance-corrected, when each budget was spent.
+        solved_updates, solved_seconds: after how many it answered; None: it did not.
+        updates, seconds: spent in all; of training, without tests.
+        budget_updates, budget_seconds: that were allowed.
+        device_name: where.
+    """
+
+    arm: str
+    task: str
+    lag: int
+    seed: int
+    rate: float
+    parameters: int
+    accuracy_updates: float
+    accuracy_seconds: float
+    solved_updates: int | None
+    solved_seconds: float | None
+    updates: int
+    seconds: float
+    budget_updates: int
+    budget_seconds: float
+    device_name: str
+
+    def accuracy(self, axis: str) -> float:
+        """When the budget of ``updates`` or ``seconds`` was spent; 1 once it had answered."""
+        return float(getattr(self, f"accuracy_{axis}"))
+
+
+def median_accuracy(rows: Sequence[Attempt], axis: str) -> float:
+    """Of the seeds, each at its best learning rate."""
+    seeds = {row.seed for row in rows}
+    return statistics.median(
+        max(row.accuracy(axis) for row in rows if row.seed == seed) for seed in seeds
+    )
+
+
+def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
+    """The longest lag of one arm and task that is answered in the median; None: not the first."""
+    lags = sorted({row.lag for row in rows})
+    answered = [
+        lag for lag in lags if median_accuracy([r for r in rows if r.lag == lag], axis) >= SOLVED
+    ]
+    return max(answered, default=None)

@@ -1,0 +1,274 @@
+"""The sections about one group of comparable runs: errors, costs and trade-offs of its arms."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from matplotlib.figure import Figure
+
+from asr.report import costs, plots, verdict
+from asr.report.blocks import Block, Picture, Section, Table, Text
+from asr.report.costs import arm_mean, cost_to, hours_unit
+from asr.report.evidence import Evidence
+from asr.report.provenance import measured
+from asr.report.quantities import (
+    NONE,
+    count,
+    digits,
+    hours,
+    listed,
+    mebibytes,
+    percent,
+    percent_interval,
+    points_interval,
+    prefixed,
+)
+from asr.report.runs import Arm, Group, Run
+
+
+def group_sections(evidence: Evidence, suffix: str) -> list[Section]:
+    """All sections about a group but its answer; ``suffix`` tells names of its pictures apart."""
+    group = evidence.group
+    return [
+        ("Errors against training cost", _curves(evidence, suffix)),
+        (
+            "Each arm in figures",
+            [Table(*_figures(evidence)), *_differences(evidence), *_unequal(group)],
+        ),
+        ("Cost to reach a WER", _costs(group, evidence.targets)),
+        ("Where the time went", _time(group, suffix)),
+        ("Best trade-offs", _trade_offs(evidence, suffix)),
+        ("How it was measured", measured(group)),
+    ]
+
+
+def _curves(evidence: Evidence, suffix: str) -> list[Block]:
+    group = evidence.group
+    target = costs.common_target(group, evidence.targets)
+    if not any(run.points for run in group.runs):
+        return [Text(["No run has a validation yet, so there is no curve."])]
+    unit = hours_unit(group)
+    words = f"Validation WER against training cost in {unit}: lower and further left is better."
+    return [
+        Picture(
+            f"wer_against_device_hours{suffix}",
+            lambda: plots.wer_against_hours(group, target),
+            words + _bands(group),
+        ),
+        Picture(
+            f"wer_against_costs{suffix}",
+            lambda: plots.wer_against_costs(group),
+            "The same runs against the other costs.",
+        ),
+        *[Text([line]) for line in _energy(group)],
+    ]
+
+
+def _time(group: Group, suffix: str) -> list[Block]:
+    if not any(run.totals.get("wall_seconds") for run in group.runs):
+        return [Text(["No entry in any ledger yet."])]
+    words = "Where the time went, mean over seeds; the percentages are shares of an arm's cost."
+    picture = Picture(f"time_spent{suffix}", lambda: plots.time_spent(group), words)
+    return [picture, Table(*_phases(group))]
+
+
+def _bands(group: Group) -> str:
+    if any(len(arm.runs) > 1 for arm in group.arms):
+        return " Lines are means over seeds, bands reach from the lowest to the highest seed."
+    return ""
+
+
+def _energy(group: Group) -> list[str]:
+    notes = {
+        run.totals.get("energy_note")
+        for run in group.runs
+        if run.totals.get("energy_joules") is None
+    }
+    if not any(run.totals.get("energy_joules") is None for run in group.runs):
+        return []
+    why = listed(sorted(str(note) for note in notes - {None}))
+    return [f"Joules are not shown: energy was not metered{f' ({why})' if why else ''}."]
+
+
+def _figures(evidence: Evidence) -> tuple[list[str], list[list[str]]]:
+    """One row per quantity, one column per arm, means over seeds."""
+    group = evidence.group
+    unit = hours_unit(group)
+    kind = {"cuda": "allocated on the device", "cpu": "of the process"}.get(
+        str(group.runs[0].device_kind), ""
+    )
+
+    def metric(arm: Arm, *keys: str) -> float | None:
+        return costs.mean([run.metric(*keys) for run in arm.runs])
+
+    def total(field: str) -> Callable[[Arm], float | None]:
+        return lambda arm: arm_mean(arm, field)
+
+    front = costs.pareto(group)
+    rows: list[tuple[str, Callable[[Arm], str]]] = [
+        ("seeds", lambda a: ", ".join(NONE if r.seed is None else str(r.seed) for r in a.runs)),
+        ("parameters of the encoder", lambda a: count(arm_mean(a, "encoder_parameters"))),
+        ("parameters of the model", lambda a: count(arm_mean(a, "parameters"))),
+        (
+            f"{group.runs[0].split} WER [95 % interval]",
+            lambda a: percent_interval(costs.arm_wer(a), evidence.intervals[a.label]),
+        ),
+        ("character error rate (CER)", lambda a: percent(metric(a, "cer", "rate"))),
+        ("best validation WER", lambda a: percent(costs.arm_best(a))),
+        (f"training cost, {unit}", lambda a: hours(arm_mean(a, "device_hours"))),
+        (
+            f"of that lost to crashes, {unit}",
+            lambda a: digits(costs.mean([r.wasted_hours for r in a.runs])),
+        ),
+        ("training compute", lambda a: prefixed(arm_mean(a, "train_flops"), "FLOP")),
+        (
+            "audio trained on, hours",
+            lambda a: digits(costs.mean([r.audio_hours for r in a.runs])),
+        ),
+        (
+            f"throughput, audio hours per {unit.replace('hours', 'hour')}",
+            lambda a: digits(costs.mean([r.throughput for r in a.runs])),
+        ),
+        (
+            "share of the device's peak FLOP/s used (MFU)",
+            lambda a: percent(arm_mean(a, "model_flops_utilisation")),
+        ),
+        (f"peak memory {kind}".strip(), lambda a: mebibytes(arm_mean(a, "peak_memory_bytes"))),
+        ("energy", lambda a: prefixed(total("energy_joules")(a), "J")),
+        (
+            "running cost, seconds per second of audio (real-time factor)",
+            lambda a: digits(costs.real_time_factor(a), 2),
+        ),
+        ("updates", lambda a: count(arm_mean(a, "updates"))),
+        *_infeasible(group),
+        ("stopped because", lambda a: "; ".join(dict.fromkeys(_stopped(r) for r in a.runs))),
+        ("a best trade-off (Pareto front)", lambda a: "yes" if a in front else "no"),
+    ]
+    header = ["", *[arm.label for arm in group.arms]]
+    return header, [[words, *[show(arm) for arm in group.arms]] for words, show in rows]
+
+
+def _infeasible(group: Group) -> list[tuple[str, Callable[[Arm], str]]]:
+    """A row only where there is something to say."""
+    if not any(run.totals.get("infeasible_utterances") for run in group.runs):
+        return []
+    words = "utterances too short for their text, left out of the CTC term (repetitions counted)"
+    return [(words, lambda arm: count(arm_mean(arm, "infeasible_utterances")))]
+
+
+def _stopped(run: Run) -> str:
+    if run.totals.get("finished"):
+        return str(run.totals.get("reason") or "finished")
+    return "not finished" if "updates" in run.totals else "nothing in the ledger"
+
+
+def _differences(evidence: Evidence) -> list[Block]:
+    """The paired differences from the best arm, with what they rest on."""
+    if len(evidence.group.arms) < 2:
+        return []
+    matched = any(pair.matched is not None for pair in evidence.pairs)
+    header = ["difference in WER", "value [interval]", "level", "p (Holm)"]
+    header += ["smallest difference found 4 times in 5"]
+    header += ["p of these two models (MPSSWE)"] if matched else []
+    rows = []
+    for pair in verdict.from_best(evidence):
+        said = pair.statement + (f": {pair.reason}" if pair.reason else "")
+        row = [f"{pair.b.label} less {pair.a.label}"]
+        if (found := pair.found) is None:
+            row += [NONE] * (len(header) - 1)
+        else:
+            row += [
+                points_interval(found.difference.value, found.difference.interval),
+                f"{100 * found.difference.level:.3g} %",
+                digits(found.adjusted_p, 2),
+                f"{100 * found.detectable:.2f} points",
+                *([NONE if pair.matched is None else digits(pair.matched, 2)] if matched else []),
+            ]
+        rows.append([*row, said])
+    notes = [evidence.method] if evidence.method else []
+    if matched:
+        notes.append(
+            "MPSSWE: the matched-pairs sentence-segment word error test tells two trained models "
+            "apart, on these speakers; it knows nothing of other seeds."
+        )
+    header.append(f"errors of the first, against {evidence.pairs[0].a.label}")
+    return [Table(header, rows), *[Text([line]) for line in notes]]
+
+
+def _unequal(group: Group) -> list[Block]:
+    lines = [sentence for _, sentence in verdict.inequalities(group)]
+    if not lines:
+        return []
+    return [Text(["What differs between the arms besides the encoder:"]), Text(lines, "list")]
+
+
+def _costs(group: Group, targets: Sequence[float]) -> list[Block]:
+    if not targets:
+        return [Text(["No target below 100 % WER can be set: no arm has learnt enough."])]
+    axes: list[tuple[str, str, Callable[[float | None], str]]] = [
+        ("device_hours", hours_unit(group), hours),
+        ("train_flops", "training compute", lambda v: prefixed(v, "FLOP")),
+        ("audio_hours", "audio hours", digits),
+        ("energy_joules", "energy", lambda v: prefixed(v, "J")),
+    ]
+    rows = []
+    for target in targets:
+        for field, words, show in axes:
+            cells = [_cost(cost_to(arm, target, field), show) for arm in group.arms]
+            rows.append([f"{percent(target)}: {words}", *cells])
+    note = (
+        "Cost at the first validation whose WER is at or below the target, nothing interpolated. "
+        "A run that stopped above the target counts as not reached (censored), not as missing."
+    )
+    if any(len(arm.runs) > 1 for arm in group.arms):
+        note += (
+            " Several seeds: the cost by which half of them reached it (Kaplan and Meier), and a "
+            "95 % interval over resampled seeds."
+        )
+    return [Table(["validation WER", *[arm.label for arm in group.arms]], rows), Text([note])]
+
+
+def _cost(cost: costs.Cost, show: Callable[[float | None], str]) -> str:
+    if cost.value is None:
+        return NONE
+    if math.isinf(cost.value):
+        text = f"not reached within {show(cost.limit)}"
+    else:
+        text = show(cost.value)
+    if cost.interval is not None and math.isfinite(cost.interval[0]):
+        low, high = cost.interval
+        text += f" [{show(low)} to {'not reached' if math.isinf(high) else show(high)}]"
+    return text + (f", {sum(cost.reached)} of {cost.seeds} seeds" if cost.seeds > 1 else "")
+
+
+def _phases(group: Group) -> tuple[list[str], list[list[str]]]:
+    spent = [plots.phase_hours(arm) for arm in group.arms]
+    rows = [
+        [words, *[digits(60 * row[phase]) for row in spent]]
+        for phase, (words, *_) in plots.PHASES.items()
+        if any(row[phase] for row in spent)
+    ]
+    unit = hours_unit(group).replace("hours", "minutes")
+    return [unit, *[arm.label for arm in group.arms]], rows
+
+
+def _trade_offs(evidence: Evidence, suffix: str) -> list[Block]:
+    group = evidence.group
+    front = [arm.label for arm in costs.pareto(group)]
+    if not front:
+        return [
+            Text(
+                ["No arm has a WER, a training cost and a real-time factor, so there is no front."]
+            )
+        ]
+    note = (
+        f"On the front: {listed(front)}. No other arm is as good in WER, {hours_unit(group)} and "
+        "real-time factor at once; differences below 1 % count as equal."
+    )
+    words = (
+        "WER against training and running cost. Whiskers: 95 % intervals; rings: best trade-offs."
+    )
+
+    def draw() -> Figure | None:
+        return plots.pareto_front(group, evidence.intervals)
+
+    return [Text([note]), Picture(f"trade_offs{suffix}", draw, words)]

@@ -1,0 +1,310 @@
+"""One section per claim: the claim, the verdict, its reasons, the figure and the table."""
+
+from collections.abc import Callable, Sequence
+
+from matplotlib.figure import Figure
+
+from asr.claims.reach import AXES, horizon, median_accuracy
+from asr.report import probe_plots as plots
+from asr.report.blocks import Block, Picture, Section, Table, Text
+from asr.report.claims import RULES
+from asr.report.evidence import Evidence
+from asr.report.findings import CLAIMS, Verdict
+from asr.report.probes import COMMANDS, Probes
+from asr.report.quantities import NONE, digits, percent, percent_interval, prefixed
+
+SHOWN = 12  # reasons of a claim in its section
+
+
+def overview(verdicts: Sequence[Verdict]) -> list[Block]:
+    """The claims and their verdicts at a glance."""
+    rows = [[f"{v.claim}: {CLAIMS[v.claim]}", v.words] for v in verdicts]
+    note = (
+        'The claims are those of "The fall of RNN / LSTM" (E. Culurciello, 2018), split into parts '
+        "that can be measured. Verdicts hold for the machine, corpus and sizes of this page alone."
+    )
+    return [Table(["claim", "verdict"], rows), Text([note])]
+
+
+def claim_sections(
+    verdicts: Sequence[Verdict], found: Sequence[Evidence], probes: Probes
+) -> list[Section]:
+    """C1 to C7, then what no claim alone rests on: errors against length, cost against length."""
+    shown: dict[str, list[Block]] = {
+        "C1": _targets(found),
+        "C2": _streams(probes),
+        "C3": _horizons(probes),
+        "C4": _ratios(probes, plots.ONE_BY_ONE, "scan", "Time of a scan over that of its loop."),
+        "C5": _roofline(probes),
+        "C6": _ratios(
+            probes, plots.HIERARCHICAL, "hierarchy", "Time over that of other attention."
+        ),
+        "C7": _stored(probes),
+    }
+    sections = [(_title(v), [*_words(v), *shown[v.claim]]) for v in verdicts]
+    return [*sections, ("Longer recordings than in training", _lengths(probes)), _scaling(probes)]
+
+
+def _title(verdict: Verdict) -> str:
+    return f"{verdict.claim}. {CLAIMS[verdict.claim]}"
+
+
+def _words(verdict: Verdict) -> list[Block]:
+    blocks: list[Block] = [Text([f"Verdict: {verdict.words}."], "verdict")]
+    reasons = verdict.reasons[:SHOWN]
+    if len(verdict.reasons) > SHOWN:
+        reasons.append(f"... and {len(verdict.reasons) - SHOWN} more of the same kind.")
+    if reasons:
+        blocks.append(Text(reasons, "list"))
+    if verdict.commands:
+        blocks.append(Text([f"To measure what is missing: {'; '.join(verdict.commands)}"]))
+    rule = " ".join((RULES[verdict.claim].__doc__ or "").split()).replace("*", "")
+    return [*blocks, Text([f"Rule. {rule}"], "rule")]
+
+
+def _picture(name: str, draw: Callable[[], Figure | None], words: str) -> Picture:
+    return Picture(name, draw, words)
+
+
+def _source(probes: Probes, name: str) -> Text:
+    """The file that the figures come from, and what it was measured on."""
+    probe = probes.found[name]
+    about = probe.machine
+    told = [str(about.get("device_name") or "device unknown")]
+    told += [f"{about['threads']} threads"] if "threads" in about else []
+    told += [f"torch {about['torch']}"] if "torch" in about else []
+    told += [f"commit {about['git_commit']}"] if "git_commit" in about else []
+    told += [str(about["command"])] if "command" in about else []
+    return Text([f"From {probe.path}: {'; '.join(told)}."], "rule")
+
+
+def _targets(found: Sequence[Evidence]) -> list[Block]:
+    blocks: list[Block] = []
+    for number, evidence in enumerate(found, 1):
+        suffix = f"-group{number}" if len(found) > 1 else ""
+        words = (
+            "Device-hours to a validation WER, with 95 % intervals over seeds; arrows: censored."
+        )
+        blocks.append(
+            Picture(
+                f"cost_to_target{suffix}",
+                lambda evidence=evidence: plots.costs_to_targets(evidence),  # type: ignore[misc]
+                words,
+            )
+        )
+    return blocks
+
+
+def _streams(probes: Probes) -> list[Block]:
+    rows = probes.rows("streaming")
+    if not rows:
+        return []
+    positions = sorted({row["position"] for row in rows})
+    last = {row["encoder"]: row for row in sorted(rows, key=lambda row: row["position"])}
+    table = [
+        [
+            name,
+            f"{10 * row['chunk']} ms",
+            f"{row['position']:,}",
+            digits(row["milliseconds"]),
+            digits(row["slowest"]),
+            prefixed(row["state_bytes"], "B"),
+        ]
+        for name, row in last.items()
+    ]
+    header = ["causal encoder", "answers after", "at frame", "ms per frame", "slowest", "state"]
+    words = (
+        f"Streams at frames {', '.join(f'{p:,}' for p in positions)}: time and state per stream."
+    )
+    return [
+        Picture("streaming", lambda: plots.streams(rows), words),
+        Table(header, table),
+        _source(probes, "streaming"),
+    ]
+
+
+def _horizons(probes: Probes) -> list[Block]:
+    attempts = probes.attempts
+    if not attempts:
+        return []
+    lags = sorted({row.lag for row in attempts})
+    table = []
+    for task in dict.fromkeys(row.task for row in attempts):
+        for arm in dict.fromkeys(row.arm for row in attempts):
+            own = [row for row in attempts if (row.task, row.arm) == (task, arm)]
+            if not own:
+                continue
+            cells = []
+            for axis in AXES:
+                found = horizon(own, axis)
+                more = "≥ " if found == max(row.lag for row in own) else ""
+                cells.append(f"< {lags[0]}" if found is None else f"{more}{found:,}")
+            for lag in lags:
+                here = [row for row in own if row.lag == lag]
+                cells.append(
+                    " / ".join(f"{median_accuracy(here, axis):.2f}" for axis in AXES)
+                    if here
+                    else "not tried"
+                )
+            seeds = len({row.seed for row in own})
+            table.append([f"{task}: {arm}", f"{own[0].parameters:,}", str(seeds), *cells])
+    header = ["task: arm", "parameters", "seeds", "horizon, equal updates", "equal seconds"]
+    header += [f"lag {lag:,}" for lag in lags]
+    first = attempts[0]
+    note = (
+        f"Trained at each lag with {first.budget_updates} updates, and with "
+        f"{first.budget_seconds:g} s. Accuracies, at equal updates / at equal seconds: 0 is "
+        "chance, 1 is all; a lag is answered from 0.9 on, in the median of the seeds. An arm that "
+        "misses two lags in a row is not tried at longer ones."
+    )
+    words = (
+        "Longest lag answered. Hollow: not even the shortest. Arrow: the longest that was tried."
+    )
+    return [
+        Picture("horizon", lambda: plots.horizons(attempts), words),
+        Table(header, table),
+        Text([note]),
+        _source(probes, "horizon"),
+    ]
+
+
+def _ratios(probes: Probes, names: Sequence[str], name: str, words: str) -> list[Block]:
+    rows = [row for row in probes.rows("scaling") if row["name"] in names]
+    if not rows:
+        return []
+    table = [
+        [
+            f"{row['subject']} / {row['reference']}",
+            f"{row['time']:,}",
+            str(row["batch"]),
+            f"{digits(row['ratio'])} [{digits(row['ratio_min'])} to {digits(row['ratio_max'])}]"
+            if not row["error"]
+            else row["error"],
+            digits(row.get("peak_ratio"), 2),
+        ]
+        for row in rows
+    ]
+    header = [
+        "time of / over that of",
+        "frames",
+        "batch",
+        "ratio [least to greatest]",
+        "peak memory",
+    ]
+    return [
+        Picture(f"ratios_{name}", lambda: plots.ratios(rows, names), words),
+        Table(header, table),
+        _source(probes, "scaling"),
+    ]
+
+
+def _roofline(probes: Probes) -> list[Block]:
+    if "roofline" not in probes.found:
+        return []
+    probe = probes.found["roofline"]
+    table = [
+        [
+            f"{s['width']} x {s['batch']}",
+            digits(1e6 * s["seconds"]),
+            prefixed(s["flops"] / s["seconds"], "FLOP/s"),
+            digits(s["intensity"]),
+            percent(s.get("latency_share")),
+            s["bound"],
+        ]
+        for s in probe.rows
+    ]
+    header = [
+        "width x batch",
+        "us a step",
+        "speed",
+        "FLOP per byte",
+        "share of latency",
+        "bound by",
+    ]
+    return [
+        Picture("roofline", lambda: plots.roofline(probe), plots.told_roof(probe)),
+        Table(header, table),
+        _source(probes, "roofline"),
+    ]
+
+
+def _stored(probes: Probes) -> list[Block]:
+    rows = probes.rows("memory")
+    if not rows:
+        return []
+    table = [
+        [
+            str(row["run"]),
+            row["encoder"],
+            "everything stored" if row["gate"] == "none" else f"{row['gate']} {row['setting']:g}",
+            str(row["seed"]),
+            percent(row["kept"]),
+            percent_interval(row["wer"], (row["low"], row["high"]) if row["wer"] else None),
+        ]
+        for row in rows
+    ]
+    header = ["run folder", "encoder", "gate and setting", "seed", "stored", "WER [95 % interval]"]
+    words = "WER against the share of frames stored, one mark per run; whiskers over speakers."
+    return [
+        Picture("stored", lambda: plots.kept(rows), words),
+        Table(header, table),
+        _source(probes, "memory"),
+    ]
+
+
+def _lengths(probes: Probes) -> list[Block]:
+    rows = probes.rows("length")
+    if not rows:
+        return [Text([f"Not measured. To measure it: {COMMANDS['length']}"])]
+    table = [
+        [
+            str(row["run"]),
+            f"{row['encoder']} + {row['decoder']}",
+            str(row["seed"]),
+            f"{digits(row['mean_seconds'])} s",
+            f"{row['mean_words']:.1f}",
+            percent_interval(row["wer"], (row["low"], row["high"])),
+            percent(row["deletions"]),
+            str(row["unfinished"]),
+        ]
+        for row in rows
+    ]
+    header = ["run folder", "encoder + decoder", "seed", "mean length", "words", "WER [interval]"]
+    header += ["deleted words", "did not end"]
+    words = "The same audio heard in longer and longer pieces: WER, with intervals over speakers."
+    return [
+        Picture("length", lambda: plots.lengths(rows), words),
+        Table(header, table),
+        _source(probes, "length"),
+    ]
+
+
+def _scaling(probes: Probes) -> Section:
+    title = "Cost against length"
+    rows = [row for row in probes.rows("scaling") if not row["reference"]]
+    if not rows:
+        return title, [Text([f"Not measured. To measure it: {COMMANDS['scaling']}"])]
+    exponents = probes.found["scaling"].rest.get("exponents", [])
+    fitted = {(e["name"], e["subject"]): e for e in exponents}
+    table = []
+    for row in rows:
+        power = fitted.get((row["name"], row["subject"]))
+        table.append(
+            [
+                f"{row['name']}, {row['subject']}",
+                f"{row['time']:,}",
+                digits(None if row["seconds"] is None else 1e3 * row["seconds"]),
+                prefixed(row.get("peak_bytes"), "B"),
+                prefixed(row.get("flops"), "FLOP"),
+                prefixed(row.get("flops_per_second"), "FLOP/s"),
+                NONE if power is None else f"{power['seconds']:.2f} ± {power['seconds_error']:.2f}",
+            ]
+        )
+    header = ["encoder, pass", "feature frames", "ms", "peak memory", "FLOP", "speed"]
+    header += ["exponent of the time"]
+    words = "Time of a training pass against length; T^p: fitted exponent with its standard error."
+    return title, [
+        Picture("scaling", lambda: plots.scaling(rows, exponents), words),
+        Table(header, table),
+        _source(probes, "scaling"),
+    ]

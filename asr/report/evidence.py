@@ -1,0 +1,193 @@
+"""What a group of runs says about its arms: every pair compared, every rate with its interval."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from asr.claims.comparison import Comparison, Statement, compare_all
+from asr.claims.segments import matched_pairs
+from asr.claims.statistics import METHOD, bootstrap_interval, resampling_unit
+from asr.report.costs import arm_wer
+from asr.report.quantities import listed
+from asr.report.runs import Arm, Group
+
+LEVEL = 0.95  # of all pairs of a group together
+OPPOSITE: dict[Statement, Statement] = {"better": "worse", "worse": "better"}
+
+
+@dataclass(frozen=True)
+class Utterances:
+    """An arm's errors on the evaluated split.
+
+    Attributes:
+        ids: (B,) sorted.
+        errors: (seeds, B) word errors of each trained model.
+        words: (B,) reference words.
+        speakers: (B,).
+        texts: (B,) reference and hypothesis of the first model; empty where they were not kept.
+    """
+
+    ids: list[str]
+    errors: np.ndarray
+    words: np.ndarray
+    speakers: list[str]
+    texts: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Arm B against arm A on the same utterances.
+
+    Attributes:
+        found: difference and statement; None where they could not be compared.
+        reason: why not enough is known; empty when it is.
+        matched: p of the matched-pairs test, where each arm is one trained model.
+    """
+
+    a: Arm
+    b: Arm
+    found: Comparison | None
+    reason: str
+    matched: float | None = None
+
+    @property
+    def statement(self) -> Statement:
+        """What may be said of B against A."""
+        return "not enough evidence" if self.found is None else self.found.statement
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A group with what statistics say of it.
+
+    Attributes:
+        targets: validation WERs whose cost is wanted.
+        pairs: of all arms, the better one as A.
+        intervals: of each arm's WER, by label; None where it is not evaluated.
+        method: how the differences were made, in words; empty without any.
+    """
+
+    group: Group
+    targets: list[float]
+    pairs: list[Pair]
+    intervals: dict[str, tuple[float, float] | None]
+    method: str
+
+    def pair(self, a: Arm, b: Arm) -> Pair:
+        """The pair of these two arms, in whichever order it was compared."""
+        labels = {a.label, b.label}
+        return next(p for p in self.pairs if {p.a.label, p.b.label} == labels)
+
+    def statement(self, arm: Arm, other: Arm) -> Statement:
+        """What may be said of the errors of ``arm`` against those of ``other``."""
+        pair = self.pair(arm, other)
+        said = pair.statement
+        return said if pair.b.label == arm.label else OPPOSITE.get(said, said)
+
+
+def weigh(group: Group, targets: Sequence[float]) -> Evidence:
+    """Compares every pair of arms as one family (Holm), as the best is chosen by the results."""
+    tables = {arm.label: utterances(arm) for arm in group.arms}
+    pairs, method = compare_group(group, tables)
+    intervals = {arm.label: interval(arm, tables[arm.label]) for arm in group.arms}
+    return Evidence(group, list(targets), pairs, intervals, method)
+
+
+def utterances(arm: Arm) -> Utterances | None:
+    """Errors of all seeds on the same utterances; None when some were not evaluated on them."""
+    tables = [{h["id"]: h for h in run.hypotheses} for run in arm.runs if run.hypotheses]
+    if len(tables) < len(arm.runs) or any(t.keys() != tables[0].keys() for t in tables):
+        return None
+    ids = sorted(tables[0])
+    rows = [tables[0][i] for i in ids]
+    return Utterances(
+        ids=ids,
+        errors=np.array([[_errors(t[i]) for i in ids] for t in tables]),
+        words=np.array([r["hits"] + r["substitutions"] + r["deletions"] for r in rows]),
+        speakers=[str(r.get("speaker_id")) for r in rows],
+        texts=[(r["reference"], r["hypothesis"]) for r in rows if "hypothesis" in r],
+    )
+
+
+def _errors(row: dict[str, Any]) -> int:
+    return int(row["substitutions"] + row["deletions"] + row["insertions"])
+
+
+def interval(arm: Arm, table: Utterances | None) -> tuple[float, float] | None:
+    """95 % interval of an arm's WER over speakers and, with several seeds, over seeds."""
+    if len(arm.runs) == 1:
+        found = arm.runs[0].metric("wer", "interval")
+        return None if found is None else (found[0], found[1])
+    if table is None:
+        return None
+    return bootstrap_interval(table.errors, table.words, table.speakers)
+
+
+def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[list[Pair], str]:
+    """All pairs of arms, lowest WER first, and how they were compared in words."""
+    arms = sorted(group.arms, key=lambda arm: (arm_wer(arm) is None, arm_wer(arm) or 0.0))
+    reasons = {arm.label: _unknown(arm, tables[arm.label]) for arm in arms}
+    known = [arm.label for arm in arms if not reasons[arm.label]]
+    first = tables[known[0]] if known else None
+    for label in known:
+        if first is not None and not _alike(first, tables[label]):
+            reasons[label] = f"{label} was evaluated on other utterances"
+    usable = {k: t for k in known if not reasons[k] and (t := tables[k]) is not None}
+    found: dict[tuple[str, str], Comparison] = {}
+    if first is not None and len(usable) > 1:
+        errors = {label: table.errors for label, table in usable.items()}
+        found = compare_all(errors, first.words, first.speakers, level=LEVEL)
+    pairs = []
+    for index, a in enumerate(arms):
+        for b in arms[index + 1 :]:
+            both = found.get((a.label, b.label))
+            why = [reasons[arm.label] for arm in (a, b) if reasons[arm.label]]
+            matched = None if both is None else _matched(usable[a.label], usable[b.label])
+            pairs.append(Pair(a, b, both, both.reason if both else listed(why), matched))
+    return pairs, _method(first, found)
+
+
+def _unknown(arm: Arm, table: Utterances | None) -> str:
+    """Why an arm cannot be compared; empty when it can."""
+    if any(run.metrics is None for run in arm.runs):
+        stale = any(run.stale for run in arm.runs)
+        why = " as it is now (an evaluation is out of date)" if stale else ""
+        return f"{arm.label} was not evaluated{why}"
+    return f"the hypotheses of {arm.label} are missing" if table is None else ""
+
+
+def _alike(a: Utterances, b: Utterances | None) -> bool:
+    return b is not None and a.ids == b.ids and np.array_equal(a.words, b.words)
+
+
+def _matched(a: Utterances, b: Utterances) -> float | None:
+    """The p of MPSSWE for two trained models; None for several seeds, which it knows nothing of."""
+    if len(a.errors) + len(b.errors) > 2 or not a.texts or not b.texts:
+        return None
+    references, left = zip(*a.texts, strict=True)
+    try:
+        return matched_pairs(references, left, [text for _, text in b.texts]).p
+    except ValueError:  # fewer than two segments with errors: nothing to test
+        return None
+
+
+def _method(first: Utterances | None, found: dict[tuple[str, str], Comparison]) -> str:
+    if first is None or not found:
+        return ""
+    some = next(iter(found.values()))
+    number = len(found)
+    family = (
+        f" All {number} pairs of arms are one family, since the same errors say which arm is best: "
+        "Holm's procedure, and each interval has the level at which it tested the pair."
+        if number > 1
+        else ""
+    )
+    unit = resampling_unit(first.speakers)
+    return (
+        f"Difference of pooled word error rates: paired {METHOD}, over {unit} and over seeds, "
+        f"10,000 times.{family} Said of {some.scope}. No difference means that the whole interval "
+        f"lies within {100 * some.margin:g} % of the mean of the two rates; beside it stands the "
+        "smallest difference that would be found 4 times in 5."
+    )

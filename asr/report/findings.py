@@ -1,0 +1,107 @@
+"""Single findings for or against a claim, and the verdict that they come to together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Sign = Literal["for", "against", "unknown"]
+Kind = Literal["supported", "refuted", "depends", "not enough evidence"]
+
+CLAIMS = {
+    "C1": "A recurrent network needs more resources to train.",
+    "C2": "... and more resources to run.",
+    "C3": "An LSTM remembers 100s of steps, not 1,000s or 10,000s.",
+    "C4": "Recurrence cannot be parallelised.",
+    "C5": "An LSTM does four affine maps a step, so it is bound by memory bandwidth.",
+    "C6": "A hierarchical attention encoder, 100 x 100, reaches 10,000 past vectors.",
+    "C7": "Near-duplicate frames need not be stored; what to store can be learnt.",
+}
+DECIDED = 0.5  # share of the findings that must have a sign before the whole has one
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison, and what it says of a claim.
+
+    Attributes:
+        words: the figures, in a sentence.
+        context: what it was found under, by facet, such as ``{"the budget": "0.1 device-hours"}``.
+    """
+
+    sign: Sign
+    words: str
+    context: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the measurements say of a claim.
+
+    Attributes:
+        claim: C1 to C7.
+        words: the verdict as it is printed: what it depends on, or why it is not known.
+        reasons: findings in sentences, with figures.
+        commands: what measures what is missing.
+    """
+
+    claim: str
+    kind: Kind
+    words: str
+    reasons: list[str]
+    commands: list[str] = field(default_factory=list)
+
+
+def conclude(
+    claim: str, findings: Sequence[Finding], commands: Sequence[str] = (), needs: str = ""
+) -> Verdict:
+    """The rule by which findings become a verdict, the same for all claims.
+
+    * Findings of both signs: **depends on** the facet that tells them apart, the first one whose
+      values have one sign each; on the combination of facets where no single one does.
+    * No finding with a sign, or fewer than half of them: **not enough evidence**.
+    * A part of the measurement missing (``needs``): not enough evidence, whatever the rest says.
+    * All signs *for*: **supported**. All *against*: **refuted**.
+
+    A finding without a sign never counts for either side.
+    """
+    signs = [finding.sign for finding in findings if finding.sign != "unknown"]
+    reasons = [_marked(finding) for finding in findings]
+    if len(set(signs)) == 2:
+        words = f"depends on {separating(findings)}"
+        return Verdict(claim, "depends", words, reasons, list(commands))
+    if needs:
+        return unmeasured(claim, needs, commands, reasons)
+    if not signs or len(signs) < DECIDED * len(findings):
+        told = f"{len(signs)} of {len(findings)} comparisons decided"
+        return unmeasured(claim, told, commands, reasons)
+    kind: Kind = "supported" if signs[0] == "for" else "refuted"
+    return Verdict(claim, kind, kind, reasons, list(commands))
+
+
+def unmeasured(
+    claim: str, why: str, commands: Sequence[str], reasons: Sequence[str] = ()
+) -> Verdict:
+    """Not enough evidence, and why."""
+    kind: Kind = "not enough evidence"
+    return Verdict(claim, kind, f"{kind}: {why}", list(reasons), list(commands))
+
+
+def separating(findings: Sequence[Finding]) -> str:
+    """The first facet whose values have one sign each; all that vary where none has."""
+    signed = [finding for finding in findings if finding.sign != "unknown"]
+    varying = []
+    for facet in dict.fromkeys(name for finding in signed for name in finding.context):
+        values: dict[str | None, set[Sign]] = {}
+        for finding in signed:
+            values.setdefault(finding.context.get(facet), set()).add(finding.sign)
+        if len(values) > 1:
+            varying.append(facet)
+            if all(len(signs) == 1 for signs in values.values()):
+                return facet
+    return " and ".join(varying) or "what is compared"
+
+
+def _marked(finding: Finding) -> str:
+    """The sentence, and which way it points."""
+    mark = {"for": "For", "against": "Against", "unknown": "Undecided"}[finding.sign]
+    return f"{mark}: {finding.words}"

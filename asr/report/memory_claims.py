@@ -1,0 +1,238 @@
+"""The rules of C3 (an LSTM's memory), C6 (hierarchical attention) and C7 (what to store)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr.claims.reach import AXES, Attempt, horizon
+from asr.report.evidence import Evidence, weigh
+from asr.report.findings import Finding, Sign, Verdict, conclude, unmeasured
+from asr.report.probes import COMMANDS, Probes
+from asr.report.quantities import digits, percent, points_interval
+from asr.report.runs import Arm, Group, read_run
+
+THOUSANDS = 1_000  # steps: what the claim says an LSTM does not reach
+TEN_THOUSAND = 10_000  # steps: what the claim says the hierarchy reaches
+SEEDS = 3  # fewer have no median to speak of
+DISTANCE = "latch"  # the task that asks for distance alone; recall asks for capacity as well
+EVERYTHING, CONTROLS = "none", ("uniform", "random")
+NEAR = 0.05  # shares stored that are called equal
+STORED = 0.9  # a gate that stores more has left nothing out
+TIMING = 1.25
+
+
+def reach(attempts: Sequence[Attempt], arm: str, axis: str, task: str = DISTANCE) -> int | None:
+    """Horizon of an arm on one axis; 0 when it answers no lag, None when it was not tried."""
+    own = [row for row in attempts if (row.arm, row.task) == (arm, task)]
+    return (horizon(own, axis) or 0) if own else None
+
+
+def _reached(
+    attempts: Sequence[Attempt], arm: str, axis: str, wanted: int
+) -> tuple[bool | None, str]:
+    """Whether an arm answers a lag of ``wanted`` or more, and why that is not known.
+
+    No is believed only where some other arm did under the same budget: otherwise the budget may be
+    too small for anything to be learnt at that lag.
+    """
+    own = [row for row in attempts if (row.arm, row.task) == (arm, DISTANCE)]
+    if len({row.seed for row in own}) < SEEDS:
+        return None, f"fewer than {SEEDS} seeds"
+    found = reach(attempts, arm, axis) or 0
+    if found >= wanted:
+        return True, ""
+    tried = sorted({row.lag for row in own})
+    if found == tried[-1]:
+        return None, f"no longer lag than {tried[-1]:,} was tried"
+    others = {row.arm for row in attempts} - {arm}
+    if not any((reach(attempts, other, axis) or 0) >= wanted for other in others):
+        return None, f"no arm answered a lag of {wanted:,}, so the budget may be too small"
+    return False, ""
+
+
+def _told(found: int | None) -> str:
+    return "none" if not found else f"{found:,}"
+
+
+def lstm_memory(probes: Probes) -> Verdict:
+    """C3: the horizon of the LSTM arms on the latch task, which asks for distance alone.
+
+    For each initialisation of the forget gate and on both axes (equal updates, equal seconds):
+    *against* when it answers a lag of 1,000 or more in the median of at least 3 seeds; *for* when
+    it does not and another arm does under the same budget; undecided when no arm does, or when no
+    longer lag was tried. A horizon that one initialisation has and another has not is no property
+    of the architecture: the verdict is then that it depends on the initialisation.
+    """
+    arms = dict.fromkeys(a.arm for a in probes.attempts if a.arm.split(",")[0] == "lstm")
+    findings = []
+    for arm in arms:
+        for axis in AXES:
+            yes, why = _reached(probes.attempts, arm, axis, THOUSANDS)
+            sign: Sign = "unknown" if yes is None else "against" if yes else "for"
+            found = _told(reach(probes.attempts, arm, axis))
+            words = f"{arm}, equal {axis}: longest lag answered {found}" + (
+                f"; {why}." if why else "."
+            )
+            facets = {
+                "the initialisation of the forget gate": arm,
+                "whether updates or seconds are equal": axis,
+            }
+            findings.append(Finding(sign, words, facets))
+    command = [COMMANDS["horizon"]]
+    if not findings:
+        return unmeasured("C3", "not measured", command)
+    return conclude("C3", findings, command)
+
+
+def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
+    """C6: reach, cost and errors of the hierarchical encoder; the reach must be known.
+
+    * Reach: *for* when it answers a lag of 10,000 or more (latch, 3 seeds, equal updates and equal
+      seconds); *against* when it does not and another arm does.
+    * Cost: time of its layer over that of full causal attention at 10,000 frames or more: *for*
+      below 1 / 1.25 in every repeat, *against* when more than 1 / 1.25 in every repeat.
+    * Errors against full attention (Transformer, Conformer) on speech: *for* when fewer or no
+      different, *against* when more. Utterances are too short to need the reach, so this only says
+      what it costs there.
+
+    The reach comes first: when it is not there on either axis, the claim is refuted, whatever its
+    layer costs.
+    """
+    findings = []
+    for axis in AXES:
+        if reach(probes.attempts, "hierarchical", axis) is None:
+            continue
+        yes, why = _reached(probes.attempts, "hierarchical", axis, TEN_THOUSAND)
+        sign: Sign = "unknown" if yes is None else "for" if yes else "against"
+        told = _told(reach(probes.attempts, "hierarchical", axis))
+        words = f"longest lag answered at equal {axis}: {told}" + (f"; {why}." if why else ".")
+        findings.append(Finding(sign, words, {"whether reach, cost or errors count": "reach"}))
+    known = [f.sign for f in findings if f.sign != "unknown"]
+    short = bool(known) and set(known) == {"against"}
+    findings += _price_of_hierarchy(probes)
+    findings += [f for evidence in found for f in _errors_of_hierarchy(evidence)]
+    commands = [] if known else [f"{COMMANDS['horizon']} --lags ... 16384"]
+    if not probes.rows("scaling"):
+        commands.append(COMMANDS["scaling"])
+    if not findings:
+        return unmeasured("C6", "not measured", commands)
+    verdict = conclude("C6", findings, commands, "" if known else "its reach is not known")
+    if short:
+        return Verdict("C6", "refuted", "refuted", verdict.reasons, commands)
+    return verdict
+
+
+def _price_of_hierarchy(probes: Probes) -> list[Finding]:
+    findings = []
+    for row in probes.rows("scaling"):
+        if row["name"] != "hierarchical-full" or row["time"] < TEN_THOUSAND or row["error"]:
+            continue
+        low, high = row["ratio_min"], row["ratio_max"]
+        sign: Sign = "unknown"
+        if high < 1 / TIMING or low > 1 / TIMING:
+            sign = "for" if high < 1 / TIMING else "against"
+        words = f"{digits(row['ratio'], 2)} [{digits(low, 2)} to {digits(high, 2)}] of the time of "
+        words += f"full attention at {row['time']:,} frames, "
+        words += f"{digits(row['peak_ratio'], 2)} of its memory."
+        findings.append(Finding(sign, words, {"whether reach, cost or errors count": "cost"}))
+    return findings
+
+
+def _errors_of_hierarchy(evidence: Evidence) -> list[Finding]:
+    findings = []
+    arms = evidence.group.arms
+    for h in (arm for arm in arms if arm.runs[0].encoder == "Hierarchical"):
+        for full in (arm for arm in arms if arm.runs[0].encoder in ("Transformer", "Conformer")):
+            pair = evidence.pair(h, full)
+            if pair.found is None or not pair.found.difference.seeds_measured:
+                continue
+            said = evidence.statement(h, full)
+            sign: Sign = "against" if said == "worse" else "for"
+            sign = "unknown" if said == "not enough evidence" else sign
+            value = points_interval(pair.found.difference.value, pair.found.difference.interval)
+            words = f"errors, {pair.b.label} less {pair.a.label}: {value}; {h.label} is {said}."
+            findings.append(Finding(sign, words, {"whether reach, cost or errors count": "errors"}))
+    return findings
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Runs of one gate at one setting: an arm, and the share of frames that it stored."""
+
+    encoder: str
+    gate: str
+    setting: float | None
+    kept: float
+    arm: Arm
+
+
+def stored(probes: Probes, split: str) -> tuple[list[Stored], list[str]]:
+    """Arms of the memory probe with their run folders, and folders that are gone."""
+    together: dict[tuple[str, str, float | None], list[dict[str, object]]] = {}
+    gone = []
+    for row in probes.rows("memory"):
+        if not (Path(str(row["run"])) / "recipe.yaml").is_file():
+            gone.append(str(row["run"]))
+            continue
+        together.setdefault((row["encoder"], row["gate"], row["setting"]), []).append(row)
+    arms = []
+    for (encoder, gate, setting), rows in together.items():
+        runs = [read_run(Path(str(row["run"])), split) for row in rows]
+        kept = sum(float(str(row["kept"])) for row in rows) / len(rows)
+        told = "everything stored" if gate == EVERYTHING else f"{gate} {setting:g}"
+        label = f"{encoder}, {told}"
+        arms.append(Stored(encoder, gate, setting, kept, Arm(label, runs)))
+    return arms, gone
+
+
+def storing(probes: Probes, split: str) -> Verdict:
+    """C7: gates against storing everything, and against both controls at the same stored share.
+
+    A gate counts where it stores at most 90 % of the frames. Against storing everything: *for* with
+    no difference or fewer errors, *against* with more. Against a control (uniform stride, random)
+    within 0.05 of its stored share: *for* only when the gate makes fewer errors; *against* when
+    there is no difference or it makes more, since then what to store need not be learnt. Both
+    controls are needed. One seed per arm decides nothing.
+    """
+    command = [COMMANDS["memory"]]
+    if not probes.rows("memory"):
+        return unmeasured("C7", "not measured", command)
+    arms, gone = stored(probes, split)
+    reasons = [f"Run folders that are gone: {', '.join(gone)}."] if gone else []
+    if not arms:
+        return unmeasured("C7", "the run folders are gone", command, reasons)
+    evidence = weigh(Group([one.arm for one in arms]), [])
+    findings, missing = [], set()
+    for gate in (one for one in arms if one.gate not in (EVERYTHING, *CONTROLS)):
+        if gate.kept > STORED:
+            continue
+        for control in (EVERYTHING, *CONTROLS):
+            others = [o for o in arms if (o.encoder, o.gate) == (gate.encoder, control)]
+            near = [o for o in others if control == EVERYTHING or abs(o.kept - gate.kept) <= NEAR]
+            if not near:
+                missing.add(
+                    f"no run of {gate.encoder} with {control} at {percent(gate.kept)} stored"
+                )
+            findings += [_against(evidence, gate, other) for other in near]
+    if not findings and not missing:
+        why = f"no gate stores less than {percent(STORED)}"
+        return unmeasured("C7", why, command, reasons)
+    found = conclude("C7", findings, command, "; ".join(sorted(missing)))
+    return Verdict("C7", found.kind, found.words, reasons + found.reasons, found.commands)
+
+
+def _against(evidence: Evidence, gate: Stored, other: Stored) -> Finding:
+    facet = "whether it is compared with storing everything or with storing as much blindly"
+    context = {facet: "everything" if other.gate == EVERYTHING else "a control"}
+    context |= {"the encoder": gate.encoder, "the gate": gate.gate}
+    pair, said = evidence.pair(gate.arm, other.arm), evidence.statement(gate.arm, other.arm)
+    head = f"{gate.arm.label} ({percent(gate.kept)} stored) against {other.arm.label}"
+    if pair.found is None or not pair.found.difference.seeds_measured:
+        why = pair.reason if pair.found is None else "one seed per arm"
+        return Finding("unknown", f"{head}: {why}.", context)
+    value = points_interval(pair.found.difference.value, pair.found.difference.interval)
+    words = f"{head}: {said} ({pair.b.label} less {pair.a.label}: {value})."
+    if said == "not enough evidence":
+        return Finding("unknown", words, context)
+    good = ("better", "no difference") if other.gate == EVERYTHING else ("better",)
+    return Finding("for" if said in good else "against", words, context)

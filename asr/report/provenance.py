@@ -1,0 +1,94 @@
+"""How runs were measured: machine, versions, data, settings, and the folder of every run."""
+
+from collections.abc import Callable
+from typing import Any
+
+from asr.report import verdict
+from asr.report.blocks import Block, Table
+from asr.report.quantities import count, digits, listed
+from asr.report.runs import UNKNOWN, Group, Run, part
+
+ENVIRONMENT = {
+    "platform": "system",
+    "cpu": "processor",
+    "cores": "processor cores",
+    "python": "Python",
+    "torch": "torch",
+    "lightning": "lightning",
+    "asr": "asr",
+    "git_commit": "commit",
+}
+
+
+def measured(group: Group) -> list[Block]:
+    """What all runs share, then a row per run with its folder and command."""
+    first = group.runs[0]
+    shared = [
+        ["machine", _shared(group, lambda r: r.device_name)],
+        ["devices", _shared(group, lambda r: r.totals.get("num_devices"))],
+        ["threads", _shared(group, lambda r: r.num_threads)],
+        *[[words, _environment(group, name)] for name, words in ENVIRONMENT.items()],
+        ["corpus", _corpus(first)],
+        [
+            "evaluated split",
+            f"{first.split}: {count(first.metric('utterances'))} utterances, "
+            f"{count(first.metric('wer', 'words'))} words"
+            if first.metrics
+            else f"{first.split}: not evaluated yet",
+        ],
+        ["checksum of its rows", first.checksum or UNKNOWN],
+        ["trained on", _shared(group, lambda r: r.trained_on)],
+        ["evaluated on", _shared(group, lambda r: r.metric("device_name"))],
+        ["normaliser", _shared(group, lambda r: r.metric("normaliser"))],
+        ["decoder", _component(first, "decoder")],
+        ["search", _shared(group, lambda r: r.metric("search"))],
+        ["budget", verdict.budget(group)],
+    ]
+    rows = [
+        [
+            arm.label,
+            str(run.seed),
+            str(run.path),
+            str(run.environment.get("command") or UNKNOWN),
+            "; ".join(run.notes) or "complete",
+        ]
+        for arm in group.arms
+        for run in arm.runs
+    ]
+    return [
+        Table(["", "value"], shared),
+        Table(["arm", "seed", "run folder", "command", "state"], rows),
+    ]
+
+
+def _shared(group: Group, value: Callable[[Run], Any]) -> str:
+    """A fact of all runs; where they differ, which run has which."""
+    values: dict[str, list[str]] = {}
+    for run in group.runs:
+        found = value(run)
+        values.setdefault(UNKNOWN if found is None else str(found), []).append(run.path.name)
+    if len(values) == 1:
+        return next(iter(values))
+    return "; ".join(f"{text} ({listed(names)})" for text, names in values.items())
+
+
+def _environment(group: Group, name: str) -> str:
+    return _shared(group, lambda run: run.environment.get(name))
+
+
+def _component(run: Run, name: str) -> str:
+    options = part(run.recipe, (name,))
+    kind = str(options.pop(name, UNKNOWN))
+    told = ", ".join(f"{key.split('.', 1)[1]}={value}" for key, value in options.items())
+    return f"{kind} ({told})" if told else kind
+
+
+def _corpus(run: Run) -> str:
+    told = (run.metrics or {}).get("corpus") or run.corpus or {}
+    text = str(told.get("name") or UNKNOWN)
+    if path := run.recipe.get("data.corpus"):
+        text += f", {path}"
+    for name, split in ((run.corpus or {}).get("splits") or {}).items():
+        text += f"; {name}: {split.get('utterances')} utterances, {digits(split.get('hours'))} h, "
+        text += f"{split.get('speakers')} speakers"
+    return text + ("; SYNTHETIC" if run.synthetic else "")

@@ -1,0 +1,258 @@
+"""A study's folder as its files tell it: what was registered, what came of it, whether they agree.
+
+Only ``study.json``, ``results.jsonl`` and the run folders are read, not the code that made them.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from asr.files import read_json_lines
+from asr.report.quantities import listed, percent
+from asr.report.runs import Run, differing, flatten
+
+Row = dict[str, Any]
+
+FAILED_WER = 1.0  # of a trial that failed: that of empty output
+STATED = 3  # differing keys named in a sentence
+SLACK = 1e-9  # of a rate that was written and read again
+KEYS = ("name", "study_sha256", "registered", "amendments", "resolved")
+
+
+@dataclass(frozen=True)
+class Account:
+    """What one arm was given and what it cost.
+
+    Attributes:
+        trials, finals: rows that ended, failures among them.
+    """
+
+    arm: str
+    trials: list[Row]
+    finals: list[Row]
+
+    @property
+    def tuning_hours(self) -> float:
+        """Device-hours of all trials, failed ones included."""
+        return sum(row["device_hours"] or 0.0 for row in self.trials)
+
+    @property
+    def final_hours(self) -> float:
+        """Device-hours of all final runs, failed ones included."""
+        return sum(row["device_hours"] or 0.0 for row in self.finals)
+
+    @property
+    def failed(self) -> list[Row]:
+        """Trials and final runs that failed."""
+        return [row for row in [*self.trials, *self.finals] if row["status"] == "failed"]
+
+    @property
+    def trial_wers(self) -> list[float]:
+        """Validation WER of each trial; a failed one found nothing: 1."""
+        found = [row["validation_wer"] for row in self.trials]
+        bad = [
+            row["status"] == "failed" or wer is None
+            for row, wer in zip(self.trials, found, strict=True)
+        ]
+        return [FAILED_WER if b else wer for b, wer in zip(bad, found, strict=True)]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's folder says.
+
+    Attributes:
+        registered: ``study.json``.
+        rows: of ``results.jsonl``; a ``point`` is a part of a final run, and no cost of its own.
+        torn: lines of it that cannot be read.
+    """
+
+    folder: Path
+    registered: dict[str, Any]
+    rows: list[Row]
+    torn: int
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The study's file with every default."""
+        found: dict[str, Any] = self.registered["resolved"]["study"]
+        return found
+
+    @property
+    def arms(self) -> list[str]:
+        """In the order of the file."""
+        return list(self.registered["resolved"]["recipes"])
+
+    @property
+    def accounts(self) -> list[Account]:
+        """One per arm."""
+        return [
+            Account(
+                arm,
+                [r for r in self.rows if r["arm"] == arm and r["role"] == "trial"],
+                [r for r in self.rows if r["arm"] == arm and r["role"] == "final"],
+            )
+            for arm in self.arms
+        ]
+
+    def run_folder(self, row: Row) -> Path:
+        """Where the run of a row is: below the study, wherever that was moved to."""
+        return self.folder.joinpath(*Path(row["run"]).parts[-4:])  # role, arm, number, run
+
+    @property
+    def finals(self) -> list[Path]:
+        """Run folders of the final runs that ended well."""
+        return [
+            self.run_folder(row)
+            for row in self.rows
+            if row["role"] == "final" and row["status"] == "done"
+        ]
+
+
+def read_study(folder: Path) -> Study:
+    """Reads a folder that ``asr study`` wrote.
+
+    Raises:
+        ValueError: it is none, or a file is damaged.
+    """
+    path = folder / "study.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no folder of a study (no study.json); check the path")
+    try:
+        registered = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); restore it") from error
+    for key in KEYS:
+        if key not in registered:
+            raise ValueError(f"{path} has no {key}; it was written by another version of asr")
+    results = folder / "results.jsonl"
+    rows, torn = read_json_lines(results) if results.is_file() else ([], 0)
+    return Study(folder, registered, rows, torn)
+
+
+def disagreements(study: Study, runs: Sequence[Run], split: str) -> list[str]:
+    """What results, runs and the registered file contradict each other in; empty when they agree.
+
+    Checked: the file against its own hash; the hash under which every row was made; each run's
+    recipe against what the file says for its arm, settings, seed and budget; each row's test WER
+    against the evaluation that is in the run folder now; the runs of this page against those of
+    the study; the split.
+    """
+    return [
+        *_hashes(study),
+        *(line for row in study.rows if row["role"] != "point" for line in _recipe(study, row)),
+        *_compared(study, runs),
+        *_split(study, split),
+    ]
+
+
+def _hashes(study: Study) -> list[str]:
+    registered, found = study.registered, []
+    text = json.dumps(registered["resolved"], sort_keys=True)
+    now = hashlib.sha256(text.encode()).hexdigest()
+    if now != registered["study_sha256"]:
+        found.append(
+            f"study.json was changed after it was registered: its content has the hash {now[:12]}, "
+            f"it was registered as {registered['study_sha256'][:12]}."
+        )
+    earlier = {amendment["from_sha256"] for amendment in registered["amendments"]}
+    known = earlier | {registered["study_sha256"]}
+    alien = [row for row in study.rows if row["study_sha256"] not in known]
+    if alien:
+        hashes = sorted({str(row["study_sha256"])[:12] for row in alien})
+        found.append(
+            f"{len(alien)} of {len(study.rows)} results were made under another file than the "
+            f"registered one: hash {listed(hashes)} instead of {registered['study_sha256'][:12]}."
+        )
+    return found
+
+
+def _recipe(study: Study, row: Row) -> list[str]:
+    """Whether the run of a row was trained with what the file says."""
+    place = study.run_folder(row)
+    if not (place / "recipe.yaml").is_file():
+        return [] if row["status"] == "failed" else [f"{place} is gone: its result has no run."]
+    if row["arm"] not in study.arms:
+        return [f"{place}: the registered file has no arm {row['arm']}."]
+    expected = _expected(study, row)
+    trained = flatten(yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8")))
+    keys = differing([expected, trained])
+    if not keys:
+        return []
+    values = [f"{k} is {trained.get(k)} instead of {expected.get(k)}" for k in keys[:STATED]]
+    more = [f"{len(keys) - STATED} more"] if len(keys) > STATED else []
+    return [f"{place} was not trained as registered: {listed([*values, *more])}."]
+
+
+def _expected(study: Study, row: Row) -> dict[str, Any]:
+    """The flat recipe of a row: that of its arm with settings, seed and budget."""
+    plan = study.plan
+    trial = row["role"] == "trial"
+    budget = plan["tuning"]["budget"] if trial else plan["budgets"].get(row["budget"], {})
+    seed = plan["tuning"]["seed"] if trial else row["seed"]
+    recipe = flatten(study.registered["resolved"]["recipes"][row["arm"]])
+    return {**recipe, **row["settings"], "seed": seed, **flatten({"budget": budget})}
+
+
+def _compared(study: Study, runs: Sequence[Run]) -> list[str]:
+    rows = {study.run_folder(r).resolve(): r for r in study.rows if r["role"] == "final"}
+    here = {run.path.resolve(): run for run in runs}
+    strangers = [str(run.path) for path, run in here.items() if path not in rows]
+    absent = [
+        str(study.run_folder(r))
+        for path, r in rows.items()
+        if path not in here and r["status"] == "done"
+    ]
+    found = []
+    if strangers:
+        found.append(f"Runs on this page that are not of the study: {listed(strangers)}.")
+    if absent:
+        found.append(f"Final runs of the study that are not on this page: {listed(absent)}.")
+    for path, run in here.items():
+        told, measured = rows.get(path, {}).get("test_wer"), run.wer
+        if told is not None and (measured is None or abs(told - measured) > SLACK):
+            found.append(
+                f"{run.path}: the study's result is a WER of {percent(told)}, the run folder now "
+                f"says {'nothing' if measured is None else percent(measured)}."
+            )
+    return found
+
+
+def _split(study: Study, split: str) -> list[str]:
+    planned = study.plan.get("split", split)
+    return (
+        [] if planned == split else [f"The registered split is {planned}; this page shows {split}."]
+    )
+
+
+def remarks(study: Study) -> list[str]:
+    """What is no contradiction and must be known: amendments, failures, what is missing."""
+    plan = study.plan
+    found = [
+        f"Amended {amendment['time']}: {listed(amendment['changed'])}."
+        for amendment in study.registered["amendments"]
+    ]
+    current = study.registered["study_sha256"]
+    earlier = sum(row["study_sha256"] != current for row in study.rows)
+    if earlier:
+        found.append(f"Results made under an earlier version of the file: {earlier}.")
+    if study.torn:
+        found.append(f"Lines of results.jsonl that cannot be read: {study.torn}.")
+    budgets = len(plan["budgets"]) if plan.get("separate_budgets") else 1
+    for account in study.accounts:
+        for words, rows, wanted in (
+            ("trials", account.trials, plan["tuning"]["trials"]),
+            ("final runs", account.finals, len(plan["seeds"]) * budgets),
+        ):
+            if len(rows) < wanted:
+                found.append(f"{account.arm}: {len(rows)} of {wanted} {words} have ended.")
+        found += [
+            f"{account.arm}: failed after {row['device_hours']:.3g} device-hours: {row['reason']}."
+            for row in account.failed
+        ]
+    return found

@@ -1,0 +1,135 @@
+"""The section about a study: what was registered, what all of it cost, what tuning bought."""
+
+from asr.claims.tuning import expected_best, expected_best_interval
+from asr.report.blocks import Block, Picture, Section, Table, Text
+from asr.report.costs import mean
+from asr.report.probe_plots import Curve, tuning
+from asr.report.quantities import digits, listed, percent, percent_interval
+from asr.report.study import FAILED_WER, Study, remarks
+
+
+def study_section(study: Study, broken: list[str]) -> Section:
+    """What a reader must know to believe the study, contradictions first."""
+    registered, plan = study.registered, study.plan
+    said = (
+        "Results, runs and the registered file agree: every run was trained with the recipe that "
+        "the file gives, under its hash."
+    )
+    blocks: list[Block] = [
+        Text([f"RESULTS AND REGISTERED FILE DISAGREE: {line}"], "warning") for line in broken
+    ] or [Text([said])]
+    facts = [
+        ["study", f"{registered['name']}, {study.folder}"],
+        ["registered", f"{registered['registered']}, before the first run"],
+        ["SHA-256 of the registered file", registered["study_sha256"]],
+        ["arms", ", ".join(study.arms)],
+        ["seeds of the final runs", ", ".join(str(seed) for seed in plan["seeds"])],
+        ["budgets", "; ".join(f"{k}: {_budget(v)}" for k, v in plan["budgets"].items())],
+        ["trials per arm", f"{plan['tuning']['trials']} of {_budget(plan['tuning']['budget'])}"],
+        ["ranges of tuning, all arms", _ranges(plan["tuning"]["ranges"])],
+        *[
+            [f"further ranges, {name}", _ranges(arm["ranges"])]
+            for name, arm in plan["arms"].items()
+            if arm.get("ranges")
+        ],
+        ["chosen by", "lowest validation WER; the test split was not looked at"],
+    ]
+    blocks.append(Table(["", "value"], facts))
+    notes = remarks(study)
+    if notes:
+        blocks.append(Text(notes, "list"))
+    return "The study: registration, tuning and total cost", [
+        *blocks,
+        *_costs(study),
+        *_best(study),
+    ]
+
+
+def _budget(budget: dict[str, float | None]) -> str:
+    told = [f"{v:g} {k.replace('_', ' ')}" for k, v in budget.items() if v is not None]
+    return " or ".join(told) or "none"
+
+
+def _ranges(ranges: dict[str, dict[str, float | str]]) -> str:
+    told = [f"{key} {r['low']:g} to {r['high']:g} ({r['scale']})" for key, r in ranges.items()]
+    return "; ".join(told) or "none"
+
+
+def _costs(study: Study) -> list[Block]:
+    """Device-hours of trials, final runs and failures, per arm and in all."""
+    rows, accounts = [], study.accounts
+    for a in accounts:
+        lost = sum(row["device_hours"] or 0.0 for row in a.failed)
+        rows.append(
+            [
+                a.arm,
+                str(len(a.trials)),
+                digits(a.tuning_hours),
+                str(len(a.finals)),
+                digits(a.final_hours),
+                f"{len(a.failed)} ({digits(lost)})",
+                digits(a.tuning_hours + a.final_hours),
+            ]
+        )
+    failed = [row for a in accounts for row in a.failed]
+    rows.append(
+        [
+            "all",
+            str(sum(len(a.trials) for a in accounts)),
+            digits(sum(a.tuning_hours for a in accounts)),
+            str(sum(len(a.finals) for a in accounts)),
+            digits(sum(a.final_hours for a in accounts)),
+            f"{len(failed)} ({digits(sum(row['device_hours'] or 0.0 for row in failed))})",
+            digits(sum(a.tuning_hours + a.final_hours for a in accounts)),
+        ]
+    )
+    header = ["arm", "trials", "device-hours of trials", "final runs", "device-hours of final runs"]
+    header += ["failed (device-hours)", "device-hours in all"]
+    note = "Failures are counted in trials, final runs and the sum: what they cost was paid."
+    return [Table(header, rows), Text([note])]
+
+
+def _best(study: Study) -> list[Block]:
+    """Expected best of n trials, as a plot and a table."""
+    tuned = [account for account in study.accounts if account.trials]
+    if not tuned:
+        return [Text(["No trials: every arm was trained with the settings of its recipe."])]
+    curves: list[Curve] = []
+    hours, rows = [], []
+    most = max(len(account.trials) for account in tuned)
+    for account in tuned:
+        best = expected_best(account.trial_wers).tolist()
+        low, high = (bound.tolist() for bound in expected_best_interval(account.trial_wers))
+        curves.append((account.arm, best, low, high))
+        hours.append(mean([row["device_hours"] for row in account.trials]) or 0.0)
+        cells = [
+            percent(b) if bound[0] != bound[0] else percent_interval(b, bound)
+            for b, bound in zip(best, zip(low, high, strict=True), strict=True)
+        ]
+        rows.append([account.arm, digits(hours[-1]), *cells, *[""] * (most - len(cells))])
+    header = ["expected best validation WER", "device-hours of a trial"]
+    header += [f"of {n} trial{'s' if n > 1 else ''}" for n in range(1, most + 1)]
+    note = (
+        "Unbiased estimate over all subsets of the trials (Tang et al. 2020), a failed trial "
+        f"counting as {percent(FAILED_WER)}. Intervals, where they can be given: bootstrap over "
+        "trials, up to half of them. Curves that cross mean that the ranking depends on the tuning "
+        "budget."
+    )
+    crossing = _crossing(curves)
+    words = "Expected best validation WER against the number of trials and against their cost."
+    return [
+        Picture("tuning", lambda: tuning(curves, hours, "device-hours"), words),
+        Table(header, rows),
+        Text([note + (f" Here they cross: {crossing}." if crossing else "")]),
+    ]
+
+
+def _crossing(curves: list[Curve]) -> str:
+    """Pairs of arms whose order at one trial is not that at the most trials."""
+    found = []
+    for index, (a, first, *_) in enumerate(curves):
+        for b, second, *_ in curves[index + 1 :]:
+            n = min(len(first), len(second)) - 1
+            if (first[0] - second[0]) * (first[n] - second[n]) < 0:
+                found.append(f"{a} with {b}")
+    return listed(found)
