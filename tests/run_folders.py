@@ -1,12 +1,16 @@
 """Run folders as training and evaluation leave them, made by hand for the tests of the report."""
 
+import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from safetensors.numpy import save_file
+
+from asr.claims.reach import Attempt
 
 CPU = {"device_name": "EPYC", "device_kind": "cpu", "num_devices": 1}
 H200 = {"device_name": "NVIDIA H200", "device_kind": "cuda", "num_devices": 2}
@@ -127,3 +131,145 @@ def pair(folder: Path, **second: Any) -> list[Path]:
         write_run(folder / "a", errors=made(0.1, seed=1)),
         write_run(folder / "b", "Transformer", **options),
     ]
+
+
+def seeds(
+    folder: Path,
+    encoder: str,
+    rate: float,
+    number: int = 5,
+    slower: float = 1.0,
+    number_of_utterances: int = 800,
+    **options: Any,
+) -> list[Path]:
+    """Runs of one arm: errors about ``rate``, each target reached ``slower`` times as late."""
+    curve = tuple((round(slower * wall), wer) for wall, wer in CURVE)
+    return [
+        write_run(
+            folder / f"{encoder}-{seed}",
+            encoder,
+            seed=seed,
+            curve=tuple((wall + seed, wer) for wall, wer in curve),
+            errors=made(rate + 0.0005 * seed, number_of_utterances, seed=100 * seed),
+            speakers=40,
+            **options,
+        )
+        for seed in range(1, number + 1)
+    ]
+
+
+def write_horizon(folder: Path, horizons: dict[str, int], lags: list[int], number: int = 3) -> Path:
+    """Attempts of arms that answer every lag up to theirs, at equal updates and seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for arm, longest in horizons.items():
+        for lag in lags:
+            good = 1.0 if lag <= longest else 0.1
+            for task in ("latch", "recall"):
+                rows += [
+                    Attempt(
+                        *(arm, task, lag, seed, 0.001, 100_000, good, good),
+                        *(100, 10.0) if good == 1 else (None, None),
+                        *(1500, 60.0, 1500, 60.0, "EPYC"),
+                    )
+                    for seed in range(number)
+                ]
+    write_lines(folder / "horizon.jsonl", [asdict(row) for row in rows])
+    return folder
+
+
+def write_probe(folder: Path, name: str, rows: list[dict[str, Any]], **rest: Any) -> Path:
+    """The file of a probe as it writes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key = {"scaling": "rows", "roofline": "steps"}.get(name, "points")
+    about = {"device_name": "EPYC", "threads": 1, "torch": "2.11.0", "git_commit": "abc1234"}
+    tree = {"about" if name == "roofline" else "machine": about, key: rows} | rest
+    (folder / f"{name}.json").write_text(json.dumps(tree))
+    return folder
+
+
+def stream(encoder: str, milliseconds: float, state: int, chunk: int = 4) -> list[dict[str, Any]]:
+    """Points of one encoder at two positions of a stream."""
+    shared = {"encoder": encoder, "chunk": chunk, "batch": 1, "parameters": 1000}
+    return [
+        shared
+        | {"position": position, "milliseconds": milliseconds, "slowest": 2 * milliseconds}
+        | {"state_bytes": state}
+        for position in (400, 10_000)
+    ]
+
+
+def compared_layers(name: str, time: int, ratio: float, spread: float = 0.02) -> dict[str, Any]:
+    """A row of the scaling probe that compares a layer with its reference."""
+    words = {"subject": f"{name} subject", "reference": f"{name} reference", "error": ""}
+    spreads = {"ratio": ratio, "ratio_min": ratio - spread, "ratio_max": ratio + spread}
+    return (
+        {"name": name, "time": time, "batch": 4, "seconds": 0.1, "peak_ratio": 1.5}
+        | words
+        | spreads
+    )
+
+
+def write_roofline(folder: Path, bounds: list[str], error: float = 0.1) -> Path:
+    """Steps of an LSTM with what bounds each."""
+    steps = [
+        {"width": 64 * (i + 1), "batch": 4, "seconds": 1e-5, "flops": 10**5 * (i + 1)}
+        | {"intensity": 0.5 * (i + 1), "latency_share": 0.1, "bound": bound}
+        for i, bound in enumerate(bounds)
+    ]
+    machine = {"peak": 5e10, "bandwidth": 1e10, "ridge": 5.0}
+    fit = {"latency": 1e-6, "latency_error": 1e-7, "rate": 4e10, "error": error}
+    return write_probe(folder, "roofline", steps, machine=machine, fit=fit)
+
+
+def write_study(
+    folder: Path, arms: dict[str, str], *, trials: int = 4, failed: int = 0, numbers: int = 2
+) -> Path:
+    """A study as ``asr study`` leaves it: arms by name and class of encoder, final runs done."""
+    setting = {"optimizer.lr": 0.002}
+    budget = {"device_hours": 0.125, "updates": None}
+    recipes, rows = {}, []
+    for place, (arm, encoder) in enumerate(arms.items()):
+        runs = []
+        for number in range(1, trials + 1):
+            run = folder / "trials" / arm / f"{number:02}" / "run"
+            tried = {"optimizer": {"lr": 0.002}, "budget": {"device_hours": 0.03, "updates": None}}
+            write_run(run, encoder, seed=0, recipe=tried)
+            bad = number <= failed
+            runs.append(
+                {"role": "trial", "number": number, "budget": "tuning", "device_hours": 0.03}
+                | {"validation_wer": None if bad else 0.1 * number + 0.05 * place}
+                | {"status": "failed" if bad else "done", "reason": "diverged" if bad else None}
+                | {"test_wer": None, "run": str(run)}
+            )
+        for seed in range(1, numbers + 1):
+            run = folder / "finals" / arm / f"full-seed{seed}" / "run"
+            tuned = {"optimizer": {"lr": 0.002}, "budget": budget}
+            errors = made(0.1 + 0.02 * place, seed=seed)
+            write_run(run, encoder, seed=seed, recipe=tuned, errors=errors)
+            rate = sum(errors) / (10 * len(errors))
+            done = {"role": "final", "seed": seed, "budget": "full", "device_hours": 0.125}
+            done |= {"status": "done", "reason": None, "validation_wer": 0.1, "test_wer": rate}
+            runs += [done | {"run": str(run)}, done | {"role": "point", "run": str(run)}]
+        recipes[arm] = yaml.safe_load((run / "recipe.yaml").read_text())
+        rows += [{"arm": arm, "settings": setting} | row for row in runs]
+    plan = {
+        "name": "made",
+        "arms": {arm: {"encoder": encoder, "ranges": {}} for arm, encoder in arms.items()},
+        "budgets": {"half": {"device_hours": 0.06, "updates": None}, "full": budget},
+        "seeds": list(range(1, numbers + 1)),
+        "split": "test",
+        "tuning": {
+            "trials": trials,
+            "seed": 0,
+            "budget": {"device_hours": 0.03, "updates": None},
+            "ranges": {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "scale": "log"}},
+        },
+    }
+    resolved = {"study": plan, "recipes": recipes}
+    sha256 = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
+    registered = {"name": "made", "study_sha256": sha256, "registered": "2026-01-01T00:00:00+00:00"}
+    registered |= {"amendments": [], "resolved": resolved}
+    (folder / "study.json").write_text(json.dumps(registered))
+    write_lines(folder / "results.jsonl", [row | {"study_sha256": sha256} for row in rows])
+    return folder

@@ -102,11 +102,13 @@ def test_a_run_that_misses_the_target_is_censored_not_dropped(tmp_path):
         read_run(write_run(tmp_path / str(s), seed=s, curve=c)) for s, c in enumerate(curves, 1)
     ]
     cost = cost_to(group_runs(runs)[0].arms[0], 0.1, "device_hours")
-    assert (cost.reached, cost.seeds) == (2, 3)
+    assert cost.reached == [True, True, False]
     assert cost.value == pytest.approx(300 / 3600)  # the median of 300, 300 and infinity
     assert cost.limit == pytest.approx(450 / 3600)
+    assert cost.interval == (pytest.approx(300 / 3600), float("inf"))
+    runs.append(read_run(write_run(tmp_path / "4", seed=4, curve=never)))
     cost = cost_to(group_runs(runs[1:])[0].arms[0], 0.1, "device_hours")
-    assert cost.value == float("inf")  # half of the seeds is not a median that got there
+    assert cost.value == float("inf")  # one of three is fewer than half
 
 
 def test_curves_of_seeds_are_averaged_where_all_of_them_have_been(tmp_path):

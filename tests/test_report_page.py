@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 from asr.report import compare
 from asr.report.blocks import Table, to_markdown
@@ -18,6 +19,10 @@ from asr.report.runs import group_runs, read_run
 from tests.run_folders import CURVE, H200, made, pair, write_run
 
 
+def text_of(folder: Path) -> str:
+    return (folder / "report.md").read_text()
+
+
 def test_the_page_stands_alone_and_is_small(tmp_path):
     runs = pair(tmp_path)
     written = compare(runs, tmp_path / "out")["files"]
@@ -27,7 +32,7 @@ def test_the_page_stands_alone_and_is_small(tmp_path):
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
     assert len(ids) == len(set(ids))
-    assert page.count("<figure") == page.count("aria-label") == 4
+    assert page.count("<figure") == page.count("aria-label") == 5
     assert "prefers-color-scheme: dark" in page
     assert sorted(path.name for path in written) == sorted(
         p.name for p in (tmp_path / "out").iterdir()
@@ -40,7 +45,10 @@ def test_the_word_gpu_appears_only_when_one_was_used(tmp_path):
     compare(pair(tmp_path), tmp_path / "cpu")
     compare([write_run(tmp_path / "c", device=H200, errors=made(0.1))], tmp_path / "cuda")
     for name in ("report.html", "report.md", "report.csv"):
-        assert "GPU" not in (tmp_path / "cpu" / name).read_text()
+        text = (tmp_path / "cpu" / name).read_text()
+        assert "GPU" not in text.replace("on a GPU", "")
+    assert "| on a GPU | not measured: no run of this group" in text_of(tmp_path / "cpu")
+    assert "on a GPU" not in text_of(tmp_path / "cuda")
     assert "device-hours (CPU)" in (tmp_path / "cpu" / "report.html").read_text()
     assert "device-hours (GPU)" in (tmp_path / "cuda" / "report.html").read_text()
 

@@ -1,16 +1,17 @@
 """The words of the answer against the evidence that they rest on."""
 
-import math
 import re
 
 import numpy as np
 import pytest
-import scipy.stats
 
+from asr.claims.comparison import compare_all
+from asr.claims.segments import matched_pairs
+from asr.claims.statistics import bootstrap_interval
 from asr.report import compare, verdict
+from asr.report.evidence import weigh
 from asr.report.runs import group_runs, read_run
-from asr.report.verdict import compare_arms, comparisons, detectable_difference
-from tests.run_folders import CURVE, made, pair, write_run
+from tests.run_folders import CURVE, made, pair, seeds, write_lines, write_run
 
 
 def test_a_clear_win_is_called_significant_with_its_cost_ratio(tmp_path):
@@ -27,11 +28,15 @@ def test_a_clear_win_is_called_significant_with_its_cost_ratio(tmp_path):
     assert answer[4].startswith("SYNTHETIC speech, not people. Measured on EPYC (1 device)")
 
 
-def test_a_tie_names_the_difference_that_would_have_been_found(tmp_path):
-    runs = pair(tmp_path, errors=made(0.1, 4000, seed=2))
-    write_run(tmp_path / "c", errors=made(0.1, 4000, seed=1))
-    answer = compare([tmp_path / "c", runs[1]], tmp_path / "out")["answer"][0][0]
-    assert answer.startswith("No difference in errors shown between")
+def test_no_difference_is_said_of_equal_arms_with_what_would_have_been_found(tmp_path):
+    runs = [
+        run
+        for encoder in ("LSTM", "Transformer")
+        for run in seeds(tmp_path, encoder, 0.1, 5, number_of_utterances=4000)
+    ]
+    (group,) = group_runs([read_run(run) for run in runs])
+    answer = verdict.answer(weigh(group, [0.1]))[0]
+    assert answer.startswith("No difference in errors between LSTM and Transformer at equal cost")
     assert re.search(r"A difference of \d\.\d\d points would be found 4 times in 5", answer)
 
 
@@ -41,7 +46,7 @@ def test_a_tie_names_the_difference_that_would_have_been_found(tmp_path):
         (made(0.1, 40), 10, "the test set has only 400 words"),
         (made(0.3, 400), 3, "the test set has only 3 speakers"),
         ([0] * 400, 10, "no arm made an error on 4,000 words"),
-        (made(0.02, 60, seed=4), 10, "could only show a difference above"),
+        (made(0.02, 60, seed=4), 10, "points that count as the same"),
     ],
 )
 def test_too_little_evidence_says_why(tmp_path, errors, speakers, reason):
@@ -49,62 +54,80 @@ def test_too_little_evidence_says_why(tmp_path, errors, speakers, reason):
         write_run(tmp_path / "a", errors=errors, speakers=speakers),
         write_run(tmp_path / "b", "Transformer", errors=errors[::-1], speakers=speakers),
     ]
-    answer = compare(runs, tmp_path / "out")["answer"][0][0]
+    (group,) = group_runs([read_run(run) for run in runs])
+    answer = verdict.answer(weigh(group, []))[0]
     assert answer.startswith("Not enough evidence to say whether")
     assert reason in answer
 
 
-def test_scatter_of_the_seeds_widens_the_interval(tmp_path):
-    rates = {"LSTM": (0.10, 0.14, 0.18), "Transformer": (0.12, 0.17, 0.22)}
+def test_every_difference_and_interval_is_that_of_the_statistics(tmp_path):
+    """All three pairs as one family, on errors read from the files by other code."""
+    rates = {"LSTM": (0.10, 0.12), "Transformer": (0.14, 0.15), "Conformer": (0.2, 0.21)}
+    errors = {
+        encoder: np.array([made(rate, seed=s) for s, rate in enumerate(values)])
+        for encoder, values in rates.items()
+    }
     runs = [
-        read_run(write_run(tmp_path / f"{e}{s}", e, seed=s, errors=made(rate, seed=s)))
-        for e, values in rates.items()
-        for s, rate in enumerate(values)
+        write_run(tmp_path / f"{encoder}{s}", encoder, seed=s, errors=row.tolist())
+        for encoder, rows in errors.items()
+        for s, row in enumerate(rows)
     ]
-    (group,) = group_runs(runs)
-    one = compare_arms(*(type(arm)(arm.label, arm.runs[1:2]) for arm in group.arms))
-    all_three = compare_arms(*group.arms)
-    assert one.kind == "win"
-    assert all_three.kind != "win"
-    # Student's t for 4 degrees of freedom, sample deviations of the seeds' WERs
-    spread = [np.var([run.wer for run in arm.runs], ddof=1) / 3 for arm in group.arms]
-    margin = 2.776 * np.sqrt(sum(spread))
-    half = (all_three.interval[1] - all_three.interval[0]) / 2
-    assert margin < half < 1.2 * margin
-
-
-def test_several_arms_are_compared_at_a_corrected_level(tmp_path):
-    runs = [*pair(tmp_path), write_run(tmp_path / "c", "Conformer", errors=made(0.3))]
-    answer = compare(runs, tmp_path / "out")["answer"][0][0]
-    assert "Significantly worse than Transformer: Conformer." in answer
+    (group,) = group_runs([read_run(run) for run in runs])
+    evidence = weigh(group, [])
+    words, speakers = np.full(400, 10), [f"s{i % 10}" for i in range(400)]
+    expected = compare_all(errors, words, speakers)
+    assert {(p.a.label, p.b.label): p.found for p in evidence.pairs} == expected
+    for arm in group.arms:
+        assert evidence.intervals[arm.label] == bootstrap_interval(
+            errors[arm.label], words, speakers
+        )
+    compare(runs, tmp_path / "out")
     page = (tmp_path / "out" / "report.md").read_text()
-    assert "[98.3 % interval]" in page
-    assert "corrected for all 3 pairs of arms (Bonferroni), as the same errors say which" in page
+    for found in (expected["LSTM", "Transformer"], expected["LSTM", "Conformer"]):
+        low, high = (f"{100 * bound:.2f}" for bound in found.difference.interval)
+        assert f"{100 * found.difference.value:.2f} points [{low} to {high}]" in page
+        assert f"{100 * found.detectable:.2f} points |" in page
+    assert "All 3 pairs of arms are one family" in page
 
 
-def test_the_level_counts_all_pairs_and_widens_every_part_of_the_interval(tmp_path):
-    """Seeds of a wide scatter, so that the interval is all but their Student's t."""
-    runs = [
-        read_run(write_run(tmp_path / f"{e}{s}", e, seed=s, errors=made(rate, 400)))
-        for e in ("LSTM", "Transformer", "Conformer", "CNN")
-        for s, rate in enumerate((0.1, 0.5))
-    ]
+def test_a_statement_is_turned_round_with_its_pair(tmp_path):
+    runs = pair(tmp_path, errors=made(0.2))
+    (group,) = group_runs([read_run(run) for run in runs])
+    evidence = weigh(group, [])
+    lstm, transformer = group.arms
+    assert evidence.statement(lstm, transformer) == "better"
+    assert evidence.statement(transformer, lstm) == "worse"
+
+
+def test_two_trained_models_are_told_apart_by_matched_pairs_as_well(tmp_path):
+    references = ["one two three four", "one two", "six"]
+    said = (["one two three four", "one", "nine"], ["one too three for", "one two", "six"])
+    runs = []
+    for encoder, hypotheses in zip(("LSTM", "Transformer"), said, strict=True):
+        run = write_run(tmp_path / encoder, encoder, errors=[1, 1, 1])
+        rows = [
+            {"id": f"u{i}", "speaker_id": "s", "substitutions": 1, "deletions": 0}
+            | {"insertions": 0, "hits": 3, "reference": reference, "hypothesis": hypothesis}
+            for i, (reference, hypothesis) in enumerate(zip(references, hypotheses, strict=True))
+        ]
+        write_lines(run / "evaluations/test/hypotheses.jsonl", rows)
+        runs.append(read_run(run))
     (group,) = group_runs(runs)
-    level = 1 - 0.05 / 6
-    found = comparisons(group)
-    assert [c.level for c in found] == [level] * 3
-    first = found[0]
-    spread = sum(np.var([run.wer for run in arm.runs], ddof=1) / 2 for arm in (first.a, first.b))
-    margin = scipy.stats.t.ppf((1 + level) / 2, 2) * math.sqrt(spread)
-    half = (first.interval[1] - first.interval[0]) / 2
-    assert margin * (1 - 1e-9) <= half < 1.01 * margin
+    (only,) = weigh(group, []).pairs
+    assert only.matched == pytest.approx(matched_pairs(references, *said).p)
 
 
-@pytest.mark.parametrize("level", [0.95, 1 - 0.05 / 6])
-def test_the_detectable_difference_is_found_four_times_in_five(level):
-    half = scipy.stats.norm.ppf((1 + level) / 2)  # of an estimate with standard error 1
-    difference = detectable_difference((-half, half), level)
-    assert scipy.stats.norm.sf(half - difference) == pytest.approx(0.8)
+def test_several_seeds_have_no_matched_pairs(tmp_path):
+    runs = [*seeds(tmp_path, "LSTM", 0.1, 2), *seeds(tmp_path, "Transformer", 0.1, 2)]
+    (group,) = group_runs([read_run(run) for run in runs])
+    assert weigh(group, []).pairs[0].matched is None
+
+
+def test_several_arms_are_compared_as_a_family(tmp_path):
+    runs = [*pair(tmp_path), write_run(tmp_path / "c", "Conformer", errors=made(0.3))]
+    answer = compare(runs, tmp_path / "out")["answer"][0]
+    assert "Significantly worse than Transformer: Conformer." in answer[0]
+    assert "Holm's procedure" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_unequal_cost_is_said_and_the_wer_at_equal_cost_is_given(tmp_path):

@@ -26,10 +26,9 @@ from asr.report.runs import Arm, Group, Run
 
 
 def group_sections(evidence: Evidence, suffix: str) -> list[Section]:
-    """All sections about a group but its answer; ``suffix`` tells names of its pictures apart."""
+    """All sections about a group but its answer and its curves."""
     group = evidence.group
     return [
-        ("Errors against training cost", _curves(evidence, suffix)),
         (
             "Each arm in figures",
             [Table(*_figures(evidence)), *_differences(evidence), *_unequal(group)],
@@ -41,7 +40,8 @@ def group_sections(evidence: Evidence, suffix: str) -> list[Section]:
     ]
 
 
-def _curves(evidence: Evidence, suffix: str) -> list[Block]:
+def curves(evidence: Evidence, suffix: str) -> list[Block]:
+    """WER against all costs; ``suffix`` tells names of the group's pictures apart."""
     group = evidence.group
     target = costs.common_target(group, evidence.targets)
     if not any(run.points for run in group.runs):

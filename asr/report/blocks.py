@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from asr.report import plots
 
+LISTS = ("answer", "list", "rules")
 NO_BREAK = "\u00a0%"  # a percent sign stays with its number
 
 
@@ -38,7 +39,15 @@ class Picture:
     words: str
 
 
-Block = Text | Table | Picture
+@dataclass(frozen=True)
+class Folded:
+    """Paragraphs behind a line that opens them; printed in full."""
+
+    title: str
+    blocks: Sequence[Text]
+
+
+Block = Text | Table | Picture | Folded
 Section = tuple[str, list[Block]]
 
 
@@ -52,6 +61,8 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
 
 
 def _block_markdown(block: Block) -> str:
+    if isinstance(block, Folded):
+        return "\n\n".join([f"*{block.title}:*", *map(_block_markdown, block.blocks)])
     if isinstance(block, Picture):
         return f"![{block.words}]({block.name}.png)"
     if isinstance(block, Table):
@@ -59,7 +70,7 @@ def _block_markdown(block: Block) -> str:
         return "\n".join(
             f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |" for row in rows
         )
-    if block.kind in ("answer", "list"):
+    if block.kind in LISTS:
         return "\n".join(f"- {line}" for line in block.lines)
     return "\n".join(
         f"**{line}**" if block.kind in ("warning", "verdict") else line for line in block.lines
@@ -78,6 +89,9 @@ def to_page(title: str, sections: Sequence[Section]) -> str:
 
 
 def _block_html(block: Block) -> str:
+    if isinstance(block, Folded):
+        inside = "".join(map(_block_html, block.blocks))
+        return f"<details><summary>{html.escape(block.title)}</summary>\n{inside}</details>\n"
     if isinstance(block, Picture):
         svg = plots.to_svg(block.draw, block.name)
         words = html.escape(block.words)
@@ -98,7 +112,7 @@ def _block_html(block: Block) -> str:
         table = f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody>"
         return f'<div class="wide"><table>{table}</table></div>\n'
     lines = [html.escape(line).replace(" %", NO_BREAK) for line in block.lines]
-    if block.kind in ("answer", "list"):
+    if block.kind in LISTS:
         return (
             f'<ul class="{block.kind}">' + "".join(f"<li>{line}</li>" for line in lines) + "</ul>\n"
         )

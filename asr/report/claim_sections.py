@@ -1,12 +1,15 @@
 """One section per claim: the claim, the verdict, its reasons, the figure and the table."""
 
+import re
 from collections.abc import Callable, Sequence
+from inspect import cleandoc
 
 from matplotlib.figure import Figure
 
 from asr.claims.reach import AXES, horizon, median_accuracy
 from asr.report import probe_plots as plots
-from asr.report.blocks import Block, Picture, Section, Table, Text
+from asr.report.arms import curves
+from asr.report.blocks import Block, Folded, Picture, Section, Table, Text
 from asr.report.claims import RULES
 from asr.report.evidence import Evidence
 from asr.report.findings import CLAIMS, Verdict
@@ -29,9 +32,12 @@ def overview(verdicts: Sequence[Verdict]) -> list[Block]:
 def claim_sections(
     verdicts: Sequence[Verdict], found: Sequence[Evidence], probes: Probes
 ) -> list[Section]:
-    """C1 to C7, then what no claim alone rests on: errors against length, cost against length."""
+    """C1 to C7, then what no claim alone rests on: errors against length, cost against length.
+
+    The curves of a single group stand in C1, which they decide; of several, with each group.
+    """
     shown: dict[str, list[Block]] = {
-        "C1": _targets(found),
+        "C1": [*(curves(found[0], "") if len(found) == 1 else []), *_targets(found)],
         "C2": _streams(probes),
         "C3": _horizons(probes),
         "C4": _ratios(probes, plots.ONE_BY_ONE, "scan", "Time of a scan over that of its loop."),
@@ -58,8 +64,19 @@ def _words(verdict: Verdict) -> list[Block]:
         blocks.append(Text(reasons, "list"))
     if verdict.commands:
         blocks.append(Text([f"To measure what is missing: {'; '.join(verdict.commands)}"]))
-    rule = " ".join((RULES[verdict.claim].__doc__ or "").split()).replace("*", "")
-    return [*blocks, Text([f"Rule. {rule}"], "rule")]
+    return [*blocks, *_rule(verdict.claim)]
+
+
+def _rule(claim: str) -> list[Block]:
+    """The docstring of the rule's function: paragraphs and lists."""
+    doc = cleandoc(RULES[claim].__doc__ or "").replace("``", "")
+    blocks: list[Text] = []
+    for paragraph in doc.split("\n\n"):
+        kind = "rules" if paragraph.startswith("* ") else "rule"
+        items = paragraph.removeprefix("* ").split("\n* ") if kind == "rules" else [paragraph]
+        lines = [re.sub(r"\*(.+?)\*", r"‘\1’", " ".join(item.split())) for item in items]
+        blocks.append(Text(lines, kind))
+    return [Folded("How it is decided", blocks)]
 
 
 def _picture(name: str, draw: Callable[[], Figure | None], words: str) -> Picture:
@@ -148,7 +165,13 @@ def _horizons(probes: Probes) -> list[Block]:
                 )
             seeds = len({row.seed for row in own})
             table.append([f"{task}: {arm}", f"{own[0].parameters:,}", str(seeds), *cells])
-    header = ["task: arm", "parameters", "seeds", "horizon, equal updates", "equal seconds"]
+    header = [
+        "task: arm",
+        "parameters",
+        "seeds",
+        "horizon, equal updates",
+        "horizon, equal seconds",
+    ]
     header += [f"lag {lag:,}" for lag in lags]
     first = attempts[0]
     note = (
@@ -215,7 +238,7 @@ def _roofline(probes: Probes) -> list[Block]:
     ]
     header = [
         "width x batch",
-        "us a step",
+        "µs a step",
         "speed",
         "FLOP per byte",
         "share of latency",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from asr.claims.censoring import log_rank
 from asr.claims.comparison import holm
@@ -19,7 +20,11 @@ TIMING = 1.25  # times closer than this are the same: repeats on one machine dif
 LONG = 1000  # frames from which C4 is judged; below, the cost of a call hides that of its frames
 FEW, MANY = 0.1, 0.9  # shares of steps: at most, at least
 POOR_FIT = 0.5  # relative residuals above which no share of the fit is believed
-PRICE = "whether speed or errors count"
+PRICE = "the measurement"
+STREAM = (
+    ("streaming speed", "milliseconds", "ms per frame"),
+    ("streaming state", "state_bytes", "bytes of state"),
+)
 TRAIN = "asr train RECIPE --seed N (5 seeds of a recurrent and of an attention encoder)"
 
 
@@ -61,7 +66,7 @@ def _context(evidence: Evidence, measure: str, recurrent: Arm, attention: Arm) -
         "the decoder": str(run.recipe.get("decoder")),
         "the corpus": str(run.recipe.get("data.corpus")),
         "the budget": budget,
-        "what is measured (cost to a target, or errors at equal cost)": measure,
+        "the measurement": measure,
         "the recurrent encoder": recurrent.runs[0].encoder,
         "the attention encoder": attention.runs[0].encoder,
     }
@@ -100,13 +105,13 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
             sign = "for" if mine > theirs else "against"
         sure = "one seed, so no test" if p is None else f"log-rank p {digits(p, 2)}"
         words = f"to {percent(target)} validation WER {told[0]}, {told[1]} ({sure})."
-        findings.append(Finding(sign, words, _context(evidence, "cost", r, a)))
+        findings.append(Finding(sign, words, _context(evidence, "cost to a target", r, a)))
     return findings
 
 
 def _errors(evidence: Evidence, r: Arm, a: Arm) -> Finding:
     """Errors at equal cost of one pair."""
-    context = _context(evidence, "errors", r, a)
+    context = _context(evidence, "errors at equal cost", r, a)
     pair = evidence.pair(r, a)
     if pair.found is None:
         return Finding("unknown", f"errors of {r.label} and {a.label}: {pair.reason}.", context)
@@ -114,10 +119,10 @@ def _errors(evidence: Evidence, r: Arm, a: Arm) -> Finding:
     difference = pair.found.difference
     spent = [arm_mean(arm, "device_hours") for arm in (r, a)]
     ratio = spent[0] / spent[1] if spent[0] and spent[1] else None
-    cost = "unknown cost" if ratio is None else f"{digits(ratio, 2)} times the device-hours"
+    cost = "unknown cost" if ratio is None else f"{digits(ratio, 2)} times as many device-hours"
     value = points_interval(difference.value, difference.interval)
     words = f"{pair.b.label} less {pair.a.label}: {value}"
-    words += f", {said} for {r.label} at {cost}"
+    words += f"; {r.label}: {said}, at {cost}"
     sign: Sign = "unknown"
     if not difference.seeds_measured:
         words += "; one seed per arm, so it is not about encoders"
@@ -149,7 +154,7 @@ def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
             if mine and theirs:
                 words = f"{r.label} against {a.label}, {digits(mine, 2)} and {digits(theirs, 2)} s"
                 words += " per second of audio"
-                findings.append(_more("offline", words, mine, theirs, r.label, a.label))
+                findings.append(_more("offline speed", words, mine, theirs, r.label, a.label))
     offline = bool(findings)
     rows = probes.rows("streaming")
     last = {row["encoder"]: row for row in sorted(rows, key=lambda row: row["position"])}
@@ -158,23 +163,38 @@ def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
     pairs = [(r, a) for r in mine_of for a in theirs_of if r["chunk"] == a["chunk"]]
     for mine_row, theirs_row in pairs:
         names = (mine_row["encoder"], theirs_row["encoder"])
-        for key, unit in (("milliseconds", "ms per frame"), ("state_bytes", "bytes of state")):
+        for measure, key, unit in STREAM:
             one, other = mine_row[key], theirs_row[key]
             words = f"at frame {mine_row['position']:,} {names[0]} against {names[1]}, "
             words += f"{digits(one)} and {digits(other)} {unit}"
-            findings.append(_more(unit, words, one, other, *names))
+            findings.append(_more(measure, words, one, other, *names))
     missing = [] if offline else ["asr evaluate RUN"]
     missing += [] if pairs else [COMMANDS["streaming"]]
     if not findings:
         return unmeasured("C2", "not measured", missing)
     needs = "not all of offline speed, streaming speed and state are measured" if missing else ""
-    return conclude("C2", findings, missing, needs)
+    verdict = conclude("C2", findings, missing, needs)
+    return replace(verdict, reasons=_in_short(findings))
+
+
+def _in_short(findings: Sequence[Finding]) -> list[str]:
+    """For each measurement how many pairs say what, with one of them."""
+    reasons = []
+    for measure in dict.fromkeys(f.context["the measurement"] for f in findings):
+        own = [f for f in findings if f.context["the measurement"] == measure]
+        for sign, words in (("for", "For"), ("against", "Against")):
+            some = [f for f in own if f.sign == sign]
+            if some:
+                reasons.append(
+                    f"{words}, {measure}: {len(some)} of {len(own)} pairs; such as {some[0].words}"
+                )
+    return reasons
 
 
 def _more(measure: str, words: str, mine: float, theirs: float, r: str, a: str) -> Finding:
     sign: Sign = "for" if mine > TIMING * theirs else "against"
     context = {
-        "what is measured (offline speed, streaming speed or state)": measure,
+        "the measurement": measure,
         "the recurrent encoder": r,
         "the attention encoder": a,
     }
@@ -248,12 +268,18 @@ def bandwidth(probes: Probes) -> Verdict:
     share = sum(step["bound"] == "memory" for step in steps) / len(steps)
     of = {b: sum(step["bound"] == b for step in steps) for b in ("latency", "memory", "arithmetic")}
     told = ", ".join(f"{number} by {bound}" for bound, number in of.items())
+    widths = sorted({step["width"] for step in steps if step["bound"] == "memory"})
+    batches = sorted({step["batch"] for step in steps if step["bound"] == "memory"})
     fit, ridge = probe.rest["fit"], probe.rest["machine"]["ridge"]
     reasons = [
         f"Of {len(steps)} steps (width x batch), bound: {told}.",
         f"Ridge of this machine {digits(ridge)} FLOP per byte; latency of a step "
         f"{digits(1e6 * fit['latency'])} us; residuals of the fit {100 * fit['error']:.0f} %.",
     ]
+    if widths:
+        reasons.append(
+            f"By memory: widths {widths[0]} to {widths[-1]}, batches {batches[0]} to {batches[-1]}."
+        )
     if fit["error"] > POOR_FIT:
         return unmeasured("C5", "the fit is poor; measure on an idle machine", command, reasons)
     if share >= MANY:

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Literal
+
+from asr.report.quantities import listed
 
 Sign = Literal["for", "against", "unknown"]
 Kind = Literal["supported", "refuted", "depends", "not enough evidence"]
 
 CLAIMS = {
     "C1": "A recurrent network needs more resources to train.",
-    "C2": "... and more resources to run.",
+    "C2": "A recurrent network needs more resources to run.",
     "C3": "An LSTM remembers 100s of steps, not 1,000s or 10,000s.",
     "C4": "Recurrence cannot be parallelised.",
     "C5": "An LSTM does four affine maps a step, so it is bound by memory bandwidth.",
@@ -56,8 +59,7 @@ def conclude(
 ) -> Verdict:
     """The rule by which findings become a verdict, the same for all claims.
 
-    * Findings of both signs: **depends on** the facet that tells them apart, the first one whose
-      values have one sign each; on the combination of facets where no single one does.
+    * Findings of both signs: **depends on** the facets that tell them apart (``separating``).
     * No finding with a sign, or fewer than half of them: **not enough evidence**.
     * A part of the measurement missing (``needs``): not enough evidence, whatever the rest says.
     * All signs *for*: **supported**. All *against*: **refuted**.
@@ -68,14 +70,14 @@ def conclude(
     reasons = [_marked(finding) for finding in findings]
     if len(set(signs)) == 2:
         words = f"depends on {separating(findings)}"
-        return Verdict(claim, "depends", words, reasons, list(commands))
+        return Verdict(claim, "depends", words, reasons, list(commands) if needs else [])
     if needs:
         return unmeasured(claim, needs, commands, reasons)
     if not signs or len(signs) < DECIDED * len(findings):
         told = f"{len(signs)} of {len(findings)} comparisons decided"
         return unmeasured(claim, told, commands, reasons)
     kind: Kind = "supported" if signs[0] == "for" else "refuted"
-    return Verdict(claim, kind, kind, reasons, list(commands))
+    return Verdict(claim, kind, kind, reasons)
 
 
 def unmeasured(
@@ -87,18 +89,35 @@ def unmeasured(
 
 
 def separating(findings: Sequence[Finding]) -> str:
-    """The first facet whose values have one sign each; all that vary where none has."""
+    """The fewest facets whose combinations of values have one sign each, the first named first.
+
+    A single one is told with the values on either side. Where not even all facets together separate
+    the signs, findings of the same kind contradict each other, and that is said.
+    """
     signed = [finding for finding in findings if finding.sign != "unknown"]
-    varying = []
-    for facet in dict.fromkeys(name for finding in signed for name in finding.context):
-        values: dict[str | None, set[Sign]] = {}
-        for finding in signed:
-            values.setdefault(finding.context.get(facet), set()).add(finding.sign)
-        if len(values) > 1:
-            varying.append(facet)
-            if all(len(signs) == 1 for signs in values.values()):
-                return facet
-    return " and ".join(varying) or "what is compared"
+    told = {sign: sum(f.sign == sign for f in signed) for sign in ("for", "against")}
+    count = f"{told['for']} for, {told['against']} against"
+    facets = list(dict.fromkeys(name for finding in signed for name in finding.context))
+    for number in range(1, len(facets) + 1):
+        for chosen in combinations(facets, number):
+            sides: dict[tuple[str | None, ...], set[Sign]] = {}
+            for finding in signed:
+                key = tuple(finding.context.get(facet) for facet in chosen)
+                sides.setdefault(key, set()).add(finding.sign)
+            if len(sides) > 1 and all(len(signs) == 1 for signs in sides.values()):
+                if number > 1:
+                    return f"{listed(chosen)} ({count})"
+                return f"{chosen[0]} ({_sides({k[0]: s for k, s in sides.items()})})"
+    return f"what is compared ({count})"
+
+
+def _sides(sides: dict[str | None, set[Sign]]) -> str:
+    """``for: A; against: B and C``."""
+    parts = []
+    for sign in ("for", "against"):
+        values = [str(value) for value, signs in sides.items() if sign in signs and value]
+        parts += [f"{sign}: {listed(values)}"] if values else []
+    return "; ".join(parts)
 
 
 def _marked(finding: Finding) -> str:

@@ -75,7 +75,7 @@ def lstm_memory(probes: Probes) -> Verdict:
             )
             facets = {
                 "the initialisation of the forget gate": arm,
-                "whether updates or seconds are equal": axis,
+                "which budget is equal": f"equal {axis}",
             }
             findings.append(Finding(sign, words, facets))
     command = [COMMANDS["horizon"]]
@@ -106,19 +106,19 @@ def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
         sign: Sign = "unknown" if yes is None else "for" if yes else "against"
         told = _told(reach(probes.attempts, "hierarchical", axis))
         words = f"longest lag answered at equal {axis}: {told}" + (f"; {why}." if why else ".")
-        findings.append(Finding(sign, words, {"whether reach, cost or errors count": "reach"}))
+        findings.append(Finding(sign, words, {"the measurement": "reach"}))
     known = [f.sign for f in findings if f.sign != "unknown"]
     short = bool(known) and set(known) == {"against"}
     findings += _price_of_hierarchy(probes)
     findings += [f for evidence in found for f in _errors_of_hierarchy(evidence)]
-    commands = [] if known else [f"{COMMANDS['horizon']} --lags ... 16384"]
+    commands = [] if known else [COMMANDS["horizon"]]
     if not probes.rows("scaling"):
         commands.append(COMMANDS["scaling"])
     if not findings:
         return unmeasured("C6", "not measured", commands)
     verdict = conclude("C6", findings, commands, "" if known else "its reach is not known")
     if short:
-        return Verdict("C6", "refuted", "refuted", verdict.reasons, commands)
+        return Verdict("C6", "refuted", "refuted", verdict.reasons)
     return verdict
 
 
@@ -134,7 +134,7 @@ def _price_of_hierarchy(probes: Probes) -> list[Finding]:
         words = f"{digits(row['ratio'], 2)} [{digits(low, 2)} to {digits(high, 2)}] of the time of "
         words += f"full attention at {row['time']:,} frames, "
         words += f"{digits(row['peak_ratio'], 2)} of its memory."
-        findings.append(Finding(sign, words, {"whether reach, cost or errors count": "cost"}))
+        findings.append(Finding(sign, words, {"the measurement": "cost"}))
     return findings
 
 
@@ -151,7 +151,7 @@ def _errors_of_hierarchy(evidence: Evidence) -> list[Finding]:
             sign = "unknown" if said == "not enough evidence" else sign
             value = points_interval(pair.found.difference.value, pair.found.difference.interval)
             words = f"errors, {pair.b.label} less {pair.a.label}: {value}; {h.label} is {said}."
-            findings.append(Finding(sign, words, {"whether reach, cost or errors count": "errors"}))
+            findings.append(Finding(sign, words, {"the measurement": "errors"}))
     return findings
 
 
@@ -222,8 +222,9 @@ def storing(probes: Probes, split: str) -> Verdict:
 
 
 def _against(evidence: Evidence, gate: Stored, other: Stored) -> Finding:
-    facet = "whether it is compared with storing everything or with storing as much blindly"
-    context = {facet: "everything" if other.gate == EVERYTHING else "a control"}
+    facet = "what it is compared with"
+    blind = f"storing as much blindly ({other.gate})"
+    context = {facet: "storing everything" if other.gate == EVERYTHING else blind}
     context |= {"the encoder": gate.encoder, "the gate": gate.gate}
     pair, said = evidence.pair(gate.arm, other.arm), evidence.statement(gate.arm, other.arm)
     head = f"{gate.arm.label} ({percent(gate.kept)} stored) against {other.arm.label}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from asr.files import new_folder, write_all
 from asr.report import costs, plots, verdict
-from asr.report.arms import group_sections
+from asr.report.arms import curves, group_sections
 from asr.report.blocks import Block, Picture, Section, Text, to_markdown, to_page
 from asr.report.claim_sections import claim_sections, overview
 from asr.report.claims import judge
@@ -14,13 +14,28 @@ from asr.report.evidence import Evidence, weigh
 from asr.report.probes import Probes, read_probes
 from asr.report.quantities import listed
 from asr.report.runs import read_groups
-from asr.report.sheet import to_csv
+from asr.report.sheet import to_csv, verdicts_csv
 from asr.report.study import Study, disagreements, read_study
 from asr.report.study_section import study_section
 
 SYNTHETIC = (
     "SYNTHETIC SPEECH: the utterances were spoken by a computer. The figures compare encoders on "
     "this task; they say nothing about word error rates on people's speech."
+)
+
+WORDS = (
+    "Word error rate (WER): substituted, deleted and inserted words per reference word; can exceed "
+    "100 %.",
+    "Device-hours: hours from start to end by the clock, times the number of devices; set-up, "
+    "validation and checkpoints included.",
+    "Arm: what is compared, an encoder with its settings; its runs differ in the seed of their "
+    "random numbers alone.",
+    "Interval: made anew with other speakers and other seeds, 95 of 100 such intervals hold the "
+    "true value. A difference is called significant when its interval does not hold 0.",
+    "Not enough evidence: the truth may be no difference or one that matters; measure more.",
+    "Censored: a run that stopped before it reached the target; it is counted, not dropped.",
+    "Real-time factor: seconds of decoding per second of audio.",
+    "Pareto front: arms that no other beats in errors and costs at once.",
 )
 
 
@@ -38,7 +53,7 @@ def compare(
     Args:
         runs: folders that ``asr train`` wrote; those that are not comparable form groups. None:
             all final runs of the study.
-        output: folder for report.html, report.md, report.csv and the PNG figures.
+        output: folder for report.html, report.md, report.csv, claims.csv and the PNG figures.
         targets: validation WERs whose cost is wanted, as fractions; by default 1.5, 1.15 and 1
             times the best of the weaker arm.
         split: the evaluated split.
@@ -83,6 +98,7 @@ def compare(
         if isinstance(block, Picture) and (png := plots.to_png(block.draw)) is not None
     }
     title = page.title()
+    contents["claims.csv"] = verdicts_csv(page.verdicts).encode()
     contents["report.csv"] = to_csv(groups, [e.targets for e in found]).encode()
     contents["report.md"] = to_markdown(title, sections).encode()
     contents["report.html"] = to_page(title, sections).encode()
@@ -136,10 +152,12 @@ class Page:
             head, suffix = (f"Group {number}: ", f"-group{number}") if several else ("", "")
             if several:
                 sections.append((f"{head}The answer", [Text(lines, "answer")]))
+                title = f"{head}Errors against training cost"
+                sections.append((title, curves(evidence, suffix)))
             sections += [
                 (head + title, blocks) for title, blocks in group_sections(evidence, suffix)
             ]
-        return sections
+        return [*sections, ("Words used here", [Text(WORDS, "list")])]
 
     def _answer(self) -> list[str]:
         """Five lines: those of the only group, or the first of each of the largest groups."""

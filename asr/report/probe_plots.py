@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from asr.claims.reach import AXES, Attempt, horizon
 from asr.report.costs import cost_to, hours_unit
@@ -89,6 +90,7 @@ def costs_to_targets(evidence: Evidence) -> Figure | None:
                 if math.isinf(high):
                     panel.plot(end, row, color=look["color"], marker=">", markersize=7)
         panel.set_xlim(left=0)
+        panel.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
         panel.set_title(f"to {percent(target)}", fontsize=11)
         panel.set_xlabel(hours_unit(evidence.group), fontsize=10)
     panels[0].set_yticks(range(len(arms)), [arm.label for arm in arms])
@@ -147,7 +149,7 @@ def streams(rows: Rows) -> Figure | None:
     if not rows:
         return None
     names = list(dict.fromkeys(row["encoder"] for row in rows))
-    figure = Figure(figsize=(WIDTH, 2.6 + 0.42 * len(names)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.6 + 0.24 * len(names)), layout="constrained")
     panels = figure.subplots(1, 2)
     for panel, key, words in (
         (panels[0], "milliseconds", "ms per feature frame of 10 ms"),
@@ -157,10 +159,11 @@ def streams(rows: Rows) -> Figure | None:
         for name in names:
             own = sorted((r for r in rows if r["encoder"] == name), key=lambda r: r["position"])
             y = [float(r[key]) for r in own]
-            high = [float(r["slowest"]) for r in own] if key == "milliseconds" else y
             label = name.removesuffix("-small")
-            lines.append(Series(label, [float(r["position"]) for r in own], y, y, high))
+            lines.append(Series(label, [float(r["position"]) for r in own], y, y, y))
         draw(figure, panel, lines)
+        if key == "milliseconds":
+            plain_log(panel, "y")
         panel.set_xlabel("feature frames read before")
         panel.set_ylabel(words)
     return figure
@@ -325,6 +328,7 @@ def tuning(curves: Sequence[Curve], hours: Sequence[float], unit: str) -> Figure
             )
         panel.set_xlabel(words)
         panel.set_xlim(left=0)
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("expected best validation WER, %")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
@@ -338,5 +342,6 @@ def told_roof(probe: Probe) -> str:
     machine = probe.rest["machine"]
     return (
         f"At best {digits(machine['peak'] / 1e9)} GFLOP/s and {digits(machine['bandwidth'] / 1e9)} "
-        f"GB/s were measured: a ridge of {digits(machine['ridge'])} FLOP per byte."
+        f"GB/s were measured: a ridge of {digits(machine['ridge'])} FLOP per byte. "
+        "A step above the roof keeps its recurrent weights in a cache."
     )

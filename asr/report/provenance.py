@@ -43,6 +43,7 @@ def measured(group: Group) -> list[Block]:
         ["decoder", _component(first, "decoder")],
         ["search", _shared(group, lambda r: r.metric("search"))],
         ["budget", verdict.budget(group)],
+        *([] if _on_gpu(group) else [["on a GPU", "not measured: no run of this group used one"]]),
     ]
     rows = [
         [
@@ -59,6 +60,10 @@ def measured(group: Group) -> list[Block]:
         Table(["", "value"], shared),
         Table(["arm", "seed", "run folder", "command", "state"], rows),
     ]
+
+
+def _on_gpu(group: Group) -> bool:
+    return any(run.device_kind == "cuda" for run in group.runs)
 
 
 def _shared(group: Group, value: Callable[[Run], Any]) -> str:

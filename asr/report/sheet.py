@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from asr.report import costs
+from asr.report.findings import CLAIMS, Verdict
 from asr.report.runs import Arm, Group, Run
 
 PHASES = ("startup", "step", "data_wait", "validation", "checkpoint")
@@ -24,6 +25,16 @@ def to_csv(groups: Sequence[Group], wanted: Sequence[list[float]]) -> str:
     writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def verdicts_csv(verdicts: Sequence[Verdict]) -> str:
+    """A line per claim: its verdict, in words, and the reasons."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["claim", "text", "verdict", "words", "reasons"])
+    for v in verdicts:
+        writer.writerow([v.claim, CLAIMS[v.claim], v.kind, v.words, " ".join(v.reasons)])
     return buffer.getvalue()
 
 

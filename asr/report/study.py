@@ -139,7 +139,8 @@ def disagreements(study: Study, runs: Sequence[Run], split: str) -> list[str]:
     """What results, runs and the registered file contradict each other in; empty when they agree.
 
     Checked: the file against its own hash; the hash under which every row was made; each run's
-    recipe against what the file says for its arm, settings, seed and budget; each row's test WER
+    recipe against what the file says for its arm, settings, seed and budget; the checksums of its
+    data; each row's test WER
     against the evaluation that is in the run folder now; the runs of this page against those of
     the study; the split.
     """
@@ -213,7 +214,13 @@ def _compared(study: Study, runs: Sequence[Run]) -> list[str]:
         found.append(f"Runs on this page that are not of the study: {listed(strangers)}.")
     if absent:
         found.append(f"Final runs of the study that are not on this page: {listed(absent)}.")
+    registered = study.registered.get("rows_sha256", {})
     for path, run in here.items():
+        trained = (run.totals.get("corpus") or {}).get("rows_sha256") or {}
+        here_rows = trained | ({run.split: run.checksum} if run.metrics else {})
+        other = [k for k, v in here_rows.items() if v and registered.get(k, v) != v]
+        if other:
+            found.append(f"{run.path}: other rows than the registered ones in {listed(other)}.")
         told, measured = rows.get(path, {}).get("test_wer"), run.wer
         if told is not None and (measured is None or abs(told - measured) > SLACK):
             found.append(
@@ -228,6 +235,10 @@ def _split(study: Study, split: str) -> list[str]:
     return (
         [] if planned == split else [f"The registered split is {planned}; this page shows {split}."]
     )
+
+
+def _title(row: Row) -> str:
+    return f"trial {row['number']}" if row["role"] == "trial" else f"seed {row['seed']}"
 
 
 def remarks(study: Study) -> list[str]:
@@ -252,7 +263,8 @@ def remarks(study: Study) -> list[str]:
             if len(rows) < wanted:
                 found.append(f"{account.arm}: {len(rows)} of {wanted} {words} have ended.")
         found += [
-            f"{account.arm}: failed after {row['device_hours']:.3g} device-hours: {row['reason']}."
+            f"{account.arm}: {_title(row)} failed after {row['device_hours']:.3g} device-hours: "
+            f"{row['reason']}."
             for row in account.failed
         ]
     return found

@@ -20,7 +20,7 @@ def study_section(study: Study, broken: list[str]) -> Section:
     ] or [Text([said])]
     facts = [
         ["study", f"{registered['name']}, {study.folder}"],
-        ["registered", f"{registered['registered']}, before the first run"],
+        ["registered", f"{registered['registered']}, by the first start of asr study"],
         ["SHA-256 of the registered file", registered["study_sha256"]],
         ["arms", ", ".join(study.arms)],
         ["seeds of the final runs", ", ".join(str(seed) for seed in plan["seeds"])],

@@ -49,10 +49,8 @@ def _errors(evidence: Evidence) -> str:
     if first.found is None:
         return f"{_not_enough(first)}.{_others(best, others)}"
     found = first.found
-    rates = (
-        f"{split} WER {percent(found.rates[0])} against {percent(found.rates[1])}, a difference of "
-        f"{points_interval(found.difference.value, found.difference.interval)}"
-    )
+    rates = f"{split} WER {percent(found.rates[0])} against {percent(found.rates[1])}"
+    value = points_interval(found.difference.value, found.difference.interval)
     share = f"{100 * found.difference.level:.3g}"
     detectable = f"A difference of {100 * found.detectable:.2f} points would be found 4 times in 5."
     if found.statement == "not enough evidence":
@@ -60,13 +58,13 @@ def _errors(evidence: Evidence) -> str:
     elif found.statement == "no difference":
         text = (
             f"No difference in errors between {best.label} and {first.b.label}{_at_cost(group)}: "
-            f"{rates}; the {share} % interval lies within {100 * found.margin:g} % of the rate. "
-            f"{detectable}"
+            f"{rates}, a difference of {value}; the {share} % interval lies within "
+            f"{100 * found.margin:g} % of the rate. {detectable}"
         )
     else:
         text = (
-            f"{best.label} makes fewer errors than {first.b.label}{_at_cost(group)}: {rates}; "
-            f"significant, as the {share} % interval excludes 0."
+            f"{best.label} makes fewer errors than {first.b.label}{_at_cost(group)}: {rates}, "
+            f"a difference of {value}; significant, as the {share} % interval excludes 0."
         )
     return text + _others(best, others)
 

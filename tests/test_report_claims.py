@@ -1,0 +1,338 @@
+"""The rules of the verdicts on made-up measurements whose outcome is known, each one reached."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr.report.claims import judge
+from asr.report.cost_claims import bandwidth, parallel, running, training
+from asr.report.evidence import Evidence, weigh
+from asr.report.families import family
+from asr.report.findings import CLAIMS, Finding, conclude
+from asr.report.memory_claims import hierarchy, lstm_memory, storing
+from asr.report.probes import COMMANDS, Probes, read_probes
+from asr.report.runs import group_runs, read_run
+from tests.run_folders import (
+    compared_layers,
+    made,
+    seeds,
+    stream,
+    write_horizon,
+    write_probe,
+    write_roofline,
+    write_run,
+)
+
+LAGS = [64, 256, 1024, 4096, 16384]
+
+
+def evidence(folder: Path, *arms: tuple[Any, ...], number: int = 5, **options: Any) -> Evidence:
+    """Arms of (encoder, WER, how much later they reach a target)."""
+    runs = [
+        run for e, rate, late in arms for run in seeds(folder, e, rate, number, late, **options)
+    ]
+    (group,) = group_runs([read_run(run) for run in runs])
+    return weigh(group, [0.2])
+
+
+# --- from findings to a verdict ---
+
+
+@pytest.mark.parametrize(
+    ("signs", "needs", "words"),
+    [
+        ("ff", "", "supported"),
+        ("aa", "", "refuted"),
+        ("fa", "", "depends on the place (for: 0; against: 1)"),
+        ("fu", "", "supported"),
+        ("fuu", "", "not enough evidence: 1 of 3 comparisons decided"),
+        ("uu", "", "not enough evidence: 0 of 2 comparisons decided"),
+        ("", "", "not enough evidence: 0 of 0 comparisons decided"),
+        ("ff", "half is missing", "not enough evidence: half is missing"),
+        ("fa", "half is missing", "depends on the place (for: 0; against: 1)"),
+    ],
+)
+def test_findings_become_a_verdict(signs, needs, words):
+    names = {"f": "for", "a": "against", "u": "unknown"}
+    findings = [Finding(names[s], s, {"the place": str(i)}) for i, s in enumerate(signs)]
+    verdict = conclude("C1", findings, ["asr train"], needs)
+    assert verdict.words == words
+    missing = verdict.kind == "not enough evidence" or needs
+    assert verdict.commands == (["asr train"] if missing else [])
+
+
+def test_a_verdict_depends_on_the_fewest_facets_that_separate_the_signs():
+    table = {("lstm", "long"): "for", ("lstm", "short"): "against", ("gru", "long"): "against"}
+    findings = [
+        Finding(sign, "", {"the encoder": encoder, "the length": length, "the place": "here"})
+        for (encoder, length), sign in table.items()
+    ]
+    words = "depends on the encoder and the length (1 for, 2 against)"
+    assert conclude("C1", findings).words == words
+    findings.append(Finding("against", "", findings[0].context))
+    assert conclude("C1", findings).words == "depends on what is compared (1 for, 3 against)"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("LSTM", "recurrent"),
+        ("lstm, chrono", "recurrent"),
+        ("minlstm-causal-small", "recurrent"),
+        ("StateSpace", "recurrent"),
+        ("Hierarchical", "attention"),
+        ("conformer-chunked-small", "attention"),
+        ("Convolution", "other"),
+        ("Hybrid", "other"),
+        ("window 200", "other"),
+        ("MyLSTM", "other"),
+        ("", "other"),
+    ],
+)
+def test_families_are_told_by_class_and_by_name(name, expected):
+    assert family(name) == expected
+
+
+# --- C1 ---
+
+
+@pytest.mark.parametrize(
+    ("lstm", "transformer", "words"),
+    [
+        ((0.2, 2.0), (0.1, 1.0), "supported"),
+        ((0.1, 1.0), (0.2, 2.0), "refuted"),
+        ((0.1, 2.0), (0.2, 1.0), "depends on the measurement (for: cost to a target; against: e"),
+    ],
+)
+def test_training_is_judged_by_cost_to_a_target_and_errors_at_equal_cost(
+    tmp_path, lstm, transformer, words
+):
+    found = evidence(tmp_path, ("LSTM", *lstm), ("Transformer", *transformer))
+    assert training([found]).words.startswith(words)
+
+
+def test_one_seed_says_nothing_of_encoders(tmp_path):
+    found = evidence(tmp_path, ("LSTM", 0.2, 2.0), ("Transformer", 0.1, 1.0), number=1)
+    verdict = training([found])
+    assert verdict.words == "not enough evidence: 0 of 2 comparisons decided"
+    assert any("one seed per arm" in reason for reason in verdict.reasons)
+
+
+def test_training_needs_arms_of_both_families_and_one_budget(tmp_path):
+    alone = evidence(tmp_path / "a", ("LSTM", 0.2, 1.0), ("Convolution", 0.1, 1.0), number=2)
+    assert training([alone]).words == "not enough evidence: not measured on arms of both families"
+    longer = {"recipe": {"budget": {"device_hours": 0.5, "updates": None}}}
+    runs = [
+        *seeds(tmp_path / "b", "LSTM", 0.2, 2),
+        *seeds(tmp_path / "b", "Transformer", 0.1, 2, **longer),
+    ]
+    (group,) = group_runs([read_run(run) for run in runs])
+    assert training([weigh(group, [0.2])]).reasons == []
+
+
+def test_errors_at_unequal_cost_count_only_where_cost_cannot_excuse_them(tmp_path):
+    """The recurrent arm is worse with half of the device-hours: nothing can be said of it."""
+    dear = evidence(tmp_path, ("LSTM", 0.2, 1.0), ("Transformer", 0.1, 1.0), finished=False)
+    twice = [run for arm in dear.group.arms for run in arm.runs if run.encoder == "Transformer"]
+    for run in twice:
+        run.totals["device_hours"] *= 2
+    reasons = training([dear]).reasons
+    assert any("the costs are too unequal to say" in reason for reason in reasons)
+    for run in dear.group.arms[0].runs:
+        run.totals["device_hours"] *= 4
+    reasons = training([dear]).reasons
+    assert any(r.startswith("For: LSTM less Transformer") for r in reasons)
+
+
+# --- C2 ---
+
+
+def streams(folder: Path, lstm: tuple[float, int], transformer: tuple[float, int]) -> Probes:
+    rows = stream("lstm-causal-small", *lstm) + stream("transformer-causal-small", *transformer)
+    rows += stream("conformer-chunked-small", 0.001, 1, chunk=64)  # answers later: not compared
+    return read_probes([write_probe(folder, "streaming", rows)])
+
+
+@pytest.mark.parametrize(
+    ("rtf", "lstm", "transformer", "words"),
+    [
+        (0.10, (4.0, 900), (1.0, 100), "supported"),
+        (0.05, (1.2, 100), (1.0, 900), "refuted"),
+        (0.10, (4.0, 100), (1.0, 900), "depends on the measurement (for: offline speed and strea"),
+    ],
+)
+def test_running_is_judged_by_three_measurements(tmp_path, rtf, lstm, transformer, words):
+    runs = seeds(tmp_path, "LSTM", 0.1, 2, rtf=rtf) + seeds(tmp_path, "Transformer", 0.1, 2)
+    (group,) = group_runs([read_run(run) for run in runs])
+    probes = streams(tmp_path / "claims", lstm, transformer)
+    assert running([weigh(group, [])], probes).words.startswith(words)
+
+
+def test_running_is_not_judged_by_a_part_of_its_measurements(tmp_path):
+    (group,) = group_runs([read_run(write_run(tmp_path / "a", errors=made(0.1, 60)))])
+    verdict = running([weigh(group, [])], streams(tmp_path / "c", (4.0, 900), (1.0, 100)))
+    assert verdict.kind == "not enough evidence"
+    assert verdict.commands == ["asr evaluate RUN"]
+
+
+# --- C3 ---
+
+
+@pytest.mark.parametrize(
+    ("horizons", "number", "words"),
+    [
+        ({"lstm, bias 1": 256, "transformer": 16384}, 3, "supported"),
+        ({"lstm, bias 1": 1024, "lstm, chrono": 4096}, 3, "refuted"),
+        (
+            {"lstm, bias 1": 0, "lstm, chrono": 1024},
+            3,
+            "depends on the initialisation of the forget gate (for: lstm, bias 1; against: lstm,",
+        ),
+        ({"lstm, bias 1": 256, "transformer": 256}, 3, "not enough evidence: 0 of 2"),
+        ({"lstm, bias 1": 256, "transformer": 16384}, 2, "not enough evidence: 0 of 2"),
+    ],
+)
+def test_an_lstm_forgets_only_where_another_arm_remembers(tmp_path, horizons, number, words):
+    probes = read_probes([write_horizon(tmp_path, horizons, LAGS, number)])
+    assert lstm_memory(probes).words.startswith(words)
+
+
+def test_a_horizon_at_the_longest_lag_that_was_tried_is_no_limit(tmp_path):
+    probes = read_probes([write_horizon(tmp_path, {"lstm, chrono": 256}, [64, 256])])
+    verdict = lstm_memory(probes)
+    assert verdict.kind == "not enough evidence"
+    assert "no longer lag than 256 was tried" in verdict.reasons[0]
+
+
+# --- C4 ---
+
+
+@pytest.mark.parametrize(
+    ("ratio", "spread", "words"),
+    [
+        (0.5, 0.02, "refuted"),
+        (1.1, 0.02, "supported"),
+        (0.8, 0.3, "not enough evidence: 0 of 1"),
+    ],
+)
+def test_a_scan_counts_when_it_beats_its_loop_in_every_repeat(tmp_path, ratio, spread, words):
+    short = compared_layers("minlstm-loop", 200, 5.0)  # below 1,000 frames nothing is judged
+    rows = [short, compared_layers("minlstm-loop", 4000, ratio, spread)]
+    probes = read_probes([write_probe(tmp_path, "scaling", rows)])
+    assert parallel([], probes).words.startswith(words)
+
+
+def test_a_fast_scan_that_errs_more_depends_on_what_counts(tmp_path):
+    rows = [compared_layers("minlstm-loop", 4000, 0.5)]
+    probes = read_probes([write_probe(tmp_path, "scaling", rows)])
+    found = evidence(tmp_path, ("LSTM", 0.1, 1.0), ("MinLSTM", 0.2, 1.0))
+    words = "depends on the measurement (for: errors; against: speed)"
+    assert parallel([found], probes).words == words
+
+
+# --- C5 ---
+
+
+@pytest.mark.parametrize(
+    ("bounds", "error", "words"),
+    [
+        (["memory"] * 10, 0.1, "supported"),
+        (["memory"] + ["latency"] * 9, 0.1, "refuted"),
+        (["memory"] * 5 + ["arithmetic"] * 5, 0.1, "depends on width and batch"),
+        (["memory"] * 10, 0.6, "not enough evidence: the fit is poor; measure on an idle machine"),
+    ],
+)
+def test_bandwidth_is_judged_by_what_bounds_the_steps(tmp_path, bounds, error, words):
+    assert bandwidth(read_probes([write_roofline(tmp_path, bounds, error)])).words == words
+
+
+# --- C6 ---
+
+
+@pytest.mark.parametrize(
+    ("reach", "ratio", "words"),
+    [
+        (16384, 0.4, "supported"),
+        (4096, 0.4, "refuted"),
+        (16384, 1.5, "depends on the measurement (for: reach; against: cost)"),
+        (None, 0.4, "not enough evidence: its reach is not known"),
+    ],
+)
+def test_the_hierarchy_is_judged_by_its_reach_first(tmp_path, reach, ratio, words):
+    arms = {"transformer": 16384} | ({} if reach is None else {"hierarchical": reach})
+    write_horizon(tmp_path, arms, LAGS)
+    near = compared_layers("hierarchical-full", 400, 9.0)  # below 10,000 frames: not judged
+    write_probe(tmp_path, "scaling", [near, compared_layers("hierarchical-full", 10_000, ratio)])
+    assert hierarchy([], read_probes([tmp_path])).words == words
+
+
+def test_more_errors_of_the_hierarchy_are_against_it(tmp_path):
+    probes = read_probes([write_horizon(tmp_path, {"hierarchical": 16384}, LAGS)])
+    found = evidence(tmp_path, ("Hierarchical", 0.2, 1.0), ("Transformer", 0.1, 1.0))
+    words = "depends on the measurement (for: reach; against: errors)"
+    assert hierarchy([found], probes).words == words
+
+
+# --- C7 ---
+
+
+def gates(folder: Path, *arms: tuple[str, float, float], number: int = 5) -> Probes:
+    """Runs of one encoder by (gate, share stored, WER)."""
+    rows = []
+    for gate, kept, rate in arms:
+        options = {"class_path": "Transformer", "init_args": {"gate": gate}}
+        runs = seeds(folder / gate, "Transformer", rate, number, recipe={"encoder": options})
+        rows += [
+            {"run": str(run), "encoder": "Transformer", "gate": gate, "seed": seed, "kept": kept}
+            | {"setting": None if gate == "none" else 0.5, "wer": rate, "low": rate, "high": rate}
+            for seed, run in enumerate(runs, 1)
+        ]
+    return read_probes([write_probe(folder, "memory", rows)])
+
+
+@pytest.mark.parametrize(
+    ("gate", "everything", "controls", "words"),
+    [
+        (0.10, 0.20, 0.20, "supported"),
+        (0.20, 0.10, 0.10, "refuted"),
+        (0.10, 0.20, 0.05, "depends on what it is compared with (for: storing everything; against"),
+    ],
+)
+def test_a_gate_must_beat_blind_storing_of_as_much(tmp_path, gate, everything, controls, words):
+    probes = gates(
+        tmp_path,
+        ("last_kept", 0.5, gate),
+        ("none", 1.0, everything),
+        ("uniform", 0.5, controls),
+        ("random", 0.52, controls),
+    )
+    assert storing(probes, "test").words.startswith(words)
+
+
+def test_a_gate_without_its_controls_is_not_judged(tmp_path):
+    probes = gates(tmp_path, ("last_kept", 0.5, 0.1), ("none", 1.0, 0.2), ("uniform", 0.9, 0.2))
+    verdict = storing(probes, "test")
+    assert verdict.words == (
+        "not enough evidence: no run of Transformer with random at 50.0 % stored; "
+        "no run of Transformer with uniform at 50.0 % stored"
+    )
+
+
+def test_a_gate_that_stores_nearly_all_is_none(tmp_path):
+    probes = gates(tmp_path, ("last_kept", 0.95, 0.1), ("none", 1.0, 0.1), number=1)
+    assert storing(probes, "test").words.endswith("no gate stores less than 90.0 %")
+
+
+# --- nothing measured ---
+
+
+def test_what_was_not_measured_is_said_with_the_command_that_measures_it(tmp_path):
+    (group,) = group_runs([read_run(write_run(tmp_path / "a", errors=made(0.1, 60)))])
+    verdicts = judge([weigh(group, [])], Probes())
+    assert [v.claim for v in verdicts] == list(CLAIMS)
+    assert {v.kind for v in verdicts} == {"not enough evidence"}
+    told = {v.claim: v.commands for v in verdicts}
+    assert told["C3"] == [COMMANDS["horizon"]]
+    assert told["C5"] == [COMMANDS["roofline"]]
+    assert all(told.values())

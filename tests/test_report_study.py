@@ -1,0 +1,241 @@
+"""A study's page: what it registered and cost, and what contradicts that; the probes' files."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from asr.claims.tuning import expected_best
+from asr.report import compare
+from asr.report.probes import COMMANDS, read_probes
+from asr.report.runs import read_run
+from asr.report.study import disagreements, read_study, remarks
+from tests.run_folders import (
+    compared_layers,
+    stream,
+    write_horizon,
+    write_lines,
+    write_probe,
+    write_roofline,
+    write_run,
+    write_study,
+)
+
+ARMS = {"lstm": "LSTM", "transformer": "Transformer"}
+
+
+def said(folder: Path) -> list[str]:
+    study = read_study(folder)
+    return disagreements(study, [read_run(run) for run in study.finals], "test")
+
+
+def change(folder: Path, **keys: object) -> None:
+    path = folder / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def test_trials_and_failures_are_counted_in_the_cost(tmp_path):
+    folder = write_study(tmp_path / "study", ARMS, failed=1)
+    result = compare([], tmp_path / "out", study=folder)
+    assert result["disagreements"] == []
+    page = (tmp_path / "out" / "report.md").read_text()
+    # 4 trials of 0.03 and 2 final runs of 0.125 device-hours; a point is part of a final run
+    assert "| lstm | 4 | 0.120 | 2 | 0.250 | 1 (0.0300) | 0.370 |" in page
+    assert "| all | 8 | 0.240 | 4 | 0.500 | 2 (0.0600) | 0.740 |" in page
+    assert "lstm: trial 1 failed after 0.03 device-hours: diverged." in page
+    assert "Results, runs and the registered file agree" in page
+    assert json.loads((folder / "study.json").read_text())["study_sha256"] in page
+
+
+def test_the_expected_best_of_n_trials_is_that_of_the_statistics(tmp_path):
+    folder = write_study(tmp_path / "study", ARMS, failed=1)
+    compare([], tmp_path / "out", study=folder)
+    page = (tmp_path / "out" / "report.md").read_text()
+    best = expected_best([1.0, 0.2, 0.3, 0.4])  # the failed trial has the WER of empty output
+    (row,) = [line for line in page.splitlines() if line.startswith("| lstm | 0.0300 |")]
+    for value in best:
+        assert f"{100 * value:.1f} %" in row
+    assert (tmp_path / "out" / "tuning.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        ("file", "study.json was changed after it was registered"),
+        ("hash", "16 of 16 results were made under another file than the registered one"),
+        ("recipe", "was not trained as registered: optimizer.lr is 0.5 instead of 0.002"),
+        ("wer", "the study's result is a WER of 99.0 %, the run folder now says"),
+        ("gone", "is gone: its result has no run"),
+        ("data", "other rows than the registered ones in train"),
+    ],
+)
+def test_every_planted_contradiction_is_found_and_shown(tmp_path, spoil, line):
+    folder = write_study(tmp_path / "study", ARMS)
+    assert said(folder) == []
+    run = folder / "finals" / "lstm" / "full-seed1" / "run"
+    if spoil == "file":
+        resolved = json.loads((folder / "study.json").read_text())["resolved"]
+        resolved["study"]["seeds"] = [1]
+        change(folder, resolved=resolved)
+    elif spoil == "hash":
+        write_lines(
+            folder / "results.jsonl", [r | {"study_sha256": "f" * 64} for r in rows(folder)]
+        )
+    elif spoil == "recipe":
+        text = (run / "recipe.yaml").read_text()
+        (run / "recipe.yaml").write_text(text.replace("lr: 0.002", "lr: 0.5"))
+    elif spoil == "wer":
+        spoilt = [r | ({"test_wer": 0.99} if r["role"] == "final" else {}) for r in rows(folder)]
+        write_lines(folder / "results.jsonl", spoilt)
+    elif spoil == "gone":
+        (folder / "trials" / "lstm" / "01" / "run" / "recipe.yaml").unlink()
+    else:
+        change(folder, rows_sha256={"train": "a" * 64})
+        path = run / "ledger.json"
+        corpus = {"rows_sha256": {"train": "b" * 64}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"corpus": corpus}))
+    assert any(line in told for told in said(folder))
+    result = compare([], tmp_path / "out", study=folder)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert any(line in told for told in result["disagreements"])
+    top = page[: page.index('<ul class="answer">')]
+    assert '<p class="warning">RESULTS AND REGISTERED FILE DISAGREE: ' in top
+
+
+def test_runs_of_elsewhere_missing_runs_and_another_split_are_contradictions(tmp_path):
+    folder = write_study(tmp_path / "study", ARMS)
+    stranger = write_run(tmp_path / "stranger", errors=[1] * 400)
+    study = read_study(folder)
+    runs = [read_run(run) for run in [*study.finals[1:], stranger]]
+    told = disagreements(study, runs, "validation")
+    assert told == [
+        f"Runs on this page that are not of the study: {stranger}.",
+        f"Final runs of the study that are not on this page: {study.finals[0]}.",
+        "The registered split is test; this page shows validation.",
+    ]
+
+
+def test_an_amendment_is_no_contradiction_and_is_told(tmp_path):
+    folder = write_study(tmp_path / "study", ARMS)
+    amendment = {"time": "2026-02-02", "from_sha256": "e" * 64, "changed": ["study.seeds"]}
+    change(folder, amendments=[amendment])
+    first, *others = rows(folder)
+    write_lines(folder / "results.jsonl", [first | {"study_sha256": "e" * 64}, *others[:-1]])
+    assert said(folder) == []
+    told = remarks(read_study(folder))
+    assert told[:2] == [
+        "Amended 2026-02-02: study.seeds.",
+        "Results made under an earlier version of the file: 1.",
+    ]
+
+
+def test_what_has_not_ended_is_told(tmp_path):
+    folder = write_study(tmp_path / "study", ARMS)
+    kept = [r for r in rows(folder) if (r["arm"], r.get("seed")) != ("lstm", 2)]
+    write_lines(folder / "results.jsonl", kept[1:])
+    told = remarks(read_study(folder))
+    assert told == ["lstm: 3 of 4 trials have ended.", "lstm: 1 of 2 final runs have ended."]
+
+
+def test_a_study_that_was_moved_finds_its_runs(tmp_path):
+    folder = write_study(tmp_path / "study", ARMS)
+    folder.rename(tmp_path / "moved")
+    assert said(tmp_path / "moved") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (None, "is no folder of a study"),
+        ("{", "is not JSON"),
+        ("{}", "has no name; it was written by another version"),
+    ],
+)
+def test_a_folder_that_is_no_study_is_named(tmp_path, text, error):
+    if text is not None:
+        (tmp_path / "study.json").write_text(text)
+    with pytest.raises(ValueError, match=error):
+        read_study(tmp_path)
+
+
+# --- probes ---
+
+
+def write_all_probes(folder: Path) -> Path:
+    write_horizon(folder, {"lstm, bias 1": 64, "hierarchical": 1024}, [64, 1024])
+    write_roofline(folder, ["memory", "latency", "arithmetic"])
+    write_probe(folder, "streaming", stream("lstm-causal-small", 1.0, 100))
+    encoder = {"name": "lstm-small", "subject": "training", "reference": "", "error": ""}
+    passes = [
+        encoder | {"time": t, "batch": 4, "seconds": t / 1e3, "seconds_min": t / 2e3}
+        | {"seconds_max": t / 500, "flops": 1000 * t, "flops_per_second": 1e6, "peak_bytes": t}
+        for t in (400, 1600, 6400)
+    ]  # fmt: skip
+    failed = compared_layers("hierarchical-full", 10_000, 1.0) | {"error": "out of memory"}
+    power = {"name": "lstm-small", "subject": "training", "seconds": 1.0, "seconds_error": 0.02}
+    layers = [compared_layers("minlstm-loop", 4000, 0.5), failed]
+    write_probe(folder, "scaling", layers + passes, exponents=[power])
+    point = {"run": "runs/a", "encoder": "LSTM", "decoder": "CTC", "seed": 1, "deletions": 0.01}
+    point |= {"mean_words": 5.0, "wer": 0.1, "low": 0.08, "high": 0.12, "unfinished": 0}
+    places = [point | {"words": n, "mean_seconds": 2.0 * n} for n in (1, 20)]
+    return write_probe(folder, "length", places)
+
+
+def test_probes_are_drawn_and_told_with_their_files_and_the_page_stands_alone(tmp_path):
+    run = write_run(tmp_path / "a", errors=[1] * 60)
+    result = compare([run], tmp_path / "out", claims=[write_all_probes(tmp_path / "claims")])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert not re.search(r"https?:|//|@import|<script|<link", page)
+    assert len(page) < 3_000_000
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    names = {path.stem for path in result["files"] if path.suffix == ".png"}
+    assert {"horizon", "streaming", "roofline", "ratios_scan", "scaling", "length"} <= names
+    for name in ("horizon.jsonl", "roofline.json", "streaming.json", "scaling.json", "length.json"):
+        assert f"From {tmp_path / 'claims' / name}: EPYC" in page
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| lstm-small, training | 6,400 | 6,400 |" in text
+    assert "1.00 ± 0.02" in text
+    assert "| out of memory |" in text
+    assert "| latch: lstm, bias 1 | 100,000 | 3 | 64 | 64 | 1.00 / 1.00 | 0.10 / 0.10 |" in text
+    with (tmp_path / "out" / "claims.csv").open() as file:
+        table = {row["claim"]: row["words"] for row in csv.DictReader(file)}
+    assert table == result["claims"]
+
+
+def test_missing_probes_are_said_with_their_commands(tmp_path):
+    compare([write_run(tmp_path / "a", errors=[1] * 60)], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    for command in COMMANDS.values():
+        assert command in text
+    assert text.count("**Verdict: not enough evidence: not measured") == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        (None, "", "holds no output of asr claims"),
+        ("length.json", "{", "is not JSON"),
+        ("length.json", '{"points": []}', "holds no points; measure it again: asr claims length"),
+        ("length.json", '{"points": [{"run": "a"}]}', "points without encoder; measure it again"),
+        ("horizon.jsonl", "", "holds no attempt yet"),
+        ("horizon.jsonl", '{"arm": "lstm"}\n', "missing 14 required .*; measure it again"),
+    ],
+)
+def test_a_folder_or_file_that_is_no_probe_is_named(tmp_path, name, text, error):
+    if name is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=error):
+        read_probes([tmp_path])
+
+
+def test_two_files_of_one_probe_are_refused(tmp_path):
+    folders = [write_roofline(tmp_path / name, ["memory"]) for name in "ab"]
+    with pytest.raises(ValueError, match="are of one probe; give the folder of one"):
+        read_probes(folders)
