@@ -1,6 +1,7 @@
 """A study's page: what it registered and cost, and what contradicts that; the probes' files."""
 
 import csv
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -26,9 +27,13 @@ from tests.run_folders import (
 ARMS = {"lstm": "LSTM", "transformer": "Transformer"}
 
 
+def checksum(resolved: object) -> str:
+    return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
+
+
 def said(folder: Path) -> list[str]:
     study = read_study(folder)
-    return disagreements(study, [read_run(run) for run in study.finals], "test")
+    return disagreements(study, [read_run(run) for run in study.finals], "test", [])
 
 
 def change(folder: Path, **keys: object) -> None:
@@ -113,12 +118,25 @@ def test_runs_of_elsewhere_missing_runs_and_another_split_are_contradictions(tmp
     stranger = write_run(tmp_path / "stranger", errors=[1] * 400)
     study = read_study(folder)
     runs = [read_run(run) for run in [*study.finals[1:], stranger]]
-    told = disagreements(study, runs, "validation")
+    told = disagreements(study, runs, "validation", [])
     assert told == [
         f"Runs on this page that are not of the study: {stranger}.",
         f"Final runs of the study that are not on this page: {study.finals[0]}.",
         "The registered split is test; this page shows validation.",
     ]
+
+
+def test_registered_targets_are_those_of_the_page(tmp_path):
+    folder = write_study(tmp_path / "study", ARMS)
+    resolved = json.loads((folder / "study.json").read_text())["resolved"]
+    resolved["study"]["targets"] = [20.0, 40.0]
+    change(folder, resolved=resolved, study_sha256=(sha256 := checksum(resolved)))
+    write_lines(folder / "results.jsonl", [r | {"study_sha256": sha256} for r in rows(folder)])
+    assert compare([], tmp_path / "out", study=folder)["disagreements"] == []
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert re.findall(r"\| (\S+ %): device-hours", text) == ["40.0 %", "20.0 %"]
+    told = compare([], tmp_path / "other", study=folder, targets=[0.3])["disagreements"]
+    assert told == ["The registered targets are 40.0 % and 20.0 %; this page shows 30.0 %."]
 
 
 def test_an_amendment_is_no_contradiction_and_is_told(tmp_path):

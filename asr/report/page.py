@@ -54,8 +54,8 @@ def compare(
         runs: folders that ``asr train`` wrote; those that are not comparable form groups. None:
             all final runs of the study.
         output: folder for report.html, report.md, report.csv, claims.csv and the PNG figures.
-        targets: validation WERs whose cost is wanted, as fractions; by default 1.5, 1.15 and 1
-            times the best of the weaker arm.
+        targets: validation WERs whose cost is wanted, as fractions; by default those that the
+            study registered, else 1.5, 1.15 and 1 times the best of the weaker arm.
         split: the evaluated split.
         study: folder that ``asr study`` wrote, whose trials and failures are counted as cost and
             whose registered file is checked against the results.
@@ -82,12 +82,12 @@ def compare(
     probes = read_probes([Path(folder) for folder in claims])
     folders = [Path(run) for run in runs] or ([] if record is None else record.finals)
     groups = read_groups(folders, split)
-    found = [
-        weigh(g, sorted(targets, reverse=True) if targets else costs.default_targets(g))
-        for g in groups
-    ]
+    wanted = sorted(targets or (record.targets if record else ()), reverse=True)
+    found = [weigh(g, wanted or costs.default_targets(g)) for g in groups]
     broken = (
-        [] if record is None else disagreements(record, [r for g in groups for r in g.runs], split)
+        []
+        if record is None
+        else disagreements(record, [r for g in groups for r in g.runs], split, wanted)
     )
     page = Page(found, probes, record, broken)
     sections = page.sections()

@@ -89,6 +89,11 @@ class Study:
         return list(self.registered["resolved"]["recipes"])
 
     @property
+    def targets(self) -> list[float]:
+        """Registered validation WERs whose cost is wanted, as fractions; empty without any."""
+        return [target / 100 for target in self.plan.get("targets", [])]
+
+    @property
     def accounts(self) -> list[Account]:
         """One per arm."""
         return [
@@ -135,20 +140,22 @@ def read_study(folder: Path) -> Study:
     return Study(folder, registered, rows, torn)
 
 
-def disagreements(study: Study, runs: Sequence[Run], split: str) -> list[str]:
+def disagreements(
+    study: Study, runs: Sequence[Run], split: str, targets: Sequence[float]
+) -> list[str]:
     """What results, runs and the registered file contradict each other in; empty when they agree.
 
     Checked: the file against its own hash; the hash under which every row was made; each run's
     recipe against what the file says for its arm, settings, seed and budget; the checksums of its
     data; each row's test WER
     against the evaluation that is in the run folder now; the runs of this page against those of
-    the study; the split.
+    the study; split and targets.
     """
     return [
         *_hashes(study),
         *(line for row in study.rows if row["role"] != "point" for line in _recipe(study, row)),
         *_compared(study, runs),
-        *_split(study, split),
+        *_asked(study, split, targets),
     ]
 
 
@@ -230,11 +237,18 @@ def _compared(study: Study, runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def _split(study: Study, split: str) -> list[str]:
-    planned = study.plan.get("split", split)
-    return (
-        [] if planned == split else [f"The registered split is {planned}; this page shows {split}."]
-    )
+def _asked(study: Study, split: str, targets: Sequence[float]) -> list[str]:
+    """Whether the page asks what was registered."""
+    planned, found = study.plan.get("split", split), []
+    if planned != split:
+        found.append(f"The registered split is {planned}; this page shows {split}.")
+    wanted = sorted(study.targets, reverse=True)
+    if wanted and [round(t, 9) for t in sorted(targets, reverse=True)] != [
+        round(t, 9) for t in wanted
+    ]:
+        told = [listed([percent(t) for t in some]) or "none" for some in (wanted, targets)]
+        found.append(f"The registered targets are {told[0]}; this page shows {told[1]}.")
+    return found
 
 
 def _title(row: Row) -> str:
