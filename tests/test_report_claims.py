@@ -142,7 +142,7 @@ def test_errors_at_unequal_cost_count_only_where_cost_cannot_excuse_them(tmp_pat
     for run in dear.group.arms[0].runs:
         run.totals["device_hours"] *= 4
     reasons = training([dear]).reasons
-    assert any(r.startswith("For: LSTM less Transformer") for r in reasons)
+    assert any(r.startswith("For: errors, LSTM less Transformer") for r in reasons)
 
 
 # --- C2 ---

@@ -99,8 +99,9 @@ def _targets(found: Sequence[Evidence]) -> list[Block]:
     blocks: list[Block] = []
     for number, evidence in enumerate(found, 1):
         suffix = f"-group{number}" if len(found) > 1 else ""
+        head = f"Group {number}: device" if len(found) > 1 else "Device"
         words = (
-            "Device-hours to a validation WER, with 95 % intervals over seeds; arrows: censored."
+            f"{head}-hours to a validation WER, with 95 % intervals over seeds; arrows: censored."
         )
         blocks.append(
             Picture(

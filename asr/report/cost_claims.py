@@ -53,7 +53,10 @@ def training(found: Sequence[Evidence]) -> Verdict:
 
     An arm of one seed decides nothing: it tells trained models apart, not encoders.
     """
-    findings = [*_targets(found), *(_errors(e, r, a) for e in found for r, a in family_pairs(e))]
+    findings = [
+        *_targets(found),
+        *(_errors(e, r, a, _head(found, e)) for e in found for r, a in family_pairs(e)),
+    ]
     if not findings:
         return unmeasured("C1", "not measured on arms of both families", [TRAIN])
     return conclude("C1", findings, [TRAIN])
@@ -104,24 +107,33 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
         if p is not None and p < SIGNIFICANT and mine != theirs:
             sign = "for" if mine > theirs else "against"
         sure = "one seed, so no test" if p is None else f"log-rank p {digits(p, 2)}"
-        words = f"to {percent(target)} validation WER {told[0]}, {told[1]} ({sure})."
+        head = f"{_head(found, evidence)}to {percent(target)} validation WER"
+        words = f"{head} {told[0]}, {told[1]} ({sure})."
         findings.append(Finding(sign, words, _context(evidence, "cost to a target", r, a)))
     return findings
 
 
-def _errors(evidence: Evidence, r: Arm, a: Arm) -> Finding:
+def _head(found: Sequence[Evidence], evidence: Evidence) -> str:
+    """Which group it is, where there are several."""
+    number = next(i for i, one in enumerate(found, 1) if one is evidence)
+    return f"group {number}, " if len(found) > 1 else ""
+
+
+def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
     """Errors at equal cost of one pair."""
     context = _context(evidence, "errors at equal cost", r, a)
     pair = evidence.pair(r, a)
     if pair.found is None:
-        return Finding("unknown", f"errors of {r.label} and {a.label}: {pair.reason}.", context)
+        return Finding(
+            "unknown", f"{head}errors of {r.label} and {a.label}: {pair.reason}.", context
+        )
     said = evidence.statement(r, a)
     difference = pair.found.difference
     spent = [arm_mean(arm, "device_hours") for arm in (r, a)]
     ratio = spent[0] / spent[1] if spent[0] and spent[1] else None
     cost = "unknown cost" if ratio is None else f"{digits(ratio, 2)} times as many device-hours"
     value = points_interval(difference.value, difference.interval)
-    words = f"{pair.b.label} less {pair.a.label}: {value}"
+    words = f"{head}errors, {pair.b.label} less {pair.a.label}: {value}"
     words += f"; {r.label}: {said}, at {cost}"
     sign: Sign = "unknown"
     if not difference.seeds_measured:
@@ -226,7 +238,8 @@ def parallel(found: Sequence[Evidence], probes: Probes) -> Verdict:
             words += (
                 f"{digits(high, 2)}] of the time of {row['reference']} at {row['time']:,} frames."
             )
-            findings.append(Finding(sign, words, {PRICE: "speed", "the recurrence": name}))
+            context = {PRICE: "speed", "the recurrence": name, "the length": str(row["time"])}
+            findings.append(Finding(sign, words, context))
     if not findings:
         return unmeasured("C4", "not measured", [COMMANDS["scaling"]])
     findings += [f for e in found for f in _price(e)]

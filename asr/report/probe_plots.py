@@ -89,7 +89,7 @@ def costs_to_targets(evidence: Evidence) -> Figure | None:
                 panel.plot([low, end], [row, row], color=look["color"], linewidth=1.5)
                 if math.isinf(high):
                     panel.plot(end, row, color=look["color"], marker=">", markersize=7)
-        panel.set_xlim(left=0)
+        panel.set_xlim(0, 1.08 * panel.get_xlim()[1])
         panel.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
         panel.set_title(f"to {percent(target)}", fontsize=11)
         panel.set_xlabel(hours_unit(evidence.group), fontsize=10)
