@@ -119,6 +119,16 @@ def test_one_seed_says_nothing_of_encoders(tmp_path):
     assert any("one seed per arm" in reason for reason in verdict.reasons)
 
 
+def test_many_pairs_need_more_seeds_than_one(tmp_path):
+    """Four seeds against four: p is 2 / 70 at least, and twice that as one of two pairs (Holm)."""
+    arms = [("LSTM", 0.1, 2.0), ("Transformer", 0.1, 1.0), ("GRU", 0.1, 2.0)]
+    for number, sign in ((2, "For"), (3, "Undecided")):
+        found = evidence(tmp_path / str(number), *arms[:number], number=4)
+        reasons = [r for r in training([found]).reasons if "log-rank p" in r]
+        assert len(reasons) == number - 1
+        assert all(reason.startswith(sign) for reason in reasons)
+
+
 def test_training_needs_arms_of_both_families_and_one_budget(tmp_path):
     alone = evidence(tmp_path / "a", ("LSTM", 0.2, 1.0), ("Convolution", 0.1, 1.0), number=2)
     assert training([alone]).words == "not enough evidence: not measured on arms of both families"

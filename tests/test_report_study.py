@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from asr.claims.tuning import expected_best
+from asr.cli import main
 from asr.report import compare
 from asr.report.probes import COMMANDS, read_probes
 from asr.report.runs import read_run
@@ -80,7 +81,7 @@ def test_the_expected_best_of_n_trials_is_that_of_the_statistics(tmp_path):
         ("data", "other rows than the registered ones in train"),
     ],
 )
-def test_every_planted_contradiction_is_found_and_shown(tmp_path, spoil, line):
+def test_every_planted_contradiction_is_found(tmp_path, spoil, line):
     folder = write_study(tmp_path / "study", ARMS)
     assert said(folder) == []
     run = folder / "finals" / "lstm" / "full-seed1" / "run"
@@ -106,6 +107,12 @@ def test_every_planted_contradiction_is_found_and_shown(tmp_path, spoil, line):
         corpus = {"rows_sha256": {"train": "b" * 64}}
         path.write_text(json.dumps(json.loads(path.read_text()) | {"corpus": corpus}))
     assert any(line in told for told in said(folder))
+
+
+def test_a_contradiction_is_the_first_thing_on_the_page(tmp_path):
+    folder = write_study(tmp_path / "study", ARMS)
+    write_lines(folder / "results.jsonl", [r | {"study_sha256": "f" * 64} for r in rows(folder)])
+    line = "16 of 16 results were made under another file than the registered one"
     result = compare([], tmp_path / "out", study=folder)
     page = (tmp_path / "out" / "report.html").read_text()
     assert any(line in told for told in result["disagreements"])
@@ -180,6 +187,19 @@ def test_a_folder_that_is_no_study_is_named(tmp_path, text, error):
         (tmp_path / "study.json").write_text(text)
     with pytest.raises(ValueError, match=error):
         read_study(tmp_path)
+
+
+def test_the_command_line_prints_verdicts_and_contradictions(tmp_path, capsys):
+    folder = write_study(tmp_path / "study", {"lstm": "LSTM"})
+    resolved = json.loads((folder / "study.json").read_text())["resolved"]
+    change(folder, resolved=resolved | {"more": 1})
+    claims = str(write_roofline(tmp_path / "claims", ["memory"]))
+    options = ["--study", str(folder), "--claims", claims, "--output", str(tmp_path / "out")]
+    assert main(["compare", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "C1: not enough evidence: not measured on arms of both families\n" in printed
+    assert "C5: supported\n" in printed
+    assert "results and registered file disagree: study.json was changed" in printed
 
 
 # --- probes ---
