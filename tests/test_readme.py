@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from asr import config
-from asr.cli import VERBS, run_options
+from asr.cli import VERBS
 from asr.corpora import CORPORA
 from asr.recipe import LanguageModelRecipe, Recipe
+from asr.verbs.train import run_options
 from tests.tiny import counted_flops, features
 
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,64 @@
+"""``asr prepare``."""
+
+from pathlib import Path
+from typing import Any
+
+from asr.verbs.options import hyphens, parser
+
+
+def prepare(arguments: list[str]) -> int:
+    """``asr prepare CORPUS``: the options of a corpus are the parameters of its class."""
+    from asr import config
+    from asr.corpora import CORPORA
+    from asr.corpora import prepare as writer
+
+    options = parser("prepare")
+    options.usage = "asr prepare CORPUS --output FOLDER [--option value ...]"
+    options.add_argument("corpus", choices=list(CORPORA), metavar="CORPUS", help=", ".join(CORPORA))
+    options.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="to write")
+    options.add_argument(
+        "--sample-rate", type=int, default=16000, metavar="HZ", help="of the audio; 16000"
+    )
+    options.add_argument(
+        "--normaliser", default="english", help="of the transcripts: english, lower or none"
+    )
+    options.add_argument("--alphabet", help="characters expected; those of the split train")
+    if {"-h", "--help"} & set(arguments):
+        print(options.format_help())
+        print("options of each corpus (type, default):\n" + config.describe_table(CORPORA))
+        return 0
+    known, rest = options.parse_known_args(hyphens(arguments))
+    tree = config.override({}, rest, schema=None)
+    corpus = config.read_component(
+        CORPORA, {"class_path": known.corpus, "init_args": tree}, known.corpus
+    )()
+    result = writer.prepare(
+        corpus,
+        known.output,
+        sample_rate=known.sample_rate,
+        normaliser=known.normaliser,
+        alphabet=known.alphabet,
+    )
+    print(prepared(result))
+    return 0
+
+
+def prepared(result: dict[str, Any]) -> str:
+    """The splits of a corpus, and every kind of row dropped, converted or suspicious."""
+    label = " (synthetic speech)" if result["synthetic"] else ""
+    state = "already there, same options" if result["reused"] else "written"
+    lines = [f"{result['output']}: {result['name']}{label}, licence {result['licence']}; {state}"]
+    for split, facts in result["splits"].items():
+        lines.append(
+            f"  {split:12} {facts['utterances']:7} utterances {facts['hours']:8.2f} h "
+            f"{facts['speakers']:5} speakers {facts['words']:8} words"
+        )
+        checked = result["preflight"][split]
+        for reason, number in checked["converted"].items():
+            lines.append(f"    converted   {number} ({reason.replace('_', ' ')})")
+        for kind in ("dropped", "suspicious"):
+            for reason, ids in checked[kind].items():
+                shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+                lines.append(f"    {kind:11} {len(ids)} ({reason.replace('_', ' ')}): {shown}")
+    lines += [f"  note: {remark}" for remark in result["remarks"]]
+    return "\n".join([*lines, f"  full lists: {result['output']}/preflight.json"])

@@ -1,0 +1,184 @@
+"""``asr evaluate``, ``asr tune-decoding`` and ``asr transcribe``."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from asr.verbs.options import Parser, device_of, fail, hyphens, parser, positive
+
+FORMATS = ("txt", "json", "srt", "vtt", "tsv")  # of asr.writers, which takes a second to import
+
+
+def evaluate(arguments: list[str]) -> int:
+    """``asr evaluate MODEL --split test``."""
+    options = model_options("evaluate")
+    options.add_argument("--split", default="test", help="of the corpus; test")
+    options.add_argument("--corpus", metavar="FOLDER", help="prepared; that of the training")
+    options.add_argument("--output", type=Path, metavar="FOLDER", help="MODEL/evaluations/SPLIT")
+    known = options.parse_args(hyphens(arguments))
+
+    from asr import evaluate as evaluation
+
+    model = load_to_search(known)
+    output = known.output or Path(known.model) / "evaluations" / known.split
+    metrics = evaluation.evaluate(
+        model,
+        known.corpus or corpus_of(model, known.model),
+        known.split,
+        output=output,
+        model_name=known.model,
+        batch_seconds=known.batch_seconds,
+    )
+    print(evaluation.summary(metrics))
+    files = ["metrics.json", "hypotheses.jsonl"]
+    files += [evaluation.FIGURE] * (output / evaluation.FIGURE).exists()
+    print("written: " + ", ".join(str(output / name) for name in files))
+    return 0
+
+
+def tune_decoding(arguments: list[str]) -> int:
+    """``asr tune-decoding MODEL [--language-model LM]``."""
+    options = model_options("tune-decoding")
+    options.add_argument("--split", default="validation", help="of the corpus; validation")
+    options.add_argument("--corpus", metavar="FOLDER", help="prepared; that of the training")
+    options.add_argument("--trials", type=int, default=20, metavar="N", help="ways to search; 20")
+    options.add_argument("--beam", type=int, default=8, metavar="K", help="of the trials; 8")
+    options.add_argument("--seed", type=int, default=1, help="of what is tried; 1")
+    known = options.parse_args(hyphens(arguments))
+    if known.search is not None:
+        raise ValueError(
+            f"--search {known.search}: the search is what is chosen here; leave it out"
+        )
+
+    from asr import summaries
+    from asr.tune_decoding import tune_decoding as tune
+
+    model = load(known)
+    result = tune(
+        model,
+        known.model,
+        known.corpus or corpus_of(model, known.model),
+        known.split,
+        trials=known.trials,
+        beam=known.beam,
+        seed=known.seed,
+        batch_seconds=known.batch_seconds,
+    )
+    print(summaries.tuned(result))
+    return 0
+
+
+def transcribe(arguments: list[str]) -> int:
+    """``asr transcribe MODEL FILE ...``."""
+    options = model_options("transcribe")
+    options.usage = "asr transcribe MODEL FILE ... [--formats txt srt ...] [--output-dir FOLDER]"
+    options.add_argument(
+        "inputs", nargs="+", metavar="FILE", help="audio files, folders, 'globs*', or - for stdin"
+    )
+    options.add_argument(
+        "--output-dir", type=Path, metavar="FOLDER", help="for the transcripts; else they are shown"
+    )
+    options.add_argument(
+        "--formats", nargs="+", default=["txt"], choices=FORMATS, metavar="F", help="txt; also "
+        "json, srt, vtt, tsv, which hold the times of words"
+    )  # fmt: skip
+    options.add_argument("--recursive", action="store_true", help="folders within folders too")
+    options.add_argument(
+        "--window-seconds", type=positive, metavar="S", help="heard at once; as long as in training"
+    )
+    options.add_argument("--overwrite", action="store_true", help="replace existing transcripts")
+    known = options.parse_intermixed_args(hyphens(arguments))
+
+    from asr import summaries
+    from asr.transcribe import STDIN, find
+    from asr.transcribe import transcribe as run
+
+    if known.output_dir is None and len(set(known.formats)) > 1:
+        raise ValueError(f"{' and '.join(known.formats)} need a folder: give --output-dir")
+    files = [name for name in known.inputs if name != STDIN]
+    number = len(find(files, known.recursive)) if files else 0
+    number += len(known.inputs) > len(files)
+    if number > 1 and known.output_dir is None and known.formats != ["txt"]:
+        raise ValueError(f"{known.formats[0]} of {number} files needs --output-dir")
+    results = run(
+        load_to_search(known),
+        known.inputs,
+        output_dir=known.output_dir,
+        formats=known.formats,
+        recursive=known.recursive,
+        overwrite=known.overwrite,
+        window_seconds=known.window_seconds,
+        batch_seconds=known.batch_seconds,
+        model_name=known.model,
+    )
+    print(summaries.transcribed(results, known.output_dir, known.formats[0]), end="")
+    failed = sum(result.error is not None for result in results)
+    if failed:
+        fail(
+            f"asr transcribe: {failed} of {summaries.count(len(results), 'file')} failed, see above"
+        )
+    return int(failed > 0)
+
+
+def model_options(verb: str) -> Parser:
+    """The options of the verbs that recognise."""
+    options = parser(verb)
+    options.add_argument(
+        "model", metavar="MODEL", help="run folder (its best model) or model folder"
+    )
+    options.add_argument("--search", help="Greedy, Beam or a YAML file; the model's own")
+    options.add_argument(
+        "--language-model", metavar="LM", help="run or folder of one, in place of the model's own"
+    )
+    options.add_argument("--device", help="cpu, cuda or cuda:N; cuda where there is one")
+    options.add_argument(
+        "--allow-code", action="store_true", help="import the model's own classes; if you trust it"
+    )
+    options.add_argument(
+        "--batch-seconds", type=positive, default=120.0, metavar="S", help="audio in a batch; 120"
+    )
+    return options
+
+
+def load(known: argparse.Namespace) -> Any:
+    """The model of the options above."""
+    from asr import config
+    from asr.model import find_model, give_language_model, load_model
+
+    find_model(known.model)
+    search = known.search
+    if search is not None and search.endswith((".yaml", ".yml")):
+        search = config.load_file(search)
+    model = load_model(known.model, device_of(known.device), search, known.allow_code)
+    if known.language_model is not None:
+        give_language_model(model, known.language_model, known.allow_code)
+    return model
+
+
+def load_to_search(known: argparse.Namespace) -> Any:
+    """The same, for verbs that search as the options say.
+
+    Raises:
+        ValueError: a language model was given that the search would not ask.
+    """
+    model = load(known)
+    if known.language_model is not None and not model.search.lm_weight:
+        raise ValueError(
+            f"--language-model {known.language_model}: {model.search!r} gives it no weight; run "
+            "asr tune-decoding, or --search with Beam and an lm_weight above 0"
+        )
+    return model
+
+
+def corpus_of(model: Any, name: str) -> str:
+    """The corpus that a model was trained on.
+
+    Raises:
+        ValueError: it is not known, or not there.
+    """
+    corpus = model.summary.get("recipe", {}).get("data", {}).get("corpus")
+    if corpus is None:
+        raise ValueError(f"{name} does not say on which corpus it was trained; give --corpus")
+    if not Path(corpus).exists():
+        raise ValueError(f"{name} was trained on {corpus}, which is not here; give --corpus")
+    return str(corpus)

@@ -1,0 +1,90 @@
+"""``asr train``."""
+
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from asr.verbs.options import VERBS
+
+
+def train(arguments: list[str]) -> int:
+    """``asr train RECIPE [--run FOLDER] [--print-config] [--key.path value ...]``."""
+    if {"-h", "--help"} & set(arguments):
+        print(train_help())
+        return 0
+    if not arguments or arguments[0].startswith("--"):
+        raise ValueError("the recipe comes first: asr train RECIPE ... (see: asr train --help)")
+    from asr import config
+    from asr.recipe import LanguageModelRecipe, Recipe
+    from asr.run_folder import run_name
+
+    recipe_file = Path(arguments[0])
+    folder, only_print, rest = run_options(arguments[1:])
+    tree = config.load_file(recipe_file)
+    schema = LanguageModelRecipe if "language_model" in tree else Recipe
+    recipe = config.read(schema, config.override(tree, rest, schema))
+    if only_print:
+        print(config.to_yaml(config.tree_of(recipe)), end="")
+        return 0
+    folder = folder or Path("runs") / run_name(recipe_file, rest, recipe)
+
+    from asr import summaries
+    from asr.machine import is_first_process
+    from asr.train import train as fit
+    from asr.train_language_model import train_language_model
+
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # importing it sets INFO: tips, devices
+    if isinstance(recipe, LanguageModelRecipe):
+        train_language_model(recipe, folder)
+        told = summaries.trained_language_model
+    else:
+        fit(recipe, folder)
+        told = functools.partial(summaries.trained, recipe=recipe)
+    if is_first_process():
+        print(told(folder))
+    return 0
+
+
+def run_options(arguments: Sequence[str]) -> tuple[Path | None, bool, list[str]]:
+    """(--run, --print-config, the overrides as --key, value, --key, value ...)."""
+    words = [part for a in arguments for part in (a.split("=", 1) if a[:2] == "--" else [a])]
+    folder: Path | None = None
+    only_print = False
+    rest: list[str] = []
+    while words:
+        word = words.pop(0)
+        if word in ("--print-config", "--print_config"):
+            only_print = True
+        elif word == "--run":
+            if not words or words[0].startswith("--"):
+                raise ValueError("--run expects a folder")
+            folder = Path(words.pop(0))
+        else:
+            rest.append(word)
+    return folder, only_print, rest
+
+
+def train_help() -> str:
+    """The verb's usage and every key of a recipe."""
+    from asr import config
+    from asr.recipe import LanguageModelRecipe, Recipe
+
+    meaning, example = VERBS["train"]
+    return (
+        "usage: asr train RECIPE [--run FOLDER] [--print-config] [--key.path value ...]\n\n"
+        f"{meaning}\n\n"
+        "  RECIPE            a YAML file of recipes/, or RUN/recipe.yaml to repeat a run\n"
+        "  --run FOLDER      where to train; runs/RECIPE-ENCODER-seedN. The same command goes on\n"
+        "                    from the last checkpoint.\n"
+        "  --print-config    print the recipe with every default and override, train nothing\n"
+        "  --key.path value  override a key of the recipe; a value ending in .yaml is a file with\n"
+        "                    the whole section: --encoder recipes/encoders/lstm-tiny.yaml\n\n"
+        f"example: {example}\n\n"
+        "The keys of a recipe (type, default); of LSTM | Transformer, or your own class by its\n"
+        "import path package.module.Class, those of the class chosen:\n"
+        f"{config.describe(Recipe)}\n\n"
+        "The keys of a language model's recipe, known by its key language_model:\n"
+        f"{config.describe(LanguageModelRecipe)}"
+    )
