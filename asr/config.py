@@ -470,12 +470,26 @@ def environment() -> dict[str, Any]:
         "host": platform.node(),
         "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: _version(name) for name in packages},
     }
 
 
+def _version(package: str) -> str | None:
+    """None where it is not installed: only corpora of the Hugging Face Hub need ``datasets``."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _git_commit() -> str | None:
-    """Commit of this checkout, marked when it has local changes; None outside of git."""
+    """Commit of this checkout, marked when it has local changes; None outside of git.
+
+    ``git archive`` writes the commit of what it packs into commit.txt (.gitattributes).
+    """
+    archived = Path(__file__).with_name("commit.txt").read_text().strip()
+    if not archived.startswith("$Format"):
+        return archived[:12]
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
