@@ -1,0 +1,316 @@
+"""One training step of every encoder, as `asr train` takes it: its cost, and where the time goes.
+
+python -m benchmarks.profile_step --size small --output runs/profile [--key.path value ...]
+
+Keys are those of a recipe, as for `asr train`. After ``--warm`` updates, ``--updates`` of them are
+timed in the ledger of a run, which gives audio-hours per device-hour, the utilisation of the
+device, memory, joules and the share of data wait; then the average model encodes the longest batch
+``--repeats`` times, and one more update is profiled:
+
+- kernels: that the update launched on the GPU; on a CPU, operators that called no other operator.
+- idle: share of the update's seconds in which no kernel ran, the union of their intervals taken.
+- launch: share of them that the CPU spent in the driver's calls that launch kernels and copies.
+
+The profiler itself slows the CPU, so idle and launch are upper bounds. On a CPU both are not
+defined, and the peak of memory is that of the process until then. Every encoder is a line of steps.jsonl, and one that is there is not measured again.
+"""
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from asr import config
+from asr.batch import Batch
+from asr.files import read_json_lines, write
+from asr.journal import Journal
+from asr.machine import keep_freed_memory, kernel_precision, make_fabric
+from asr.meter import Ledger
+from asr.recipe import Recipe
+from asr.train import Run
+
+FOLDER = Path("recipes/encoders")
+LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMem")  # beginnings
+OPERATORS = ("aten", "mkldnn")
+MOST = 8  # kernels named per encoder
+COLUMNS = {
+    "encoder": "{encoder}",
+    "M param.": "{parameters:.2f}",
+    "ms / update": "{update_ms:.1f}",
+    "audio-h / device-h": "{audio_hours_per_device_hour:.0f}",
+    "encoding, audio-h / device-h": "{encoded_hours_per_device_hour:.0f}",
+    "MFU": "{mfu}",
+    "peak GB": "{peak_gb:.2f}",
+    "J / audio-h": "{joules}",
+    "data wait": "{data_wait:.1%}",
+    "kernels": "{kernels}",
+    "idle": "{idle}",
+    "launch": "{launch}",
+}
+
+Row = dict[str, Any]
+
+
+def covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of (start, end) intervals."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def is_kernel(event: Any) -> bool:
+    """Whether a profiler's event is work on the GPU, and not a range that marks such work."""
+    return event.device_type == DeviceType.CUDA and not event.is_user_annotation
+
+
+def read_profile(events: Sequence[Any], seconds: float, cuda: bool) -> Row:
+    """Kernels, idle and launch share of an update of so many seconds, and the dearest kernels."""
+    dearest: Counter[str] = Counter()
+    if cuda:
+        kernels = [event for event in events if is_kernel(event)]
+        for event in kernels:
+            dearest[event.name] += event.time_range.elapsed_us()
+    else:
+        operators = [event for event in events if event.name.split("::")[0] in OPERATORS]
+        kernels = [event for event in operators if not event.cpu_children]
+        for event in operators:
+            dearest[event.name] += event.self_cpu_time_total
+    row: Row = {
+        "kernels": len(kernels),
+        "profiled_seconds": seconds,
+        "dearest_ms": {name: us / 1000 for name, us in dearest.most_common(MOST)},
+        "idle_share": None,
+        "launch_share": None,
+    }
+    if cuda:
+        busy = covered((e.time_range.start, e.time_range.end) for e in kernels) / 1e6
+        launches = [e for e in events if e.name.startswith(LAUNCHES)]
+        launching = sum(e.time_range.elapsed_us() for e in launches) / 1e6
+        row |= {"idle_share": 1 - busy / seconds, "launch_share": launching / seconds}
+        row["launches"] = len(launches)
+    return row
+
+
+class Bench:
+    """A run whose updates are counted here instead of by its own loop."""
+
+    def __init__(self, recipe: Recipe, folder: Path):
+        self.fabric = make_fabric(recipe.trainer, folder)
+        self.device = self.fabric.device
+        precision = kernel_precision(recipe.trainer, self.device)
+        self.ledger = Ledger(folder, self.device, 1, precision, began=time.time())
+        self.run = Run(recipe, folder, self.fabric, self.ledger)
+        self.run.journal = Journal(folder, self.fabric, None, 0)
+        self.batches = self.run.batches()
+        self.batch: Batch = next(self.batches)
+
+    def synchronize(self) -> None:
+        """Until a GPU has done all that it was asked to."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def updates(self, number: int) -> list[float]:
+        """Takes so many; seconds of each, data wait included."""
+        taken = []
+        for _ in range(number):
+            self.synchronize()
+            began = time.perf_counter()
+            self.ledger.enter("data_wait")
+            self.batch = next(self.batches)
+            self.ledger.enter("step")
+            self.run.step(self.batch)
+            self.synchronize()
+            taken.append(time.perf_counter() - began)
+        self.ledger.enter("startup")
+        return taken
+
+    def timed(self, number: int) -> Row:
+        """Cost of so many updates from the ledger, which begins with them."""
+        before = self.ledger.line("before", float)
+        taken = self.updates(number)
+        after = self.ledger.line("after", float)
+        wait, step = (
+            after["seconds"][phase] - before["seconds"][phase] for phase in ("data_wait", "step")
+        )
+        spent = {key: after[key] - before[key] for key in ("audio_seconds", "train_flops")}
+        joules = [line["energy_joules"] for line in (before, after)]
+        metered = None not in joules
+        peak = self.ledger.peak
+        return {
+            "update_seconds": taken,
+            "audio_seconds": spent["audio_seconds"],
+            "audio_hours_per_device_hour": spent["audio_seconds"] / (wait + step),
+            "data_wait_share": wait / (wait + step),
+            "model_flops_utilisation": spent["train_flops"] / (wait + step) / peak
+            if peak
+            else None,
+            "peak_memory_bytes": after["peak_memory_bytes"],
+            "joules_per_audio_hour": (joules[1] - joules[0]) / spent["audio_seconds"] * 3600
+            if metered
+            else None,
+            "energy_note": after["energy_note"],
+        }
+
+    @torch.inference_mode()
+    def encoding(self, repeats: int) -> float:
+        """Audio-hours per device-hour of features and encoder alone, on the longest batch."""
+        batch = self.run.data.longest_batch().to(self.device)
+        heard = float(batch.wave_lengths.sum()) / self.run.recipe.features.sample_rate
+        taken = []
+        with self.fabric.autocast():
+            for _ in range(repeats + 1):  # the first warms up
+                self.synchronize()
+                began = time.perf_counter()
+                self.run.average.encode(batch.waves, batch.wave_lengths)
+                self.synchronize()
+                taken.append(time.perf_counter() - began)
+        return heard / statistics.median(taken[1:])
+
+    def profiled(self) -> Row:
+        """One update under the profiler."""
+        cuda = self.device.type == "cuda"
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+        with profile(activities=activities, acc_events=True) as profiler:
+            (seconds,) = self.updates(1)
+        return read_profile(profiler.events(), seconds, cuda)
+
+    def close(self) -> None:
+        """Ends the threads of the run."""
+        self.run.journal.close()
+        self.ledger.close()
+
+
+def measure(recipe: Recipe, warm: int, updates: int, repeats: int) -> Row:
+    """Everything about one encoder."""
+    if torch.cuda.is_available():
+        gc.collect()  # of the encoder before
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it complains that there is no GPU
+    with tempfile.TemporaryDirectory() as folder, closing(Bench(recipe, Path(folder))) as bench:
+        bench.updates(warm)
+        row = bench.timed(updates)
+        row["encoded_hours_per_device_hour"] = bench.encoding(repeats)
+        row |= bench.profiled()
+        row["parameters"] = bench.run.parameters
+        row["device_name"] = bench.ledger.device_name
+        row["precision"] = bench.ledger.precision
+    return row
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown; a dash where a machine cannot tell."""
+
+    def or_dash(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    lines = [f"| {' | '.join(COLUMNS)} |", "| --- |" + " --: |" * (len(COLUMNS) - 1)]
+    for row in rows:
+        values = {
+            **row,
+            "parameters": sum(row["parameters"].values()) / 1e6,
+            "update_ms": 1000 * statistics.median(row["update_seconds"]),
+            "peak_gb": row["peak_memory_bytes"] / 1e9,
+            "data_wait": row["data_wait_share"],
+            "mfu": or_dash(row["model_flops_utilisation"], ".1%"),
+            "joules": or_dash(row["joules_per_audio_hour"], ".0f"),
+            "idle": or_dash(row["idle_share"], ".1%"),
+            "launch": or_dash(row["launch_share"], ".1%"),
+        }
+        lines.append(f"| {' | '.join(form.format_map(values) for form in COLUMNS.values())} |")
+    return "\n".join(lines)
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The table, the dearest kernels of every encoder, and what it was made with."""
+    told = [f"# A training step of each encoder\n\n{table(rows)}\n"]
+    told += ["Dearest kernels of one update, ms:\n"]
+    for row in rows:
+        named = ", ".join(f"{name[:60]} {ms:.2f}" for name, ms in row["dearest_ms"].items())
+        told.append(f"- {row['encoder']}: {named}")
+    machine = config.environment()
+    first = rows[0]
+    told.append(
+        f"\n{first['device_name']}, {first['precision']}, torch {machine['torch']}, commit "
+        f"{machine['git_commit']}. {first['options']}"
+    )
+    return "\n".join(told) + "\n"
+
+
+def recipe_files(names: Sequence[str], size: str) -> list[Path]:
+    """Encoder recipes of a size, all or those named, in the order of the names.
+
+    Raises:
+        ValueError: one is not there.
+    """
+    files = [FOLDER / f"{name}-{size}.yaml" for name in names] or sorted(
+        FOLDER.glob(f"*-{size}.yaml")
+    )
+    for path in files:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such recipe file; check --encoders and --size")
+    return files
+
+
+def work(given: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Measures what is missing, and writes the page after each.
+
+    Raises:
+        ValueError: a key or a file is wrong, or memory runs out.
+    """
+    given.output.mkdir(parents=True, exist_ok=True)
+    lines, page_path = given.output / "steps.jsonl", given.output / "profile.md"
+    options = {"recipe": str(given.recipe), "warm": given.warm, "updates": given.updates}
+    options |= {"repeats": given.repeats, "overrides": list(overrides)}
+    for path in recipe_files(given.encoders, given.size):
+        rows = read_json_lines(lines)[0] if lines.is_file() else []
+        if any((row["encoder"], row["options"]) == (path.stem, options) for row in rows):
+            continue
+        words = ["--encoder", str(path), "--budget", "{updates: 1000000}", *overrides]
+        tree = config.override(config.load_file(given.recipe), words, Recipe)
+        row = {"encoder": path.stem, "options": options}
+        row |= measure(config.read(Recipe, tree), given.warm, given.updates, given.repeats)
+        with lines.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        write(page_path, page([*rows, row]))
+        print(table([row]).splitlines()[-1], flush=True)
+    print(f"written: {page_path}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line; 2 after a mistake, told in one line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/mini_librispeech.yaml"))
+    parser.add_argument("--encoders", nargs="+", default=[], help="as lstm transformer; all")
+    parser.add_argument("--size", default="small", help="tiny, small, base, large; small")
+    parser.add_argument("--warm", type=int, default=10, help="updates before; 10")
+    parser.add_argument("--updates", type=int, default=30, help="timed; 30")
+    parser.add_argument("--repeats", type=int, default=10, help="of encoding alone; 10")
+    parser.add_argument("--output", type=Path, default=Path("runs/profile"))
+    keep_freed_memory()
+    try:
+        work(*parser.parse_known_args(arguments))
+    except ValueError as error:
+        print(f"profile_step: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
