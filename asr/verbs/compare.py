@@ -13,6 +13,7 @@ PROBES = (
     "streaming",
     "memory",
     "roofline",
+    "context",
 )  # modules of asr.claims
 
 
