@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +35,21 @@ def quota() -> Callable[[int], contextlib.AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@pytest.fixture(autouse=True)
+def exact_float32(request) -> Iterator[None]:
+    """Tests of a GPU compare with a CPU: no kernel rounds its factors to TF32."""
+    if not request.node.get_closest_marker("gpu"):
+        yield
+        return
+    kernels = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [kernel.fp32_precision for kernel in kernels]
+    for kernel in kernels:
+        kernel.fp32_precision = "ieee"
+    yield
+    for kernel, precision in zip(kernels, before, strict=True):
+        kernel.fp32_precision = precision
 
 
 @pytest.fixture(autouse=True)

@@ -261,6 +261,15 @@ def _mkldnn_rnn_layer(x, w0, w1, w2, w3, hx, cx, reverse, sizes, mode, hidden, *
     return _rnn(*x.shape[:2], x.shape[-1], hidden)
 
 
+def _cudnn_rnn(
+    x, weight, stride, buffer, hx, cx, mode, hidden, projection, layers, *rest, **kwargs
+):
+    bidirectional, gates = rest[3], {2: 4, 3: 3}[int(mode)]  # LSTM, GRU
+    directions, frames = 2 if bidirectional else 1, x.numel() // x.shape[-1]
+    inputs = [x.shape[-1], *[directions * hidden] * (layers - 1)]
+    return sum(frames * directions * 2 * gates * hidden * (width + hidden) for width in inputs)
+
+
 def _attention_on_cpu(query, key, value, *rest, **kwargs):
     batch, heads, queries, width = query.shape
     return 4 * batch * heads * queries * key.shape[2] * width
@@ -270,10 +279,11 @@ def _linear_by_onednn(x, weight, *rest, **kwargs):
     return 2 * x.numel() * weight.shape[0]
 
 
-for _formula in (_mkldnn_rnn_layer, _attention_on_cpu, _linear_by_onednn):
+for _formula in (_mkldnn_rnn_layer, _cudnn_rnn, _attention_on_cpu, _linear_by_onednn):
     _formula._get_raw = True  # give the operator's own arguments, not their shapes
 FLOP_FORMULAS = {
     torch.ops.aten.mkldnn_rnn_layer: _mkldnn_rnn_layer,
+    torch.ops.aten._cudnn_rnn: _cudnn_rnn,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu,
     torch.ops.mkldnn._linear_pointwise: _linear_by_onednn,
 }
