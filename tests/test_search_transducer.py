@@ -216,6 +216,36 @@ def test_a_wider_beam_finds_a_likelier_best(seed):
         assert best.decoder_score <= brute_force(decoder, x[0], best.tokens) + 1e-5
 
 
+class Cells(Lattice):
+    """p(token | frame, tokens so far) from a table (S, U); BLANK has the rest."""
+
+    def __init__(self, chances):
+        super().__init__(3)
+        self.chances = torch.tensor(chances)
+
+    def predict(self, tokens, cache):
+        cache = {**cache, "count": cache["count"] + 1}
+        return (cache["count"] - 1)[:, None].float().expand(-1, 3), cache
+
+    def join(self, frames, predictions):
+        S, U = self.chances.shape
+        row, column = torch.broadcast_tensors(frames[..., 0].long(), predictions[..., 0].long())
+        chance = self.chances[row.clamp(max=S - 1), column.clamp(max=U - 1)]
+        return torch.stack([1 - chance, torch.zeros_like(chance), chance], -1).log()
+
+
+def test_open_hypotheses_that_will_meet_count_together():
+    # After two steps "" is certain with 0.4, and "a" at frame 1 and "aa" at frame 0 have 0.3 each:
+    # neither would overtake it, but "a" becomes "aa" and they have 0.6.
+    decoder = Cells([[0.6, 0.5, 0.0], [0.0, 1.0, 0.0]])
+    x, lengths = torch.arange(2.0)[None, :, None], torch.tensor([2])
+    for nbest in (None, 1, 2):
+        best, *others = Beam(beam=8, nbest=nbest)(decoder, x, lengths)[0]
+        assert best.tokens == (2, 2)
+        assert best.score == pytest.approx(math.log(0.6), abs=1e-5)
+        assert [h.tokens for h in others] == ([] if nbest == 1 else [()])
+
+
 def test_a_decoder_that_never_says_blank_is_cut_and_says_so():
     decoder = Lattice(4, blank=-math.inf)
     x, lengths = frames(5, 3, V=4)

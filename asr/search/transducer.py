@@ -13,7 +13,8 @@ twice. With a beam that holds every hypothesis, each has the sum over all its al
 frame by frame would need a bound on the tokens of a frame, and an inner loop over them.
 
 **Where a search stops.** As in ``asr.search.attention``: when no open hypothesis can reach those
-that are certain. With an internal language model, whose share is taken away, a token might raise
+that are certain. An open one may still gain what grows into it: at a step every path to some tokens
+goes through one of the hypotheses that begin them, so that these together bound them. With an internal language model, whose share is taken away, a token might raise
 the score; the bound then holds as long as tokens cost more than their correction, which is what an
 internal language model is about.
 
@@ -198,9 +199,7 @@ def search(
         live, fusion, ended = _step(decoder, live, fusion, projected, at, frames, limit, rules)
         _finish(found, open_, before, ended, rules)
         step += 1
-        ranks = live.ranks(rules)
-        hopes = ranks + max(rules.length_bonus, 0.0) * (limit[:, None] - live.lengths)
-        bounds = hopes.amax(1).tolist()
+        bounds = _bounds(live, limit, rules).tolist()
         refuse_nan([open_[row] for row, bound in enumerate(bounds) if math.isnan(bound)])
         stay = [row for row, i in enumerate(open_) if not _settled(found[i], bounds[row], rules)]
         if len(stay) < len(open_):
@@ -367,6 +366,14 @@ def _finish(
         )
     for row in {row for row, _ in places}:
         found[open_[row]].sort(key=lambda hypothesis: -hypothesis.score)
+
+
+def _bounds(live: Live, limit: Tensor, rules: Rules) -> Tensor:
+    """(B,) what no hypothesis that is still open can exceed in the end, nor any it grows into."""
+    hopes = live.ranks(rules)
+    hopes = hopes + max(rules.length_bonus, 0.0) * (limit[:, None] - live.lengths)  # (B, K)
+    together = hopes[..., None].masked_fill(~live.begins, -math.inf)  # (B, K, K)
+    return together.logsumexp(1).amax(1)
 
 
 def _settled(found: list[Hypothesis], bound: float, rules: Rules) -> bool:
