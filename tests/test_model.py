@@ -17,12 +17,12 @@ PAIRS = [(encoder, decoder) for encoder in ENCODERS for decoder in DECODERS]
 
 def tiny_model(encoder: str = "LSTM", decoder: str = "AttentionLSTM") -> SpeechModel:
     torch.manual_seed(0)
-    decoder_args = DECODER_BUILDERS[decoder].keywords
+    builder, decoder_args = ENCODER_BUILDERS[encoder], DECODER_BUILDERS[decoder].keywords
     return build_model(
         FeatureOptions(sample_rate=8000, num_mels=16),
         read_component(
             ENCODERS,
-            {"class_path": encoder, "init_args": ENCODER_BUILDERS[encoder].keywords},
+            {"class_path": builder.func.__name__, "init_args": builder.keywords},
             "encoder",
             1,
         ),

@@ -251,6 +251,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def above_zero(text: str) -> float:
+    """A batch: more than 0 seconds."""
+    value = seconds(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
 def add_options(options: argparse.ArgumentParser) -> None:
     """Those of ``asr claims context``, beside --device and --output."""
     options.epilog = "example: asr claims context runs/fsdd-transducer --split validation"
@@ -273,7 +281,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
     )
     options.add_argument("--seed", type=int, default=0, help="of what is drawn; 0")
     options.add_argument(
-        "--batch-seconds", type=seconds, default=120.0, metavar="S", help="encoded at once; 120"
+        "--batch-seconds", type=above_zero, default=120.0, metavar="S", help="encoded at once; 120"
     )
 
 

@@ -142,13 +142,14 @@ def to_page(
                 f"torch {machine['torch']}; commit {machine['git_commit']}. Split {plan['split']}, "
                 f"utterances drawn with seed {plan['seed']}.",
                 f"{exact}; the future is as ever. A run that begins within speech is unlike those "
-                "of training, which can make contexts longer than what is remembered. Effective context: the shortest tried whose loss "
-                "(of the decoder per token, teacher-forced, without label smoothing) is at most "
-                "1.01 times that of the whole past; in brackets by the ends of the 95 % interval "
-                "of that ratio over speakers. Gradient: r(k), root mean square over frames and "
-                "utterances of the derivative of a frame by the features k frames before, a random "
-                "projection each (unbiased for the square); half-life and exponent by least "
-                "squares of log r on k and on log k, the better by AIC.",
+                "of training, which can make contexts longer than what is remembered.",
+                "Effective context: the shortest tried whose loss (of the decoder per token, "
+                "teacher-forced, without label smoothing) is at most 1.01 times that of the whole "
+                "past; in brackets by the ends of the 95 % interval of that ratio over speakers.",
+                "Gradient: r(k), root mean square over frames and utterances of the derivative of "
+                "a frame by the features k frames before, each by a random projection (unbiased "
+                "for the square); half-life and exponent by least squares of log r on k and on "
+                "log k, the better by AIC.",
                 _lines(_summary(runs)),
                 _lines(_contexts(points)),
                 *remarks(runs),
