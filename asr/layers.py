@@ -171,7 +171,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, dim: int, *, heads: int) -> None:
         super().__init__()
-        if dim % (2 * heads):
+        if heads < 1 or dim % (2 * heads):
             raise ValueError(f"width {dim} does not divide by twice the number of heads ({heads})")
         self.dim, self.heads = dim, heads
         self.input = Linear(dim, 3 * dim)
@@ -226,7 +226,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, dim: int, *, heads: int) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"width {dim} does not divide by the number of heads ({heads})")
         self.dim, self.heads = dim, heads
         self.query = Linear(dim, dim)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,23 +48,36 @@ def read_sentences(source: str, split: str, normalise: Normaliser) -> list[str]:
 
     Raises:
         ValueError: no such source, or a file that is not UTF-8 text.
+        OSError: it cannot be read.
     """
     path = Path(source)
     if path.is_dir():
         read_corpus(path)
         texts = list(read_rows(path, [split])["text"])
     elif path.is_file():
-        try:
-            data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            texts = data.decode("utf-8").splitlines()
-        except (UnicodeDecodeError, OSError, EOFError) as error:
-            raise ValueError(f"{path} is not UTF-8 text ({error}); convert it") from None
+        texts = _lines(path)
     else:
         raise ValueError(f"{source}: no such text file or prepared corpus; check the path")
-    found = [sentence for text in texts if (sentence := normalise(text))]
+    found = [sentence for text in texts if (sentence := normalise(text)).strip()]
     if not found:
         raise ValueError(f"{source} holds no sentence; give another")
     return found
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file, however they end; ``splitlines`` would know other separators too."""
+    try:
+        # A byte order mark, of which Windows is fond, is no text.
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8-sig")
+        ) as file:
+            return [line.removesuffix("\n") for line in file]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); convert it") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again") from None
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,32 @@ def test_a_file_by_hand_is_walked_as_the_format_says(tmp_path, sentence, expecte
     np.testing.assert_allclose(log10s(model, *sentence), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("\n", "\r\n"),
+        ("ngram 2=4", "ngram\t2 = 4 "),
+        ("\t", "   "),
+        ("\n-", "\n  -"),
+        ("-0.1\n", "-0.1 \t\n\n"),
+        ("<unk>", "<UNK>"),
+    ],
+)
+def test_white_space_and_the_spelling_of_unknown_do_not_matter(tmp_path, old, new):
+    path = tmp_path / "model.arpa"
+    path.write_bytes(TEXT.replace(old, new).encode())
+    assert path.read_bytes() != TEXT.encode()
+    reference = loaded(written(tmp_path, TEXT, "reference.arpa"))
+    for sentence in ((A, B, E, UNKNOWN), (A, A, B), ()):
+        assert log10s(loaded(path), *sentence) == log10s(reference, *sentence)
+
+
+def test_an_order_may_be_empty(tmp_path):
+    text = TEXT.replace("ngram 3=2", "ngram 3=0").replace("-0.02\t<s> ▁a b\n-0.01\t▁a b </s>\n", "")
+    model = loaded(written(tmp_path, text))
+    np.testing.assert_allclose(log10s(model, A, B), (-0.5, -0.35 - 0.25, -0.15 - 0.05), rtol=1e-5)
+
+
 def test_a_context_may_lack_its_suffix(tmp_path):
     """As SRILM prunes: "<s> a b" is a context, "a b" is not an n-gram."""
     text = """\\data\\

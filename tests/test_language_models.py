@@ -28,6 +28,19 @@ def test_every_model_of_the_table_is_tested_here_or_as_an_ngram():
     assert {name.split()[0] for name in BUILDERS} | {"NGram"} == set(LANGUAGE_MODELS)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": 0, "heads": 2}, "layers is 0: a Transformer has at least 1"),
+        ({"layers": 1, "heads": 0}, r"width 16 .* heads \(0\)"),
+        ({"layers": 1, "heads": 3}, r"width 16 .* heads \(3\)"),
+    ],
+)
+def test_a_transformer_of_no_layers_or_heads_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Transformer(V, width=16, **options)
+
+
 def sentences(*lengths, seed=0):
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(2, V, (len(lengths), max(lengths)), generator=generator)

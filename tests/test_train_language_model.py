@@ -1,6 +1,7 @@
 import gzip
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,32 @@ def test_text_comes_from_files_gzipped_files_and_transcripts(place, tmp_path):
     (tmp_path / "text.gz").write_bytes(gzip.compress(b"AB  ca\n\nba\n"))
     assert read_sentences(str(tmp_path / "text.gz"), "train", str.lower) == ["ab  ca", "ba"]
     assert len(read_sentences(str(place / "corpus"), "validation", str)) == 8
+
+
+@pytest.mark.parametrize("name", ["text.txt", "text.gz"])
+def test_a_sentence_ends_with_its_line_and_nowhere_else(tmp_path, name):
+    # With a byte order mark, ends of lines of Windows, and separators that are not of lines.
+    content = "\ufeffab  ca\r\n \t\r\nb\u2028a\x0cc\nba".encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    found = read_sentences(str(tmp_path / name), "train", str)
+    assert found == ["ab  ca", "b\u2028a\x0cc", "ba"]
+
+
+def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path):
+    packed = gzip.compress(b"ab ba ca\n" * 500)
+    flipped = bytes([*packed[:10], packed[10] | 6, *packed[11:]])  # a block of no known type
+    contents = {
+        "flipped.gz": (flipped, "flipped.gz is damaged (Error -3 while decompressing data"),
+        "torn.gz": (packed[:40], "torn.gz is damaged (Compressed file ended before the end"),
+        "plain.gz": (b"ab ba\n", "plain.gz is damaged (Not a gzipped file"),
+        "latin.txt": ("\xe9t\xe9\n".encode("latin-1"), "latin.txt is not UTF-8 text ("),
+        "empty.txt": (b" \n\n", "empty.txt holds no sentence; give another"),
+    }
+    for name, (content, message) in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=re.escape(message)) as error:
+            read_sentences(str(tmp_path / name), "train", str)
+        assert "\n" not in str(error.value)
 
 
 def test_batches_are_a_pure_function_of_the_position(place):

@@ -7,6 +7,7 @@ the text that the model was estimated from. Logarithms in the file are to the ba
 import gzip
 import logging
 import math
+import re
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 LOG_ZERO = -99.0  # how a probability of 0 is written
 LOG_10 = math.log(10)
+SIZE = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)")  # n-grams of an order
 
 
 @dataclass
@@ -55,6 +57,7 @@ def read(path: Path, pieces: Sequence[str]) -> list[Grams]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give an n-gram model in ARPA format")
     ids = {word: token for token, word in enumerate(_words(pieces))}
+    ids.setdefault(b"<UNK>", UNKNOWN)  # as older tools write it
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             sections = _parse(path, file, ids)
@@ -142,26 +145,26 @@ def _parse(path: Path, file: Iterable[bytes], ids: dict[bytes, int]) -> list[Sec
         raise ValueError(f"{path} has no line \\data\\; give an n-gram model in ARPA format")
     sizes: list[int] = []
     for number, line in lines:
-        if not line.startswith(b"ngram "):
+        if not line.startswith(b"ngram"):
             break
-        order, _, count = line.removeprefix(b"ngram ").partition(b"=")
-        if order.strip() != b"%d" % (len(sizes) + 1) or not count.strip().isdigit():
+        size = SIZE.fullmatch(line)
+        if size is None or int(size[1]) != len(sizes) + 1:
             raise _broken(path, number, f"expected ngram {len(sizes) + 1}=COUNT", line)
-        sizes.append(int(count))
+        sizes.append(int(size[2]))
     else:
         raise ValueError(f"{path} ends before its n-grams; copy it again")
     if not sizes:
         raise _broken(path, number, "expected ngram 1=COUNT", line)
     sections = []
-    for n, size in enumerate(sizes, 1):
+    for n, count in enumerate(sizes, 1):
         if line != b"\\%d-grams:" % n:
             raise _broken(path, number, f"expected \\{n}-grams:", line)
-        sections.append(_section(path, lines, n, size, ids))
+        sections.append(_section(path, lines, n, count, ids))
         number, line = next(lines, (0, b""))
         if not number:
             raise ValueError(f"{path} ends after its {n}-grams without \\end\\; copy it again")
     if line != b"\\end\\":
-        raise _broken(path, number, f"expected \\end\\ after {size} {n}-grams", line)
+        raise _broken(path, number, f"expected \\end\\ after {count} {n}-grams", line)
     return sections
 
 

@@ -29,9 +29,11 @@ class Transformer(LanguageModel):
             dropout: probability, on embeddings, on what each block adds and inside feed-forwards.
 
         Raises:
-            ValueError: a width that does not fit the heads.
+            ValueError: no layer, or a width that does not fit the heads.
         """
         super().__init__()
+        if layers < 1:
+            raise ValueError(f"layers is {layers}: a Transformer has at least 1")
         self.vocabulary, self.width, self.heads, self.dropout = vocabulary, width, heads, dropout
         self.embedding = nn.Embedding(vocabulary, width)
         self.layers = modules(Layer(width, heads=heads, dropout=dropout) for _ in range(layers))

@@ -14,9 +14,10 @@ frame by frame would need a bound on the tokens of a frame, and an inner loop ov
 
 **Where a search stops.** As in ``asr.search.attention``: when no open hypothesis can reach those
 that are certain. An open one may still gain what grows into it: at a step every path to some tokens
-goes through one of the hypotheses that begin them, so that these together bound them. With an internal language model, whose share is taken away, a token might raise
-the score; the bound then holds as long as tokens cost more than their correction, which is what an
-internal language model is about.
+goes through one of the hypotheses that begin them, so that these together bound them. With an
+internal language model, whose share is taken away, a token might raise the score; the bound then
+holds as long as tokens cost more than their correction, which is what an internal language model is
+about.
 
 **The allowance** is for models that do not want to go on. Tokens may outnumber frames, so no limit
 is given; a sane model says fewer than two per frame: greedy search stops at 2 S + 10 tokens, with
