@@ -1,5 +1,6 @@
 """The rules of the verdicts on made-up measurements whose outcome is known, each one reached."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.run_folders import (
     made,
     seeds,
     stream,
+    write_context,
     write_horizon,
     write_probe,
     write_roofline,
@@ -213,6 +215,24 @@ def test_a_horizon_at_the_longest_lag_that_was_tried_is_no_limit(tmp_path):
     verdict = lstm_memory(probes)
     assert verdict.kind == "not enough evidence"
     assert "no longer lag than 256 was tried" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("horizons", [{"lstm, bias 1": 256, "transformer": 16384}, {}])
+@pytest.mark.parametrize("context", [0.04, 5.12, None])
+def test_the_context_of_trained_models_gives_reasons_and_decides_nothing(
+    tmp_path, horizons, context
+):
+    folders = [write_horizon(tmp_path / "a", horizons, LAGS)] if horizons else []
+    without = lstm_memory(read_probes(folders))
+    contexts = write_context(tmp_path / "b", {"LSTM": context, "Conformer": 0.64})
+    verdict = lstm_memory(read_probes([*folders, contexts]))
+    same = replace(verdict, reasons=without.reasons)
+    assert same == without
+    *first, lstm, conformer = verdict.reasons
+    assert first == without.reasons
+    told = "the whole past is needed" if context is None else f"effective context {context:.3g}"
+    assert lstm.startswith(f"Beside the verdict, LSTM trained on speech (runs: 1): {told}")
+    assert conformer.endswith("context 0.640 s, 16.0 encoder frames; gradients halve in 0.250 s.")
 
 
 # --- C4 ---

@@ -11,12 +11,13 @@ import pytest
 from asr.claims.tuning import expected_best
 from asr.cli import main
 from asr.report import compare
-from asr.report.probes import COMMANDS, read_probes
+from asr.report.probes import COMMANDS, ROWS, read_probes
 from asr.report.runs import read_run
 from asr.report.study import disagreements, read_study, remarks
 from tests.run_folders import (
     compared_layers,
     stream,
+    write_context,
     write_horizon,
     write_lines,
     write_probe,
@@ -222,6 +223,7 @@ def write_all_probes(folder: Path) -> Path:
     point = {"run": "runs/a", "encoder": "LSTM", "decoder": "CTC", "seed": 1, "deletions": 0.01}
     point |= {"mean_words": 5.0, "wer": 0.1, "low": 0.08, "high": 0.12, "unfinished": 0}
     places = [point | {"words": n, "mean_seconds": 2.0 * n} for n in (1, 20)]
+    write_context(folder, {"LSTM": 0.64, "Transformer": None})
     return write_probe(folder, "length", places)
 
 
@@ -234,14 +236,24 @@ def test_probes_are_drawn_and_told_with_their_files_and_the_page_stands_alone(tm
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     names = {path.stem for path in result["files"] if path.suffix == ".png"}
-    assert {"horizon", "streaming", "roofline", "ratios_scan", "scaling", "length"} <= names
-    for name in ("horizon.jsonl", "roofline.json", "streaming.json", "scaling.json", "length.json"):
+    assert {
+        "horizon",
+        "streaming",
+        "roofline",
+        "ratios_scan",
+        "scaling",
+        "length",
+        "context",
+    } <= names
+    for name in ("horizon.jsonl", *(f"{name}.json" for name in ROWS if name != "memory")):
         assert f"From {tmp_path / 'claims' / name}: EPYC" in page
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| lstm-small, training | 6,400 | 6,400 |" in text
     assert "1.00 ± 0.02" in text
     assert "| out of memory |" in text
     assert "| latch: lstm, bias 1 | 100,000 | 3 | 64 | 64 | 1.00 / 1.00 | 0.10 / 0.10 |" in text
+    assert "| runs/LSTM | LSTM + CTC | 1 | 0.64 s [0.64 to all] | 16 | 0.250 s | 1.20 | " in text
+    assert "| runs/Transformer | Transformer + CTC | 1 | all [all to all] | all |" in text
     with (tmp_path / "out" / "claims.csv").open() as file:
         table = {row["claim"]: row["words"] for row in csv.DictReader(file)}
     assert table == result["claims"]
@@ -255,6 +267,9 @@ def test_missing_probes_are_said_with_their_commands(tmp_path):
     assert text.count("**Verdict: not enough evidence: not measured") == 7
 
 
+CONTEXT = json.dumps({"points": [dict.fromkeys(ROWS["context"][1], 1)], "plan": {}, "runs": []})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "error"),
     [
@@ -262,6 +277,7 @@ def test_missing_probes_are_said_with_their_commands(tmp_path):
         ("length.json", "{", "is not JSON"),
         ("length.json", '{"points": []}', "holds no points; measure it again: asr claims length"),
         ("length.json", '{"points": [{"run": "a"}]}', "points without encoder; measure it again"),
+        ("context.json", CONTEXT, "plan and runs: 'block'; measure it again"),
         ("horizon.jsonl", "", "holds no attempt yet"),
         ("horizon.jsonl", '{"arm": "lstm"}\n', "missing 14 required .*; measure it again"),
     ],

@@ -128,12 +128,6 @@ def to_page(
     plan: dict[str, Any],
 ) -> str:
     """Two tables: what the runs come to, and every context of each."""
-    exact = (
-        "Exact: each encoder frame is that of a run that begins so long before it"
-        if plan["block"] == 1
-        else f"Blocks of {plan['block']} encoder frames share a run: a context is what the first "
-        "of them has, the last has a block less one frame more"
-    )
     return (
         "\n\n".join(
             [
@@ -141,21 +135,34 @@ def to_page(
                 f"{machine['device_name']}, {machine['threads']} threads, {machine['precision']}; "
                 f"torch {machine['torch']}; commit {machine['git_commit']}. Split {plan['split']}, "
                 f"utterances drawn with seed {plan['seed']}.",
-                f"{exact}; the future is as ever. A run that begins within speech is unlike those "
-                "of training, which can make contexts longer than what is remembered.",
+                exactness(plan),
                 "Effective context: the shortest tried whose loss (of the decoder per token, "
                 "teacher-forced, without label smoothing) is at most 1.01 times that of the whole "
                 "past; in brackets by the ends of the 95 % interval of that ratio over speakers.",
                 "Gradient: r(k), root mean square over frames and utterances of the derivative of "
                 "a frame by the features k frames before, each by a random projection (unbiased "
                 "for the square); half-life and exponent by least squares of log r on k and on "
-                "log k, the better by AIC.",
+                "log k, the better by AIC, which takes lags for independent: it decides too soon.",
                 _lines(_summary(runs)),
                 _lines(_contexts(points)),
                 *remarks(runs),
             ]
         )
         + "\n"
+    )
+
+
+def exactness(plan: dict[str, Any]) -> str:
+    """How the past was cut."""
+    exact = (
+        "Exact: each encoder frame is that of a run that begins so long before it"
+        if plan["block"] == 1
+        else f"Blocks of {plan['block']} encoder frames share a run: a context is what the first "
+        "of them has, the last has a block less one frame more"
+    )
+    return (
+        f"{exact}; the future is as ever. A run that begins within speech is unlike those of "
+        "training, which can make contexts longer than what is remembered."
     )
 
 

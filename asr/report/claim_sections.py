@@ -6,6 +6,7 @@ from inspect import cleandoc
 
 from matplotlib.figure import Figure
 
+from asr.claims.context_table import exactness, remarks, told_context, told_half_life
 from asr.claims.reach import AXES, horizon, median_accuracy
 from asr.report import probe_plots as plots
 from asr.report.arms import curves
@@ -39,7 +40,7 @@ def claim_sections(
     shown: dict[str, list[Block]] = {
         "C1": [*(curves(found[0], "") if len(found) == 1 else []), *_targets(found)],
         "C2": _streams(probes),
-        "C3": _horizons(probes),
+        "C3": [*_horizons(probes), *_contexts(probes)],
         "C4": _ratios(probes, plots.ONE_BY_ONE, "scan", "Time of a scan over that of its loop."),
         "C5": _roofline(probes),
         "C6": _ratios(
@@ -189,6 +190,48 @@ def _horizons(probes: Probes) -> list[Block]:
         Table(header, table),
         Text([note]),
         _source(probes, "horizon"),
+    ]
+
+
+def _contexts(probes: Probes) -> list[Block]:
+    runs, points = probes.trained, probes.rows("context")
+    if not runs:
+        command = COMMANDS["context"]
+        return [Text([f"Trained models: effective context not measured. To measure it: {command}"])]
+    table = [
+        [
+            one.run,
+            f"{one.encoder} + {one.decoder}",
+            str(one.seed),
+            told_context(one),
+            "all" if one.context is None else f"{one.context / one.frame_seconds:.0f}",
+            told_half_life(one),
+            NONE if one.exponent is None else digits(one.exponent),
+            NONE if one.aic_difference is None else f"{one.law} ({one.aic_difference:+.1f})",
+            f"{one.utterances} of {one.utterances_of}",
+        ]
+        for one in runs
+    ]
+    header = ["run folder", "encoder + decoder", "seed", "effective context [95 % interval]"]
+    header += ["encoder frames", "half-life of gradients", "exponent", "law (difference of AIC)"]
+    header += ["utterances"]
+    note = (
+        "Effective context of trained models: the shortest past that an encoder frame may hear "
+        "with a loss of at most 1.01 times that of the whole past. Gradients of a frame by the "
+        "features k frames before: fitted by an exponential (half-life) and by a power of k "
+        "(exponent); the law that AIC prefers, and by how much. Utterances are short, so this is "
+        "what was used, not what could be remembered: it stands beside the verdict and decides "
+        "nothing."
+    )
+    words = (
+        "Left: WER of greedy search when a frame hears no more of the past, itself included. "
+        "Right: gradient against distance, relative to that of the frame's own features."
+    )
+    return [
+        Picture("context", lambda: plots.contexts(points, runs), words),
+        Table(header, table),
+        Text([note, exactness(probes.found["context"].rest["plan"]), *remarks(runs)], "list"),
+        _source(probes, "context"),
     ]
 
 

@@ -1,9 +1,10 @@
 """The rules of C3 (an LSTM's memory), C6 (hierarchical attention) and C7 (what to store)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from asr.claims.context_table import Effective
 from asr.claims.reach import AXES, Attempt, horizon
 from asr.report.evidence import Evidence, weigh
 from asr.report.findings import Finding, Sign, Verdict, conclude, unmeasured
@@ -62,6 +63,10 @@ def lstm_memory(probes: Probes) -> Verdict:
     it does not and another arm does under the same budget; undecided when no arm does, or when no
     longer lag was tried. A horizon that one initialisation has and another has not is no property
     of the architecture: the verdict is then that it depends on the initialisation.
+
+    Beside it, without a say, stands the effective context of trained models. An utterance is
+    shorter than the lags in question, so how far back an encoder looked does not tell how far it
+    can: it may give reasons, and decides nothing.
     """
     arms = dict.fromkeys(a.arm for a in probes.attempts if a.arm.split(",")[0] == "lstm")
     findings = []
@@ -79,9 +84,36 @@ def lstm_memory(probes: Probes) -> Verdict:
             }
             findings.append(Finding(sign, words, facets))
     command = [COMMANDS["horizon"]]
-    if not findings:
-        return unmeasured("C3", "not measured", command)
-    return conclude("C3", findings, command)
+    verdict = (
+        conclude("C3", findings, command) if findings else unmeasured("C3", "not measured", command)
+    )
+    return replace(verdict, reasons=[*verdict.reasons, *_trained_memory(probes.trained)])
+
+
+def _trained_memory(runs: Sequence[Effective]) -> list[str]:
+    """A sentence per encoder: effective contexts and half-lives of its runs, least to greatest."""
+    told = []
+    for encoder in dict.fromkeys(one.encoder for one in runs):
+        own = [one for one in runs if one.encoder == encoder]
+        known = [one for one in own if one.context is not None]
+        words = f"Beside the verdict, {encoder} trained on speech (runs: {len(own)}): "
+        words += "the whole past is needed" if not known else "effective context "
+        if known:
+            words += f"{_range([one.context or 0.0 for one in known])} s, "
+            frames = [(one.context or 0.0) / one.frame_seconds for one in known]
+            words += f"{_range(frames)} encoder frames"
+            missing = len(own) - len(known)
+            words += f" (the whole past in {missing} of {len(own)})" if missing else ""
+        lives = [one.half_life for one in own if one.half_life is not None]
+        words += f"; gradients halve in {_range(lives)} s" if lives else ""
+        told.append(f"{words}.")
+    return told
+
+
+def _range(values: Sequence[float]) -> str:
+    """``0.320 to 1.28``, or the one value there is."""
+    low, high = digits(min(values)), digits(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from asr.claims.context_table import Effective
 from asr.claims.reach import AXES, Attempt, horizon
 from asr.report.costs import cost_to, hours_unit
 from asr.report.evidence import Evidence
@@ -141,6 +142,34 @@ def horizons(attempts: Sequence[Attempt]) -> Figure | None:
         for i, (axis, marker) in enumerate(zip(AXES, ("o", "s"), strict=True))
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def contexts(rows: Rows, runs: Sequence[Effective]) -> Figure | None:
+    """WER against the past that a frame hears, and gradients against distance, a line per run."""
+    if not runs:
+        return None
+    figure = Figure(figsize=(WIDTH, 3.2 + 0.22 * len(runs)), layout="constrained")
+    panels = figure.subplots(1, 2)
+    errors, gradients = [], []
+    for one in runs:
+        label = f"{one.encoder}, seed {one.seed}"
+        own = sorted((r for r in rows if r["run"] == one.run), key=lambda r: r["context"])
+        x = [float(r["context"]) + one.frame_seconds for r in own]
+        y, low, high = ([100 * float(r[k]) for r in own] for k in ("wer", "low", "high"))
+        errors.append(Series(label, x, y, low, high))
+        lags = [k for k, r in enumerate(one.gradient) if k and r > 0]
+        if lags and one.gradient[0] > 0:
+            r = [one.gradient[k] / one.gradient[0] for k in lags]
+            gradients.append(Series(label, [k * one.frame_seconds for k in lags], r, r, r))
+    draw(figure, panels[0], errors, log=False)
+    panels[0].set_ylim(bottom=0)
+    panels[0].set_xlabel("past heard, seconds")
+    panels[0].set_ylabel("WER, %")
+    if gradients:
+        draw(figure, panels[1], gradients)
+    panels[1].set_xlabel("distance, seconds")
+    panels[1].set_ylabel("gradient, relative")
     return figure
 
 

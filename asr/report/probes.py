@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from asr.claims.context_table import Effective, exactness
 from asr.claims.reach import Attempt
 from asr.files import read_json_lines
 
@@ -18,6 +19,7 @@ ROWS = {
     "streaming": ("points", ("encoder", "position", "chunk", "milliseconds", "state_bytes")),
     "memory": ("points", ("run", "encoder", "gate", "setting", "seed", "kept", "wer")),
     "roofline": ("steps", ("width", "batch", "seconds", "flops", "intensity", "bound")),
+    "context": ("points", ("run", "encoder", "seed", "context", "loss_ratio", "wer", "low")),
 }
 COMMANDS = {
     "horizon": "asr claims horizon --output claims",
@@ -26,6 +28,7 @@ COMMANDS = {
     "streaming": "asr claims streaming --output claims",
     "memory": "asr claims memory RUN ... --output claims",
     "roofline": "asr claims roofline --output claims",
+    "context": "asr claims context RUN ... --output claims",
 }
 
 
@@ -53,10 +56,12 @@ class Probes:
     Attributes:
         found: by the name of the probe, as in ``asr claims NAME``.
         attempts: of the horizon.
+        trained: what the contexts of trained models come to.
     """
 
     found: dict[str, Probe] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
+    trained: list[Effective] = field(default_factory=list)
 
     def rows(self, name: str) -> Rows:
         """Measurements of a probe; empty when it was not run."""
@@ -88,7 +93,7 @@ def read_probes(folders: Sequence[Path]) -> Probes:
                 found[name], attempts = _horizon(path)
             else:
                 found[name] = _probe(path)
-    return Probes(found, attempts)
+    return Probes(found, attempts, _trained(found.get("context")))
 
 
 def _path(folder: Path, name: str) -> Path:
@@ -105,6 +110,16 @@ def _horizon(path: Path) -> tuple[Probe, list[Attempt]]:
         raise ValueError(f"{path} holds no attempt yet; wait, or run: {COMMANDS['horizon']}")
     machine = {"device_name": attempts[0].device_name}
     return Probe(path, lines, machine), attempts
+
+
+def _trained(probe: Probe | None) -> list[Effective]:
+    if probe is None:
+        return []
+    try:
+        exactness(probe.rest["plan"])
+        return [Effective(**row) for row in probe.rest["runs"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{probe.path}: plan and runs: {error}; measure it again") from error
 
 
 def _probe(path: Path) -> Probe:
