@@ -9,7 +9,6 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import json
 import logging
 import math
 import signal
@@ -22,23 +21,16 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from asr import checkpoint, config
+from asr import checkpoint, config, session
 from asr.batch import Batch
 from asr.data import SpeechData, read_corpus
-from asr.files import write
 from asr.journal import Journal
 from asr.loss import Loss
-from asr.machine import (
-    Interruption,
-    is_first_process,
-    keep_freed_memory,
-    kernel_precision,
-    make_fabric,
-)
+from asr.machine import Interruption
 from asr.meter import Ledger
 from asr.model import build_model, save_model
 from asr.recipe import Recipe
-from asr.run_folder import claimed, finished
+from asr.run_folder import finished
 from asr.text import restore
 from asr.validate import try_search, validate
 
@@ -57,25 +49,13 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """
     if (line := finished(recipe, folder)) is not None:
         return line
-    keep_freed_memory()
-    # The other processes work in the folder of the first.
-    with claimed(recipe, folder) if is_first_process() else contextlib.nullcontext():
-        fabric = make_fabric(recipe.trainer, folder)
-        fabric.launch()
-        ledger = Ledger(
-            folder,
-            fabric.device,
-            fabric.world_size,
-            kernel_precision(recipe.trainer, fabric.device),
-            writes=fabric.is_global_zero,
-        )
-        with contextlib.closing(ledger), Interruption() as interruption:
-            try:
-                return Run(recipe, folder, fabric, ledger).fit(interruption)
-            except torch.OutOfMemoryError:
-                raise ValueError(
-                    f"out of memory; lower data.max_batch_seconds ({recipe.data.max_batch_seconds})"
-                ) from None
+    with session.opened(recipe, folder) as (fabric, ledger, interruption):
+        try:
+            return Run(recipe, folder, fabric, ledger).fit(interruption)
+        except torch.OutOfMemoryError:
+            raise ValueError(
+                f"out of memory; lower data.max_batch_seconds ({recipe.data.max_batch_seconds})"
+            ) from None
 
 
 class Run:
@@ -83,13 +63,15 @@ class Run:
 
     def __init__(self, recipe: Recipe, folder: Path, fabric: L.Fabric, ledger: Ledger):
         self.recipe, self.folder, self.fabric, self.ledger = recipe, folder, fabric, ledger
+        self.first = functools.partial(session.first, fabric)
+        self.sum = functools.partial(session.summed, fabric)
         self.corpus = read_corpus(recipe.data.corpus)
         self.rows_sha256 = self.checked_corpus()
         torch.manual_seed(recipe.seed)
         state = checkpoint.read(folder / "last.ckpt", self.same())
         tokenizer = restore(state["tokenizer"] if state else self.trained_tokenizer())
         rate, device = recipe.features.sample_rate, fabric.device
-        self.data = SpeechData(recipe.data, tokenizer, rate, recipe.seed, device.type == "cuda")
+        self.data = SpeechData(recipe.data, tokenizer, rate, recipe.seed, device)
         model = build_model(
             recipe.features,
             recipe.encoder,
@@ -155,20 +137,14 @@ class Run:
         )
         loss, _ = self.forward(batch, slowest)
         self.fabric.backward(self.total(loss))
-        for group in self.optimizer.param_groups:
-            group["lr"] = 0.0
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.optimizer.state.clear()
+        session.rehearse(self.optimizer)
 
     # --- the loop ---
 
     def fit(self, interruption: Interruption) -> dict[str, Any]:
         """Trains until the budget is reached, then validates and saves a last time."""
         ledger, recipe = self.ledger, self.recipe
-        if self.fabric.is_global_zero:
-            ledger.open(self.updates)
-            self.write_environment()
+        session.begin(self.folder, self.fabric, ledger, self.updates)
         batches = self.batches()
         self.journal = Journal(self.folder, self.fabric, recipe.budget.updates, self.updates)
         with contextlib.closing(self.journal):
@@ -186,7 +162,8 @@ class Run:
                 elif told or self.first(self.is_time_to_save()):
                     self.save()
                 if told:
-                    self.end_early(signal.Signals(told))
+                    self.write("end", reason=f"told to end by {signal.Signals(told).name}")
+                    session.leave(signal.Signals(told), self.updates)
             if self.validated_at != self.updates:
                 self.validate()
             self.save()
@@ -196,18 +173,6 @@ class Run:
         """By this process' clock."""
         waited = time.monotonic() - self.saved_at
         return waited > self.recipe.trainer.checkpoint_every_seconds
-
-    def first(self, value: Any) -> Any:
-        """The first process' value: clocks and signals differ, all must do the same."""
-        return value if self.fabric.world_size == 1 else self.fabric.broadcast(value)
-
-    def end_early(self, told: signal.Signals) -> None:
-        """Leaves after everything is saved."""
-        self.write("end", reason=f"told to end by {told.name}")
-        log.info(
-            "%s: saved at update %d; the same command goes on from there", told.name, self.updates
-        )
-        raise SystemExit(128 + told)
 
     def batches(self) -> Iterator[Batch]:
         """The endless training batches, from where the run stands, on the device."""
@@ -278,13 +243,6 @@ class Run:
         reduced = self.fabric.all_reduce(value, reduce_op=how)
         assert isinstance(reduced, Tensor)
         return reduced
-
-    def sum(self, value: float) -> float:
-        """One number summed over all ranks."""
-        if self.fabric.world_size == 1:
-            return value
-        number = torch.tensor(value, dtype=torch.float64, device=self.fabric.device)
-        return float(self.reduce(number, "sum"))
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -410,26 +368,9 @@ class Run:
             self.journal.show(line)
         return line
 
-    def write_environment(self) -> None:
-        """What the run was made with, of its latest session."""
-        facts = {
-            **config.environment(),
-            "device_name": self.ledger.device_name,
-            "threads": torch.get_num_threads(),
-            "kernel_precision": self.ledger.precision,
-        }
-        write(self.folder / "environment.json", json.dumps(facts, indent=1))
-
     def save(self) -> None:
         """The state to resume from, whole or not at all, and the latest model."""
-        with self.ledger.during("checkpoint"):
-            self.fabric.barrier()
-            line = self.ledger.line("checkpoint", self.sum)
-            if self.fabric.is_global_zero:
-                state = {**self.state(), "ledger": line}
-                write(self.folder / "last.ckpt", lambda file: torch.save(state, file))
-                self.save_to("last", line)
-            self.fabric.barrier()
+        session.save(self.folder, self.fabric, self.ledger, self.state, self.save_to)
         self.saved_at = time.monotonic()
 
     def save_to(self, name: str, line: dict[str, Any]) -> None:

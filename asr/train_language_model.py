@@ -8,7 +8,6 @@ sentences) and per word (the same sum over words and ends), which does not depen
 import contextlib
 import copy
 import functools
-import json
 import logging
 import math
 import signal
@@ -20,22 +19,15 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from asr import checkpoint, config
-from asr.files import write
+from asr import checkpoint, config, session
 from asr.journal import Journal
 from asr.language_models import NGram
 from asr.language_models.folder import TrainedLanguageModel, save_language_model
-from asr.machine import (
-    Interruption,
-    is_first_process,
-    keep_freed_memory,
-    kernel_precision,
-    make_fabric,
-)
+from asr.machine import Interruption
 from asr.meter import Ledger
 from asr.model import find_model
 from asr.recipe import LanguageModelRecipe
-from asr.run_folder import claimed, finished
+from asr.run_folder import finished
 from asr.text import normaliser, restore
 from asr.text_data import TextData, tokens_of
 
@@ -52,26 +44,13 @@ def train_language_model(recipe: LanguageModelRecipe, folder: Path) -> dict[str,
     """
     if (line := finished(recipe, folder)) is not None:
         return line
-    keep_freed_memory()
-    with claimed(recipe, folder) if is_first_process() else contextlib.nullcontext():
-        fabric = make_fabric(recipe.trainer, folder)
-        fabric.launch()
-        ledger = Ledger(
-            folder,
-            fabric.device,
-            fabric.world_size,
-            kernel_precision(recipe.trainer, fabric.device),
-            writes=fabric.is_global_zero,
-        )
-        with contextlib.closing(ledger), Interruption() as interruption:
-            try:
-                run = TextRun(recipe, folder, fabric, ledger)
-                return run.count_text() if run.counts else run.fit(interruption)
-            except torch.OutOfMemoryError:
-                tokens = recipe.text.max_batch_tokens
-                raise ValueError(
-                    f"out of memory; lower text.max_batch_tokens ({tokens:g})"
-                ) from None
+    with session.opened(recipe, folder) as (fabric, ledger, interruption):
+        try:
+            run = TextRun(recipe, folder, fabric, ledger)
+            return run.count_text() if run.counts else run.fit(interruption)
+        except torch.OutOfMemoryError:
+            tokens = recipe.text.max_batch_tokens
+            raise ValueError(f"out of memory; lower text.max_batch_tokens ({tokens:g})") from None
 
 
 class TextRun:
@@ -81,6 +60,8 @@ class TextRun:
         self, recipe: LanguageModelRecipe, folder: Path, fabric: L.Fabric, ledger: Ledger
     ) -> None:
         self.recipe, self.folder, self.fabric, self.ledger = recipe, folder, fabric, ledger
+        self.first = functools.partial(session.first, fabric)
+        self.sum = functools.partial(session.summed, fabric)
         torch.manual_seed(recipe.seed)
         state, name = tokens_of(find_model(recipe.tokenizer_of))
         tokenizer = restore(state)
@@ -108,7 +89,7 @@ class TextRun:
     def try_longest_batch(self) -> None:
         """Running out of memory happens now; changes no weight."""
         self.backward(*self.data.longest_batch())
-        self.optimizer.zero_grad(set_to_none=True)
+        session.rehearse(self.optimizer)
 
     # --- an n-gram ---
 
@@ -119,10 +100,13 @@ class TextRun:
         assert isinstance(model, NGram)
         self.ledger.enter("step")
         model.fit(self.data.train.ids, self.trained.tokenizer.pieces())
-        self.updates, self.tokens = 1, sum(len(ids) + 1 for ids in self.data.train.ids)
+        self.updates = 1
+        if model.arpa is None:
+            self.tokens = sum(len(ids) + 1 for ids in self.data.train.ids)
+        reason = "all text counted" if model.arpa is None else f"{model.arpa} read"
         with contextlib.closing(self.journal):
             self.validate()
-            return self.write("end", finished=True, reason="all text counted")
+            return self.write("end", finished=True, reason=reason)
 
     # --- a neural model ---
 
@@ -147,7 +131,8 @@ class TextRun:
                 elif told or self.first(waited > recipe.trainer.checkpoint_every_seconds):
                     self.save()
                 if told:
-                    self.end_early(signal.Signals(told))
+                    self.write("end", reason=f"told to end by {signal.Signals(told).name}")
+                    session.leave(signal.Signals(told), self.updates)
             if self.validated_at != self.updates:
                 self.validate()
             self.save()
@@ -155,30 +140,9 @@ class TextRun:
 
     def start(self) -> None:
         """Writes what the run is made with; opens its ledger and journal."""
-        if self.fabric.is_global_zero:
-            self.ledger.open(self.updates)
-            facts = {
-                **config.environment(),
-                "device_name": self.ledger.device_name,
-                "threads": torch.get_num_threads(),
-                "kernel_precision": self.ledger.precision,
-            }
-            write(self.folder / "environment.json", json.dumps(facts, indent=1))
+        session.begin(self.folder, self.fabric, self.ledger, self.updates)
         total = None if self.counts else self.recipe.budget.updates
         self.journal = Journal(self.folder, self.fabric, total, self.updates)
-
-    def first(self, value: Any) -> Any:
-        """The first process' value: clocks and signals differ, all must do the same."""
-        return value if self.fabric.world_size == 1 else self.fabric.broadcast(value)
-
-    def sum(self, value: float) -> float:
-        """One number summed over all ranks."""
-        if self.fabric.world_size == 1:
-            return value
-        number = torch.tensor(value, dtype=torch.float64, device=self.fabric.device)
-        reduced = self.fabric.all_reduce(number, reduce_op="sum")
-        assert isinstance(reduced, Tensor)
-        return float(reduced)
 
     def backward(self, tokens: Tensor, lengths: Tensor) -> float:
         """Gradients of the mean over all ranks' tokens; the sum over this rank's."""
@@ -237,10 +201,15 @@ class TextRun:
         return None
 
     def validate(self) -> None:
-        """Perplexity of the moving average; the best model so far is saved."""
+        """Perplexity of the moving average; the best model so far is saved.
+
+        Raises:
+            ValueError: there is none, since a token of the text has no probability.
+        """
         began = time.monotonic()
         with self.ledger.during("validation"):
             metrics = self.measure()
+            self.check(metrics["loss"])
             line = self.write("validation", validation=metrics)
         if metrics["loss"] < self.best:
             self.best = metrics["loss"]
@@ -248,6 +217,21 @@ class TextRun:
                 self.save_to("best", line)
         self.validated_at = self.updates
         self.validation_seconds = time.monotonic() - began
+
+    def check(self, loss: float) -> None:
+        """Refuses a model that cannot be compared with others, nor be the best."""
+        if math.isfinite(loss):
+            return
+        source = self.recipe.text.validation
+        if self.counts:
+            raise ValueError(
+                f"text.validation: {source} has a token to which the n-grams give no probability; "
+                "estimate the ARPA file with <unk>, or validate on text that it knows"
+            )
+        raise ValueError(
+            f"the loss of {source} is {loss} at update {self.updates}: lower optimizer.lr "
+            f"({self.recipe.optimizer.lr})"
+        )
 
     @torch.inference_mode()
     def measure(self) -> dict[str, Any]:
@@ -298,24 +282,9 @@ class TextRun:
             self.journal.show(line)
         return line
 
-    def end_early(self, told: signal.Signals) -> None:
-        """Leaves after everything is saved."""
-        self.write("end", reason=f"told to end by {told.name}")
-        log.info(
-            "%s: saved at update %d; the same command goes on from there", told.name, self.updates
-        )
-        raise SystemExit(128 + told)
-
     def save(self) -> None:
         """The state to resume from, whole or not at all, and the latest model."""
-        with self.ledger.during("checkpoint"):
-            self.fabric.barrier()
-            line = self.ledger.line("checkpoint", self.sum)
-            if self.fabric.is_global_zero:
-                state = {**self.state(), "ledger": line}
-                write(self.folder / "last.ckpt", lambda file: torch.save(state, file))
-                self.save_to("last", line)
-            self.fabric.barrier()
+        session.save(self.folder, self.fabric, self.ledger, self.state, self.save_to)
         self.saved_at = time.monotonic()
 
     def save_to(self, name: str, line: dict[str, Any]) -> None:

@@ -76,6 +76,34 @@ def test_a_trained_model_has_the_perplexity_that_its_run_wrote_down(place, tmp_p
     assert (last["train_flops"] > 0) == (kind != "NGram")
 
 
+def arpa_file(path, *words):
+    lines = [f"-0.9\t{word}" for word in ("<s>", "</s>", *words)]
+    path.write_text(
+        "\n".join(["\\data\\", f"ngram 1={len(lines)}", "\\1-grams:", *lines, "\\end\\"])
+    )
+    return {"class_path": "NGram", "init_args": {"order": 1, "arpa": str(path)}}
+
+
+def test_an_arpa_file_is_read_and_no_text_counted(place, tmp_path):
+    model = arpa_file(tmp_path / "lm.arpa", "<unk>", "▁", "a", "b", "c")
+    last = train_language_model(recipe(place, "NGram", language_model=model), tmp_path / "run")
+    assert (last["tokens"], last["reason"]) == (0, f"{tmp_path / 'lm.arpa'} read")
+    (line,) = [e for e in read_ledger(tmp_path / "run" / "ledger.jsonl") if e.get("validation")]
+    assert line["validation"]["perplexity"] == pytest.approx(10**0.9)
+
+
+def test_a_model_without_a_perplexity_is_refused_and_leaves_nothing(place, tmp_path):
+    (tmp_path / "held.txt").write_text("ab?\n")
+    model = arpa_file(tmp_path / "lm.arpa", "▁", "a", "b", "c")
+    text = {"train": [str(place / "text.txt")], "validation": str(tmp_path / "held.txt")}
+    given = recipe(place, "NGram", language_model=model, text=text)
+    with pytest.raises(ValueError, match="has a token to which the n-grams give no probability"):
+        train_language_model(given, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    given = recipe(place, "NGram", language_model=model)  # a text of known tokens alone
+    assert train_language_model(given, tmp_path / "run")["finished"]
+
+
 def test_the_validation_text_is_never_trained_on(place):
     options = TextOptions(train=[str(place / "text.txt")], validation=str(place / "held.txt"))
     data = TextData(options, Characters(["abc "]), str, seed=1)
