@@ -11,10 +11,8 @@ and PyYAML only: it runs before the bundle's packages are there.
 
 import argparse
 import json
-import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -103,14 +101,14 @@ class Work:
         return [step for step in self.slice.steps if step.name not in done]
 
     def run(
-        self, step: Step, values: Mapping[str, str], env: Mapping[str, str], limit: float
+        self, step: Step, values: Mapping[str, str], environment: Mapping[str, str], limit: float
     ) -> str:
-        """One attempt at a step; its status."""
+        """One attempt at a step, of at most ``limit`` seconds; its status."""
         words = step.words(values, self.toy)
         print(f"{step.name}: at most {limit:.0f} s: {shlex.join(words)}", flush=True)
         line = {"step": step.name, "unix_time": time.time(), "limit_seconds": limit}
         log = self.folder / f"{step.name}.log"
-        outcome = gpu_step.run(words, log, env, limit)
+        outcome = gpu_step.run(words, log, environment, limit)
         line |= {"command": shlex.join(words), "code": outcome.code, "seconds": outcome.seconds}
         with (self.folder / "steps.jsonl").open("a") as file:
             file.write(json.dumps({**line, "status": outcome.status}) + "\n")
@@ -118,6 +116,13 @@ class Work:
         if outcome.status == "failed":
             print("\n".join(log.read_text(errors="replace").splitlines()[-8:]), flush=True)
         return outcome.status
+
+    def last_word(self, step: Step) -> str:
+        """The end of its log, as how many tests passed."""
+        path = self.folder / f"{step.name}.log"
+        lines = path.read_text(errors="replace").split("\n") if path.is_file() else []
+        words = [line.strip() for line in lines if line.strip()]
+        return words[-1][:100].replace("|", "/") if words else ""
 
     def save(self) -> str:
         """Writes the archive and the page beside it; says where and how large."""
@@ -134,19 +139,22 @@ class Work:
         told += [f"{key}: {value}  " for key, value in machine.items()]
         told += [
             "",
-            "| step | status | seconds | calls | command |",
-            "| --- | --- | --: | --: | --- |",
+            "| step | status | seconds | calls | last word | command |",
+            "| --- | --- | --: | --: | --- | --- |",
         ]
         for step in self.slice.steps:
             tries = [line for line in self.attempts if line["step"] == step.name]
             status = tries[-1]["status"] if tries else "not yet run"
             command = f"`{tries[-1]['command']}`" if tries else ""
             seconds = f"{sum(line['seconds'] for line in tries):.0f}"
-            told.append(f"| {step.name} | {status} | {seconds} | {len(tries)} | {command} |")
+            cells = [step.name, status, seconds, str(len(tries)), self.last_word(step), command]
+            told.append(f"| {' | '.join(cells)} |")
         return "\n".join([*told, "", *(f"- left out: {line}" for line in left)]) + "\n"
 
 
-def work_through(work: Work, values: Mapping[str, str], env: Mapping[str, str], end: float) -> None:
+def work_through(
+    work: Work, values: Mapping[str, str], environment: Mapping[str, str], end: float
+) -> None:
     """Each open step for its seconds, in order of value, until ``end`` (of the monotonic clock).
 
     What is left then goes to those that were cut and can go on.
@@ -159,7 +167,7 @@ def work_through(work: Work, values: Mapping[str, str], env: Mapping[str, str], 
             if limit < LEAST_SECONDS:
                 print(f"{step.name}: no time left in this call", flush=True)
                 continue
-            status = work.run(step, values, env, limit)
+            status = work.run(step, values, environment, limit)
             work.save()
             if status == "cut" and step.resumes:
                 again.append(step)
@@ -224,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="the small folder; runs/gpu/results")
     parser.add_argument("--toy", action="store_true", help="rehearse on a CPU, at toy size")
     parser.add_argument("--slices", type=Path, default=SLICES, help=argparse.SUPPRESS)
-    signal.signal(signal.SIGTERM, interrupted)
+    before = signal.signal(signal.SIGTERM, interrupted)
     try:
         return carry_out(parser.parse_args(arguments), began)
     except ValueError as error:
@@ -232,6 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

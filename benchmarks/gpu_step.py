@@ -1,4 +1,4 @@
-"""One command of a slice under a time limit: told to end in time, and nothing of it left running."""
+"""One command of a slice under a time limit: told to end in time, and none of it left running."""
 
 import os
 import signal

@@ -12,7 +12,8 @@ device, memory, joules and the share of data wait; then the average model encode
 - launch: share of them that the CPU spent in the driver's calls that launch kernels and copies.
 
 The profiler itself slows the CPU, so idle and launch are upper bounds. On a CPU both are not
-defined, and the peak of memory is that of the process until then. Every encoder is a line of steps.jsonl, and one that is there is not measured again.
+defined, and the peak of memory is that of the process until then. Every encoder is a line of
+steps.jsonl, and one that is there is not measured again.
 """
 
 import argparse
@@ -147,22 +148,18 @@ class Bench:
         wait, step = (
             after["seconds"][phase] - before["seconds"][phase] for phase in ("data_wait", "step")
         )
-        spent = {key: after[key] - before[key] for key in ("audio_seconds", "train_flops")}
+        heard, flops = (after[key] - before[key] for key in ("audio_seconds", "train_flops"))
         joules = [line["energy_joules"] for line in (before, after)]
         metered = None not in joules
         peak = self.ledger.peak
         return {
             "update_seconds": taken,
-            "audio_seconds": spent["audio_seconds"],
-            "audio_hours_per_device_hour": spent["audio_seconds"] / (wait + step),
+            "audio_seconds": heard,
+            "audio_hours_per_device_hour": heard / (wait + step),
             "data_wait_share": wait / (wait + step),
-            "model_flops_utilisation": spent["train_flops"] / (wait + step) / peak
-            if peak
-            else None,
+            "model_flops_utilisation": flops / (wait + step) / peak if peak else None,
             "peak_memory_bytes": after["peak_memory_bytes"],
-            "joules_per_audio_hour": (joules[1] - joules[0]) / spent["audio_seconds"] * 3600
-            if metered
-            else None,
+            "joules_per_audio_hour": (joules[1] - joules[0]) / heard * 3600 if metered else None,
             "energy_note": after["energy_note"],
         }
 
