@@ -21,9 +21,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from asr.audio import decode
 from asr.batch import BLANK, Batch
+from asr.resident import FULL_SCALE, ResidentUtterances, no_room
 from asr.text import Tokenizer
 
 log = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,9 @@ class DataOptions:
         curriculum_seconds: the first epochs use only utterances up to these lengths, one entry an
             epoch: short utterances teach alignment first. The same for every encoder.
         cache_gib: decoded audio is kept in memory when a split needs no more than this.
+        device_cache: whether what is kept in memory is kept on the device as well, where batches
+            are then made: the same batches, without workers and copies. The log says why where
+            it does not fit.
         num_workers: processes that decode audio; 0 is right when the audio is in memory.
     """
 
@@ -47,6 +53,7 @@ class DataOptions:
     max_batch_seconds: float = 120.0
     curriculum_seconds: list[float] = field(default_factory=list)
     cache_gib: float = 4.0
+    device_cache: bool = False
     num_workers: int = 0
 
     def __post_init__(self) -> None:
@@ -166,10 +173,15 @@ class Utterances(Dataset):
         self.seconds: list[float] = list(rows["duration"])
         self.texts: list[str] = list(rows["text"])
         self.ids: list[str] = list(rows["id"])
-        self.waves: list[np.ndarray] = []
+        self.resident: ResidentUtterances | None = None
+        # Of all utterances, one after the other, and where each begins and the last one ends.
+        self.samples: np.ndarray | None = None
+        self.starts = np.zeros(len(rows) + 1, dtype=np.int64)
         if sum(self.seconds) * sample_rate * 2 <= cache_gib * 2**30:
             with ThreadPoolExecutor() as pool:
-                self.waves = list(pool.map(self._stored, range(len(rows))))
+                waves = list(pool.map(self._stored, range(len(rows))))
+            np.cumsum([len(wave) for wave in waves], out=self.starts[1:])
+            self.samples = np.concatenate(waves) if waves else np.zeros(0, dtype=np.int16)
 
     def _decoded(self, index: int) -> np.ndarray:
         try:
@@ -179,13 +191,23 @@ class Utterances(Dataset):
 
     def _stored(self, index: int) -> np.ndarray:
         """16 bits, in half the memory: exact for files of 16 bits, which prepared ones are."""
-        return (self._decoded(index) * 32768).round().clip(-32768, 32767).astype(np.int16)
+        scaled = (self._decoded(index) * FULL_SCALE).round()
+        return scaled.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
     def wave(self, index: int) -> Tensor:
         """(N,) float32."""
-        if self.waves:
-            return torch.from_numpy(self.waves[index].astype(np.float32) / 32768)
+        if self.samples is not None:
+            samples = self.samples[self.starts[index] : self.starts[index + 1]]
+            return torch.from_numpy(samples.astype(np.float32) / FULL_SCALE)
         return torch.from_numpy(self._decoded(index))
+
+    def stay_on(self, device: torch.device) -> None:
+        """From now on ``resident`` makes batches there; only with the audio in memory."""
+        assert self.samples is not None
+        tokens = [self.tokenizer.encode(text) for text in self.texts]
+        self.resident = ResidentUtterances(
+            self.samples, self.starts, tokens, self.ids, self.texts, device
+        )
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -299,9 +321,9 @@ class SpeechData:
         tokenizer: Tokenizer,
         sample_rate: int,
         seed: int,
-        pin_memory: bool = False,
+        device: torch.device = CPU,
     ):
-        self.options, self.seed, self.pin_memory = options, seed, pin_memory
+        self.options, self.seed, self.device = options, seed, device
         splits = (options.train, [options.validation])
         self.train, self.validation = (
             Utterances(read_rows(options.corpus, split), tokenizer, sample_rate, options.cache_gib)
@@ -309,6 +331,21 @@ class SpeechData:
         )
         self.stream = BatchStream(self.train.seconds, options, seed)
         self.position = 0
+        if options.device_cache:
+            self._stay_on_device()
+
+    def _stay_on_device(self) -> None:
+        """Keeps the audio of both on the device, or says in the log why it cannot."""
+        splits = (self.train, self.validation)
+        held = [split.samples for split in splits if split.samples is not None]
+        why = no_room(sum(samples.nbytes for samples in held), self.device)
+        if len(held) < len(splits):
+            why = f"a split needs more than data.cache_gib {self.options.cache_gib:g} in memory"
+        if why is not None:
+            log.warning("data.device_cache: batches are copied to the device one by one: %s", why)
+            return
+        for split in splits:
+            split.stay_on(self.device)
 
     def state_dict(self) -> dict[str, int]:
         """Where training stands in the stream."""
@@ -328,22 +365,25 @@ class SpeechData:
         """The epoch of the next batch, counted from 0."""
         return self.stream.locate(self.position)[0]
 
-    def train_batches(self, rank: int = 0, num_ranks: int = 1) -> DataLoader:
+    def train_batches(self, rank: int = 0, num_ranks: int = 1) -> Iterable[Batch]:
         """Endless; starts at ``position``."""
-        return self._loader(self.train, Share(self.stream, self.position, rank, num_ranks))
+        return self._made(self.train, Share(self.stream, self.position, rank, num_ranks))
 
-    def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> DataLoader:
+    def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> Iterable[Batch]:
         """Every validation utterance once, neighbours in length together."""
         batches = bucket(self.validation.seconds, self.options.max_batch_seconds)
-        return self._loader(self.validation, batches[rank::num_ranks])
+        return self._made(self.validation, batches[rank::num_ranks])
 
-    def _loader(self, utterances: Utterances, batches: Iterable[list[int]]) -> DataLoader:
+    def _made(self, utterances: Utterances, batches: Iterable[list[int]]) -> Iterable[Batch]:
+        """On the device, where the audio is there; else in memory, by a loader."""
+        if utterances.resident is not None:
+            return map(utterances.resident.batch, batches)
         return DataLoader(
             utterances,
             batch_sampler=batches,
             collate_fn=collate,
             num_workers=self.options.num_workers,
-            pin_memory=self.pin_memory,
+            pin_memory=self.device.type == "cuda",
         )
 
     def longest_batch(self) -> Batch:

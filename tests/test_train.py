@@ -376,3 +376,25 @@ def test_a_run_told_to_end_saves_everything_and_goes_on(corpus, tmp_path, number
     assert line["wasted_seconds"] < 1
     train(given, tmp_path / "whole")
     assert_equal_weights(tmp_path / "whole", run)
+
+
+def test_audio_on_the_device_changes_no_number_and_a_run_may_die_and_resume(
+    corpus, tmp_path, monkeypatch
+):
+    data = {"corpus": str(corpus), "max_batch_seconds": 12.0}
+    on_device = recipe(corpus, data={**data, "device_cache": True})
+    train(recipe(corpus), tmp_path / "host")
+    line = train(on_device, tmp_path / "device")
+    assert_equal_weights(tmp_path / "host", tmp_path / "device")
+    curves = [
+        [e.get("train_loss") for e in read_ledger(tmp_path / name / "ledger.jsonl")]
+        for name in ("host", "device")
+    ]
+    assert curves[0] == curves[1]
+    total = sum(line["seconds"].values()) + line["wasted_seconds"]
+    assert total == pytest.approx(line["wall_seconds"], abs=0.1)
+
+    train(recipe(corpus, data={**data, "device_cache": True}, budget={"updates": 7}),
+          tmp_path / "parts")  # fmt: skip
+    train(on_device, tmp_path / "parts")
+    assert_equal_weights(tmp_path / "device", tmp_path / "parts")
