@@ -70,12 +70,12 @@ def judged(
     return Judgement(confidences, correct, utterances, left_out)
 
 
-def diagram(confidences: Sequence[float], correct: Sequence[bool]) -> bytes:
+def diagram(confidences: Sequence[float], correct: Sequence[bool], note: str = "") -> bytes:
     """(W,), (W,), W > 0 -> the reliability diagram of Guo et al. 2017 as PNG; without colours.
 
     Above, the share of correct words of each bin at its mean confidence, with 95 % intervals
     (Wilson 1927, words taken as independent), against the diagonal where confidences are
-    calibrated. Below, how many words each bin holds.
+    calibrated. Below, how many words each bin holds. The note, if any, is a line of the title.
     """
     content = measured(confidences, correct)
     rows = [row for row in content["bins"] if row["count"]]
@@ -92,7 +92,8 @@ def diagram(confidences: Sequence[float], correct: Sequence[bool]) -> bytes:
     )  # fmt: skip
     upper.set(ylabel="share of correct words", ylim=(-0.03, 1.03))
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    upper.set_title(_caption(content), fontsize="medium")
+    title = "\n".join(filter(None, [_caption(content), note]))
+    upper.set_title(title, fontsize="medium")
     left = [row["low"] for row in rows]
     widths = [row["high"] - row["low"] for row in rows]
     bars = lower.bar(left, counts, widths, align="edge", color=FILL, edgecolor=INK, hatch="//")

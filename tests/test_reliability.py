@@ -113,9 +113,11 @@ def test_the_diagram_is_a_picture_of_the_bins(monkeypatch, confidences, correct)
 
     save = matplotlib.figure.Figure.savefig
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", keep)
-    picture = matplotlib.image.imread(io.BytesIO(diagram(confidences, correct)), format="png")
+    content = diagram(confidences, correct, "fitted to them")
+    picture = matplotlib.image.imread(io.BytesIO(content), format="png")
     assert picture.std() > 0
     upper, lower = drawn["figure"].axes
+    assert upper.get_title().endswith("\nfitted to them")
     rows = [row for row in measured(confidences, correct)["bins"] if row["count"]]
     _, points = upper.get_lines()[:2]
     assert list(points.get_xdata()) == [row["confidence"] for row in rows]

@@ -4,7 +4,7 @@ import random
 import pytest
 import torch
 
-from asr.evaluate import evaluate
+from asr.evaluate import evaluate, summary
 from asr.model import load_model, save_model
 from asr.reliability import Judgement, judged
 from asr.summaries import tuned
@@ -60,6 +60,20 @@ def test_the_smallest_of_the_best_beams_stays(folder, corpus):
     assert result["chosen"]["beam"] == smallest
 
 
+def test_the_beam_of_the_trials_is_one_to_choose_from(folder, corpus):
+    result = tune(folder, corpus, trials=3, beam=3)
+    assert [t["options"]["beam"] for t in result["beams"]] == [1, 2, 3, 4, 8, 16]
+    assert result["wer"] <= min(t["wer"] for t in result["trials"])
+
+
+def test_an_evaluation_says_when_it_is_of_what_was_tuned_on(folder, corpus, tmp_path):
+    tune(folder, corpus, trials=2)
+    for split in ("validation", "test"):
+        metrics = evaluate(load_model(folder), corpus, split, output=tmp_path, progress=False)
+        assert metrics["tuned_on_it"] == (split == "validation")
+        assert ("chosen on these very utterances" in summary(metrics)) == metrics["tuned_on_it"]
+
+
 def test_what_was_tried_and_what_it_cost_stand_beside_the_model(folder, corpus):
     before = load_model(folder)
     result = tune(folder, corpus, trials=2)
@@ -74,8 +88,9 @@ def test_what_was_tried_and_what_it_cost_stand_beside_the_model(folder, corpus):
 
 
 def test_results_are_never_tuned_on_test(folder, corpus):
-    with pytest.raises(ValueError, match="--split test: results are reported on it"):
-        tune(folder, corpus, split="test")
+    for split in ("test", "test-other", "Test", "small_test"):
+        with pytest.raises(ValueError, match=f"--split {split}: results are reported on it"):
+            tune(folder, corpus, split=split)
     with pytest.raises(ValueError, match="--trials 0"):
         tune(folder, corpus, trials=0)
     assert not (folder / "tuning.json").exists()
