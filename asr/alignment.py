@@ -270,11 +270,11 @@ def viterbi(blank: Tensor, emit: Tensor) -> tuple[Tensor, Tensor]:
         highest, place = (best + emit[:, u] - silent[:, u + 1]).cummax(0)
         best = highest + silent[:, u + 1]  # (S,)
         places.append(place)
-    frame, path = torch.tensor(len(blank) - 1, device=blank.device), []
-    for place in reversed(places):
-        frame = place[frame]
+    frame, path = len(blank) - 1, []
+    for place in torch.stack(places).cpu().numpy()[::-1] if places else ():
+        frame = int(place[frame])
         path.append(frame)
-    frames = torch.stack(path[::-1]) if path else torch.zeros(0, dtype=torch.long)
+    frames = torch.tensor(path[::-1], dtype=torch.int64, device=blank.device)
     return frames, best[-1] + blank[-1, -1]
 
 
@@ -283,7 +283,8 @@ def _among_tokens(log_probs: Tensor, tokens: Sequence[int]) -> list[float]:
     blank = torch.tensor([BLANK], device=log_probs.device)
     chances = log_probs.float().index_fill(1, blank, -torch.inf).softmax(1)
     places = torch.tensor(tokens, device=log_probs.device)[:, None]
-    return [float(chance) for chance in chances.gather(1, places)]
+    found: list[float] = chances.gather(1, places)[:, 0].tolist()
+    return found
 
 
 def _spread(words: Sequence[str], seconds: float) -> list[Word]:

@@ -1,9 +1,11 @@
 """Sentences for a language model: files and transcripts -> token ids, resumable at any batch."""
 
 import gzip
+import hashlib
 import json
 import logging
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +144,15 @@ class TextData:
     def epoch(self) -> int:
         """The epoch of the next batch, counted from 0."""
         return self.stream.locate(self.position)[0]
+
+    def sha256(self) -> str:
+        """Of all tokens of both texts, in their order."""
+        digest = hashlib.sha256()
+        for sentences in (self.train, self.validation):
+            digest.update(array("q", [len(sentences.ids)]).tobytes())
+            for ids in sentences.ids:
+                digest.update(array("q", [len(ids), *ids]).tobytes())
+        return digest.hexdigest()
 
     def train_batches(self, rank: int, num_ranks: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless; starts at ``position``."""

@@ -186,6 +186,21 @@ def test_a_run_told_to_end_goes_on_as_if_nothing_had_been(place, tmp_path):
     assert tokens[0] == tokens[1]
 
 
+@pytest.mark.parametrize("changed", ["text.txt", "held.txt"])
+def test_a_run_does_not_go_on_with_a_text_that_has_changed(place, tmp_path, changed):
+    for name in ("text.txt", "held.txt"):
+        (tmp_path / name).write_text((place / name).read_text())
+    text = {"train": [str(tmp_path / "text.txt")], "validation": str(tmp_path / "held.txt")}
+    train_language_model(recipe(place, text=text, budget={"updates": 2}), tmp_path / "run")
+    before = (tmp_path / changed).read_text()
+    (tmp_path / changed).write_text(before[::-1])  # as many sentences and tokens
+    more = recipe(place, text=text, budget={"updates": 4})
+    with pytest.raises(ValueError, match="the text changed since the run began"):
+        train_language_model(more, tmp_path / "run")
+    (tmp_path / changed).write_text(before)
+    assert train_language_model(more, tmp_path / "run")["updates"] == 4
+
+
 def test_a_speech_model_keeps_the_language_model_that_it_was_given(place, tmp_path):
     train_language_model(recipe(place, "NGram"), tmp_path / "lm")
     model = load_model(

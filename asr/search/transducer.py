@@ -53,17 +53,18 @@ def greedy(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> list
         ValueError: scores are NaN.
     """
     ends = lengths.tolist()
-    rows = torch.tensor([i for i, end in enumerate(ends) if end > 0], device=encoded.device)
+    open_ = [index for index, end in enumerate(ends) if end > 0]
     results = [[NOTHING] for _ in ends]
     spoken: list[list[int]] = [[] for _ in ends]
-    if not len(rows):
+    if not open_:
         return results
+    rows = torch.tensor(open_, device=encoded.device)
     projected, lengths = _projected(decoder, encoded, lengths), lengths.to(encoded.device)
     ahead = torch.arange(AHEAD, device=encoded.device)
     at = torch.zeros_like(rows)  # (R,) frame of each utterance that is still heard
     score = torch.zeros(len(rows), dtype=precision(encoded.device), device=encoded.device)
     predictions, cache = decoder.predict(torch.full_like(rows, EOS), decoder.begin(len(rows)))
-    while len(rows):
+    while open_:
         frames = at[:, None] + ahead  # (R, A)
         real = frames < lengths[rows, None]
         frames = frames.clamp_(max=projected.shape[1] - 1)
@@ -77,12 +78,11 @@ def greedy(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> list
         token, last = token.gather(1, place)[:, 0], best.gather(1, place)[:, 0]
         score = score + best.masked_fill(~blanks, 0).sum(1) + last.masked_fill(~grows, 0)
         at = at + passed
-        refuse_nan(rows[(best.isnan() & real).any(1)].tolist())
-        said = torch.where(grows, token, EOS).tolist()  # waits for the device, once per token
+        told = torch.where(grows, token, EOS), at, (best.isnan() & real).any(1).long()
+        said, places, broken = torch.stack(told).tolist()  # waits for the device
+        refuse_nan([row for row, bad in zip(open_, broken, strict=True) if bad])
         stay = []
-        for number, (row, frame, new) in enumerate(
-            zip(rows.tolist(), at.tolist(), said, strict=True)
-        ):
+        for number, (row, frame, new) in enumerate(zip(open_, places, said, strict=True)):
             if new != EOS:
                 spoken[row].append(new)
             cut = len(spoken[row]) >= allowance(ends[row])
@@ -93,13 +93,15 @@ def greedy(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> list
                 ]
             else:
                 stay.append(number)
-        grew = grows.nonzero()[:, 0]
-        if len(grew):
+        growing = [number for number, new in enumerate(said) if new != EOS]
+        if growing:
+            grew = torch.tensor(growing, device=rows.device)
             before = {name: value[grew] for name, value in cache.items()}
             new_predictions, grown = decoder.predict(token[grew], before)
             predictions = predictions.index_copy(0, grew, new_predictions)
             cache = put(cache, grew, grown)
-        if len(stay) < len(rows):
+        if len(stay) < len(open_):
+            open_ = [open_[number] for number in stay]
             kept = torch.tensor(stay, dtype=torch.int64, device=rows.device)
             rows, at, score, predictions = rows[kept], at[kept], score[kept], predictions[kept]
             cache = {name: value[kept] for name, value in cache.items()}
