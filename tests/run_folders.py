@@ -207,7 +207,8 @@ def write_context(folder: Path, contexts: dict[str, float | None]) -> Path:
         one = Effective(
             **name, search="Greedy(ctc_weight=None)", utterances=50, utterances_of=300,
             frame_seconds=0.04, chunk_seconds=0.04, loss=1.0, wer=0.1, context=context,
-            context_low=context, context_high=None, again_above=[], half_life=0.25, exponent=1.2,
+            context_low=context, context_high=None, again_above=[], half_life=0.25,
+            half_life_low=0.2, half_life_high=0.3, agreement=0.98, exponent=1.2,
             aic_difference=12.3, law="exponential", sight=None, draws=100,
             gradient=[0.5**k for k in range(9)],
         )  # fmt: skip

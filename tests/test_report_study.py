@@ -252,7 +252,9 @@ def test_probes_are_drawn_and_told_with_their_files_and_the_page_stands_alone(tm
     assert "1.00 ± 0.02" in text
     assert "| out of memory |" in text
     assert "| latch: lstm, bias 1 | 100,000 | 3 | 64 | 64 | 1.00 / 1.00 | 0.10 / 0.10 |" in text
-    assert "| runs/LSTM | LSTM + CTC | 1 | 0.64 s [0.64 to all] | 16 | 0.250 s | 1.20 | " in text
+    context = "| LSTM + CTC | 1 | 0.64 s [0.64 to all] | 16 | 0.250 s [0.200 to 0.300] | 1.20 |"
+    assert context in text
+    assert "| exponential (+12.3, in 98 %) |" in text
     assert "| runs/Transformer | Transformer + CTC | 1 | all [all to all] | all |" in text
     with (tmp_path / "out" / "claims.csv").open() as file:
         table = {row["claim"]: row["words"] for row in csv.DictReader(file)}

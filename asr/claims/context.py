@@ -9,6 +9,7 @@ utterances, not what an encoder could hold: that is ``asr claims horizon``.
 
 import argparse
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import decode
 from asr.claims.context_table import Effective, Point, save
-from asr.claims.decay import Decay, Floats, fit, sight, squared_gradients
+from asr.claims.decay import Decay, Floats, judge, sight, squared_gradients
 from asr.claims.measure import equal_precision
 from asr.claims.scaling import count, facts
 from asr.claims.statistics import bootstrap_interval
@@ -207,7 +208,9 @@ def effective(
     interval of the ratio. None: nothing less than the whole past is enough.
     """
     r = gradients.curve()
-    fitted, seen = fit(r, model.frame_seconds), sight(r)
+    seen, judged = sight(r), judge(gradients, model.frame_seconds)
+    laws = judged.fit if judged else None
+    low, high = judged.interval if judged else (math.inf, math.inf)
 
     def enough(name: str) -> float | None:
         return next((p.context for p in curve if not p.whole and getattr(p, name) <= BOUND), None)
@@ -230,12 +233,15 @@ def effective(
         context_low=enough("ratio_low"),
         context_high=enough("ratio_high"),
         again_above=[p.context for p in longer if p.loss_ratio > BOUND],
-        half_life=fitted.half_life if fitted else None,
-        exponent=fitted.exponent if fitted else None,
-        aic_difference=fitted.aic_difference if fitted else None,
-        law=fitted.law if fitted else "",
+        half_life=laws.half_life if laws else None,
+        half_life_low=low if math.isfinite(low) else None,
+        half_life_high=high if math.isfinite(high) else None,
+        exponent=laws.exponent if laws else None,
+        aic_difference=laws.aic_difference if laws else None,
+        law=laws.law if laws else "",
+        agreement=judged.agreement if judged else None,
         sight=None if seen is None else seen * model.frame_seconds,
-        draws=int(gradients.draws[0]),
+        draws=gradients.draws,
         gradient=r.tolist(),
     )
 

@@ -6,7 +6,7 @@ from inspect import cleandoc
 
 from matplotlib.figure import Figure
 
-from asr.claims.context_table import exactness, remarks, told_context, told_half_life
+from asr.claims.context_table import exactness, remarks, told_context, told_half_life, told_law
 from asr.claims.reach import AXES, horizon, median_accuracy
 from asr.report import probe_plots as plots
 from asr.report.arms import curves
@@ -207,21 +207,26 @@ def _contexts(probes: Probes) -> list[Block]:
             "all" if one.context is None else f"{one.context / one.frame_seconds:.0f}",
             told_half_life(one),
             NONE if one.exponent is None else digits(one.exponent),
-            NONE if one.aic_difference is None else f"{one.law} ({one.aic_difference:+.1f})",
+            told_law(one),
             f"{one.utterances} of {one.utterances_of}",
         ]
         for one in runs
     ]
     header = ["run folder", "encoder + decoder", "seed", "effective context [95 % interval]"]
-    header += ["encoder frames", "half-life of gradients", "exponent", "law (difference of AIC)"]
+    header += [
+        "encoder frames",
+        "half-life of gradients",
+        "exponent",
+        "law (difference of AIC, agreement)",
+    ]
     header += ["utterances"]
     note = (
         "Effective context of trained models: the shortest past that an encoder frame may hear "
         "with a loss of at most 1.01 times that of the whole past. Gradients of a frame by the "
         "features k frames before: fitted by an exponential (half-life) and by a power of k "
-        "(exponent); the law that AIC prefers, and by how much. Utterances are short, so this is "
-        "what was used, not what could be remembered: it stands beside the verdict and decides "
-        "nothing."
+        "(exponent); the law that AIC prefers, and by how much, or neither where fewer than 19 of "
+        "20 resamples of the utterances agree. Utterances are short, so this is what was used, "
+        "not what could be remembered: it stands beside the verdict and decides nothing."
     )
     words = (
         "Left: WER of greedy search when a frame hears no more of the past, itself included. "
