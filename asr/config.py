@@ -464,7 +464,7 @@ def environment() -> dict[str, Any]:
     return {
         "asr": asr.__version__,
         "git_commit": _git_commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([Path(sys.argv[0]).name.replace("__main__.py", "asr"), *sys.argv[1:]]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),

@@ -99,7 +99,8 @@ def _best(study: Study) -> list[Block]:
     most = max(len(account.trials) for account in tuned)
     for account in tuned:
         best = expected_best(account.trial_wers).tolist()
-        low, high = (bound.tolist() for bound in expected_best_interval(account.trial_wers))
+        bounds = expected_best_interval(account.trial_wers)
+        low, high = (bound.clip(min=0).tolist() for bound in bounds)  # no WER is below 0
         curves.append((account.arm, best, low, high))
         hours.append(mean([row["device_hours"] for row in account.trials]) or 0.0)
         cells = [
