@@ -24,6 +24,7 @@ from torch import Tensor
 from asr import checkpoint, config, session
 from asr.batch import Batch
 from asr.data import SpeechData, read_corpus
+from asr.encoders.recurrent import recurrent_kernel, set_recurrent_precision
 from asr.journal import Journal
 from asr.loss import Loss
 from asr.machine import Interruption
@@ -80,14 +81,18 @@ class Run:
             tokenizer,
             self.corpus["normaliser"],
         )
+        set_recurrent_precision(model.modules(), recipe.trainer.recurrent_precision)
         if state is None:
             model.features.fit(self.data.sample(500))
         self.average = copy.deepcopy(model).to(device).eval().requires_grad_(False)
         self.search = recipe.validation.search()
         for search in (self.search, self.average.search):
             try_search(search, self.average)
-        self.model, self.optimizer = fabric.setup(model, recipe.optimizer.build(model))
+        self.model, self.optimizer = fabric.setup(model, recipe.optimizer.build(model, device))
         self.parameters = model.num_parameters()
+        self.recurrent_kernel = recurrent_kernel(model.modules(), device)
+        if self.recurrent_kernel is not None:
+            log.info("recurrent kernel: %s", self.recurrent_kernel)
         self.encoder_flops = functools.cache(lambda frames: model.encoder.flops([frames]))
         self.decoder_flops = functools.cache(lambda s, u: model.decoder.flops([s], [u]))
         self.updates = self.nonfinite = self.nonfinite_in_a_row = 0
@@ -359,6 +364,7 @@ class Run:
                 parameters=self.parameters,
                 seed=self.recipe.seed,
                 num_threads=torch.get_num_threads(),
+                recurrent_kernel=self.recurrent_kernel,
                 corpus={
                     "name": self.corpus["name"],
                     "path": self.recipe.data.corpus,
@@ -404,10 +410,12 @@ class Run:
 
     def same(self) -> dict[str, Any]:
         """What may not change between the sessions of a run."""
+        recurrent = self.recipe.trainer.recurrent_precision
         return {
             "data": self.rows_sha256,
             "device": self.fabric.device.type,
-            "precision": self.ledger.precision,
+            "precision": self.ledger.precision
+            + (f", recurrent {recurrent}" if recurrent != "float32" else ""),
         }
 
     def resume(self, state: dict[str, Any]) -> None:

@@ -78,7 +78,9 @@ class TextRun:
         if self.counts:
             return
         self.flops = functools.cache(lambda length: model.flops([length]))
-        self.model, self.optimizer = fabric.setup(model, recipe.optimizer.build(model))
+        self.model, self.optimizer = fabric.setup(
+            model, recipe.optimizer.build(model, fabric.device)
+        )
         self.model.mark_forward_method("log_probs")
         self.try_longest_batch()
         saved = checkpoint.read(folder / "last.ckpt", self.same())

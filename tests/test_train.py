@@ -398,3 +398,29 @@ def test_audio_on_the_device_changes_no_number_and_a_run_may_die_and_resume(
           tmp_path / "parts")  # fmt: skip
     train(on_device, tmp_path / "parts")
     assert_equal_weights(tmp_path / "device", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(("precision", "close"), [("fp16", 0.02), ("bf16", 0.1)])
+def test_recurrent_kernels_in_16_bits_learn_the_same_and_the_run_says_what_they_are(
+    corpus, tmp_path, caplog, precision, close
+):
+    losses = {}
+    for name in ("float32", precision):
+        trainer = {"accelerator": "cpu", "log_every_n_steps": 4, "recurrent_precision": name}
+        with caplog.at_level(logging.INFO):
+            train(recipe(corpus, trainer=trainer), tmp_path / name)
+        lines = read_ledger(tmp_path / name / "ledger.jsonl")
+        losses[name] = [e["train_loss"] for e in lines if e["event"] == "step"]
+    assert losses[precision] != losses["float32"]
+    assert losses[precision] == pytest.approx(losses["float32"], rel=close)
+    last = json.loads((tmp_path / precision / "ledger.json").read_text())
+    assert last["recurrent_kernel"] == f"each direction over padded frames, in {precision} on a cpu"
+    assert f"recurrent kernel: {last['recurrent_kernel']}" in caplog.text
+
+
+def test_an_optimiser_for_a_gpu_is_fused_and_one_for_a_cpu_is_torchs_choice():
+    model = torch.nn.Linear(3, 2)
+    for device, fused in (("cuda", True), ("cpu", None)):
+        built = OptimizerOptions().build(model, torch.device(device))
+        assert [group["fused"] for group in built.param_groups] == [fused, fused]
+        assert [group["weight_decay"] for group in built.param_groups] == [0.01, 0.0]

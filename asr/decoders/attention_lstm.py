@@ -101,7 +101,9 @@ class AttentionLSTM(AttentionDecoder):
         x = self.attention.unroll(self._token_gates(tokens), memory)  # (B, U, width + D)
         if self.upper is not None:
             flatten(self.upper)
-            y, _ = self.upper(x)
+            # Autocast would run it in float16 on a GPU, in which gradients need to be scaled.
+            with torch.autocast(x.device.type, enabled=False):
+                y, _ = self.upper(x.float())
             x = torch.cat([y, x[..., self.width :]], dim=-1)
         return self._readout(x)
 

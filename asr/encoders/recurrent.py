@@ -1,5 +1,6 @@
 """The block of LSTM and GRU encoders: torch's fused kernels, one or two directions."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -7,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from asr.cudnn import GPU, MOST_ROWS, NAMES, Call, Choice, algorithm, whole_rows
 from asr.encoders.block import Block, Frames, State
 from asr.encoders.gru_loop import gru
+from asr.encoders.narrow import narrow
 from asr.layers import (
     Permute,
     dropout,
@@ -27,7 +30,13 @@ FEW_FRAMES = 4  # on a CPU; so many or fewer, all utterances together, are read 
 
 
 class RecurrentBlock(Block):
-    """x + projection(recurrence(norm(x))), and the optional joining of two frames into one."""
+    """x + projection(recurrence(norm(x))), and the optional joining of two frames into one.
+
+    Attributes:
+        precision: that the recurrence is computed in, forward; streaming is always in float32.
+    """
+
+    precision = torch.float32
 
     def __init__(
         self,
@@ -57,12 +66,30 @@ class RecurrentBlock(Block):
     def forward(self, frames: Frames) -> Frames:
         """(B, S, D), (B,) -> (B, S or ceil(S / 2), D), (B,)."""
         x, lengths = frames.x, frames.lengths
-        run = packed if x.is_cuda else padded
-        x = self._join(x, run(self.recurrence, self.norm(x), lengths))
+        x = self._join(x, self.read(self.norm(x), lengths))
         if self.reduction is None:
             return replace(frames, x=x)
         x = self._reduce(zero_padding(x, lengths))
         return replace(frames, x=x, lengths=halved_lengths(lengths))
+
+    def read(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, S, D), (B,) -> (B, S, cells * directions), by the fastest kernel there is.
+
+        On a GPU a persistent one where torch would take it, else one packed call.
+        """
+        if self.precision == torch.float32:
+            return (packed if x.is_cuda else padded)(self.recurrence, x, lengths)
+        is_packed = x.is_cuda and self.kernel(GPU.of(x.device), len(x)).algorithm == "standard"
+        return narrow(self.recurrence, x, lengths, self.precision, is_packed=is_packed)
+
+    def kernel(self, gpu: GPU, batch: int) -> Choice:
+        """What cuDNN computes batches of this size with: the slower of forward and backward."""
+        if self.precision == torch.float32:
+            return Choice("standard", f"{NAMES[self.precision]} input is packed")
+        rows = whole_rows(batch)
+        call = Call(self.precision, self.dim, self.recurrence.hidden_size, rows)
+        both = [algorithm(call, gpu, backward=backward) for backward in (False, True)]
+        return next((choice for choice in both if choice.algorithm == "standard"), both[0])
 
     def initial_state(self, batch: int) -> State:
         """Zeros: ``hidden`` and, of an LSTM, ``cell``."""
@@ -140,6 +167,26 @@ def recurrent_blocks(
         )
         for layer in range(1, layers + 1)
     ]
+
+
+def set_recurrent_precision(modules: Iterable[nn.Module], name: str) -> None:
+    """The recurrent blocks among these compute in float32, bf16 or fp16 from now on."""
+    precision = {name: dtype for dtype, name in NAMES.items()}[name]
+    for module in modules:
+        if isinstance(module, RecurrentBlock):
+            module.precision = precision
+
+
+def recurrent_kernel(modules: Iterable[nn.Module], device: torch.device) -> str | None:
+    """What the recurrent blocks among these are computed with, in words; None without any."""
+    blocks = [module for module in modules if isinstance(module, RecurrentBlock)]
+    if not blocks:
+        return None
+    precision = NAMES[blocks[0].precision]
+    if device.type != "cuda":
+        return f"each direction over padded frames, in {precision} on a {device.type}"
+    choices = [str(block.kernel(GPU.of(device), MOST_ROWS)) for block in blocks]
+    return f"{'; '.join(dict.fromkeys(choices))} (in {precision}, up to {MOST_ROWS} utterances)"
 
 
 def packed(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:

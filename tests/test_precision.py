@@ -1,0 +1,45 @@
+"""Under bf16 autocast products are in bf16, and whatever a loss is computed of is in float32."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from asr.decoders import joint
+from tests import tiny
+from tests.test_decoders import utterances
+
+LOSSES = [(F, "ctc_loss"), (F, "cross_entropy"), (joint, "rnnt_loss")]
+
+
+@pytest.mark.parametrize("name", list(tiny.DECODER_BUILDERS))
+def test_what_losses_are_computed_of_is_in_float32(name, monkeypatch):
+    seen, products = {}, set()
+    for place, function in LOSSES:
+
+        def noted(scores, *rest, function=function, original=getattr(place, function), **keys):
+            seen[function] = scores.dtype
+            return original(scores, *rest, **keys)
+
+        monkeypatch.setattr(place, function, noted)
+    original_softmax = torch.Tensor.log_softmax
+
+    def softmax(scores, *rest, **keys):
+        seen["log_softmax"] = scores.dtype
+        return original_softmax(scores, *rest, **keys)
+
+    monkeypatch.setattr(torch.Tensor, "log_softmax", softmax)
+    decoder = tiny.decoder(name)
+    for part in decoder.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.register_forward_hook(lambda part, given, y: products.add(y.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = decoder.loss(*utterances())
+    assert seen
+    assert set(seen.values()) == {torch.float32}
+    assert {term.sum.dtype for term in loss.terms.values()} == {torch.float32}
+    assert loss.total().dtype == torch.float32
+    if "Transformer" in name or "AttentionLSTM" in name:
+        assert torch.bfloat16 in products, "autocast was on"
+    expected = decoder.loss(*utterances())
+    for key, term in loss.terms.items():
+        torch.testing.assert_close(term.sum, expected.terms[key].sum, rtol=0.05, atol=0.0)
