@@ -385,15 +385,17 @@ def test_a_law_is_named_only_where_other_utterances_would_name_it_too():
 
 
 def test_the_interval_of_a_half_life_covers_it_as_often_as_it_says():
-    """Utterances with half-lives of their own, 100 times: 95 % less what few utterances cost."""
-    lags, covered = np.arange(30), 0
+    """Utterances with half-lives of their own, 50 times: 95 % less what few utterances cost."""
+    lags, covered, widths = np.arange(30), 0, []
     random = np.random.default_rng(0)
-    for _ in range(100):
+    for _ in range(50):
         scales = np.exp(0.3 * random.standard_normal((12, 1)))
         curves = scales * 0.5 ** (lags / 5) * np.exp(0.3 * random.standard_normal((12, 30)))
         low, high = judge(decay_of(curves), 1.0, seed=int(random.integers(1000))).interval
         covered += low <= 5 <= high
-    assert 85 <= covered <= 99
+        widths.append(high - low)
+    assert covered >= 42
+    assert np.mean(widths) < 1
 
 
 def test_what_does_not_fall_has_no_half_life_and_a_few_lags_no_law():
