@@ -243,7 +243,10 @@ def restore(state: dict[str, str]) -> Tokenizer:
     if state.get("class") == "Characters" and "characters" in state:
         return Characters((), alphabet=state["characters"])
     if state.get("class") == "SentencePiece" and "model" in state:
-        return SentencePiece.from_model(base64.b64decode(state["model"]))
+        try:
+            return SentencePiece.from_model(base64.b64decode(state["model"]))
+        except (ValueError, RuntimeError):
+            raise ValueError("the SentencePiece model is damaged; save it again") from None
     raise ValueError(f"not the state of a tokenizer: class {state.get('class')!r}; save it again")
 
 

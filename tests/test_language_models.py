@@ -1,13 +1,22 @@
 """Neural language models: what they read step by step is what they read at once."""
 
+import json
+import re
 from functools import partial
 
 import pytest
 import torch
 
 from asr.batch import BLANK, EOS
+from asr.config import Component
 from asr.language_models import LANGUAGE_MODELS, LSTM, Transformer
+from asr.language_models.folder import (
+    TrainedLanguageModel,
+    load_language_model,
+    save_language_model,
+)
 from asr.search.fusion import begin
+from asr.text import Characters
 from tests.tiny import counted_flops
 
 V = 7
@@ -137,3 +146,39 @@ def test_every_weight_learns(model):
     for name, weight in model.named_parameters():
         assert weight.grad is not None, name
         assert weight.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokenizer": None}, "is damaged ('NoneType' object"),
+        ({"tokenizer": {}}, "not the state of a tokenizer"),
+        ({"tokenizer": {"class": "SentencePiece", "model": "abc"}}, "model is damaged"),
+        ({"tokenizer": {"class": "SentencePiece", "model": "YWJj"}}, "model is damaged"),
+        ({"language_model": {"class_path": "Unknown"}}, "'Unknown' is not shipped"),
+        (
+            {"language_model": {"class_path": "LSTM", "init_args": {"width": 0}}},
+            "greater than zero",
+        ),
+        (
+            {"language_model": {"class_path": "LSTM", "init_args": {"width": 9}}},
+            "size mismatch for",
+        ),
+        ({"normaliser": ...}, "is damaged ('normaliser' is missing)"),
+    ],
+)
+def test_a_folder_that_does_not_fit_together_is_refused_by_the_name_of_its_file(
+    tmp_path, change, message
+):
+    component = Component(LSTM, {"width": 8})
+    tokenizer = Characters(["abc"])
+    model = component(tokenizer.vocabulary_size)
+    save_language_model(TrainedLanguageModel(model, component, tokenizer, "none"), tmp_path)
+    assert load_language_model(tmp_path).normaliser == "none"
+    path = tmp_path / "language_model.json"
+    described = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({k: v for k, v in described.items() if v is not ...}))
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        load_language_model(tmp_path)
+    assert str(error.value).startswith(str(tmp_path))
+    assert "\n" not in str(error.value)

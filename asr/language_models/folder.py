@@ -89,18 +89,23 @@ def load_language_model(
             LANGUAGE_MODELS, described["language_model"], "language_model", 1, allow_code
         )
         tokenizer, normaliser = restore(described["tokenizer"]), described["normaliser"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{where} is damaged ({error}); restore it or train again") from None
-    model: LanguageModel = component(tokenizer.vocabulary_size)
+        model: LanguageModel = component(tokenizer.vocabulary_size)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{where} is damaged ({why}); restore it or train again") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             summary = json.loads((file.metadata() or {}).get("summary", "{}"))
         model.load_state_dict(weights)
     except (SafetensorError, RuntimeError, OSError, json.JSONDecodeError) as error:
+        lines = str(error).splitlines()
+        why = lines[1].strip() if "loading state_dict" in lines[0] else lines[0]
         raise ValueError(
-            f"{folder / WEIGHTS} is damaged or belongs to another model "
-            f"({str(error).splitlines()[0]:.200}); restore the file or train again"
+            f"{folder / WEIGHTS} is damaged or belongs to another model ({why:.200}); "
+            "restore the file or train again"
         ) from None
     return TrainedLanguageModel(model.to(device).eval(), component, tokenizer, normaliser, summary)
 
