@@ -44,7 +44,12 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     On a CPU ``F.dropout`` spends 7 ns an element on one random number each, a tenth of a
     Transformer's training step. Here eight come from each 64-bit draw, at a quarter of the time
     in all; the probability is rounded to a multiple of 1/256.
+
+    Raises:
+        ValueError: it is no probability.
     """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"dropout is {probability}: it must be between 0 and 1")
     if not training or not probability:
         return x
     if x.device.type != "cpu" or x.dtype != torch.float32 or probability == 1:

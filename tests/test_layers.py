@@ -54,6 +54,13 @@ def test_dropout_drops_its_share_and_keeps_the_mean(probability):
     assert gradient.equal(y)
 
 
+@pytest.mark.parametrize("probability", [-0.1, 1.5, math.nan])
+def test_dropout_of_no_probability_is_refused(probability):
+    for training in (True, False):
+        with pytest.raises(ValueError, match=f"dropout is {probability}: it must be between 0 and"):
+            dropout(torch.ones(3), probability, training=training)
+
+
 def test_dropout_is_seeded_and_off_outside_of_training():
     x = torch.randn(5, 7)
     torch.manual_seed(3)

@@ -29,6 +29,8 @@ class Joint(nn.Module):
         super().__init__()
         if vocabulary < 3:
             raise ValueError(f"a vocabulary of {vocabulary}; BLANK, EOS and one token are needed")
+        if joint < 1:
+            raise ValueError(f"joint is {joint}: the joint network needs a width of at least 1")
         self.dim, self.width, self.inner, self.vocabulary = dim, width, joint, vocabulary
         self.encoder = Linear(dim, joint, bias=False)
         self.prediction = Linear(width, joint)

@@ -14,6 +14,7 @@ class LSTMPrediction(nn.Module):
 
     def __init__(self, vocabulary: int, width: int, *, layers: int, dropout: float) -> None:
         super().__init__()
+        _check_width(width)
         if layers < 1:
             raise ValueError(f"layers is {layers}: the prediction network needs at least 1")
         self.width, self.dropout = width, dropout
@@ -54,6 +55,7 @@ class StatelessPrediction(nn.Module):
 
     def __init__(self, vocabulary: int, width: int, *, context: int, dropout: float) -> None:
         super().__init__()
+        _check_width(width)
         if context < 1:
             raise ValueError(f"context is {context}: the prediction network must see 1 token")
         self.width, self.context, self.dropout = width, context, dropout
@@ -89,3 +91,8 @@ class StatelessPrediction(nn.Module):
     def flops(self, steps: int) -> int:
         """FLOPs of ``steps`` tokens."""
         return steps * 2 * self.context * self.width**2
+
+
+def _check_width(width: int) -> None:
+    if width < 1:
+        raise ValueError(f"width is {width}: the prediction network needs at least 1")
