@@ -58,6 +58,7 @@ def unpack(archive: Path, folder: Path) -> bool:
         with tarfile.open(archive) as tar:
             tar.extractall(partial, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{archive} is damaged ({error}); remove it to begin anew") from None
+        why = str(error).splitlines()[0].rstrip(":")
+        raise ValueError(f"{archive} is damaged ({why}); remove it to begin anew") from None
     partial.rename(folder)
     return True

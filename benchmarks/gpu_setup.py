@@ -25,8 +25,10 @@ def install(bundle: Path | None, site: Path) -> dict[str, str]:
     made from an environment would not see the packages of that.
 
     Raises:
-        ValueError: pip cannot install them; with its own last word.
+        ValueError: no such bundle, or pip cannot install its wheels; with its own last word.
     """
+    if bundle and not bundle.is_dir():
+        raise ValueError(f"{bundle}: no such bundle; scripts/gpu_bundle makes one")
     wheels = sorted(bundle.rglob("*.whl")) if bundle else []
     stamp = site / "installed.txt"
     wanted = "\n".join(wheel.name for wheel in wheels)

@@ -10,6 +10,7 @@ and PyYAML only: it runs before the bundle's packages are there.
 """
 
 import argparse
+import dataclasses
 import json
 import shlex
 import signal
@@ -70,12 +71,19 @@ class Slice:
 
 
 def read_slices(path: Path) -> dict[int, Slice]:
-    """All slices by number."""
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {
-        number: Slice(number, each["title"], tuple(Step(**step) for step in each["steps"]))
-        for number, each in tree.items()
-    }
+    """All slices by number.
+
+    Raises:
+        ValueError: a step has a key that is none, or lacks one.
+    """
+    slices = {}
+    for number, each in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        try:
+            steps = tuple(Step(**step) for step in each["steps"])
+        except TypeError as error:
+            raise ValueError(f"{path}, slice {number}: {error}") from None
+        slices[number] = Slice(number, each["title"], steps)
+    return slices
 
 
 class Work:
@@ -108,10 +116,15 @@ class Work:
         print(f"{step.name}: at most {limit:.0f} s: {shlex.join(words)}", flush=True)
         line = {"step": step.name, "unix_time": time.time(), "limit_seconds": limit}
         log = self.folder / f"{step.name}.log"
-        outcome = gpu_step.run(words, log, environment, limit)
-        line |= {"command": shlex.join(words), "code": outcome.code, "seconds": outcome.seconds}
-        with (self.folder / "steps.jsonl").open("a") as file:
-            file.write(json.dumps({**line, "status": outcome.status}) + "\n")
+        began = time.monotonic()
+        outcome = None
+        try:
+            outcome = gpu_step.run(words, log, environment, limit)
+        finally:  # an interruption of this process cuts the step
+            told = outcome or gpu_step.Outcome("cut", -signal.SIGTERM, time.monotonic() - began)
+            line |= {"command": shlex.join(words), **dataclasses.asdict(told)}
+            with (self.folder / "steps.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
         print(f"{step.name}: {outcome.status} after {outcome.seconds:.0f} s", flush=True)
         if outcome.status == "failed":
             print("\n".join(log.read_text(errors="replace").splitlines()[-8:]), flush=True)
