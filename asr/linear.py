@@ -27,7 +27,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     fits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     few = x.numel() < FEW_ROWS * x.shape[-1]
-    if not ONEDNN or not fits or few or torch.is_autocast_enabled("cpu"):
+    # A compiler brings products of its own.
+    if torch.compiler.is_compiling() or not ONEDNN or not fits or few:
+        return F.linear(x, weight, bias)
+    if torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
     return OneDNNLinear.apply(x, weight, bias)
 

@@ -20,7 +20,7 @@ import torch
 
 from asr.files import read_json_lines, write
 
-PHASES = ("startup", "step", "data_wait", "validation", "checkpoint")
+PHASES = ("startup", "compilation", "step", "data_wait", "validation", "checkpoint")
 HEARTBEAT_SECONDS = 0.25
 COUNTERS = ("audio_seconds", "padded_seconds", "train_flops", "padded_train_flops")
 
@@ -168,7 +168,8 @@ class Ledger:
         self.earlier_wall = max(self.earlier_wall, state["wall_seconds"])
         self.earlier_device = max(self.earlier_device, state["device_hours"] * 3600)
         startup = self.seconds["startup"]
-        self.seconds = {name: state["seconds"][name] for name in PHASES}
+        # A checkpoint may be older than a phase.
+        self.seconds = {name: state["seconds"].get(name, 0.0) for name in PHASES}
         self.seconds["startup"] += startup
         self.peak_memory = state["peak_memory_bytes"]
         self.wasted = state["wasted_seconds"] + self.earlier_wall - state["wall_seconds"]

@@ -30,6 +30,9 @@ from asr.loss import Loss, collected
 from asr.search import SEARCHES, Hypothesis, Search
 from asr.text import Tokenizer, restore
 
+# Features (B, T, F), their lengths (B,), tokens (B, U), their lengths (B,).
+Filled = tuple[Tensor, Tensor, Tensor, Tensor]
+
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
@@ -76,18 +79,31 @@ class SpeechModel(nn.Module):
         tokens: Tensor,
         token_lengths: Tensor,
         cover: Callable[[Tensor, Tensor], Tensor] | None = None,
+        fill: Callable[[Filled], Filled] | None = None,
     ) -> tuple[Loss, Tensor]:
         """(B, N), (B,), (B, U), (B,) -> Loss and the feature lengths (B,).
 
-        ``cover`` changes the features (B, T, F), (B,) -> (B, T, F) before the encoder sees them.
+        Args:
+            waves: of the batch, as its lengths, tokens and their lengths.
+            lengths: in samples.
+            tokens: without EOS.
+            token_lengths: of them.
+            cover: changes the features (B, T, F), (B,) -> (B, T, F) before the encoder sees them.
+            fill: makes features (B, T, F), (B,) and tokens (B, U), (B,) larger, by padding and by
+                rows of no frames and no tokens at the end, which change no term.
         """
         x, frames = self.features(waves, lengths)
         if cover is not None:
             x = cover(x, frames)
+        filled = x, frames, tokens, token_lengths
+        if fill is not None:
+            filled = fill(filled)
+        x, filled_frames, tokens, token_lengths = filled
         with collected() as terms:
-            encoded, encoded_lengths = self.encoder(x, frames)
+            encoded, encoded_lengths = self.encoder(x, filled_frames)
         loss = self.decoder.loss(encoded, encoded_lengths, tokens, token_lengths)
-        return Loss(loss.terms | terms, loss.infeasible), frames
+        infeasible = loss.infeasible - (len(x) - len(frames))
+        return Loss(loss.terms | terms, infeasible), frames
 
     @torch.inference_mode()
     def recognise(self, waves: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:

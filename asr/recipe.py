@@ -142,6 +142,9 @@ class TrainerOptions:
             gradients scaled by themselves, which alone reaches cuDNN's persistent kernel: on an
             A100 or newer, with dim and cells (per direction) multiples of 128, cells up to 1024
             and batches of up to 128 utterances. The run says what it got.
+        compile: torch.compile's mode (default, reduce-overhead for CUDA graphs, max-autotune) for
+            the blocks of the encoder and the layers of the decoder, on batches filled up to a few
+            shapes; eager and aot_eager only trace. Recurrences stay cuDNN's. null: no compiler.
         allow_tf32: whether float32 products and kernels of a GPU, recurrent ones as well as
             attention's, round their factors to TF32.
         log_every_n_steps: updates between two lines of the ledger and the logs.
@@ -154,6 +157,9 @@ class TrainerOptions:
     strategy: Literal["auto", "ddp"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     recurrent_precision: Literal["float32", "bf16", "fp16"] = "float32"
+    compile: Literal["default", "reduce-overhead", "max-autotune", "eager", "aot_eager"] | None = (
+        None
+    )
     allow_tf32: bool = True
     log_every_n_steps: int = 50
     checkpoint_every_seconds: float = 60.0

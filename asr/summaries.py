@@ -15,6 +15,7 @@ from asr.writers import FORMATS
 SHOWN = 20  # files named one by one
 PHASES = {
     "startup": "start-up",
+    "compilation": "compilation",
     "step": "training",
     "data_wait": "waiting for data",
     "validation": "validation",

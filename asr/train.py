@@ -23,13 +23,14 @@ from torch import Tensor
 
 from asr import checkpoint, config, session
 from asr.batch import Batch
+from asr.compiled import Shapes, compile_regions, metered
 from asr.data import SpeechData, read_corpus
 from asr.encoders.recurrent import recurrent_kernel, set_recurrent_precision
 from asr.journal import Journal
 from asr.loss import Loss
 from asr.machine import Interruption
 from asr.meter import Ledger
-from asr.model import build_model, save_model
+from asr.model import SpeechModel, build_model, save_model
 from asr.recipe import Recipe
 from asr.run_folder import finished
 from asr.text import restore
@@ -50,7 +51,10 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """
     if (line := finished(recipe, folder)) is not None:
         return line
-    with session.opened(recipe, folder) as (fabric, ledger, interruption):
+    with contextlib.ExitStack() as stack:
+        fabric, ledger, interruption = stack.enter_context(session.opened(recipe, folder))
+        if recipe.trainer.compile is not None:
+            stack.enter_context(metered(ledger))
         try:
             return Run(recipe, folder, fabric, ledger).fit(interruption)
         except torch.OutOfMemoryError:
@@ -89,6 +93,7 @@ class Run:
         for search in (self.search, self.average.search):
             try_search(search, self.average)
         self.model, self.optimizer = fabric.setup(model, recipe.optimizer.build(model, device))
+        self.shapes = self.compiled(model) if recipe.trainer.compile is not None else None
         self.parameters = model.num_parameters()
         self.recurrent_kernel = recurrent_kernel(model.modules(), device)
         if self.recurrent_kernel is not None:
@@ -130,6 +135,23 @@ class Run:
         texts = SpeechData.texts(self.recipe.data)
         made = self.recipe.tokenizer(texts).state() if self.fabric.is_global_zero else {}
         return self.fabric.broadcast(made)
+
+    def compiled(self, model: SpeechModel) -> Shapes:
+        """Compiles the model; the shapes that its batches are filled up to."""
+        recipe, data = self.recipe, self.data.train
+        shapes = Shapes(
+            data.seconds,
+            [len(data.tokenizer.encode(text)) for text in data.texts],
+            recipe.data.max_batch_seconds,
+            recipe.augmentation.speed,
+            model.features.hop_seconds,
+        )
+        mode = recipe.trainer.compile
+        assert mode is not None
+        regions = compile_regions(model, mode, len(shapes.all))
+        sizes = ", ".join("x".join(map(str, shape)) for shape in shapes.all)
+        log.info("torch.compile, %s: %d regions, filled up to one of %s", mode, len(regions), sizes)
+        return shapes
 
     def try_longest_batch(self) -> None:
         """Running out of memory happens now; changes no weight.
@@ -226,6 +248,7 @@ class Run:
             batch.tokens,
             batch.token_lengths,
             lambda x, frames: augmentation.cover(x, frames, seed + 1),
+            self.shapes.fill if self.shapes is not None else None,
         )
         self.weights = {name: term.weight for name, term in loss.terms.items()}
         return loss, frames
@@ -282,17 +305,21 @@ class Run:
         """Tells the ledger what the update held."""
         rate, stride = self.recipe.features.sample_rate, self.average.encoder.stride
         sizes, tokens = frames.tolist(), batch.token_lengths.tolist()
-        longest, most = max(sizes), max(tokens)
+        rows, longest, most = len(sizes), max(sizes), max(tokens)
+        padded_seconds = batch.waves.numel() / rate
+        if self.shapes is not None:
+            rows, longest, most = self.shapes.of(rows, longest, most)
+            padded_seconds = rows * longest * self.average.features.hop_seconds
 
         def flops(t: int, u: int) -> int:
             return self.encoder_flops(t) + self.decoder_flops(-(-t // stride), u)
 
         self.ledger.count(
             audio_seconds=int(batch.wave_lengths.sum()) / rate,
-            padded_seconds=batch.waves.numel() / rate,
+            padded_seconds=padded_seconds,
             # The backward pass costs twice the forward pass.
             train_flops=3 * sum(map(flops, sizes, tokens)),
-            padded_train_flops=3 * len(sizes) * flops(longest, most),
+            padded_train_flops=3 * rows * flops(longest, most),
         )
 
     def budget_reached(self) -> str | None:

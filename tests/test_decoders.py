@@ -328,16 +328,17 @@ def test_repeats_in_the_padding_need_no_frame():
 def test_label_smoothing_spreads_over_the_other_tokens_but_blank():
     torch.manual_seed(0)
     head = CrossEntropyHead(4, 5, label_smoothing=0.2).train()
-    x, tokens = torch.randn(1, 3, 4), torch.tensor([[3, 2]])
+    x, tokens, frames = torch.randn(1, 3, 4), torch.tensor([[3, 2]]), torch.tensor([1])
     log_probs = head.output(x)[0].log_softmax(-1)  # of the tokens 1, 2, 3, 4
     expected = 0.0
     for position, target in enumerate([3, 2, EOS]):
         for token in range(1, 5):
             share = 0.8 if token == target else 0.2 / 3
             expected -= share * log_probs[position, token - 1].item()
-    assert head.loss(x, tokens, torch.tensor([2]), 1.0).sum.item() == pytest.approx(expected)
+    loss = head.loss(x, frames, tokens, torch.tensor([2]), 1.0)
+    assert loss.sum.item() == pytest.approx(expected)
     likelihood = -sum(log_probs[p, t - 1].item() for p, t in enumerate([3, 2, EOS]))
-    loss = head.eval().loss(x, tokens, torch.tensor([2]), 1.0)
+    loss = head.eval().loss(x, frames, tokens, torch.tensor([2]), 1.0)
     assert loss.sum.item() == pytest.approx(likelihood)
     assert loss.count == 3
 

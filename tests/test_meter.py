@@ -40,6 +40,7 @@ def test_every_second_is_in_exactly_one_phase(tmp_path, clock):
     assert line["seconds"] == {
         "startup": 0.0,
         "step": 10.0,
+        "compilation": 0.0,
         "data_wait": 8.0,
         "validation": 22.0,
         "checkpoint": 0.0,
@@ -167,5 +168,7 @@ def test_joules_are_the_difference_of_the_counter_over_sessions_and_devices(tmp_
 
 def test_the_process_began_before_now_and_after_the_machine():
     assert 0 < time.time() - process_start() < 24 * 3600
-    assert set(PHASES) == {"startup", "step", "data_wait", "validation", "checkpoint"}
+    assert set(PHASES) == {
+        "startup", "compilation", "step", "data_wait", "validation", "checkpoint"
+    }  # fmt: skip
     assert meter.peak_memory(CPU) > 10e6

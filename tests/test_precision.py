@@ -14,13 +14,16 @@ LOSSES = [(F, "ctc_loss"), (F, "cross_entropy"), (joint, "rnnt_loss")]
 @pytest.mark.parametrize("name", list(tiny.DECODER_BUILDERS))
 def test_what_losses_are_computed_of_is_in_float32(name, monkeypatch):
     seen, products = {}, set()
-    for place, function in LOSSES:
 
-        def noted(scores, *rest, function=function, original=getattr(place, function), **keys):
+    def noting(function, original):
+        def noted(scores, *rest, **keys):
             seen[function] = scores.dtype
             return original(scores, *rest, **keys)
 
-        monkeypatch.setattr(place, function, noted)
+        return noted
+
+    for place, function in LOSSES:
+        monkeypatch.setattr(place, function, noting(function, getattr(place, function)))
     original_softmax = torch.Tensor.log_softmax
 
     def softmax(scores, *rest, **keys):

@@ -31,24 +31,29 @@ class CrossEntropyHead(nn.Module):
         log_probs = self.output(x).float().log_softmax(-1)
         return F.pad(log_probs, (BLANK + 1, 0), value=-torch.inf)
 
-    def loss(self, x: Tensor, tokens: Tensor, token_lengths: Tensor, weight: float) -> Term:
-        """(B, U + 1, width), (B, U), (B,) -> the sum over U + 1 tokens per utterance, EOS last.
+    def loss(
+        self, x: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor, weight: float
+    ) -> Term:
+        """(B, U + 1, width), (B,), (B, U), (B,) -> the sum over U + 1 tokens each, EOS last.
+
+        Rows of no frames (``lengths``) are no utterances and have no part in it.
 
         In training a target has probability 1 - label_smoothing and the other V - 2 tokens share
         the rest. In evaluation nothing is smoothed, so that the loss is a likelihood.
         """
         target = targets(tokens, token_lengths) - (BLANK + 1)
+        there = lengths > 0
         smoothing = self.label_smoothing if self.training else 0.0
         tokens_but_blank = self.vocabulary - 1
         total = F.cross_entropy(
             self.output(x).float().flatten(0, 1),
-            target.masked_fill(target < 0, IGNORED).flatten(),
+            target.masked_fill((target < 0) | ~there[:, None], IGNORED).flatten(),
             ignore_index=IGNORED,
             reduction="sum",
             # torch spreads the smoothing over all classes, the target included.
             label_smoothing=smoothing * tokens_but_blank / (tokens_but_blank - 1),
         )
-        return Term(total, (token_lengths + 1).sum(), weight)
+        return Term(total, ((token_lengths + 1) * there).sum(), weight)
 
     def flops(self, time: int) -> int:
         """FLOPs of ``time`` positions."""

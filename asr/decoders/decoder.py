@@ -50,6 +50,7 @@ class Decoder(nn.Module, ABC):
     def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
         """(B, S, D), (B,), (B, U), (B,) -> Loss, in float32 whatever the precision of the model.
 
+        A row of no frames and no tokens is no utterance: it is infeasible and in no term.
         ``tokens`` hold no EOS; an attention term predicts U + 1 tokens, EOS last.
         """
 

@@ -62,7 +62,7 @@ class Transformer(AttentionDecoder):
         """See ``Decoder.loss``; terms ``attention`` and, with a weight, ``ctc``."""
         terms, infeasible = {}, lengths.new_zeros(())
         y = self._teach(encoded, lengths, inputs(tokens, token_lengths))
-        terms["attention"] = self.head.loss(y, tokens, token_lengths, 1 - self.ctc_weight)
+        terms["attention"] = self.head.loss(y, lengths, tokens, token_lengths, 1 - self.ctc_weight)
         if self.ctc is not None:
             terms["ctc"], infeasible = self.ctc.loss(
                 encoded, lengths, tokens, token_lengths, self.ctc_weight

@@ -23,6 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 2, 1, 2)), (0, (3, 1)))
 PHASES = {
     "startup": ("set-up", "#e8e6df", ".."),
+    "compilation": ("compilation", "#f2e3ae", "oo"),
     "step": ("training steps", "#bcd7ea", ""),
     "data_wait": ("waiting for data", "#f3c9a5", "xx"),
     "validation": ("validation", "#c7e3c3", "//"),

@@ -9,7 +9,7 @@ from asr.report import costs
 from asr.report.findings import CLAIMS, Verdict
 from asr.report.runs import Arm, Group, Run
 
-PHASES = ("startup", "step", "data_wait", "validation", "checkpoint")
+PHASES = ("startup", "compilation", "step", "data_wait", "validation", "checkpoint")
 
 
 def to_csv(groups: Sequence[Group], wanted: Sequence[list[float]]) -> str:

@@ -1,0 +1,141 @@
+"""Compiled training against training as it is; traced only, as a compiler may be missing."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from asr import config
+from asr.compiled import Shapes
+from asr.data import BatchStream, DataOptions
+from asr.features import LogMel
+from asr.meter import read_ledger
+from asr.recipe import Recipe
+from asr.train import train
+from tests import tiny
+from tests.corpus import RATE, make_corpus
+from tests.test_decoders import utterances
+
+SPEEDS = [0.9, 1.0, 1.1]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus") / "tones"
+    make_corpus(folder, train=40, validation=4)
+    return folder
+
+
+def test_every_batch_has_a_shape_at_any_speed_and_shapes_are_few(corpus):
+    draw = np.random.default_rng(0)
+    seconds = [0.3, 17.0, *draw.gamma(8.0, 1.5, 400).clip(0.5, 16.0)]
+    num_tokens = [int(15 * s * draw.uniform(0.5, 1.0)) for s in seconds]
+    shapes = Shapes(seconds, num_tokens, 120.0, SPEEDS, 0.01)
+    assert len(shapes.all) <= 22, "log(17 / 0.3 * 1.1 / 0.9) / log(1.25), both ends included"
+    assert all(s.frames % 16 == 0 and s.tokens % 8 == 0 for s in shapes.all)
+    front = LogMel(sample_rate=16000, num_mels=20)
+    stream = BatchStream(seconds, DataOptions(corpus="", max_batch_seconds=120.0), seed=1)
+    waste = []
+    for batch in stream.epoch(0) + stream.epoch(1):
+        for speed in SPEEDS:
+            samples = torch.tensor([int(seconds[i] * 16000 / speed) + 1 for i in batch])
+            frames = int(front.num_frames(samples).max())
+            size = len(batch), frames, max(num_tokens[i] for i in batch)
+            shape = shapes.of(*size)
+            assert all(a >= b for a, b in zip(shape, size, strict=True))
+            waste.append(shape.rows * shape.frames / (size[0] * size[1]))
+    assert np.median(waste) < 1.25 * 1.1 / 0.9
+
+
+def test_a_larger_batch_holds_the_same_and_else_nothing():
+    encoded, lengths, tokens, token_lengths = utterances()
+    shapes = Shapes([0.1, 0.15, 0.2, 2.0], [9, 3, 5, 30], 8.0, [1.0], 0.01)
+    filled = shapes.fill((encoded, lengths, tokens, token_lengths))
+    shape = shapes.of(*encoded.shape[:2], tokens.shape[1])
+    assert filled[0].shape == (shape.rows, shape.frames, encoded.shape[2])
+    assert filled[2].shape == (shape.rows, shape.tokens)
+    for large, small in zip(filled, (encoded, lengths, tokens, token_lengths), strict=True):
+        cut = large[tuple(slice(size) for size in small.shape)]
+        assert torch.equal(cut, small)
+        assert large.abs().sum() == small.abs().sum()
+
+
+@pytest.mark.parametrize("name", list(tiny.DECODER_BUILDERS))
+def test_rows_of_no_utterance_change_no_term_of_a_decoder(name):
+    decoder = tiny.decoder(name)
+    given = utterances()
+    expected = decoder.loss(*given)
+    encoded, lengths, tokens, token_lengths = given
+    loss = decoder.loss(
+        torch.nn.functional.pad(encoded, (0, 0, 0, 3, 0, 2)),
+        torch.nn.functional.pad(lengths, (0, 2)),
+        torch.nn.functional.pad(tokens, (0, 4, 0, 2)),
+        torch.nn.functional.pad(token_lengths, (0, 2)),
+    )
+    for key, term in expected.terms.items():
+        torch.testing.assert_close(loss.terms[key].sum, term.sum, rtol=1e-5, atol=1e-5)
+        assert loss.terms[key].count == term.count
+    assert loss.infeasible - expected.infeasible in (0, 2)
+
+
+@pytest.mark.parametrize("name", list(tiny.ENCODER_BUILDERS))
+def test_rows_of_no_utterance_change_nothing_of_an_encoder(name):
+    torch.manual_seed(0)
+    encoder = tiny.ENCODER_BUILDERS[name](tiny.NUM_MELS).eval()
+    x, lengths = torch.randn(2, 37, tiny.NUM_MELS), torch.tensor([37, 21])
+    with torch.no_grad():
+        y, expected = encoder(x, lengths)
+        larger = torch.nn.functional.pad(x, (0, 0, 0, 11, 0, 1))
+        z, found = encoder(larger, torch.tensor([37, 21, 0]))
+    assert found.tolist() == [*expected.tolist(), 0]
+    assert z.isfinite().all()
+    torch.testing.assert_close(z[:2, : y.shape[1]], y, rtol=1e-4, atol=1e-5)
+
+
+def recipe(corpus, encoder, **trainer):
+    sizes = {"LSTM": {}, "Transformer": {"heads": 2}}[encoder]
+    return config.read(Recipe, {
+        "data": {"corpus": str(corpus), "max_batch_seconds": 8.0},
+        "features": {"sample_rate": RATE, "num_mels": 20},
+        "encoder": {"class_path": encoder, "init_args": {
+            "dim": 16, "layers": 2, "channels": 4, "dropout": 0.0, **sizes}},
+        "decoder": {"class_path": "Transformer", "init_args": {
+            "width": 16, "layers": 1, "heads": 2, "dropout": 0.0}},
+        "optimizer": {"lr": 5e-3, "warmup_updates": 4},
+        "augmentation": {"speed": [0.9, 1.0], "time_masks": 1, "noise_probability": 0.2},
+        "validation": {"every_updates": 50},
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 1, **trainer},
+        "budget": {"updates": 5},
+    })  # fmt: skip
+
+
+# What torch's tracer warns of it hides itself, which an error forestalls.
+@pytest.mark.filterwarnings("default:::torch")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("encoder", ["LSTM", "Transformer"])
+def test_a_compiled_run_learns_what_one_that_is_not_does(
+    corpus, tmp_path, caplog, encoder, backend
+):
+    torch._dynamo.reset()
+    losses = {}
+    for mode in (None, backend):
+        with caplog.at_level(logging.INFO, logger="asr"):
+            line = train(recipe(corpus, encoder, compile=mode), tmp_path / str(mode))
+        lines = read_ledger(tmp_path / str(mode) / "ledger.jsonl")
+        losses[mode] = [e["train_loss"] for e in lines if e["event"] == "step"]
+        assert (line["seconds"]["compilation"] > 0) == (mode is not None)
+        total = sum(line["seconds"].values()) + line["wasted_seconds"]
+        assert total == pytest.approx(line["wall_seconds"], abs=0.1)
+    assert len(losses[None]) == 5
+    assert losses[backend] == pytest.approx(losses[None], rel=1e-3)
+    assert f"torch.compile, {backend}" in caplog.text
+    assert "compilations" in caplog.text
+    padded = [
+        json.loads((tmp_path / str(mode) / "ledger.json").read_text())["padded_train_flops"]
+        for mode in (None, backend)
+    ]
+    assert padded[1] > padded[0]
