@@ -206,6 +206,7 @@ def measure(recipe: Recipe, warm: int, updates: int, repeats: int) -> Row:
         row["encoded_hours_per_device_hour"] = bench.encoding(repeats)
         row |= bench.profiled()
         row["parameters"] = bench.run.parameters
+        row["recurrent_kernel"] = bench.run.recurrent_kernel
         row["device_name"] = bench.ledger.device_name
         row["precision"] = bench.ledger.precision
     return row
@@ -241,6 +242,8 @@ def page(rows: Sequence[Row]) -> str:
     for row in rows:
         named = ", ".join(f"{name[:60]} {ms:.2f}" for name, ms in row["dearest_ms"].items())
         told.append(f"- {row['encoder']}: {named}")
+        if row["recurrent_kernel"] is not None:
+            told.append(f"  (recurrences: {row['recurrent_kernel']})")
     machine = config.environment()
     first = rows[0]
     told.append(

@@ -7,7 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from asr.batch import EOS
-from asr.encoders.recurrent import packed
+from asr.encoders.recurrent import packed, set_recurrent_precision
 from asr.features import Augmentation, LogMel
 from asr.loss import collected
 from asr.loss import weighted as total
@@ -129,6 +129,20 @@ def test_recurrences_run_in_cudnns_kernels_also_in_a_copy(kind, bidirectional):
             packed(module, x, torch.tensor([20, 7, 13], device="cuda")).sum().backward()
         names = {event.name for event in profiler.events()}
         assert {"aten::_cudnn_rnn", "aten::_cudnn_rnn_backward"} <= names
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name.startswith(("LSTM", "GRU"))])
+def test_recurrences_of_few_bits_are_near_those_of_float32(name, precision):
+    encoder, results = trainable(tiny.encoder(name)).cuda(), []
+    x, lengths = (value.cuda() for value in tiny.features(41, 97))
+    for chosen in ("float32", precision):
+        set_recurrent_precision(encoder.modules(), chosen)
+        y, _ = encoder(x, lengths)
+        results.append(y)
+    torch.testing.assert_close(*results, rtol=0.05, atol=0.05)
+    weighted(results[1].float()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
 
 
 @pytest.mark.parametrize("name", ENCODERS)
