@@ -89,7 +89,7 @@ class Shapes:
     def fill(self, given: Filled) -> Filled:
         """Features and tokens of a batch, padded to its shape; see ``SpeechModel.forward``."""
         x, frames, tokens, token_lengths = given
-        shape = self.of(*x.shape[:2], tokens.shape[1])
+        shape = self.of(len(x), x.shape[1], tokens.shape[1])
         rows = shape.rows - len(x)
         return (
             F.pad(x, (0, 0, 0, shape.frames - x.shape[1], 0, rows)),
