@@ -1,4 +1,4 @@
-"""The strict recipe reader: YAML typed by signatures; and the facts that make a run repeatable.
+"""The strict recipe reader: YAML typed by signatures.
 
 A recipe is a tree of plain values. A *section* is a dataclass whose fields are its keys. A
 *component* is ``{class_path: LSTM, init_args: {...}}``: a class by its short name among the shipped
@@ -9,12 +9,9 @@ unknown, missing or mistyped is an error that names its path.
 
 import dataclasses
 import importlib
-import importlib.metadata
 import inspect
 import os
-import platform
 import re
-import subprocess
 import sys
 import textwrap
 import types
@@ -29,7 +26,6 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-import asr
 from asr.files import write
 
 Tree = dict[str, Any]
@@ -456,58 +452,3 @@ def to_yaml(tree: Tree) -> str:
 def dump(tree: Tree, path: Path) -> None:
     """Writes a tree as YAML."""
     write(path, to_yaml(tree))
-
-
-def environment() -> dict[str, Any]:
-    """What a figure depends on beside the recipe: machine, versions, commit, command."""
-    packages = ("torch", "torchaudio", "lightning", "datasets", "jiwer", "sentencepiece")
-    return {
-        "asr": asr.__version__,
-        "git_commit": _git_commit(),
-        "command": " ".join([Path(sys.argv[0]).name.replace("__main__.py", "asr"), *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "cpu": processor(),
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-        **{name: _version(name) for name in packages},
-    }
-
-
-def _version(package: str) -> str | None:
-    """None where it is not installed: only corpora of the Hugging Face Hub need ``datasets``."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """Commit of this checkout, marked when it has local changes; None outside of git.
-
-    ``git archive`` writes the commit of what it packs into commit.txt (.gitattributes).
-    """
-    archived = Path(__file__).with_name("commit.txt").read_text().strip()
-    if not archived.startswith("$Format"):
-        return archived[:12]
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
-        return None
-    return done.stdout.strip() or None
-
-
-def processor() -> str:
-    """The processor's name as its maker prints it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        found = re.search(r"model name\s*:\s*(.+)", info.read_text())
-        if found:
-            return found[1].strip()
-    return platform.processor() or platform.machine()

@@ -291,7 +291,7 @@ def device_name(device: torch.device) -> str:
     """The accelerator's own name, or the processor's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    from asr.config import processor
+    from asr.environment import processor
 
     return processor()
 

@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from asr import config
+from asr.environment import environment
 from asr.files import write
 from asr.machine import (
     Interruption,
@@ -68,7 +68,7 @@ def begin(folder: Path, fabric: L.Fabric, ledger: Ledger, updates: int) -> None:
         return
     ledger.open(updates)
     facts = {
-        **config.environment(),
+        **environment(),
         "device_name": ledger.device_name,
         "threads": torch.get_num_threads(),
         "kernel_precision": ledger.precision,

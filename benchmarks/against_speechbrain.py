@@ -53,7 +53,7 @@ from contenders import (
     our_transformer,
 )
 
-from asr.config import environment
+from asr.environment import environment
 
 ENCODE = "encoder alone"
 SEARCHES = {

@@ -9,7 +9,7 @@ from typing import Any
 
 FACTS = """
 import json, torch
-from asr.config import environment
+from asr.environment import environment
 gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 cuda = {"gpu": gpu, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 print(json.dumps({**cuda, **environment()}))

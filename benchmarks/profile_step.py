@@ -36,6 +36,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from asr import config
 from asr.batch import Batch
+from asr.environment import environment
 from asr.files import read_json_lines, write
 from asr.journal import Journal
 from asr.machine import keep_freed_memory, kernel_precision, make_fabric
@@ -244,7 +245,7 @@ def page(rows: Sequence[Row]) -> str:
         told.append(f"- {row['encoder']}: {named}")
         if row["recurrent_kernel"] is not None:
             told.append(f"  (recurrences: {row['recurrent_kernel']})")
-    machine = config.environment()
+    machine = environment()
     first = rows[0]
     told.append(
         f"\n{first['device_name']}, {first['precision']}, torch {machine['torch']}, commit "

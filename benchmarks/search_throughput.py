@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from asr.batch import EOS
-from asr.config import environment
 from asr.decoders import CTC, AttentionDecoder, AttentionLSTM, Decoder, State, Transformer
+from asr.environment import environment
 from asr.loss import Loss
 from asr.search import Beam
 

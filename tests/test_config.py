@@ -5,6 +5,7 @@ import yaml
 
 from asr import config
 from asr.config import Component, component
+from asr.environment import environment
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,7 @@ def test_the_description_lists_every_key_with_its_meaning():
 
 
 def test_the_environment_names_machine_versions_and_command():
-    facts = config.environment()
+    facts = environment()
     assert facts["torch"].startswith("2.11")
     assert facts["cores"] >= 1
     assert facts["cpu"]

@@ -20,6 +20,7 @@ from asr.claims.layers import COMPARISONS, full
 from asr.claims.measure import alternate, equal_precision
 from asr.claims.table import Row, to_csv, to_json, to_tables
 from asr.encoders import ENCODERS, Encoder, state_bytes
+from asr.environment import environment, processor
 from asr.files import new_folder, write_all
 from asr.loss import collected, weighted
 
@@ -226,9 +227,9 @@ def facts(device: str) -> dict[str, Any]:
     """What a time depends on beside the code."""
     is_cpu = torch.device(device).type == "cpu"
     return {
-        **config.environment(),
+        **environment(),
         "device": device,
-        "device_name": config.processor() if is_cpu else torch.cuda.get_device_name(device),
+        "device_name": processor() if is_cpu else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "precision": "float32" if is_cpu else "tf32",
     }

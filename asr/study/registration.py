@@ -8,6 +8,7 @@ from typing import Any
 
 from asr import config
 from asr.config import Tree
+from asr.environment import environment
 from asr.files import read_json, write
 from asr.study.plan import Plan
 from asr.study.units import chosen
@@ -67,7 +68,7 @@ def register(
             "registered": now,
             "threads": threads,
             "rows_sha256": rows_sha256,
-            "environment": config.environment(),
+            "environment": environment(),
             "amendments": [],
             "resolved": tree,
         }
