@@ -391,8 +391,7 @@ def test_audio_on_the_device_changes_no_number_and_a_run_may_die_and_resume(
         for name in ("host", "device")
     ]
     assert curves[0] == curves[1]
-    total = sum(line["seconds"].values()) + line["wasted_seconds"]
-    assert total == pytest.approx(line["wall_seconds"], abs=0.1)
+    assert line["seconds"]["data_wait"] > 0
 
     train(recipe(corpus, data={**data, "device_cache": True}, budget={"updates": 7}),
           tmp_path / "parts")  # fmt: skip
