@@ -39,7 +39,7 @@ def claim_sections(
     """
     shown: dict[str, list[Block]] = {
         "C1": [*(curves(found[0], "") if len(found) == 1 else []), *_targets(found)],
-        "C2": _streams(probes),
+        "C2": [*_streams(probes), *_look_ahead(probes)],
         "C3": [*_horizons(probes), *_contexts(probes)],
         "C4": _ratios(probes, plots.ONE_BY_ONE, "scan", "Time of a scan over that of its loop."),
         "C5": _roofline(probes),
@@ -140,6 +140,33 @@ def _streams(probes: Probes) -> list[Block]:
         Table(header, table),
         _source(probes, "streaming"),
     ]
+
+
+def _look_ahead(probes: Probes) -> list[Block]:
+    rows = probes.rows("lookahead")
+    if not rows:
+        return []
+    together: dict[tuple[str, str, float | None], list[float]] = {}
+    for row in rows:
+        together.setdefault((row["encoder"], row["decoder"], row["most"]), []).append(row["wer"])
+    table = [
+        [
+            encoder,
+            decoder,
+            "the utterance" if most is None else f"{most:.2f} s",
+            str(len(wers)),
+            _span(wers),
+        ]
+        for (encoder, decoder, most), wers in together.items()
+    ]
+    header = ["trained model: encoder", "decoder", "look-ahead, at most", "runs", "WER"]
+    return [Table(header, table), _source(probes, "lookahead")]
+
+
+def _span(wers: list[float]) -> str:
+    """Their mean, and the lowest and the highest."""
+    mean = percent(sum(wers) / len(wers))
+    return mean if len(wers) == 1 else f"{mean}, {percent(min(wers))} to {percent(max(wers))}"
 
 
 def _horizons(probes: Probes) -> list[Block]:

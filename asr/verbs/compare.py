@@ -11,6 +11,7 @@ PROBES = (
     "horizon",
     "length",
     "streaming",
+    "lookahead",
     "memory",
     "roofline",
     "context",
