@@ -173,13 +173,6 @@ PATIENT = """
     {then}
     time.sleep(1000)
 """
-STUBBORN = """
-    import signal, time
-    from pathlib import Path
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    Path("started").touch()
-    time.sleep(1000)
-"""
 
 
 def write_slice(tree, then="", steps=("patient", "quick")):
@@ -187,7 +180,7 @@ def write_slice(tree, then="", steps=("patient", "quick")):
     (tree / "patient.py").write_text(textwrap.dedent(PATIENT).format(then=then))
     (tree / "quick.py").write_text("print('quick')")
     (tree / "wrong.py").write_text("raise ValueError('it went wrong')")
-    listed = [{"name": name, "seconds": 6, "command": f"python -S {name}.py"} for name in steps]
+    listed = [{"name": name, "seconds": 600, "command": f"python -S {name}.py"} for name in steps]
     path = tree / "slices.yaml"
     path.write_text(yaml.safe_dump({1: {"title": "A test?", "steps": listed}}))
     return ["1", "--toy", "--slices", str(path), "--output", str(tree / "small")]
@@ -202,6 +195,22 @@ def no_machine(monkeypatch):
     monkeypatch.setattr(gpu_slice, "LEAST_SECONDS", 0.1)
 
 
+@pytest.fixture
+def limit_once_started(monkeypatch):
+    """A command's time is over when it has begun to wait: no test hangs on the machine's speed."""
+    ended = gpu_step._ended
+
+    def patched(process, seconds, family):
+        if seconds == gpu_step.GRACE_SECONDS:
+            return ended(process, seconds, family)
+        while process.poll() is None and not Path("started").exists():
+            ended(process, 0.05, family)
+        Path("started").unlink(missing_ok=True)
+        return ended(process, 0.0 if "patient" in str(process.args) else 600.0, family)
+
+    monkeypatch.setattr(gpu_step, "_ended", patched)
+
+
 def attempts(tree):
     path = tree / "runs" / "gpu-toy" / "slice-1" / "steps.jsonl"
     return [(line["step"], line["status"]) for line in read_json_lines(path)[0]]
@@ -211,7 +220,9 @@ def is_alive(number):
     return gpu_step._parent_and_birth(number) is not None
 
 
-def test_the_limit_ends_a_command_and_the_next_call_goes_on_even_elsewhere(tree, no_machine):
+def test_the_limit_ends_a_command_and_the_next_call_goes_on_even_elsewhere(
+    tree, no_machine, limit_once_started
+):
     arguments = write_slice(tree)
     assert gpu_slice.main(arguments) == gpu_slice.UNFINISHED
     assert attempts(tree) == [("patient", "cut"), ("quick", "done")]
@@ -247,11 +258,23 @@ def test_told_to_end_a_slice_saves_the_step_and_the_archive(tree, no_machine):
 
 def test_a_command_that_will_not_end_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_step, "GRACE_SECONDS", 0.5)
-    (tmp_path / "stubborn.py").write_text(textwrap.dedent(STUBBORN))
-    command = [sys.executable, "-S", "stubborn.py"]
-    outcome = gpu_step.run(command, tmp_path / "log", os.environ, 4)
-    assert (tmp_path / "started").exists()
+    command = ["sh", "-c", "trap '' TERM; touch started; exec sleep 1000"]
+    ended = gpu_step._ended
+
+    def patched(process, seconds, family):
+        while process.poll() is None and not Path("started").exists():
+            ended(process, 0.05, family)
+        return ended(process, seconds, family)
+
+    monkeypatch.setattr(gpu_step, "_ended", patched)
+    outcome = gpu_step.run(command, tmp_path / "log", os.environ, 0.1)
     assert (outcome.status, outcome.code) == ("cut", -signal.SIGKILL)
+
+
+def test_a_command_is_told_to_end_when_its_seconds_are_over(tmp_path):
+    outcome = gpu_step.run(["sleep", "1000"], tmp_path / "log", os.environ, 0.3)
+    assert (outcome.status, outcome.code) == ("cut", -signal.SIGTERM)
+    assert gpu_step.run(["true"], tmp_path / "log", os.environ, 600).status == "done"
 
 
 def test_without_time_nothing_is_begun(tree, no_machine, capfd):
