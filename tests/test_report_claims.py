@@ -118,7 +118,16 @@ def test_one_seed_says_nothing_of_encoders(tmp_path):
     found = evidence(tmp_path, ("LSTM", 0.2, 2.0), ("Transformer", 0.1, 1.0), number=1)
     verdict = training([found])
     assert verdict.words == "not enough evidence: 0 of 2 comparisons decided"
-    assert any("one seed per arm" in reason for reason in verdict.reasons)
+    assert any("an arm of one seed" in reason for reason in verdict.reasons)
+
+
+def test_an_arm_of_one_seed_says_nothing_beside_one_of_five(tmp_path):
+    """The seeds of the other arm would have to tell how much its own scatter."""
+    runs = seeds(tmp_path, "LSTM", 0.2, 5) + seeds(tmp_path, "Transformer", 0.1, 1)
+    (group,) = group_runs([read_run(run) for run in runs])
+    verdict = training([weigh(group, [0.2])])
+    assert verdict.words == "not enough evidence: 0 of 2 comparisons decided"
+    assert "LSTM: worse" in verdict.reasons[1]  # as two trained models
 
 
 def test_many_pairs_need_more_seeds_than_one(tmp_path):
@@ -129,6 +138,7 @@ def test_many_pairs_need_more_seeds_than_one(tmp_path):
         reasons = [r for r in training([found]).reasons if "log-rank p" in r]
         assert len(reasons) == number - 1
         assert all(reason.startswith(sign) for reason in reasons)
+        assert all(("can give none below 0.05" in reason) == (number == 3) for reason in reasons)
 
 
 def test_training_needs_arms_of_both_families_and_one_budget(tmp_path):
@@ -261,6 +271,15 @@ def test_a_fast_scan_that_errs_more_depends_on_what_counts(tmp_path):
     assert parallel([found], probes).words == words
 
 
+def test_errors_at_other_budgets_say_nothing_of_what_scans(tmp_path):
+    rows = [compared_layers("minlstm-loop", 4000, 0.5)]
+    probes = read_probes([write_probe(tmp_path, "scaling", rows)])
+    longer = {"recipe": {"budget": {"device_hours": 0.5, "updates": None}}}
+    runs = seeds(tmp_path, "LSTM", 0.1, 5, **longer) + seeds(tmp_path, "MinLSTM", 0.2, 5)
+    (group,) = group_runs([read_run(run) for run in runs])
+    assert parallel([weigh(group, [])], probes).words == "refuted"
+
+
 # --- C5 ---
 
 
@@ -304,15 +323,27 @@ def test_more_errors_of_the_hierarchy_are_against_it(tmp_path):
     assert hierarchy([found], probes).words == words
 
 
+def test_errors_and_cost_decide_nothing_while_the_reach_is_not_known(tmp_path):
+    write_horizon(tmp_path, {"transformer": 16384}, LAGS)
+    write_probe(tmp_path, "scaling", [compared_layers("hierarchical-full", 10_000, 0.4)])
+    found = evidence(tmp_path / "runs", ("Hierarchical", 0.2, 1.0), ("Transformer", 0.1, 1.0))
+    verdict = hierarchy([found], read_probes([tmp_path]))
+    assert verdict.words == "not enough evidence: its reach is not known"
+    assert [reason.split(":")[0] for reason in verdict.reasons] == ["For", "Against"]
+
+
 # --- C7 ---
 
 
-def gates(folder: Path, *arms: tuple[str, float, float], number: int = 5) -> Probes:
-    """Runs of one encoder by (gate, share stored, WER)."""
+def gates(
+    folder: Path, *arms: tuple[str, float, float], number: int = 5, **recipes: dict[str, Any]
+) -> Probes:
+    """Runs of one encoder by (gate, share stored, WER), with more of the recipe by gate."""
     rows = []
     for gate, kept, rate in arms:
         options = {"class_path": "Transformer", "init_args": {"gate": gate}}
-        runs = seeds(folder / gate, "Transformer", rate, number, recipe={"encoder": options})
+        recipe = {"encoder": options} | recipes.get(gate, {})
+        runs = seeds(folder / gate, "Transformer", rate, number, recipe=recipe)
         rows += [
             {"run": str(run), "encoder": "Transformer", "gate": gate, "seed": seed, "kept": kept}
             | {"setting": None if gate == "none" else 0.5, "wer": rate, "low": rate, "high": rate}
@@ -347,6 +378,19 @@ def test_a_gate_without_its_controls_is_not_judged(tmp_path):
         "not enough evidence: no run of Transformer with random at 50.0 % stored; "
         "no run of Transformer with uniform at 50.0 % stored"
     )
+
+
+def test_gates_of_other_budgets_are_not_compared(tmp_path):
+    arms = [
+        ("last_kept", 0.5, 0.1),
+        ("none", 1.0, 0.2),
+        ("uniform", 0.5, 0.2),
+        ("random", 0.5, 0.2),
+    ]
+    longer = {"budget": {"device_hours": 0.5, "updates": None}}
+    verdict = storing(gates(tmp_path, *arms, last_kept=longer), "test")
+    assert verdict.words == "not enough evidence: 0 of 3 comparisons decided"
+    assert all("their runs differ in budget.device_hours" in told for told in verdict.reasons)
 
 
 def test_a_gate_that_stores_nearly_all_is_none(tmp_path):

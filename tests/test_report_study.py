@@ -80,6 +80,7 @@ def test_the_expected_best_of_n_trials_is_that_of_the_statistics(tmp_path):
         ("wer", "the study's result is a WER of 99.0 %, the run folder now says"),
         ("gone", "is gone: its result has no run"),
         ("data", "other rows than the registered ones in train"),
+        ("choice", "lstm: final runs with other settings than those of the best trial: seed 1."),
     ],
 )
 def test_every_planted_contradiction_is_found(tmp_path, spoil, line):
@@ -100,6 +101,13 @@ def test_every_planted_contradiction_is_found(tmp_path, spoil, line):
     elif spoil == "wer":
         spoilt = [r | ({"test_wer": 0.99} if r["role"] == "final" else {}) for r in rows(folder)]
         write_lines(folder / "results.jsonl", spoilt)
+    elif spoil == "choice":
+        text = (run / "recipe.yaml").read_text()
+        (run / "recipe.yaml").write_text(text.replace("lr: 0.002", "lr: 0.5"))
+        other = [r | {"settings": {"optimizer.lr": 0.5}} for r in rows(folder)]
+        mine = [("finals/lstm/full-seed1" in str(r["run"])) for r in rows(folder)]
+        new = [o if is_it else r for o, is_it, r in zip(other, mine, rows(folder), strict=True)]
+        write_lines(folder / "results.jsonl", new)
     elif spoil == "gone":
         (folder / "trials" / "lstm" / "01" / "run" / "recipe.yaml").unlink()
     else:
@@ -108,6 +116,17 @@ def test_every_planted_contradiction_is_found(tmp_path, spoil, line):
         corpus = {"rows_sha256": {"train": "b" * 64}}
         path.write_text(json.dumps(json.loads(path.read_text()) | {"corpus": corpus}))
     assert any(line in told for told in said(folder))
+
+
+def test_final_runs_that_failed_are_said_before_the_answer(tmp_path):
+    folder = write_study(tmp_path / "study", ARMS)
+    spoilt = {"status": "failed", "reason": "diverged", "test_wer": None}
+    mine = [("finals/lstm/full-seed2" in str(r["run"]), r) for r in rows(folder)]
+    write_lines(folder / "results.jsonl", [r | (spoilt if is_it else {}) for is_it, r in mine])
+    result = compare([], tmp_path / "out", study=folder)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert result["disagreements"] == []
+    assert "lstm full seed 2 (diverged)" in page[: page.index('<ul class="answer">')]
 
 
 def test_a_contradiction_is_the_first_thing_on_the_page(tmp_path):

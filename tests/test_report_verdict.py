@@ -153,3 +153,17 @@ def test_unequal_cost_is_said_and_the_wer_at_equal_cost_is_given(tmp_path):
 def test_the_budget_is_said_in_words(tmp_path, budget, said):
     run = read_run(write_run(tmp_path / "a", recipe={"budget": budget}))
     assert verdict.budget(group_runs([run])[0]) == said
+
+
+def test_a_cost_that_not_all_seeds_paid_says_how_many_did(tmp_path):
+    """One of two is a median already; the word for the other is not a cost."""
+    runs = [
+        write_run(tmp_path / f"{encoder}{seed}", encoder, seed=seed, curve=curve, errors=made(0.1))
+        for encoder in ("LSTM", "Transformer")
+        for seed, curve in ((1, CURVE), (2, CURVE[:2] if encoder == "Transformer" else CURVE))
+    ]
+    (group,) = group_runs([read_run(run) for run in runs])
+    told = verdict.answer(weigh(group, [0.1]))[1]
+    assert told.startswith("To train to 10.0 % validation WER (medians over seeds, not tested), ")
+    assert re.findall(r"\d of \d seeds", told) == ["1 of 2 seeds"]
+    assert told.index("Transformer") < told.index("1 of 2 seeds")

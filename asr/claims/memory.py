@@ -120,8 +120,12 @@ def run(known: argparse.Namespace, device: str) -> int:
     """Reads, writes memory.json, .csv and .md, and prints the last.
 
     Raises:
-        ValueError: a folder that is no run.
+        ValueError: a folder that is no run, or given twice, which would count as two seeds.
     """
+    places = [folder.resolve() for folder in known.runs]
+    for folder, place in zip(known.runs, places, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"{folder} is given twice; give each run once")
     points = [read_run(folder, known.split) for folder in known.runs]
     points.sort(key=lambda point: (point.encoder, point.gate, -point.kept))
     text = io.StringIO()

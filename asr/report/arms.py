@@ -221,8 +221,9 @@ def _costs(group: Group, targets: Sequence[float]) -> list[Block]:
     )
     if any(len(arm.runs) > 1 for arm in group.arms):
         note += (
-            " Several seeds: the cost by which half of them reached it (Kaplan and Meier), and a "
-            "95 % interval over resampled seeds."
+            " Several seeds: the cost by which half of them reached it (Kaplan and Meier), and "
+            "percentiles of it over resampled seeds, 95 % at most: with 2 seeds they hold the true "
+            "median in 50 % of cases, with 3 in 75 %, with 5 in 94 %."
         )
     return [Table(["validation WER", *[arm.label for arm in group.arms]], rows), Text([note])]
 

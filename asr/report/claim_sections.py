@@ -102,7 +102,8 @@ def _targets(found: Sequence[Evidence]) -> list[Block]:
         suffix = f"-group{number}" if len(found) > 1 else ""
         head = f"Group {number}: device" if len(found) > 1 else "Device"
         words = (
-            f"{head}-hours to a validation WER, with 95 % intervals over seeds; arrows: censored."
+            f"{head}-hours to a validation WER; bars: percentiles over resampled seeds, which hold "
+            "the true median less often than in 95 % of cases (below); arrows: censored."
         )
         blocks.append(
             Picture(

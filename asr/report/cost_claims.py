@@ -6,7 +6,14 @@ from dataclasses import replace
 
 from asr.claims.censoring import log_rank
 from asr.claims.comparison import holm
-from asr.report.costs import arm_mean, common_target, cost_to, hours_unit, real_time_factor
+from asr.report.costs import (
+    arm_mean,
+    common_target,
+    cost_to,
+    hours_unit,
+    real_time_factor,
+    seeds_there,
+)
 from asr.report.evidence import Evidence
 from asr.report.families import family
 from asr.report.findings import Finding, Sign, Verdict, conclude, unmeasured
@@ -28,6 +35,11 @@ STREAM = (
 TRAIN = "asr train RECIPE --seed N (5 seeds of a recurrent and of an attention encoder)"
 
 
+def same_budget(a: Arm, b: Arm) -> bool:
+    """Whether two arms were given as much; what more of it buys is no matter of the encoder."""
+    return part(a.runs[0].recipe, ("budget",)) == part(b.runs[0].recipe, ("budget",))
+
+
 def family_pairs(evidence: Evidence) -> list[tuple[Arm, Arm]]:
     """(recurrent, attention) arms that had the same budget."""
     arms = evidence.group.arms
@@ -37,7 +49,7 @@ def family_pairs(evidence: Evidence) -> list[tuple[Arm, Arm]]:
         for a in arms
         if family(r.runs[0].encoder) == "recurrent"
         and family(a.runs[0].encoder) == "attention"
-        and part(r.runs[0].recipe, ("budget",)) == part(a.runs[0].recipe, ("budget",))
+        and same_budget(r, a)
     ]
 
 
@@ -87,6 +99,7 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
     tested = [c for c in costs if all(one.value is not None and one.seeds > 1 for one in c)]
     values = [log_rank(r.spent, r.reached, a.spent, a.reached) for r, a in tested]
     adjusted = iter(holm(values).tolist())
+    least = iter(holm([_least(r.seeds, a.seeds) for r, a in tested]).tolist())
     findings = []
     for (evidence, target, r, a), both in zip(rows, costs, strict=True):
         p = next(adjusted) if both in tested else None
@@ -98,7 +111,7 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
                 if c.value is None
                 else f"did not get there within {hours(c.limit)}"
                 if math.isinf(c.value)
-                else f"took {hours(c.value, unit)}"
+                else f"took {hours(c.value, unit)}{seeds_there(c)}"
             )
             for arm, c in zip((r, a), both, strict=True)
         ]
@@ -107,10 +120,20 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
         if p is not None and p < SIGNIFICANT and mine != theirs:
             sign = "for" if mine > theirs else "against"
         sure = "one seed, so no test" if p is None else f"log-rank p {digits(p, 2)}"
+        if p is not None and next(least) >= SIGNIFICANT:
+            sure += "; so few seeds can give none below 0.05"
         head = f"{_head(found, evidence)}to {percent(target)} validation WER"
         words = f"{head} {told[0]}, {told[1]} ({sure})."
         findings.append(Finding(sign, words, _context(evidence, "cost to a target", r, a)))
     return findings
+
+
+def _least(a: int, b: int) -> float:
+    """The lowest p that so many runs, dealt to two arms in all ways, can give.
+
+    Of two arms alike in number the mirrored deal is as extreme.
+    """
+    return (2 if a == b else 1) / math.comb(a + b, a)
 
 
 def _head(found: Sequence[Evidence], evidence: Evidence) -> str:
@@ -136,8 +159,8 @@ def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
     words = f"{head}errors, {pair.b.label} less {pair.a.label}: {value}"
     words += f"; {r.label}: {said}, at {cost}"
     sign: Sign = "unknown"
-    if not difference.seeds_measured:
-        words += "; one seed per arm, so it is not about encoders"
+    if not pair.of_arms:
+        words += "; an arm of one seed, so it is not about encoders"
     elif ratio is not None and said == "worse" and ratio > 1 / EQUAL_COST:
         sign = "for"
     elif ratio is not None and said in ("better", "no difference") and ratio < EQUAL_COST:
@@ -256,7 +279,7 @@ def _price(evidence: Evidence) -> list[Finding]:
         for exact in of["LSTM"]:
             pair = evidence.pair(scan, exact)
             said = evidence.statement(scan, exact)
-            if pair.found is None or not pair.found.difference.seeds_measured:
+            if pair.found is None or not pair.of_arms or not same_budget(scan, exact):
                 continue
             sign: Sign = "for" if said == "worse" else "against"
             if said == "not enough evidence":

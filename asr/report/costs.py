@@ -86,6 +86,12 @@ def cost_to(arm: Arm, target: float, axis: str) -> Cost:
     return Cost(found.value, found.interval if len(known) > 1 else None, known, reached)
 
 
+def seeds_there(cost: Cost) -> str:
+    """``, 1 of 2 seeds`` where not all reached the target: half of them make a median already."""
+    came = sum(cost.reached)
+    return "" if came == cost.seeds else f", {came} of {cost.seeds} seeds"
+
+
 def _spent(run: Run, axis: str) -> float | None:
     """What a run had spent in all; 0 when it has not come to its first entry."""
     value = run.audio_hours if axis == "audio_hours" else run.totals.get(axis)
@@ -116,7 +122,7 @@ def default_targets(group: Group) -> list[float]:
 
 
 def common_target(group: Group, targets: Sequence[float]) -> float | None:
-    """The lowest target that every arm reached, else the lowest that any did."""
+    """The lowest target of those that most arms reached, each by half of its seeds at least."""
     reached: dict[float, int] = {}
     for target in targets:
         costs = [cost_to(arm, target, "device_hours").value for arm in group.arms]

@@ -57,6 +57,11 @@ class Pair:
         """What may be said of B against A."""
         return "not enough evidence" if self.found is None else self.found.statement
 
+    @property
+    def of_arms(self) -> bool:
+        """Whether it tells arms apart, not trained models: both have two seeds or more."""
+        return self.found is not None and min(self.found.seeds) > 1
+
 
 @dataclass(frozen=True)
 class Evidence:

@@ -61,7 +61,7 @@ def conclude(
 
     * Findings of both signs: **depends on** the facets that tell them apart (``separating``).
     * No finding with a sign, or fewer than half of them: **not enough evidence**.
-    * A part of the measurement missing (``needs``): not enough evidence, whatever the rest says.
+    * A part of the measurement missing (``needs``): not enough evidence, though all the rest agree.
     * All signs *for*: **supported**. All *against*: **refuted**.
 
     A finding without a sign never counts for either side.

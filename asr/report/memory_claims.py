@@ -6,11 +6,12 @@ from pathlib import Path
 
 from asr.claims.context_table import Effective
 from asr.claims.reach import AXES, Attempt, horizon
+from asr.report.cost_claims import same_budget
 from asr.report.evidence import Evidence, weigh
 from asr.report.findings import Finding, Sign, Verdict, conclude, unmeasured
 from asr.report.probes import COMMANDS, Probes
-from asr.report.quantities import digits, percent, points_interval
-from asr.report.runs import Arm, Group, read_run
+from asr.report.quantities import digits, listed, percent, points_interval
+from asr.report.runs import SHARED, Arm, Group, differing, part, read_run, settings
 
 THOUSANDS = 1_000  # steps: what the claim says an LSTM does not reach
 TEN_THOUSAND = 10_000  # steps: what the claim says the hierarchy reaches
@@ -123,11 +124,11 @@ def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
       seconds); *against* when it does not and another arm does.
     * Cost: time of its layer over that of full causal attention at 10,000 frames or more: *for*
       below 1 / 1.25 in every repeat, *against* when more than 1 / 1.25 in every repeat.
-    * Errors against full attention (Transformer, Conformer) on speech: *for* when fewer or no
-      different, *against* when more. Utterances are too short to need the reach, so this only says
-      what it costs there.
+    * Errors against full attention (Transformer, Conformer) on speech, at one budget: *for* when
+      fewer or no different, *against* when more. Utterances are too short to need the reach, so
+      this only says what it costs there.
 
-    The reach comes first: when it is not there on either axis, the claim is refuted, whatever its
+    The reach comes first: when it is there on neither axis, the claim is refuted, whatever its
     layer costs.
     """
     findings = []
@@ -138,9 +139,10 @@ def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
         sign: Sign = "unknown" if yes is None else "for" if yes else "against"
         told = _told(reach(probes.attempts, "hierarchical", axis))
         words = f"longest lag answered at equal {axis}: {told}" + (f"; {why}." if why else ".")
-        findings.append(Finding(sign, words, {"the measurement": "reach"}))
+        facets = {"the measurement": "reach", "which budget is equal": f"equal {axis}"}
+        findings.append(Finding(sign, words, facets))
     known = [f.sign for f in findings if f.sign != "unknown"]
-    short = bool(known) and set(known) == {"against"}
+    short = known == ["against"] * len(AXES)
     findings += _price_of_hierarchy(probes)
     findings += [f for evidence in found for f in _errors_of_hierarchy(evidence)]
     commands = [] if known else [COMMANDS["horizon"]]
@@ -148,7 +150,9 @@ def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
         commands.append(COMMANDS["scaling"])
     if not findings:
         return unmeasured("C6", "not measured", commands)
-    verdict = conclude("C6", findings, commands, "" if known else "its reach is not known")
+    verdict = conclude("C6", findings)
+    if not known:
+        return unmeasured("C6", "its reach is not known", commands, verdict.reasons)
     if short:
         return Verdict("C6", "refuted", "refuted", verdict.reasons)
     return verdict
@@ -176,7 +180,7 @@ def _errors_of_hierarchy(evidence: Evidence) -> list[Finding]:
     for h in (arm for arm in arms if arm.runs[0].encoder == "Hierarchical"):
         for full in (arm for arm in arms if arm.runs[0].encoder in ("Transformer", "Conformer")):
             pair = evidence.pair(h, full)
-            if pair.found is None or not pair.found.difference.seeds_measured:
+            if pair.found is None or not pair.of_arms or not same_budget(h, full):
                 continue
             said = evidence.statement(h, full)
             sign: Sign = "against" if said == "worse" else "for"
@@ -224,7 +228,8 @@ def storing(probes: Probes, split: str) -> Verdict:
     no difference or fewer errors, *against* with more. Against a control (uniform stride, random)
     within 0.05 of its stored share: *for* only when the gate makes fewer errors; *against* when
     there is no difference or it makes more, since then what to store need not be learnt. Both
-    controls are needed. One seed per arm decides nothing.
+    controls are needed. An arm of one seed decides nothing, nor do runs that differ in budget,
+    data, features, tokenizer, decoder or search, or within an arm in more than the seed.
     """
     command = [COMMANDS["memory"]]
     if not probes.rows("memory"):
@@ -260,12 +265,22 @@ def _against(evidence: Evidence, gate: Stored, other: Stored) -> Finding:
     context |= {"the encoder": gate.encoder, "the gate": gate.gate}
     pair, said = evidence.pair(gate.arm, other.arm), evidence.statement(gate.arm, other.arm)
     head = f"{gate.arm.label} ({percent(gate.kept)} stored) against {other.arm.label}"
-    if pair.found is None or not pair.found.difference.seeds_measured:
-        why = pair.reason if pair.found is None else "one seed per arm"
+    if pair.found is None or not pair.of_arms:
+        why = pair.reason if pair.found is None else "an arm of one seed"
         return Finding("unknown", f"{head}: {why}.", context)
+    if keys := _unlike(gate.arm, other.arm):
+        return Finding("unknown", f"{head}: their runs differ in {listed(keys)}.", context)
     value = points_interval(pair.found.difference.value, pair.found.difference.interval)
     words = f"{head}: {said} ({pair.b.label} less {pair.a.label}: {value})."
     if said == "not enough evidence":
         return Finding("unknown", words, context)
     good = ("better", "no difference") if other.gate == EVERYTHING else ("better",)
     return Finding("for" if said in good else "against", words, context)
+
+
+def _unlike(a: Arm, b: Arm) -> list[str]:
+    """Keys that make two arms, or the runs of one, incomparable; tuning may choose the others."""
+    within = [key for arm in (a, b) for key in differing([settings(run) for run in arm.runs])]
+    alike = ("budget", *(name for names in SHARED.values() for name in names))
+    between = differing([part(run.recipe, alike) for run in [*a.runs, *b.runs]])
+    return list(dict.fromkeys([*within, *between]))

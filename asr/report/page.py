@@ -31,7 +31,10 @@ WORDS = (
     "Arm: what is compared, an encoder with its settings; its runs differ in the seed of their "
     "random numbers alone.",
     "Interval: made anew with other speakers and other seeds, 95 of 100 such intervals hold the "
-    "true value. A difference is called significant when its interval does not hold 0.",
+    "true value, or as many as the level beside it says; those of the cost to a WER hold it less "
+    "often, as is said there. A difference is called significant when its interval does not hold "
+    "0.",
+    "Equal cost: device-hours of training within 10 % of each other, without those of tuning.",
     "Not enough evidence: the truth may be no difference or one that matters; measure more.",
     "Censored: a run that stopped before it reached the target; it is counted, not dropped.",
     "Real-time factor: seconds of decoding per second of audio.",
@@ -170,6 +173,11 @@ class Page:
         runs = [run for evidence in self.found for run in evidence.group.runs]
         alarms = [f"RESULTS AND REGISTERED FILE DISAGREE: {line}" for line in self.broken]
         alarms += [f"{run.path}: {run.stale}." for run in runs if run.stale]
+        if self.study is not None and (lost := self.study.lost):
+            alarms.append(
+                "FINAL RUNS FAILED and are in no error rate and no cost to a target, so that their "
+                f"arms look better than they are: {listed(lost)}."
+            )
         return alarms + ([SYNTHETIC] if any(run.synthetic for run in runs) else [])
 
     def _separations(self) -> list[Block]:

@@ -110,6 +110,16 @@ class Study:
         return self.folder.joinpath(*Path(row["run"]).parts[-4:])  # role, arm, number, run
 
     @property
+    def lost(self) -> list[str]:
+        """Final runs that failed: counted in the cost of the study, and in no other figure."""
+        return [
+            f"{account.arm} {row['budget']} seed {row['seed']} ({row['reason']})"
+            for account in self.accounts
+            for row in account.finals
+            if row["status"] == "failed"
+        ]
+
+    @property
     def finals(self) -> list[Path]:
         """Run folders of the final runs that ended well."""
         return [
@@ -146,14 +156,15 @@ def disagreements(
     """What results, runs and the registered file contradict each other in; empty when they agree.
 
     Checked: the file against its own hash; the hash under which every row was made; each run's
-    recipe against what the file says for its arm, settings, seed and budget; the checksums of its
-    data; each row's test WER
-    against the evaluation that is in the run folder now; the runs of this page against those of
-    the study; split and targets.
+    recipe against what the file says for its arm, settings, seed and budget; the settings of final
+    runs against the best trial; the checksums of its data; each row's test WER against the
+    evaluation that is in the run folder now; the runs of this page against those of the study;
+    split and targets.
     """
     return [
         *_hashes(study),
         *(line for row in study.rows if row["role"] != "point" for line in _recipe(study, row)),
+        *(line for account in study.accounts for line in _chosen(account)),
         *_compared(study, runs),
         *_asked(study, split, targets),
     ]
@@ -205,6 +216,16 @@ def _expected(study: Study, row: Row) -> dict[str, Any]:
     seed = plan["tuning"]["seed"] if trial else row["seed"]
     recipe = flatten(study.registered["resolved"]["recipes"][row["arm"]])
     return {**recipe, **row["settings"], "seed": seed, **flatten({"budget": budget})}
+
+
+def _chosen(account: Account) -> list[str]:
+    """Whether the final runs of an arm have the settings of its best trial, or of one as good."""
+    done = [row for row in account.trials if row["status"] == "done"]
+    lowest = min((row["validation_wer"] for row in done), default=None)
+    best = [row["settings"] for row in done if row["validation_wer"] == lowest]
+    other = [_title(row) for row in account.finals if best and row["settings"] not in best]
+    words = "final runs with other settings than those of the best trial"
+    return [f"{account.arm}: {words}: {listed(other)}."] if other else []
 
 
 def _compared(study: Study, runs: Sequence[Run]) -> list[str]:

@@ -85,7 +85,10 @@ def _costs(study: Study) -> list[Block]:
     )
     header = ["arm", "trials", "device-hours of trials", "final runs", "device-hours of final runs"]
     header += ["failed (device-hours)", "device-hours in all"]
-    note = "Failures are counted in trials, final runs and the sum: what they cost was paid."
+    note = (
+        "Failures are counted in trials, final runs and the sum: what they cost was paid. These "
+        "are hours of training; decoding the evaluated split is in none of them."
+    )
     return [Table(header, rows), Text([note])]
 
 

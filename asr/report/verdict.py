@@ -12,6 +12,7 @@ from asr.report.costs import (
     cost_to,
     hours_unit,
     real_time_factor,
+    seeds_there,
     wer_at,
 )
 from asr.report.evidence import Evidence, Pair
@@ -110,18 +111,20 @@ def _training(group: Group, targets: Sequence[float]) -> str:
     lowest = values[order[0]]
     said = []
     for label in order:
-        value, limit = costs[label].value, costs[label].limit
+        value, limit, there = costs[label].value, costs[label].limit, seeds_there(costs[label])
         if value is None:
             said.append(f"{label} has no measured cost")
         elif math.isinf(value):
             said.append(f"{label} did not reach it within {hours(limit)}")
         elif label == order[0]:
-            said.append(f"{label} took {hours(value, hours_unit(group))}")
+            said.append(f"{label} took {hours(value, hours_unit(group))}{there}")
         else:
             same = not lowest or value / lowest < 1.05
             ratio = "about as much" if same else f"{times(value / lowest)} as much"
-            said.append(f"{label} {hours(value)}, {ratio}")
-    return f"To train to {percent(target)} validation WER, {'; '.join(said)}."
+            said.append(f"{label} {hours(value)}, {ratio}{there}")
+    several = any(cost.seeds > 1 for cost in costs.values())
+    how = " (medians over seeds, not tested)" if several else ""
+    return f"To train to {percent(target)} validation WER{how}, {'; '.join(said)}."
 
 
 def _running(group: Group) -> str:
