@@ -353,6 +353,29 @@ def test_a_run_that_a_signal_killed_goes_on_unless_it_happens_again_and_again(
         assert row["reason"].startswith("killed by SIGKILL 3 times")
 
 
+def test_what_an_attempt_spent_before_its_first_update_is_paid_once(tmp_path):
+    """The next attempt takes it over from the heartbeat: no line of the ledger tells of it."""
+
+    class Killed(Fake):
+        def carry_out(self, arguments, log):
+            run = Path(arguments[3])
+            if arguments[0] == "evaluate" or run.exists():
+                return super().carry_out(arguments, log)
+            run.mkdir(parents=True)
+            (run / "heartbeat.json").write_text('{"session": 1, "device_seconds": 9.0}')
+            return -9
+
+    fake = Killed(tmp_path / "journal")
+    for row in run_study(study(), tmp_path / "study", workers=1, runner=fake)["rows"]:
+        if row["role"] != "point":
+            run = Path(row["run"])
+            attempts = (run.parent / "attempts.jsonl").read_text().splitlines()
+            assert [json.loads(line)["status"] for line in attempts][:2] == [-9, 0]
+            assert (
+                row["device_hours"] == json.loads((run / "ledger.json").read_text())["device_hours"]
+            )
+
+
 def test_children_are_the_real_command_and_end_together(tmp_path):
     children = Children()
     options = {"environment": dict(os.environ), "held": []}

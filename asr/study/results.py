@@ -119,7 +119,7 @@ def remarks(registered: Row, rows: Sequence[Row]) -> list[str]:
     counted = [row for row in rows if row["role"] != "point"]  # a part of a run that is counted
     spent = sum(row["device_hours"] for row in counted)
     failed = [row for row in counted if row["status"] == "failed"]
-    cost = f"cost of all: {spent:.3f} device-hours, trials and failures included"
+    cost = f"cost of all: {spent:.3f} device-hours of training, trials and failures included"
     return [*found, *(f"failed: {progress(row)}" for row in failed), cost]
 
 

@@ -126,9 +126,14 @@ def _until_it_ends(arguments: list[str], place: Path, bench: Bench) -> int | Non
 
 
 def _sessions(place: Path) -> int:
-    """Processes that the ledger of the run knows of."""
-    path = place / "run" / "ledger.jsonl"
-    return sum(line["event"] == "start" for line in read_ledger(path)) if path.is_file() else 0
+    """Processes that the account of the run knows of: by its ledger, or by its heartbeat alone.
+
+    One that ended before its first update has no line in the ledger, but the next one takes what it
+    spent over from the heartbeat.
+    """
+    path, beat = place / "run" / "ledger.jsonl", place / "run" / "heartbeat.json"
+    begun = sum(line["event"] == "start" for line in read_ledger(path)) if path.is_file() else 0
+    return max(begun, read_json(beat).get("session", 0) if beat.is_file() else 0)
 
 
 def _reason(log: Path, status: int) -> str:
