@@ -384,6 +384,31 @@ def test_seeds_share_an_arm_and_options_tell_arms_apart(tmp_path):
     assert [run.seed for run in group.arms[0].runs] == [1, 2]
 
 
+def test_arms_that_differ_in_a_fourth_key_alone_have_labels_of_their_own(tmp_path):
+    """Folders of a study are all called run; evidence is kept by label."""
+    options = {"a": (1, 2, 3, 4), "b": (1, 2, 3, 5), "c": (6, 7, 8, 4)}
+    runs = [
+        write_run(
+            tmp_path / arm / f"full-seed{seed}" / "run",
+            seed=seed,
+            recipe={
+                "encoder": {
+                    "class_path": "LSTM",
+                    "init_args": dict(zip("pqrs", given, strict=True)),
+                }
+            },
+        )
+        for arm, given in options.items()
+        for seed in (1, 2)
+    ]
+    (group,) = group_runs([read_run(run) for run in runs])
+    assert [arm.label for arm in group.arms] == [
+        "LSTM p=1 q=2 r=3 (a/full-seed1/run)",
+        "LSTM p=1 q=2 r=3 (b/full-seed1/run)",
+        "LSTM p=6 q=7 r=8",
+    ]
+
+
 def test_parameters_settings_and_budgets_that_differ_are_stated(tmp_path):
     other = {"optimizer": {"lr": 0.0003}, "budget": {"device_hours": 0.5, "updates": None}}
     (group,) = group_runs([read_run(r) for r in pair(tmp_path, recipe=other, parameters=1060)])

@@ -243,6 +243,8 @@ def write_all_probes(folder: Path) -> Path:
     point |= {"mean_words": 5.0, "wer": 0.1, "low": 0.08, "high": 0.12, "unfinished": 0}
     places = [point | {"words": n, "mean_seconds": 2.0 * n} for n in (1, 20)]
     write_context(folder, {"LSTM": 0.64, "Transformer": None})
+    ahead = {"run": "runs/a", "encoder": "LSTM", "decoder": "CTC", "seed": 1}
+    write_probe(folder, "lookahead", [ahead | {"most": most, "wer": 0.1} for most in (0.6, None)])
     return write_probe(folder, "length", places)
 
 
@@ -270,6 +272,8 @@ def test_probes_are_drawn_and_told_with_their_files_and_the_page_stands_alone(tm
     assert "| lstm-small, training | 6,400 | 6,400 |" in text
     assert "1.00 ± 0.02" in text
     assert "| out of memory |" in text
+    assert "| LSTM | CTC | 0.60 s | 1 | 10.0 % |" in text
+    assert "| LSTM | CTC | the utterance | 1 | 10.0 % |" in text
     assert "| latch: lstm, bias 1 | 100,000 | 3 | 64 | 64 | 1.00 / 1.00 | 0.10 / 0.10 |" in text
     context = "| LSTM + CTC | 1 | 0.64 s [0.64 to all] | 16 | 0.250 s [0.200 to 0.300] | 1.20 |"
     assert context in text

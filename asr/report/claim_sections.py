@@ -146,7 +146,8 @@ def _streams(probes: Probes) -> list[Block]:
 def _look_ahead(probes: Probes) -> list[Block]:
     rows = probes.rows("lookahead")
     if not rows:
-        return []
+        command = COMMANDS["lookahead"]
+        return [Text([f"Errors against look-ahead: not measured. To measure it: {command}"])]
     together: dict[tuple[str, str, float | None], list[float]] = {}
     for row in rows:
         together.setdefault((row["encoder"], row["decoder"], row["most"]), []).append(row["wer"])

@@ -6,7 +6,7 @@ from typing import Any
 from asr.report import verdict
 from asr.report.blocks import Block, Table
 from asr.report.quantities import count, digits, listed
-from asr.report.runs import UNKNOWN, Group, Run, part
+from asr.report.runs import UNKNOWN, Group, Run, part, place
 
 ENVIRONMENT = {
     "platform": "system",
@@ -71,7 +71,8 @@ def _shared(group: Group, value: Callable[[Run], Any]) -> str:
     values: dict[str, list[str]] = {}
     for run in group.runs:
         found = value(run)
-        values.setdefault(UNKNOWN if found is None else str(found), []).append(run.path.name)
+        name = place(run, group.runs)
+        values.setdefault(UNKNOWN if found is None else str(found), []).append(name)
     if len(values) == 1:
         return next(iter(values))
     return "; ".join(f"{text} ({listed(names)})" for text, names in values.items())

@@ -446,14 +446,23 @@ def _arms(runs: list[Run]) -> list[Arm]:
     labels = []
     for arm in arms:
         name = arm[0].encoder
-        alike = [settings(other[0]) for other in arms if other[0].encoder == name]
+        same = [settings(other[0]) for other in arms if other[0].encoder == name]
         own = settings(arm[0])
-        options = [f"{key.rsplit('.', 1)[-1]}={own.get(key)}" for key in differing(alike)]
+        options = [f"{key.rsplit('.', 1)[-1]}={own.get(key)}" for key in differing(same)]
         labels.append(" ".join([name, *options[:STATED]]))
-    for index, label in enumerate(labels):
-        if labels.count(label) > 1:  # they differ in a key beyond the first few
-            labels[index] = f"{label} ({arms[index][0].path.name})"
+    alike = list(labels)
+    for index, label in enumerate(alike):
+        if alike.count(label) > 1:  # they differ in a key beyond the first few
+            labels[index] = f"{label} ({place(arms[index][0], runs)})"
     return [Arm(label, sorted(arm, key=_by_seed)) for label, arm in zip(labels, arms, strict=True)]
+
+
+def place(run: Run, runs: Sequence[Run]) -> str:
+    """The end of a run's path that no other run has: in a study all folders are called run."""
+    paths = [other.path.parts for other in runs]
+    ends = (run.path.parts[-number:] for number in range(1, len(run.path.parts)))
+    unique = (end for end in ends if sum(parts[-len(end) :] == end for parts in paths) == 1)
+    return str(Path(*next(unique, run.path.parts)))
 
 
 def _by_seed(run: Run) -> tuple[str, str]:
