@@ -39,7 +39,8 @@ def test_every_training_command_of_the_readme_is_a_valid_recipe(arguments, own_e
     _, _, overrides = run_options(arguments[1:])
     tree = config.load_file(arguments[0])
     schema = LanguageModelRecipe if "language_model" in tree else Recipe
-    config.read(schema, config.override(tree, overrides, schema))  # raises
+    recipe = config.read(schema, config.override(tree, overrides, schema))
+    assert config.read(schema, config.tree_of(recipe)) == recipe  # its recipe.yaml repeats it
 
 
 @pytest.mark.parametrize("arguments", verb("prepare"), ids=" ".join)

@@ -1,14 +1,11 @@
 """What ``asr claims context`` writes: a table for readers, CSV of every context, JSON of it all."""
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from asr.files import write_all
+from asr.claims.output import write_probe
 
 
 @dataclass(frozen=True)
@@ -105,24 +102,15 @@ def save(
     plan: dict[str, Any],
 ) -> str:
     """Writes context.json, .csv and .md; the last as text."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Point.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, points))
+    rows = [asdict(point) for point in points]
     page = to_page(points, runs, machine, plan)
     everything = {
         "machine": machine,
         "plan": plan,
-        "points": [asdict(point) for point in points],
+        "points": rows,
         "runs": [asdict(one) for one in runs],
     }
-    write_all(
-        {
-            output / "context.json": json.dumps(everything, indent=1) + "\n",
-            output / "context.csv": text.getvalue(),
-            output / "context.md": page,
-        }
-    )
+    write_probe(output, "context", rows, everything, page)
     return page
 
 

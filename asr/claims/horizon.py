@@ -9,8 +9,6 @@ decides as much as the architecture, so the LSTM stands here three times.
 """
 
 import argparse
-import csv
-import io
 import json
 import logging
 import math
@@ -28,6 +26,7 @@ from torch import Tensor, nn
 from asr import config
 from asr.claims.layers import full
 from asr.claims.measure import equal_precision
+from asr.claims.output import to_csv
 from asr.claims.reach import AXES, SOLVED, Attempt, horizon, median_accuracy
 from asr.claims.recall import SYMBOLS, TASKS, Latch, Recall, corrected
 from asr.claims.scaling import count, facts
@@ -272,7 +271,8 @@ def run(known: argparse.Namespace, device: str) -> int:
                     *(row.accuracy_updates, row.updates, row.seconds),
                 )
         page = to_page(rows, facts(device))
-        write_all({known.output / "horizon.md": page, known.output / "horizon.csv": to_csv(rows)})
+        table = to_csv([asdict(row) for row in rows])
+        write_all({known.output / "horizon.md": page, known.output / "horizon.csv": table})
     print(page, end="")
     print(f"written: {known.output / 'horizon.md'} (beside it horizon.csv, horizon.jsonl)")
     return 0
@@ -314,16 +314,6 @@ def read(path: Path, budget: Budget, device_name: str) -> list[Attempt]:
                 "choose another --output"
             )
     return rows
-
-
-def to_csv(rows: Sequence[Attempt]) -> str:
-    """A line per attempt."""
-    text = io.StringIO()
-    lines = [asdict(row) for row in rows]
-    writer = csv.DictWriter(text, list(Attempt.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
 
 
 def to_page(rows: Sequence[Attempt], machine: dict[str, Any]) -> str:

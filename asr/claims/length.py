@@ -6,9 +6,6 @@ for the same words; only where it is cut differs, and models are trained on shor
 """
 
 import argparse
-import csv
-import io
-import json
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -21,11 +18,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import decode
+from asr.claims.output import write_probe
 from asr.claims.scaling import count, facts
 from asr.claims.statistics import bootstrap_interval
 from asr.config import load_file
 from asr.data import bucket, read_corpus, read_rows
-from asr.files import new_folder, write_all
+from asr.files import new_folder
 from asr.model import SpeechModel, load_model
 from asr.scoring import align, pooled
 from asr.text import normaliser
@@ -230,19 +228,10 @@ def run(known: argparse.Namespace, device: str) -> int:
 
 def save(curve: Sequence[Point], machine: dict[str, Any], output: Path, split: str) -> str:
     """Writes the three files; the Markdown page."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Point.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, curve))
+    points = [asdict(point) for point in curve]
     page = to_page(curve, machine, split)
-    everything = {"machine": machine, "split": split, "points": [asdict(p) for p in curve]}
-    write_all(
-        {
-            output / "length.json": json.dumps(everything, indent=1) + "\n",
-            output / "length.csv": text.getvalue(),
-            output / "length.md": page,
-        }
-    )
+    everything = {"machine": machine, "split": split, "points": points}
+    write_probe(output, "length", points, everything, page)
     return page
 
 

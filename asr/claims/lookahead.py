@@ -7,18 +7,17 @@ one that cannot stream.
 """
 
 import argparse
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from asr.claims.output import write_probe
 from asr.claims.scaling import facts
 from asr.claims.streaming import HOP_SECONDS
 from asr.config import load_file, read_component
 from asr.encoders import ENCODERS, Encoder
-from asr.files import new_folder, write_all
+from asr.files import new_folder
 
 
 @dataclass(frozen=True)
@@ -104,20 +103,11 @@ def run(known: argparse.Namespace, device: str) -> int:
     """
     points = [read_run(folder, known.split) for folder in known.runs]
     points.sort(key=lambda p: (p.encoder, p.decoder, p.most is None, p.most or 0.0, p.seed))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Point.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, points))
+    rows = [asdict(point) for point in points]
     page = to_page(points, known.split)
-    everything = {"machine": facts(device), "points": [asdict(point) for point in points]}
+    everything = {"machine": facts(device), "points": rows}
     with new_folder(known.output):
-        write_all(
-            {
-                known.output / "lookahead.json": json.dumps(everything, indent=1) + "\n",
-                known.output / "lookahead.csv": text.getvalue(),
-                known.output / "lookahead.md": page,
-            }
-        )
+        write_probe(known.output, "lookahead", rows, everything, page)
     print(page, end="")
     print(f"written: {known.output / 'lookahead.md'} (beside it lookahead.csv, lookahead.json)")
     return 0

@@ -6,16 +6,15 @@ belong into the table, and their absence is said.
 """
 
 import argparse
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from asr.claims.output import write_probe
 from asr.claims.scaling import facts
 from asr.config import load_file
-from asr.files import new_folder, write_all
+from asr.files import new_folder
 from asr.meter import read_ledger
 
 CONTROLS = ("uniform", "random")
@@ -128,20 +127,11 @@ def run(known: argparse.Namespace, device: str) -> int:
             raise ValueError(f"{folder} is given twice; give each run once")
     points = [read_run(folder, known.split) for folder in known.runs]
     points.sort(key=lambda point: (point.encoder, point.gate, -point.kept))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Point.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, points))
+    rows = [asdict(point) for point in points]
     page = to_page(points, known.split)
-    everything = {"machine": facts(device), "points": [asdict(point) for point in points]}
+    everything = {"machine": facts(device), "points": rows}
     with new_folder(known.output):
-        write_all(
-            {
-                known.output / "memory.json": json.dumps(everything, indent=1) + "\n",
-                known.output / "memory.csv": text.getvalue(),
-                known.output / "memory.md": page,
-            }
-        )
+        write_probe(known.output, "memory", rows, everything, page)
     print(page, end="")
     print(f"written: {known.output / 'memory.md'} (beside it memory.csv, memory.json)")
     return 0

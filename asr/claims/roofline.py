@@ -11,9 +11,6 @@ Waterman and Patterson 2009). t0 is what a step costs that does no work: the lat
 """
 
 import argparse
-import csv
-import io
-import json
 import logging
 import statistics
 from collections.abc import Sequence
@@ -28,10 +25,11 @@ from torch import Tensor, nn
 
 from asr.claims.layers import full
 from asr.claims.measure import alternate, equal_precision
+from asr.claims.output import write_probe
 from asr.claims.scaling import count, facts
 from asr.claims.table import digits, prefixed
 from asr.encoders.recurrent import packed, padded
-from asr.files import new_folder, write_all
+from asr.files import new_folder
 from asr.linear import linear
 
 log = logging.getLogger(__name__)
@@ -234,10 +232,6 @@ def save(
         }
         for step in steps
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
     everything = {
         "about": about,
         "machine": {**asdict(machine), "ridge": machine.ridge},
@@ -245,13 +239,7 @@ def save(
         "steps": lines,
     }
     page = to_page(steps, fitted, machine, about)
-    write_all(
-        {
-            output / "roofline.json": json.dumps(everything, indent=1) + "\n",
-            output / "roofline.csv": text.getvalue(),
-            output / "roofline.md": page,
-        }
-    )
+    write_probe(output, "roofline", lines, everything, page)
     return page
 
 

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from asr import config
 from asr.claims.layers import COMPARISONS, full
 from asr.claims.measure import alternate, equal_precision
-from asr.claims.table import Row, to_csv, to_json, to_tables
+from asr.claims.output import write_probe
+from asr.claims.table import Row, everything, to_tables
 from asr.encoders import ENCODERS, Encoder, state_bytes
 from asr.environment import environment, processor
-from asr.files import new_folder, write_all
+from asr.files import new_folder
 from asr.loss import collected, weighted
 
 log = logging.getLogger(__name__)
@@ -218,8 +219,8 @@ def run(known: argparse.Namespace, device: str) -> int:
 def save(rows: Sequence[Row], machine: dict[str, Any], output: Path) -> str:
     """Writes the three files, in place of those of fewer rows; the Markdown page."""
     page = to_tables(rows, machine)
-    contents = {"json": to_json(rows, machine), "csv": to_csv(rows), "md": page}
-    write_all({output / f"scaling.{kind}": text for kind, text in contents.items()})
+    lines = [row.flat() for row in rows]
+    write_probe(output, "scaling", lines, everything(rows, machine), page)
     return page
 
 

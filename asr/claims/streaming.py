@@ -7,9 +7,6 @@ that a slow moment of the machine hits all of them.
 """
 
 import argparse
-import csv
-import io
-import json
 import logging
 import statistics
 import time
@@ -22,10 +19,11 @@ import torch
 
 from asr import config
 from asr.claims.measure import equal_precision
+from asr.claims.output import write_probe
 from asr.claims.scaling import NUM_MELS, count, facts, shipped
 from asr.claims.table import prefixed
 from asr.encoders import ENCODERS, Encoder, state_bytes
-from asr.files import new_folder, write_all
+from asr.files import new_folder
 
 log = logging.getLogger(__name__)
 
@@ -176,19 +174,10 @@ def run(known: argparse.Namespace, device: str) -> int:
 
 def save(points: Sequence[Point], machine: dict[str, Any], output: Path) -> str:
     """Writes the three files; the Markdown page."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Point.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, points))
+    rows = [asdict(point) for point in points]
     page = to_page(points, machine)
-    everything = {"machine": machine, "points": [asdict(point) for point in points]}
-    write_all(
-        {
-            output / "streaming.json": json.dumps(everything, indent=1) + "\n",
-            output / "streaming.csv": text.getvalue(),
-            output / "streaming.md": page,
-        }
-    )
+    everything = {"machine": machine, "points": rows}
+    write_probe(output, "streaming", rows, everything, page)
     return page
 
 

@@ -1,8 +1,5 @@
-"""What the probe of scaling found, as rows, exponents, CSV, JSON and Markdown."""
+"""What the probe of scaling found, as rows, exponents and Markdown."""
 
-import csv
-import io
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -113,18 +110,8 @@ def growths(rows: Sequence[Row]) -> list[Growth]:
     return found
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """A line per row under the names of the columns."""
-    text = io.StringIO()
-    lines = [row.flat() for row in rows]
-    writer = csv.DictWriter(text, lines[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
-
-
-def to_json(rows: Sequence[Row], machine: dict[str, Any]) -> str:
-    """Everything: the machine, the rows with every repeat, the exponents."""
+def everything(rows: Sequence[Row], machine: dict[str, Any]) -> dict[str, Any]:
+    """For the JSON: the machine, the rows with every repeat, the exponents."""
     lines = []
     for row in rows:
         repeats = {
@@ -133,7 +120,7 @@ def to_json(rows: Sequence[Row], machine: dict[str, Any]) -> str:
         }
         lines.append({**row.flat(), **repeats})
     fitted = [asdict(growth) for growth in growths(rows)]
-    return json.dumps({"machine": machine, "rows": lines, "exponents": fitted}, indent=1) + "\n"
+    return {"machine": machine, "rows": lines, "exponents": fitted}
 
 
 def to_tables(rows: Sequence[Row], machine: dict[str, Any]) -> str:
