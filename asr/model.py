@@ -277,3 +277,17 @@ def load_model(
             "restore the file or train again"
         ) from None
     return model.to(device).eval()
+
+
+def corpus_of(model: SpeechModel, name: str) -> str:
+    """The corpus that a model was trained on.
+
+    Raises:
+        ValueError: it is not known, or not there.
+    """
+    corpus = model.summary.get("recipe", {}).get("data", {}).get("corpus")
+    if corpus is None:
+        raise ValueError(f"{name} does not say on which corpus it was trained; give --corpus")
+    if not Path(corpus).exists():
+        raise ValueError(f"{name} was trained on {corpus}, which is not here; give --corpus")
+    return str(corpus)

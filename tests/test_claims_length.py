@@ -96,3 +96,11 @@ def test_the_verb_writes_a_table_with_a_column_per_length(run, tmp_path, capsys)
 def test_a_model_that_is_not_there_is_one_line(tmp_path, capsys):
     assert main(["claims", "length", str(tmp_path / "no"), "--output", str(tmp_path / "o")]) == 2
     assert "no such model or run folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("probe", ["length", "context"])
+def test_a_model_that_does_not_know_its_corpus_asks_for_it(tmp_path, capsys, probe):
+    save_model(tiny_model(), tmp_path / "model", {})
+    model, output = str(tmp_path / "model"), str(tmp_path / "o")
+    assert main(["claims", probe, model, "--output", output]) == 2
+    assert "does not say on which corpus it was trained; give --corpus" in capsys.readouterr().err

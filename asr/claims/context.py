@@ -27,7 +27,7 @@ from asr.claims.statistics import bootstrap_interval
 from asr.claims.windows import chunk_frames, encode, whole_chunks
 from asr.data import bucket, read_corpus, read_rows
 from asr.files import new_folder
-from asr.model import SpeechModel, load_model
+from asr.model import SpeechModel, corpus_of, load_model
 from asr.scoring import align, pooled
 from asr.search import Beam, Greedy, Search
 from asr.text import normaliser
@@ -311,7 +311,7 @@ def run(known: argparse.Namespace, device: str) -> int:
     with new_folder(known.output), equal_precision(device):
         for folder in known.runs:
             model = load_model(folder, device)
-            corpus = known.corpus or model.summary["recipe"]["data"]["corpus"]
+            corpus = known.corpus or corpus_of(model, folder)
             sample = draw(model, corpus, plan)
             curve = points(folder, model, corpus, sample, plan)
             curves += curve

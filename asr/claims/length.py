@@ -24,7 +24,7 @@ from asr.claims.statistics import bootstrap_interval
 from asr.config import load_file
 from asr.data import bucket, read_corpus, read_rows
 from asr.files import new_folder
-from asr.model import SpeechModel, load_model
+from asr.model import SpeechModel, corpus_of, load_model
 from asr.scoring import align, pooled
 from asr.text import normaliser
 
@@ -218,7 +218,7 @@ def run(known: argparse.Namespace, device: str) -> int:
     with new_folder(known.output):
         for folder in known.runs:
             model = load_model(folder, device, search)
-            corpus = known.corpus or model.summary["recipe"]["data"]["corpus"]
+            corpus = known.corpus or corpus_of(model, folder)
             curve += points(folder, model, corpus, known.split, known.words, known.batch_seconds)
             page = save(curve, facts(device), known.output, known.split)
     print(page, end="")

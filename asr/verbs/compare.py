@@ -87,7 +87,12 @@ def study(arguments: list[str]) -> int:
     )  # fmt: skip
     for name, kind in (("arms", str), ("budgets", str), ("seeds", int)):
         options.add_argument(
-            f"--{name}", nargs="+", type=kind, default=[], metavar="X", help="only these of the matrix"
+            f"--{name}",
+            nargs="+",
+            type=kind,
+            default=[],
+            metavar="X",
+            help="only these",
         )
     options.add_argument("--status", action="store_true", help="print what is done; run nothing")
     options.add_argument("--retry", action="store_true", help="do again what failed; it stays paid")

@@ -18,6 +18,7 @@ def evaluate(arguments: list[str]) -> int:
     known = options.parse_args(hyphens(arguments))
 
     from asr import evaluate as evaluation
+    from asr.model import corpus_of
 
     model = load_to_search(known)
     output = known.output or Path(known.model) / "evaluations" / known.split
@@ -51,6 +52,7 @@ def tune_decoding(arguments: list[str]) -> int:
         )
 
     from asr import summaries
+    from asr.model import corpus_of
     from asr.tune_decoding import tune_decoding as tune
 
     model = load(known)
@@ -168,17 +170,3 @@ def load_to_search(known: argparse.Namespace) -> Any:
             "asr tune-decoding, or --search with Beam and an lm_weight above 0"
         )
     return model
-
-
-def corpus_of(model: Any, name: str) -> str:
-    """The corpus that a model was trained on.
-
-    Raises:
-        ValueError: it is not known, or not there.
-    """
-    corpus = model.summary.get("recipe", {}).get("data", {}).get("corpus")
-    if corpus is None:
-        raise ValueError(f"{name} does not say on which corpus it was trained; give --corpus")
-    if not Path(corpus).exists():
-        raise ValueError(f"{name} was trained on {corpus}, which is not here; give --corpus")
-    return str(corpus)
