@@ -96,7 +96,7 @@ class Run:
         self.shapes = self.compiled(model) if recipe.trainer.compile is not None else None
         self.parameters = model.num_parameters()
         self.recurrent_kernel = recurrent_kernel(model.modules(), device)
-        if self.recurrent_kernel is not None:
+        if self.recurrent_kernel is not None and device.type == "cuda":  # elsewhere no choice
             log.info("recurrent kernel: %s", self.recurrent_kernel)
         self.encoder_flops = functools.cache(lambda frames: model.encoder.flops([frames]))
         self.decoder_flops = functools.cache(lambda s, u: model.decoder.flops([s], [u]))
