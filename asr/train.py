@@ -96,7 +96,9 @@ class Run:
         self.shapes = self.compiled(model) if recipe.trainer.compile is not None else None
         self.parameters = model.num_parameters()
         self.recurrent_kernel = recurrent_kernel(model.modules(), device)
-        if self.recurrent_kernel is not None and device.type == "cuda":  # elsewhere no choice
+        # A CPU in float32, the default, has one kernel and nothing to say.
+        chosen = device.type == "cuda" or recipe.trainer.recurrent_precision != "float32"
+        if self.recurrent_kernel is not None and chosen:
             log.info("recurrent kernel: %s", self.recurrent_kernel)
         self.encoder_flops = functools.cache(lambda frames: model.encoder.flops([frames]))
         self.decoder_flops = functools.cache(lambda s, u: model.decoder.flops([s], [u]))
