@@ -241,6 +241,18 @@ def test_what_failed_is_done_again_when_asked_and_its_first_attempt_stays_paid(t
     assert all(r["device_hours"] > 210 / 3600 for r in finals if r["seed"] == 2)
 
 
+def test_failures_of_one_arm_alone_are_not_tried_again_as_all_must_be_tuned_alike(tmp_path):
+    best = min((u.recipe for u in Plan(study()).trials if u.arm == "lstm"), key=wer_of)
+
+    def fails(verb, recipe):
+        return 2 * (verb == "train" and recipe == best)
+
+    first = run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal", fails))
+    with pytest.raises(ValueError, match="--retry --arms lstm: .* leave --arms out"):
+        run_study(study(), tmp_path / "study", retry=True, selection=Selection(arms=["lstm"]))
+    assert read_rows(tmp_path / "study") == first["rows"]
+
+
 # --- killed, shared, told to end ---
 
 

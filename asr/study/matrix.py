@@ -96,12 +96,17 @@ def run_study(
         succeeded; report: the page, None before there is a final run; failed: whether anything did.
 
     Raises:
-        ValueError: the file is not that of the registered study, a recipe does not fit, or the
-            machine has too little room.
+        ValueError: the file is not that of the registered study, a recipe does not fit, the
+            machine has too little room, or failures of some arms alone are to be done again.
         KeyboardInterrupt: told to end (SIGINT, SIGTERM); all runs have saved.
     """
     plan = Plan(study)
     selection.check(plan)
+    if retry and selection.arms:
+        raise ValueError(
+            f"--retry --arms {' '.join(selection.arms)}: trials of these arms alone would be tried "
+            "again, and all must be tuned alike; leave --arms out"
+        )
     recipe = plan.any_recipe()
     wanted = study.threads or slots.shared_threads(recipe.trainer, workers)
     _room(recipe, (read_registration(folder) or {}).get("threads", wanted), workers)
