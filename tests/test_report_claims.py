@@ -12,6 +12,7 @@ from asr.report.evidence import Evidence, weigh
 from asr.report.families import family
 from asr.report.findings import CLAIMS, Finding, conclude
 from asr.report.memory_claims import hierarchy, lstm_memory, storing
+from asr.report.probe_plots import models, wer_over_runs
 from asr.report.probes import COMMANDS, Probes, read_probes
 from asr.report.runs import group_runs, read_run
 from tests.run_folders import (
@@ -410,3 +411,18 @@ def test_what_was_not_measured_is_said_with_the_command_that_measures_it(tmp_pat
     assert told["C3"] == [COMMANDS["horizon"]]
     assert told["C5"] == [COMMANDS["roofline"]]
     assert all(told.values())
+
+
+def test_runs_of_one_model_are_drawn_as_their_mean_between_the_least_and_the_greatest():
+    def row(run, words, wer):
+        names = {"encoder": "LSTM", "decoder": "CTC"}
+        return {"run": run, "mean_seconds": words, "wer": wer, "low": 0.0, "high": 1.0} | names
+
+    rows = [row("a", 2.0, 0.2), row("a", 1.0, 0.1), row("b", 1.0, 0.3), row("b", 2.0, 0.6)]
+    assert list(models(rows)) == ["LSTM + CTC"]
+    both = wer_over_runs("LSTM + CTC", rows, "mean_seconds")
+    assert both.x == [1.0, 2.0]
+    assert both.y == pytest.approx([20, 40])
+    assert (both.low, both.high) == (pytest.approx([10, 20]), pytest.approx([30, 60]))
+    alone = wer_over_runs("LSTM + CTC", rows[:2], "mean_seconds")
+    assert (alone.y, alone.low, alone.high) == (pytest.approx([10, 20]), [0, 0], [100, 100])

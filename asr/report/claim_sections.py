@@ -15,9 +15,13 @@ from asr.report.claims import RULES
 from asr.report.evidence import Evidence
 from asr.report.findings import CLAIMS, Verdict
 from asr.report.probes import COMMANDS, Probes
-from asr.report.quantities import NONE, digits, percent, percent_interval, prefixed
+from asr.report.quantities import NONE, digits, listed, percent, percent_interval, prefixed
 
 SHOWN = 12  # reasons of a claim in its section
+SEVERAL = (
+    "Whiskers: of one run the interval over speakers; of several of an encoder and decoder, whose "
+    "mean is drawn, the least and the greatest."
+)
 
 
 def overview(verdicts: Sequence[Verdict]) -> list[Block]:
@@ -231,25 +235,18 @@ def _contexts(probes: Probes) -> list[Block]:
         [
             one.run,
             f"{one.encoder} + {one.decoder}",
-            str(one.seed),
             told_context(one),
-            "all" if one.context is None else f"{one.context / one.frame_seconds:.0f}",
             told_half_life(one),
             NONE if one.exponent is None else digits(one.exponent),
             told_law(one),
-            f"{one.utterances} of {one.utterances_of}",
         ]
         for one in runs
     ]
-    header = ["run folder", "encoder + decoder", "seed", "effective context [95 % interval]"]
-    header += [
-        "encoder frames",
-        "half-life of gradients",
-        "exponent",
-        "law (difference of AIC, agreement)",
-    ]
-    header += ["utterances"]
+    header = ["run folder", "encoder + decoder", "effective context [95 % interval]"]
+    header += ["half-life of gradients", "exponent", "law (difference of AIC, agreement)"]
+    drawn = sorted({f"{one.utterances} of {one.utterances_of}" for one in runs})
     note = (
+        f"Utterances: {listed(drawn)}. "
         "Effective context of trained models: the shortest past that an encoder frame may hear "
         "with a loss of at most 1.01 times that of the whole past. Gradients of a frame by the "
         "features k frames before: fitted by an exponential (half-life) and by a power of k "
@@ -259,7 +256,7 @@ def _contexts(probes: Probes) -> list[Block]:
     )
     words = (
         "Left: WER of greedy search when a frame hears no more of the past, itself included. "
-        "Right: gradient against distance, relative to that of the frame's own features."
+        f"Right: gradient against distance, relative to that of the frame's own features. {SEVERAL}"
     )
     return [
         Picture("context", lambda: plots.contexts(points, runs), words),
@@ -372,7 +369,7 @@ def _lengths(probes: Probes) -> list[Block]:
     ]
     header = ["run folder", "encoder + decoder", "seed", "mean length", "words", "WER [interval]"]
     header += ["deleted words", "did not end"]
-    words = "The same audio heard in longer and longer pieces: WER, with intervals over speakers."
+    words = f"The same audio heard in longer and longer pieces. {SEVERAL}"
     return [
         Picture("length", lambda: plots.lengths(rows), words),
         Table(header, table),

@@ -285,7 +285,7 @@ def _price(evidence: Evidence) -> list[Finding]:
             if said == "not enough evidence":
                 sign = "unknown"
             value = points_interval(pair.found.difference.value, pair.found.difference.interval)
-            words = f"errors, {pair.b.label} less {pair.a.label}: {value}; {scan.label} is {said}."
+            words = f"errors, {pair.b.label} less {pair.a.label}: {value}; {scan.label}: {said}."
             findings.append(Finding(sign, words, {PRICE: "errors"}))
     return findings
 
@@ -314,7 +314,8 @@ def bandwidth(probes: Probes) -> Verdict:
     ]
     if widths:
         reasons.append(
-            f"By memory: widths {widths[0]} to {widths[-1]}, batches {batches[0]} to {batches[-1]}."
+            f"By memory: widths {', '.join(map(str, widths))}; batches "
+            f"{', '.join(map(str, batches))}."
         )
     if fit["error"] > POOR_FIT:
         return unmeasured("C5", "the fit is poor; measure on an idle machine", command, reasons)

@@ -186,7 +186,7 @@ def _errors_of_hierarchy(evidence: Evidence) -> list[Finding]:
             sign: Sign = "against" if said == "worse" else "for"
             sign = "unknown" if said == "not enough evidence" else sign
             value = points_interval(pair.found.difference.value, pair.found.difference.interval)
-            words = f"errors, {pair.b.label} less {pair.a.label}: {value}; {h.label} is {said}."
+            words = f"errors, {pair.b.label} less {pair.a.label}: {value}; {h.label}: {said}."
             findings.append(Finding(sign, words, {"the measurement": "errors"}))
     return findings
 

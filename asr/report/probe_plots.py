@@ -145,23 +145,53 @@ def horizons(attempts: Sequence[Attempt]) -> Figure | None:
     return figure
 
 
+def models(rows: Rows) -> dict[str, Rows]:
+    """Rows of each encoder and decoder, by their names."""
+    found: dict[str, Rows] = {}
+    for row in rows:
+        found.setdefault(f"{row['encoder']} + {row['decoder']}", []).append(row)
+    return found
+
+
+def wer_over_runs(label: str, rows: Rows, key: str, shift: float = 0.0) -> Series:
+    """WER, in percent, against ``key``: of a run with its interval over speakers.
+
+    Of several runs their mean, from the least to the greatest, and the mean of ``key`` where theirs
+    differ: the n-th row of one belongs to the n-th of another.
+    """
+    runs = [
+        sorted((r for r in rows if r["run"] == run), key=lambda r: r[key])
+        for run in dict.fromkeys(row["run"] for row in rows)
+    ]
+    steps = list(zip(*runs, strict=False))
+    x = [shift + sum(float(r[key]) for r in step) / len(step) for step in steps]
+    y = [100 * sum(float(r["wer"]) for r in step) / len(step) for step in steps]
+    ends = ("low", "high") if len(runs) == 1 else ("wer", "wer")
+    low = [100 * min(float(r[ends[0]]) for r in step) for step in steps]
+    high = [100 * max(float(r[ends[1]]) for r in step) for step in steps]
+    return Series(label, x, y, low, high)
+
+
 def contexts(rows: Rows, runs: Sequence[Effective]) -> Figure | None:
-    """WER against the past that a frame hears, and gradients against distance, a line per run."""
+    """WER against the past that a frame hears, and gradients against distance, a line per model."""
     if not runs:
         return None
-    figure = Figure(figsize=(WIDTH, 3.2 + 0.22 * len(runs)), layout="constrained")
+    groups = models(rows)
+    figure = Figure(figsize=(WIDTH, 3.2 + 0.22 * len(groups)), layout="constrained")
     panels = figure.subplots(1, 2)
     errors, gradients = [], []
-    for one in runs:
-        label = f"{one.encoder}, seed {one.seed}"
-        own = sorted((r for r in rows if r["run"] == one.run), key=lambda r: r["context"])
-        x = [float(r["context"]) + one.frame_seconds for r in own]
-        y, low, high = ([100 * float(r[k]) for r in own] for k in ("wer", "low", "high"))
-        errors.append(Series(label, x, y, low, high))
-        lags = [k for k, r in enumerate(one.gradient) if k and r > 0]
-        if lags and one.gradient[0] > 0:
-            r = [one.gradient[k] / one.gradient[0] for k in lags]
-            gradients.append(Series(label, [k * one.frame_seconds for k in lags], r, r, r))
+    for label, own in groups.items():
+        trained = [one for one in runs if f"{one.encoder} + {one.decoder}" == label]
+        frame = trained[0].frame_seconds
+        errors.append(wer_over_runs(label, own, "context", frame))
+        told = [one.gradient for one in trained if one.gradient[0] > 0]
+        shortest = min(map(len, told), default=0)
+        ratios = [[one[k] / one[0] for one in told] for k in range(shortest)]
+        lags = [k for k in range(1, shortest) if min(ratios[k]) > 0]
+        if lags:
+            means = [sum(ratios[k]) / len(told) for k in lags]
+            low, high = ([edge(ratios[k]) for k in lags] for edge in (min, max))
+            gradients.append(Series(label, [k * frame for k in lags], means, low, high))
     draw(figure, panels[0], errors, log=False)
     panels[0].set_ylim(bottom=0)
     panels[0].set_xlabel("past heard, seconds")
@@ -278,12 +308,8 @@ def roofline(probe: Probe) -> Figure:
 
 def lengths(rows: Rows) -> Figure | None:
     """WER against the length of the recording, a line per encoder and decoder."""
-    lines = []
-    for run in dict.fromkeys(row["run"] for row in rows):
-        own = sorted((r for r in rows if r["run"] == run), key=lambda r: r["mean_seconds"])
-        y, low, high = ([100 * float(r[k]) for r in own] for k in ("wer", "low", "high"))
-        label = f"{own[0]['encoder']} + {own[0]['decoder']}, seed {own[0]['seed']}"
-        lines.append(Series(label, [float(r["mean_seconds"]) for r in own], y, low, high))
+    groups = models(rows)
+    lines = [wer_over_runs(label, own, "mean_seconds") for label, own in groups.items()]
     if not lines:
         return None
     figure = Figure(figsize=(WIDTH, 3.0 + 0.22 * len(lines)), layout="constrained")
