@@ -1,4 +1,4 @@
-"""Seconds per training step and per decoded second of audio, here and in SpeechBrain, on CPU.
+"""Seconds per training step and per decoded second of audio, here and in SpeechBrain.
 
 ``scripts/benchmark_speechbrain`` makes the environment and runs this. What is kept equal, and how:
 
@@ -15,6 +15,8 @@
   sentence is excluded until an utterance has as many tokens as its transcript and certain then:
   both take the same steps and write the same number of tokens, which is checked. Greedy search has
   no CTC because SpeechBrain's has none; beam search gives it 0.3, with one or eight hypotheses.
+- Device: a CPU, or with ``--device cuda`` a GPU, where float32 products are rounded to TF32 and the
+  optimiser is torch's fused one, for both sides; ``--batch`` utterances.
 - Time: everything of a group takes its turn, round after round, after one round that is not
   counted (none before beam 8); medians of wall time, and the range over rounds of ours / theirs.
 
@@ -75,11 +77,19 @@ class Timing:
     cpu_seconds: list[float] = field(default_factory=list)
 
     def run(self, work: Callable[[], object]) -> None:
-        """Times one call."""
+        """Times one call, to the end of what it asked a GPU for."""
+        synchronize()
         wall, cpu = time.perf_counter(), time.process_time()
         work()
+        synchronize()
         self.seconds.append(time.perf_counter() - wall)
         self.cpu_seconds.append(time.process_time() - cpu)
+
+
+def synchronize() -> None:
+    """Until a GPU has done all that it was asked to."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def race(
@@ -107,7 +117,8 @@ def count(model: torch.nn.Module) -> int:
 
 def trainer(model: Ours | Theirs, x: Input) -> Callable[[], None]:
     """One training step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    fused = True if x.features.is_cuda else None  # None: as torch sees fit
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -144,7 +155,8 @@ def decoding(encoder: str, models: dict, x: Input, steps: int, decodes: int) -> 
         if options[0] > 1 and encoder == "LSTM":
             theirs = list(models.values())[1]
             works["SpeechBrain, all tokens"] = (theirs, transcribe(theirs, *options, True), False)
-        timings += race(task, encoder, works, decodes, warm=options[0] == 1)
+        if decodes:
+            timings += race(task, encoder, works, decodes, warm=options[0] == 1)
     return timings
 
 
@@ -228,7 +240,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--steps", type=int, default=7, help="rounds of training steps")
-    parser.add_argument("--decodes", type=int, default=3, help="rounds of each search")
+    parser.add_argument("--decodes", type=int, default=3, help="rounds of each search; 0: none")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; cpu")
+    parser.add_argument("--batch", type=int, default=16, help="utterances; 16")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("runs/against_speechbrain.json"))
     options = parser.parse_args()
@@ -238,13 +252,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     started, load = time.time(), os.getloadavg()
-    x = draw(options.seed)
+    torch.set_float32_matmul_precision("high" if options.device == "cuda" else "highest")
+    x = draw(options.seed, options.batch).to(options.device)
     timings = []
     for encoder, models in contenders().items():
+        for model in models.values():
+            model.to(options.device)
         timings += training(encoder, models, x, options.steps)
         timings += decoding(encoder, models, x, options.steps, options.decodes)
     rows = compare(timings, x.audio_seconds)
     report = {
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "threads": options.threads,
         "seed": options.seed,
         "versions": {name: version(name) for name in ("torch", "speechbrain")},
@@ -266,6 +284,8 @@ def main() -> None:
     described = {key: report[key] for key in ("threads", "seed", "versions", "batch")}
     print(f"\nTraining in s per step, the rest in s per second of audio. {described}")
     machine = f"{report['machine']['cpu']}, {report['machine']['cores']} cores"
+    if options.device == "cuda":
+        machine = f"{torch.cuda.get_device_name()}, {machine}"
     print(f"{machine}, load {load[0]:.1f} before; {report['wall_seconds']:.0f} s in all")
 
 

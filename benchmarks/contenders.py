@@ -44,6 +44,11 @@ class Input:
     tokens: Tensor  # (B, U), BLANK beyond an utterance's
     token_lengths: Tensor  # (B,)
 
+    def to(self, device: str) -> "Input":
+        """The same on a device."""
+        tensors = (self.features, self.frames, self.tokens, self.token_lengths)
+        return Input(*(tensor.to(device) for tensor in tensors))
+
     @property
     def audio_seconds(self) -> float:
         """Seconds without padding."""

@@ -8,7 +8,7 @@ A folder ``part-1`` (``part-2``, ... with ``--parts``) of at most ``--limit`` me
 - ``CORPUS/``: a prepared corpus, where ``--rows`` says so with a random sample of a split's rows;
 - ``*.whl``: what ``pyproject.toml`` asks for to train, evaluate, report and test, and what that
   needs, at the versions of this environment, less what torch, torchaudio, lightning and
-  ``--present`` bring;
+  ``--present`` bring, and those of ``--wheels``;
 - ``bundle.json``: the commit, and what was left out, why.
 
 Everything is measured before it is written; over the limit nothing is.
@@ -40,7 +40,8 @@ LEFT_OUT = {
     "datasets": "reads corpora of the Hugging Face Hub, for asr prepare",
     "espeakng-loader": "speaks the synthetic corpus, for asr prepare",
 }
-ADDED = ("nvidia-ml-py", "pytest")  # of the extras: joules, and the tests marked gpu
+# Of the extras: joules, and the tests marked gpu.
+ADDED = ("nvidia-ml-py", "pytest", "pytest-xdist")
 # glibc of Debian 10, Ubuntu 20.04 and later; pip takes each name literally.
 PLATFORMS = [
     *(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)),
@@ -175,6 +176,7 @@ def bundle(
     *,
     python: str = "3.12",
     present: Sequence[str] = (),
+    wheels: Sequence[str] = (),
     rows: Mapping[str, int] | None = None,
     seed: int = 1,
     parts: int = 1,
@@ -187,7 +189,7 @@ def bundle(
     """
     if output.exists():
         raise ValueError(f"{output} exists; remove it or choose another folder")
-    packages = lacking(python, present)
+    packages = [*lacking(python, present), *wheels]
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(temporary)
         remarks = sample(corpus, whole / corpus.name, rows or {}, seed)
@@ -216,12 +218,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", type=Path, default=Path("data/mini_librispeech"))
     parser.add_argument("--python", default="3.12", help="of the machine; 3.12")
     parser.add_argument("--present", nargs="+", default=[], help="packages that the machine has")
+    parser.add_argument("--wheels", nargs="+", default=[], help="NAME==VERSION: of others, too")
     parser.add_argument("--rows", nargs="+", default=[], help="SPLIT=NUMBER: a sample of a split")
     parser.add_argument("--seed", type=int, default=1, help="of the sample; 1")
     parser.add_argument("--parts", type=int, default=1, help="folders of at most --limit each; 1")
     parser.add_argument("--limit", type=float, default=60, help="megabytes of a part; 60")
     given = parser.parse_args(arguments)
-    options = {name: getattr(given, name) for name in ("python", "present", "seed", "parts")}
+    options = {
+        name: getattr(given, name) for name in ("python", "present", "wheels", "seed", "parts")
+    }
     try:
         limit = int(given.limit * MEGABYTE)
         print(bundle(given.output, given.corpus, rows=counts(given.rows), limit=limit, **options))

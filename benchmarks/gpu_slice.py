@@ -27,7 +27,11 @@ from asr.files import read_json_lines, write
 from benchmarks import gpu_archive, gpu_setup, gpu_step
 
 SLICES = Path("scripts/gpu_slices.yaml")
-STUDY, TOY_STUDY = "recipes/studies/mini_librispeech.yaml", "scripts/gpu_toy_study.yaml"
+STUDIES = {
+    "curves": "recipes/studies/mini_librispeech_curves.yaml",
+    "study": "recipes/studies/mini_librispeech.yaml",
+}
+TOY_STUDY = "scripts/gpu_toy_study.yaml"
 CLOSING_SECONDS = 5.0  # to pack what is left at the end
 LEAST_SECONDS = 8.0  # less is not worth a start
 UNFINISHED = 3  # exit status: call again
@@ -39,7 +43,8 @@ class Step:
 
     Attributes:
         seconds: that it may take of one call.
-        command: words, with {device}, {folder} (of the slice), {sample} and {study} in them.
+        command: words, with {device}, {folder} (of the slice), {sample}, {curves} and {study}
+            in them.
         full: further words on a GPU.
         toy: in their place in a rehearsal.
         resumes: whether it goes on where it was cut, so that time left over is worth giving.
@@ -210,7 +215,7 @@ def carry_out(given: argparse.Namespace, began: float) -> int:
         "device": "cpu" if given.toy else "cuda",
         "folder": str(work.folder),
         "sample": str(gpu_setup.sample(corpus, place / "sample", environment, given.toy)),
-        "study": TOY_STUDY if given.toy else STUDY,
+        **(dict.fromkeys(STUDIES, TOY_STUDY) if given.toy else STUDIES),
     }
     end = began + 60 * given.minutes - gpu_step.GRACE_SECONDS - CLOSING_SECONDS
     try:
