@@ -29,20 +29,27 @@ def kernel_precision(options: TrainerOptions, device: torch.device) -> str:
     return "tf32" if options.allow_tf32 and device.type == "cuda" else "float32"
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Whether float32 products and kernels of a GPU, all of them, round their factors to TF32.
+
+    By default cuDNN's recurrent kernels do and matrix products do not: an unfair pair. Set by
+    torch's older switches: Lightning asks one of them when it sets up a GPU, and torch does not
+    answer after its newer ones (``fp32_precision``) were used.
+    """
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
     """The devices of a run, every float32 kernel at the same precision.
 
     Raises:
         ValueError: they are not there.
     """
-    # By default cuDNN's recurrent kernels use TF32 and matrix products do not: an unfair pair.
-    products = "tf32" if options.allow_tf32 else "ieee"
-    backends: Any = torch.backends
-    for kernels in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
-        kernels.fp32_precision = products
     accelerator = options.accelerator
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    allow_tf32(options.allow_tf32 and accelerator == "gpu")
     try:
         return L.Fabric(
             accelerator=accelerator,

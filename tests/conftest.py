@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from asr.machine import allow_tf32
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--encoder FILE``: a recipe of your own for the contract of encoders."""
@@ -43,13 +45,11 @@ def exact_float32(request) -> Iterator[None]:
     if not request.node.get_closest_marker("gpu"):
         yield
         return
-    kernels = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
-    before = [kernel.fp32_precision for kernel in kernels]
-    for kernel in kernels:
-        kernel.fp32_precision = "ieee"
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    allow_tf32(False)
     yield
-    for kernel, precision in zip(kernels, before, strict=True):
-        kernel.fp32_precision = precision
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,8 @@ from torch.autograd import (
     _prepare_profiler,
 )
 
+from asr.machine import allow_tf32
+
 Function = Callable[[], object]
 
 
@@ -160,17 +162,14 @@ def equal_precision(device: str) -> Iterator[None]:
 
     By default cuDNN's recurrent kernels use TF32 and matrix products do not: an unfair pair.
     """
-    backends: Any = torch.backends
-    kernels = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
-    before = [kernel.fp32_precision for kernel in kernels]
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         if torch.device(device).type == "cuda":
-            for kernel in kernels:
-                kernel.fp32_precision = "tf32"
+            allow_tf32(True)
         yield
     finally:
-        for kernel, precision in zip(kernels, before, strict=True):
-            kernel.fp32_precision = precision
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 @dataclass(frozen=True)
