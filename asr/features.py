@@ -202,17 +202,20 @@ class Augmentation:
         """(B, T, F), (B,) -> the same with bands of bins and of frames set to 0, the mean."""
         B, T, bins = x.shape
         draw = torch.Generator().manual_seed(seed)
-        sizes = torch.full((B,), bins)
+        sizes = torch.full((B,), bins, device=x.device)
         hidden = _bands(sizes, bins, self.frequency_masks, self.frequency_width, draw)[:, None, :]
-        times = _bands(lengths.cpu(), T, self.time_masks, self.time_width, draw)[:, :, None]
-        return x.masked_fill((hidden | times).to(x.device), 0.0)
+        times = _bands(lengths, T, self.time_masks, self.time_width, draw)[:, :, None]
+        return x.masked_fill(hidden | times, 0.0)
 
 
 def _bands(sizes: Tensor, length: int, number: int, width: float, draw: torch.Generator) -> Tensor:
-    """(B,) sizes -> (B, length) bool, the union of ``number`` random bands inside each size."""
-    shape = (len(sizes), number)
-    widths = torch.rand(shape, generator=draw) * width * sizes[:, None]  # (B, number)
-    starts = torch.rand(shape, generator=draw) * (sizes[:, None] - widths)
-    at = torch.arange(length)[None, None]  # (1, 1, length)
+    """(B,) sizes -> (B, length) bool, the union of ``number`` random bands inside each size.
+
+    Drawn on the CPU, so that every device gets the same; the bands are made where the sizes are.
+    """
+    shares = torch.rand(2, len(sizes), number, generator=draw).to(sizes.device, non_blocking=True)
+    widths = shares[0] * width * sizes[:, None]  # (B, number)
+    starts = shares[1] * (sizes[:, None] - widths)
+    at = torch.arange(length, device=sizes.device)[None, None]  # (1, 1, length)
     inside = (at >= starts[..., None].round()) & (at < (starts + widths)[..., None].round())
     return inside.any(1)

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from asr.encoders import ENCODERS, LSTM, Transformer
-from asr.encoders.recurrent import packed, padded
+from asr.encoders.recurrent import padded
+from asr.encoders.silent import silent
 from asr.loss import collected
 from asr.loss import weighted as total
 from tests import tiny
+from tests.recurrence import packed
 
 NAMES = list(tiny.ENCODER_BUILDERS)
 CAUSAL = [name for name in NAMES if tiny.encoder(name).causal]
@@ -218,18 +220,20 @@ def test_impossible_options_are_refused_in_words(cls, options, message):
         cls(8, **options)
 
 
+@pytest.mark.parametrize("run", [padded, silent])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_packed_and_padded_recurrence_agree_in_values_and_gradients(bidirectional):
+def test_recurrence_over_padded_frames_is_torchs_over_packed_ones(bidirectional, kind, run):
     torch.manual_seed(0)
-    lstm = nn.LSTM(6, 5, bidirectional=bidirectional, batch_first=True)
+    recurrence = kind(6, 5, bidirectional=bidirectional, batch_first=True)
     lengths = torch.tensor([9, 12, 1, 7])
     real = torch.arange(12) < lengths[:, None]
     weights = torch.randn(4, 12, 10 if bidirectional else 5) * real[..., None]
     results = []
-    for run in (packed, padded):
+    for each in (packed, run):
         x = torch.randn(4, 12, 6, generator=torch.Generator().manual_seed(1), requires_grad=True)
-        y = run(lstm, x, lengths) * real[..., None]
-        gradients = torch.autograd.grad((y * weights).sum(), [x, *lstm.parameters()])
+        y = each(recurrence, x, lengths) * real[..., None]
+        gradients = torch.autograd.grad((y * weights).sum(), [x, *recurrence.parameters()])
         results.append([y, *gradients])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
@@ -256,7 +260,8 @@ def test_a_gpu_agrees_with_the_cpu_in_values_and_gradients(name):
         encoder.to(device).zero_grad()
         y, sizes = encoder(x.to(device), lengths.to(device))
         weighted(y).backward()
-        gradients = [p.grad.cpu() for p in encoder.parameters() if p.grad is not None]
+        # Copies: a module's gradients move with it.
+        gradients = [p.grad.clone().cpu() for p in encoder.parameters() if p.grad is not None]
         results.append([y.detach().cpu(), sizes.cpu(), *gradients])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from asr.encoders.gru_loop import gru
-from asr.encoders.recurrent import packed
+from tests.recurrence import packed
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

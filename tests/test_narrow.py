@@ -35,19 +35,19 @@ def relative(value, wanted):
     return float((value.detach().double() - wanted).abs().max() / wanted.abs().max())
 
 
-@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("kind", "bidirectional"), KINDS)
 @pytest.mark.parametrize("size", [1.0, 1e-9])
 def test_16_bits_give_what_64_give_also_where_gradients_are_small(
-    kind, bidirectional, dtype, is_packed, size
+    kind, bidirectional, dtype, twice, size
 ):
     recurrence = layer(kind, bidirectional)
     x = torch.randn(3, 9, 12, requires_grad=True)
     real = (torch.arange(9) < LENGTHS[:, None])[..., None]
     weight = size * torch.randn(3, 9, 20 if bidirectional else 10) * real
     wanted, gradients = exact(recurrence, x, weight.double())
-    y = narrow(recurrence, x, LENGTHS, dtype, is_packed=is_packed)
+    y = narrow(recurrence, x, LENGTHS, dtype, twice=twice)
     assert y.dtype == torch.float32
     (y * weight).sum().backward()
     close = 0.004 if dtype == torch.float16 else 0.03  # 2^-11 and 2^-8, through 9 frames
@@ -60,11 +60,11 @@ def test_16_bits_give_what_64_give_also_where_gradients_are_small(
 
 def test_a_gradient_that_is_not_finite_stays_so_and_none_stays_none():
     recurrence, x = layer(nn.LSTM, True), torch.randn(3, 9, 12, requires_grad=True)
-    y = narrow(recurrence, x, LENGTHS, torch.float16, is_packed=False)
+    y = narrow(recurrence, x, LENGTHS, torch.float16, twice=False)
     (y * torch.inf).sum().backward()
     assert not x.grad.isfinite().all()
     x.grad = None
-    y = narrow(recurrence, x, LENGTHS, torch.float16, is_packed=False)
+    y = narrow(recurrence, x, LENGTHS, torch.float16, twice=False)
     (0 * y).sum().backward()
     assert not x.grad.any()
 
@@ -76,7 +76,7 @@ def block(**keys):
 
 def test_a_block_says_what_its_kernel_will_be():
     gpu, made = GPU(), block()
-    assert made.kernel(gpu, 64) == ("standard", "float32 input is packed")
+    assert made.kernel(gpu, 64) == ("standard", "float32 is not fp16")
     made.precision = torch.bfloat16
     assert made.kernel(gpu, 64) == ("standard", "bf16 is not fp16")
     made.precision = torch.float16

@@ -4,11 +4,11 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from asr.cudnn import whole_rows
+from asr.encoders.silent import Recurrence, call, in_one_block, marked
 from asr.layers import Permute, reversal
 
 # The largest gradient that enters an fp16 kernel is brought to this power of two: far enough from
@@ -17,94 +17,47 @@ LARGEST_GRADIENT = -3
 
 
 def narrow(
-    recurrence: nn.LSTM | nn.GRU, x: Tensor, lengths: Tensor, dtype: torch.dtype, *, is_packed: bool
+    recurrence: Recurrence, x: Tensor, lengths: Tensor, dtype: torch.dtype, *, twice: bool
 ) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, cells * directions) in the type of the weights.
+    """(B, S, D), (B,) -> (B, S, cells * directions) in float32, computed in the type given.
 
-    Either one call over the packed real frames, both directions at once; or one call per direction
-    over all frames, the backward one over each utterance reversed within its own length, so that
-    padding comes last in both, and in whole rows of cuDNN's: what its persistent kernel asks for.
+    Either one call for both directions; or ``twice``, a call for each, the backward one over each
+    utterance reversed within its own length, so that padding comes last in both, and in whole rows
+    of cuDNN's: what its persistent kernel asks for.
 
     In fp16 every gradient is multiplied by a power of two before it enters the kernel, and divided
     by it behind: without, those of a mean over a batch's tokens would be less than fp16 can hold.
     The largest decides anew in each pass, so that nothing is to be tuned and no step is lost.
     """
     scale = Scale()
+
+    def enter(value: Tensor) -> Tensor:
+        return cast(Tensor, Enter.apply(value, dtype, scale))
+
     with torch.autocast(x.device.type, enabled=False):
-        x = cast(Tensor, Enter.apply(x.float(), dtype, scale))
-        weights = cast_weights(recurrence, dtype, scale)
-        y = _packed(recurrence, weights, x, lengths) if is_packed else None
-        y = _padded(recurrence, weights, x, lengths) if y is None else y
+        if twice:
+            weights = [weight for weight in recurrence._flat_weights if weight is not None]
+            blocks = [in_one_block(weights[i : i + 4], enter) for i in range(0, len(weights), 4)]
+            y = _twice(recurrence, blocks, enter(x.float()), lengths)
+        else:
+            x, weights = marked(recurrence, x.float(), lengths)
+            block = in_one_block(weights, enter)
+            y = call(recurrence, block, enter(x), recurrence.bidirectional)
         return cast(Tensor, Leave.apply(y, scale))
 
 
-def cast_weights(recurrence: nn.LSTM | nn.GRU, dtype: torch.dtype, scale: "Scale") -> list[Tensor]:
-    """All weights in another type, in torch's order: views of one block, matrices before biases.
-
-    That is cuDNN's own order, in which it takes them without a copy.
-    """
-    weights = [weight for weight in recurrence._flat_weights if weight is not None]
-    order = sorted(range(len(weights)), key=lambda index: weights[index].ndim == 1)
-    flat = torch.cat([weights[index].flatten() for index in order])
-    parts = cast(Tensor, Enter.apply(flat, dtype, scale)).split(
-        [weights[index].numel() for index in order]
-    )
-    views = {index: part.view_as(weights[index]) for index, part in zip(order, parts, strict=True)}
-    return [views[index] for index in range(len(weights))]
-
-
-def _packed(
-    recurrence: nn.LSTM | nn.GRU, weights: list[Tensor], x: Tensor, lengths: Tensor
-) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, cells * directions)."""
-    sequence = pack_padded_sequence(
-        x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
-    )
-    directions = 2 if recurrence.bidirectional else 1
-    first = x.new_zeros(directions, len(x), recurrence.hidden_size)
-    run, state = _kind(recurrence, first)
-    y = run(
-        sequence.data,
-        sequence.batch_sizes,
-        state,
-        weights,
-        True,  # biases
-        1,  # layer
-        0.0,  # dropout
-        recurrence.training,
-        recurrence.bidirectional,
-    )[0]
-    whole = PackedSequence(
-        y, sequence.batch_sizes, sequence.sorted_indices, sequence.unsorted_indices
-    )
-    return pad_packed_sequence(whole, batch_first=True, total_length=x.shape[1])[0]
-
-
-def _padded(
-    recurrence: nn.LSTM | nn.GRU, weights: list[Tensor], x: Tensor, lengths: Tensor
+def _twice(
+    recurrence: Recurrence, blocks: list[list[Tensor]], x: Tensor, lengths: Tensor
 ) -> Tensor:
     """(B, S, D), (B,) -> (B, S, cells * directions)."""
     rows = len(x)
     x = F.pad(x, (0, 0, 0, 0, 0, whole_rows(rows) - rows))
-    y = _one_direction(recurrence, weights[:4], x)
+    y = call(recurrence, blocks[0], x, False)
     if recurrence.bidirectional:
         order = reversal(F.pad(lengths, (0, len(x) - rows)), x.shape[1])
-        z = _one_direction(recurrence, weights[4:], cast(Tensor, Permute.apply(x, order)))
+        z = call(recurrence, blocks[1], cast(Tensor, Permute.apply(x, order)), False)
         y = torch.cat([y, cast(Tensor, Permute.apply(z, order))], dim=-1)
     return y[:rows]
-
-
-def _one_direction(recurrence: nn.LSTM | nn.GRU, weights: list[Tensor], x: Tensor) -> Tensor:
-    """(B, S, D) -> (B, S, cells), from a zero state."""
-    run, state = _kind(recurrence, x.new_zeros(1, len(x), recurrence.hidden_size))
-    return run(x, state, weights, True, 1, 0.0, recurrence.training, False, True)[0]
-
-
-def _kind(recurrence: nn.LSTM | nn.GRU, first: Tensor):  # type: ignore[no-untyped-def]
-    """What torch computes this layer with, and its first state."""
-    if isinstance(recurrence, nn.LSTM):
-        return torch.lstm, (first, first)
-    return torch.gru, first
 
 
 class Scale:

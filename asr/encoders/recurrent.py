@@ -6,16 +6,15 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from asr.cudnn import GPU, MOST_ROWS, NAMES, Call, Choice, algorithm, whole_rows
 from asr.encoders.block import Block, Frames, State
 from asr.encoders.gru_loop import gru
 from asr.encoders.narrow import narrow
+from asr.encoders.silent import Recurrence, silent
 from asr.layers import (
     Permute,
     dropout,
-    flatten,
     halved,
     halved_lengths,
     initialise,
@@ -23,8 +22,6 @@ from asr.layers import (
     zero_padding,
 )
 from asr.linear import Linear
-
-Recurrence = nn.LSTM | nn.GRU
 
 FEW_FRAMES = 4  # on a CPU; so many or fewer, all utterances together, are read cell by cell
 
@@ -75,21 +72,19 @@ class RecurrentBlock(Block):
     def read(self, x: Tensor, lengths: Tensor) -> Tensor:
         """(B, S, D), (B,) -> (B, S, cells * directions), by the fastest kernel there is.
 
-        On a GPU a persistent one where torch would take it, else one packed call.
+        On a GPU a persistent one of each direction where torch would take it, else one call.
         """
         if self.precision == torch.float32:
-            return (packed if x.is_cuda else padded)(self.recurrence, x, lengths)
-        is_packed = x.is_cuda and self.kernel(GPU.of(x.device), len(x)).algorithm == "standard"
-        return narrow(self.recurrence, x, lengths, self.precision, is_packed=is_packed)
+            return (silent if x.is_cuda else padded)(self.recurrence, x, lengths)
+        kernel = self.kernel(GPU.of(x.device), len(x)) if x.is_cuda else None
+        twice = kernel is None or kernel.algorithm == "persistent"
+        return narrow(self.recurrence, x, lengths, self.precision, twice=twice)
 
     def kernel(self, gpu: GPU, batch: int) -> Choice:
         """What cuDNN computes batches of this size with: the slower of forward and backward."""
-        if self.precision == torch.float32:
-            return Choice("standard", f"{NAMES[self.precision]} input is packed")
-        rows = whole_rows(batch)
-        call = Call(self.precision, self.dim, self.recurrence.hidden_size, rows)
-        both = [algorithm(call, gpu, backward=backward) for backward in (False, True)]
-        return next((choice for choice in both if choice.algorithm == "standard"), both[0])
+        call = Call(self.precision, self.dim, self.recurrence.hidden_size, whole_rows(batch))
+        passes = [algorithm(call, gpu, backward=backward) for backward in (False, True)]
+        return next((choice for choice in passes if choice.algorithm == "standard"), passes[0])
 
     def initial_state(self, batch: int) -> State:
         """Zeros: ``hidden`` and, of an LSTM, ``cell``."""
@@ -101,7 +96,7 @@ class RecurrentBlock(Block):
         """See ``Block.step``."""
         before = [value[None] for value in state.values()]
         x = self.norm(frames.x).to(before[0].dtype)
-        with torch.autocast(x.device.type, enabled=False):  # as in ``packed``
+        with torch.autocast(x.device.type, enabled=False):  # as in ``silent``
             after: tuple[Tensor, ...]
             if isinstance(self.recurrence, nn.GRU):
                 y, last = self.recurrence(x, before[0])
@@ -187,26 +182,6 @@ def recurrent_kernel(modules: Iterable[nn.Module], device: torch.device) -> str 
         return f"each direction over padded frames, in {precision} on a {device.type}"
     choices = [str(block.kernel(GPU.of(device), MOST_ROWS)) for block in blocks]
     return f"{'; '.join(dict.fromkeys(choices))} (in {precision}, up to {MOST_ROWS} utterances)"
-
-
-def packed(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, cells * directions): one call over the real frames only.
-
-    For GPUs: cuDNN runs both directions at once and skips the padding. Autocast is off because it
-    runs cuDNN's recurrent kernels in float16, whatever type was asked for, which needs the loss to
-    be scaled; float32 kernels use TF32 where that is allowed.
-    """
-    sequence = pack_padded_sequence(
-        x.to(next(recurrence.parameters()).dtype),
-        lengths.clamp(min=1).cpu(),
-        batch_first=True,
-        enforce_sorted=False,
-    )
-    flatten(recurrence)
-    with torch.autocast(x.device.type, enabled=False):
-        y, _ = recurrence(sequence)
-    assert isinstance(y, PackedSequence)
-    return pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0]
 
 
 def padded(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:

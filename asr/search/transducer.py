@@ -327,9 +327,9 @@ def _merge(live: Live, stay: Tensor, grown: Tensor) -> tuple[Tensor, Tensor]:
     parents &= live.score[:, None] > -math.inf  # (B, K, K) first is the second without its last
     token = (live.last - FIRST).clamp(min=0)[:, None].expand_as(parents)
     arriving = grown.gather(2, token).masked_fill(~parents, -math.inf)  # (B, K, K)
-    reached = torch.zeros(grown.shape, dtype=torch.bool, device=grown.device)
-    reached.scatter_reduce_(2, token, parents, "amax")
-    return torch.logaddexp(stay, arriving.amax(1)), grown.masked_fill(reached, -math.inf)
+    reached = torch.zeros(grown.shape, dtype=torch.int32, device=grown.device)
+    reached.scatter_add_(2, token, parents.int())
+    return torch.logaddexp(stay, arriving.amax(1)), grown.masked_fill(reached > 0, -math.inf)
 
 
 def follow(
