@@ -190,31 +190,48 @@ def _group(
 def _paths(
     arcs: Tensor, sizes: list[tuple[int, int, int]], cells: list[slice], learn: bool
 ) -> tuple[Tensor, Tensor]:
-    """(cells, 2) log-probabilities of BLANK and the next label -> () loss, (cells, 2) gradient."""
-    shapes = torch.tensor([size[1:] for size in sizes], dtype=torch.int32)  # (B, 2)
+    """(cells, 2) log-probabilities of BLANK and the next label -> () loss, (cells, 2) gradient.
+
+    Without labels there is one path, all BLANK, and no lattice: torchaudio's kernels for GPUs
+    (2.11) have another gradient there than those for CPUs.
+    """
+    total, gradient = arcs.new_zeros(()), torch.zeros_like(arcs)
+    labelled = []
+    for size, own in zip(sizes, cells, strict=True):
+        if size[2] > 1:
+            labelled.append((size, own))
+        else:
+            total = total - arcs[own, 0].sum()
+            gradient[own, 0] = -1.0
+    if labelled:
+        total = total + _lattices(arcs, labelled, gradient if learn else None)
+    return total, gradient
+
+
+def _lattices(
+    arcs: Tensor, labelled: list[tuple[tuple[int, int, int], slice]], gradient: Tensor | None
+) -> Tensor:
+    """The loss () of the lattices of utterances with labels; fills their cells of the gradient."""
+    shapes = torch.tensor([size[1:] for size, _ in labelled], dtype=torch.int32)  # (B, 2)
     time, steps = shapes.amax(0).tolist()
-    lattice = arcs.new_zeros(len(sizes), time, steps, 2)
-    for row, own in enumerate(cells):
-        _cut(lattice, row, sizes)[:] = arcs[own].view(*sizes[row][1:], 2)
+    lattice = arcs.new_zeros(len(labelled), time, steps, 2)
+    parts = [part[:t, :u] for part, ((_, t, u), _) in zip(lattice, labelled, strict=True)]
+    for part, (_, own) in zip(parts, labelled, strict=True):
+        part[:] = arcs[own].view(part.shape)
     times, labels = shapes.to(arcs.device).unbind(1)
+    learn = gradient is not None
     with torch.set_grad_enabled(learn):
         total = rnnt_loss(
             lattice.requires_grad_(learn),
-            lattice.new_ones(len(sizes), steps - 1, dtype=torch.int32),
+            lattice.new_ones(len(labelled), steps - 1, dtype=torch.int32),
             times.contiguous(),
             labels - 1,
             blank=0,
             reduction="sum",
             fused_log_softmax=False,
         )
-    if not learn:
-        return total, arcs
-    (gradient,) = torch.autograd.grad(total, lattice)
-    cut = [_cut(gradient, row, sizes).reshape(-1, 2) for row in range(len(sizes))]
-    return total.detach(), torch.cat(cut)
-
-
-def _cut(lattice: Tensor, utterance: int, sizes: list[tuple[int, int, int]]) -> Tensor:
-    """(B, S, U + 1, 2) -> the cells of an utterance, (S, U + 1, 2)."""
-    _, time, steps = sizes[utterance]
-    return lattice[utterance, :time, :steps]
+    if gradient is not None:
+        (found,) = torch.autograd.grad(total, lattice)
+        for part, ((_, t, u), own) in zip(found, labelled, strict=True):
+            gradient[own] = part[:t, :u].reshape(-1, 2)
+    return total.detach()
