@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.loggers import TensorBoardLogger
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from asr.recipe import TrainerOptions
@@ -53,6 +54,8 @@ def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
     # cuDNN's attention, torch's choice in bf16, makes a plan for every new shape of a batch: 0.13 s
     # an update of an 18-layer Transformer on an H200, more than all else in it.
     torch.backends.cuda.enable_cudnn_sdp(False)
+    # One process needs no launcher; to look for one starts MPI where its Python package is there.
+    alone = options.devices * options.num_nodes == 1
     try:
         return L.Fabric(
             accelerator=accelerator,
@@ -60,6 +63,7 @@ def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
             num_nodes=options.num_nodes,
             strategy=options.strategy,
             precision=options.precision,
+            plugins=[LightningEnvironment()] if alone else [],
             loggers=TensorBoardLogger(folder, name="logs", version=""),
         )
     except Exception as error:  # Lightning's, of many kinds

@@ -521,11 +521,15 @@ def test_a_worker_has_a_gpu_to_itself_and_a_task_of_a_launcher_its_own(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "8")
+    monkeypatch.setenv("OMPI_MCA_plm", "isolated")
     found = slots.slots(real_recipe(Path("corpus"), trainer={"accelerator": "auto"}).trainer, 1)
     assert [slot.devices for slot in found] == devices
     env = slots.environment(found[-1], 3, os.environ)
     assert (env["CUDA_VISIBLE_DEVICES"], env["OMP_NUM_THREADS"]) == (devices[-1], "3")
-    assert not set(launcher) & set(env)  # a run of the study is not one of the launcher's tasks
+    # A run of the study is not one of the launcher's tasks; how MPI is set up it needs to know.
+    assert not {*launcher, "OMPI_COMM_WORLD_SIZE"} & set(env)
+    assert env["OMPI_MCA_plm"] == "isolated"
 
 
 def test_two_shells_never_share_a_device(tmp_path):

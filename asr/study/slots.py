@@ -101,10 +101,13 @@ def take(folder: Path, free: list[Slot]) -> tuple[Slot, Claim] | None:
 
 
 def environment(slot: Slot, threads: int, outer: Mapping[str, str]) -> dict[str, str]:
-    """That of a run: its devices and threads, and nothing of a launcher around the study."""
+    """That of a run: its devices and threads, and nothing of a launcher around the study.
+
+    Settings of MPI (OMPI_MCA_...) stay: without, it may not start on the machine at all.
+    """
     kept = {
         name: value
         for name, value in outer.items()
-        if not name.startswith(LAUNCHERS) and name not in (*LAUNCHED, *RENDEZVOUS)
+        if "_MCA_" in name or not (name.startswith(LAUNCHERS) or name in (*LAUNCHED, *RENDEZVOUS))
     }
     return {**kept, **dict.fromkeys(THREADS, str(threads)), "CUDA_VISIBLE_DEVICES": slot.devices}

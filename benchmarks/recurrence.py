@@ -1,0 +1,152 @@
+"""A recurrent layer over utterances of different lengths: five ways to call cuDNN.
+
+python -m benchmarks.recurrence --device cuda --output runs/recurrence.json
+
+- packed: both directions in one call over a packed sequence, as torch offers it.
+- one call: both directions over padded frames, without regard for their lengths.
+- silent: the same, but that padding leaves a zero state at zero (asr/encoders/silent.py).
+- twice: a call for each direction, the backward one over utterances reversed in their lengths.
+- forward alone: one direction over padded frames.
+
+Lengths are drawn evenly from half of the longest to all of it. Milliseconds are medians of
+``--repeats`` calls after three that do not count, each to the end of what a GPU was asked to do.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from asr.encoders.narrow import narrow
+from asr.encoders.silent import silent
+from asr.environment import environment
+from asr.layers import Permute, reversal
+from asr.machine import allow_tf32
+
+# Utterances, frames, width of a frame, cells per direction.
+SIZES = [
+    (16, 250, 384, 192), (64, 250, 384, 192), (64, 250, 512, 256), (24, 400, 768, 384),
+    (64, 400, 768, 384), (64, 400, 512, 512),
+]  # fmt: skip
+TYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+WARM = 3
+
+Way = Callable[[Tensor], Tensor]
+
+
+def ways(dim: int, cells: int, lengths: Tensor, dtype: torch.dtype) -> dict[str, Way]:
+    """By name; each takes (B, S, D) float32. Weights are in float32, and cast where they must."""
+    device = lengths.device
+    both = nn.LSTM(dim, cells, bidirectional=True, batch_first=True).to(device)
+    alone = nn.LSTM(dim, cells, batch_first=True).to(device)
+    if dtype != torch.float32:
+        return {
+            "silent": lambda x: narrow(both, x, lengths, dtype, twice=False),
+            "twice": lambda x: narrow(both, x, lengths, dtype, twice=True),
+            "forward alone": lambda x: narrow(alone, x, lengths, dtype, twice=True),
+        }
+    other = nn.LSTM(dim, cells, batch_first=True).to(device)
+
+    def packed(x: Tensor) -> Tensor:
+        sequence = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(both(sequence)[0], batch_first=True, total_length=x.shape[1])[0]
+
+    def twice(x: Tensor) -> Tensor:
+        order = reversal(lengths, x.shape[1])
+        z = Permute.apply(other(Permute.apply(x, order))[0], order)
+        return torch.cat([alone(x)[0], z], dim=-1)
+
+    return {
+        "packed": packed,
+        "one call": lambda x: both(x)[0],
+        "silent": lambda x: silent(both, x, lengths),
+        "twice": twice,
+        "forward alone": lambda x: alone(x)[0],
+    }
+
+
+@torch.no_grad()
+def forward(run: Way, x: Tensor) -> None:
+    """Nothing is kept for a backward pass."""
+    run(x)
+
+
+def both(run: Way, x: Tensor) -> None:
+    """Forward and backward."""
+    run(x).sum().backward()
+
+
+def milliseconds(function: Callable[[], object], device: str, repeats: int) -> float:
+    """The median of a call's."""
+    taken = []
+    for _ in range(WARM + repeats):
+        began = time.perf_counter()
+        function()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return 1000 * statistics.median(taken[WARM:])
+
+
+def measure(sizes: Sequence[tuple[int, ...]], device: str, repeats: int) -> list[dict[str, Any]]:
+    """A row for each size, type and way."""
+    rows = []
+    for batch, frames, dim, cells in sizes:
+        torch.manual_seed(0)
+        lengths = torch.randint(frames // 2, frames + 1, (batch,)).to(device)
+        lengths[0] = frames
+        x = torch.randn(batch, frames, dim, device=device)
+        for name, dtype in TYPES.items():
+            for way, run in ways(dim, cells, lengths, dtype).items():
+                given = x.clone().requires_grad_()
+
+                row = {"batch": batch, "frames": frames, "cells": cells, "type": name, "way": way}
+                row["forward_ms"] = milliseconds(partial(forward, run, x), device, repeats)
+                row["both_ms"] = milliseconds(partial(both, run, given), device, repeats)
+                rows.append(row)
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: forward and backward, and of a frame."""
+    lines = [
+        "| batch | frames | cells | type | way | forward, ms | with backward, ms | us a frame |",
+        "| --: | --: | --: | --- | --- | --: | --: | --: |",
+    ]
+    for row in rows:
+        each = 1000 * row["both_ms"] / row["frames"]
+        cells = [str(row[key]) for key in ("batch", "frames", "cells", "type", "way")]
+        cells += [f"{row['forward_ms']:.2f}", f"{row['both_ms']:.2f}", f"{each:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints the table and writes the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--output", type=Path, default=Path("runs/recurrence.json"))
+    parser.add_argument("--smallest", action="store_true", help="the first size alone")
+    given = parser.parse_args(arguments)
+    allow_tf32(given.device != "cpu")
+    rows = measure(SIZES[:1] if given.smallest else SIZES, given.device, given.repeats)
+    name = "cpu" if given.device == "cpu" else torch.cuda.get_device_name()
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"device": name, "machine": environment(), "rows": rows}
+    given.output.write_text(json.dumps(facts, indent=1))
+    print(f"{table(rows)}\n\n{name}; written: {given.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
