@@ -1,11 +1,19 @@
 """Runs as processes of their own: crashes stay in them, and they are told to end together."""
 
-import subprocess
+import multiprocessing
+import os
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from multiprocessing import reduction
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+POLL_SECONDS = 0.05
+# What every run imports: seconds of a processor, and longer on a machine with much installed.
+IMPORTED = ["asr.cli", "asr.train", "asr.evaluate"]
 
 
 class Runner(Protocol):
@@ -35,13 +43,18 @@ class Runner(Protocol):
 
 
 class Children:
-    """Runs ``python -m asr`` in sessions of their own: a Ctrl-C of the terminal is ours to pass on.
+    """Runs ``asr VERB ...`` in processes that are forked from one that has imported everything.
 
-    Otherwise each would hear it twice, and a second signal ends a run without saving.
+    So the imports are paid once for a study and not by each of its runs. Each is a session of its
+    own: a Ctrl-C of the terminal is ours to pass on. Otherwise each would hear it twice, and a
+    second signal ends a run without saving.
     """
 
     def __init__(self) -> None:
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(IMPORTED)
+        self._running: set[ForkServerProcess] = set()
+        # Of all that is asked of a process: two threads that wait for one would share its status.
         self._lock = threading.Lock()
         self.stopped = False
 
@@ -54,24 +67,25 @@ class Children:
         held: list[int],
     ) -> int:
         """Starts one and waits for its end; 143 when told to stop before."""
-        with self._lock, log.open("ab") as file:
+        with self._lock:
             if self.stopped:
                 return 143
-            process = subprocess.Popen(
-                [sys.executable, "-m", "asr", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=dict(environment),
-                pass_fds=held,
-                start_new_session=True,
+            process = self._context.Process(
+                target=_begin, args=(list(arguments), log, dict(environment), Held(held))
             )
+            process.start()
             self._running.add(process)
         try:
-            return process.wait()
+            while (status := self._status(process)) is None:
+                time.sleep(POLL_SECONDS)
+            return status
         finally:
             with self._lock:
                 self._running.discard(process)
+
+    def _status(self, process: ForkServerProcess) -> int | None:
+        with self._lock:
+            return process.exitcode
 
     def stop(self) -> None:
         """SIGTERM to all: they save and end."""
@@ -79,3 +93,37 @@ class Children:
             self.stopped = True
             for process in self._running:
                 process.terminate()
+
+
+class Held:
+    """File descriptors that a process gets from the one that starts it."""
+
+    def __init__(self, numbers: list[int]):
+        self.numbers = numbers
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, ([reduction.DupFd(number) for number in self.numbers],)
+
+
+def _received(copies: list[Any]) -> Held:
+    return Held([copy.detach() for copy in copies])
+
+
+def _begin(arguments: list[str], log: Path, environment: dict[str, str], held: Held) -> None:
+    """In the new process; ``held`` stays open until it ends."""
+    os.setsid()
+    number = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(number, stream.fileno())
+    os.close(number)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["asr", *arguments]
+
+    import torch
+
+    from asr.cli import main
+
+    # torch reads the environment when it is imported, which was before.
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    sys.exit(main(arguments))
