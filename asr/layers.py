@@ -189,11 +189,11 @@ class SelfAttention(nn.Module):
 
     def split(self, x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, S, D) -> query, key, value of (B, H, S, d)."""
-        heads = self.input(x).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2)
-        turned, value = heads.split([2 * self.heads, self.heads], dim=1)
+        query, key, value = (
+            self.input(x).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2).chunk(3, dim=1)
+        )
         if factors is not None:
-            turned = rotate(turned, factors)  # both at once: half the kernels
-        query, key = turned.chunk(2, dim=1)
+            query, key = rotate(query, factors), rotate(key, factors)
         return query, key, value
 
     def forward(
