@@ -1,6 +1,7 @@
 """Run folders as training and evaluation leave them, made by hand for the tests of the report."""
 
 import hashlib
+import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -252,11 +253,20 @@ def write_roofline(folder: Path, bounds: list[str], error: float = 0.1) -> Path:
 
 
 def write_study(
-    folder: Path, arms: dict[str, str], *, trials: int = 4, failed: int = 0, numbers: int = 2
+    folder: Path,
+    arms: dict[str, str],
+    *,
+    trials: int = 4,
+    failed: int = 0,
+    numbers: int = 2,
+    separate: bool = False,
 ) -> Path:
-    """A study as ``asr study`` leaves it: arms by name and class of encoder, final runs done."""
+    """A study as ``asr study`` leaves it: arms by name and class of encoder, final runs done.
+
+    ``separate`` gives each of its two budgets runs of its own.
+    """
     setting = {"optimizer.lr": 0.002}
-    budget = {"device_hours": 0.125, "updates": None}
+    half, full = ({"device_hours": hours, "updates": None} for hours in (0.06, 0.125))
     recipes, rows = {}, []
     for place, (arm, encoder) in enumerate(arms.items()):
         runs = []
@@ -271,21 +281,24 @@ def write_study(
                 | {"status": "failed" if bad else "done", "reason": "diverged" if bad else None}
                 | {"test_wer": None, "run": str(run)}
             )
-        for seed in range(1, numbers + 1):
-            run = folder / "finals" / arm / f"full-seed{seed}" / "run"
-            tuned = {"optimizer": {"lr": 0.002}, "budget": budget}
+        budgets = {"half": half, "full": full} if separate else {"full": full}
+        for name, seed in itertools.product(budgets, range(1, numbers + 1)):
+            run = folder / "finals" / arm / f"{name}-seed{seed}" / "run"
+            tuned = {"optimizer": {"lr": 0.002}, "budget": budgets[name]}
             errors = made(0.1 + 0.02 * place, seed=seed)
             write_run(run, encoder, seed=seed, recipe=tuned, errors=errors)
             rate = sum(errors) / (10 * len(errors))
-            done = {"role": "final", "seed": seed, "budget": "full", "device_hours": 0.125}
+            done = {"role": "final", "seed": seed, "budget": name, "device_hours": 0.125}
             done |= {"status": "done", "reason": None, "validation_wer": 0.1, "test_wer": rate}
-            runs += [done | {"run": str(run)}, done | {"role": "point", "run": str(run)}]
+            runs += [done | {"run": str(run)}]
+            runs += [] if separate else [done | {"role": "point", "run": str(run)}]
         recipes[arm] = yaml.safe_load((run / "recipe.yaml").read_text())
         rows += [{"arm": arm, "settings": setting} | row for row in runs]
     plan = {
         "name": "made",
         "arms": {arm: {"encoder": encoder, "ranges": {}} for arm, encoder in arms.items()},
-        "budgets": {"half": {"device_hours": 0.06, "updates": None}, "full": budget},
+        "budgets": {"half": half, "full": full},
+        "separate_budgets": separate,
         "seeds": list(range(1, numbers + 1)),
         "split": "test",
         "tuning": {

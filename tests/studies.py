@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from asr import config
-from asr.study import Study, matrix, run_study
+from asr.study import Study, matrix, run_study, slots
 from tests import run_folders
 
 TASK = {
@@ -151,4 +151,5 @@ class Fake:
 def work(folder: Path, seconds: float = 0.02) -> None:
     """The whole tiny study without its page, in a process of its own."""
     matrix.compare = lambda runs, output, **options: {"files": [output / "report.html"]}
+    slots.lock_folder = lambda: folder / "devices"
     run_study(study(), folder / "study", runner=Fake(folder / "journal", seconds=seconds))

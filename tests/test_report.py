@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from asr.data import DataOptions
 from asr.recipe import Recipe
 from asr.report import compare
 from asr.report.costs import cost_to, default_targets, pareto
+from asr.report.groups import INCIDENTAL, SHARED, group_runs
 from asr.report.plots import (
     mean_curve,
     phase_hours,
 )
 from asr.report.quantities import digits, hours, percent, percent_interval, prefixed
-from asr.report.runs import INCIDENTAL, SHARED, flatten, group_runs, read_run
+from asr.report.runs import flatten, read_run
 from asr.report.verdict import inequalities
 from tests.run_folders import (
     CPU,
@@ -316,13 +318,38 @@ def test_seeds_trained_on_other_data_are_no_seeds_of_one_arm(tmp_path):
 
 def test_threads_are_compared_on_a_processor_only(tmp_path):
     runs = [
-        read_run(write_run(tmp_path / str(n), device=H200, num_threads=n, errors=made(0.1)))
+        read_run(write_run(tmp_path / str(n), seed=n, device=H200, num_threads=n, errors=made(0.1)))
         for n in (2, 8)
     ]
     (group,) = group_runs(runs)
     compare([run.path for run in runs], tmp_path / "out")
     assert "| threads | 2 (2); 8 (8) |" in (tmp_path / "out" / "report.md").read_text()
     assert [row["num_threads"] for row in table(tmp_path / "out")] == ["2", "8"]
+
+
+def test_runs_of_several_commits_or_thread_counts_are_said_at_the_top(tmp_path):
+    runs = [
+        write_run(tmp_path / f"{n}", e, seed=n, device=H200, num_threads=t, errors=made(0.1))
+        for n, (e, t) in enumerate([("LSTM", 2), ("LSTM", 8), ("Transformer", 8)])
+    ]
+    answer = compare(runs, tmp_path / "a")["answer"][0]
+    assert any("The runs are not all of one number of threads (below)." in line for line in answer)
+    page = (tmp_path / "a" / "report.md").read_text()
+    threads = "of one number of threads: 2 (1 of LSTM) and 8 (1 of LSTM and 1 of Transformer)."
+    assert threads in page
+    assert "of one commit" not in page
+    made_by = json.loads((runs[0] / "environment.json").read_text()) | {"git_commit": "def5678"}
+    (runs[0] / "environment.json").write_text(json.dumps(made_by))
+    answer = compare(runs, tmp_path / "b")["answer"][0]
+    assert any("of one commit and number of threads (below)." in line for line in answer)
+
+
+def test_a_seed_trained_twice_is_no_second_seed_and_both_folders_are_named(tmp_path):
+    runs = [write_run(tmp_path / name, seed=1) for name in ("first", "again")]
+    with pytest.raises(ValueError, match=r"again and .*first are both seed 1 of LSTM.*give one"):
+        compare(runs, tmp_path / "out")
+    other = write_run(tmp_path / "other", "Transformer", seed=1)
+    assert compare([runs[0], other], tmp_path / "out")["groups"] == [["LSTM", "Transformer"]]
 
 
 def test_every_key_that_the_report_looks_for_is_in_a_recipe():

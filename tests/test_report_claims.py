@@ -11,10 +11,11 @@ from asr.report.cost_claims import bandwidth, parallel, running, training
 from asr.report.evidence import Evidence, weigh
 from asr.report.families import family
 from asr.report.findings import CLAIMS, Finding, conclude
+from asr.report.groups import group_runs
 from asr.report.memory_claims import hierarchy, lstm_memory, storing
 from asr.report.probe_plots import models, wer_over_runs
 from asr.report.probes import COMMANDS, Probes, read_probes
-from asr.report.runs import group_runs, read_run
+from asr.report.runs import read_run
 from tests.run_folders import (
     compared_layers,
     made,

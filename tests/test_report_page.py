@@ -8,6 +8,7 @@ from pathlib import Path
 
 from asr.report import compare
 from asr.report.blocks import Table, to_markdown
+from asr.report.groups import group_runs
 from asr.report.plots import (
     COLOURS,
     style,
@@ -15,7 +16,7 @@ from asr.report.plots import (
     wer_against_costs,
     wer_against_hours,
 )
-from asr.report.runs import group_runs, read_run
+from asr.report.runs import read_run
 from tests.run_folders import CURVE, H200, made, pair, write_run
 
 

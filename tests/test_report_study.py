@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from asr.claims.tuning import expected_best
 from asr.cli import main
 from asr.report import compare
+from asr.report.costs import cost_to
+from asr.report.groups import group_runs
 from asr.report.probes import COMMANDS, ROWS, read_probes
 from asr.report.runs import read_run
-from asr.report.study import disagreements, read_study, remarks
+from asr.report.study import disagreements, read_study, remarks, with_failures
 from tests.run_folders import (
     compared_layers,
     stream,
@@ -26,6 +29,7 @@ from tests.run_folders import (
     write_study,
 )
 
+POINT = ("point", "failed")  # a failed final run has none
 ARMS = {"lstm": "LSTM", "transformer": "Transformer"}
 
 
@@ -127,6 +131,74 @@ def test_final_runs_that_failed_are_said_before_the_answer(tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert result["disagreements"] == []
     assert "lstm full seed 2 (diverged)" in page[: page.index('<ul class="answer">')]
+
+
+def test_a_final_run_that_failed_never_reaches_a_target_and_its_cost_is_the_studys(tmp_path):
+    """Seeds 1 and 2 failed, one after 100 s and one before it had a recipe; seed 3 has 20 %."""
+    folder = write_study(tmp_path / "study", ARMS, numbers=3)
+    finals = folder / "finals" / "lstm"
+    short = finals / "full-seed1" / "run"
+    lines = (short / "ledger.jsonl").read_text().splitlines()[:2]  # its start and 50 % at 100 s
+    (short / "ledger.jsonl").write_text("".join(line + "\n" for line in lines))
+    (short / "ledger.json").unlink()
+    shutil.rmtree(finals / "full-seed2")
+    spoilt = {"status": "failed", "reason": "out of memory", "test_wer": None, "device_hours": 0.05}
+    mine = [(r["arm"], r.get("seed")) in (("lstm", 1), ("lstm", 2)) for r in rows(folder)]
+    new = [r | (spoilt if bad else {}) for bad, r in zip(mine, rows(folder), strict=True)]
+    write_lines(folder / "results.jsonl", [r for r in new if (r["role"], r["status"]) != POINT])
+    compare([], tmp_path / "out", study=folder, targets=[0.2])
+    page = (tmp_path / "out" / "report.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith("| 20.0 %: device-hours")]
+    # One of three is fewer than half; the longest stopped after 450 s.
+    assert row.split(" | ")[1].startswith("not reached within 0.125 (7.5 min)")
+    assert "1 of 3 seeds" in row.split(" | ")[1]
+    assert "3 of 3 seeds" in row.split(" | ")[2]
+    assert "A run that failed before the target counts as one that never reached it" in page
+    assert "| seeds that failed | 1, 2 | none |" in page
+    assert "in costs to a WER each counts as a run that never reached it" in page
+    study = read_study(folder)
+    (group,) = with_failures(group_runs([read_run(run) for run in study.finals]), study)
+    assert [run.totals["device_hours"] for run in group.arms[0].failed] == [0.05, 0.05]
+    half = cost_to(group.arms[0], 0.5, "device_hours")  # what was reached before failing counts
+    assert (half.reached, half.spent[1]) == ([True, True, False], pytest.approx(100 / 3600))
+
+
+def test_each_budget_of_its_own_runs_is_a_comparison_and_a_family_of_its_own(tmp_path):
+    arms = {**ARMS, "gru": "GRU"}
+    folder = write_study(tmp_path / "study", arms, separate=True)
+    result = compare([], tmp_path / "out", study=folder)
+    assert result["disagreements"] == []
+    assert result["groups"] == [["LSTM", "Transformer", "GRU"]] * 2
+    assert result["separation"][1] == ["budget: budget.device_hours is 0.125 instead of 0.06"]
+    page = (tmp_path / "out" / "report.md").read_text()
+    names = ["Group 1, budget 0.06 device-hours per run", "Group 2, budget 0.125 device-hours per"]
+    for name in names:
+        assert f"{name}" in page[: page.index("## C1")]
+    assert page.count("All 3 pairs of arms at this budget are one family") == 2
+    assert page.count("Each budget is a comparison and a family of its own") == 2
+    reasons = [line for line in page.splitlines() if "log-rank p" in line]
+    assert any("group 2, budget 0.125 device-hours per run, to" in line for line in reasons)
+    together = write_study(tmp_path / "together", arms)
+    assert len(compare([], tmp_path / "one", study=together)["groups"]) == 1
+    assert "Each budget is a comparison" not in (tmp_path / "one" / "report.md").read_text()
+
+
+def test_seeds_amended_after_final_runs_are_said_beside_the_answer_and_the_differences(tmp_path):
+    folder = write_study(tmp_path / "study", ARMS, numbers=3)
+    early = {"time": "2026-02-02", "from_sha256": "d" * 64, "changed": ["study.seeds"]}
+    late = {"time": "2026-03-03", "from_sha256": "e" * 64, "changed": ["study.seeds"]}
+    change(folder, amendments=[early, late])
+    assert not any("optional stopping" in line for line in remarks(read_study(folder)))
+    new = [r | ({"study_sha256": "e" * 64} if r.get("seed") == 1 else {}) for r in rows(folder)]
+    write_lines(folder / "results.jsonl", new)
+    said = "The seeds were amended when results could be seen (2026-03-03, after 2 final runs)"
+    result = compare([], tmp_path / "out", study=folder)
+    assert said in result["answer"][0][0]
+    assert "significant" in result["answer"][0][0]
+    page = (tmp_path / "out" / "report.md").read_text()
+    sections = {text.split("\n")[0]: text for text in page.split("\n## ")}
+    for title in ("The answer", "Each arm in figures", "The study: registration, tuning and tota"):
+        assert any(said in text for head, text in sections.items() if head.startswith(title)), title
 
 
 def test_a_contradiction_is_the_first_thing_on_the_page(tmp_path):

@@ -10,7 +10,8 @@ from asr.claims.segments import matched_pairs
 from asr.claims.statistics import bootstrap_interval
 from asr.report import compare, verdict
 from asr.report.evidence import weigh
-from asr.report.runs import group_runs, read_run
+from asr.report.groups import group_runs
+from asr.report.runs import read_run
 from tests.run_folders import CURVE, made, pair, seeds, write_lines, write_run
 
 

@@ -4,8 +4,11 @@ import os
 import random
 import signal
 import subprocess
+import tempfile
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,7 +17,7 @@ from scipy import stats
 from asr import cli, config
 from asr.encoders import ENCODERS
 from asr.study import Selection, matrix, read_study, run_study, slots, status
-from asr.study.children import Children
+from asr.study.children import Children, Held
 from asr.study.claims import claim, is_claimed
 from asr.study.plan import Plan, draw
 from asr.study.schema import Range
@@ -27,12 +30,14 @@ SHIPPED = sorted((ROOT / "recipes" / "studies").glob("*.yaml"))
 KILLS = int(os.environ.get("ASR_KILLS", "3"))
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["asr.study"])
+LOCK_FOLDER = slots.lock_folder
 
 
 @pytest.fixture(autouse=True)
 def inputs(tmp_path, monkeypatch):
-    """In the working directory; the page is the report's to test."""
+    """In the working directory; the page is the report's to test. No study of elsewhere is seen."""
     write_inputs(tmp_path)
+    monkeypatch.setattr(slots, "lock_folder", lambda: tmp_path / "devices")
     monkeypatch.setattr(
         matrix, "compare", lambda runs, output, **options: {"files": [output / "report.html"]}
     )
@@ -253,6 +258,19 @@ def test_failures_of_one_arm_alone_are_not_tried_again_as_all_must_be_tuned_alik
     assert read_rows(tmp_path / "study") == first["rows"]
 
 
+def test_a_failed_unit_that_another_process_works_on_is_left_to_it_and_named(tmp_path, caplog):
+    def fails(verb, recipe):
+        return 2 * (recipe["seed"] == 2)
+
+    first = run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal", fails))
+    held = claim(tmp_path / "study" / "finals" / "lstm" / "full-seed2" / ".claim")
+    again = run_study(study(), tmp_path / "study", retry=True, runner=Fake(tmp_path / "journal"))
+    held.release()
+    assert "lstm full seed 2 is not tried again: another process works on it" in caplog.text
+    assert {r["arm"] for r in first["rows"] if r["status"] == "failed"} == {"lstm", "minlstm"}
+    assert {r["arm"] for r in again["rows"] if r["status"] == "failed"} == {"lstm"}
+
+
 # --- killed, shared, told to end ---
 
 
@@ -396,7 +414,25 @@ def test_children_are_the_real_command_and_end_together(tmp_path):
     assert children(["nonsense"], log=tmp_path / "b.txt", **options) == 2
     children.stop()
     assert children(["--version"], log=tmp_path / "c.txt", **options) == 143
-    assert (tmp_path / "c.txt").read_text() == ""
+    assert not (tmp_path / "c.txt").exists()
+
+
+def wait_for(path, held):
+    while not path.exists():
+        time.sleep(0.01)
+
+
+def test_a_child_holds_the_locks_that_it_is_given(tmp_path):
+    held = claim(tmp_path / "unit" / ".claim")
+    given = (tmp_path / "end", Held([held.number]))
+    child = multiprocessing.get_context("forkserver").Process(target=wait_for, args=given)
+    child.start()
+    held.release()
+    assert is_claimed(tmp_path / "unit" / ".claim")
+    (tmp_path / "end").touch()
+    child.join(30)
+    assert child.exitcode == 0
+    assert not is_claimed(tmp_path / "unit" / ".claim")
 
 
 # --- pre-registration ---
@@ -445,6 +481,36 @@ def test_an_amendment_adds_to_a_study_and_is_recorded_beside_the_rows_before_it(
     earlier = [r for r in result["rows"] if r["study_sha256"] != registered["study_sha256"]]
     assert earlier == before
     assert f"rows made under an earlier version of the file: {len(before)}" in result["remarks"]
+    assert any("The seeds were amended when results could be seen" in r for r in result["remarks"])
+    assert any("after 4 final runs" in remark for remark in result["remarks"])
+
+
+def test_a_shell_whose_file_another_one_amended_stops_and_leaves_the_new_results(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(slots, "cores", lambda: [0, 1])
+
+    class Amended(Fake):
+        """Another shell amends the study, and ends, while the first final run is trained."""
+
+        def __call__(self, arguments, **options):
+            if "finals" in arguments[1] and self.journal.name == "journal":
+                self.journal = tmp_path / "journal-after"
+                matrix.run_study(
+                    study(seeds=[1, 2, 3]),
+                    tmp_path / "study",
+                    selection=Selection(seeds=[3]),
+                    amend=True,
+                    runner=Fake(tmp_path / "elsewhere"),
+                )
+            return super().__call__(arguments, **options)
+
+    with pytest.raises(ValueError, match="registered with another file since .* start again"):
+        run_study(study(), tmp_path / "study", workers=1, runner=Amended(tmp_path / "journal"))
+    seeds = {r["seed"] for r in read_rows(tmp_path / "study") if r["role"] == "final"}
+    assert seeds == {3}
+    rows = run(tmp_path, study(seeds=[1, 2, 3]))["rows"]
+    assert sorted(r["seed"] for r in rows if r["role"] == "final") == [1, 1, 2, 2, 3, 3]
 
 
 def test_an_amendment_that_would_change_what_was_run_is_refused(tmp_path):
@@ -483,7 +549,7 @@ def test_a_part_of_the_matrix_is_run_and_the_rest_stays_missing(tmp_path):
 
 
 def test_runs_have_the_threads_of_the_study_and_no_more_at_a_time_than_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr(slots, "cores", lambda: 5)
+    monkeypatch.setattr(slots, "cores", lambda: list(range(5)))
     fake = Fake(tmp_path / "journal", seconds=0.05)
     run_study(study(threads=2), tmp_path / "study", runner=fake)
     assert {env["OMP_NUM_THREADS"] for env in fake.environments} == {"2"}
@@ -493,7 +559,7 @@ def test_runs_have_the_threads_of_the_study_and_no_more_at_a_time_than_cores(tmp
 
 
 def test_threads_are_shared_by_the_workers_and_stay_those_of_the_first_start(tmp_path, monkeypatch):
-    monkeypatch.setattr(slots, "cores", lambda: 8)
+    monkeypatch.setattr(slots, "cores", lambda: list(range(8)))
     part = Selection(arms=["lstm"])
     for workers, selection in ((4, part), (1, Selection())):
         fake = Fake(tmp_path / "journal")
@@ -517,7 +583,7 @@ def test_a_worker_has_a_gpu_to_itself_and_a_task_of_a_launcher_its_own(
     for name in list(os.environ):
         if name.startswith("SLURM_") or name in slots.LAUNCHED:
             monkeypatch.delenv(name)
-    monkeypatch.setattr(slots.torch.cuda, "device_count", lambda: 3)
+    named_gpus(monkeypatch, {"0": "a", "1": "b", "2": "c"})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
@@ -525,6 +591,8 @@ def test_a_worker_has_a_gpu_to_itself_and_a_task_of_a_launcher_its_own(
     monkeypatch.setenv("OMPI_MCA_plm", "isolated")
     found = slots.slots(real_recipe(Path("corpus"), trainer={"accelerator": "auto"}).trainer, 1)
     assert [slot.devices for slot in found] == devices
+    names = {"4": ("gpu-a",), "5": ("gpu-b",), "7": ("gpu-c",)}
+    assert [slot.locks for slot in found] == [names[device] for device in devices]
     env = slots.environment(found[-1], 3, os.environ)
     assert (env["CUDA_VISIBLE_DEVICES"], env["OMP_NUM_THREADS"]) == (devices[-1], "3")
     # A run of the study is not one of the launcher's tasks; how MPI is set up it needs to know.
@@ -532,13 +600,74 @@ def test_a_worker_has_a_gpu_to_itself_and_a_task_of_a_launcher_its_own(
     assert env["OMPI_MCA_plm"] == "isolated"
 
 
-def test_two_shells_never_share_a_device(tmp_path):
-    free = [slots.Slot("host-gpu0", "0"), slots.Slot("host-gpu1", "1")]
-    first, second = (slots.take(tmp_path, free) for _ in range(2))
+def named_gpus(monkeypatch, uuids: dict[str, str]) -> None:
+    """GPUs by number, as a process sees them."""
+    properties = {int(n): SimpleNamespace(uuid=uuid) for n, uuid in uuids.items()}
+    monkeypatch.setattr(slots.torch.cuda, "device_count", lambda: len(properties))
+    monkeypatch.setattr(slots.torch.cuda, "get_device_properties", properties.__getitem__)
+
+
+def test_two_shells_never_share_a_device():
+    free = [slots.Slot(("gpu-a",), "0"), slots.Slot(("gpu-b",), "1")]
+    first, second = (slots.take(free) for _ in range(2))
     assert [first[0].devices, second[0].devices] == ["0", "1"]
-    assert slots.take(tmp_path, free) is None
-    first[1].release()
-    assert slots.take(tmp_path, free)[0].devices == "0"
+    assert slots.take(free) is None
+    first[1][0].release()
+    assert slots.take(free)[0].devices == "0"
+
+
+def test_runs_of_many_threads_and_of_few_never_share_a_core(monkeypatch):
+    monkeypatch.setattr(slots, "cores", lambda: [2, 3, 6])
+    options = real_recipe(Path("corpus")).trainer
+    narrow, wide = slots.slots(options, 1), slots.slots(options, 2)
+    assert [slot.locks for slot in narrow] == [("core2",), ("core3",), ("core6",)]
+    assert [slot.locks for slot in wide] == [("core2", "core3")]
+    _, held = slots.take(narrow[1:])
+    assert slots.take(wide) is None
+    assert slots.take(narrow)[0] == narrow[0]  # which the wide one gave back
+    held[0].release()
+    assert slots.take(narrow[1:])[0] == narrow[1]
+
+
+def test_a_gpu_is_one_device_whatever_its_number_is_in_a_process(monkeypatch):
+    options = real_recipe(Path("corpus"), trainer={"accelerator": "auto"}).trainer
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    taken = []
+    for uuids in ({"0": "a"}, {"0": "b"}, {"0": "b", "1": "a"}):
+        named_gpus(monkeypatch, uuids)
+        taken.append(slots.take(slots.slots(options, 1)))
+    assert [found and found[0].devices for found in taken] == ["0", "0", None]
+
+
+def test_devices_are_locked_in_one_place_per_user_that_is_refused_when_it_is_anothers(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    place = LOCK_FOLDER()
+    assert place.parent == tmp_path
+    assert str(os.getuid()) in place.name
+    assert place.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(os, "getuid", lambda: 12345)  # to whom what is made does not belong
+    with pytest.raises(ValueError, match="belongs to another user; set TMPDIR"):
+        LOCK_FOLDER()
+
+
+def test_a_study_waits_for_the_device_of_another_study_and_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(slots, "cores", lambda: [0])
+    caplog.set_level("INFO")
+    held = claim(tmp_path / "devices" / "core0")
+    works = threading.Thread(target=run, args=(tmp_path, study()))
+    works.start()
+    while "waiting: runs of other processes" not in caplog.text:
+        time.sleep(0.01)
+    assert not (tmp_path / "journal").exists()
+    assert status(study(), tmp_path / "study")[0] == (
+        "lstm: 3 trials, 3 missing; 2 final runs, 2 missing"
+    )
+    held.release()
+    works.join(60)
+    assert caplog.text.count("waiting: runs of other processes") == 1
+    assert len(read_rows(tmp_path / "study")) == 2 * (3 + 2 * 2)
 
 
 # --- the real thing ---
@@ -547,6 +676,7 @@ def test_two_shells_never_share_a_device(tmp_path):
 @pytest.mark.slow
 def test_a_study_of_tone_speech_from_the_command_to_the_page(tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
+    monkeypatch.setattr(slots, "lock_folder", lambda: tmp_path / "devices")
     os.chdir(tmp_path)
     make_corpus(tmp_path / "tones", train=60, validation=12, test=12)
     config.dump(config.tree_of(real_recipe(tmp_path / "tones")), tmp_path / "task.yaml")

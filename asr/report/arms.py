@@ -9,6 +9,7 @@ from asr.report import costs, plots, verdict
 from asr.report.blocks import Block, Picture, Section, Table, Text
 from asr.report.costs import arm_mean, cost_to, hours_unit
 from asr.report.evidence import Evidence
+from asr.report.groups import Arm, Group
 from asr.report.provenance import measured
 from asr.report.quantities import (
     NONE,
@@ -22,7 +23,7 @@ from asr.report.quantities import (
     points_interval,
     prefixed,
 )
-from asr.report.runs import Arm, Group, Run
+from asr.report.runs import Run
 
 
 def group_sections(evidence: Evidence, suffix: str) -> list[Section]:
@@ -105,7 +106,8 @@ def _figures(evidence: Evidence) -> tuple[list[str], list[list[str]]]:
 
     front = costs.pareto(group)
     rows: list[tuple[str, Callable[[Arm], str]]] = [
-        ("seeds", lambda a: ", ".join(NONE if r.seed is None else str(r.seed) for r in a.runs)),
+        ("seeds", lambda a: _seeds(a.runs)),
+        *_failed(group),
         ("parameters of the encoder", lambda a: count(arm_mean(a, "encoder_parameters"))),
         ("parameters of the model", lambda a: count(arm_mean(a, "parameters"))),
         (
@@ -147,6 +149,17 @@ def _figures(evidence: Evidence) -> tuple[list[str], list[list[str]]]:
     return header, [[words, *[show(arm) for arm in group.arms]] for words, show in rows]
 
 
+def _seeds(runs: Sequence[Run]) -> str:
+    return ", ".join(NONE if run.seed is None else str(run.seed) for run in runs)
+
+
+def _failed(group: Group) -> list[tuple[str, Callable[[Arm], str]]]:
+    """A row only where a run failed."""
+    if not any(arm.failed for arm in group.arms):
+        return []
+    return [("seeds that failed", lambda arm: _seeds(arm.failed) or "none")]
+
+
 def _infeasible(group: Group) -> list[tuple[str, Callable[[Arm], str]]]:
     """A row only where there is something to say."""
     if not any(run.totals.get("infeasible_utterances") for run in group.runs):
@@ -184,7 +197,7 @@ def _differences(evidence: Evidence) -> list[Block]:
                 *([NONE if pair.matched is None else digits(pair.matched, 2)] if matched else []),
             ]
         rows.append([*row, said])
-    notes = [evidence.method] if evidence.method else []
+    notes = [line for line in (evidence.method, evidence.caveat) if line]
     if matched:
         notes.append(
             "MPSSWE: the matched-pairs sentence-segment word error test tells two trained models "
@@ -195,8 +208,8 @@ def _differences(evidence: Evidence) -> list[Block]:
 
 
 def _unequal(group: Group) -> list[Block]:
-    lines = [sentence for _, sentence in verdict.inequalities(group)]
-    if not lines:
+    lines = [sentence for _, sentence in verdict.inequalities(group) + verdict.mixtures(group)]
+    if not lines or len(group.arms) < 2:
         return []
     return [Text(["What differs between the arms besides the encoder:"]), Text(lines, "list")]
 
@@ -219,7 +232,12 @@ def _costs(group: Group, targets: Sequence[float]) -> list[Block]:
         "Cost at the first validation whose WER is at or below the target, nothing interpolated. "
         "A run that stopped above the target counts as not reached (censored), not as missing."
     )
-    if any(len(arm.runs) > 1 for arm in group.arms):
+    if any(arm.failed for arm in group.arms):
+        note += (
+            " A run that failed before the target counts as one that never reached it, until the "
+            "longest run of its arm stopped."
+        )
+    if any(len(arm.runs) + len(arm.failed) > 1 for arm in group.arms):
         note += (
             " Several seeds: the cost by which half of them reached it (Kaplan and Meier), and "
             "percentiles of it over resampled seeds, 95 % at most: with 2 seeds they hold the true "

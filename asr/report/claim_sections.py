@@ -16,6 +16,7 @@ from asr.report.evidence import Evidence
 from asr.report.findings import CLAIMS, Verdict
 from asr.report.probes import COMMANDS, Probes
 from asr.report.quantities import NONE, digits, listed, percent, percent_interval, prefixed
+from asr.report.verdict import group_name
 
 SHOWN = 12  # reasons of a claim in its section
 SEVERAL = (
@@ -104,7 +105,7 @@ def _targets(found: Sequence[Evidence]) -> list[Block]:
     blocks: list[Block] = []
     for number, evidence in enumerate(found, 1):
         suffix = f"-group{number}" if len(found) > 1 else ""
-        head = f"Group {number}: device" if len(found) > 1 else "Device"
+        head = f"{group_name(evidence.group, number)}: device" if len(found) > 1 else "Device"
         words = (
             f"{head}-hours to a validation WER; bars: percentiles over resampled seeds, which hold "
             "the true median less often than in 95 % of cases (below); arrows: censored."

@@ -17,10 +17,11 @@ from asr.report.costs import (
 from asr.report.evidence import Evidence
 from asr.report.families import family
 from asr.report.findings import Finding, Sign, Verdict, conclude, unmeasured
+from asr.report.groups import Arm
 from asr.report.probes import COMMANDS, Probes
 from asr.report.quantities import digits, hours, percent, points_interval, times
-from asr.report.runs import Arm, part
-from asr.report.verdict import EQUAL_COST
+from asr.report.runs import part
+from asr.report.verdict import EQUAL_COST, group_name
 
 SIGNIFICANT = 0.05
 TIMING = 1.25  # times closer than this are the same: repeats on one machine differ as much
@@ -139,7 +140,8 @@ def _least(a: int, b: int) -> float:
 def _head(found: Sequence[Evidence], evidence: Evidence) -> str:
     """Which group it is, where there are several."""
     number = next(i for i, one in enumerate(found, 1) if one is evidence)
-    return f"group {number}, " if len(found) > 1 else ""
+    name = group_name(evidence.group, number)
+    return f"{name[0].lower()}{name[1:]}, " if len(found) > 1 else ""
 
 
 def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from asr.claims.censoring import median_cost
+from asr.report.groups import Arm, Group
 from asr.report.quantities import listed
-from asr.report.runs import Arm, Group, Point, Run
+from asr.report.runs import Point, Run
 
 FACTORS = (1.5, 1.15, 1.0)  # of the weaker arm's best validation WER
 
@@ -49,8 +50,8 @@ class Cost:
             None when the axis was not measured.
         interval: 95 %, over seeds; None with a single one. A bound is infinite where too few
             reached the target.
-        spent: what each run had spent when it reached the target, or when it stopped without;
-            empty when the axis was not measured.
+        spent: what each run had spent when it reached the target, or when it stopped without (one
+            that failed: when the longest stopped); empty when the axis was not measured.
         reached: whether each run did.
     """
 
@@ -72,16 +73,26 @@ class Cost:
 
 
 def cost_to(arm: Arm, target: float, axis: str) -> Cost:
-    """What reaching a target WER cost on ``axis``, a field of ``Point``: see ``median_cost``."""
-    points = [first_at(run, target) for run in arm.runs]
+    """What reaching a target WER cost on ``axis``, a field of ``Point``: see ``median_cost``.
+
+    A run that failed before the target never reaches it, whatever more it were given: it stays
+    among those that have not until the longest run of the arm stopped. Censored where it failed, it
+    would be taken for one that might have got there like the others, and change no median.
+    """
+    runs = [*arm.runs, *arm.failed]
+    points = [first_at(run, target) for run in runs]
     reached = [point is not None for point in points]
     spent = [
         _spent(run, axis) if point is None else getattr(point, axis)
-        for run, point in zip(arm.runs, points, strict=True)
+        for run, point in zip(runs, points, strict=True)
     ]
     known = [value for value in spent if value is not None]
     if len(known) < len(spent) or not any(run.points for run in arm.runs):
         return Cost(None, None, [], reached)
+    longest = max(_spent(run, axis) or 0.0 for run in runs)
+    for place in range(len(arm.runs), len(runs)):
+        if not reached[place]:
+            known[place] = longest
     found = median_cost(known, reached)
     return Cost(found.value, found.interval if len(known) > 1 else None, known, reached)
 

@@ -10,8 +10,8 @@ from asr.claims.comparison import Comparison, Statement, compare_all
 from asr.claims.segments import matched_pairs
 from asr.claims.statistics import METHOD, bootstrap_interval, resampling_unit
 from asr.report.costs import arm_wer
+from asr.report.groups import Arm, Group
 from asr.report.quantities import listed
-from asr.report.runs import Arm, Group
 
 LEVEL = 0.95  # of all pairs of a group together
 OPPOSITE: dict[Statement, Statement] = {"better": "worse", "worse": "better"}
@@ -72,6 +72,7 @@ class Evidence:
         pairs: of all arms, the better one as A.
         intervals: of each arm's WER, by label; None where it is not evaluated.
         method: how the differences were made, in words; empty without any.
+        caveat: why less is known than the intervals say, as a sentence; empty where nothing is.
     """
 
     group: Group
@@ -79,6 +80,7 @@ class Evidence:
     pairs: list[Pair]
     intervals: dict[str, tuple[float, float] | None]
     method: str
+    caveat: str = ""
 
     def pair(self, a: Arm, b: Arm) -> Pair:
         """The pair of these two arms, in whichever order it was compared."""
@@ -92,12 +94,12 @@ class Evidence:
         return said if pair.b.label == arm.label else OPPOSITE.get(said, said)
 
 
-def weigh(group: Group, targets: Sequence[float]) -> Evidence:
+def weigh(group: Group, targets: Sequence[float], caveat: str = "") -> Evidence:
     """Compares every pair of arms as one family (Holm), as the best is chosen by the results."""
     tables = {arm.label: utterances(arm) for arm in group.arms}
     pairs, method = compare_group(group, tables)
     intervals = {arm.label: interval(arm, tables[arm.label]) for arm in group.arms}
-    return Evidence(group, list(targets), pairs, intervals, method)
+    return Evidence(group, list(targets), pairs, intervals, method, caveat)
 
 
 def utterances(arm: Arm) -> Utterances | None:
@@ -151,7 +153,7 @@ def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[l
             why = [reasons[arm.label] for arm in (a, b) if reasons[arm.label]]
             matched = None if both is None else _matched(usable[a.label], usable[b.label])
             pairs.append(Pair(a, b, both, both.reason if both else listed(why), matched))
-    return pairs, _method(first, found)
+    return pairs, _method(first, found, group.by_budget)
 
 
 def _unknown(arm: Arm, table: Utterances | None) -> str:
@@ -178,17 +180,24 @@ def _matched(a: Utterances, b: Utterances) -> float | None:
         return None
 
 
-def _method(first: Utterances | None, found: dict[tuple[str, str], Comparison]) -> str:
+def _method(
+    first: Utterances | None, found: dict[tuple[str, str], Comparison], by_budget: bool
+) -> str:
     if first is None or not found:
         return ""
     some = next(iter(found.values()))
-    number = len(found)
+    number, of = len(found), " at this budget" if by_budget else ""
     family = (
-        f" All {number} pairs of arms are one family, since the same errors say which arm is best: "
-        "Holm's procedure, and each interval has the level at which it tested the pair."
+        f" All {number} pairs of arms{of} are one family, since the same errors say which arm is "
+        "best: Holm's procedure, and each interval has the level at which it tested the pair."
         if number > 1
         else ""
     )
+    if by_budget:
+        family += (
+            " Each budget is a comparison and a family of its own: the level holds for one budget "
+            "at a time, not for all together."
+        )
     unit = resampling_unit(first.speakers)
     return (
         f"Difference of pooled word error rates: paired {METHOD}, over {unit} and over seeds, "

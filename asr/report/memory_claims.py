@@ -9,9 +9,10 @@ from asr.claims.reach import AXES, Attempt, horizon
 from asr.report.cost_claims import same_budget
 from asr.report.evidence import Evidence, weigh
 from asr.report.findings import Finding, Sign, Verdict, conclude, unmeasured
+from asr.report.groups import SHARED, Arm, Group, settings
 from asr.report.probes import COMMANDS, Probes
 from asr.report.quantities import digits, listed, percent, points_interval
-from asr.report.runs import SHARED, Arm, Group, differing, part, read_run, settings
+from asr.report.runs import differing, part, read_run
 
 THOUSANDS = 1_000  # steps: what the claim says an LSTM does not reach
 TEN_THOUSAND = 10_000  # steps: what the claim says the hierarchy reaches

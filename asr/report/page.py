@@ -11,11 +11,11 @@ from asr.report.blocks import Block, Picture, Section, Text, to_markdown, to_pag
 from asr.report.claim_sections import claim_sections, overview
 from asr.report.claims import judge
 from asr.report.evidence import Evidence, weigh
+from asr.report.groups import read_groups
 from asr.report.probes import Probes, read_probes
 from asr.report.quantities import listed
-from asr.report.runs import read_groups
 from asr.report.sheet import to_csv, verdicts_csv
-from asr.report.study import Study, disagreements, read_study
+from asr.report.study import Study, disagreements, late_seeds, read_study, with_failures
 from asr.report.study_section import study_section
 
 SYNTHETIC = (
@@ -84,9 +84,11 @@ def compare(
     record = None if study is None else read_study(Path(study))
     probes = read_probes([Path(folder) for folder in claims])
     folders = [Path(run) for run in runs] or ([] if record is None else record.finals)
-    groups = read_groups(folders, split)
+    groups = read_groups(folders, split, by_budget=record is not None and record.by_budget)
+    groups = groups if record is None else with_failures(groups, record)
+    caveat = "" if record is None else late_seeds(record.registered, record.rows)
     wanted = sorted(targets or (record.targets if record else ()), reverse=True)
-    found = [weigh(g, wanted or costs.default_targets(g)) for g in groups]
+    found = [weigh(g, wanted or costs.default_targets(g), caveat) for g in groups]
     broken = (
         []
         if record is None
@@ -152,7 +154,8 @@ class Page:
             title = "These runs must not be compared all with each other"
             sections.append((title, self._separations()))
         for number, (evidence, lines) in enumerate(zip(self.found, self.answers, strict=True), 1):
-            head, suffix = (f"Group {number}: ", f"-group{number}") if several else ("", "")
+            name = verdict.group_name(evidence.group, number)
+            head, suffix = (f"{name}: ", f"-group{number}") if several else ("", "")
             if several:
                 sections.append((f"{head}The answer", [Text(lines, "answer")]))
                 title = f"{head}Errors against training cost"
@@ -166,8 +169,11 @@ class Page:
         """Five lines: those of the only group, or the first of each of the largest groups."""
         if len(self.answers) == 1:
             return self.answers[0]
-        firsts = [f"Group {i}: {lines[0]}" for i, lines in enumerate(self.answers[:5], 1)]
-        return firsts
+        shown = zip(self.found[:5], self.answers, strict=False)
+        return [
+            f"{verdict.group_name(evidence.group, number)}: {lines[0]}"
+            for number, (evidence, lines) in enumerate(shown, 1)
+        ]
 
     def _alarms(self) -> list[str]:
         runs = [run for evidence in self.found for run in evidence.group.runs]
@@ -175,8 +181,9 @@ class Page:
         alarms += [f"{run.path}: {run.stale}." for run in runs if run.stale]
         if self.study is not None and (lost := self.study.lost):
             alarms.append(
-                "FINAL RUNS FAILED and are in no error rate and no cost to a target, so that their "
-                f"arms look better than they are: {listed(lost)}."
+                "FINAL RUNS FAILED and are in no error rate, so that their arms look better than "
+                "they are; in costs to a WER each counts as a run that never reached it, beside "
+                f"others of its arm (without any, the arm has no figures): {listed(lost)}."
             )
         return alarms + ([SYNTHETIC] if any(run.synthetic for run in runs) else [])
 
@@ -187,5 +194,6 @@ class Page:
             names = listed([arm.label for arm in group.arms])
             differs = "; ".join(group.separation)
             why = f" Differs from group 1 in {differs}." if differs else ""
-            lines.append(f"Group {number}: {names} (runs: {len(group.runs)}).{why}")
+            title = verdict.group_name(group, number)
+            lines.append(f"{title}: {names} (runs: {len(group.runs)}).{why}")
         return [Text(lines, "list")]

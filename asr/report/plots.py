@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from asr.report.costs import arm_mean, arm_wer, hours_unit, mean, pareto, real_time_factor
+from asr.report.groups import Arm, Group
 from asr.report.quantities import digits, percent, scale
-from asr.report.runs import Arm, Group, Run
+from asr.report.runs import Run
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; the page replaces each of
 # these exact values by a variable of its theme.

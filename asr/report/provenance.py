@@ -5,8 +5,9 @@ from typing import Any
 
 from asr.report import verdict
 from asr.report.blocks import Block, Table
+from asr.report.groups import Group, place
 from asr.report.quantities import count, digits, listed
-from asr.report.runs import UNKNOWN, Group, Run, part, place
+from asr.report.runs import UNKNOWN, Run, part
 
 ENVIRONMENT = {
     "platform": "system",

@@ -1,9 +1,9 @@
-"""Run folders: what they cost, what they reached, and which of them may be compared."""
+"""Run folders: what they cost and what they reached."""
 
 import json
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,7 @@ import yaml
 
 from asr.files import read_json_lines
 
-# Parts of a recipe that must agree before two runs stand on one axis, by their words in the page.
-SHARED = {
-    "training splits": ("data.train", "data.validation"),
-    "features": ("features",),
-    "tokenizer": ("tokenizer",),
-    "decoder": ("decoder",),
-    "search": ("search",),
-}
-# Parts that say where and from which random numbers a run was made, not what it is.
-INCIDENTAL = ("seed", "data.corpus")
 DEVICE = ("device_name", "device_kind", "num_devices")
-STATED = 3  # differing keys named in a sentence
 UNKNOWN = "unknown"
 
 
@@ -332,154 +321,3 @@ def differing(recipes: Sequence[dict[str, Any]]) -> list[str]:
     """Keys of flat recipes that are not the same everywhere."""
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)
     return [k for k in keys if any(r.get(k) != recipes[0].get(k) for r in recipes)]
-
-
-def identity(run: Run, checksums: dict[Any, str]) -> dict[str, Any]:
-    """What must agree for a comparison, in words -> value; None is not known and agrees with all.
-
-    ``checksums`` gives the checksum of the test ids by the corpus' path, from any run that has it.
-    """
-    path = run.recipe.get("data.corpus")
-    metrics = run.metrics or {}
-    found: dict[str, Any] = {"corpus": run.checksum or checksums.get(path, path)}
-    found["training data"] = run.trained_on
-    found |= {word: part(run.recipe, names) for word, names in SHARED.items()}
-    found["search of the evaluation"] = metrics.get("search")
-    found["normaliser of the evaluation"] = metrics.get("normaliser")
-    found["kind of device"] = run.device_kind
-    found["device"] = run.device_name
-    found["number of devices"] = run.totals.get("num_devices")
-    found["number of threads"] = run.num_threads if run.device_kind == "cpu" else None
-    return found
-
-
-def _checksums(runs: Iterable[Run]) -> dict[Any, str]:
-    """Corpus path -> checksum, for runs that were not evaluated and lost their corpus."""
-    return {run.recipe.get("data.corpus"): found for run in runs if (found := run.checksum)}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Runs that differ in their seed only."""
-
-    label: str
-    runs: list[Run]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that may be compared, as arms in the order given.
-
-    Attributes:
-        separation: why these runs stand apart from the first group; empty for the first.
-    """
-
-    arms: list[Arm]
-    separation: list[str] = field(default_factory=list)
-
-    @property
-    def runs(self) -> list[Run]:
-        """All runs, arm by arm."""
-        return [run for arm in self.arms for run in arm.runs]
-
-
-def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Comparable runs together, largest group first; every other group says what differs."""
-    checksums = _checksums(runs)
-    groups: list[list[Run]] = []
-    for run in runs:
-        for group in groups:
-            if not any(_conflicts(run, other, checksums) for other in group):
-                group.append(run)
-                break
-        else:
-            groups.append([run])
-    groups.sort(key=len, reverse=True)
-    first = groups[0]
-    return [Group(_arms(g), [] if g is first else _separation(first, g, checksums)) for g in groups]
-
-
-def _conflicts(a: Run, b: Run, checksums: dict[Any, str]) -> list[str]:
-    """Words of the identity in which two runs are known to differ."""
-    left, right = identity(a, checksums), identity(b, checksums)
-    return [w for w in left if None not in (left[w], right[w]) and left[w] != right[w]]
-
-
-def _separation(first: list[Run], group: list[Run], checksums: dict[Any, str]) -> list[str]:
-    """Sentences: which key differs, and both values."""
-    pairs = ((a, b) for a in first for b in group)
-    a, b = max(pairs, key=lambda pair: len(_conflicts(pair[0], pair[1], checksums)))
-    left, right = identity(a, checksums), identity(b, checksums)
-    found = []
-    for word in _conflicts(a, b, checksums):
-        ours, theirs = left[word], right[word]
-        if isinstance(ours, dict):
-            keys = differing([ours, theirs])
-            values = [f"{k} is {theirs.get(k)} instead of {ours.get(k)}" for k in keys[:STATED]]
-            more = [f"and {len(keys) - STATED} more keys"] if len(keys) > STATED else []
-            found.append(f"{word}: {', '.join(values + more)}")
-        elif word == "corpus":
-            names = [r.recipe.get("data.corpus") for r in (b, a)]
-            same = " with other utterances" if names[0] == names[1] else f" instead of {names[1]}"
-            found.append(f"corpus: {names[0]}{same}")
-        else:
-            found.append(f"{word}: {theirs} instead of {ours}")
-    return found
-
-
-def settings(run: Run) -> dict[str, Any]:
-    """The flat recipe without what is incidental, and what the run was trained on.
-
-    Equal for runs that differ in seed only.
-    """
-    incidental = part(run.recipe, INCIDENTAL)
-    own = {k: v for k, v in run.recipe.items() if k not in incidental}
-    return own | {"data.rows": run.trained_on or UNKNOWN}
-
-
-def _arms(runs: list[Run]) -> list[Arm]:
-    """Runs with equal settings together, with the shortest labels that tell arms apart."""
-    together: dict[str, list[Run]] = {}
-    for run in runs:
-        together.setdefault(json.dumps(settings(run), sort_keys=True, default=str), []).append(run)
-    arms = list(together.values())
-    labels = []
-    for arm in arms:
-        name = arm[0].encoder
-        same = [settings(other[0]) for other in arms if other[0].encoder == name]
-        own = settings(arm[0])
-        options = [f"{key.rsplit('.', 1)[-1]}={own.get(key)}" for key in differing(same)]
-        labels.append(" ".join([name, *options[:STATED]]))
-    alike = list(labels)
-    for index, label in enumerate(alike):
-        if alike.count(label) > 1:  # they differ in a key beyond the first few
-            labels[index] = f"{label} ({place(arms[index][0], runs)})"
-    return [Arm(label, sorted(arm, key=_by_seed)) for label, arm in zip(labels, arms, strict=True)]
-
-
-def place(run: Run, runs: Sequence[Run]) -> str:
-    """The end of a run's path that no other run has: in a study all folders are called run."""
-    paths = [other.path.parts for other in runs]
-    ends = (run.path.parts[-number:] for number in range(1, len(run.path.parts)))
-    unique = (end for end in ends if sum(parts[-len(end) :] == end for parts in paths) == 1)
-    return str(Path(*next(unique, run.path.parts)))
-
-
-def _by_seed(run: Run) -> tuple[str, str]:
-    return (str(run.seed).zfill(12), run.path.name)
-
-
-def read_groups(folders: Sequence[Path], split: str) -> list[Group]:
-    """Run folders -> groups of comparable runs.
-
-    Raises:
-        ValueError: no folder, the same folder twice, or a folder that is not a run.
-    """
-    if not folders:
-        raise ValueError("no run to compare; give at least one folder that asr train wrote")
-    seen: set[Path] = set()
-    for folder in folders:
-        if folder.resolve() in seen:
-            raise ValueError(f"{folder} is given twice; give each run once")
-        seen.add(folder.resolve())
-    return group_runs([read_run(folder, split) for folder in folders])

@@ -7,7 +7,8 @@ from typing import Any
 
 from asr.report import costs
 from asr.report.findings import CLAIMS, Verdict
-from asr.report.runs import Arm, Group, Run
+from asr.report.groups import Arm, Group
+from asr.report.runs import Run
 
 PHASES = ("startup", "compilation", "step", "data_wait", "validation", "checkpoint")
 

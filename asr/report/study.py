@@ -6,21 +6,23 @@ Only ``study.json``, ``results.jsonl`` and the run folders are read, not the cod
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from asr.files import read_json_lines
+from asr.report.groups import Group
 from asr.report.quantities import listed, percent
-from asr.report.runs import Run, differing, flatten
+from asr.report.runs import Run, differing, flatten, read_run
 
 Row = dict[str, Any]
 
 FAILED_WER = 1.0  # of a trial that failed: that of empty output
 STATED = 3  # differing keys named in a sentence
 SLACK = 1e-9  # of a rate that was written and read again
+NONE = ("", "")  # arm and budget of a run that is not of the study
 KEYS = ("name", "study_sha256", "registered", "amendments", "resolved")
 
 
@@ -105,6 +107,11 @@ class Study:
             for arm in self.arms
         ]
 
+    @property
+    def by_budget(self) -> bool:
+        """Whether each budget has runs of its own: comparisons at equal cost are of one budget."""
+        return bool(self.plan.get("separate_budgets"))
+
     def run_folder(self, row: Row) -> Path:
         """Where the run of a row is: below the study, wherever that was moved to."""
         return self.folder.joinpath(*Path(row["run"]).parts[-4:])  # role, arm, number, run
@@ -148,6 +155,63 @@ def read_study(folder: Path) -> Study:
     results = folder / "results.jsonl"
     rows, torn = read_json_lines(results) if results.is_file() else ([], 0)
     return Study(folder, registered, rows, torn)
+
+
+def with_failures(groups: Sequence[Group], study: Study) -> list[Group]:
+    """Groups whose arms know of their final runs that failed.
+
+    A failure may have left nothing to tell its arm by, so that it goes with the study's other runs
+    of that arm and budget; where there are none, there is no arm.
+    """
+    finals = [row for row in study.rows if row["role"] == "final"]
+    of_run = {study.run_folder(row).resolve(): (row["arm"], row["budget"]) for row in finals}
+    failed: dict[tuple[str, str], list[Run]] = {}
+    for row in finals:
+        if row["status"] == "failed":
+            split = study.plan.get("split", "test")
+            failed.setdefault((row["arm"], row["budget"]), []).append(_failure(study, row, split))
+    return [
+        replace(
+            group,
+            arms=[
+                replace(arm, failed=failed.pop(of_run.get(arm.runs[0].path.resolve(), NONE), []))
+                for arm in group.arms
+            ],
+        )
+        for group in groups
+    ]
+
+
+def _failure(study: Study, row: Row, split: str) -> Run:
+    """What a failed run left, at the cost that the study counted."""
+    place = study.run_folder(row)
+    if (place / "recipe.yaml").is_file():
+        run = read_run(place, split)
+    else:
+        run = Run(place, split, _expected(study, row), {}, {}, [], None, None, None, [])
+    return replace(
+        run, totals=run.totals | {"seed": row["seed"], "device_hours": row["device_hours"]}
+    )
+
+
+def late_seeds(registered: dict[str, Any], rows: Sequence[Row]) -> str:
+    """Says that seeds were amended when final runs had ended already; empty where none were.
+
+    Who adds seeds until a difference is significant finds one by chance more often than the level
+    says (optional stopping: Armitage, McPherson and Rowe, J. R. Stat. Soc. A 132, 1969).
+    """
+    earlier, told = set(), []
+    for amendment in registered["amendments"]:
+        earlier.add(amendment["from_sha256"])
+        known = sum(row["role"] == "final" and row["study_sha256"] in earlier for row in rows)
+        if known and "study.seeds" in amendment["changed"]:
+            told.append(f"{amendment['time']}, after {known} final runs")
+    if not told:
+        return ""
+    return (
+        f"The seeds were amended when results could be seen ({listed(told)}): if that is why, "
+        "differences are found by chance more often than the level and p say (optional stopping)."
+    )
 
 
 def disagreements(
@@ -283,6 +347,8 @@ def remarks(study: Study) -> list[str]:
         f"Amended {amendment['time']}: {listed(amendment['changed'])}."
         for amendment in study.registered["amendments"]
     ]
+    if late := late_seeds(study.registered, study.rows):
+        found.append(late)
     current = study.registered["study_sha256"]
     earlier = sum(row["study_sha256"] != current for row in study.rows)
     if earlier:

@@ -1,7 +1,8 @@
 """The answer: which arm makes fewer errors, how sure that is, and what a target WER costs."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from asr.report.costs import (
@@ -16,8 +17,9 @@ from asr.report.costs import (
     wer_at,
 )
 from asr.report.evidence import Evidence, Pair
+from asr.report.groups import Arm, Group, settings
 from asr.report.quantities import digits, hours, listed, percent, points_interval, times
-from asr.report.runs import Arm, Group, Run, differing, part, settings
+from asr.report.runs import UNKNOWN, Run, differing, part
 
 EQUAL_COST = 1.10  # arms whose device-hours differ by less are called equal in cost
 EQUAL_PARAMETERS = 1.05  # arms match in parameters within 5 % (Long Range Arena: 10 %)
@@ -67,7 +69,8 @@ def _errors(evidence: Evidence) -> str:
             f"{best.label} makes fewer errors than {first.b.label}{_at_cost(group)}: {rates}, "
             f"a difference of {value}; significant, as the {share} % interval excludes 0."
         )
-    return text + _others(best, others)
+    caveat = f" {evidence.caveat}" if evidence.caveat else ""
+    return text + caveat + _others(best, others)
 
 
 def _not_enough(pair: Pair) -> str:
@@ -162,7 +165,39 @@ def _doubts(group: Group) -> str:
     stated = inequalities(group)
     if stated:
         doubts.append(f"The arms are not equal in {listed([word for word, _ in stated])} (below).")
+    mixed = mixtures(group)
+    if mixed:
+        doubts.append(f"The runs are not all of one {listed([word for word, _ in mixed])} (below).")
     return " ".join(doubts)
+
+
+def mixtures(group: Group) -> list[tuple[str, str]]:
+    """(word, sentence) of what all runs of a comparison should share and do not, by arm."""
+    facts: dict[str, Callable[[Run], Any]] = {
+        "commit": lambda run: run.environment.get("git_commit"),
+        "number of threads": lambda run: run.num_threads,
+    }
+    found = []
+    for word, fact in facts.items():
+        counts = Counter((fact(run), arm.label) for arm in group.arms for run in arm.runs)
+        values = list(dict.fromkeys(value for value, _ in counts))
+        told = [
+            f"{UNKNOWN if value is None else value} ({listed(_numbers(counts, value))})"
+            for value in values
+        ]
+        if len(values) > 1:
+            found.append((word, f"The runs are not all of one {word}: {listed(told)}."))
+    return found
+
+
+def _numbers(counts: Counter[tuple[Any, str]], value: Any) -> list[str]:
+    """``3 of LSTM``: how many runs of each arm have a value."""
+    return [f"{number} of {label}" for (own, label), number in counts.items() if own == value]
+
+
+def group_name(group: Group, number: int) -> str:
+    """``Group 2``, with its budget where that is what tells groups apart."""
+    return f"Group {number}" + (f", budget {budget(group)}" if group.by_budget else "")
 
 
 def _machine(group: Group) -> str:

@@ -162,7 +162,12 @@ def _forget_failures(plan: Plan, folder: Path, selection: Selection) -> None:
             if unit.role == "trial" and begun:
                 log.warning("%s is not tried again: final runs rest on the choice", unit.title)
                 continue
+            held = claim(folder / unit.folder / ".claim")
+            if held is None:
+                log.warning("%s is not tried again: another process works on it", unit.title)
+                continue
             (folder / unit.folder / "result.json").unlink()
+            held.release()
 
 
 class Matrix:
@@ -179,7 +184,7 @@ class Matrix:
     ):
         self.plan, self.folder, self.registered = plan, folder, registered
         self.free, self.selection, self.runner = free, selection, runner
-        self.stopping = threading.Event()
+        self.stopping, self.waiting = threading.Event(), threading.Event()
 
     def work(self, workers: int) -> None:
         """Until nothing is missing, here or in another shell.
@@ -214,10 +219,13 @@ class Matrix:
 
     def _one(self) -> bool:
         """Does a unit that nobody works on; False where there is none, or no device is free."""
-        place = slots.take(self.folder, self.free)
+        place = slots.take(self.free)
         if place is None:
+            if not self.waiting.is_set():
+                log.info("waiting: runs of other processes of asr study have the devices")
+                self.waiting.set()
             return False
-        slot, device = place
+        slot, devices = place
         try:
             for unit in self._missing():
                 held = claim(self.folder / unit.folder / ".claim")
@@ -225,13 +233,14 @@ class Matrix:
                     continue
                 try:
                     if read_result(self.folder, unit) is None:  # ended while we looked
-                        self._do(unit, slot, [device, held])
+                        self._do(unit, slot, [*devices, held])
                         return True
                 finally:
                     held.release()
             return False
         finally:
-            device.release()
+            for device in devices:
+                device.release()
 
     def _do(self, unit: Unit, slot: slots.Slot, held: list[Claim]) -> None:
         bench = Bench(

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from asr.files import write
+from asr.report.study import late_seeds
 from asr.study.claims import waiting_for
 from asr.study.plan import TUNING, Plan, Unit
+from asr.study.registration import differences, read_registration
 from asr.study.units import chosen, read_result
 
 Row = dict[str, Any]
@@ -26,8 +28,18 @@ def units(plan: Plan, folder: Path) -> list[Unit]:
 
 
 def collect(plan: Plan, folder: Path) -> list[Row]:
-    """Writes ``results.jsonl`` from the results of all units, each once; returns the rows."""
+    """Writes ``results.jsonl`` from the results of all units, each once; returns the rows.
+
+    Raises:
+        ValueError: another process has amended the study, so that this plan knows not all units.
+    """
     with waiting_for(folder / ".results.lock"):
+        registered = read_registration(folder)
+        if registered is None or differences(plan, registered):
+            raise ValueError(
+                f"{folder} is registered with another file since this process began (an amendment "
+                "in another shell); start again with the file as it is now: what was run is kept"
+            )
         found = [read_result(folder, unit) for unit in units(plan, folder)]
         rows = [row for result in found for row in result or ()]
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -108,6 +120,8 @@ def remarks(registered: Row, rows: Sequence[Row]) -> list[str]:
         f"amended {amendment['time']}: {', '.join(amendment['changed'])}"
         for amendment in registered["amendments"]
     ]
+    if late := late_seeds(registered, rows):
+        found.append(late)
     earlier = [row for row in rows if row["study_sha256"] != registered["study_sha256"]]
     if earlier:
         found.append(f"rows made under an earlier version of the file: {len(earlier)}")

@@ -1,9 +1,10 @@
-"""The devices of this machine as slots: a run has one to itself, whoever started it."""
+"""The devices of this machine as slots: a run has one to itself, whichever study it is of."""
 
 import os
 import platform
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,17 +25,19 @@ class Slot:
     """Room for one run.
 
     Attributes:
-        name: of its lock: two on a machine never share a device.
+        locks: a name for each GPU or core that it takes: no two runs share one.
         devices: what CUDA_VISIBLE_DEVICES is for its runs; empty on a processor.
     """
 
-    name: str
+    locks: tuple[str, ...]
     devices: str
 
 
-def cores() -> int:
-    """Of this process: what it may use, where the system says so."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def cores() -> list[int]:
+    """Numbers of those that this process may use, where the system says so."""
+    if sys.platform == "linux":
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def task() -> tuple[int, int] | None:
@@ -54,11 +57,24 @@ def visible_gpus(accelerator: str) -> list[str]:
     return named[:number] if named else [str(i) for i in range(number)]
 
 
+def lock_folder() -> Path:
+    """Where devices are locked: one place for all studies of a user on a machine.
+
+    Raises:
+        ValueError: somebody else made it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"asr-devices-{os.getuid()}-{platform.node()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid():
+        raise ValueError(f"{folder} belongs to another user; set TMPDIR to a folder of your own")
+    return folder
+
+
 def shared_threads(options: TrainerOptions, workers: int | None) -> int:
     """Threads of each run when the study does not say: the cores, shared evenly by the workers."""
     gpus = visible_gpus(options.accelerator)
     at_once = workers or max(1, len(gpus) // options.devices)
-    return max(1, cores() // at_once)
+    return max(1, len(cores()) // at_once)
 
 
 def slots(options: TrainerOptions, threads: int) -> list[Slot]:
@@ -73,30 +89,43 @@ def slots(options: TrainerOptions, threads: int) -> list[Slot]:
         raise ValueError(
             f"trainer.num_nodes {options.num_nodes}: a run of a study has one machine; set 1"
         )
-    host, gpus = platform.node(), visible_gpus(options.accelerator)
+    gpus, processor = visible_gpus(options.accelerator), cores()
     if gpus:
-        groups = [
-            ",".join(gpus[i : i + options.devices])
-            for i in range(0, len(gpus) - options.devices + 1, options.devices)
-        ]
-        found = [Slot(f"{host}-gpu{group}", group) for group in groups]
-        lacks = f"trainer.devices {options.devices}: this machine has {len(gpus)} GPUs"
+        size, number, lacks = options.devices, len(gpus), f"trainer.devices {options.devices}"
     else:
-        found = [Slot(f"{host}-cpu{i}", "") for i in range(cores() // threads)]
-        lacks = f"threads {threads}: this machine has {cores()} cores"
-    if not found:
-        raise ValueError(f"{lacks}, too few for one run; use a larger machine or another study")
+        size, number, lacks = threads, len(processor), f"threads {threads}"
+    places = [range(i, i + size) for i in range(0, number - size + 1, size)]
+    if not places:
+        room = f"{number} {'GPUs' if gpus else 'cores'}"
+        raise ValueError(
+            f"{lacks}: this machine has {room}, too few for one run; use a larger machine or "
+            "another study"
+        )
     if (launched := task()) is not None:
-        mine = found[launched[1] % len(found)]  # a task may see its own GPU only, as number 0
-        return [Slot(f"{host}-task{launched[1]}", mine.devices)]
-    return found
+        places = [places[launched[1] % len(places)]]  # a task may see its own GPU only
+    if gpus:
+        return [Slot(_gpus(place), ",".join(gpus[i] for i in place)) for place in places]
+    return [Slot(tuple(f"core{processor[i]}" for i in place), "") for place in places]
 
 
-def take(folder: Path, free: list[Slot]) -> tuple[Slot, Claim] | None:
-    """The first slot that nobody uses for this study; None where all are taken."""
+def _gpus(place: Iterable[int]) -> tuple[str, ...]:
+    """By what they are: a number counts those that a process may see, and two may see others."""
+    return tuple(f"gpu-{torch.cuda.get_device_properties(i).uuid}" for i in place)
+
+
+def take(free: Sequence[Slot]) -> tuple[Slot, list[Claim]] | None:
+    """The first slot of which no study on this machine uses a part; None where there is none."""
+    folder = lock_folder()
     for slot in free:
-        if (held := claim(folder / ".slots" / slot.name)) is not None:
+        held: list[Claim] = []
+        for name in slot.locks:
+            if (one := claim(folder / name)) is None:
+                break
+            held.append(one)
+        else:
             return slot, held
+        for one in held:
+            one.release()
     return None
 
 
