@@ -104,7 +104,8 @@ class Study:
         overrides: of the task, for all arms, as on the command line: [--key.path=value].
         budgets: by name. One run to the largest answers for all, since schedules are anytime: the
             smaller ones are points of its validation curve, and only the largest is tested.
-        separate_budgets: whether each budget is a run of its own, tested at its end.
+        separate_budgets: whether each budget is a run of its own, tested at its end; arms are then
+            compared within each budget.
         seeds: of the final runs.
         targets: validation WERs whose cost is wanted, in percent.
         tuning: trials that come before.
