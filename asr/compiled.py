@@ -14,6 +14,7 @@ from asr.batch import BLANK
 from asr.decoders import Transformer
 from asr.encoders.recurrent import RecurrentBlock
 from asr.encoders.stack import Stack
+from asr.layers import Rotary
 from asr.meter import Ledger
 from asr.model import Filled, SpeechModel
 
@@ -104,8 +105,10 @@ def _whole(number: float, size: int) -> int:
     return max(1, math.ceil(number / size)) * size
 
 
-def compile_regions(model: SpeechModel, mode: str, num_shapes: int) -> list[nn.Module]:
+def compile_regions(model: SpeechModel, mode: str, shapes: Sequence[Shape]) -> list[nn.Module]:
     """Compiles, in place, the blocks of the encoder and the layers of a Transformer decoder.
+
+    For these shapes, by rising number of frames, on the device where the model is.
 
     Regions rather than the whole: layers of one kind share what is compiled for a shape, so that
     its cost does not grow with depth, and what a compiler makes nothing of stays between them, the
@@ -121,9 +124,13 @@ def compile_regions(model: SpeechModel, mode: str, num_shapes: int) -> list[nn.M
     for module in model.modules():
         if isinstance(module, RecurrentBlock):
             setattr(module, "read", torch.compiler.disable(module.read))  # noqa: B010  (for mypy)
+        # What a region makes lies in the memory of its CUDA graph, which the next step overwrites:
+        # what it would keep has to be there before.
+        if isinstance(rotary := getattr(module, "rotary", None), Rotary):
+            rotary(shapes[-1].frames, model.device)
     settings: Any = torch._dynamo.config
     # Every shape once for every region, should regions share nothing; beyond it is run uncompiled.
-    settings.recompile_limit = max(settings.recompile_limit, 2 * num_shapes * len(regions))
+    settings.recompile_limit = max(settings.recompile_limit, 2 * len(shapes) * len(regions))
     settings.accumulated_recompile_limit = max(
         settings.accumulated_recompile_limit, 2 * settings.recompile_limit
     )

@@ -155,7 +155,7 @@ class Run:
         )
         mode = recipe.trainer.compile
         assert mode is not None
-        regions = compile_regions(model, mode, len(shapes.all))
+        regions = compile_regions(model, mode, shapes.all)
         sizes = ", ".join("x".join(map(str, shape)) for shape in shapes.all)
         log.info("torch.compile, %s: %d regions, filled up to one of %s", mode, len(regions), sizes)
         return shapes
@@ -249,7 +249,8 @@ class Run:
         waves, lengths = augmentation.perturb(
             batch.waves, batch.wave_lengths, self.recipe.features.sample_rate, seed
         )
-        if waves.is_cuda:  # few lengths: cuDNN plans its convolutions anew for each
+        # Few lengths: cuDNN plans its convolutions anew for each. The compiler's shapes are few.
+        if waves.is_cuda and self.shapes is None:
             step = round(WHOLE_SECONDS * self.recipe.features.sample_rate)
             waves = F.pad(waves, (0, -waves.shape[1] % step))
         loss, frames = self.model(

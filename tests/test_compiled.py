@@ -1,5 +1,6 @@
 """Compiled training against training as it is; traced only, as a compiler may be missing."""
 
+import dataclasses
 import json
 import logging
 
@@ -8,11 +9,14 @@ import pytest
 import torch
 
 from asr import config
-from asr.compiled import Shapes, metered
+from asr.compiled import Shape, Shapes, compile_regions, metered
 from asr.data import BatchStream, DataOptions
-from asr.features import LogMel
+from asr.features import FeatureOptions, LogMel
 from asr.meter import Ledger, read_ledger
-from asr.recipe import Recipe
+from asr.model import build_model
+from asr.recipe import Budget, Recipe
+from asr.search import Greedy
+from asr.text import Characters
 from asr.train import train
 from tests import tiny
 from tests.corpus import RATE, make_corpus
@@ -153,3 +157,37 @@ def test_a_compiled_run_learns_what_one_that_is_not_does(
         for mode in (None, backend)
     ]
     assert padded[1] > padded[0]
+
+
+@pytest.mark.filterwarnings("default:::torch")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_compiled_run_has_the_same_shapes_on_a_gpu(corpus, tmp_path, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
+    given = recipe(corpus, "Transformer", compile="eager")
+    train(dataclasses.replace(given, budget=Budget(updates=1)), tmp_path / "run")
+    monkeypatch.undo()
+    line = read_ledger(tmp_path / "run" / "ledger.jsonl")[-1]
+    assert line["updates"] == 1
+
+
+@pytest.mark.filterwarnings("default:::torch")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_no_compiled_region_makes_the_table_of_positions_that_it_keeps():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = build_model(
+        FeatureOptions(sample_rate=RATE, num_mels=tiny.NUM_MELS),
+        tiny.ENCODER_BUILDERS["Transformer causal"],
+        tiny.DECODER_BUILDERS["Transformer"],
+        Greedy,
+        Characters((), alphabet="abc"),
+        "none",
+    )
+    rotaries = [layer.attention.rotary for layer in model.encoder.layers[1:]]
+    compile_regions(model, "eager", [Shape(2, 32, 8), Shape(2, 64, 8)])
+    before = [rotary.factors for rotary in rotaries]
+    model.encoder.train()(*tiny.features(41, 64))
+    assert len(before) == 2
+    assert all(r.factors is made for r, made in zip(rotaries, before, strict=True))
