@@ -1,10 +1,15 @@
 """Under bf16 autocast products are in bf16, and whatever a loss is computed of is in float32."""
 
+import argparse
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from asr import model
 from asr.decoders import joint
+from asr.language_models import LSTM
+from asr.verbs import recognise
 from tests import tiny
 from tests.test_decoders import utterances
 
@@ -46,3 +51,29 @@ def test_what_losses_are_computed_of_is_in_float32(name, monkeypatch):
     expected = decoder.loss(*utterances())
     for key, term in loss.terms.items():
         torch.testing.assert_close(term.sum, expected.terms[key].sum, rtol=0.05, atol=0.0)
+
+
+def test_a_language_models_recurrence_is_in_float32():
+    seen, model = [], LSTM(tiny.VOCABULARY, width=16)
+    model.lstm.register_forward_hook(lambda part, given, results: seen.append(results[0].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.log_probs(*utterances()[2:])
+    assert seen == [torch.float32]
+
+
+def test_on_a_gpu_recognition_rounds_products_as_recurrences_are_rounded(monkeypatch):
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr(recognise, "device_of", lambda name: "cuda")
+    monkeypatch.setattr(model, "find_model", lambda path: path)
+    monkeypatch.setattr(model, "load_model", lambda path, device, *rest: device)
+    known = argparse.Namespace(
+        model="run", search=None, device=None, allow_code=False, language_model=None
+    )
+    torch.set_float32_matmul_precision("highest")
+    try:
+        assert recognise.load(known) == "cuda"
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

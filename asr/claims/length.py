@@ -18,6 +18,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import decode
+from asr.claims.measure import equal_precision
 from asr.claims.output import write_probe
 from asr.claims.scaling import count, facts
 from asr.claims.statistics import bootstrap_interval
@@ -215,7 +216,7 @@ def run(known: argparse.Namespace, device: str) -> int:
     if search is not None and search.endswith((".yaml", ".yml")):
         search = load_file(search)
     curve: list[Point] = []
-    with new_folder(known.output):
+    with new_folder(known.output), equal_precision(device):
         for folder in known.runs:
             model = load_model(folder, device, search)
             corpus = known.corpus or corpus_of(model, folder)

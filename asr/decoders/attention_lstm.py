@@ -137,7 +137,8 @@ class AttentionLSTM(AttentionDecoder):
             before = tuple(
                 cache[name].transpose(0, 1).contiguous() for name in ("upper_hidden", "upper_cell")
             )
-            y, (hidden, cell) = self.upper(x[:, None], before)
+            with torch.autocast(x.device.type, enabled=False):  # as in training
+                y, (hidden, cell) = self.upper(x[:, None].float(), before)
             after["upper_hidden"], after["upper_cell"] = (
                 hidden.transpose(0, 1),
                 cell.transpose(0, 1),

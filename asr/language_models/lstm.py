@@ -55,7 +55,10 @@ class LSTM(LanguageModel):
         """(B, U), (B,) -> (B, U + 1); see ``LanguageModel.log_probs``."""
         inputs, targets = read(tokens, lengths)
         flatten(self.lstm)
-        y, _ = self.lstm(dropout(self.embedding(inputs), self.dropout, self.training))
+        x = dropout(self.embedding(inputs), self.dropout, self.training)
+        # Autocast would run it in float16 on a GPU, in which gradients need to be scaled.
+        with torch.autocast(x.device.type, enabled=False):
+            y, _ = self.lstm(x)
         return self.output.of(dropout(y, self.dropout, self.training), targets)
 
     def flops(self, lengths: list[int]) -> int:

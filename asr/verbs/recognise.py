@@ -151,7 +151,12 @@ def load(known: argparse.Namespace) -> Any:
     search = known.search
     if search is not None and search.endswith((".yaml", ".yml")):
         search = config.load_file(search)
-    model = load_model(known.model, device_of(known.device), search, known.allow_code)
+    device = device_of(known.device)
+    if device != "cpu":
+        from asr.machine import allow_tf32
+
+        allow_tf32(True)  # for products as for recurrences, which torch computes so by default
+    model = load_model(known.model, device, search, known.allow_code)
     if known.language_model is not None:
         give_language_model(model, known.language_model, known.allow_code)
     return model
