@@ -18,9 +18,14 @@ from asr.recipe import TrainerOptions
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
-def is_first_process() -> bool:
+def is_alone(options: TrainerOptions) -> bool:
+    """Whether a run has one process, whatever a launcher's variables say of others beside it."""
+    return options.devices * options.num_nodes == 1
+
+
+def is_first_process(options: TrainerOptions) -> bool:
     """Whether this is the process that keeps the run folder; known before the others are there."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    return is_alone(options) or getattr(rank_zero_only, "rank", 0) == 0
 
 
 def kernel_precision(options: TrainerOptions, device: torch.device) -> str:
@@ -55,7 +60,9 @@ def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
     # an update of an 18-layer Transformer on an H200, more than all else in it.
     torch.backends.cuda.enable_cudnn_sdp(False)
     # One process needs no launcher; to look for one starts MPI where its Python package is there.
-    alone = options.devices * options.num_nodes == 1
+    plugins = [LightningEnvironment()] if is_alone(options) else []
+    if is_alone(options):
+        rank_zero_only.rank = 0  # else a task of several that a launcher started keeps no logs
     try:
         return L.Fabric(
             accelerator=accelerator,
@@ -63,7 +70,7 @@ def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
             num_nodes=options.num_nodes,
             strategy=options.strategy,
             precision=options.precision,
-            plugins=[LightningEnvironment()] if alone else [],
+            plugins=plugins,
             loggers=TensorBoardLogger(folder, name="logs", version=""),
         )
     except Exception as error:  # Lightning's, of many kinds

@@ -48,7 +48,7 @@ def opened(recipe: AnyRecipe, folder: Path) -> Iterator[Session]:
     """
     keep_freed_memory()
     # The other processes work in the folder of the first.
-    with claimed(recipe, folder) if is_first_process() else contextlib.nullcontext():
+    with claimed(recipe, folder) if is_first_process(recipe.trainer) else contextlib.nullcontext():
         fabric = make_fabric(recipe.trainer, folder)
         fabric.launch()
         ledger = Ledger(

@@ -5,8 +5,11 @@ import signal
 
 import pytest
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from asr import session
+from asr.machine import is_first_process, make_fabric
+from asr.recipe import TrainerOptions
 
 
 @pytest.mark.parametrize("gradient", [1.0, math.inf, math.nan])
@@ -33,3 +36,16 @@ def test_a_process_that_was_told_to_end_says_by_which_signal():
     with pytest.raises(SystemExit) as left:
         session.leave(signal.SIGTERM, 3)
     assert left.value.code == 128 + signal.SIGTERM
+
+
+def test_a_run_of_one_process_keeps_its_folder_and_logs_whatever_its_launcher_numbers_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # as in the fourth task of a SLURM step
+    alone = TrainerOptions(accelerator="cpu")
+    assert not is_first_process(TrainerOptions(accelerator="cpu", devices=4))
+    assert is_first_process(alone)
+    fabric = make_fabric(alone, tmp_path)
+    fabric.log("loss", 1.0)
+    fabric.logger.finalize("success")
+    assert list(tmp_path.rglob("events.out.tfevents*"))

@@ -42,7 +42,7 @@ def train(arguments: list[str]) -> int:
     else:
         fit(recipe, folder)
         told = functools.partial(summaries.trained, recipe=recipe)
-    if is_first_process():
+    if is_first_process(recipe.trainer):
         print(told(folder))
     return 0
 
