@@ -181,3 +181,19 @@ def test_results_of_other_budgets_are_not_mixed(tmp_path):
     assert probe.read(path, Budget(9, 1.0), "x")[0].arm == "gru"
     with pytest.raises(ValueError, match=r"measured with 9 updates, 1 s on x; choose another"):
         probe.read(path, Budget(10, 1.0), "x")
+
+
+def test_the_first_call_which_loads_a_gpus_kernels_is_on_no_clock(monkeypatch):
+    order, loss, clock = [], probe.F.cross_entropy, probe.time.perf_counter
+    monkeypatch.setattr(
+        probe.F, "cross_entropy", lambda *given: (order.append("loss"), loss(*given))[1]
+    )
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: (order.append("clock"), clock())[1])
+    monkeypatch.setattr(probe, "CHECK_EVERY", 1)
+    monkeypatch.setattr(probe, "QUESTIONS", probe.BATCH)
+    one = Budget(updates=1, seconds=0.0)
+    done = probe.attempt(
+        "minlstm", "latch", 4, seed=1, rate=1e-3, budget=one, device="cpu", name="here"
+    )
+    assert order == ["loss", "clock", "loss", "clock"]
+    assert done.updates == 1

@@ -27,6 +27,7 @@ there on a hypothesis only takes blanks.
 
 import math
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -177,7 +178,8 @@ def search(
     """(B, S, D), (B,) -> up to ``nbest`` or ``beam`` hypotheses of each utterance, best first.
 
     A step is one joint network over all hypotheses of all utterances, and one prediction network
-    over those that grew; utterances leave when they end. The device is waited for once per step.
+    over those that grew; utterances leave when they end. The device is waited for three times per
+    step: for those that grew, for what has ended, and for what may still come.
 
     Raises:
         ValueError: scores are NaN.
@@ -356,12 +358,16 @@ def _finish(
     found: dict[int, list[Hypothesis]], open_: list[int], live: Live, ended: Ended, rules: Rules
 ) -> None:
     """Gives the utterances those hypotheses that took the blank of the last frame."""
-    places = ((ended.score > -math.inf) & (ended.lm > -math.inf)).nonzero().tolist()
+    ranks = replace(live, score=ended.score, lm=ended.lm).ranks(rules)
+    total, scores, lms = torch.stack([ranks, ended.score, ended.lm]).tolist()  # one transfer
+    places = [
+        (row, column)
+        for row, column in product(range(len(scores)), range(len(scores[0])))
+        if scores[row][column] > -math.inf and lms[row][column] > -math.inf
+    ]
     if not places:
         return
-    total = replace(live, score=ended.score, lm=ended.lm).ranks(rules).tolist()
     tokens, lengths = live.tokens.tolist(), live.lengths.tolist()
-    scores, lms = ended.score.tolist(), ended.lm.tolist()
     for row, column in places:
         spoken = tuple(tokens[row][column][: lengths[row][column]])
         found[open_[row]].append(
