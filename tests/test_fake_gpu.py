@@ -1,0 +1,235 @@
+"""What a GPU would refuse or be waited for, found without one; see ``tests.fake_gpu``."""
+
+import itertools
+from functools import partial
+
+import pytest
+import torch
+
+from asr import linear
+from asr.alignment import align
+from asr.claims import horizon
+from asr.claims.decay import squared_gradients
+from asr.claims.windows import encode
+from asr.cudnn import GPU
+from asr.encoders.recurrent import set_recurrent_precision
+from asr.evaluate import evaluate
+from asr.features import Augmentation, FeatureOptions, LogMel
+from asr.language_models import LSTM, LanguageModel, NGram, Transformer
+from asr.loss import collected, weighted
+from asr.model import build_model
+from asr.search import Beam, Greedy
+from asr.text import Characters
+from tests import tiny
+from tests.fake_gpu import RefusedError, has_kernel, pretended
+from tests.test_decoders import utterances
+from tests.test_evaluate import RATE, make_corpus
+
+ENCODERS, DECODERS = list(tiny.ENCODER_BUILDERS), list(tiny.DECODER_BUILDERS)
+# How many vectors a gate stored, and whether a frame still ponders, decides what is computed next.
+WAITING = [n for n in ENCODERS if n.startswith("Universal") or n.split()[-1] in ("drop", "merge")]
+WAITING += ["Hierarchical last_kept", "Hierarchical uniform"]
+LETTERS = Characters((), alphabet="ab ")
+
+
+def ngram() -> LanguageModel:
+    model = NGram(tiny.VOCABULARY, order=3)
+    model.fit([list(row) for row in itertools.product((2, 3, 4, 5), repeat=3)], [])
+    return model
+
+
+LANGUAGE_MODELS = {
+    "LSTM": partial(LSTM, tiny.VOCABULARY, width=16, layers=2),
+    "Transformer": partial(Transformer, tiny.VOCABULARY, width=16, layers=2, heads=2),
+    "NGram": ngram,
+}
+
+
+def language_model(name: str) -> LanguageModel:
+    torch.manual_seed(0)
+    return LANGUAGE_MODELS[name]().eval()
+
+
+@pytest.fixture(autouse=True)
+def same_products(monkeypatch):
+    """Those of a GPU are not oneDNN's, which differ in the last bit."""
+    monkeypatch.setattr(linear, "ONEDNN", False)
+
+
+def on_gpu(values):
+    return [value.to("cuda") for value in values]
+
+
+def test_operands_on_two_devices_are_refused():
+    with pretended():
+        x = torch.ones(2, 3, device="cuda")
+        assert (x + torch.tensor(1.0)).sum().item() == 12, "a number may lie on the CPU"
+        assert x[torch.tensor([1])].shape == (1, 3), "and positions to index with"
+        with pytest.raises(RefusedError, match="add"):
+            x + torch.ones(2, 3)
+        with pytest.raises(RefusedError, match="index"):
+            torch.ones(2)[torch.zeros(1, dtype=torch.int64, device="cuda")]
+        with pytest.raises(RefusedError, match="cat"):
+            torch.cat([torch.ones(1, 3), x])
+
+
+def test_kernels_and_types_that_a_gpu_has_not_are_refused():
+    assert has_kernel("aten::topk")
+    assert not has_kernel("aten::mkldnn_linear")
+    with pretended():
+        flags = torch.zeros(2, 3, dtype=torch.bool, device="cuda")
+        at = torch.zeros(2, 3, dtype=torch.int64, device="cuda")
+        with pytest.raises(RefusedError, match=r"scatter_reduce.*bool"):
+            flags.scatter_reduce_(1, at, flags, "amax")
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_learns_on_a_gpu_and_does_not_wait_for_it(name):
+    encoder = tiny.encoder(name).train()
+    with pretended() as gpu:
+        x, lengths = on_gpu(tiny.features(41, 97))
+        encoder.to("cuda")
+        with collected() as terms:
+            y, _ = encoder(x, lengths)
+            (y.sum() + (weighted(terms) if terms else 0)).backward()
+        assert (gpu.waits > 0) == (name in WAITING)
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in ENCODERS if tiny.encoder(name).causal])
+@torch.no_grad()
+def test_an_encoder_streams_on_a_gpu(name):
+    encoder = tiny.encoder(name)
+    with pretended() as gpu:
+        encoder.to("cuda")
+        state = encoder.initial_state(2)
+        for _ in range(2):
+            x = torch.randn(2, 3 * encoder.chunk, tiny.NUM_MELS).to("cuda")
+            _, state = encoder.step(x, state)
+        assert not gpu.waits or name in WAITING
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ["LSTM", "LSTM causal projected", "GRU", "GRU causal"])
+def test_recurrences_of_few_bits_do_not_wait_for_a_gpu(name, precision, monkeypatch):
+    monkeypatch.setattr(GPU, "of", lambda device: GPU())
+    encoder = tiny.encoder(name).train()
+    set_recurrent_precision(encoder.modules(), precision)
+    with pretended() as gpu:
+        y, _ = encoder.to("cuda")(*on_gpu(tiny.features(41, 97)))
+        y.sum().backward()
+        assert gpu.waits == 0
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_learns_on_a_gpu_and_waits_for_it_at_most_for_sizes(name):
+    decoder = tiny.decoder(name).train()
+    with pretended() as gpu:
+        encoded, *others = on_gpu(utterances())
+        decoder.to("cuda").loss(encoded.requires_grad_(), *others).total().backward()
+        assert gpu.waits == (1 if name in tiny.TRANSDUCERS else 0)
+        assert encoded.grad is not None
+
+
+@pytest.mark.parametrize("name", list(LANGUAGE_MODELS))
+def test_a_language_model_scores_on_a_gpu_and_does_not_wait_for_it(name):
+    model, (_, _, tokens, lengths) = language_model(name), utterances()
+    expected = model.log_probs(tokens, lengths)
+    with pretended() as gpu:
+        found = model.to("cuda").log_probs(*on_gpu((tokens, lengths)))
+        assert gpu.waits == 0
+        torch.testing.assert_close(found.cpu(), expected.detach())
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [(name, None) for name in DECODERS]
+    + list(
+        itertools.product(["AttentionLSTM", "Transformer", "Transducer", "CTC"], LANGUAGE_MODELS)
+    ),
+)
+def test_a_search_on_a_gpu_finds_what_one_on_a_cpu_does(name, beside):
+    decoder, model = tiny.decoder(name), None
+    searches = [Greedy(), Beam(beam=3, nbest=2)]
+    if beside is not None:
+        share = {"internal_lm_weight": 0.2} if name in tiny.TRANSDUCERS else {}
+        searches, model = [Beam(beam=3, lm_weight=0.3, **share)], language_model(beside)
+    encoded, lengths, _, _ = utterances()
+    encoded, lengths = encoded[:, :12], lengths.clamp(max=12) - torch.tensor([0, 4, 12])
+    expected = [search(decoder, 3 * encoded, lengths, model) for search in searches]
+    with pretended():
+        frames, sizes = on_gpu((3 * encoded, lengths))
+        decoder.to("cuda")
+        model = None if model is None else model.to("cuda")
+        found = [search(decoder, frames, sizes, model) for search in searches]
+    for one, other in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
+        assert [h.tokens for h in one] == [h.tokens for h in other]
+        assert [h.score for h in one] == pytest.approx([h.score for h in other], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@torch.inference_mode()
+def test_words_are_aligned_on_a_gpu_where_they_are_on_a_cpu(name):
+    decoder, (encoded, lengths, _, _) = tiny.decoder(name), utterances()
+    tokens = [[4, 3, 5], [4, 4], []]
+    expected = align(decoder, encoded, lengths, tokens, LETTERS, 0.04)
+    with pretended():
+        frames, sizes = on_gpu((encoded, lengths))
+        found = align(decoder.to("cuda"), frames, sizes, tokens, LETTERS, 0.04)
+    for one, other in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
+        assert (one.text, one.start, one.end) == (other.text, other.start, other.end)
+        assert one.confidence == pytest.approx(other.confidence, rel=1e-4)
+
+
+def test_features_are_made_and_covered_on_a_gpu_without_waiting_for_it():
+    augmentation = Augmentation(speed=[0.9], time_masks=2, frequency_masks=2)
+    with pretended() as gpu:
+        waves, lengths = on_gpu((torch.randn(2, 9000), torch.tensor([9000, 5000])))
+        waves, lengths = augmentation.perturb(waves, lengths, 8000, 1)
+        x, frames = LogMel(sample_rate=8000, num_mels=20).to("cuda")(waves, lengths)
+        augmentation.cover(x, frames, 2)
+        assert gpu.waits == 0
+
+
+@pytest.mark.parametrize("name", ["LSTM", "Transformer", "Transformer last_kept drop"])
+def test_the_probe_of_context_runs_on_a_gpu(name):
+    encoder, (x, _) = tiny.encoder(name), tiny.features(61)
+    signs = partial(torch.Generator().manual_seed, 0)
+    expected = squared_gradients(encoder, x[0], [5, 9], signs())
+    windowed = encode(encoder, x[0], 4)
+    with pretended():
+        encoder.to("cuda")
+        frames = x[0].to("cuda")
+        found = squared_gradients(encoder, frames, [5, 9], signs())
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-8)
+        torch.testing.assert_close(encode(encoder, frames, 4).cpu(), windowed)
+
+
+@pytest.mark.parametrize("arm", ["lstm, chrono", "gru", "transformer", "hierarchical"])
+def test_the_probe_of_memory_runs_on_a_gpu(arm, monkeypatch):
+    monkeypatch.setattr(horizon, "CHECK_EVERY", 1)
+    monkeypatch.setattr(horizon, "QUESTIONS", horizon.BATCH)
+    with pretended():
+        budget = horizon.Budget(updates=1, seconds=0.0)
+        done = horizon.attempt(
+            arm, "recall", 8, seed=1, rate=1e-3, budget=budget, device="cuda", name="fake"
+        )
+    assert done.updates == 1
+
+
+@pytest.mark.parametrize("name", ["Transformer", "Transducer", "CTC"])
+def test_a_split_is_evaluated_on_a_gpu(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "fake")
+    model = build_model(
+        FeatureOptions(sample_rate=RATE, num_mels=tiny.NUM_MELS),
+        tiny.ENCODER_BUILDERS["LSTM"],
+        tiny.DECODER_BUILDERS[name],
+        Greedy,
+        LETTERS,
+        "lower",
+    )
+    corpus = make_corpus(tmp_path / "corpus")
+    with pretended():
+        metrics = evaluate(model, corpus, "test", output=tmp_path / "out", device="cuda")
+    assert metrics["device_name"] == "fake"
+    assert metrics["utterances"] == 6
