@@ -258,12 +258,15 @@ def test_failures_of_one_arm_alone_are_not_tried_again_as_all_must_be_tuned_alik
     assert read_rows(tmp_path / "study") == first["rows"]
 
 
-def test_a_failed_unit_that_another_process_works_on_is_left_to_it_and_named(tmp_path, caplog):
+def test_a_failed_unit_that_another_process_works_on_is_left_to_it_and_named(
+    tmp_path, caplog, monkeypatch
+):
     def fails(verb, recipe):
         return 2 * (recipe["seed"] == 2)
 
     first = run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal", fails))
     held = claim(tmp_path / "study" / "finals" / "lstm" / "full-seed2" / ".claim")
+    monkeypatch.setattr(matrix.Matrix, "work", lambda self, workers: None)  # only forget
     again = run_study(study(), tmp_path / "study", retry=True, runner=Fake(tmp_path / "journal"))
     held.release()
     assert "lstm full seed 2 is not tried again: another process works on it" in caplog.text
