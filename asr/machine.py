@@ -13,6 +13,7 @@ from lightning.fabric.loggers import TensorBoardLogger
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+from asr.precision import allow_tf32
 from asr.recipe import TrainerOptions
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
@@ -35,17 +36,6 @@ def kernel_precision(options: TrainerOptions, device: torch.device) -> str:
     return "tf32" if options.allow_tf32 and device.type == "cuda" else "float32"
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Whether float32 products and kernels of a GPU, all of them, round their factors to TF32.
-
-    By default cuDNN's recurrent kernels do and matrix products do not: an unfair pair. Set by
-    torch's older switches: Lightning asks one of them when it sets up a GPU, and torch does not
-    answer after its newer ones (``fp32_precision``) were used.
-    """
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
-
-
 def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
     """The devices of a run, every float32 kernel at the same precision.
 
@@ -60,9 +50,9 @@ def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
     # an update of an 18-layer Transformer on an H200, more than all else in it.
     torch.backends.cuda.enable_cudnn_sdp(False)
     # One process needs no launcher; to look for one starts MPI where its Python package is there.
-    plugins = [LightningEnvironment()] if is_alone(options) else []
-    if is_alone(options):
-        rank_zero_only.rank = 0  # else a task of several that a launcher started keeps no logs
+    alone = is_alone(options)
+    if alone:  # else one of several tasks that a launcher started would keep no logs
+        setattr(rank_zero_only, "rank", 0)  # noqa: B010  (for mypy)
     try:
         return L.Fabric(
             accelerator=accelerator,
@@ -70,7 +60,7 @@ def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
             num_nodes=options.num_nodes,
             strategy=options.strategy,
             precision=options.precision,
-            plugins=plugins,
+            plugins=[LightningEnvironment()] if alone else [],
             loggers=TensorBoardLogger(folder, name="logs", version=""),
         )
     except Exception as error:  # Lightning's, of many kinds

@@ -30,7 +30,7 @@ from asr.encoders.narrow import narrow
 from asr.encoders.silent import silent
 from asr.environment import environment
 from asr.layers import Permute, reversal
-from asr.machine import allow_tf32
+from asr.precision import allow_tf32
 
 # Utterances, frames, width of a frame, cells per direction.
 SIZES = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr.machine import allow_tf32
+from asr.precision import allow_tf32
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,7 +21,7 @@ from torch.autograd import (
     _prepare_profiler,
 )
 
-from asr.machine import allow_tf32
+from asr.precision import allow_tf32
 
 Function = Callable[[], object]
 

@@ -153,7 +153,7 @@ def load(known: argparse.Namespace) -> Any:
         search = config.load_file(search)
     device = device_of(known.device)
     if device != "cpu":
-        from asr.machine import allow_tf32
+        from asr.precision import allow_tf32
 
         allow_tf32(True)  # for products as for recurrences, which torch computes so by default
     model = load_model(known.model, device, search, known.allow_code)

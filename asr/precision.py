@@ -1,0 +1,14 @@
+"""What a GPU computes float32 in."""
+
+import torch
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether float32 products and kernels of a GPU, all of them, round their factors to TF32.
+
+    By default cuDNN's recurrent kernels do and matrix products do not: an unfair pair. Set by
+    torch's older switches: Lightning asks one of them when it sets up a GPU, and torch does not
+    answer after its newer ones (``fp32_precision``) were used.
+    """
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
