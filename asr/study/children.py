@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import runpy
 import sys
 import threading
 import time
@@ -122,8 +123,6 @@ def _begin(arguments: list[str], log: Path, environment: dict[str, str], held: H
 
     import torch
 
-    from asr.cli import main
-
     # torch reads the environment when it is imported, which was before.
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    sys.exit(main(arguments))
+    runpy.run_module("asr", run_name="__main__")
