@@ -488,6 +488,13 @@ def test_an_amendment_adds_to_a_study_and_is_recorded_beside_the_rows_before_it(
     assert any("after 4 final runs" in remark for remark in result["remarks"])
 
 
+def test_an_amendment_tells_a_new_arm_by_its_name_alone(tmp_path):
+    run(tmp_path, study())
+    arms = STUDY["arms"] | {"more.recent": STUDY["arms"]["lstm"]}
+    result = run(tmp_path, study(arms=arms), amend=True)
+    assert any(r.endswith(": study.arms.more.recent") for r in result["remarks"])
+
+
 def test_a_shell_whose_file_another_one_amended_stops_and_leaves_the_new_results(
     tmp_path, monkeypatch
 ):

@@ -38,9 +38,26 @@ def read_registration(folder: Path) -> dict[str, Any] | None:
 
 
 def differences(plan: Plan, registered: dict[str, Any]) -> list[str]:
-    """Dotted keys in which the file is not what was registered."""
-    old, new = _flat(registered["resolved"]), _flat(resolved(plan))
-    return [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    """Dotted keys in which the file is not what was registered; of what is new or gone, its own.
+
+    What an arm that is new or gone is made of is not told again by its recipe.
+    """
+    old, new = registered["resolved"], resolved(plan)
+    found = _different(old, new)
+    both = set(old["recipes"]) & set(new["recipes"])
+    other = {f"recipes.{name}" for name in {*old["recipes"], *new["recipes"]} - both}
+    return [key for key in found if key not in other] or found
+
+
+def _different(old: Any, new: Any, key: str = "") -> list[str]:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [key]
+    found: list[str] = []
+    for name in {**old, **new}:
+        own = f"{key}.{name}" if key else name
+        here = name in old and name in new
+        found += _different(old[name], new[name], own) if here else [own]
+    return found
 
 
 def register(
@@ -128,13 +145,3 @@ def _check_units(plan: Plan, folder: Path, changed: list[str]) -> None:
                 f"{path.parent} was trained with other settings than the amended file has; an "
                 "amendment may add to a study, a change of its runs needs another name"
             )
-
-
-def _flat(tree: Any, key: str = "") -> dict[str, Any]:
-    """Values by dotted key."""
-    if not isinstance(tree, dict):
-        return {key: tree}
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= _flat(value, f"{key}.{name}" if key else name)
-    return found
