@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from asr.claims.tuning import expected_best
 from asr.cli import main
@@ -16,7 +17,7 @@ from asr.report.costs import cost_to
 from asr.report.groups import group_runs
 from asr.report.probes import COMMANDS, ROWS, read_probes
 from asr.report.runs import read_run
-from asr.report.study import disagreements, read_study, remarks, with_failures
+from asr.report.study import disagreements, known_by_study, read_study, remarks
 from tests.run_folders import (
     compared_layers,
     stream,
@@ -157,10 +158,21 @@ def test_a_final_run_that_failed_never_reaches_a_target_and_its_cost_is_the_stud
     assert "| seeds that failed | 1, 2 | none |" in page
     assert "in costs to a WER each counts as a run that never reached it" in page
     study = read_study(folder)
-    (group,) = with_failures(group_runs([read_run(run) for run in study.finals]), study)
+    (group,) = known_by_study(group_runs([read_run(run) for run in study.finals]), study)
     assert [run.totals["device_hours"] for run in group.arms[0].failed] == [0.05, 0.05]
     half = cost_to(group.arms[0], 0.5, "device_hours")  # what was reached before failing counts
     assert (half.reached, half.spent[1]) == ([True, True, False], pytest.approx(100 / 3600))
+
+
+def test_arms_of_one_encoder_are_called_as_the_study_calls_them(tmp_path):
+    arms = {"shallow": "LSTM", "deep": "LSTM", "attention": "Transformer"}
+    folder = write_study(tmp_path / "study", arms)
+    for path in folder.glob("finals/deep/*/run/recipe.yaml"):
+        recipe = yaml.safe_load(path.read_text())
+        recipe["encoder"]["init_args"]["layers"] = 9
+        path.write_text(yaml.safe_dump(recipe))
+    result = compare([], tmp_path / "out", study=folder)
+    assert result["groups"] == [["LSTM shallow", "LSTM deep", "Transformer"]]
 
 
 def test_each_budget_of_its_own_runs_is_a_comparison_and_a_family_of_its_own(tmp_path):

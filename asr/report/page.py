@@ -15,7 +15,7 @@ from asr.report.groups import read_groups
 from asr.report.probes import Probes, read_probes
 from asr.report.quantities import listed
 from asr.report.sheet import to_csv, verdicts_csv
-from asr.report.study import Study, disagreements, late_seeds, read_study, with_failures
+from asr.report.study import Study, disagreements, known_by_study, late_seeds, read_study
 from asr.report.study_section import study_section
 
 SYNTHETIC = (
@@ -85,7 +85,7 @@ def compare(
     probes = read_probes([Path(folder) for folder in claims])
     folders = [Path(run) for run in runs] or ([] if record is None else record.finals)
     groups = read_groups(folders, split, by_budget=record is not None and record.by_budget)
-    groups = groups if record is None else with_failures(groups, record)
+    groups = groups if record is None else known_by_study(groups, record)
     caveat = "" if record is None else late_seeds(record.registered, record.rows)
     wanted = sorted(targets or (record.targets if record else ()), reverse=True)
     found = [weigh(g, wanted or costs.default_targets(g), caveat) for g in groups]

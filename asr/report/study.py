@@ -157,8 +157,10 @@ def read_study(folder: Path) -> Study:
     return Study(folder, registered, rows, torn)
 
 
-def with_failures(groups: Sequence[Group], study: Study) -> list[Group]:
-    """Groups whose arms know of their final runs that failed.
+def known_by_study(groups: Sequence[Group], study: Study) -> list[Group]:
+    """Groups whose arms know of their final runs that failed, and are called as the study does.
+
+    Its names stand beside those of encoders that several arms share.
 
     A failure may have left nothing to tell its arm by, so that it goes with the study's other runs
     of that arm and budget; where there are none, there is no arm.
@@ -170,16 +172,16 @@ def with_failures(groups: Sequence[Group], study: Study) -> list[Group]:
         if row["status"] == "failed":
             split = study.plan.get("split", "test")
             failed.setdefault((row["arm"], row["budget"]), []).append(_failure(study, row, split))
-    return [
-        replace(
-            group,
-            arms=[
-                replace(arm, failed=failed.pop(of_run.get(arm.runs[0].path.resolve(), NONE), []))
-                for arm in group.arms
-            ],
-        )
-        for group in groups
-    ]
+    known = []
+    for group in groups:
+        encoders, arms = [arm.runs[0].encoder for arm in group.arms], []
+        for arm, encoder in zip(group.arms, encoders, strict=True):
+            own = of_run.get(arm.runs[0].path.resolve(), NONE)
+            shared = encoders.count(encoder) > 1 and own is not NONE
+            label = f"{encoder} {own[0]}" if shared else arm.label
+            arms.append(replace(arm, label=label, failed=failed.pop(own, [])))
+        known.append(replace(group, arms=arms))
+    return known
 
 
 def _failure(study: Study, row: Row, split: str) -> Run:
