@@ -37,7 +37,10 @@ PEAK_FLOPS = {
 
 
 def process_start() -> float:
-    """Unix time at which this process began; imports and interpreter are part of the cost."""
+    """Unix time at which this process began; interpreter and imports are part of the cost.
+
+    But for runs of a study, which are forked from a process that has imported everything.
+    """
     with contextlib.suppress(OSError, ValueError):
         ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
         uptime = float(Path("/proc/uptime").read_text().split()[0])
