@@ -1,5 +1,8 @@
 """What a GPU computes float32 in."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 
@@ -12,3 +15,15 @@ def allow_tf32(allowed: bool) -> None:
     """
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextlib.contextmanager
+def tf32_inside(allowed: bool) -> Iterator[None]:
+    """``allow_tf32`` for the code inside; what held before holds again behind it."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        allow_tf32(allowed)
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

@@ -9,14 +9,12 @@ python -m benchmarks.recurrence --device cuda --output runs/recurrence.json
 - forward alone: one direction over padded frames.
 
 Lengths are drawn evenly from half of the longest to all of it. Milliseconds are medians of
-``--repeats`` calls after three that do not count, each to the end of what a GPU was asked to do.
+``--repeats`` calls, the ways taking turns: see ``asr.claims.measure.alternate``.
 """
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from asr.claims.measure import alternate
+from asr.cudnn import NAMES
 from asr.encoders.narrow import narrow
 from asr.encoders.silent import silent
 from asr.environment import environment
@@ -37,8 +37,7 @@ SIZES = [
     (16, 250, 384, 192), (64, 250, 384, 192), (64, 250, 512, 256), (24, 400, 768, 384),
     (64, 400, 768, 384), (64, 400, 512, 512),
 ]  # fmt: skip
-TYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-WARM = 3
+TYPES = {NAMES[dtype]: dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
 
 Way = Callable[[Tensor], Tensor]
 
@@ -85,18 +84,6 @@ def both(run: Way, x: Tensor) -> None:
     run(x).sum().backward()
 
 
-def milliseconds(function: Callable[[], object], device: str, repeats: int) -> float:
-    """The median of a call's."""
-    taken = []
-    for _ in range(WARM + repeats):
-        began = time.perf_counter()
-        function()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
-    return 1000 * statistics.median(taken[WARM:])
-
-
 def measure(sizes: Sequence[tuple[int, ...]], device: str, repeats: int) -> list[dict[str, Any]]:
     """A row for each size, type and way."""
     rows = []
@@ -106,13 +93,18 @@ def measure(sizes: Sequence[tuple[int, ...]], device: str, repeats: int) -> list
         lengths[0] = frames
         x = torch.randn(batch, frames, dim, device=device)
         for name, dtype in TYPES.items():
-            for way, run in ways(dim, cells, lengths, dtype).items():
-                given = x.clone().requires_grad_()
-
+            calls = ways(dim, cells, lengths, dtype)
+            given = x.clone().requires_grad_()
+            works = [partial(forward, run, x) for run in calls.values()]
+            works += [partial(both, run, given) for run in calls.values()]
+            taken = [
+                one and 1000 * one.median
+                for one in alternate(works, device=device, repeats=repeats)
+            ]
+            pairs = zip(taken[: len(calls)], taken[len(calls) :], strict=True)
+            for way, (alone_ms, both_ms) in zip(calls, pairs, strict=True):
                 row = {"batch": batch, "frames": frames, "cells": cells, "type": name, "way": way}
-                row["forward_ms"] = milliseconds(partial(forward, run, x), device, repeats)
-                row["both_ms"] = milliseconds(partial(both, run, given), device, repeats)
-                rows.append(row)
+                rows.append(row | {"forward_ms": alone_ms, "both_ms": both_ms})
     return rows
 
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from asr.precision import allow_tf32
+from asr.precision import tf32_inside
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,11 +44,8 @@ def exact_float32(request) -> Iterator[None]:
     if not request.node.get_closest_marker("gpu"):
         yield
         return
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    allow_tf32(False)
-    yield
-    torch.set_float32_matmul_precision(before[0])
-    torch.backends.cudnn.allow_tf32 = before[1]
+    with tf32_inside(False):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from asr import model
 from asr.decoders import joint
 from asr.language_models import LSTM
+from asr.precision import tf32_inside
 from asr.verbs import recognise
 from tests import tiny
 from tests.test_decoders import utterances
@@ -62,18 +63,13 @@ def test_a_language_models_recurrence_is_in_float32():
 
 
 def test_on_a_gpu_recognition_rounds_products_as_recurrences_are_rounded(monkeypatch):
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     monkeypatch.setattr(recognise, "device_of", lambda name: "cuda")
     monkeypatch.setattr(model, "find_model", lambda path: path)
     monkeypatch.setattr(model, "load_model", lambda path, device, *rest: device)
     known = argparse.Namespace(
         model="run", search=None, device=None, allow_code=False, language_model=None
     )
-    torch.set_float32_matmul_precision("highest")
-    try:
+    with tf32_inside(False):
         assert recognise.load(known) == "cuda"
         assert torch.get_float32_matmul_precision() == "high"
         assert torch.backends.cudnn.allow_tf32
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]

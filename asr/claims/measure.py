@@ -4,8 +4,8 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.autograd import (
     _prepare_profiler,
 )
 
-from asr.precision import allow_tf32
+from asr.precision import tf32_inside
 
 Function = Callable[[], object]
 
@@ -156,20 +156,9 @@ def _allocations(function: Function) -> list[int]:
     return [event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())]
 
 
-@contextmanager
-def equal_precision(device: str) -> Iterator[None]:
-    """Every float32 kernel of a GPU in TF32, as in training.
-
-    By default cuDNN's recurrent kernels use TF32 and matrix products do not: an unfair pair.
-    """
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    try:
-        if torch.device(device).type == "cuda":
-            allow_tf32(True)
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+def equal_precision(device: str) -> AbstractContextManager[None]:
+    """Every float32 kernel of a GPU in TF32 inside, as in training; see ``allow_tf32``."""
+    return tf32_inside(True) if torch.device(device).type == "cuda" else nullcontext()
 
 
 @dataclass(frozen=True)
