@@ -164,6 +164,41 @@ def test_a_final_run_that_failed_never_reaches_a_target_and_its_cost_is_the_stud
     assert (half.reached, half.spent[1]) == ([True, True, False], pytest.approx(100 / 3600))
 
 
+def test_the_sheet_has_a_row_for_all_that_was_paid(tmp_path):
+    """A final run and a trial that diverged, and one that left no folder, stand in it as well."""
+    folder = write_study(tmp_path / "study", ARMS, failed=1)
+    diverged = {"status": "failed", "reason": "diverged at update 7", "device_hours": 0.05}
+    mine = [(r["arm"], r["role"], r.get("seed")) == ("lstm", "final", 2) for r in rows(folder)]
+    new = [r | (diverged if bad else {}) for bad, r in zip(mine, rows(folder), strict=True)]
+    write_lines(folder / "results.jsonl", new)
+    shutil.rmtree(folder / "trials" / "transformer" / "01")
+    compare([], tmp_path / "out", study=folder)
+    with (tmp_path / "out" / "report.csv").open() as file:
+        table = list(csv.DictReader(file))
+    ended = [r for r in rows(folder) if r["role"] != "point"]
+    assert sorted(row["run"] for row in table) == sorted(r["run"] for r in ended)
+    assert sum(float(row["device_hours"]) for row in table) == pytest.approx(
+        sum(r["device_hours"] for r in ended)
+    )
+    told = [
+        (row["study_arm"], row["role"], row["seed"], row["trial"], row["reason"])
+        for row in table
+        if row["status"] == "failed"
+    ]
+    assert told == [
+        ("lstm", "trial", "0", "1", "diverged"),
+        ("lstm", "final", "2", "", "diverged at update 7"),
+        ("transformer", "trial", "0", "1", "diverged"),
+    ]
+    done = [row for row in table if row["status"] == "done"]
+    assert len(done) == len(ended) - 3
+    assert {row["group"] for row in done if row["role"] == "final"} == {"1"}
+    assert {(row["encoder"], row["wer_percent"]) for row in table if row["role"] == "trial"} == {
+        ("LSTM", ""),
+        ("Transformer", ""),
+    }
+
+
 def test_arms_of_one_encoder_are_called_as_the_study_calls_them(tmp_path):
     arms = {"shallow": "LSTM", "deep": "LSTM", "attention": "Transformer"}
     folder = write_study(tmp_path / "study", arms)

@@ -104,7 +104,7 @@ def compare(
     }
     title = page.title()
     contents["claims.csv"] = verdicts_csv(page.verdicts).encode()
-    contents["report.csv"] = to_csv(groups, [e.targets for e in found]).encode()
+    contents["report.csv"] = to_csv(groups, [e.targets for e in found], record).encode()
     contents["report.md"] = to_markdown(title, sections).encode()
     contents["report.html"] = to_page(title, sections).encode()
     return {

@@ -9,18 +9,29 @@ from asr.report import costs
 from asr.report.findings import CLAIMS, Verdict
 from asr.report.groups import Arm, Group
 from asr.report.runs import Run
+from asr.report.study import Row, Study
 
 PHASES = ("startup", "compilation", "step", "data_wait", "validation", "checkpoint")
 
 
-def to_csv(groups: Sequence[Group], wanted: Sequence[list[float]]) -> str:
-    """One row per run; the unit is in the name of the column, empty means not measured."""
+def to_csv(
+    groups: Sequence[Group], wanted: Sequence[list[float]], study: Study | None = None
+) -> str:
+    """One row per run; the unit is in the name of the column, empty means not measured.
+
+    Of a study also its trials and the final runs that failed, which are in no group: ``status`` and
+    ``reason`` say what became of each. The device-hours of its rows add up to those of the study.
+    """
+    of_run = {} if study is None else {study.run_folder(r).resolve(): r for r in study.ended}
     rows = [
-        _row(number, group, arm, run, targets)
+        _row(number, group, arm, run, targets) | _ended(run, of_run.get(run.path.resolve()))
         for number, (group, targets) in enumerate(zip(groups, wanted, strict=True), 1)
         for arm in group.arms
         for run in arm.runs
     ]
+    shown = {run.path.resolve() for group in groups for run in group.runs}
+    if study is not None:
+        rows += [_of_study(study, r) for path, r in of_run.items() if path not in shown]
     buffer = io.StringIO()
     columns = dict.fromkeys(key for row in rows for key in row)
     writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
@@ -86,7 +97,6 @@ def _row(number: int, group: Group, arm: Arm, run: Run, targets: Sequence[float]
         "real_time_factor_seconds_per_second": run.metric("real_time_factor"),
         "sessions": totals.get("sessions"),
         "finished": totals.get("finished"),
-        "reason": totals.get("reason"),
         "pareto_front": arm in costs.pareto(group),
     }
     for index, target in enumerate(targets, 1):
@@ -99,3 +109,37 @@ def _row(number: int, group: Group, arm: Arm, run: Run, targets: Sequence[float]
             f"target_{index}_energy_joules": point and point.energy_joules,
         }
     return row | {"notes": "; ".join(run.notes)}
+
+
+def _ended(run: Run, row: Row | None) -> dict[str, Any]:
+    """What became of a run: as its study says, or as its ledger does."""
+    done = "done" if run.totals.get("finished") else "not finished"
+    return {
+        "role": None if row is None else row["role"],
+        "study_arm": None if row is None else row["arm"],
+        "status": done if row is None else row["status"],
+        "reason": (None if row is None else row["reason"]) or run.totals.get("reason"),
+    }
+
+
+def _of_study(study: Study, row: Row) -> dict[str, Any]:
+    """A trial, or a final run that failed: what the study's file of results says of it."""
+    wer = row["validation_wer"]
+    return {
+        "run": str(study.run_folder(row)),
+        "encoder": study.encoder(row["arm"]),
+        "seed": study.seed(row),
+        "trial": row.get("number"),
+        "best_validation_wer_percent": None if wer is None else 100 * wer,
+        "device_name": row.get("device_name"),
+        "num_threads": row.get("num_threads"),
+        "device_hours": row["device_hours"],
+        "updates": row.get("updates"),
+        "train_flop": row.get("train_flops"),
+        "audio_hours": row.get("audio_hours"),
+        "energy_joules": row.get("energy_joules"),
+        "role": row["role"],
+        "study_arm": row["arm"],
+        "status": row["status"],
+        "reason": row["reason"],
+    }

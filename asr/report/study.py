@@ -108,6 +108,21 @@ class Study:
         ]
 
     @property
+    def ended(self) -> list[Row]:
+        """Trials and final runs, failed ones among them; a ``point`` is a part of one of them."""
+        return [row for row in self.rows if row["role"] != "point"]
+
+    def encoder(self, arm: str) -> str | None:
+        """The class of an arm's encoder; None for an arm that is not in the file."""
+        recipe = self.registered["resolved"]["recipes"].get(arm)
+        return None if recipe is None else flatten(recipe).get("encoder")
+
+    def seed(self, row: Row) -> int | None:
+        """Of a final run its own, of a trial that of all trials."""
+        seed: int | None = self.plan["tuning"]["seed"] if row["role"] == "trial" else row["seed"]
+        return seed
+
+    @property
     def by_budget(self) -> bool:
         """Whether each budget has runs of its own: comparisons at equal cost are of one budget."""
         return bool(self.plan.get("separate_budgets"))
@@ -229,7 +244,7 @@ def disagreements(
     """
     return [
         *_hashes(study),
-        *(line for row in study.rows if row["role"] != "point" for line in _recipe(study, row)),
+        *(line for row in study.ended for line in _recipe(study, row)),
         *(line for account in study.accounts for line in _chosen(account)),
         *_compared(study, runs),
         *_asked(study, split, targets),
@@ -279,9 +294,8 @@ def _expected(study: Study, row: Row) -> dict[str, Any]:
     plan = study.plan
     trial = row["role"] == "trial"
     budget = plan["tuning"]["budget"] if trial else plan["budgets"].get(row["budget"], {})
-    seed = plan["tuning"]["seed"] if trial else row["seed"]
     recipe = flatten(study.registered["resolved"]["recipes"][row["arm"]])
-    return {**recipe, **row["settings"], "seed": seed, **flatten({"budget": budget})}
+    return {**recipe, **row["settings"], "seed": study.seed(row), **flatten({"budget": budget})}
 
 
 def _chosen(account: Account) -> list[str]:
