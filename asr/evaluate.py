@@ -49,7 +49,8 @@ class Recognised:
         hypotheses: the best of each utterance.
         words: of each of them, with times; None where the model cannot find these.
         audio_seconds: length of the decoded audio.
-        decode_seconds: features, encoder and search.
+        encode_seconds: features and encoder.
+        search_seconds: the search, with decoder and language model.
         alignment_seconds: times and confidences of words.
         total_seconds: reading and decoding the audio files as well.
     """
@@ -57,17 +58,25 @@ class Recognised:
     hypotheses: list["Hypothesis"]
     words: list[list[Word]] | None
     audio_seconds: float
-    decode_seconds: float
+    encode_seconds: float
+    search_seconds: float
     alignment_seconds: float
     total_seconds: float
 
 
 class Heard(NamedTuple):
-    """(B, S, D), (B,) and the best hypothesis of each utterance of a batch."""
+    """(B, S, D), (B,), the best hypothesis of each utterance of a batch, and the seconds spent.
+
+    Attributes:
+        encode_seconds: from waves on the device to ``encoded``.
+        search_seconds: from there to tokens.
+    """
 
     encoded: torch.Tensor
     frames: torch.Tensor
     best: list["Hypothesis"]
+    encode_seconds: float
+    search_seconds: float
 
 
 def evaluate(
@@ -87,9 +96,12 @@ def evaluate(
     so that all models are measured by the same yardstick. The WER without normalisation (original
     text against raw output) stands beside it.
 
-    The real-time factor counts neither the reading of files nor the warm-up (a few short utterances
-    are recognised twice, since the first call pays for loading kernels), nor finding the times and
-    confidences of words, whose seconds stand apart.
+    The real-time factor is that of features, encoder and search together (``decode_seconds``); the
+    first two (``encode_seconds``) and the search with its decoder and language model
+    (``search_seconds``) stand apart as well, since models that differ in their encoder alone share
+    the search, and a large common part hides a small difference. Counted are neither the reading of
+    files nor the warm-up (a few short utterances are recognised twice, since the first call pays
+    for loading kernels), nor finding the times and confidences of words, whose seconds stand apart.
 
     The figure shows what share of the words of each confidence is correct (``asr.reliability``).
     There is none where no word has a confidence. What ``asr tune-decoding`` chose on the same rows
@@ -172,8 +184,9 @@ def summary(metrics: dict[str, Any]) -> str:
         f"{wer['deletions']} deletions, {wer['insertions']} insertions",
         f"CER {percent(cer['rate'])}  sentences with an error "
         f"{percent(metrics['sentence_error_rate'])}",
-        f"real-time factor {metrics['real_time_factor']:.4f} on {metrics['device_name']}, "
-        f"search {metrics['search']}",
+        f"real-time factor {metrics['real_time_factor']:.4f} on {metrics['device_name']} ("
+        f"{100 * metrics['encode_seconds'] / metrics['decode_seconds']:.0f} % features and "
+        f"encoder), search {metrics['search']}",
     ]
     if metrics["confidence"] is not None:
         lines.append(_believed(metrics["confidence"]))
@@ -224,7 +237,7 @@ def _recognise(
     words: list[list[Word]] = [[] for _ in range(len(rows))]
     timed = aligns(model.decoder)
     samples = 0
-    decode_seconds = alignment_seconds = 0.0
+    encode_seconds = search_seconds = alignment_seconds = 0.0
     started = time.perf_counter()
     durations = list(rows["duration"])
     with (
@@ -237,8 +250,9 @@ def _recognise(
             # Nothing is decoded ahead: on a CPU it would slow down what is timed below.
             waves = list(pool.map(wave, batch))
             samples += sum(map(len, waves))
-            heard, seconds = _timed(model, waves, device, batch_seconds)
-            decode_seconds += seconds
+            heard = _timed(model, waves, device, batch_seconds)
+            encode_seconds += heard.encode_seconds
+            search_seconds += heard.search_seconds
             for index, hypothesis in zip(batch, heard.best, strict=True):
                 found[index] = hypothesis
             if timed:
@@ -253,7 +267,8 @@ def _recognise(
         hypotheses,
         words if timed else None,
         samples / rate,
-        decode_seconds,
+        encode_seconds,
+        search_seconds,
         alignment_seconds,
         time.perf_counter() - started,
     )
@@ -262,22 +277,25 @@ def _recognise(
 @torch.inference_mode()
 def _timed(
     model: "SpeechModel", waves: list[np.ndarray], device: torch.device, batch_seconds: float
-) -> tuple[Heard, float]:
-    """The best hypothesis of each wave, and the seconds from waves on the device to tokens."""
+) -> Heard:
+    """The best hypothesis of each wave; the clock waits for the device between the two parts."""
     padded = pad_sequence([torch.from_numpy(wave) for wave in waves], batch_first=True).to(device)
     lengths = torch.tensor([len(wave) for wave in waves], device=device)  # (B,)
     _synchronise(device)
     started = time.perf_counter()
     try:
         encoded, frames = model.encode(padded, lengths)
+        _synchronise(device)
+        encoded_at = time.perf_counter()
         n_best = model.decode(encoded, frames)
+        _synchronise(device)
     except torch.OutOfMemoryError:
         raise ValueError(
             f"out of memory on {device}: lower batch_seconds, which is {batch_seconds}"
         ) from None
-    _synchronise(device)
-    seconds = time.perf_counter() - started
-    return Heard(encoded, frames, [hypotheses[0] for hypotheses in n_best]), seconds
+    ended = time.perf_counter()
+    best = [hypotheses[0] for hypotheses in n_best]
+    return Heard(encoded, frames, best, encoded_at - started, ended - encoded_at)
 
 
 @torch.inference_mode()
@@ -298,6 +316,7 @@ def _measure(
     ids, speakers = list(rows["id"]), list(rows["speaker_id"])
     words, confusions = align(references, hypotheses)
     timed = recognised.words
+    decode_seconds = recognised.encode_seconds + recognised.search_seconds
     scores = score(words, references, hypotheses)
     errors, totals = [a.errors for a in words], [a.words for a in words]
     scores["wer"]["interval"] = list(
@@ -324,9 +343,11 @@ def _measure(
         **scores,
         "wer_unnormalised": {"rate": _unnormalised(rows, raw)},
         "audio_seconds": recognised.audio_seconds,
-        "decode_seconds": recognised.decode_seconds,
+        "decode_seconds": decode_seconds,
+        "encode_seconds": recognised.encode_seconds,
+        "search_seconds": recognised.search_seconds,
         "alignment_seconds": recognised.alignment_seconds,
-        "real_time_factor": recognised.decode_seconds / recognised.audio_seconds,
+        "real_time_factor": decode_seconds / recognised.audio_seconds,
         "total_seconds": recognised.total_seconds,
         "by_duration": by_duration(durations, words),
         "worst": _worst(lines),

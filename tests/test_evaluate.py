@@ -203,9 +203,44 @@ def test_the_clock_runs_after_a_warm_up_that_does_not_count(tmp_path, monkeypatc
     corpus = make_corpus(tmp_path / "corpus")
     metrics = evaluate(model, corpus, "test", output=tmp_path / "out", batch_seconds=100)
     assert model.batches == [4, 6]
-    assert metrics["decode_seconds"] == 1  # between two looks at the clock: one batch alone
+    assert metrics["encode_seconds"] == 1  # between two looks at the clock: one batch alone
+    assert metrics["search_seconds"] == 1
+    assert metrics["decode_seconds"] == 2
     assert metrics["alignment_seconds"] == 1
     assert metrics["utterances"] == 6
+
+
+def test_encoder_and_search_are_timed_apart_on_a_device_that_computes_behind_the_clock(
+    tmp_path, monkeypatch
+):
+    """Kernels are queued in no time; waiting for the device takes the seconds of all queued."""
+    clock, queue = [0.0], [0.0]
+
+    def wait(device):
+        clock[0] += queue[0]
+        queue[0] = 0.0
+
+    class Slow(CodedSpeech):
+        def encode(self, waves, lengths):
+            queue[0] += 3.0
+            return super().encode(waves, lengths)
+
+        def decode(self, encoded, lengths):
+            queue[0] += 5.0
+            return super().decode(encoded, lengths)
+
+    monkeypatch.setattr("asr.evaluate.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("asr.evaluate._synchronise", wait)
+    model = Slow()
+    corpus = make_corpus(tmp_path / "corpus")
+    metrics = evaluate(model, corpus, "test", output=tmp_path / "out", batch_seconds=3.5)
+    batches = len(model.batches) - 1  # the first is the warm-up
+    assert batches > 1
+    assert metrics["encode_seconds"] == 3 * batches
+    assert metrics["search_seconds"] == 5 * batches
+    assert metrics["decode_seconds"] == 8 * batches
+    assert metrics["real_time_factor"] == pytest.approx(8 * batches / metrics["audio_seconds"])
+    assert "(38 % features and encoder)" in summary(metrics)
 
 
 @pytest.mark.parametrize(("rate", "warned"), [(RATE, False), (2 * RATE, True)])
