@@ -53,6 +53,7 @@ def write_run(
     device: dict[str, Any] = CPU,
     parameters: int = 1000,
     rtf: float = 0.05,
+    encode: float | None = None,
     recipe: dict[str, Any] | None = None,
     finished: bool = True,
     **facts: Any,
@@ -82,11 +83,14 @@ def write_run(
     summary = {"parameters": numbers, "seed": seed, "finished": finished, "reason": "budget"}
     (folder / "ledger.json").write_text(json.dumps({**lines[-1], **device, **summary}))
     if errors is not None:
-        write_evaluation(folder, errors, speakers, rtf)
+        write_evaluation(folder, errors, speakers, rtf, encode)
     return folder
 
 
-def write_evaluation(folder: Path, errors: list[int], speakers: int, rtf: float) -> None:
+def write_evaluation(
+    folder: Path, errors: list[int], speakers: int, rtf: float, encode: float | None = None
+) -> None:
+    """``rtf`` and ``encode``: seconds in all and of the encoder for a second of audio, if known."""
     place = folder / "evaluations" / "test"
     place.mkdir(parents=True)
     rows = [
@@ -107,6 +111,9 @@ def write_evaluation(folder: Path, errors: list[int], speakers: int, rtf: float)
         "cer": {"rate": rate / 2},
         "training": {"updates": 300},
     }
+    if encode is not None:
+        audio = 3.0 * len(errors)
+        metrics |= {"audio_seconds": audio, "encode_seconds": encode * audio}
     (place / "metrics.json").write_text(json.dumps(metrics))
 
 

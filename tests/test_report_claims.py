@@ -193,6 +193,36 @@ def test_running_is_judged_by_three_measurements(tmp_path, rtf, lstm, transforme
     assert running([weigh(group, [])], probes).words.startswith(words)
 
 
+@pytest.mark.parametrize(
+    ("lstm", "transformer", "sign"),
+    [
+        ((0.060, 0.012), (0.056, 0.008), "For"),  # 1.5 times, of which the whole shows 1.07
+        ((0.070, 0.008), (0.050, 0.008), "Against"),  # its search took longer, not its encoder
+        (
+            (0.060, None),
+            (0.050, None),
+            "Undecided",
+        ),  # 1.2 in all may be anything without the search
+        ((0.060, 0.012), (0.050, None), "Undecided"),
+        ((0.050, None), (0.050, None), "Against"),
+        ((0.070, None), (0.050, None), "For"),  # a common part can only have made it smaller
+    ],
+)
+def test_offline_speed_is_that_of_the_encoders_where_the_search_was_timed_apart(
+    tmp_path, lstm, transformer, sign
+):
+    names = ("rtf", "encode")
+    runs = seeds(tmp_path, "LSTM", 0.1, 2, **dict(zip(names, lstm, strict=True)))
+    runs += seeds(tmp_path, "Transformer", 0.1, 2, **dict(zip(names, transformer, strict=True)))
+    (group,) = group_runs([read_run(run) for run in runs])
+    (reason,) = running([weigh(group, [])], Probes()).reasons
+    assert reason.startswith(f"{sign}, offline speed: 1 of 1 pairs")
+    apart = None not in (lstm[1], transformer[1])
+    assert ("s of features and encoder per second" in reason) == apart
+    assert ("with the search, which was not timed apart" in reason) != apart
+    assert f"{lstm[0]:.3f} and {transformer[0]:.3f} s per second of audio" in reason
+
+
 def test_running_is_not_judged_by_a_part_of_its_measurements(tmp_path):
     (group,) = group_runs([read_run(write_run(tmp_path / "a", errors=made(0.1, 60)))])
     verdict = running([weigh(group, [])], streams(tmp_path / "c", (4.0, 900), (1.0, 100)))

@@ -29,6 +29,24 @@ def test_a_clear_win_is_called_significant_with_its_cost_ratio(tmp_path):
     assert answer[4].startswith("SYNTHETIC speech, not people. Measured on EPYC (1 device)")
 
 
+@pytest.mark.parametrize(
+    ("encode", "said"),
+    [
+        (0.002, "without the search 0.0010 and 0.0020 s."),
+        (None, "what the encoders took of it was not timed apart."),
+    ],
+)
+def test_the_cost_to_run_is_told_with_and_without_the_search(tmp_path, encode, said):
+    runs = [
+        write_run(tmp_path / "a", errors=made(0.1), rtf=0.04, encode=0.001),
+        write_run(tmp_path / "b", "Transformer", errors=made(0.1), rtf=0.06, encode=encode),
+    ]
+    (group,) = group_runs([read_run(run) for run in runs])
+    (line,) = [line for line in verdict.answer(weigh(group, [])) if line.startswith("To run")]
+    assert "LSTM takes 0.040 s per second of audio, Transformer 0.060 s: 1.5 times as long" in line
+    assert line.endswith(said)
+
+
 def test_no_difference_is_said_of_equal_arms_with_what_would_have_been_found(tmp_path):
     runs = [
         run

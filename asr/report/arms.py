@@ -140,6 +140,10 @@ def _figures(evidence: Evidence) -> tuple[list[str], list[list[str]]]:
             "running cost, seconds per second of audio (real-time factor)",
             lambda a: digits(costs.real_time_factor(a), 2),
         ),
+        (
+            "of that features and encoder; the rest is search with the decoder",
+            lambda a: digits(costs.encoder_factor(a), 2),
+        ),
         ("updates", lambda a: count(arm_mean(a, "updates"))),
         *_infeasible(group),
         ("stopped because", lambda a: "; ".join(dict.fromkeys(_stopped(r) for r in a.runs))),

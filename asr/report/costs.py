@@ -36,6 +36,15 @@ def real_time_factor(arm: Arm) -> float | None:
     return mean([(run.metrics or {}).get("real_time_factor") for run in arm.runs])
 
 
+def encoder_factor(arm: Arm) -> float | None:
+    """Mean over seeds of seconds of features and encoder per second of audio, without the search.
+
+    None unless every evaluation timed them apart, so that it is of the same runs as the whole.
+    """
+    evaluated = [run.encoder_factor for run in arm.runs if run.metrics is not None]
+    return None if None in evaluated else mean(evaluated)
+
+
 def first_at(run: Run, target: float) -> Point | None:
     """The first validation at or below a target WER; None when none was."""
     return next((p for p in run.points if p.wer <= target + 1e-12), None)

@@ -37,7 +37,8 @@ WORDS = (
     "Equal cost: device-hours of training within 10 % of each other, without those of tuning.",
     "Not enough evidence: the truth may be no difference or one that matters; measure more.",
     "Censored: a run that stopped before it reached the target; it is counted, not dropped.",
-    "Real-time factor: seconds of decoding per second of audio.",
+    "Real-time factor: seconds of recognition (features, encoder and search with the decoder) per "
+    "second of audio.",
     "Pareto front: arms that no other beats in errors and costs at once.",
 )
 

@@ -115,6 +115,12 @@ class Run:
         return audio / spent if audio is not None and spent else None
 
     @property
+    def encoder_factor(self) -> float | None:
+        """Seconds of features and encoder per second of audio; None where not timed apart."""
+        seconds, audio = self.metric("encode_seconds"), self.metric("audio_seconds")
+        return seconds / audio if seconds is not None and audio else None
+
+    @property
     def checksum(self) -> str | None:
         """Of ids, texts and audio of the evaluated split, from its metrics or from the corpus."""
         splits = (self.corpus or {}).get("splits", {})

@@ -95,6 +95,7 @@ def _row(number: int, group: Group, arm: Arm, run: Run, targets: Sequence[float]
         "peak_memory_bytes": totals.get("peak_memory_bytes"),
         "energy_joules": totals.get("energy_joules"),
         "real_time_factor_seconds_per_second": run.metric("real_time_factor"),
+        "encoder_seconds_per_second": run.encoder_factor,
         "sessions": totals.get("sessions"),
         "finished": totals.get("finished"),
         "pareto_front": arm in costs.pareto(group),

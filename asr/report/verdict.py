@@ -11,6 +11,7 @@ from asr.report.costs import (
     common_target,
     cost_ratio,
     cost_to,
+    encoder_factor,
     hours_unit,
     real_time_factor,
     seeds_there,
@@ -136,15 +137,25 @@ def _running(group: Group) -> str:
         return ""
     order = sorted(factors, key=lambda label: factors[label])
     fast, slow = order[0], order[-1]
+    head = "To run (features, encoder and search),"
     if fast == slow:
-        return f"To run, {fast} takes {digits(factors[fast], 2)} s per second of audio."
+        return f"{head} {fast} takes {digits(factors[fast], 2)} s per second of audio."
     if factors[slow] <= EQUAL_COST * factors[fast]:
-        values = f"{digits(factors[fast], 2)} and {digits(factors[slow], 2)}"
-        return f"To run, {fast} and {slow} take the same time: {values} s per second of audio."
-    return (
-        f"To run, {fast} takes {digits(factors[fast], 2)} s per second of audio, {slow} "
-        f"{digits(factors[slow], 2)} s: {times(factors[slow] / factors[fast])} as long."
-    )
+        values = f"{digits(factors[fast], 2)} and {digits(factors[slow], 2)} s per second of audio"
+        told = f"{fast} and {slow} take the same time: {values}"
+    else:
+        ratio = times(factors[slow] / factors[fast])
+        told = f"{fast} takes {digits(factors[fast], 2)} s per second of audio, {slow} "
+        told += f"{digits(factors[slow], 2)} s: {ratio} as long"
+    return f"{head} {told}; {_without_search(group, fast, slow)}."
+
+
+def _without_search(group: Group, fast: str, slow: str) -> str:
+    """What the encoders of two arms took of it."""
+    of = {arm.label: encoder_factor(arm) for arm in group.arms}
+    if None in (of[fast], of[slow]):
+        return "what the encoders took of it was not timed apart"
+    return f"without the search {digits(of[fast], 2)} and {digits(of[slow], 2)} s"
 
 
 def _doubts(group: Group) -> str:
