@@ -1,8 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from asr.linear import FEW_ROWS, Linear, linear
+from asr.linear import FEW_PRODUCTS, FEW_ROWS, ONEDNN, Linear, linear, packed
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -35,3 +36,39 @@ def test_other_types_and_autocast_are_left_to_torch():
         assert layer(x).dtype == torch.bfloat16
     assert layer.double()(x.double()).dtype == torch.float64
     assert layer(torch.zeros(0, 7, dtype=torch.float64)).shape == (0, 5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_layers_compute_the_same_and_read_their_weights_again_afterwards(bias):
+    torch.manual_seed(0)
+    layer = Linear(96, 200, bias=bias)
+    rows = FEW_PRODUCTS // (96 * 200)
+    for x in (torch.randn(rows + 1, 96), torch.randn(2, rows, 96), torch.randn(rows - 1, 96)):
+        with torch.no_grad(), packed(nn.Sequential(layer), "no module", None):
+            y = layer(x)
+        expected = F.linear(
+            x.double(), layer.weight.double(), layer.bias.double() if bias else None
+        )
+        torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        layer.weight.zero_()
+        y = layer(x)
+    assert y.eq(layer.bias if bias else 0).all()
+
+
+def test_packed_layers_are_as_before_after_an_error_and_where_gradients_are_wanted():
+    layer, x = Linear(96, 200), torch.randn(200, 96)
+
+    def fail():
+        with torch.no_grad(), packed(layer):
+            assert (layer.packed is not None) == ONEDNN
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert layer.packed is None
+    with packed(layer):
+        layer(x).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(200, -1), rtol=1e-4, atol=1e-4)
+    with torch.no_grad(), packed(layer.double()):
+        assert layer(x.double()).dtype == torch.float64

@@ -7,10 +7,12 @@ An attention decoder is searched token by token (``asr.search.attention``), CTC 
 import math
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 from asr.decoders.decoder import AttentionDecoder, Decoder, TransducerDecoder
 from asr.language_models.language_model import LanguageModel
+from asr.linear import packed
 from asr.search import attention, ctc, transducer
 from asr.search.hypothesis import Hypothesis, Rules
 
@@ -70,11 +72,12 @@ class Greedy(Search):
         if language_model is not None:
             raise ValueError("greedy search takes no language model; search with Beam")
         rules = Rules(1, _checked_use(decoder, encoded, self.ctc_weight))
-        if isinstance(decoder, AttentionDecoder):
-            return attention.search(decoder, encoded, lengths, rules)
-        if isinstance(decoder, TransducerDecoder):
-            return transducer.greedy(decoder, encoded, lengths)
-        return ctc.greedy(decoder, encoded, lengths)
+        with torch.no_grad(), packed(decoder):
+            if isinstance(decoder, AttentionDecoder):
+                return attention.search(decoder, encoded, lengths, rules)
+            if isinstance(decoder, TransducerDecoder):
+                return transducer.greedy(decoder, encoded, lengths)
+            return ctc.greedy(decoder, encoded, lengths)
 
 
 class Beam(Search):
@@ -151,11 +154,12 @@ class Beam(Search):
         rules = Rules(
             **vars(self) | {"ctc_weight": _checked_use(decoder, encoded, self.ctc_weight)}
         )
-        if isinstance(decoder, AttentionDecoder):
-            return attention.search(decoder, encoded, lengths, rules, language_model)
-        if isinstance(decoder, TransducerDecoder):
-            return transducer.search(decoder, encoded, lengths, rules, language_model)
-        return ctc.search(decoder, encoded, lengths, rules, language_model)
+        with torch.no_grad(), packed(decoder, language_model):
+            if isinstance(decoder, AttentionDecoder):
+                return attention.search(decoder, encoded, lengths, rules, language_model)
+            if isinstance(decoder, TransducerDecoder):
+                return transducer.search(decoder, encoded, lengths, rules, language_model)
+            return ctc.search(decoder, encoded, lengths, rules, language_model)
 
 
 SEARCHES: dict[str, type[Search]] = {cls.__name__: cls for cls in (Beam, Greedy)}
