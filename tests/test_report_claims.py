@@ -1,5 +1,6 @@
 """The rules of the verdicts on made-up measurements whose outcome is known, each one reached."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from asr.report.claims import judge
-from asr.report.cost_claims import bandwidth, parallel, running, training
+from asr.report.cost_claims import bandwidth, parallel, running
 from asr.report.evidence import Evidence, weigh
 from asr.report.families import family
 from asr.report.findings import CLAIMS, Finding, conclude
@@ -16,7 +17,9 @@ from asr.report.memory_claims import hierarchy, lstm_memory, storing
 from asr.report.probe_plots import models, wer_over_runs
 from asr.report.probes import COMMANDS, Probes, read_probes
 from asr.report.runs import read_run
+from asr.report.training_claim import training
 from tests.run_folders import (
+    CURVE,
     compared_layers,
     made,
     seeds,
@@ -64,6 +67,33 @@ def test_findings_become_a_verdict(signs, needs, words):
     assert verdict.words == words
     missing = verdict.kind == "not enough evidence" or needs
     assert verdict.commands == (["asr train"] if missing else [])
+
+
+@pytest.mark.parametrize(
+    ("signs", "words", "first"),
+    [
+        ("ffu", "supported", "Of 3 comparisons 1 could not have been decided: too few seeds; "),
+        ("fau", "depends on the place (for: 0; against: 1)", "Of 3 comparisons 1 could not have b"),
+        (
+            "fuu",
+            "not enough evidence: 1 of 3 comparisons decided; 2 could not have been decided: too few "
+            "seeds; give 6",
+            "For: f",
+        ),
+    ],
+)
+def test_what_no_outcome_could_have_decided_is_told_apart_with_what_could(signs, words, first):
+    names = {"f": "for", "a": "against", "u": "unknown"}
+    why = {"u": "too few seeds; give 6"}
+    findings = [
+        Finding(names[s], s, {"the place": str(i)}, why.get(s, "")) for i, s in enumerate(signs)
+    ]
+    verdict = conclude("C1", findings)
+    assert verdict.words == words
+    assert verdict.reasons[0].startswith(first)
+    assert [r for r in verdict.reasons if r.startswith("Undec")] == ["Undecidable: u"] * (
+        signs.count("u")
+    )
 
 
 def test_a_verdict_depends_on_the_fewest_facets_that_separate_the_signs():
@@ -119,8 +149,12 @@ def test_training_is_judged_by_cost_to_a_target_and_errors_at_equal_cost(
 def test_one_seed_says_nothing_of_encoders(tmp_path):
     found = evidence(tmp_path, ("LSTM", 0.2, 2.0), ("Transformer", 0.1, 1.0), number=1)
     verdict = training([found])
-    assert verdict.words == "not enough evidence: 0 of 2 comparisons decided"
-    assert any("an arm of one seed" in reason for reason in verdict.reasons)
+    assert verdict.words == (
+        "not enough evidence: 0 of 2 comparisons decided; 2 could not have been decided: one seed "
+        "of an arm allows no test; 4 seeds per arm could decide; an arm of one seed tells trained "
+        "models apart, not encoders; 2 seeds of each arm are needed"
+    )
+    assert [reason.split(":")[0] for reason in verdict.reasons] == ["Undecidable"] * 2
 
 
 def test_an_arm_of_one_seed_says_nothing_beside_one_of_five(tmp_path):
@@ -128,19 +162,52 @@ def test_an_arm_of_one_seed_says_nothing_beside_one_of_five(tmp_path):
     runs = seeds(tmp_path, "LSTM", 0.2, 5) + seeds(tmp_path, "Transformer", 0.1, 1)
     (group,) = group_runs([read_run(run) for run in runs])
     verdict = training([weigh(group, [0.2])])
-    assert verdict.words == "not enough evidence: 0 of 2 comparisons decided"
+    assert verdict.words.startswith("not enough evidence: 0 of 2 comparisons decided; 2 could not")
     assert "LSTM: worse" in verdict.reasons[1]  # as two trained models
 
 
 def test_many_pairs_need_more_seeds_than_one(tmp_path):
     """Four seeds against four: p is 2 / 70 at least, and twice that as one of two pairs (Holm)."""
     arms = [("LSTM", 0.1, 2.0), ("Transformer", 0.1, 1.0), ("GRU", 0.1, 2.0)]
-    for number, sign in ((2, "For"), (3, "Undecided")):
+    said = (
+        "4 seeds against 4 give no p below 0.057 as one of 2 comparisons, whatever they cost; "
+        "5 seeds per arm or at most 1 comparison could decide"
+    )
+    for number, sign in ((2, "For"), (3, "Undecidable")):
         found = evidence(tmp_path / str(number), *arms[:number], number=4)
-        reasons = [r for r in training([found]).reasons if "log-rank p" in r]
+        verdict = training([found])
+        reasons = [r for r in verdict.reasons if "log-rank p" in r]
         assert len(reasons) == number - 1
         assert all(reason.startswith(sign) for reason in reasons)
-        assert all(("can give none below 0.05" in reason) == (number == 3) for reason in reasons)
+        assert all((said in reason) == (number == 3) for reason in reasons)
+        assert (f"2 could not have been decided: {said}" in verdict.words) == (number == 3)
+
+
+def test_where_no_comparison_could_be_decided_the_verdict_says_so_and_what_could(tmp_path):
+    """Three against three: p is 0.1 at least, whatever they cost, and errors are all alike."""
+    found = evidence(tmp_path, ("LSTM", 0.1, 3.0), ("Transformer", 0.1, 1.0), number=3)
+    verdict = training([found])
+    assert verdict.words == (
+        "not enough evidence: 0 of 2 comparisons decided; 1 could not have been decided: 3 seeds "
+        "against 3 give no p below 0.10, whatever they cost; 4 seeds per arm could decide"
+    )
+    assert [reason.split(":")[0] for reason in verdict.reasons] == ["Undecidable", "Undecided"]
+
+
+def test_runs_that_stopped_alike_leave_a_test_that_cannot_be_significant(tmp_path):
+    """3 of 5 runs reached the target, none of the others: as do 21 of 252 deals, and mirrored."""
+    runs = seeds(tmp_path, "LSTM", 0.1, 3) + seeds(tmp_path / "b", "Transformer", 0.1, 5)
+    flat = tuple((wall, 0.5) for wall, _ in CURVE)
+    runs += [
+        write_run(tmp_path / f"never-{seed}", seed=seed, curve=flat, errors=made(0.1, 800))
+        for seed in (4, 5)
+    ]
+    for run in runs[3:8]:
+        shutil.copy(runs[-1] / "ledger.jsonl", run / "ledger.jsonl")
+    (group,) = group_runs([read_run(run) for run in runs])
+    (reason,) = [r for r in training([weigh(group, [0.2])]).reasons if "log-rank" in r]
+    assert reason.startswith("Undecidable: ")
+    assert "log-rank p 0.17; with 3 of 10 runs at the target p cannot come below 0.17" in reason
 
 
 def test_training_needs_arms_of_both_families_and_one_budget(tmp_path):

@@ -70,6 +70,16 @@ def test_a_test_set_that_cannot_tell_says_nothing_even_of_a_large_difference(
     found = compare_arms(errors, 5 * errors, words, speakers, resamples=200)
     assert found.statement == "not enough evidence"
     assert reason in found.reason
+    assert not found.decidable
+
+
+def test_neither_few_resamples_nor_few_speakers_are_a_floor_of_p():
+    """100 draws, 5 speakers and 2 seeds could give no p below 0.01, 2 / 32 and 1 / 3 if counted."""
+    names = [f"s{n % 5}" for n in range(400)]
+    steady = np.tile(np.arange(400) % 2, (2, 1))
+    found = compare_arms(steady, steady + 5, WORDS, names, resamples=100)
+    assert found.decidable
+    assert found.difference.p < 0.001
 
 
 def test_one_seed_each_says_what_was_assumed():

@@ -52,6 +52,8 @@ class Comparison:
             where only the two trained models are compared.
         statement: one of the four.
         reason: why the evidence is not enough, in words; empty otherwise.
+        decidable: whether the test set is large enough for anything to be said; if not, no errors
+            whatever could have told the arms apart, and ``reason`` says what could.
     """
 
     difference: Difference
@@ -62,6 +64,7 @@ class Comparison:
     assumed: float | None
     statement: Statement
     reason: str
+    decidable: bool
 
     @property
     def detectable(self) -> float:
@@ -239,7 +242,8 @@ def _stated(
     reach = margin * sum(rates) / 2
     reason = _too_little(int(total), speakers, max(rates))
     statement: Statement = "not enough evidence"
-    if not reason:
+    decidable = not reason
+    if decidable:
         if high < 0 or low > 0:
             statement = "better" if high < 0 else "worse"
         elif -reach < low and high < reach:
@@ -251,15 +255,18 @@ def _stated(
             )
     assumed = None if difference.seeds_measured else seed_deviation
     seeds = len(a), len(b)
-    return Comparison(difference, rates, seeds, margin, adjusted_p, assumed, statement, reason)
+    return Comparison(
+        difference, rates, seeds, margin, adjusted_p, assumed, statement, reason, decidable
+    )
 
 
 def _too_little(words: int, speakers: Sequence[str], worse: float) -> str:
     """Why a test set cannot tell arms apart, whatever the interval says; empty when it can."""
     if worse == 0:
-        return f"no arm made an error on {words:,} words, so the test is too easy"
+        return f"no arm made an error on {words:,} words: harder or more speech is needed"
     if words < MIN_WORDS:
-        return f"the test set has only {words} words ({len(speakers)} utterances)"
+        told = f"the test set has only {words} words ({len(speakers)} utterances)"
+        return f"{told}; {MIN_WORDS} are needed"
     if len(set(speakers)) < MIN_GROUPS:
-        return f"the test set has only {len(set(speakers))} speakers"
+        return f"the test set has only {len(set(speakers))} speakers; {MIN_GROUPS} are needed"
     return ""

@@ -46,8 +46,9 @@ class Difference(NamedTuple):
     def p(self) -> float:
         """Two-sided p-value: 1 - level of the interval that ends at 0, so that they agree.
 
-        A permutation test would be exact, but for two fixed models only: what one may permute, the
-        two names at each speaker, leaves the scatter of the seeds out.
+        Neither resamples nor speakers are counted, so that they set it no floor. A permutation test
+        would be exact, but for two fixed models only: what one may permute, the two names at each
+        speaker, leaves the scatter of the seeds out.
         """
         unit = self.units[0] if self.value > 0 else self.units[1]  # of the side on which 0 lies
         if unit == 0:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from asr.report.cost_claims import bandwidth, parallel, running, training
+from asr.report.cost_claims import bandwidth, parallel, running
 from asr.report.evidence import Evidence
 from asr.report.findings import Verdict
 from asr.report.memory_claims import hierarchy, lstm_memory, storing
 from asr.report.probes import Probes
+from asr.report.training_claim import training
 
 RULES = {
     "C1": training,

@@ -1,30 +1,20 @@
-"""The rules of C1 (to train), C2 (to run), C4 (in parallel) and C5 (bound by memory)."""
+"""The rules of C2 (to run), C4 (in parallel) and C5 (bound by memory)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from asr.claims.censoring import log_rank
-from asr.claims.comparison import holm
 from asr.report.costs import (
-    arm_mean,
-    common_target,
-    cost_to,
     encoder_factor,
-    hours_unit,
     real_time_factor,
-    seeds_there,
 )
 from asr.report.evidence import Evidence
 from asr.report.families import family
 from asr.report.findings import Finding, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import Arm
 from asr.report.probes import COMMANDS, Probes
-from asr.report.quantities import digits, hours, percent, points_interval, times
+from asr.report.quantities import digits, points_interval, times
 from asr.report.runs import part
-from asr.report.verdict import EQUAL_COST, group_name
 
-SIGNIFICANT = 0.05
 TIMING = 1.25  # times closer than this are the same: repeats on one machine differ as much
 LONG = 1000  # frames from which C4 is judged; below, the cost of a call hides that of its frames
 FEW, MANY = 0.1, 0.9  # shares of steps: at most, at least
@@ -35,7 +25,6 @@ STREAM = (
     ("streaming state", "state_bytes", "bytes of state"),
 )
 HIDDEN = ", too little to say what the encoders alone took: asr evaluate RUN times them apart."
-TRAIN = "asr train RECIPE --seed N (5 seeds of a recurrent and of an attention encoder)"
 
 
 def same_budget(a: Arm, b: Arm) -> bool:
@@ -54,124 +43,6 @@ def family_pairs(evidence: Evidence) -> list[tuple[Arm, Arm]]:
         and family(a.runs[0].encoder) == "attention"
         and same_budget(r, a)
     ]
-
-
-def training(found: Sequence[Evidence]) -> Verdict:
-    """C1: recurrent against attention arms of one budget, by two measurements.
-
-    * Cost to a target: device-hours to the lowest WER that most arms reached. *For* when the
-      recurrent arm took more, *against* when less, by the log-rank test over seeds, p < 0.05 with
-      Holm's correction over all such pairs; else undecided.
-    * Errors at equal cost, on the test split: *for* when the recurrent arm makes significantly more
-      errors and had not less device-hours (10 %); *against* when it makes fewer or there is no
-      difference (equivalence within 10 %), and it had not more; else undecided.
-
-    An arm of one seed decides nothing: it tells trained models apart, not encoders.
-    """
-    findings = [
-        *_targets(found),
-        *(_errors(e, r, a, _head(found, e)) for e in found for r, a in family_pairs(e)),
-    ]
-    if not findings:
-        return unmeasured("C1", "not measured on arms of both families", [TRAIN])
-    return conclude("C1", findings, [TRAIN])
-
-
-def _context(evidence: Evidence, measure: str, recurrent: Arm, attention: Arm) -> dict[str, str]:
-    run = recurrent.runs[0]
-    budget = ", ".join(f"{v}" for v in part(run.recipe, ("budget",)).values() if v is not None)
-    return {
-        "the decoder": str(run.recipe.get("decoder")),
-        "the corpus": str(run.recipe.get("data.corpus")),
-        "the budget": budget,
-        "the measurement": measure,
-        "the recurrent encoder": recurrent.runs[0].encoder,
-        "the attention encoder": attention.runs[0].encoder,
-    }
-
-
-def _targets(found: Sequence[Evidence]) -> list[Finding]:
-    """Cost to a target of every pair, as one family of tests."""
-    rows = []
-    for evidence in found:
-        target = common_target(evidence.group, evidence.targets)
-        for r, a in family_pairs(evidence):
-            if target is not None:
-                rows.append((evidence, target, r, a))
-    costs = [[cost_to(arm, target, "device_hours") for arm in (r, a)] for _, target, r, a in rows]
-    tested = [c for c in costs if all(one.value is not None and one.seeds > 1 for one in c)]
-    values = [log_rank(r.spent, r.reached, a.spent, a.reached) for r, a in tested]
-    adjusted = iter(holm(values).tolist())
-    least = iter(holm([_least(r.seeds, a.seeds) for r, a in tested]).tolist())
-    findings = []
-    for (evidence, target, r, a), both in zip(rows, costs, strict=True):
-        p = next(adjusted) if both in tested else None
-        unit = hours_unit(evidence.group)
-        told = [
-            f"{arm.label} "
-            + (
-                "has no measured cost"
-                if c.value is None
-                else f"did not get there within {hours(c.limit)}"
-                if math.isinf(c.value)
-                else f"took {hours(c.value, unit)}{seeds_there(c)}"
-            )
-            for arm, c in zip((r, a), both, strict=True)
-        ]
-        mine, theirs = (math.inf if c.value is None else c.value for c in both)
-        sign: Sign = "unknown"
-        if p is not None and p < SIGNIFICANT and mine != theirs:
-            sign = "for" if mine > theirs else "against"
-        sure = "one seed, so no test" if p is None else f"log-rank p {digits(p, 2)}"
-        if p is not None and next(least) >= SIGNIFICANT:
-            sure += "; so few seeds can give none below 0.05"
-        head = f"{_head(found, evidence)}to {percent(target)} validation WER"
-        words = f"{head} {told[0]}, {told[1]} ({sure})."
-        findings.append(Finding(sign, words, _context(evidence, "cost to a target", r, a)))
-    return findings
-
-
-def _least(a: int, b: int) -> float:
-    """The lowest p that so many runs, dealt to two arms in all ways, can give.
-
-    Of two arms alike in number the mirrored deal is as extreme.
-    """
-    return (2 if a == b else 1) / math.comb(a + b, a)
-
-
-def _head(found: Sequence[Evidence], evidence: Evidence) -> str:
-    """Which group it is, where there are several."""
-    number = next(i for i, one in enumerate(found, 1) if one is evidence)
-    name = group_name(evidence.group, number)
-    return f"{name[0].lower()}{name[1:]}, " if len(found) > 1 else ""
-
-
-def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
-    """Errors at equal cost of one pair."""
-    context = _context(evidence, "errors at equal cost", r, a)
-    pair = evidence.pair(r, a)
-    if pair.found is None:
-        return Finding(
-            "unknown", f"{head}errors of {r.label} and {a.label}: {pair.reason}.", context
-        )
-    said = evidence.statement(r, a)
-    difference = pair.found.difference
-    spent = [arm_mean(arm, "device_hours") for arm in (r, a)]
-    ratio = spent[0] / spent[1] if spent[0] and spent[1] else None
-    cost = "unknown cost" if ratio is None else f"{digits(ratio, 2)} times as many device-hours"
-    value = points_interval(difference.value, difference.interval)
-    words = f"{head}errors, {pair.b.label} less {pair.a.label}: {value}"
-    words += f"; {r.label}: {said}, at {cost}"
-    sign: Sign = "unknown"
-    if not pair.of_arms:
-        words += "; an arm of one seed, so it is not about encoders"
-    elif ratio is not None and said == "worse" and ratio > 1 / EQUAL_COST:
-        sign = "for"
-    elif ratio is not None and said in ("better", "no difference") and ratio < EQUAL_COST:
-        sign = "against"
-    elif said != "not enough evidence":
-        words += "; the costs are too unequal to say"
-    return Finding(sign, f"{words}.", context)
 
 
 def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
@@ -313,7 +184,7 @@ def _price(evidence: Evidence) -> list[Finding]:
                 sign = "unknown"
             value = points_interval(pair.found.difference.value, pair.found.difference.interval)
             words = f"errors, {pair.b.label} less {pair.a.label}: {value}; {scan.label}: {said}."
-            findings.append(Finding(sign, words, {PRICE: "errors"}))
+            findings.append(Finding(sign, words, {PRICE: "errors"}, pair.undecidable))
     return findings
 
 

@@ -62,6 +62,18 @@ class Pair:
         """Whether it tells arms apart, not trained models: both have two seeds or more."""
         return self.found is not None and min(self.found.seeds) > 1
 
+    @property
+    def undecidable(self) -> str:
+        """Why no errors whatever could tell the arms apart, and what could; empty if some could."""
+        if self.found is None:
+            return ""
+        if not self.of_arms:
+            return (
+                "an arm of one seed tells trained models apart, not encoders; 2 seeds of each arm "
+                "are needed"
+            )
+        return "" if self.found.decidable else self.found.reason
+
 
 @dataclass(frozen=True)
 class Evidence:

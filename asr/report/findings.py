@@ -29,11 +29,14 @@ class Finding:
     Attributes:
         words: the figures, in a sentence.
         context: what it was found under, by facet, such as ``{"the budget": "0.1 device-hours"}``.
+        undecidable: why it has no sign whatever had been measured (too few seeds, a test set too
+            small), and what would decide it; empty where an outcome could have.
     """
 
     sign: Sign
     words: str
     context: dict[str, str] = field(default_factory=dict)
+    undecidable: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,15 @@ def conclude(
     * A part of the measurement missing (``needs``): not enough evidence, though all the rest agree.
     * All signs *for*: **supported**. All *against*: **refuted**.
 
-    A finding without a sign never counts for either side.
+    A finding without a sign never counts for either side. Those that could have had none are told
+    apart, with what would decide them: in the words where the evidence is not enough, else as the
+    first reason.
     """
     signs = [finding.sign for finding in findings if finding.sign != "unknown"]
+    hopeless = _undecidable(findings)
     reasons = [_marked(finding) for finding in findings]
+    if hopeless:
+        reasons.insert(0, f"Of {len(findings)} comparisons {hopeless}.")
     if len(set(signs)) == 2:
         words = f"depends on {separating(findings)}"
         return Verdict(claim, "depends", words, reasons, list(commands) if needs else [])
@@ -75,7 +83,8 @@ def conclude(
         return unmeasured(claim, needs, commands, reasons)
     if not signs or len(signs) < DECIDED * len(findings):
         told = f"{len(signs)} of {len(findings)} comparisons decided"
-        return unmeasured(claim, told, commands, reasons)
+        told += f"; {hopeless}" if hopeless else ""
+        return unmeasured(claim, told, commands, reasons[bool(hopeless) :])
     kind: Kind = "supported" if signs[0] == "for" else "refuted"
     return Verdict(claim, kind, kind, reasons)
 
@@ -120,7 +129,14 @@ def _sides(sides: dict[str | None, set[Sign]]) -> str:
     return "; ".join(parts)
 
 
+def _undecidable(findings: Sequence[Finding]) -> str:
+    """How many findings no outcome could have decided, and why; empty without any."""
+    why = [finding.undecidable for finding in findings if finding.undecidable]
+    return f"{len(why)} could not have been decided: {'; '.join(dict.fromkeys(why))}" if why else ""
+
+
 def _marked(finding: Finding) -> str:
     """The sentence, and which way it points."""
     mark = {"for": "For", "against": "Against", "unknown": "Undecided"}[finding.sign]
+    mark = "Undecidable" if finding.undecidable else mark
     return f"{mark}: {finding.words}"

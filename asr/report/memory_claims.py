@@ -188,7 +188,8 @@ def _errors_of_hierarchy(evidence: Evidence) -> list[Finding]:
             sign = "unknown" if said == "not enough evidence" else sign
             value = points_interval(pair.found.difference.value, pair.found.difference.interval)
             words = f"errors, {pair.b.label} less {pair.a.label}: {value}; {h.label}: {said}."
-            findings.append(Finding(sign, words, {"the measurement": "errors"}))
+            facets = {"the measurement": "errors"}
+            findings.append(Finding(sign, words, facets, pair.undecidable))
     return findings
 
 
@@ -267,14 +268,14 @@ def _against(evidence: Evidence, gate: Stored, other: Stored) -> Finding:
     pair, said = evidence.pair(gate.arm, other.arm), evidence.statement(gate.arm, other.arm)
     head = f"{gate.arm.label} ({percent(gate.kept)} stored) against {other.arm.label}"
     if pair.found is None or not pair.of_arms:
-        why = pair.reason if pair.found is None else "an arm of one seed"
-        return Finding("unknown", f"{head}: {why}.", context)
+        why = pair.reason if pair.found is None else pair.undecidable
+        return Finding("unknown", f"{head}: {why}.", context, pair.undecidable)
     if keys := _unlike(gate.arm, other.arm):
         return Finding("unknown", f"{head}: their runs differ in {listed(keys)}.", context)
     value = points_interval(pair.found.difference.value, pair.found.difference.interval)
     words = f"{head}: {said} ({pair.b.label} less {pair.a.label}: {value})."
     if said == "not enough evidence":
-        return Finding("unknown", words, context)
+        return Finding("unknown", words, context, pair.undecidable)
     good = ("better", "no difference") if other.gate == EVERYTHING else ("better",)
     return Finding("for" if said in good else "against", words, context)
 

@@ -1,0 +1,177 @@
+"""The rule of C1: what recurrent and attention encoders cost to train, and how they err then."""
+
+import math
+from collections.abc import Sequence
+
+from asr.claims.censoring import log_rank
+from asr.claims.comparison import holm
+from asr.claims.power import comparisons_to_decide, least_log_rank, log_rank_floor, seeds_to_decide
+from asr.report.cost_claims import family_pairs
+from asr.report.costs import Cost, arm_mean, common_target, cost_to, hours_unit, seeds_there
+from asr.report.evidence import Evidence
+from asr.report.findings import Finding, Sign, Verdict, conclude, unmeasured
+from asr.report.groups import Arm
+from asr.report.quantities import digits, hours, percent, points_interval
+from asr.report.runs import part
+from asr.report.verdict import EQUAL_COST, group_name
+
+SIGNIFICANT = 0.05
+SEEDS = 5  # of an arm, as studies have, where not more are needed
+
+
+def training(found: Sequence[Evidence]) -> Verdict:
+    """C1: recurrent against attention arms of one budget, by two measurements.
+
+    * Cost to a target: device-hours to the lowest WER that most arms reached. *For* when the
+      recurrent arm took more, *against* when less, by the log-rank test over seeds, p < 0.05 with
+      Holm's correction over all such pairs; else undecided.
+    * Errors at equal cost, on the test split: *for* when the recurrent arm makes significantly more
+      errors and had not less device-hours (10 %); *against* when it makes fewer or there is no
+      difference (equivalence within 10 %), and it had not more; else undecided.
+
+    An arm of one seed decides nothing: it tells trained models apart, not encoders. A test that
+    could not have been significant, whatever its runs had cost, is called undecidable, with what
+    would decide it: of n seeds against n the log-rank test gives no p below 2 / C(2n, n).
+    """
+    costs = _targets(found)
+    pairs = ((e, r, a) for e in found for r, a in family_pairs(e))
+    findings = [*costs, *(_errors(e, r, a, _head(found, e)) for e, r, a in pairs)]
+    seeds = max(SEEDS, seeds_to_decide(len(costs)) or SEEDS)
+    command = (
+        f"asr train RECIPE --seed N ({seeds} seeds of a recurrent and of an attention encoder)"
+    )
+    if not findings:
+        return unmeasured("C1", "not measured on arms of both families", [command])
+    return conclude("C1", findings, [command])
+
+
+def _context(evidence: Evidence, measure: str, recurrent: Arm, attention: Arm) -> dict[str, str]:
+    run = recurrent.runs[0]
+    budget = ", ".join(f"{v}" for v in part(run.recipe, ("budget",)).values() if v is not None)
+    return {
+        "the decoder": str(run.recipe.get("decoder")),
+        "the corpus": str(run.recipe.get("data.corpus")),
+        "the budget": budget,
+        "the measurement": measure,
+        "the recurrent encoder": recurrent.runs[0].encoder,
+        "the attention encoder": attention.runs[0].encoder,
+    }
+
+
+def _targets(found: Sequence[Evidence]) -> list[Finding]:
+    """Cost to a target of every pair, as one family of tests."""
+    rows = []
+    for evidence in found:
+        target = common_target(evidence.group, evidence.targets)
+        for r, a in family_pairs(evidence):
+            if target is not None:
+                rows.append((evidence, target, r, a))
+    costs = [[cost_to(arm, target, "device_hours") for arm in (r, a)] for _, target, r, a in rows]
+    found_of = iter(_tested([c for c in costs if _testable(c)]))
+    findings = []
+    for (evidence, target, r, a), both in zip(rows, costs, strict=True):
+        p, hopeless = next(found_of) if _testable(both) else (None, _no_test(both, len(rows)))
+        unit = hours_unit(evidence.group)
+        told = [
+            f"{arm.label} "
+            + (
+                "has no measured cost"
+                if c.value is None
+                else f"did not get there within {hours(c.limit)}"
+                if math.isinf(c.value)
+                else f"took {hours(c.value, unit)}{seeds_there(c)}"
+            )
+            for arm, c in zip((r, a), both, strict=True)
+        ]
+        mine, theirs = (math.inf if c.value is None else c.value for c in both)
+        sign: Sign = "unknown"
+        if p is not None and p < SIGNIFICANT and mine != theirs:
+            sign = "for" if mine > theirs else "against"
+        sure = "no test" if p is None else f"log-rank p {digits(p, 2)}"
+        sure += f"; {hopeless}" if hopeless else ""
+        head = f"{_head(found, evidence)}to {percent(target)} validation WER"
+        words = f"{head} {told[0]}, {told[1]} ({sure})."
+        context = _context(evidence, "cost to a target", r, a)
+        findings.append(Finding(sign, words, context, hopeless))
+    return findings
+
+
+def _testable(both: Sequence[Cost]) -> bool:
+    """Whether the costs of two arms were measured, and with several seeds each."""
+    return all(one.value is not None and one.seeds > 1 for one in both)
+
+
+def _no_test(both: Sequence[Cost], pairs: int) -> str:
+    """Why two arms have no test, where it is for their seeds."""
+    if any(one.value is None for one in both):
+        return ""
+    return f"one seed of an arm allows no test; {seeds_to_decide(pairs)} seeds per arm could decide"
+
+
+def _tested(pairs: Sequence[Sequence[Cost]]) -> list[tuple[float, str]]:
+    """Of each pair p, adjusted for all (Holm), and why none could be significant; empty if some.
+
+    Holm's adjusted p never falls when any p of the family rises, so those of the lowest that each
+    test can give are the lowest that each can come to.
+    """
+    sides = [(r.spent, r.reached, a.spent, a.reached) for r, a in pairs]
+    values = holm([log_rank(*side) for side in sides]).tolist()
+    plain = [least_log_rank(r.seeds, a.seeds) for r, a in pairs]
+    least = holm(plain).tolist()
+    here = holm([log_rank_floor(*side) for side in sides]).tolist()
+    told = []
+    for (r, a), alone, best, tied in zip(pairs, plain, least, here, strict=True):
+        why = ""
+        if best >= SIGNIFICANT:
+            why = f"{r.seeds} seeds against {a.seeds} give no p below {digits(best, 2)}"
+            why += f" as one of {len(pairs)} comparisons" if len(pairs) > 1 else ""
+            why += f", whatever they cost; {_remedy(len(pairs), alone)}"
+        elif tied >= SIGNIFICANT:
+            came, runs = sum([*r.reached, *a.reached]), r.seeds + a.seeds
+            why = f"with {came} of {runs} runs at the target p cannot come below {digits(tied, 2)}"
+            why += "; a larger budget, a higher target or more seeds could decide"
+        told.append(why)
+    return list(zip(values, told, strict=True))
+
+
+def _remedy(pairs: int, least: float) -> str:
+    """What would make the test of a pair decidable."""
+    seeds, fewer = seeds_to_decide(pairs), comparisons_to_decide(least)
+    ways = [f"{seeds} seeds per arm"] if seeds is not None else []
+    ways += [f"at most {fewer} comparison{'s' if fewer > 1 else ''}"] if fewer > 0 else []
+    return f"{' or '.join(ways)} could decide"
+
+
+def _head(found: Sequence[Evidence], evidence: Evidence) -> str:
+    """Which group it is, where there are several."""
+    number = next(i for i, one in enumerate(found, 1) if one is evidence)
+    name = group_name(evidence.group, number)
+    return f"{name[0].lower()}{name[1:]}, " if len(found) > 1 else ""
+
+
+def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
+    """Errors at equal cost of one pair."""
+    context = _context(evidence, "errors at equal cost", r, a)
+    pair = evidence.pair(r, a)
+    if pair.found is None:
+        return Finding(
+            "unknown", f"{head}errors of {r.label} and {a.label}: {pair.reason}.", context
+        )
+    said = evidence.statement(r, a)
+    difference = pair.found.difference
+    spent = [arm_mean(arm, "device_hours") for arm in (r, a)]
+    ratio = spent[0] / spent[1] if spent[0] and spent[1] else None
+    cost = "unknown cost" if ratio is None else f"{digits(ratio, 2)} times as many device-hours"
+    value = points_interval(difference.value, difference.interval)
+    words = f"{head}errors, {pair.b.label} less {pair.a.label}: {value}"
+    words += f"; {r.label}: {said}, at {cost}"
+    sign: Sign = "unknown"
+    if pair.undecidable:
+        words += f"; {pair.undecidable}"
+    elif ratio is not None and said == "worse" and ratio > 1 / EQUAL_COST:
+        sign = "for"
+    elif ratio is not None and said in ("better", "no difference") and ratio < EQUAL_COST:
+        sign = "against"
+    elif said != "not enough evidence":
+        words += "; the costs are too unequal to say"
+    return Finding(sign, f"{words}.", context, pair.undecidable)
