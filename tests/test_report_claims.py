@@ -76,8 +76,8 @@ def test_findings_become_a_verdict(signs, needs, words):
         ("fau", "depends on the place (for: 0; against: 1)", "Of 3 comparisons 1 could not have b"),
         (
             "fuu",
-            "not enough evidence: 1 of 3 comparisons decided; 2 could not have been decided: too few "
-            "seeds; give 6",
+            "not enough evidence: 1 of 3 comparisons decided; 2 could not have been decided: too "
+            "few seeds; give 6",
             "For: f",
         ),
     ],
