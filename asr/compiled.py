@@ -140,6 +140,17 @@ def compile_regions(model: SpeechModel, mode: str, shapes: Sequence[Shape]) -> l
     return regions
 
 
+def begin_step(mode: str | None) -> None:
+    """Where an update begins: CUDA graphs may overwrite what those of the one before have made.
+
+    By themselves they take each region that is called for a new step once a backward pass has
+    begun. Behind a last region without a graph the first gradient would then throw away what the
+    other regions have kept for theirs.
+    """
+    if mode is not None and mode not in BACKENDS:
+        torch.compiler.cudagraph_mark_step_begin()
+
+
 class Compilations:
     """Counts them; their seconds are a phase of the ledger, in the middle of whatever phase."""
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from asr import checkpoint, config, session
 from asr.batch import Batch
-from asr.compiled import Shapes, compile_regions, metered
+from asr.compiled import Shape, Shapes, begin_step, compile_regions, metered
 from asr.data import SpeechData, read_corpus
 from asr.encoders.recurrent import recurrent_kernel, set_recurrent_precision
 from asr.journal import Journal
@@ -169,7 +169,7 @@ class Run:
         slowest = dataclasses.replace(
             self.recipe.augmentation, speed=[min(self.recipe.augmentation.speed)]
         )
-        loss, _ = self.forward(batch, slowest)
+        loss, _, _ = self.forward(batch, slowest)
         self.fabric.backward(self.total(loss))
         session.rehearse(self.optimizer)
 
@@ -216,7 +216,7 @@ class Run:
 
     def step(self, batch: Batch) -> None:
         """One update; without a finite gradient the weights stay and the batch is counted."""
-        loss, frames = self.forward(batch)
+        loss, frames, filled = self.forward(batch)
         self.fabric.backward(self.total(loss))
         norm = self.fabric.clip_gradients(
             self.model,
@@ -237,10 +237,13 @@ class Run:
         self.journal.bar.update()
         self.count_nonfinite(finite, batch)
         self.remember(loss)
-        self.count(batch, frames)
+        self.count(batch, frames, filled)
 
-    def forward(self, batch: Batch, augmentation: Any = None) -> tuple[Loss, Tensor]:
-        """Loss and feature lengths, with the augmentation and dropout of this update and rank."""
+    def forward(self, batch: Batch, augmentation: Any = None) -> tuple[Loss, Tensor, Shape]:
+        """Loss, feature lengths and what was computed for them, padding included.
+
+        With the augmentation and dropout of this update and rank.
+        """
         augmentation = augmentation or self.recipe.augmentation
         # The stream's position numbers batches over all ranks: resuming needs no generator's state.
         number = self.data.position + self.fabric.global_rank
@@ -253,6 +256,11 @@ class Run:
         if waves.is_cuda and self.shapes is None:
             step = round(WHOLE_SECONDS * self.recipe.features.sample_rate)
             waves = F.pad(waves, (0, -waves.shape[1] % step))
+        longest = int(self.average.features.num_frames(torch.tensor(waves.shape[1])))
+        filled = Shape(len(waves), longest, batch.tokens.shape[1])
+        if self.shapes is not None:
+            filled = self.shapes.of(*filled)
+            begin_step(self.recipe.trainer.compile)
         loss, frames = self.model(
             waves,
             lengths,
@@ -262,7 +270,7 @@ class Run:
             self.shapes.fill if self.shapes is not None else None,
         )
         self.weights = {name: term.weight for name, term in loss.terms.items()}
-        return loss, frames
+        return loss, frames, filled
 
     def total(self, loss: Loss) -> Tensor:
         """The weighted sum of the terms' means over all ranks' tokens.
@@ -310,25 +318,19 @@ class Run:
         for name, value in pairs.items():
             self.terms[name] = self.terms.get(name, torch.zeros_like(value)) + value
 
-    def count(self, batch: Batch, frames: Tensor) -> None:
-        """Tells the ledger what the update held."""
-        rate, stride = self.recipe.features.sample_rate, self.average.encoder.stride
-        sizes, tokens = frames.tolist(), batch.token_lengths.tolist()
-        rows, longest, most = len(sizes), max(sizes), max(tokens)
-        padded_seconds = batch.waves.numel() / rate
-        if self.shapes is not None:
-            rows, longest, most = self.shapes.of(rows, longest, most)
-            padded_seconds = rows * longest * self.average.features.hop_seconds
+    def count(self, batch: Batch, frames: Tensor, filled: Shape) -> None:
+        """Tells the ledger what the update held, and what was computed for it."""
+        stride = self.average.encoder.stride
 
         def flops(t: int, u: int) -> int:
             return self.encoder_flops(t) + self.decoder_flops(-(-t // stride), u)
 
         self.ledger.count(
-            audio_seconds=int(batch.wave_lengths.sum()) / rate,
-            padded_seconds=padded_seconds,
+            audio_seconds=int(batch.wave_lengths.sum()) / self.recipe.features.sample_rate,
+            padded_seconds=filled.rows * filled.frames * self.average.features.hop_seconds,
             # The backward pass costs twice the forward pass.
-            train_flops=3 * sum(map(flops, sizes, tokens)),
-            padded_train_flops=3 * rows * flops(longest, most),
+            train_flops=3 * sum(map(flops, frames.tolist(), batch.token_lengths.tolist())),
+            padded_train_flops=3 * filled.rows * flops(filled.frames, filled.tokens),
         )
 
     def budget_reached(self) -> str | None:

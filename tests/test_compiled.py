@@ -7,9 +7,12 @@ import logging
 import numpy as np
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 
 from asr import config
-from asr.compiled import Shape, Shapes, compile_regions, metered
+from asr import train as train_module
+from asr.compiled import Shape, Shapes, begin_step, compile_regions, metered
 from asr.data import BatchStream, DataOptions
 from asr.features import FeatureOptions, LogMel
 from asr.meter import Ledger, read_ledger
@@ -138,10 +141,11 @@ def recipe(corpus, encoder, **trainer):
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("encoder", ["LSTM", "Transformer"])
 def test_a_compiled_run_learns_what_one_that_is_not_does(
-    corpus, tmp_path, caplog, encoder, backend
+    corpus, tmp_path, caplog, encoder, backend, monkeypatch
 ):
     torch._dynamo.reset()
-    losses = {}
+    losses, steps = {}, []
+    monkeypatch.setattr(train_module, "begin_step", steps.append)
     for mode in (None, backend):
         with caplog.at_level(logging.INFO, logger="asr"):
             line = train(recipe(corpus, encoder, compile=mode), tmp_path / str(mode))
@@ -149,6 +153,7 @@ def test_a_compiled_run_learns_what_one_that_is_not_does(
         losses[mode] = [e["train_loss"] for e in lines if e["event"] == "step"]
         assert (line["seconds"]["compilation"] > 0) == (mode is not None)
     assert len(losses[None]) == 5
+    assert steps == [backend] * 6, "with the longest batch, before the first update"
     assert losses[backend] == pytest.approx(losses[None], rel=1e-3)
     assert f"torch.compile, {backend}" in caplog.text
     assert "compilations" in caplog.text
@@ -191,3 +196,56 @@ def test_no_compiled_region_makes_the_table_of_positions_that_it_keeps():
     model.encoder.train()(*tiny.features(41, 64))
     assert len(before) == 2
     assert all(r.factors is made for r, made in zip(rotaries, before, strict=True))
+
+
+@pytest.mark.filterwarnings("default:::torch")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_no_gradient_begins_a_new_step_of_cuda_graphs_where_the_last_region_has_none():
+    """By the rules of torch's own manager of graphs, which is told what it would be on a GPU."""
+    from torch._inductor.cudagraph_trees import CUDAGraphTreeManager
+
+    torch._dynamo.reset()
+    manager = object.__new__(CUDAGraphTreeManager)
+    manager.current_gen, manager.running_forwards_with_pending_backwards = None, False
+    begun = []
+
+    def seen(direction, has_graph, graph):
+        def run(*values):
+            if direction == "backward" and not has_graph:
+                manager.set_to_running_backward()
+            if has_graph:
+                if manager.can_start_new_generation():
+                    begun.append(direction)
+                manager.update_generation()
+                manager.running_forwards_with_pending_backwards = direction == "forward"
+            return graph(*values)
+
+        return make_boxed_func(run)
+
+    def backend(has_graph):
+        return aot_autograd(
+            fw_compiler=lambda graph, _: seen("forward", has_graph, graph),
+            bw_compiler=lambda graph, _: seen("backward", has_graph, graph),
+        )
+
+    class Region(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.linear(x).sin()
+
+    regions = [Region() for _ in range(3)]
+    for region, has_graph in zip(regions, (True, True, False), strict=True):
+        region.compile(backend=backend(has_graph), dynamic=False)
+    for _ in range(4):
+        begin_step("reduce-overhead")
+        x = torch.ones(2, 3)
+        for region in regions:
+            x = region(x)
+        x.sum().backward()
+        for region in regions:
+            region.zero_grad(set_to_none=True)
+    assert begun == ["forward"] * 4

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from asr import linear
 from asr.alignment import align
@@ -15,15 +16,19 @@ from asr.cudnn import GPU
 from asr.encoders.recurrent import set_recurrent_precision
 from asr.evaluate import evaluate
 from asr.features import Augmentation, FeatureOptions, LogMel
+from asr.journal import Journal
 from asr.language_models import LSTM, LanguageModel, NGram, Transformer
 from asr.loss import collected, weighted
+from asr.meter import Ledger
 from asr.model import build_model
 from asr.search import Beam, Greedy
 from asr.text import Characters
-from tests import tiny
-from tests.fake_gpu import RefusedError, has_kernel, pretended
+from asr.train import WHOLE_SECONDS, Run
+from tests import corpus, tiny
+from tests.fake_gpu import CUDA, RefusedError, has_kernel, pretended
 from tests.test_decoders import utterances
 from tests.test_evaluate import RATE, make_corpus
+from tests.test_train import recipe
 
 ENCODERS, DECODERS = list(tiny.ENCODER_BUILDERS), list(tiny.DECODER_BUILDERS)
 # How many vectors a gate stored, and whether a frame still ponders, decides what is computed next.
@@ -233,3 +238,59 @@ def test_a_split_is_evaluated_on_a_gpu(name, tmp_path, monkeypatch):
         metrics = evaluate(model, corpus, "test", output=tmp_path / "out", device="cuda")
     assert metrics["device_name"] == "fake"
     assert metrics["utterances"] == 6
+
+
+class Fabric:
+    """What a run asks of Lightning's, on the pretended GPU, which Lightning cannot set up."""
+
+    device, world_size, global_rank, is_global_zero = CUDA, 1, 0, True
+
+    def broadcast(self, value):
+        return value
+
+    def setup(self, model, optimizer):
+        model.to("cuda")
+        self.module = nn.Module()
+        self.module.module, self.module.forward = model, model.forward
+        return self.module, optimizer
+
+    def backward(self, loss):
+        loss.backward()
+
+    def clip_gradients(self, model, optimizer, max_norm, error_if_nonfinite):
+        # All at once is a kernel that this GPU pretends not to have.
+        return nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=False)
+
+
+@pytest.mark.parametrize("encoder", ["LSTM", "Transformer"])
+def test_a_run_on_a_gpu_waits_seldom_and_is_charged_for_all_that_it_computes(
+    encoder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "fake")
+    monkeypatch.setattr(GPU, "of", lambda device: GPU())
+    corpus.make_corpus(tmp_path / "tones", train=40, validation=4)
+    data = {"corpus": str(tmp_path / "tones"), "max_batch_seconds": 12.0, "device_cache": True}
+    augmentation = {"speed": [0.9], "time_masks": 2, "frequency_masks": 1}
+    given = recipe(tmp_path / "tones", encoder, data=data, augmentation=augmentation)
+    with pretended() as gpu:
+        fabric = Fabric()
+        ledger = Ledger(tmp_path / "run", CUDA, writes=False)
+        run = Run(given, tmp_path / "run", fabric, ledger)
+        run.journal = Journal(tmp_path / "run", fabric, None, 0)
+        model, sizes = fabric.module.module, []
+        model.encoder.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[:2]))
+        seconds = flops = 0.0
+        for batch in itertools.islice(run.batches(), 3):
+            before = gpu.waits
+            run.step(batch)
+            assert gpu.waits - before <= 5, "for the gradient's norm and the ledger's lengths"
+            rows, time = sizes.pop()
+            assert (time + 2) % round(100 * WHOLE_SECONDS) == 0, "all but what the window ends on"
+            frames = -(-time // model.encoder.stride)
+            seconds += rows * time / 100
+            flops += 3 * rows * model.encoder.flops([time])
+            flops += 3 * rows * model.decoder.flops([frames], [batch.tokens.shape[1]])
+        assert ledger.counters["padded_seconds"] == pytest.approx(seconds)
+        assert ledger.counters["padded_train_flops"] == flops
+        assert run.measure()["utterances"] == 4
