@@ -2,10 +2,11 @@
 
 python -m benchmarks.profile_step --size small --output runs/profile [--key.path value ...]
 
-Keys are those of a recipe, as for `asr train`. After ``--warm`` updates, ``--updates`` of them are
-timed in the ledger of a run, which gives audio-hours per device-hour, the utilisation of the
-device, memory, joules and the share of data wait; then the average model encodes the longest batch
-``--repeats`` times, and one more update is profiled:
+Keys are those of a recipe, as for `asr train`. ``--updates`` updates are taken ``--warm`` times, on
+the same batches, and then timed in the ledger of a run, which gives audio-hours per device-hour,
+the utilisation of the device, memory, joules and the share of data wait: on a GPU an update in a
+shape that was never seen may take twice as long, and in a long run few are. Then the average model
+encodes the longest batch ``--repeats`` times, and the last update is profiled once more:
 
 - kernels: that the update launched on the GPU; on a CPU, operators that called no other operator.
 - idle: share of the update's seconds in which no kernel ran, the union of their intervals taken.
@@ -35,7 +36,6 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from asr import config
-from asr.batch import Batch
 from asr.environment import environment
 from asr.files import read_json_lines, write
 from asr.journal import Journal
@@ -119,7 +119,6 @@ class Bench:
         self.run = Run(recipe, folder, self.fabric, self.ledger)
         self.run.journal = Journal(folder, self.fabric, None, 0)
         self.batches = self.run.batches()
-        self.batch: Batch = next(self.batches)
 
     def synchronize(self) -> None:
         """Until a GPU has done all that it was asked to."""
@@ -133,13 +132,18 @@ class Bench:
             self.synchronize()
             began = time.perf_counter()
             self.ledger.enter("data_wait")
-            self.batch = next(self.batches)
+            batch = next(self.batches)
             self.ledger.enter("step")
-            self.run.step(self.batch)
+            self.run.step(batch)
             self.synchronize()
             taken.append(time.perf_counter() - began)
         self.ledger.enter("startup")
         return taken
+
+    def go_back(self, number: int) -> None:
+        """The next updates have the batches of the last ones, augmented as then."""
+        self.run.data.position -= number
+        self.batches = self.run.batches()
 
     def timed(self, number: int) -> Row:
         """Cost of so many updates from the ledger, which begins with them."""
@@ -202,9 +206,12 @@ def measure(recipe: Recipe, warm: int, updates: int, repeats: int) -> Row:
     else:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it complains that there is no GPU
     with tempfile.TemporaryDirectory() as folder, closing(Bench(recipe, Path(folder))) as bench:
-        bench.updates(warm)
+        for _ in range(warm):
+            bench.updates(updates)
+            bench.go_back(updates)
         row = bench.timed(updates)
         row["encoded_hours_per_device_hour"] = bench.encoding(repeats)
+        bench.go_back(1)
         row |= bench.profiled()
         row["parameters"] = bench.run.parameters
         row["recurrent_kernel"] = bench.run.recurrent_kernel
@@ -300,8 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", type=Path, default=Path("recipes/mini_librispeech.yaml"))
     parser.add_argument("--encoders", nargs="+", default=[], help="as lstm transformer; all")
     parser.add_argument("--size", default="small", help="tiny, small, base, large; small")
-    parser.add_argument("--warm", type=int, default=10, help="updates before; 10")
-    parser.add_argument("--updates", type=int, default=30, help="timed; 30")
+    parser.add_argument("--warm", type=int, default=1, help="times before; 1 (CUDA graphs: 3)")
+    parser.add_argument("--updates", type=int, default=20, help="timed; 20")
     parser.add_argument("--repeats", type=int, default=10, help="of encoding alone; 10")
     parser.add_argument("--output", type=Path, default=Path("runs/profile"))
     keep_freed_memory()

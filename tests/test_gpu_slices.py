@@ -18,10 +18,12 @@ import yaml
 from torch.autograd import DeviceType
 
 import asr.study
-from asr import cli
+from asr import cli, config
 from asr.corpora.prepare import prepare
 from asr.files import read_json_lines
+from asr.recipe import Recipe
 from asr.study.plan import Plan
+from asr.train import Run
 from benchmarks import (
     gpu_archive,
     gpu_setup,
@@ -412,6 +414,31 @@ def test_idle_is_the_time_without_any_kernel_and_launch_that_of_the_drivers_call
     assert row["idle_share"] == pytest.approx(0.6)
     assert row["launch_share"] == pytest.approx(0.06)
     assert row["dearest_ms"] == {"gemm": 0.35, "copy": 0.1}
+
+
+def test_what_is_timed_and_profiled_was_taken_before_in_the_same_shapes(corpus, monkeypatch):
+    taken = []
+
+    def step(run, batch):
+        loss, _, filled = run.forward(batch)
+        run.data.position += 1
+        taken.append((tuple(batch.ids), filled, loss.total().item()))
+
+    monkeypatch.setattr(Run, "step", step)
+    facts = json.loads((corpus / "corpus.json").read_text())
+    tree = {
+        "data": {"corpus": str(corpus), "max_batch_seconds": 4.0},
+        "features": {"sample_rate": facts["sample_rate"], "num_mels": 20},
+        "augmentation": {"speed": [0.8, 1.0, 1.2], "noise_probability": 0.5},
+        "encoder": {"class_path": "LSTM", "init_args": {"dim": 8, "layers": 1, "channels": 2}},
+        "decoder": "CTC",
+        "trainer": {"accelerator": "cpu"},
+        "budget": {"updates": 100},
+    }
+    profile_step.measure(config.read(Recipe, tree), warm=2, updates=3, repeats=1)
+    first = taken[:3]
+    assert len(set(first)) == 3
+    assert taken == [*first, *first, *first, first[-1]]
 
 
 def test_the_union_of_intervals_is_that_of_their_points():

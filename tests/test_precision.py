@@ -1,7 +1,5 @@
 """Under bf16 autocast products are in bf16, and whatever a loss is computed of is in float32."""
 
-import argparse
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,10 +64,22 @@ def test_on_a_gpu_recognition_rounds_products_as_recurrences_are_rounded(monkeyp
     monkeypatch.setattr(recognise, "device_of", lambda name: "cuda")
     monkeypatch.setattr(model, "find_model", lambda path: path)
     monkeypatch.setattr(model, "load_model", lambda path, device, *rest: device)
-    known = argparse.Namespace(
-        model="run", search=None, device=None, allow_code=False, language_model=None
-    )
+    known = recognise.model_options("evaluate").parse_args(["run"])
     with tf32_inside(False):
         assert recognise.load(known) == "cuda"
         assert torch.get_float32_matmul_precision() == "high"
         assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("device", "words", "expected"),
+    [("cpu", [], 120), ("cuda", [], 960), ("cuda:1", ["--batch-seconds", "30"], 30)],
+)
+def test_batches_that_are_recognised_are_larger_on_a_gpu(device, words, expected, monkeypatch):
+    monkeypatch.setattr(recognise, "device_of", lambda name: device)
+    monkeypatch.setattr(model, "find_model", lambda path: path)
+    monkeypatch.setattr(model, "load_model", lambda path, device, *rest: device)
+    known = recognise.model_options("evaluate").parse_args(["run", *words])
+    with tf32_inside(False):
+        recognise.load(known)
+    assert known.batch_seconds == expected

@@ -6,6 +6,8 @@ from typing import Any
 
 from asr.verbs.options import Parser, device_of, fail, hyphens, parser, positive
 
+# Audio in a batch: a GPU waits for its launches, of which a search's step has as many at any size.
+BATCH_SECONDS, GPU_BATCH_SECONDS = 120.0, 960.0
 FORMATS = ("txt", "json", "srt", "vtt", "tsv")  # of asr.writers, which takes a second to import
 
 
@@ -137,7 +139,7 @@ def model_options(verb: str) -> Parser:
         "--allow-code", action="store_true", help="import the model's own classes; if you trust it"
     )
     options.add_argument(
-        "--batch-seconds", type=positive, default=120.0, metavar="S", help="audio in a batch; 120"
+        "--batch-seconds", type=positive, metavar="S", help="audio in a batch; 120, on a GPU 960"
     )
     return options
 
@@ -152,6 +154,8 @@ def load(known: argparse.Namespace) -> Any:
     if search is not None and search.endswith((".yaml", ".yml")):
         search = config.load_file(search)
     device = device_of(known.device)
+    if known.batch_seconds is None:
+        known.batch_seconds = BATCH_SECONDS if device == "cpu" else GPU_BATCH_SECONDS
     if device != "cpu":
         from asr.precision import allow_tf32
 
