@@ -136,6 +136,10 @@ def test_curves_of_seeds_are_averaged_where_all_of_them_have_been(tmp_path):
         (prefixed(420, "J"), "420 J"),
         (hours(0.25, "h"), "0.250 h (15 min)"),
         (hours(2), "2.00"),
+        (digits(0.9996), "1.00"),
+        (digits(1.0004), "1.00"),
+        (digits(9.999), "10.0"),
+        (digits(0.0099996), "0.0100"),
     ],
 )
 def test_numbers_have_sensible_digits_and_units(said, expected):
@@ -309,7 +313,10 @@ def test_seeds_trained_on_other_data_are_no_seeds_of_one_arm(tmp_path):
     known, unknown = (arm.label for arm in groups[0].arms)
     assert known == "LSTM rows=train aaaaaaaa, validation aaaaaaaa"
     assert unknown == "LSTM rows=unknown"
-    stated = ("data", f"data.rows: {known} train aaaaaaaa, validation aaaaaaaa, {unknown} unknown.")
+    stated = (
+        "data.rows",
+        f"data.rows: {known} train aaaaaaaa, validation aaaaaaaa, {unknown} unknown.",
+    )
     assert stated in inequalities(groups[0])
     compare([run.path for run in runs[::2]], tmp_path / "out")
     page = (tmp_path / "out" / "report.md").read_text()
@@ -440,8 +447,8 @@ def test_parameters_settings_and_budgets_that_differ_are_stated(tmp_path):
     other = {"optimizer": {"lr": 0.0003}, "budget": {"device_hours": 0.5, "updates": None}}
     (group,) = group_runs([read_run(r) for r in pair(tmp_path, recipe=other, parameters=1060)])
     assert sorted(inequalities(group)) == [
-        ("budget", "budget.device_hours: LSTM 0.125, Transformer 0.5."),
-        ("optimizer", "optimizer.lr: LSTM 0.001, Transformer 0.0003."),
+        ("budget.device_hours", "budget.device_hours: LSTM 0.125, Transformer 0.5."),
+        ("optimizer.lr", "optimizer.lr: LSTM 0.001, Transformer 0.0003."),
         ("parameters", "The encoders' parameters differ by 6 %: LSTM 1,000, Transformer 1,060."),
     ]
 

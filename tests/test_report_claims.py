@@ -69,6 +69,16 @@ def test_findings_become_a_verdict(signs, needs, words):
     assert verdict.commands == (["asr train"] if missing else [])
 
 
+def test_a_verdict_names_the_measurements_that_it_rests_on_where_others_gave_no_sign():
+    signs = {"speed": "for", "state": "for", "errors": "unknown"}
+    findings = [Finding(sign, "", {"the measurement": name}) for name, sign in signs.items()]
+    verdict = conclude("C1", findings)
+    assert verdict.kind == "supported"
+    assert verdict.words == "supported by speed and state; errors: undecided"
+    findings.append(Finding("for", "", {"the measurement": "errors"}))
+    assert conclude("C1", findings).words == "supported"
+
+
 @pytest.mark.parametrize(
     ("signs", "words", "first"),
     [
@@ -102,7 +112,7 @@ def test_a_verdict_depends_on_the_fewest_facets_that_separate_the_signs():
         Finding(sign, "", {"the encoder": encoder, "the length": length, "the place": "here"})
         for (encoder, length), sign in table.items()
     ]
-    words = "depends on the encoder and the length (1 for, 2 against)"
+    words = "depends on the encoder and the length (1 for: lstm, long; 2 against)"
     assert conclude("C1", findings).words == words
     findings.append(Finding("against", "", findings[0].context))
     assert conclude("C1", findings).words == "depends on what is compared (1 for, 3 against)"

@@ -19,6 +19,7 @@ from asr.report.quantities import NONE, digits, listed, percent, percent_interva
 from asr.report.verdict import group_name
 
 SHOWN = 12  # reasons of a claim in its section
+BELOW = "Below the dotted line the one named first takes less time than the one it is divided by."
 SEVERAL = (
     "Whiskers: of one run the interval over speakers; of several of an encoder and decoder, whose "
     "mean is drawn, the least and the greatest."
@@ -46,11 +47,9 @@ def claim_sections(
         "C1": [*(curves(found[0], "") if len(found) == 1 else []), *_targets(found)],
         "C2": [*_streams(probes), *_look_ahead(probes)],
         "C3": [*_horizons(probes), *_contexts(probes)],
-        "C4": _ratios(probes, plots.ONE_BY_ONE, "scan", "Time of a scan over that of its loop."),
+        "C4": _ratios(probes, plots.ONE_BY_ONE, "scan", f"Two ways of computing. {BELOW}"),
         "C5": _roofline(probes),
-        "C6": _ratios(
-            probes, plots.HIERARCHICAL, "hierarchy", "Time over that of other attention."
-        ),
+        "C6": _ratios(probes, plots.HIERARCHICAL, "hierarchy", f"Layers of attention. {BELOW}"),
         "C7": _stored(probes),
     }
     sections = [(_title(v), [*_words(v), *shown[v.claim]]) for v in verdicts]
@@ -137,7 +136,7 @@ def _streams(probes: Probes) -> list[Block]:
         ]
         for name, row in last.items()
     ]
-    header = ["causal encoder", "answers after", "at frame", "ms per frame", "slowest", "state"]
+    header = ["causal encoder", "answers after", "at frame", "ms per frame", "slowest, ms", "state"]
     words = (
         f"Streams at frames {', '.join(f'{p:,}' for p in positions)}: time and state per stream."
     )
@@ -195,7 +194,7 @@ def _horizons(probes: Probes) -> list[Block]:
             for lag in lags:
                 here = [row for row in own if row.lag == lag]
                 cells.append(
-                    " / ".join(f"{median_accuracy(here, axis):.2f}" for axis in AXES)
+                    " / ".join(f"{median_accuracy(here, axis):z.2f}" for axis in AXES)
                     if here
                     else "not tried"
                 )
@@ -205,8 +204,8 @@ def _horizons(probes: Probes) -> list[Block]:
         "task: arm",
         "parameters",
         "seeds",
-        "horizon, equal updates",
-        "horizon, equal seconds",
+        "horizon in steps, equal updates",
+        "horizon in steps, equal seconds",
     ]
     header += [f"lag {lag:,}" for lag in lags]
     first = attempts[0]
@@ -288,7 +287,7 @@ def _ratios(probes: Probes, names: Sequence[str], name: str, words: str) -> list
         "frames",
         "batch",
         "ratio [least to greatest]",
-        "peak memory",
+        "ratio of peak memory",
     ]
     return [
         Picture(f"ratios_{name}", lambda: plots.ratios(rows, names), words),
@@ -368,7 +367,8 @@ def _lengths(probes: Probes) -> list[Block]:
         ]
         for row in rows
     ]
-    header = ["run folder", "encoder + decoder", "seed", "mean length", "words", "WER [interval]"]
+    header = ["run folder", "encoder + decoder", "seed", "mean length", "mean words"]
+    header += ["WER [95 % interval]"]
     header += ["deleted words", "did not end"]
     words = f"The same audio heard in longer and longer pieces. {SEVERAL}"
     return [

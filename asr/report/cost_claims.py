@@ -12,7 +12,7 @@ from asr.report.families import family
 from asr.report.findings import Finding, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import Arm
 from asr.report.probes import COMMANDS, Probes
-from asr.report.quantities import digits, points_interval, times
+from asr.report.quantities import digits, listed, points_interval, times
 from asr.report.runs import part
 
 TIMING = 1.25  # times closer than this are the same: repeats on one machine differ as much
@@ -63,7 +63,7 @@ def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
     machine differ by.
     """
     findings = [f for e in found for r, a in family_pairs(e) for f in _offline(r, a)]
-    offline = bool(findings)
+    offline = any(finding.sign != "unknown" for finding in findings)
     rows = probes.rows("streaming")
     last = {row["encoder"]: row for row in sorted(rows, key=lambda row: row["position"])}
     mine_of = [row for row in last.values() if family(row["encoder"]) == "recurrent"]
@@ -202,19 +202,15 @@ def bandwidth(probes: Probes) -> Verdict:
     share = sum(step["bound"] == "memory" for step in steps) / len(steps)
     of = {b: sum(step["bound"] == b for step in steps) for b in ("latency", "memory", "arithmetic")}
     told = ", ".join(f"{number} by {bound}" for bound, number in of.items())
-    widths = sorted({step["width"] for step in steps if step["bound"] == "memory"})
-    batches = sorted({step["batch"] for step in steps if step["bound"] == "memory"})
+    bound = [f"{s['width']} x {s['batch']}" for s in steps if s["bound"] == "memory"]
     fit, ridge = probe.rest["fit"], probe.rest["machine"]["ridge"]
     reasons = [
-        f"Of {len(steps)} steps (width x batch), bound: {told}.",
+        f"Of {len(steps)} steps, each of one width and batch, bound: {told}.",
         f"Ridge of this machine {digits(ridge)} FLOP per byte; latency of a step "
-        f"{digits(1e6 * fit['latency'])} us; residuals of the fit {100 * fit['error']:.0f} %.",
+        f"{digits(1e6 * fit['latency'])} µs; residuals of the fit {100 * fit['error']:.0f} %.",
     ]
-    if widths:
-        reasons.append(
-            f"By memory: widths {', '.join(map(str, widths))}; batches "
-            f"{', '.join(map(str, batches))}."
-        )
+    if bound:
+        reasons.append(f"By memory (width x batch): {listed(bound)}.")
     if fit["error"] > POOR_FIT:
         return unmeasured("C5", "the fit is poor; measure on an idle machine", command, reasons)
     if share >= MANY:

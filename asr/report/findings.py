@@ -19,6 +19,7 @@ CLAIMS = {
     "C6": "A hierarchical attention encoder, 100 x 100, reaches 10,000 past vectors.",
     "C7": "Near-duplicate frames need not be stored; what to store can be learnt.",
 }
+MEASUREMENT = "the measurement"  # the facet that says how a finding was come by
 DECIDED = 0.5  # share of the findings that must have a sign before the whole has one
 
 
@@ -65,7 +66,8 @@ def conclude(
     * Findings of both signs: **depends on** the facets that tell them apart (``separating``).
     * No finding with a sign, or fewer than half of them: **not enough evidence**.
     * A part of the measurement missing (``needs``): not enough evidence, though all the rest agree.
-    * All signs *for*: **supported**. All *against*: **refuted**.
+    * All signs *for*: **supported**. All *against*: **refuted**. Where a whole measurement gave no
+      sign, the words say which ones the verdict rests on.
 
     A finding without a sign never counts for either side. Those that could have had none are told
     apart, with what would decide them: in the words where the evidence is not enough, else as the
@@ -86,7 +88,19 @@ def conclude(
         told += f"; {hopeless}" if hopeless else ""
         return unmeasured(claim, told, commands, reasons[bool(hopeless) :])
     kind: Kind = "supported" if signs[0] == "for" else "refuted"
-    return Verdict(claim, kind, kind, reasons)
+    return Verdict(claim, kind, kind + _resting_on(findings), reasons)
+
+
+def _resting_on(findings: Sequence[Finding]) -> str:
+    """`` by A; B: undecided``, where measurement B gave no sign at all; else empty."""
+    signs: dict[str, set[Sign]] = {}
+    for finding in findings:
+        if name := finding.context.get(MEASUREMENT):
+            signs.setdefault(name, set()).add(finding.sign)
+    silent = [name for name, found in signs.items() if found == {"unknown"}]
+    if not silent:
+        return ""
+    return f" by {listed([n for n in signs if n not in silent])}; {listed(silent)}: undecided"
 
 
 def unmeasured(
@@ -100,7 +114,8 @@ def unmeasured(
 def separating(findings: Sequence[Finding]) -> str:
     """The fewest facets whose combinations of values have one sign each, the first named first.
 
-    A single one is told with the values on either side. Where not even all facets together separate
+    A single one is told with the values on either side, and of several those of a side that has but
+    one combination. Where not even all facets together separate
     the signs, findings of the same kind contradict each other, and that is said.
     """
     signed = [finding for finding in findings if finding.sign != "unknown"]
@@ -115,9 +130,19 @@ def separating(findings: Sequence[Finding]) -> str:
                 sides.setdefault(key, set()).add(finding.sign)
             if len(sides) > 1 and all(len(signs) == 1 for signs in sides.values()):
                 if number > 1:
-                    return f"{listed(chosen)} ({count})"
+                    return f"{listed(chosen)} ({_counted(told, sides)})"
                 return f"{chosen[0]} ({_sides({k[0]: s for k, s in sides.items()})})"
     return f"what is compared ({count})"
+
+
+def _counted(told: dict[str, int], sides: dict[tuple[str | None, ...], set[Sign]]) -> str:
+    """``1 for: A, B; 2 against``: a side of a single combination is named."""
+    parts = []
+    for sign in ("for", "against"):
+        keys = [key for key, signs in sides.items() if sign in signs]
+        own = f": {', '.join(map(str, keys[0]))}" if len(keys) == 1 < len(sides) - 1 else ""
+        parts.append(f"{told[sign]} {sign}{own}")
+    return "; ".join(parts) if any(":" in part for part in parts) else ", ".join(parts)
 
 
 def _sides(sides: dict[str | None, set[Sign]]) -> str:

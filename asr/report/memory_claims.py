@@ -54,7 +54,7 @@ def _reached(
 
 
 def _told(found: int | None) -> str:
-    return "none" if not found else f"{found:,}"
+    return "none" if not found else f"{found:,} steps"
 
 
 def lstm_memory(probes: Probes) -> Verdict:

@@ -247,7 +247,7 @@ def ratios(rows: Rows, names: Sequence[str]) -> Figure | None:
     draw(figure, axes, lines)
     plain_log(axes, "y")
     axes.set_xlabel("frames")
-    axes.set_ylabel("time, as a ratio")
+    axes.set_ylabel("time of the first over that of the second")
     return figure
 
 
@@ -398,5 +398,6 @@ def told_roof(probe: Probe) -> str:
     return (
         f"At best {digits(machine['peak'] / 1e9)} GFLOP/s and {digits(machine['bandwidth'] / 1e9)} "
         f"GB/s were measured: a ridge of {digits(machine['ridge'])} FLOP per byte. "
-        "A step above the roof keeps its recurrent weights in a cache."
+        "A step above the slope keeps its recurrent weights, or some of them, in a cache; roof and "
+        "steps were timed apart, so that one may touch the other."
     )

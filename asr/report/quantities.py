@@ -13,7 +13,8 @@ def digits(value: float | None, number: int = 3) -> str:
         return NONE
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    places = max(0, number - 1 - math.floor(math.log10(abs(value))))
+    power = int(f"{value:.{number - 1}e}".partition("e")[2])  # of the rounded value: 0.999 is 1.00
+    places = max(0, number - 1 - power)
     return f"{value:,.{places}f}"
 
 

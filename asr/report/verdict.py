@@ -23,6 +23,7 @@ from asr.report.quantities import digits, hours, listed, percent, points_interva
 from asr.report.runs import UNKNOWN, Run, differing, part
 
 EQUAL_COST = 1.10  # arms whose device-hours differ by less are called equal in cost
+STATED = 4  # inequalities named in the answer
 EQUAL_PARAMETERS = 1.05  # arms match in parameters within 5 % (Long Range Arena: 10 %)
 
 
@@ -175,7 +176,9 @@ def _doubts(group: Group) -> str:
         doubts.append(f"Not finished: {listed(going)}.")
     stated = inequalities(group)
     if stated:
-        doubts.append(f"The arms are not equal in {listed([word for word, _ in stated])} (below).")
+        words = [word for word, _ in stated[:STATED]]
+        words += [f"{len(stated) - STATED} more"] if len(stated) > STATED else []
+        doubts.append(f"The arms are not equal in {listed(words)} (below).")
     mixed = mixtures(group)
     if mixed:
         doubts.append(f"The runs are not all of one {listed([word for word, _ in mixed])} (below).")
@@ -253,12 +256,11 @@ def inequalities(group: Group) -> list[tuple[str, str]]:
     if ratio is not None and ratio > EQUAL_COST:
         found.append(("device-hours", f"{_equal_hours(group)} (spent: {digits(ratio, 2)} to 1)."))
     flat = [_besides(settings(arm.runs[0])) for arm in group.arms]
-    words: dict[str, list[str]] = {}
     for key in differing(flat):
         pairs = zip(group.arms, flat, strict=True)
         values = ", ".join(f"{arm.label} {recipe.get(key)}" for arm, recipe in pairs)
-        words.setdefault(key.split(".")[0], []).append(f"{key}: {values}.")
-    return found + [(word, " ".join(lines)) for word, lines in words.items()]
+        found.append((key, f"{key}: {values}."))
+    return found
 
 
 def _equal_hours(group: Group) -> str:
