@@ -66,9 +66,19 @@ def test_a_missing_partner_on_either_side_is_counted(tmp_path):
         "empty_text": ["mute"],
     }
     assert (checks["read"], checks["kept"]) == (4, 1)
+    assert "mute: it has no transcript" in checks["messages"]
     assert any(
         ".m4a is not supported; convert" in m or "convert it" in m for m in checks["messages"]
     )
+
+
+def test_a_text_in_another_encoding_is_named_and_a_mark_is_no_text(tmp_path):
+    pair(tmp_path / "train", "a")
+    (tmp_path / "train" / "a.txt").write_bytes("\ufeffgr\u00fc\u00dfe\r\n".encode())
+    assert [r.text for r in read(Folder(path=tmp_path))["train"]] == ["gr\u00fc\u00dfe"]
+    (tmp_path / "train" / "a.txt").write_bytes("eins\ngr\u00fc\u00dfe".encode("latin-1"))
+    with pytest.raises(ValueError, match="a.txt, line 2: not UTF-8; convert it"):
+        Folder(path=tmp_path).splits()
 
 
 def test_two_audio_files_of_one_name_do_not_both_count(tmp_path):
@@ -120,10 +130,10 @@ def test_a_manifest_that_promises_more_than_the_file_has_is_truncated_audio(tmp_
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{oops", "line 2: not JSON; write one object a line"),
+        ("{oops", "line 2: not a JSON object; write one a line"),
         ('{"audio_filepath": "a.flac", "sentence": "x"}', "it has audio_filepath, sentence"),
         ('{"text": "x"}', "needs audio_filepath and text; it has text"),
-        ("[1, 2]", "needs audio_filepath and text"),
+        ("[1, 2]", "line 2: not a JSON object"),
         ('{"audio_filepath": "a", "text": "x", "duration": "long"}', "duration 'long' is not"),
         ('{"audio_filepath": "a", "text": "x", "offset": -1}', "offset -1 is not a number"),
     ],
@@ -134,6 +144,57 @@ def test_a_wrong_line_of_a_manifest_is_named(tmp_path, line, words):
     with pytest.raises(ValueError, match=words) as error:
         Folder(path=path).splits()
     assert "all.jsonl, line 2" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("train.csv", ["audio_filepath,text,speaker", 'a.flac,"one, ""two""",7', "b.flac,three,"]),
+        ("dev.tsv", ["text\taudio_filepath\tspeaker", 'one, "two"\ta.flac\t7', "three\tb.flac\t"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_manifest_may_be_a_table_as_spreadsheets_write_it(tmp_path, name, lines, end, mark):
+    (tmp_path / name).write_bytes((mark + "".join(line + end for line in lines)).encode())
+    (rows,) = read(Folder(path=tmp_path)).values()
+    assert [(r.id, r.text, r.speaker_id) for r in rows] == [
+        ("a", 'one, "two"', "7"),
+        ("b", "three", ""),
+    ]
+    assert [r.audio for r in rows] == [tmp_path / "a.flac", tmp_path / "b.flac"]
+
+
+def test_the_numbers_of_a_table_are_seconds(tmp_path):
+    (tmp_path / "all.csv").write_text(
+        "audio_filepath,text,offset,duration\na.flac,x,1.5,2\nb,y,,\n"
+    )
+    corpus = Folder(path=tmp_path / "all.csv", validation_share=0, test_share=0)
+    first, second = read(corpus)["train"]
+    assert (first.start_seconds, first.seconds) == (1.5, 2.0)
+    assert (second.start_seconds, second.seconds) == (0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("a.flac,yes, but no", "line 2: 3 fields, the header has 2; a text with the separator"),
+        ("a.flac", "line 2: 1 fields"),
+        (",some words", "line 2: needs audio_filepath and text; it has text"),
+        ('a.flac,"some" words', "line 2: .*check its quotes"),
+    ],
+)
+def test_a_wrong_line_of_a_table_is_named(tmp_path, line, words):
+    (tmp_path / "all.csv").write_text(f"audio_filepath,text\n{line}\n")
+    with pytest.raises(ValueError, match=f"all.csv, {words}"):
+        Folder(path=tmp_path / "all.csv").splits()
+
+
+@pytest.mark.parametrize("between", ["\u2028", "\x85"])
+def test_only_line_ends_end_the_lines_of_a_manifest(tmp_path, between):
+    entry = json.dumps({"audio_filepath": "a.flac", "text": f"one{between}two"}, ensure_ascii=False)
+    (tmp_path / "train.jsonl").write_text(entry + "\r\n", "utf-8-sig", newline="")
+    assert [r.text for r in read(Folder(path=tmp_path))["train"]] == [f"one{between}two"]
 
 
 # Kaldi

@@ -1,7 +1,6 @@
-"""The user's own recordings: JSON-lines manifest, Kaldi data folder, or audio beside .txt."""
+"""The user's own recordings: a manifest, a Kaldi data folder, or audio beside .txt."""
 
 import hashlib
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Literal
 
 from asr.audio import FOREIGN, SUFFIXES
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
+from asr.corpora.manifest import MANIFESTS, read_manifest, read_text
 
 AUDIO = SUFFIXES | FOREIGN  # the foreign are refused by the decoder, and thus counted
 SPLIT_NAMES = {
@@ -29,7 +29,8 @@ class Folder(Corpus):
     utterances otherwise. The choice depends on names alone, and corpus.json says what was done.
 
     Args:
-        path: folder, or one manifest (.json, .jsonl) with audio_filepath and text per line.
+        path: folder, or one manifest (.jsonl, .csv, .tsv) with audio_filepath and text, as well as
+            speaker, offset, duration (seconds) and id where they are known.
         layout: "manifest", "kaldi" (wav.scp and text), "text" (audio beside .txt), or found out.
         validation_share: of the utterances, held out where the folder has no splits; may be 0.
         test_share: of the utterances, held out where the folder has no splits; may be 0.
@@ -81,7 +82,7 @@ class Folder(Corpus):
             candidates += [
                 self.path / f"{name}{end}"
                 for name in names
-                for end in (".jsonl", ".json", "_manifest.json", "_manifest.jsonl")
+                for end in (*MANIFESTS, "_manifest.json", "_manifest.jsonl")
                 if (self.path / f"{name}{end}").is_file()
             ]
             if len(candidates) > 1:
@@ -141,13 +142,13 @@ def _listed(rows: list[Row]) -> Rows:
 def _list(source: Path, layout: Layout) -> list[Row]:
     """The rows of one split: names and texts, not audio."""
     if source.is_file():
-        rows = list(_manifest(source))
+        rows = list(read_manifest(source))
     else:
         rows = list(_READERS[_layout(source, layout)](source))
     if not rows:
         raise ValueError(
             f"{source} holds no utterances; expected audio beside .txt files, a Kaldi wav.scp"
-            " and text, or a manifest .jsonl"
+            f" and text, or a manifest ({', '.join(MANIFESTS)})"
         )
     return rows
 
@@ -161,47 +162,12 @@ def _layout(folder: Path, layout: Layout) -> str:
 
 
 def _manifests(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix in (".json", ".jsonl"))
+    return sorted(p for p in folder.iterdir() if p.suffix in MANIFESTS)
 
 
 def _manifest_folder(folder: Path) -> Iterator[Row]:
     for path in _manifests(folder):
-        yield from _manifest(path)
-
-
-def _manifest(path: Path) -> Iterator[Row]:
-    """NeMo's keys: audio_filepath, text, duration; optional offset, speaker, id."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            raise ValueError(f"{path}, line {number}: not JSON; write one object a line") from None
-        if not isinstance(entry, dict) or not {"audio_filepath", "text"} <= set(entry):
-            keys = ", ".join(entry) if isinstance(entry, dict) else line[:40]
-            raise ValueError(f"{path}, line {number}: needs audio_filepath and text; it has {keys}")
-        audio, offset = Path(str(entry["audio_filepath"])), _seconds(entry, "offset", path, number)
-        duration = _seconds(entry, "duration", path, number)
-        identity = f"{audio.with_suffix('')}@{offset:.3f}" if offset else str(audio.with_suffix(""))
-        yield Row(
-            id=str(entry.get("id", identity)),
-            audio=path.parent / audio,
-            text=str(entry["text"]),
-            speaker_id=str(entry.get("speaker", "")),
-            language=str(entry.get("lang", "")),
-            start_seconds=offset or 0.0,
-            seconds=duration,
-        )
-
-
-def _seconds(entry: dict[str, object], key: str, path: Path, number: int) -> float | None:
-    value = entry.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError(f"{path}, line {number}: {key} {value!r} is not a number of seconds")
-    return float(value)
+        yield from read_manifest(path)
 
 
 def _kaldi(folder: Path) -> Iterator[Row]:
@@ -245,7 +211,7 @@ def _table(path: Path) -> Iterator[tuple[str, str]]:
     """Lines of a key and the rest."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: a Kaldi data folder needs wav.scp and text")
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path).split("\n"):
         if line.strip():
             key, *rest = line.strip().split(maxsplit=1)  # at blanks or tabs
             yield key, "".join(rest)
@@ -265,7 +231,7 @@ def _beside_text(folder: Path) -> Iterator[Row]:
     if not audio:
         return
     for key in sorted(set(audio) | set(texts)):
-        text = texts[key].read_text(encoding="utf-8").strip() if key in texts else ""
+        text = read_text(texts[key]).strip() if key in texts else ""
         parent = Path(key).parent.name
         # A text without audio is a row whose file is missing: preflight counts it.
         for path in audio.get(key, [folder / f"{key}.wav"]):

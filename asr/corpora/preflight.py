@@ -196,7 +196,9 @@ class Split:
             if isinstance(loaded, DroppedError):
                 raise loaded
             if not text:
-                raise DroppedError("empty_text", f"{row_id}: no text is left after normalisation")
+                spoken = loaded.row.text.strip()
+                why = "no text is left after normalisation" if spoken else "it has no transcript"
+                raise DroppedError("empty_text", f"{row_id}: {why}")
             self._check_length(row_id, text, loaded.seconds)
         except DroppedError as error:
             self.dropped.setdefault(error.reason, []).append(row_id)
