@@ -27,6 +27,7 @@ from asr.text import Tokenizer
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+GPU_VALIDATION = 4  # on a GPU: batches of validation, in those of training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,8 +381,12 @@ class SpeechData:
         return self._made(self.train, Share(self.stream, self.position, rank, num_ranks))
 
     def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> Iterable[Batch]:
-        """Every validation utterance once, neighbours in length together."""
-        batches = bucket(self.validation.seconds, self.options.max_batch_seconds)
+        """Every validation utterance once, neighbours in length together.
+
+        A step of a search has as many launches, which a GPU waits for, at any size of a batch.
+        """
+        larger = GPU_VALIDATION if self.device.type == "cuda" else 1
+        batches = bucket(self.validation.seconds, larger * self.options.max_batch_seconds)
         return self._made(self.validation, batches[rank::num_ranks])
 
     def _made(self, utterances: Utterances, batches: Iterable[list[int]]) -> Iterable[Batch]:

@@ -13,6 +13,7 @@ from asr.claims import horizon
 from asr.claims.decay import squared_gradients
 from asr.claims.windows import encode
 from asr.cudnn import GPU
+from asr.data import DataOptions, SpeechData
 from asr.encoders.recurrent import set_recurrent_precision
 from asr.evaluate import evaluate
 from asr.features import Augmentation, FeatureOptions, LogMel
@@ -260,6 +261,21 @@ class Fabric:
     def clip_gradients(self, model, optimizer, max_norm, error_if_nonfinite):
         # All at once is a kernel that this GPU pretends not to have.
         return nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=False)
+
+
+def test_a_gpu_validates_in_fewer_batches(tmp_path):
+    corpus.make_corpus(tmp_path / "tones", train=4, validation=20)
+    options = DataOptions(corpus=str(tmp_path / "tones"), max_batch_seconds=2.0)
+    cpu, cuda = (
+        SpeechData(options, LETTERS, corpus.RATE, 1, torch.device(device)).validation_batches()
+        for device in ("cpu", "cuda")
+    )
+    seconds = cpu.dataset.seconds
+    for loader, limit in ((cpu, 2.0), (cuda, 8.0)):
+        batches = loader.batch_sampler
+        assert sorted(itertools.chain(*batches)) == list(range(20))
+        assert all(len(rows) * max(seconds[row] for row in rows) <= limit for rows in batches)
+    assert 2 * len(cuda) <= len(cpu)
 
 
 @pytest.mark.parametrize("encoder", ["LSTM", "Transformer"])
