@@ -1,23 +1,31 @@
 """The page stands alone, follows its rules of words, and its figures can be read."""
 
+import math
 import re
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pytest
+import scipy.optimize
+from matplotlib.text import Text
+
 from asr.report import compare
 from asr.report.blocks import Table, to_markdown
 from asr.report.groups import group_runs
 from asr.report.plots import (
     COLOURS,
+    spread,
     style,
     to_svg,
     wer_against_costs,
     wer_against_hours,
 )
+from asr.report.probe_plots import scaling, streams, tuning
 from asr.report.runs import read_run
-from tests.run_folders import CURVE, H200, made, pair, write_run
+from tests.run_folders import CURVE, H200, made, pair, stream, write_run
 
 
 def text_of(folder: Path) -> str:
@@ -96,10 +104,63 @@ def test_names_at_the_ends_of_lines_do_not_overlap(tmp_path):
     (group,) = group_runs([read_run(run) for run in runs])  # three times the same curve
     figure = wer_against_hours(group, None)
     figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]  # without its tie
     assert len(boxes) == 3
     heights = sorted((box.y0, box.y1) for box in boxes)
     assert all(below[1] <= above[0] for below, above in pairwise(heights))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_names_are_spread_as_little_as_keeps_them_apart(seed):
+    """Against a general solver of the same least squares."""
+    wanted = sorted(np.random.default_rng(seed).uniform(0, 60, 6))
+    apart = {"type": "ineq", "fun": lambda places: np.diff(places) - 15}
+    start = 100.0 * np.arange(6)
+    solved = scipy.optimize.minimize(
+        lambda places: ((places - wanted) ** 2).sum(), start, constraints=[apart], method="SLSQP"
+    )
+    assert spread(wanted, 15) == pytest.approx(solved.x, abs=0.01)
+    assert spread([0, 20, 50], 15) == pytest.approx([0, 20, 50])
+
+
+def test_a_name_that_was_pushed_aside_is_tied_to_its_line(tmp_path):
+    for number in (1, 2):
+        runs = [write_run(tmp_path / f"{number}{e}", e) for e in ("LSTM", "Transformer")[:number]]
+        (group,) = group_runs([read_run(run) for run in runs])  # twice the same curve
+        figure = wer_against_hours(group, None)
+        ties = [text for text in figure.axes[0].texts if text.arrow_patch is not None]
+        assert len(ties) == (0 if number == 1 else 2)
+
+
+def test_an_encoder_looks_the_same_in_every_panel_and_figure():
+    def row(name, time):
+        times = dict.fromkeys(("seconds", "seconds_min", "seconds_max"), 0.1 * time)
+        return {"name": name, "subject": "training", "reference": "", "time": time} | times
+
+    def look(axes):
+        handles, labels = axes.get_legend_handles_labels()
+        return {
+            label.split("  ")[0]: (line[0].get_color(), line[0].get_marker())
+            for line, label in zip(handles, labels, strict=True)
+        }
+
+    names = ("lstm", "conformer", "transformer")
+    rows = [row(f"{name}-small", time) for name in sorted(names) for time in (100, 200)]
+    (axes,) = scaling(rows, [], ["LSTM", "Transformer"]).axes
+    expected = [(style(i)["color"], style(i)["marker"]) for i in range(3)]
+    assert look(axes) == dict(zip(("lstm", "transformer", "conformer"), expected, strict=True))
+    streamed = [point for name in names for point in stream(f"{name}-small", 1.0, 100)]
+    left, right = streams(streamed).axes
+    assert look(left) == look(right)
+    assert len(set(look(left).values())) == 3
+
+
+def test_whiskers_of_tuning_end_at_a_wer_of_100_percent():
+    curves = [("lstm", [0.5, 0.2], [0.1, math.nan], [1.4, math.nan])]
+    for axes in tuning(curves, [0.1], "device-hours").axes:
+        assert axes.get_ylim() == pytest.approx((0, 104))
+        (whiskers,) = axes.collections
+        assert whiskers.get_segments()[0][:, 1] == pytest.approx([10, 140])  # the axis cuts it
 
 
 def test_a_long_span_of_costs_is_drawn_on_a_logarithmic_axis(tmp_path):

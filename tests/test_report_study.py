@@ -397,7 +397,8 @@ def test_probes_are_drawn_and_told_with_their_files_and_the_page_stands_alone(tm
     context = "| LSTM + CTC | 0.64 s [0.64 to all] | 0.250 s [0.200 to 0.300] | 1.20 |"
     assert context in text
     assert "| exponential (+12.3, in 98 %) |" in text
-    assert "| runs/Transformer | Transformer + CTC | all [all to all] |" in text
+    assert "| Transformer | Transformer + CTC | all [all to all] |" in text
+    assert re.search(r"context.json: EPYC.* Run folders are below runs\.", text)
     with (tmp_path / "out" / "claims.csv").open() as file:
         table = {row["claim"]: row["words"] for row in csv.DictReader(file)}
     assert table == result["claims"]

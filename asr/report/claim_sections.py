@@ -1,8 +1,10 @@
 """One section per claim: the claim, the verdict, its reasons, the figure and the table."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from inspect import cleandoc
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -53,7 +55,8 @@ def claim_sections(
         "C7": _stored(probes),
     }
     sections = [(_title(v), [*_words(v), *shown[v.claim]]) for v in verdicts]
-    return [*sections, ("Longer recordings than in training", _lengths(probes)), _scaling(probes)]
+    longer = ("Longer recordings than in training", _lengths(probes))
+    return [*sections, longer, _scaling(probes, found)]
 
 
 def _title(verdict: Verdict) -> str:
@@ -88,8 +91,16 @@ def _picture(name: str, draw: Callable[[], Figure | None], words: str) -> Pictur
     return Picture(name, draw, words)
 
 
-def _source(probes: Probes, name: str) -> Text:
-    """The file that the figures come from, and what it was measured on."""
+def _below(folders: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The folder that holds all of these, and each of them as it is called from there."""
+    parents = {Path(folder).parent for folder in folders}
+    absolute = {parent.is_absolute() for parent in parents}
+    shared = Path(os.path.commonpath(parents)) if len(absolute) == 1 else Path()
+    return str(shared), {folder: str(Path(folder).relative_to(shared)) for folder in folders}
+
+
+def _source(probes: Probes, name: str, below: str = "") -> Text:
+    """The file that the figures come from, what it was measured on, and where its runs are."""
     probe = probes.found[name]
     about = probe.machine
     told = [str(about.get("device_name") or "device unknown")]
@@ -97,7 +108,8 @@ def _source(probes: Probes, name: str) -> Text:
     told += [f"torch {about['torch']}"] if "torch" in about else []
     told += [f"commit {about['git_commit']}"] if "git_commit" in about else []
     told += [str(about["command"])] if "command" in about else []
-    return Text([f"From {probe.path}: {'; '.join(told)}."], "rule")
+    where = f" Run folders are below {below}." if below not in ("", ".") else ""
+    return Text([f"From {probe.path}: {'; '.join(told)}.{where}"], "rule")
 
 
 def _targets(found: Sequence[Evidence]) -> list[Block]:
@@ -231,9 +243,10 @@ def _contexts(probes: Probes) -> list[Block]:
     if not runs:
         command = COMMANDS["context"]
         return [Text([f"Trained models: effective context not measured. To measure it: {command}"])]
+    below, short = _below([one.run for one in runs])
     table = [
         [
-            one.run,
+            short[one.run],
             f"{one.encoder} + {one.decoder}",
             told_context(one),
             told_half_life(one),
@@ -262,7 +275,7 @@ def _contexts(probes: Probes) -> list[Block]:
         Picture("context", lambda: plots.contexts(points, runs), words),
         Table(header, table),
         Text([note, exactness(probes.found["context"].rest["plan"]), *remarks(runs)], "list"),
-        _source(probes, "context"),
+        _source(probes, "context", below),
     ]
 
 
@@ -330,9 +343,10 @@ def _stored(probes: Probes) -> list[Block]:
     rows = probes.rows("memory")
     if not rows:
         return []
+    below, short = _below([str(row["run"]) for row in rows])
     table = [
         [
-            str(row["run"]),
+            short[str(row["run"])],
             row["encoder"],
             "everything stored" if row["gate"] == "none" else f"{row['gate']} {row['setting']:g}",
             str(row["seed"]),
@@ -346,7 +360,7 @@ def _stored(probes: Probes) -> list[Block]:
     return [
         Picture("stored", lambda: plots.kept(rows), words),
         Table(header, table),
-        _source(probes, "memory"),
+        _source(probes, "memory", below),
     ]
 
 
@@ -354,9 +368,10 @@ def _lengths(probes: Probes) -> list[Block]:
     rows = probes.rows("length")
     if not rows:
         return [Text([f"Not measured. To measure it: {COMMANDS['length']}"])]
+    below, short = _below([str(row["run"]) for row in rows])
     table = [
         [
-            str(row["run"]),
+            short[str(row["run"])],
             f"{row['encoder']} + {row['decoder']}",
             str(row["seed"]),
             f"{digits(row['mean_seconds'])} s",
@@ -374,11 +389,11 @@ def _lengths(probes: Probes) -> list[Block]:
     return [
         Picture("length", lambda: plots.lengths(rows), words),
         Table(header, table),
-        _source(probes, "length"),
+        _source(probes, "length", below),
     ]
 
 
-def _scaling(probes: Probes) -> Section:
+def _scaling(probes: Probes, found: Sequence[Evidence]) -> Section:
     title = "Cost against length"
     rows = [row for row in probes.rows("scaling") if not row["reference"]]
     if not rows:
@@ -401,9 +416,10 @@ def _scaling(probes: Probes) -> Section:
         )
     header = ["encoder, pass", "feature frames", "ms", "peak memory", "FLOP", "speed"]
     header += ["exponent of the time"]
+    first = [arm.runs[0].encoder for arm in found[0].group.arms]
     words = "Time of a training pass against length; T^p: fitted exponent with its standard error."
     return title, [
-        Picture("scaling", lambda: plots.scaling(rows, exponents), words),
+        Picture("scaling", lambda: plots.scaling(rows, exponents, first), words),
         Table(header, table),
         _source(probes, "scaling"),
     ]

@@ -55,6 +55,10 @@ STYLE: dict[Any, Any] = {
     "axes.facecolor": "none",
 }
 BARE = {"linestyle": "none"}
+# From the end of a line to its name.
+TIE: dict[str, Any] = {
+    "arrowstyle": "-", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 4, "relpos": (0, 0.5)
+}  # fmt: skip
 LOG_SPAN = 10  # an axis whose values span more is logarithmic
 GRID = 60  # abscissae at which curves of several seeds are averaged
 Axis = tuple[str, str, str]  # field of Point, words, unit
@@ -226,28 +230,48 @@ def plain_log(axes: Axes, which: str) -> None:
 
 
 def label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names the lines at their right ends, pushed apart where they would overlap."""
+    """Names the lines at their right ends, pushed apart where they would overlap.
+
+    A name that is not where its line ends is tied to it by a thin one.
+    """
     figure.draw_without_rendering()  # the layout decides where the data are
-    to_pixels = axes.transData.transform
-    placed: list[float] = []
-    gap = 15 * figure.dpi / 72
     order = sorted(ends, key=lambda end: end[1])
+    bottom = axes.get_ylim()[0]
+    wanted = [float(axes.transData.transform((x, max(y, bottom)))[1]) for x, y, *_ in order]
+    point = figure.dpi / 72
+    placed = spread(wanted, 15 * point)
+    moved = [abs(a - b) > 2 * point for a, b in zip(placed, wanted, strict=True)]
     right = max(end[0] for end in ends) if ends else 0.0
-    for x, y, label, colour in order:
-        pixel = float(to_pixels((x, max(y, axes.get_ylim()[0])))[1])
-        wanted = max([pixel, *[p + gap for p in placed[-1:]]])
-        placed.append(wanted)
+    for (_, y, label, colour), pixel, place, tied in zip(order, wanted, placed, moved, strict=True):
         axes.annotate(
             label,
-            (right, y),
-            xytext=(10, (wanted - pixel) * 72 / figure.dpi),
+            (right, max(y, bottom)),
+            xytext=(26 if any(moved) else 10, (place - pixel) / point),
             textcoords="offset points",
             color=colour,
             fontweight="bold",
             va="center",
             annotation_clip=False,
+            arrowprops={"color": colour, **TIE} if tied else None,
             bbox=under(PAPER),
         )
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Ascending places -> the nearest ones (least squares) that are ``gap`` apart or more.
+
+    Isotonic regression of the places less their multiples of the gap, by pooling neighbours that
+    are in the wrong order (Barlow et al., Statistical Inference under Order Restrictions, 1972).
+    """
+    pools: list[tuple[float, int]] = []  # (mean, number) of places in one run of touching names
+    for number, place in enumerate(wanted):
+        mean, size = place - number * gap, 1
+        while pools and pools[-1][0] > mean:
+            before, others = pools.pop()
+            mean, size = (mean * size + before * others) / (size + others), size + others
+        pools.append((mean, size))
+    flat = [mean for mean, size in pools for _ in range(size)]
+    return [mean + number * gap for number, mean in enumerate(flat)]
 
 
 def time_spent(group: Group) -> Figure | None:

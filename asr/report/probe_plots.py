@@ -17,6 +17,7 @@ from asr.report.plots import COLOURS, FAINT, INK, MARKERS, PAPER, label_ends, pl
 from asr.report.probes import Probe, Rows
 from asr.report.quantities import digits, percent
 
+APART = 0.06  # trials between arms that stand side by side
 WIDTH = 9.6  # inches, as all figures of the page
 ONE_BY_ONE = ("minlstm-loop", "statespace-loop", "lstm-loop", "gru-loop", "minlstm-lstm")
 HIERARCHICAL = ("hierarchical-full", "hierarchical-window")
@@ -33,11 +34,21 @@ class Series:
     high: list[float]
 
 
-def draw(figure: Figure, axes: Axes, lines: Sequence[Series], *, log: bool = True) -> None:
-    """Lines with whiskers, named at their right ends."""
+def draw(
+    figure: Figure,
+    axes: Axes,
+    lines: Sequence[Series],
+    *,
+    log: bool = True,
+    legend: Sequence[str] = (),
+) -> None:
+    """Lines with whiskers, named at their right ends, or by the figure's legend of these names.
+
+    A name of the legend looks the same in every panel, whichever lines a panel has.
+    """
     ends = []
     for index, line in enumerate(lines):
-        look = style(index)
+        look = style(legend.index(line.label) if legend else index)
         below = [max(0.0, y - low) for y, low in zip(line.y, line.low, strict=True)]
         above = [max(0.0, high - y) for y, high in zip(line.y, line.high, strict=True)]
         axes.errorbar(
@@ -50,6 +61,7 @@ def draw(figure: Figure, axes: Axes, lines: Sequence[Series], *, log: bool = Tru
             capsize=3,
             elinewidth=1,
             zorder=3,
+            label=line.label,
             **look,
         )
         ends.append((line.x[-1], line.y[-1], line.label, look["color"]))
@@ -57,7 +69,15 @@ def draw(figure: Figure, axes: Axes, lines: Sequence[Series], *, log: bool = Tru
     plain_log(axes, "x")
     if log:
         axes.set_yscale("log")
-    label_ends(figure, axes, ends)
+    if not legend:
+        label_ends(figure, axes, ends)
+
+
+def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+    """The names of all lines of ``axes``, above the panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    place = {"loc": "outside upper center", "frameon": False, "fontsize": 10}
+    figure.legend(handles, labels, ncols=columns, handlelength=3.5, **place)
 
 
 def costs_to_targets(evidence: Evidence) -> Figure | None:
@@ -177,7 +197,7 @@ def contexts(rows: Rows, runs: Sequence[Effective]) -> Figure | None:
     if not runs:
         return None
     groups = models(rows)
-    figure = Figure(figsize=(WIDTH, 3.2 + 0.22 * len(groups)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6 + 0.09 * len(groups)), layout="constrained")
     panels = figure.subplots(1, 2)
     errors, gradients = [], []
     for label, own in groups.items():
@@ -192,12 +212,13 @@ def contexts(rows: Rows, runs: Sequence[Effective]) -> Figure | None:
             means = [sum(ratios[k]) / len(told) for k in lags]
             low, high = ([edge(ratios[k]) for k in lags] for edge in (min, max))
             gradients.append(Series(label, [k * frame for k in lags], means, low, high))
-    draw(figure, panels[0], errors, log=False)
+    draw(figure, panels[0], errors, log=False, legend=list(groups))
+    _legend(figure, panels[0], 3)
     panels[0].set_ylim(bottom=0)
     panels[0].set_xlabel("past heard, seconds")
     panels[0].set_ylabel("WER, %")
     if gradients:
-        draw(figure, panels[1], gradients)
+        draw(figure, panels[1], gradients, legend=list(groups))
     panels[1].set_xlabel("distance, seconds")
     panels[1].set_ylabel("gradient, relative")
     return figure
@@ -208,23 +229,24 @@ def streams(rows: Rows) -> Figure | None:
     if not rows:
         return None
     names = list(dict.fromkeys(row["encoder"] for row in rows))
-    figure = Figure(figsize=(WIDTH, 2.6 + 0.24 * len(names)), layout="constrained")
+    labels = [name.removesuffix("-small") for name in names]
+    figure = Figure(figsize=(WIDTH, 4.2 + 0.06 * len(names)), layout="constrained")
     panels = figure.subplots(1, 2)
     for panel, key, words in (
         (panels[0], "milliseconds", "ms per feature frame of 10 ms"),
         (panels[1], "state_bytes", "bytes of state of one stream"),
     ):
         lines = []
-        for name in names:
+        for name, label in zip(names, labels, strict=True):
             own = sorted((r for r in rows if r["encoder"] == name), key=lambda r: r["position"])
             y = [float(r[key]) for r in own]
-            label = name.removesuffix("-small")
             lines.append(Series(label, [float(r["position"]) for r in own], y, y, y))
-        draw(figure, panel, lines)
+        draw(figure, panel, lines, legend=labels)
         if key == "milliseconds":
             plain_log(panel, "y")
         panel.set_xlabel("feature frames read before")
         panel.set_ylabel(words)
+    _legend(figure, panels[0], 4)
     return figure
 
 
@@ -251,11 +273,22 @@ def ratios(rows: Rows, names: Sequence[str]) -> Figure | None:
     return figure
 
 
-def scaling(rows: Rows, exponents: Sequence[dict[str, Any]]) -> Figure | None:
-    """Seconds of a training pass of whole encoders against the length, with fitted exponents."""
+def scaling(
+    rows: Rows, exponents: Sequence[dict[str, Any]], first: Sequence[str] = ()
+) -> Figure | None:
+    """Seconds of a training pass of whole encoders against the length, with fitted exponents.
+
+    ``first``: classes of encoders that come first, so that they look as in the other figures.
+    """
     fitted = {(e["name"], e["subject"]): e for e in exponents}
+    order = [encoder.lower() for encoder in first]
     lines = []
-    for name in dict.fromkeys(r["name"] for r in rows if not r["reference"]):
+
+    def place(name: str) -> int:
+        kind = name.split("-")[0]
+        return order.index(kind) if kind in order else len(order)
+
+    for name in sorted(dict.fromkeys(r["name"] for r in rows if not r["reference"]), key=place):
         own = [r for r in rows if (r["name"], r["subject"]) == (name, "training") and r["seconds"]]
         own.sort(key=lambda r: r["time"])
         if own:
@@ -358,37 +391,47 @@ Curve = tuple[str, list[float], list[float], list[float]]  # arm, expected best,
 
 
 def tuning(curves: Sequence[Curve], hours: Sequence[float], unit: str) -> Figure | None:
-    """Expected best validation WER against trials, and against their mean cost."""
+    """Expected best validation WER against trials, and against their mean cost.
+
+    Whiskers where there is an interval; the arms stand side by side, so that each can be seen. WERs
+    above 100 % are cut off.
+    """
     if not curves:
         return None
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    places: list[tuple[Axes, Callable[[int, int], float], str]] = [
-        (panels[0], lambda n, _: float(n), "trials"),
+    places: list[tuple[Axes, Callable[[float, int], float], str]] = [
+        (panels[0], lambda n, _: n, "trials"),
         (panels[1], lambda n, arm: n * hours[arm], f"cost of the trials, {unit}"),
     ]
     for panel, place, words in places:
         for index, (label, best, low, high) in enumerate(curves):
-            look = style(index)
-            x = [place(n, index) for n in range(1, len(best) + 1)]
-            panel.plot(x, [100 * b for b in best], markersize=6, linewidth=1.8, label=label, **look)
-            known = [i for i, value in enumerate(low) if not math.isnan(value)]
-            panel.fill_between(
-                [x[i] for i in known],
-                [100 * low[i] for i in known],
-                [100 * high[i] for i in known],
-                color=look["color"],
-                alpha=0.15,
-                linewidth=0,
+            aside = APART * (index - (len(curves) - 1) / 2)
+            x = [place(n + aside, index) for n in range(1, len(best) + 1)]
+            known = [not math.isnan(value) for value in low]
+            below = [
+                100 * (b - end) if k else 0 for b, end, k in zip(best, low, known, strict=True)
+            ]
+            above = [
+                100 * (end - b) if k else 0 for b, end, k in zip(best, high, known, strict=True)
+            ]
+            panel.errorbar(
+                x,
+                [100 * b for b in best],
+                [below, above],
+                markersize=6,
+                linewidth=1.8,
+                elinewidth=1,
+                label=label,
+                **style(index),
             )
         panel.set_xlabel(words)
         panel.set_xlim(left=0)
+    ends = [100 * v for _, best, _, high in curves for v in (*best, *high) if not math.isnan(v)]
+    panels[0].set_ylim(0, 1.04 * min(100.0, max(ends)))
     panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("expected best validation WER, %")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=4, frameon=False, handlelength=3.5
-    )
+    _legend(figure, panels[0], 5)
     return figure
 
 

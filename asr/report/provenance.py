@@ -9,6 +9,7 @@ from asr.report.groups import Group, place
 from asr.report.quantities import count, digits, listed
 from asr.report.runs import UNKNOWN, Run, part
 
+SHOWN = 3  # runs named one by one where most agree
 ENVIRONMENT = {
     "platform": "system",
     "cpu": "processor",
@@ -76,6 +77,9 @@ def _shared(group: Group, value: Callable[[Run], Any]) -> str:
         values.setdefault(UNKNOWN if found is None else str(found), []).append(name)
     if len(values) == 1:
         return next(iter(values))
+    most = max(values, key=lambda text: len(values[text]))
+    if len(values[most]) > len(group.runs) / 2 and len(values[most]) > SHOWN:
+        values[most] = ["all others"]
     return "; ".join(f"{text} ({listed(names)})" for text, names in values.items())
 
 

@@ -120,7 +120,10 @@ def _best(study: Study) -> list[Block]:
         "budget."
     )
     crossing = _crossing(curves)
-    words = "Expected best validation WER against the number of trials and against their cost."
+    words = (
+        "Expected best validation WER against the number of trials and against their cost. "
+        "Whiskers: 95 % intervals where they can be given, cut off at 100 %."
+    )
     return [
         Picture("tuning", lambda: tuning(curves, hours, "device-hours"), words),
         Table(header, rows),
