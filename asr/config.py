@@ -10,6 +10,7 @@ unknown, missing or mistyped is an error that names its path.
 import dataclasses
 import importlib
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -117,6 +118,8 @@ def load_file(path: str | Path) -> Tree:
         ValueError: no such file, or it is not a mapping.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a recipe (.yaml), of a run {path}/recipe.yaml")
     if not path.is_file():
         raise ValueError(f"{path}: no such recipe file; check the path")
     try:
@@ -137,9 +140,11 @@ def override(tree: Tree, arguments: Sequence[str], schema: type | None) -> Tree:
     it replaces. Below a component, ``encoder.layers`` is short for ``encoder.init_args.layers``.
     """
     words = [part for a in arguments for part in (a.split("=", 1) if a[:2] == "--" else [a])]
-    if len(words) % 2 or any(not key.startswith("--") for key in words[::2]):
-        raise ValueError(f"overrides come as --key.path value, got: {' '.join(arguments)}")
-    for key, text in zip(words[::2], words[1::2], strict=True):
+    for key, text in itertools.zip_longest(words[::2], words[1::2]):
+        if not key.startswith("--"):
+            raise ValueError(f"overrides come as --key.path value, got: {key}")
+        if text is None or text.startswith("--"):
+            raise ValueError(f"{key} expects a value")
         keys = key[2:].replace("-", "_").split(".")
         value = load_file(text) if text.endswith(".yaml") else load_yaml(text, key)
         branch: Tree = tree
@@ -244,7 +249,8 @@ def _find(table: Mapping[str, type], name: str, path: str, allow_code: bool) -> 
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(
             f"{path}.class_path {name!r} is no {base.__name__}; shipped: {', '.join(table)}; "
-            f"your own: package.module.Class, a subclass of {base.__module__}.{base.__name__}"
+            f"a file: its path, with .yaml; your own: package.module.Class, a subclass of "
+            f"{base.__module__}.{base.__name__}"
         )
     return kind
 
@@ -333,6 +339,8 @@ def _one_line(error: Exception, path: str) -> str:
     if union := re.search(r"Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", said):
         kinds = [JARGON.get(kind, kind) for kind in union[1].split(", ")]
         said = f"expected {' or '.join(kinds)}, got {union[2]}"
+    elif literal := re.match(r"expected a typing.Literal\[(.*)\](?=, got)", said):
+        said = f"expected {literal[1].replace(', ', ' or ')}{said[literal.end() :]}"
     elif single := re.match(r"expected an? (\w+)(?=, got)", said):
         said = f"expected {JARGON.get(single[1], 'a ' + single[1])}{said[single.end() :]}"
     listed = re.fullmatch(r"expected a list, got (\S+)", said)

@@ -95,7 +95,8 @@ def read_rows(folder: str | Path, splits: Sequence[str]) -> "Table":
     for split in splits:
         if split not in present:
             raise ValueError(
-                f"split {split!r} is not in {folder}; it has {', '.join(sorted(present))}"
+                f"split {split!r} is not in {folder}; it has {', '.join(sorted(present))}: name"
+                " one of these, or prepare the corpus with that split"
             )
     return Table([path for split in splits for path in _shards(Path(folder), split)])
 
@@ -284,7 +285,7 @@ class BatchStream:
         if not len(allowed):
             raise ValueError(
                 f"data.curriculum_seconds: no utterance is as short as {limit} s "
-                f"(the shortest lasts {self.seconds.min():.2f} s)"
+                f"(the shortest lasts {self.seconds.min():.2f} s); give longer ones, or []"
             )
         # A little noise on the length, so that an utterance meets other company every epoch.
         noisy = self.seconds[allowed] * draw.uniform(0.95, 1.05, len(allowed))

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from asr.alignment import Word, align, aligns
-from asr.audio import SUFFIXES, info, pieces
+from asr.audio import FOREIGN, SUFFIXES, info, pieces
 from asr.files import new_folder, write_all
 from asr.writers import FORMATS, TIMED, Transcript
 
@@ -401,7 +401,12 @@ def _paths(entry: str, recursive: bool) -> list[Path]:
 
 
 def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    # The foreign are refused by the decoder: a folder of them is not passed over in silence.
+    return (
+        path.suffix.lower() in SUFFIXES | FOREIGN
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
 
 
 def _candidates(name: str) -> list[str]:

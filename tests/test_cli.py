@@ -284,7 +284,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
         "budget.updates: expected an integer or null, got many",
     ),
     "train: misspelt option": ("train {recipe} --rnu x", "rnu: no such key; Recipe has data, bud"),
-    "train: no value": ("train {recipe} --seed", "overrides come as --key.path value, got: --seed"),
+    "train: no value": ("train {recipe} --seed", "--seed expects a value"),
     "train: no folder": ("train {recipe} --run", "--run expects a folder"),
     "train: unknown encoder": (
         "train {recipe} --encoder Conformist",
@@ -392,7 +392,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     "transcribe: no file": ("transcribe {run}", "arguments are required: FILE"),
     "transcribe: unknown format": (
         "transcribe {run} {audio} --formats doc --output-dir x",
-        "argument --formats: invalid choice: 'doc' .choose from 'txt', 'json'",
+        "argument --formats: 'doc' is none of txt, json, srt, vtt, tsv; files go before --formats",
     ),
     "transcribe: several formats nowhere": (
         "transcribe {run} {audio} --formats srt vtt",

@@ -1,4 +1,5 @@
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 import yaml
@@ -122,6 +123,7 @@ def test_the_dump_of_a_recipe_reads_back_as_the_same_recipe(tmp_path):
         ({"inner": {"names": "a"}}, r"^inner.names: expected a list, got a; write \[a\]$"),
         ({"inner": 3}, r"^inner: expects keys, got 3"),
         ({"shape": {"class_path": "Squire"}}, r"^shape.class_path 'Squire' is no Shape; shipped"),
+        ({"shape": "square-tiny"}, r"'square-tiny' is no Shape; .* a file: its path, with .yaml"),
         (
             {"shape": {"init_args": {}}},
             r"^shape.class_path is missing; shipped: Square, Circle, Framed",
@@ -224,9 +226,17 @@ def test_a_file_replaces_a_component(tmp_path):
     assert config.read(Outer, tree).shape.init_args == {"radius": 9, "side": 2.0}
 
 
-@pytest.mark.parametrize("arguments", [("count", "3"), ("--count",), ("--count.x", "3")])
-def test_a_malformed_override_is_refused(arguments):
-    with pytest.raises(ValueError, match="overrides come as|is a value, not a section"):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--count", "3", "more"), "^overrides come as --key.path value, got: more$"),
+        (("--count", "3", "--other"), "^--other expects a value$"),
+        (("--other", "--count", "3"), "^--other expects a value$"),
+        (("--count.x", "3"), "count is a value, not a section"),
+    ],
+)
+def test_a_malformed_override_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
         overridden(*arguments)
 
 
@@ -246,6 +256,20 @@ def test_a_broken_file_is_named_with_its_fault(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         config.load_file(path)
     assert str(path) in str(caught.value)
+
+
+def test_one_of_a_few_words_is_told_as_such():
+    @dataclass(frozen=True)
+    class Rounded:
+        precision: Literal["32-true", "bf16-mixed"] = "32-true"
+
+    with pytest.raises(ValueError, match=r"^precision: expected '32-true' or 'bf16-mixed', got x"):
+        config.read(Rounded, {"precision": "x"})
+
+
+def test_a_run_folder_in_place_of_a_recipe_is_told_where_its_recipe_is(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; give a recipe .*/recipe.yaml$"):
+        config.load_file(tmp_path)
 
 
 def test_a_missing_file_is_named():

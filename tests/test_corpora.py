@@ -214,7 +214,7 @@ def bad_rows(tmp_path):
     yield "not_finite", row(audio=nan, sample_rate=RATE), "NaN"
     yield "silence", row(audio=wav(zeros)), "full scale"
     yield "silence", row(audio=wav(noise() * 1e-5, subtype="FLOAT")), "full scale"
-    yield "empty_text", row(text=""), "no text"
+    yield "empty_text", row(text=""), "no transcript"
     yield "empty_text", row(text=" ?! "), "no text"
     yield "more_labels_than_frames", row(text="x y " * 20), "25 encoder frames"
     yield "duplicate_id", row("good"), "same id"

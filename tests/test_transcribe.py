@@ -222,14 +222,16 @@ def test_any_format_rate_and_number_of_channels(tmp_path, kind, rate):
 def test_folders_globs_and_files_are_found_once(tmp_path):
     for name in ("b.wav", "a.FLAC", "notes.txt", ".hidden.wav", "deep/c.ogg", "deep/x[1].wav"):
         save(tmp_path / name, speak("a"))
+    (tmp_path / "memo.m4a").write_bytes(b"a telephone's")  # to be refused, not passed over
 
     def names(*inputs, **options):
         found = find([str(tmp_path / entry) for entry in inputs], **options)
         return [source.name.removeprefix(f"{tmp_path}/") for source in found]
 
-    assert names("") == ["a.FLAC", "b.wav"]
-    assert names("", recursive=True) == ["a.FLAC", "b.wav", "deep/c.ogg", "deep/x[1].wav"]
-    assert names("*/*.ogg", "b.wav", "") == ["deep/c.ogg", "b.wav", "a.FLAC"]
+    assert names("") == ["a.FLAC", "b.wav", "memo.m4a"]
+    deep = ["deep/c.ogg", "deep/x[1].wav"]
+    assert names("", recursive=True) == ["a.FLAC", "b.wav", *deep, "memo.m4a"]
+    assert names("*/*.ogg", "b.wav", "") == ["deep/c.ogg", "b.wav", "a.FLAC", "memo.m4a"]
     assert names("deep/x[1].wav") == ["deep/x[1].wav"]
     assert names("**/c.ogg") == ["deep/c.ogg"]
 

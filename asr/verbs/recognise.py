@@ -83,7 +83,7 @@ def transcribe(arguments: list[str]) -> int:
         "--output-dir", type=Path, metavar="FOLDER", help="for the transcripts; else they are shown"
     )
     options.add_argument(
-        "--formats", nargs="+", default=["txt"], choices=FORMATS, metavar="F", help="txt; also "
+        "--formats", nargs="+", default=["txt"], type=format_name, metavar="F", help="txt; also "
         "json, srt, vtt, tsv, which hold the times of words"
     )  # fmt: skip
     options.add_argument("--recursive", action="store_true", help="folders within folders too")
@@ -122,6 +122,16 @@ def transcribe(arguments: list[str]) -> int:
             f"asr transcribe: {failed} of {summaries.count(len(results), 'file')} failed, see above"
         )
     return int(failed > 0)
+
+
+def format_name(text: str) -> str:
+    """One of FORMATS; a file stands here when --formats comes before the files."""
+    if text not in FORMATS:
+        choices = ", ".join(FORMATS)
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of {choices}; files go before --formats, or after --"
+        )
+    return text
 
 
 def model_options(verb: str) -> Parser:
