@@ -111,7 +111,9 @@ def test_a_manifest_with_nemo_s_keys(tmp_path):
 def test_manifests_by_their_usual_names(tmp_path, name):
     sound(tmp_path / "a.flac")
     manifest(tmp_path / name, [{"audio_filepath": "a.flac", "text": "one"}])
-    assert ids(Folder(path=tmp_path)) == {"train": ["a"]}
+    corpus = Folder(path=tmp_path)
+    assert ids(corpus) == {"train": ["a"]}
+    assert corpus.origin().remarks[1].startswith("No validation (or dev), which training needs")
 
 
 def test_a_manifest_that_promises_more_than_the_file_has_is_truncated_audio(tmp_path):

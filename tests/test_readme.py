@@ -10,11 +10,14 @@ from asr.cli import VERBS
 from asr.corpora import CORPORA
 from asr.recipe import LanguageModelRecipe, Recipe
 from asr.verbs.train import run_options
+from tests.coded_speech import CodedSpeech, audio_bytes, speak
 from tests.tiny import counted_flops, features
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [shlex.split(line, comments=True) for line in re.findall(r"^asr .*", README, re.M)]
+
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 def verb(name):
@@ -28,7 +31,7 @@ def test_every_verb_has_an_example_in_the_readme():
 @pytest.fixture
 def own_encoder(tmp_path, monkeypatch):
     """The README's encoder as a user's own module."""
-    (source,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    (source,) = [code for code in PYTHON if code.startswith("# my_encoders.py")]
     (tmp_path / "my_encoders.py").write_text(source)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
@@ -50,6 +53,15 @@ def test_every_preparing_command_of_the_readme_names_options_that_exist(argument
     options = {key: value for key, value in tree.items() if key not in own}
     component = {"class_path": arguments[0], "init_args": options}
     assert config.read_component(CORPORA, component, arguments[0]).kind is CORPORA[arguments[0]]
+
+
+def test_the_readmes_transcription_from_python_hears_what_is_said(tmp_path, monkeypatch, capsys):
+    (source,) = [code for code in PYTHON if "load_model(" in code]
+    (tmp_path / "talk.mp3").write_bytes(audio_bytes(speak("hello")))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("asr.model.load_model", lambda path: CodedSpeech())
+    exec(source, {})
+    assert re.match(r"hello \(Word\(text='hello', start=", capsys.readouterr().out)
 
 
 def test_the_readmes_encoder_keeps_the_contract(own_encoder):

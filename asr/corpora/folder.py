@@ -65,6 +65,8 @@ class Folder(Corpus):
         named = self._named()
         if named is not None:
             remarks = tuple(f"{split}: {source.name}" for split, source in named.items())
+            if "validation" not in named:
+                remarks += ("No validation (or dev), which training needs; nothing was held out.",)
         else:
             remarks = (self._held_out()[1],)
         name = self.path.resolve().name
