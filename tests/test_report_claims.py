@@ -300,6 +300,26 @@ def test_offline_speed_is_that_of_the_encoders_where_the_search_was_timed_apart(
     assert f"{lstm[0]:.3f} and {transformer[0]:.3f} s per second of audio" in reason
 
 
+@pytest.mark.parametrize("encode", [(0.02, 0.03), (None, None)])
+def test_seeds_that_were_timed_on_a_busy_machine_must_be_at_one(tmp_path, encode):
+    """1.5 times in the mean, and 0.8 to 2.4 by the seed: of which nothing can be said."""
+    spent = {"LSTM": (0.08, 0.12), "Transformer": (0.05, 0.10)}
+    runs = [
+        write_run(
+            tmp_path / f"{encoder}{seed}", encoder, seed=seed, errors=made(0.1), rtf=seconds,
+            encode=part and seconds / 10,
+        )
+        for encoder, both in spent.items()
+        for seed, (seconds, part) in enumerate(zip(both, encode, strict=True))
+    ]  # fmt: skip
+    (group,) = group_runs([read_run(run) for run in runs])
+    (reason,) = running([weigh(group, [])], Probes()).reasons
+    assert reason.startswith("Undecided, offline speed")
+    assert reason.endswith(
+        "0.80 to 2.4 times, as the seeds are not at one: asr evaluate RUN on a quiet machine."
+    )
+
+
 def test_running_is_not_judged_by_a_part_of_its_measurements(tmp_path):
     (group,) = group_runs([read_run(write_run(tmp_path / "a", errors=made(0.1, 60)))])
     verdict = running([weigh(group, [])], streams(tmp_path / "c", (4.0, 900), (1.0, 100)))

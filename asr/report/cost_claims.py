@@ -9,7 +9,7 @@ from asr.report.costs import (
 )
 from asr.report.evidence import Evidence
 from asr.report.families import family
-from asr.report.findings import Finding, Sign, Verdict, conclude, unmeasured
+from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import Arm
 from asr.report.probes import COMMANDS, Probes
 from asr.report.quantities import digits, listed, points_interval, times
@@ -19,12 +19,12 @@ TIMING = 1.25  # times closer than this are the same: repeats on one machine dif
 LONG = 1000  # frames from which C4 is judged; below, the cost of a call hides that of its frames
 FEW, MANY = 0.1, 0.9  # shares of steps: at most, at least
 POOR_FIT = 0.5  # relative residuals above which no share of the fit is believed
-PRICE = "the measurement"
 STREAM = (
     ("streaming speed", "milliseconds", "ms per frame"),
     ("streaming state", "state_bytes", "bytes of state"),
 )
-HIDDEN = ", too little to say what the encoders alone took: asr evaluate RUN times them apart."
+HIDDEN = ", too little to say what the encoders alone took: asr evaluate RUN times them apart"
+SCATTERED = ", as the seeds are not at one: asr evaluate RUN on a quiet machine"
 
 
 def same_budget(a: Arm, b: Arm) -> bool:
@@ -60,7 +60,8 @@ def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
 
     *For* when the recurrent one takes more than 1.25 times as much, *against* otherwise: the claim
     says "more", so that as much refutes it. Timings have no interval: 1.25 is what repeats on one
-    machine differ by.
+    quiet machine differ by. On a busy one they differ by more, so that offline any seed of the one
+    against any of the other must say the same; else undecided.
     """
     findings = [f for e in found for r, a in family_pairs(e) for f in _offline(r, a)]
     offline = any(finding.sign != "unknown" for finding in findings)
@@ -80,7 +81,7 @@ def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
     missing += [] if pairs else [COMMANDS["streaming"]]
     if not findings:
         return unmeasured("C2", "not measured", missing)
-    needs = "not all of offline speed, streaming speed and state are measured" if missing else ""
+    needs = "not all of offline speed, streaming speed and state are known" if missing else ""
     verdict = conclude("C2", findings, missing, needs)
     return replace(verdict, reasons=_in_short(findings))
 
@@ -93,28 +94,35 @@ def _offline(r: Arm, a: Arm) -> list[Finding]:
     whole = [real_time_factor(arm) for arm in (r, a)]
     if not all(whole):
         return []
-    mine, theirs = (value or 0.0 for value in whole)
-    total = f"{digits(mine, 2)} and {digits(theirs, 2)} s per second of audio"
-    apart = [encoder_factor(arm) for arm in (r, a)]
-    if all(apart):
-        encoders = [value or 0.0 for value in apart]
-        words = (
-            f"{r.label} against {a.label}, {digits(encoders[0], 2)} and {digits(encoders[1], 2)}"
-        )
-        words += f" s of features and encoder per second of audio (with the search {total})"
-        return [_more("offline speed", words, encoders[0], encoders[1], r.label, a.label)]
+    mine, theirs = (digits(value, 2) for value in whole)
+    total = f"{mine} and {theirs} s per second of audio"
+    alone = [encoder_factor(arm) for arm in (r, a)]
+    apart = None not in alone
     words = f"{r.label} against {a.label}, {total} with the search, which was not timed apart"
-    found = _more("offline speed", words, mine, theirs, r.label, a.label)
-    if theirs < mine <= TIMING * theirs:
-        return [replace(found, sign="unknown", words=found.words.removesuffix(".") + HIDDEN)]
-    return [found]
+    if apart:
+        words = (
+            f"{r.label} against {a.label}, {digits(alone[0], 2)} and {digits(alone[1], 2)} s of "
+        )
+        words += f"features and encoder per second of audio (with the search {total})"
+    spent = [
+        [run.encoder_factor if apart else run.metric("real_time_factor") for run in arm.runs]
+        for arm in (r, a)
+    ]
+    known = [[value for value in values if value is not None] for values in spent]
+    low, high = min(known[0]) / max(known[1]), max(known[0]) / min(known[1])
+    words += f", {times(low)}" if low == high else f", {digits(low, 2)} to {times(high)}"
+    sign: Sign = "for" if low > TIMING else "against"
+    if low <= TIMING and high > (TIMING if apart else 1):
+        sign = "unknown"
+        words += SCATTERED if high > TIMING else HIDDEN
+    return [Finding(sign, f"{words}.", _facets("offline speed", r.label, a.label))]
 
 
 def _in_short(findings: Sequence[Finding]) -> list[str]:
     """For each measurement how many pairs say what, with one of them."""
     reasons = []
-    for measure in dict.fromkeys(f.context["the measurement"] for f in findings):
-        own = [f for f in findings if f.context["the measurement"] == measure]
+    for measure in dict.fromkeys(f.context[MEASUREMENT] for f in findings):
+        own = [f for f in findings if f.context[MEASUREMENT] == measure]
         for sign, words in (("for", "For"), ("against", "Against"), ("unknown", "Undecided")):
             some = [f for f in own if f.sign == sign]
             if some:
@@ -126,12 +134,15 @@ def _in_short(findings: Sequence[Finding]) -> list[str]:
 
 def _more(measure: str, words: str, mine: float, theirs: float, r: str, a: str) -> Finding:
     sign: Sign = "for" if mine > TIMING * theirs else "against"
-    context = {
-        "the measurement": measure,
+    return Finding(sign, f"{words}, {times(mine / theirs)}.", _facets(measure, r, a))
+
+
+def _facets(measure: str, r: str, a: str) -> dict[str, str]:
+    return {
+        MEASUREMENT: measure,
         "the recurrent encoder": r,
         "the attention encoder": a,
     }
-    return Finding(sign, f"{words}, {times(mine / theirs)}.", context)
 
 
 def parallel(found: Sequence[Evidence], probes: Probes) -> Verdict:
@@ -159,7 +170,7 @@ def parallel(found: Sequence[Evidence], probes: Probes) -> Verdict:
             words += (
                 f"{digits(high, 2)}] of the time of {row['reference']} at {row['time']:,} frames."
             )
-            context = {PRICE: "speed", "the recurrence": name, "the length": str(row["time"])}
+            context = {MEASUREMENT: "speed", "the recurrence": name, "the length": str(row["time"])}
             findings.append(Finding(sign, words, context))
     if not findings:
         return unmeasured("C4", "not measured", [COMMANDS["scaling"]])
@@ -184,7 +195,7 @@ def _price(evidence: Evidence) -> list[Finding]:
                 sign = "unknown"
             value = points_interval(pair.found.difference.value, pair.found.difference.interval)
             words = f"errors, {pair.b.label} less {pair.a.label}: {value}; {scan.label}: {said}."
-            findings.append(Finding(sign, words, {PRICE: "errors"}, pair.undecidable))
+            findings.append(Finding(sign, words, {MEASUREMENT: "errors"}, pair.undecidable))
     return findings
 
 

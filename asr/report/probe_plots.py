@@ -76,8 +76,15 @@ def draw(
 def _legend(figure: Figure, axes: Axes, columns: int) -> None:
     """The names of all lines of ``axes``, above the panels."""
     handles, labels = axes.get_legend_handles_labels()
-    place = {"loc": "outside upper center", "frameon": False, "fontsize": 10}
-    figure.legend(handles, labels, ncols=columns, handlelength=3.5, **place)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        fontsize=10,
+        handlelength=3.5,
+    )
 
 
 def costs_to_targets(evidence: Evidence) -> Figure | None:
