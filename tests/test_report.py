@@ -136,6 +136,7 @@ def test_curves_of_seeds_are_averaged_where_all_of_them_have_been(tmp_path):
         (prefixed(420, "J"), "420 J"),
         (hours(0.25, "h"), "0.250 h (15 min)"),
         (hours(2), "2.00"),
+        (hours(0.25, "device-hours (CPU)"), "0.250 device-hours (CPU; 15 min)"),
         (digits(0.9996), "1.00"),
         (digits(1.0004), "1.00"),
         (digits(9.999), "10.0"),

@@ -189,6 +189,7 @@ def test_many_pairs_need_more_seeds_than_one(tmp_path):
         reasons = [r for r in verdict.reasons if "log-rank p" in r]
         assert len(reasons) == number - 1
         assert all(reason.startswith(sign) for reason in reasons)
+        assert all(("after Holm over 2 pairs" in reason) == (number == 3) for reason in reasons)
         assert all((said in reason) == (number == 3) for reason in reasons)
         assert (f"2 could not have been decided: {said}" in verdict.words) == (number == 3)
 

@@ -22,7 +22,7 @@ def test_a_clear_win_is_called_significant_with_its_cost_ratio(tmp_path):
     assert len(answer) == 5
     assert answer[0].startswith("LSTM makes fewer errors than Transformer at equal cost: test WER")
     assert "significant, as the 95 % interval excludes 0" in answer[0]
-    assert "LSTM took 0.0556 device-hours (CPU) (3.3 min)" in answer[1]
+    assert "LSTM took 0.0556 device-hours (CPU; 3.3 min)" in answer[1]
     assert "Transformer 0.0833 (5.0 min), 1.5 times as much" in answer[1]
     assert "2.0 times as long" in answer[2]
     assert answer[3].startswith("One seed per arm: variation between seeds was not measured")
@@ -157,7 +157,7 @@ def test_unequal_cost_is_said_and_the_wer_at_equal_cost_is_given(tmp_path):
     assert "Not finished: Transformer" in answer[3]
     page = (tmp_path / "out" / "report.md").read_text()
     assert (
-        "at equal cost, 0.125 device-hours (CPU) (7.5 min): LSTM 12.0 %, Transformer 12.0 %" in page
+        "at equal cost, 0.125 device-hours (CPU; 7.5 min): LSTM 12.0 %, Transformer 12.0 %" in page
     )
 
 

@@ -75,8 +75,11 @@ def hours(value: float | None, unit: str = "") -> str:
     """Hours, with minutes beside less than one."""
     if value is None:
         return NONE
-    minutes = f" ({digits(60 * value, 2)} min)" if value < 1 else ""
-    return f"{digits(value)} {unit}".rstrip() + minutes
+    told = f"{digits(value)} {unit}".rstrip()
+    if value >= 1:
+        return told
+    minutes = f"{digits(60 * value, 2)} min)"
+    return f"{told.removesuffix(')')}; {minutes}" if told.endswith(")") else f"{told} ({minutes}"
 
 
 def times(ratio: float) -> str:

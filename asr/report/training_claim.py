@@ -88,6 +88,8 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
         if p is not None and p < SIGNIFICANT and mine != theirs:
             sign = "for" if mine > theirs else "against"
         sure = "no test" if p is None else f"log-rank p {digits(p, 2)}"
+        family = sum(map(_testable, costs))
+        sure += f" after Holm over {family} pairs" if p is not None and family > 1 else ""
         sure += f"; {hopeless}" if hopeless else ""
         head = f"{_head(found, evidence)}to {percent(target)} validation WER"
         words = f"{head} {told[0]}, {told[1]} ({sure})."
