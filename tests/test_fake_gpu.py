@@ -1,7 +1,10 @@
 """What a GPU would refuse or be waited for, found without one; see ``tests.fake_gpu``."""
 
 import itertools
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from asr.loss import collected, weighted
 from asr.meter import Ledger
 from asr.model import build_model
 from asr.search import Beam, Greedy
+from asr.study.children import IMPORTED
 from asr.text import Characters
 from asr.train import WHOLE_SECONDS, Run
 from tests import corpus, tiny
@@ -31,6 +35,7 @@ from tests.test_decoders import utterances
 from tests.test_evaluate import RATE, make_corpus
 from tests.test_train import recipe
 
+ROOT = Path(__file__).parents[1]
 ENCODERS, DECODERS = list(tiny.ENCODER_BUILDERS), list(tiny.DECODER_BUILDERS)
 # How many vectors a gate stored, and whether a frame still ponders, decides what is computed next.
 WAITING = [n for n in ENCODERS if n.startswith("Universal") or n.split()[-1] in ("drop", "merge")]
@@ -261,6 +266,28 @@ class Fabric:
     def clip_gradients(self, model, optimizer, max_norm, error_if_nonfinite):
         # All at once is a kernel that this GPU pretends not to have.
         return nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=False)
+
+
+IMPORTING = """
+import importlib, sys, threading
+import torch
+
+def asked(*arguments):
+    raise SystemExit("a process that has asked for a GPU cannot hand it to one that it forks")
+
+for place, name in ((torch._C, "_cuda_getDeviceCount"), (torch._C, "_cuda_init"),
+                    (torch.cuda, "_lazy_init"), (torch.cuda, "_raw_device_count_nvml")):
+    setattr(place, name, asked)
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+assert threading.active_count() == 1
+"""
+
+
+def test_what_runs_of_a_study_are_forked_with_has_not_asked_for_a_gpu():
+    command = [sys.executable, "-c", IMPORTING, *IMPORTED]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_gpu_validates_in_fewer_batches(tmp_path):
