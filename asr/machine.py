@@ -65,8 +65,8 @@ def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
         )
     except Exception as error:  # Lightning's, of many kinds
         raise ValueError(
-            f"trainer: {error}; check accelerator ({options.accelerator}) and devices "
-            f"({options.devices}), or use --trainer.accelerator cpu"
+            f"trainer: {str(error).rstrip('.!')}; check accelerator ({options.accelerator}) and "
+            f"devices ({options.devices}), or use --trainer.accelerator cpu"
         ) from None
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from asr.alignment import Word, align, aligns
 from asr.audio import FOREIGN, SUFFIXES, info, pieces
+from asr.audio import name as name_of_audio
 from asr.files import new_folder, write_all
 from asr.writers import FORMATS, TIMED, Transcript
 
@@ -289,7 +290,8 @@ class Recogniser:
                 if len(wave) >= MIN_SECONDS * rate and np.abs(wave).max() >= SILENCE:
                     yield Window(reading, start / rate, wave)
         except (ValueError, OSError) as error:
-            reading.error = str(error)
+            source = reading.source  # standard input has no path that a message could name
+            reading.error = str(error).replace(name_of_audio(source.audio), source.name)
 
     def _listen(self, windows: Iterable[Window]) -> None:
         """Notes what is recognised with the sources of the windows."""

@@ -51,6 +51,10 @@ def test_audio_beside_text_in_folders_of_splits(tmp_path):
     assert rows["train"][0].id == "ann/a"
     assert rows["train"][0].speaker_id == "ann"
     assert corpus.origin().remarks == ("train: train", "validation: dev", "test: test")
+    pair(tmp_path / "more", "b")
+    pair(tmp_path, "c")
+    (tmp_path / ".cache").mkdir()
+    assert corpus.origin().remarks[3] == "Not read, being no split: c.flac, more."
 
 
 def test_a_missing_partner_on_either_side_is_counted(tmp_path):

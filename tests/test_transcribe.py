@@ -241,6 +241,9 @@ def test_audio_is_read_from_standard_input(monkeypatch):
     monkeypatch.setattr(sys, "stdin", stream)
     [result] = transcribe(CodedSpeech(), ["-"])
     assert (result.source, result.transcript.text) == ("stdin", "from a pipe")
+    [result] = transcribe(CodedSpeech(), ["-"])  # of which nothing is left
+    assert (result.source, result.transcript) == ("stdin", None)
+    assert result.error.startswith("stdin is empty (0 bytes)")
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,8 @@ class Folder(Corpus):
             remarks = tuple(f"{split}: {source.name}" for split, source in named.items())
             if "validation" not in named:
                 remarks += ("No validation (or dev), which training needs; nothing was held out.",)
+            if left := _left_out(self.path, list(named.values())):
+                remarks += (f"Not read, being no split: {', '.join(left)}.",)
         else:
             remarks = (self._held_out()[1],)
         name = self.path.resolve().name
@@ -135,6 +137,14 @@ def _hold_out(
             splits[split] = part
     splits["train"] = [row for name in order for row in groups[name]]
     return {s: sorted(splits[s], key=lambda r: r.id) for s in SPLIT_NAMES if s in splits}
+
+
+def _left_out(folder: Path, splits: list[Path]) -> list[str]:
+    """Folders and audio beside folders of splits; what manifests name may be anywhere."""
+    if not all(split.is_dir() for split in splits):
+        return []
+    beside = sorted(p for p in folder.iterdir() if p not in splits and p.name[0] != ".")
+    return [p.name for p in beside if p.is_dir() or p.suffix.lower() in AUDIO]
 
 
 def _listed(rows: list[Row]) -> Rows:
