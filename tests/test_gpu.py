@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from asr import compiled
 from asr.batch import EOS
 from asr.encoders.recurrent import RecurrentBlock, set_recurrent_precision
 from asr.encoders.silent import MARK, silent
@@ -220,6 +221,32 @@ def test_a_training_run_has_the_losses_of_the_cpus_and_an_account(corpus, tmp_pa
     account = lines[1][-1]
     assert account["peak_memory_bytes"] > 0
     assert (account["energy_joules"] is None) == (account["energy_note"] is not None)
+
+
+@pytest.mark.filterwarnings("default")  # a compiler has remarks on complex numbers, and its own
+@pytest.mark.parametrize("encoder", ["LSTM", "Transformer"])
+def test_a_run_by_cuda_graphs_has_the_losses_of_one_without(corpus, tmp_path, monkeypatch, encoder):
+    monkeypatch.setattr(compiled, "STEP", 100.0)  # one shape, as to compile for it takes seconds
+    torch._dynamo.reset()
+    found = []
+    for mode in (None, "reduce-overhead"):
+        trainer = {"accelerator": "gpu", "allow_tf32": False, "log_every_n_steps": 1}
+        decoder = {"width": 32, "layers": 2, "heads": 2, "dropout": 0.0}
+        given = recipe(
+            corpus,
+            encoder,
+            decoder={"class_path": "Transformer", "init_args": decoder},
+            augmentation={},
+            trainer={**trainer, "compile": mode},
+            budget={"updates": 8},  # compiled before the first, recorded in it, then replayed
+        )
+        line = train(given, tmp_path / str(mode))
+        written = read_ledger(tmp_path / str(mode) / "ledger.jsonl")
+        found.append([losses(line) for line in written if line["event"] == "step"])
+        assert (line["seconds"]["compilation"] > 0) == (mode is not None)
+    assert len(found[0]) == 8
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other, rel=1e-2)
 
 
 def test_a_profile_counts_kernels_and_the_time_without_any(corpus):
