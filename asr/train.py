@@ -250,12 +250,9 @@ class Run:
         seed = (self.recipe.seed * 1_000_003 + number) * 2
         torch.manual_seed(seed)
         waves, lengths = augmentation.perturb(
-            batch.waves, batch.wave_lengths, self.recipe.features.sample_rate, seed
+            self.whole(batch.waves), batch.wave_lengths, self.recipe.features.sample_rate, seed
         )
-        # Few lengths: cuDNN plans its convolutions anew for each. The compiler's shapes are few.
-        if waves.is_cuda and self.shapes is None:
-            step = round(WHOLE_SECONDS * self.recipe.features.sample_rate)
-            waves = F.pad(waves, (0, -waves.shape[1] % step))
+        waves = self.whole(waves)
         longest = int(self.average.features.num_frames(torch.tensor(waves.shape[1])))
         filled = Shape(len(waves), longest, batch.tokens.shape[1])
         if self.shapes is not None:
@@ -271,6 +268,17 @@ class Run:
         )
         self.weights = {name: term.weight for name, term in loss.terms.items()}
         return loss, frames, filled
+
+    def whole(self, waves: Tensor) -> Tensor:
+        """(B, N) -> (B, N'): on a GPU, of few lengths, as cuDNN plans its convolutions for each.
+
+        Before the speed changes, which is a convolution itself, and after. Of a compiler's shapes
+        there are few anyhow.
+        """
+        if not waves.is_cuda or self.shapes is not None:
+            return waves
+        step = round(WHOLE_SECONDS * self.recipe.features.sample_rate)
+        return F.pad(waves, (0, -waves.shape[1] % step))
 
     def total(self, loss: Loss) -> Tensor:
         """The weighted sum of the terms' means over all ranks' tokens.
