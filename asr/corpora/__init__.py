@@ -1,5 +1,6 @@
 """The corpora by name: what ``asr prepare NAME`` reads, and tests are parametrised over."""
 
+from asr.corpora.common_voice import CommonVoice
 from asr.corpora.corpus import Corpus
 from asr.corpora.folder import Folder
 from asr.corpora.fsdd import FSDD
@@ -12,6 +13,7 @@ CORPORA: dict[str, type[Corpus]] = {
     "fsdd": FSDD,
     "librispeech": LibriSpeech,
     "mini_librispeech": MiniLibriSpeech,
+    "common_voice": CommonVoice,
     "hub": Hub,
     "folder": Folder,
 }

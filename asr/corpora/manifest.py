@@ -41,6 +41,30 @@ def read_manifest(path: Path) -> Iterator[Row]:
         )
 
 
+def read_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and fields by column: commas and quotes (RFC 4180), or tabs and no quotes (.tsv).
+
+    Raises:
+        ValueError: a line has other fields than the header, or it is not UTF-8; names the line.
+        OSError: it cannot be read.
+    """
+    form: dict[str, Any] = {"strict": True}
+    if path.suffix == ".tsv":
+        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), **form)
+    try:
+        header = next(reader, [])
+        for fields in filter(None, reader):  # an empty line has none
+            if len(fields) != len(header):
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: {len(fields)} fields, the header has"
+                    f" {len(header)}; a text with the separator in it goes between quotes"
+                )
+            yield reader.line_num, dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}; check its quotes") from None
+
+
 def read_text(path: Path) -> str:
     """A text file, its lines ending in a newline alone, without the mark of Windows' editors.
 
@@ -71,23 +95,9 @@ def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Commas and quotes (RFC 4180), or tabs and no quotes; empty fields are left out but text."""
-    form: dict[str, Any] = {"strict": True}
-    if path.suffix == ".tsv":
-        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), **form)
-    try:
-        header = next(reader, [])
-        for fields in filter(None, reader):  # an empty line has none
-            if len(fields) != len(header):
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: {len(fields)} fields, the header has"
-                    f" {len(header)}; a text with the separator in it goes between quotes"
-                )
-            row = zip(header, fields, strict=True)
-            yield reader.line_num, {key: value for key, value in row if value or key == "text"}
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}; check its quotes") from None
+    """A table's; empty fields are left out but text."""
+    for number, row in read_table(path):
+        yield number, {key: value for key, value in row.items() if value or key == "text"}
 
 
 def _seconds(entry: Mapping[str, Any], key: str, where: str) -> float | None:

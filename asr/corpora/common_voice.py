@@ -1,0 +1,95 @@
+"""Common Voice (Scripted Speech) in its official layout: a folder of one language."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from asr.corpora.corpus import Corpus, Origin, Row, Rows
+from asr.corpora.manifest import read_table
+
+SOURCE = "https://mozilladatacollective.com"
+LICENCE = (
+    "CC0 1.0 (Common Voice, R. Ardila et al. 2020); the terms of access forbid identifying"
+    " speakers and passing copies on"
+)
+COLUMNS = ("client_id", "path", "sentence")  # in every release; what else there is differs
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonVoice(Corpus):
+    """Sentences read aloud, in almost 300 languages, validated by volunteers (CC0 1.0).
+
+    An account of the Mozilla Data Collective (https://mozilladatacollective.com) and consent to its
+    terms are needed, so nothing is downloaded here: unpack the archive and give a language's
+    folder. Train, dev and test share no speaker; transcripts keep case and punctuation.
+
+    Args:
+        path: folder of a language, as cv-corpus-24.0-2025-12-05/en, unpacked from the archive that
+            https://mozilladatacollective.com gives to who agrees to its terms.
+        train: tables of the split train; an empty list leaves a split out.
+        validation: tables of the split validation.
+        test: tables of the split test.
+    """
+
+    path: Path
+    train: list[str] = field(default_factory=lambda: ["train"])
+    validation: list[str] = field(default_factory=lambda: ["dev"])
+    test: list[str] = field(default_factory=lambda: ["test"])
+
+    def splits(self) -> dict[str, Rows]:
+        """The splits whose lists are not empty."""
+        tables = {split: [self._table(n) for n in names] for split, names in self._named().items()}
+        if not tables:
+            raise ValueError("no table of Common Voice is asked for; give for instance --train")
+        return {split: Rows(partial(_read, paths)) for split, paths in tables.items()}
+
+    def origin(self) -> Origin:
+        """Where the language's folder is; the release is told by its parent."""
+        remarks = (f"{split}: {' + '.join(names)}" for split, names in self._named().items())
+        language = self.path.resolve()
+        return Origin(
+            f"common_voice_{language.name}",
+            f"{language.parent.name}/{language.name} of {SOURCE}",
+            LICENCE,
+            remarks=tuple(remarks),
+        )
+
+    def _named(self) -> dict[str, list[str]]:
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: names for split, names in named.items() if names}
+
+    def _table(self, name: str) -> Path:
+        table = self.path / f"{name}.tsv"
+        if table.is_file():
+            return table
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"{self.path}: no such folder; get Common Voice from {SOURCE}")
+        if languages := sorted(found.parent.name for found in self.path.glob("*/train.tsv")):
+            raise FileNotFoundError(
+                f"{self.path} has no {name}.tsv; give the folder of a language: "
+                f"{', '.join(languages)}"
+            )
+        there = ", ".join(sorted(found.stem for found in self.path.glob("*.tsv"))) or "none"
+        raise FileNotFoundError(
+            f"{self.path} has no {name}.tsv; unpack the archive again, or name other tables (there:"
+            f" {there}), as --validation '[]' for none"
+        )
+
+
+def _read(tables: list[Path]) -> Iterator[Row]:
+    """A clip that is missing and a sentence that is empty are rows too: preflight counts them."""
+    for table in tables:
+        for number, entry in read_table(table):
+            if missing := [column for column in COLUMNS if column not in entry]:
+                raise ValueError(
+                    f"{table}, line {number}: no column {missing[0]}; it has {', '.join(entry)}"
+                )
+            clip = entry["path"].removesuffix(".mp3")  # the releases of 2019 leave it out
+            yield Row(
+                id=clip,
+                audio=table.parent / "clips" / f"{clip}.mp3",
+                text=entry["sentence"],
+                speaker_id=entry["client_id"],
+                language=entry.get("locale") or table.resolve().parent.name,
+            )
