@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Format = Literal["txt", "json", "srt", "vtt", "tsv"]
+Format = Literal["txt", "json", "srt", "vtt", "tsv", "ctm"]
 
 STDIN = "-"
 MIN_SECONDS = 0.1  # shorter than any word
@@ -115,7 +115,8 @@ def transcribe(
         model: what recognises.
         inputs: audio files, folders, glob patterns, or ``-`` for the bytes of a file on stdin.
         output_dir: folder for the transcripts, made when missing; without one nothing is written.
-        formats: any of txt, json, srt, vtt, tsv; all but txt need a transducer or a CTC head.
+        formats: any of txt, json, srt, vtt, tsv, ctm; all but txt need a transducer or a CTC
+            head.
         recursive: look into the folders of folders too.
         overwrite: replace transcripts that exist; without it they are errors of their inputs.
         window_seconds: longer audio is cut, at the quietest point of the last third of a window;

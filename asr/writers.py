@@ -1,10 +1,11 @@
-"""A transcript as txt, json, srt, vtt or tsv, and files that are written whole or not at all."""
+"""A transcript as txt, json, srt, vtt, tsv or ctm."""
 
 import html
 import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import Any
 
 from asr.alignment import Word
@@ -134,12 +135,30 @@ def tsv(transcript: Transcript) -> str:
     return "\n".join(rows) + "\n"
 
 
+def ctm(transcript: Transcript) -> str:
+    """Words as NIST's scorer reads them (sclite: "time marked conversation"), one a line.
+
+    Waveform without folder and suffix, channel 1, start and duration in seconds, word, and its
+    confidence unless there is none. Fields are parted by blanks, so that a name has none.
+    """
+    waveform = "_".join(PurePath(transcript.source).stem.split())
+    rows = []
+    for word in map(described, transcript.words):
+        duration = word["end"] - word["start"]
+        fields = [waveform, "1", f"{word['start']:.3f}", f"{duration:.3f}", word["word"]]
+        if word["confidence"] is not None:
+            fields.append(f"{word['confidence']:.4f}")
+        rows.append(" ".join(fields) + "\n")
+    return "".join(rows)
+
+
 FORMATS: dict[str, Callable[[Transcript], str]] = {
     "txt": txt,
     "json": as_json,
     "srt": srt,
     "vtt": vtt,
     "tsv": tsv,
+    "ctm": ctm,
 }
 TIMED = frozenset(FORMATS) - {"txt"}
 

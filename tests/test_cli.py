@@ -392,7 +392,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     "transcribe: no file": ("transcribe {run}", "arguments are required: FILE"),
     "transcribe: unknown format": (
         "transcribe {run} {audio} --formats doc --output-dir x",
-        "argument --formats: 'doc' is none of txt, json, srt, vtt, tsv; files go before --formats",
+        "argument --formats: 'doc' is none of txt, json, srt, vtt, tsv, ctm; files go before",
     ),
     "transcribe: several formats nowhere": (
         "transcribe {run} {audio} --formats srt vtt",

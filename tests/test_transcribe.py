@@ -310,7 +310,7 @@ def test_no_samples_at_all_is_an_error_of_that_file(tmp_path):
 
 def test_every_format_is_written(tmp_path):
     path = save(tmp_path / "a.wav", pause(0.4), speak("one two"))
-    kinds = ("txt", "json", "srt", "vtt", "tsv")
+    kinds = ("txt", "json", "srt", "vtt", "tsv", "ctm")
     out = tmp_path / "out"
     [result] = transcribe(
         CodedSpeech(), [path], formats=kinds, output_dir=out, model_name="runs/lstm"
@@ -388,7 +388,7 @@ def test_without_a_folder_nothing_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"formats": ("docx",)}, "docx; choose from txt, json, srt, vtt, tsv"),
+        ({"formats": ("docx",)}, "docx; choose from txt, json, srt, vtt, tsv, ctm"),
         ({"formats": ()}, "none; choose from"),
         ({"formats": ("txt", "srt")}, "give output_dir"),
         ({"window_seconds": 0.5}, "window_seconds is 0.5"),
@@ -405,7 +405,7 @@ class NoHead(Levels):
         return None
 
 
-@pytest.mark.parametrize("kind", ["json", "srt", "vtt", "tsv"])
+@pytest.mark.parametrize("kind", ["json", "srt", "vtt", "tsv", "ctm"])
 def test_times_need_a_ctc_head(tmp_path, kind):
     path = save(tmp_path / "a.wav", speak("one"))
     model = CodedSpeech(decoder=NoHead())

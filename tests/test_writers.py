@@ -1,6 +1,9 @@
 import json
 import os
+import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from asr.alignment import Word
@@ -45,6 +48,46 @@ def test_tsv_has_one_word_a_line():
         "1.200\t2.000\t<roll>\t0.5000",
         "3.000\t4.250\t-->\t1.0000",
     ]
+
+
+# sctk's infmts.htm: F, C, BT, DUR and the word, parted by white space; CONF may be missing.
+CTM = re.compile(
+    r"(?m)^([^\s/]+)[ \t]+(\S+)[ \t]+([\d.]+)[ \t]+([\d.]+)[ \t]+(\S+)(?:[ \t]+(\S+))?$"
+)
+
+
+def test_ctm_holds_the_words_of_json():
+    shown = FORMATS["ctm"](HELLO)
+    records = CTM.findall(shown)
+    assert len(records) == shown.count("\n") == 4
+    words = json.loads(FORMATS["json"](HELLO))["words"]
+    for (waveform, channel, start, duration, text, confidence), word in zip(
+        records, words, strict=True
+    ):
+        assert (waveform, channel, text) == ("a", "1", word["word"])
+        assert float(start) == word["start"]
+        assert float(start) + float(duration) == pytest.approx(word["end"], abs=1e-9)
+        assert (float(confidence) if confidence else None) == word["confidence"]
+
+
+@pytest.mark.parametrize(
+    ("source", "waveform"),
+    [("x/y/talk.v2.mp3", "talk.v2"), ("my own talk.wav", "my_own_talk"), ("stdin", "stdin")],
+)
+def test_ctm_names_the_waveform_without_folder_suffix_and_blanks(source, waveform):
+    [[name, *_]] = CTM.findall(FORMATS["ctm"](replace(transcript([HELLO.words[0]]), source=source)))
+    assert name == waveform
+
+
+def test_ctm_times_add_up_to_the_ends_in_json_however_they_are_rounded():
+    generator = np.random.default_rng(0)
+    edges = np.cumsum(generator.uniform(0, 0.05, 1000)).reshape(500, 2)
+    words = [Word("a", start, end, 1.0) for start, end in edges.tolist()]
+    shown = transcript(words, 1000.0)
+    records = CTM.findall(FORMATS["ctm"](shown))
+    ends = [float(start) + float(duration) for _, _, start, duration, _, _ in records]
+    wanted = [word["end"] for word in json.loads(FORMATS["json"](shown))["words"]]
+    assert ends == pytest.approx(wanted, abs=1e-9)
 
 
 def test_txt_is_the_text():

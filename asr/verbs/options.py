@@ -23,7 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "asr evaluate runs/spoken-lstm-tiny-seed1 --split test",
     ),
     "transcribe": (
-        "audio files of any length -> text, json, srt, vtt or tsv",
+        "audio files of any length -> text, json, srt, vtt, tsv or ctm",
         "asr transcribe runs/spoken-lstm-tiny-seed1 talk.mp3 --formats srt --output-dir subtitles",
     ),
     "compare": (

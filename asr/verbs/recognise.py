@@ -8,7 +8,14 @@ from asr.verbs.options import Parser, device_of, fail, hyphens, parser, positive
 
 # Audio in a batch: a GPU waits for its launches, of which a search's step has as many at any size.
 BATCH_SECONDS, GPU_BATCH_SECONDS = 120.0, 960.0
-FORMATS = ("txt", "json", "srt", "vtt", "tsv")  # of asr.writers, which takes a second to import
+FORMATS = (
+    "txt",
+    "json",
+    "srt",
+    "vtt",
+    "tsv",
+    "ctm",
+)  # of asr.writers, which takes a second to import
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -84,7 +91,7 @@ def transcribe(arguments: list[str]) -> int:
     )
     options.add_argument(
         "--formats", nargs="+", default=["txt"], type=format_name, metavar="F", help="txt; also "
-        "json, srt, vtt, tsv, which hold the times of words"
+        "json, srt, vtt, tsv, ctm, which hold the times of words"
     )  # fmt: skip
     options.add_argument("--recursive", action="store_true", help="folders within folders too")
     options.add_argument(
