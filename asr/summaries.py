@@ -105,6 +105,8 @@ def transcribed(results: Sequence[Result], folder: Path | None, kind: str) -> st
     lines += [f"... and {len(done) - SHOWN} more"] if len(done) > SHOWN else []
     seconds = sum(transcript.duration for _, transcript in done)
     lines.append(f"{count(len(done), 'file')}, {seconds:.1f} s of audio, transcribed into {folder}")
+    if left := sum(r.transcript is None and r.error is None for r in results):
+        lines.append(f"{count(left, 'file')} not heard again: all transcripts are there")
     return "\n".join(lines) + "\n"
 
 

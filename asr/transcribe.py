@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Format = Literal["txt", "json", "srt", "vtt", "tsv", "ctm"]
+Existing = Literal["refuse", "replace", "skip"]
 
 STDIN = "-"
 MIN_SECONDS = 0.1  # shorter than any word
@@ -54,8 +55,8 @@ class Result:
 
     Attributes:
         source: the file, or ``stdin``.
-        transcript: None when it failed.
-        outputs: the files written, by format.
+        transcript: None when it failed, or was there before.
+        outputs: the files written, or there before, by format.
         error: one line, None when all went well.
     """
 
@@ -101,7 +102,7 @@ def transcribe(
     output_dir: str | Path | None = None,
     formats: Sequence[Format] = ("txt",),
     recursive: bool = False,
-    overwrite: bool = False,
+    existing: Existing = "refuse",
     window_seconds: float | None = None,
     batch_seconds: float = 120.0,
     model_name: str = "",
@@ -118,7 +119,9 @@ def transcribe(
         formats: any of txt, json, srt, vtt, tsv, ctm; all but txt need a transducer or a CTC
             head.
         recursive: look into the folders of folders too.
-        overwrite: replace transcripts that exist; without it they are errors of their inputs.
+        existing: transcripts that exist are errors of their inputs ("refuse"); or replaced; or
+            left, and the audio not heard again ("skip"), if all formats are there and none is older
+            than the audio: whatever made them, so that a call that was stopped can go on.
         window_seconds: longer audio is cut, at the quietest point of the last third of a window;
             not given: the longest utterance of the model's training, if known and under 30, or 30.
         batch_seconds: longest window times number of windows of a batch, at most.
@@ -150,11 +153,12 @@ def transcribe(
         tqdm(total=len(sources), unit="file", disable=None if progress else True) as bar,
     ):
         for group in _groups(sources, recogniser.pool_seconds):
-            outcomes: dict[int, Transcript | str] = {
-                number: reason
-                for number in group
-                if (reason := _in_the_way(outputs[number], overwrite))
-            }
+            outcomes: dict[int, Transcript | str | None] = {}
+            for number in group:
+                if existing == "skip" and _heard_before(sources[number], outputs[number]):
+                    outcomes[number] = None
+                elif reason := _in_the_way(sources[number], outputs[number], existing):
+                    outcomes[number] = reason
             ready = [number for number in group if number not in outcomes]
             outcomes.update(zip(ready, recogniser([sources[n] for n in ready]), strict=True))
             for number in group:
@@ -450,14 +454,30 @@ def _pools(windows: Iterable[Window], limit: int) -> Iterator[list[Window]]:
         yield pool
 
 
-def _in_the_way(outputs: dict[str, Path], overwrite: bool) -> str | None:
-    """Which existing file forbids writing."""
-    existing = [] if overwrite else [path for path in outputs.values() if path.exists()]
-    return f"{existing[0]} exists; --overwrite replaces it" if existing else None
+def _heard_before(source: Source, outputs: dict[str, Path]) -> bool:
+    """Whether all transcripts are there, none older than the audio, of which bytes have no age."""
+    if isinstance(source.audio, bytes) or not outputs:
+        return False
+    recorded = source.audio.stat().st_mtime_ns
+    return all(p.exists() and p.stat().st_mtime_ns >= recorded for p in outputs.values())
 
 
-def _finish(source: Source, outcome: Transcript | str, outputs: dict[str, Path]) -> Result:
+def _in_the_way(source: Source, outputs: dict[str, Path], existing: Existing) -> str | None:
+    """Which existing file forbids writing, and why it cannot just be left."""
+    there = [path for path in outputs.values() if path.exists()]
+    if existing == "replace" or not there:
+        return None
+    if existing == "refuse":
+        return f"{there[0]} exists; --overwrite replaces it, --skip-existing leaves it"
+    missing = [path.name for path in outputs.values() if path not in there]
+    why = f"but no {missing[0]}" if missing else f"and may be older than {source.name}"
+    return f"{there[0]} exists {why}; --overwrite replaces it"
+
+
+def _finish(source: Source, outcome: Transcript | str | None, outputs: dict[str, Path]) -> Result:
     """Writes the transcript, or reports why there is none."""
+    if outcome is None:
+        return Result(source.name, None, outputs)
     if isinstance(outcome, str):
         log.error("%s", outcome)
         return Result(source.name, None, {}, outcome)

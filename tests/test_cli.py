@@ -211,7 +211,10 @@ def test_one_bad_file_among_good_ones_gives_exit_status_1_and_the_others(job, tm
     )
     again = command("transcribe", job.run, job.audio, "--output-dir", str(out))
     assert again.status == 1
-    assert "exists; --overwrite replaces it" in again.err
+    assert "exists; --overwrite replaces it, --skip-existing leaves it" in again.err
+    on = command("transcribe", job.run, job.audio, "--output-dir", str(out), "--skip-existing")
+    assert (on.status, on.err) == (0, "")
+    assert "1 file not heard again: all transcripts are there\n" in on.out
 
 
 def test_the_resolved_recipe_is_printed_and_nothing_trained(job, capsys, tmp_path, monkeypatch):
@@ -401,6 +404,10 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     "transcribe: one page of several files": (
         "transcribe {run} {recordings}/test --recursive --formats srt",
         "srt of 9 files needs --output-dir",
+    ),
+    "transcribe: replaced and skipped": (
+        "transcribe {run} {audio} --overwrite --skip-existing",
+        "argument --skip-existing: not allowed with argument --overwrite",
     ),
     "transcribe: unwritable output": (
         "transcribe {run} {audio} --output-dir {file}/below",

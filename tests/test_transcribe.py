@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import sys
 import tracemalloc
 from itertools import cycle, islice
@@ -365,9 +366,53 @@ def test_an_existing_transcript_stays_unless_told_otherwise(tmp_path):
     assert results[1].error is None
     assert (tmp_path / "a.txt").read_text() == "precious"
     assert model.batches == [1]  # nothing was computed in vain
-    results = transcribe(model, names, output_dir=tmp_path, overwrite=True)
+    results = transcribe(model, names, output_dir=tmp_path, existing="replace")
     assert [result.error for result in results] == [None, None]
     assert (tmp_path / "a.txt").read_text() == "a\n"
+
+
+def test_a_call_that_was_stopped_goes_on_and_hears_nothing_twice(tmp_path):
+    names = [save(tmp_path / f"{name}.wav", speak(name)) for name in "abc"]
+    out, kinds = tmp_path / "out", ("txt", "ctm")
+    transcribe(CodedSpeech(), names[:2], output_dir=out, formats=kinds)
+    (out / "a.txt").write_text("corrected by hand")
+    model = CodedSpeech()
+    results = transcribe(model, names, output_dir=out, formats=kinds, existing="skip")
+    assert [result.error for result in results] == [None, None, None]
+    assert texts(results) == [None, None, "c"]
+    assert results[0].outputs == {kind: out / f"a.{kind}" for kind in kinds}
+    assert model.batches == [1]
+    assert (out / "a.txt").read_text() == "corrected by hand"
+    assert sorted(p.name for p in out.iterdir()) == [
+        f"{n}.{k}" for n in "abc" for k in sorted(kinds)
+    ]
+
+
+def test_what_may_be_another_transcript_is_neither_skipped_nor_replaced(tmp_path, monkeypatch):
+    names = [save(tmp_path / f"{name}.wav", speak(name)) for name in "ab"]
+    transcribe(CodedSpeech(), names, output_dir=tmp_path)
+    before = (tmp_path / "a.txt").stat().st_mtime
+    os.utime(names[0], (before + 1, before + 1))  # recorded anew
+    older, left = transcribe(CodedSpeech(), names, output_dir=tmp_path, existing="skip")
+    assert older.error.endswith(
+        f"a.txt exists and may be older than {names[0]}; --overwrite replaces it"
+    )
+    assert (left.error, left.transcript) == (None, None)
+    kinds = ("txt", "srt")
+    _, fewer = transcribe(CodedSpeech(), names, output_dir=tmp_path, formats=kinds, existing="skip")
+    assert fewer.error.endswith("b.txt exists but no b.srt; --overwrite replaces it")
+    assert not (tmp_path / "b.srt").exists()
+    (tmp_path / "stdin.txt").write_text("of other audio")
+    spoken = io.TextIOWrapper(io.BytesIO(audio_bytes(speak("one"))))
+    monkeypatch.setattr(sys, "stdin", spoken)
+    [piped] = transcribe(CodedSpeech(), ["-"], output_dir=tmp_path, existing="skip")
+    assert "stdin.txt exists and may be older than stdin" in piped.error
+
+
+def test_without_a_folder_there_is_nothing_to_skip(tmp_path):
+    path = save(tmp_path / "a.wav", speak("one"))
+    (tmp_path / "a.txt").write_text("of another call")
+    assert texts(transcribe(CodedSpeech(), [path], existing="skip")) == ["one"]
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path):

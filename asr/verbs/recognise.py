@@ -8,14 +8,8 @@ from asr.verbs.options import Parser, device_of, fail, hyphens, parser, positive
 
 # Audio in a batch: a GPU waits for its launches, of which a search's step has as many at any size.
 BATCH_SECONDS, GPU_BATCH_SECONDS = 120.0, 960.0
-FORMATS = (
-    "txt",
-    "json",
-    "srt",
-    "vtt",
-    "tsv",
-    "ctm",
-)  # of asr.writers, which takes a second to import
+# Those of asr.writers, which takes a second to import.
+FORMATS = ("txt", "json", "srt", "vtt", "tsv", "ctm")
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -97,7 +91,16 @@ def transcribe(arguments: list[str]) -> int:
     options.add_argument(
         "--window-seconds", type=positive, metavar="S", help="heard at once; as long as in training"
     )
-    options.add_argument("--overwrite", action="store_true", help="replace existing transcripts")
+    existing = options.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--overwrite", dest="existing", action="store_const", const="replace",
+        default="refuse", help="replace existing transcripts; they are errors else",
+    )  # fmt: skip
+    existing.add_argument(
+        "--skip-existing", dest="existing", action="store_const", const="skip",
+        default="refuse", help="go on where a call stopped: files whose transcripts are all there, "
+        "none older than the audio, are not heard again, whatever made the transcripts",
+    )  # fmt: skip
     known = options.parse_intermixed_args(hyphens(arguments))
 
     from asr import summaries
@@ -117,7 +120,7 @@ def transcribe(arguments: list[str]) -> int:
         output_dir=known.output_dir,
         formats=known.formats,
         recursive=known.recursive,
-        overwrite=known.overwrite,
+        existing=known.existing,
         window_seconds=known.window_seconds,
         batch_seconds=known.batch_seconds,
         model_name=known.model,
