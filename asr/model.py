@@ -25,6 +25,7 @@ from asr.encoders.encoder import Encoder
 from asr.features import FeatureOptions, LogMel
 from asr.files import Content, new_folder, write_all
 from asr.language_models import LANGUAGE_MODELS, LanguageModel
+from asr.language_models.folder import DESCRIPTION as LANGUAGE_MODEL
 from asr.language_models.folder import check_tokens, load_language_model
 from asr.loss import Loss, collected
 from asr.search import SEARCHES, Hypothesis, Search
@@ -213,6 +214,11 @@ def find_model(path: str | Path) -> Path:
             return folder
     if not path.exists():
         raise ValueError(f"{path}: no such model or run folder; check the path")
+    if any((folder / LANGUAGE_MODEL).is_file() for folder in (path, path / "best")):
+        raise ValueError(
+            f"{path} is a language model, which helps a speech model to recognise; give that one's "
+            f"run folder first, as in: asr tune-decoding RUN --language-model {path}"
+        )
     raise ValueError(
         f"{path} holds no model ({DESCRIPTION} and {WEIGHTS}); give a run folder that has "
         "validated at least once, or a model folder"

@@ -322,6 +322,10 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
         "prepare folder --pth x --output x",
         "folder.pth: no such key; Folder has path, layout",
     ),
+    "prepare: misspelt option of every corpus": (
+        "prepare folder --path {recordings} --output x --normalizer=none",
+        r"unrecognized arguments: --normalizer=none; did you mean --normaliser\? .see: asr prepare",
+    ),
     "prepare: no output": ("prepare folder --path x", "arguments are required: --output"),
     "prepare: missing folder": (
         "prepare folder --path nowhere --output x",
@@ -378,7 +382,18 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
         "evaluate {run} --search Bean",
         "search.class_path 'Bean' is no Search; shipped: Beam, Greedy",
     ),
-    "evaluate: misspelt option": ("evaluate {run} --spilt test", "unrecognized arguments: --spilt"),
+    "evaluate: misspelt option": (
+        "evaluate {run} --spilt test",
+        r"unrecognized arguments: --spilt test; did you mean --split\? .see: asr evaluate --help",
+    ),
+    "evaluate: unknown option": (
+        "evaluate {run} --colour",
+        r"unrecognized arguments: --colour \(see: asr evaluate --help",
+    ),
+    "tune-decoding: a search": (
+        "tune-decoding {run} --search Greedy",
+        "--search Greedy: the search is what is chosen here; leave it out",
+    ),
     "evaluate: wrong number": (
         "evaluate {run} --batch-seconds -3",
         "argument --batch-seconds: '-3' is not a number of seconds above 0",
@@ -591,6 +606,13 @@ def test_the_help_of_every_verb_has_usage_and_example(verb, capsys):
     assert " ".join(VERBS[verb][1].split()) in " ".join(out.split())
     assert "None" not in out
     assert "==SUPPRESS==" not in out
+
+
+def test_the_search_is_an_option_of_the_verbs_that_do_not_choose_it(capsys):
+    for verb, offered in (("evaluate", True), ("transcribe", True), ("tune-decoding", False)):
+        with contextlib.suppress(SystemExit):
+            main([verb, "--help"])
+        assert ("--search" in capsys.readouterr().out) == offered, verb
 
 
 def test_the_help_of_training_lists_every_key_with_type_default_and_meaning(job, capsys):

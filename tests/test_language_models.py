@@ -15,6 +15,7 @@ from asr.language_models.folder import (
     load_language_model,
     save_language_model,
 )
+from asr.model import find_model
 from asr.search.fusion import begin
 from asr.text import Characters
 from tests.tiny import counted_flops
@@ -182,3 +183,13 @@ def test_a_folder_that_does_not_fit_together_is_refused_by_the_name_of_its_file(
         load_language_model(tmp_path)
     assert str(error.value).startswith(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("below", ["", "best"])
+def test_a_language_model_in_the_place_of_a_speech_model_is_called_what_it_is(tmp_path, below):
+    component, tokenizer = Component(LSTM, {"width": 8}), Characters(["abc"])
+    model = component(tokenizer.vocabulary_size)
+    trained = TrainedLanguageModel(model, component, tokenizer, "none")
+    save_language_model(trained, tmp_path / below)
+    with pytest.raises(ValueError, match="is a language model, .* first, as in: asr tune-decoding"):
+        find_model(tmp_path)

@@ -1,6 +1,7 @@
 """The verbs and what their options have in common."""
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +47,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """Called by argparse."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message and (near := self.nearest(unknown.split()[0])):
+            message += f"; did you mean {near}?"
         raise ValueError(f"{message} (see: {self.prog} --help)")
+
+    def nearest(self, word: str) -> str | None:
+        """The option that is spelt almost like a word which is none; None if no one is."""
+        name = word.partition("=")[0]
+        return next(
+            iter(difflib.get_close_matches(name, self._option_string_actions, 1, 0.75)), None
+        )
 
 
 def parser(verb: str) -> Parser:

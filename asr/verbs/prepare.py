@@ -1,5 +1,6 @@
 """``asr prepare``."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ def prepare(arguments: list[str]) -> int:
         print("options of each corpus (type, default):\n" + config.describe_table(CORPORA))
         return 0
     known, rest = options.parse_known_args(hyphens(arguments))
+    of_corpus = hyphens(
+        [f"--{name}" for name in inspect.signature(CORPORA[known.corpus]).parameters]
+    )
+    for word in rest:
+        if word.partition("=")[0] not in of_corpus and options.nearest(word):
+            options.error(f"unrecognized arguments: {word}")
     tree = config.override({}, rest, schema=None)
     corpus = config.read_component(
         CORPORA, {"class_path": known.corpus, "init_args": tree}, known.corpus

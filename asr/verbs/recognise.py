@@ -150,7 +150,12 @@ def model_options(verb: str) -> Parser:
     options.add_argument(
         "model", metavar="MODEL", help="run folder (its best model) or model folder"
     )
-    options.add_argument("--search", help="Greedy, Beam or a YAML file; the model's own")
+    # What tune-decoding chooses: given to it, it is told so.
+    chosen = verb == "tune-decoding"
+    options.add_argument(
+        "--search",
+        help=argparse.SUPPRESS if chosen else "Greedy, Beam or a YAML file; the model's own",
+    )
     options.add_argument(
         "--language-model", metavar="LM", help="run or folder of one, in place of the model's own"
     )
