@@ -23,7 +23,7 @@ from asr.decoders.decoder import Decoder
 from asr.encoders import ENCODERS
 from asr.encoders.encoder import Encoder
 from asr.features import FeatureOptions, LogMel
-from asr.files import Content, new_folder, write_all
+from asr.files import Content, new_folder, read_json, write_all
 from asr.language_models import LANGUAGE_MODELS, LanguageModel
 from asr.language_models.folder import DESCRIPTION as LANGUAGE_MODEL
 from asr.language_models.folder import check_tokens, load_language_model
@@ -286,7 +286,13 @@ def load_model(
 
 
 def corpus_of(model: SpeechModel, name: str) -> str:
-    """The corpus that a model was trained on.
+    """The path of the corpus that a model was trained on.
+
+    A relative one counts from here or, if nothing is there, from where the run was started.
+
+    Args:
+        model: with the summary of its training.
+        name: its run folder, which tells where that was, or a model folder in it.
 
     Raises:
         ValueError: it is not known, or not there.
@@ -294,6 +300,11 @@ def corpus_of(model: SpeechModel, name: str) -> str:
     corpus = model.summary.get("recipe", {}).get("data", {}).get("corpus")
     if corpus is None:
         raise ValueError(f"{name} does not say on which corpus it was trained; give --corpus")
-    if not Path(corpus).exists():
-        raise ValueError(f"{name} was trained on {corpus}, which is not here; give --corpus")
-    return str(corpus)
+    if Path(corpus).exists():
+        return str(corpus)
+    for folder in (Path(name), Path(name).parent):
+        if (told := folder / "environment.json").is_file():
+            started = Path(read_json(told).get("working_directory", ""))
+            if (started / corpus).exists():
+                return str(started / corpus)
+    raise ValueError(f"{name} was trained on {corpus}, which is not here; give --corpus")

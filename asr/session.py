@@ -69,6 +69,7 @@ def begin(folder: Path, fabric: L.Fabric, ledger: Ledger, updates: int) -> None:
     ledger.open(updates)
     facts = {
         **environment(),
+        "working_directory": str(Path.cwd()),  # from which the recipe's paths count
         "device_name": ledger.device_name,
         "threads": torch.get_num_threads(),
         "kernel_precision": ledger.precision,

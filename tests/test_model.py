@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from asr.config import read_component
 from asr.decoders import DECODERS
 from asr.encoders import ENCODERS
 from asr.features import FeatureOptions
-from asr.model import SpeechModel, build_model, find_model, load_model, save_model
+from asr.model import SpeechModel, build_model, corpus_of, find_model, load_model, save_model
 from asr.search import SEARCHES
 from asr.text import Characters
 from tests.tiny import DECODER_BUILDERS, ENCODER_BUILDERS
@@ -148,6 +149,29 @@ def test_a_models_own_classes_run_only_when_they_are_allowed(tmp_path, monkeypat
     assert not (tmp_path / "ran").exists()
     assert type(load_model(tmp_path, allow_code=True).encoder).__name__ == "Own"
     assert (tmp_path / "ran").exists()
+
+
+def test_a_relative_corpus_is_found_here_or_else_where_the_run_was_started(tmp_path, monkeypatch):
+    model = SimpleNamespace(summary={"recipe": {"data": {"corpus": "data/own"}}})
+    project, elsewhere, run = (
+        tmp_path / "project",
+        tmp_path / "elsewhere",
+        tmp_path / "moved" / "run",
+    )
+    for folder in (project / "data" / "own", elsewhere, run / "best"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    for facts in ({}, {"working_directory": str(tmp_path / "gone")}):  # of old runs, moved ones
+        (run / "environment.json").write_text(json.dumps(facts))
+        with pytest.raises(
+            ValueError, match="was trained on data/own, which is not here; give --c"
+        ):
+            corpus_of(model, str(run))
+    (run / "environment.json").write_text(json.dumps({"working_directory": str(project)}))
+    for name in (run, run / "best", "../moved/run"):
+        assert corpus_of(model, str(name)) == str(project / "data" / "own")
+    (elsewhere / "data" / "own").mkdir(parents=True)
+    assert corpus_of(model, str(run)) == "data/own"
 
 
 def test_a_missing_model_is_named(tmp_path):

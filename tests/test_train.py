@@ -220,7 +220,9 @@ def test_a_run_folder_tells_its_whole_story(corpus, tmp_path):
     given = recipe(corpus)
     train(given, tmp_path)
     assert config.read(Recipe, config.load_file(tmp_path / "recipe.yaml")) == given
-    assert json.loads((tmp_path / "environment.json").read_text())["torch"]
+    facts = json.loads((tmp_path / "environment.json").read_text())
+    assert facts["torch"]
+    assert facts["working_directory"] == os.getcwd()
     lines = read_ledger(tmp_path / "ledger.jsonl")
     assert [(e["event"], e.get("updates")) for e in lines] == [
         ("start", None), ("step", 4), ("validation", 6), ("step", 8), ("step", 12),
