@@ -124,5 +124,12 @@ def test_what_is_not_there_is_named_with_its_remedy(english):
 
 def test_a_table_of_another_kind_is_named_with_its_columns(english):
     (english / "train.tsv").write_text("client_id\tfile\nann\ten_1.mp3\n")
-    with pytest.raises(ValueError, match="train.tsv, line 2: no column path; it has client_id, fi"):
-        read(CommonVoice(path=english))
+    with pytest.raises(ValueError, match="train.tsv has no column path; it has client_id, file"):
+        CommonVoice(path=english).splits()
+
+
+def test_a_table_without_rows_is_known_before_the_others_are_decoded(english):
+    table(english, "dev", [])
+    with pytest.raises(ValueError, match=r"dev.tsv has no rows.*none: --validation '\[\]'"):
+        CommonVoice(path=english).splits()
+    assert list(read(CommonVoice(path=english, validation=[]))) == ["train", "test"]

@@ -60,8 +60,16 @@ class CommonVoice(Corpus):
         return {split: names for split, names in named.items() if names}
 
     def _table(self, name: str) -> Path:
+        """Checked by its first row: hours of the tables before it would be in vain."""
         table = self.path / f"{name}.tsv"
         if table.is_file():
+            _, first = next(read_table(table), (0, None))
+            if first is None:
+                raise ValueError(
+                    f"{table} has no rows, as of some small languages; {self._others()}"
+                )
+            if missing := [column for column in COLUMNS if column not in first]:
+                raise ValueError(f"{table} has no column {missing[0]}; it has {', '.join(first)}")
             return table
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: no such folder; get Common Voice from {SOURCE}")
@@ -70,21 +78,19 @@ class CommonVoice(Corpus):
                 f"{self.path} has no {name}.tsv; give the folder of a language: "
                 f"{', '.join(languages)}"
             )
-        there = ", ".join(sorted(found.stem for found in self.path.glob("*.tsv"))) or "none"
         raise FileNotFoundError(
-            f"{self.path} has no {name}.tsv; unpack the archive again, or name other tables (there:"
-            f" {there}), as --validation '[]' for none"
+            f"{self.path} has no {name}.tsv; unpack the archive again, or {self._others()}"
         )
+
+    def _others(self) -> str:
+        there = ", ".join(sorted(found.stem for found in self.path.glob("*.tsv"))) or "none"
+        return f"name other tables (there: {there}), or none: --validation '[]'"
 
 
 def _read(tables: list[Path]) -> Iterator[Row]:
     """A clip that is missing and a sentence that is empty are rows too: preflight counts them."""
     for table in tables:
-        for number, entry in read_table(table):
-            if missing := [column for column in COLUMNS if column not in entry]:
-                raise ValueError(
-                    f"{table}, line {number}: no column {missing[0]}; it has {', '.join(entry)}"
-                )
+        for _, entry in read_table(table):
             clip = entry["path"].removesuffix(".mp3")  # the releases of 2019 leave it out
             yield Row(
                 id=clip,
