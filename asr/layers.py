@@ -140,11 +140,12 @@ class Rotary:
 
     def __call__(self, time: int, device: torch.device) -> Tensor:
         """(time, width / 2) complex64."""
-        if len(self.factors) < time or self.factors.device != device:
+        factors = self.factors  # once: other threads may ask for others
+        if len(factors) < time or factors.device != device:
             with torch.inference_mode(False):  # what was made in inference cannot be learnt with
-                positions = torch.arange(max(time, 2 * len(self.factors)), device=device)
-                self.factors = rotation(positions, self.width)
-        return self.factors[:time]
+                positions = torch.arange(max(time, 2 * len(factors)), device=device)
+                factors = self.factors = rotation(positions, self.width)
+        return factors[:time]
 
 
 def rotate(x: Tensor, factors: Tensor) -> Tensor:

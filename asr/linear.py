@@ -23,8 +23,9 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        if self.packed is not None and x.numel() * self.out_features >= FEW_PRODUCTS:
-            return product(x, self.packed, self.bias)
+        weight = self.packed  # once: another thread's search may end
+        if weight is not None and x.numel() * self.out_features >= FEW_PRODUCTS:
+            return product(x, weight, self.bias)
         return linear(x, self.weight, self.bias)
 
 
