@@ -23,8 +23,9 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        weight = self.packed  # once: another thread's search may end
-        if weight is not None and x.numel() * self.out_features >= FEW_PRODUCTS:
+        weight = self.packed  # once: a search in another thread may end
+        much = x.numel() * self.out_features >= FEW_PRODUCTS
+        if weight is not None and much and not torch.is_grad_enabled():
             return product(x, weight, self.bias)
         return linear(x, self.weight, self.bias)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -33,11 +34,14 @@ def real_decoder(name):
 
 @contextlib.contextmanager
 def threads(number):
+    """Afterwards this thread, and a new one, must have what they had."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
         yield
         assert torch.get_num_threads() == number
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == number
     finally:
         torch.set_num_threads(before)
 
@@ -93,3 +97,30 @@ def test_an_error_names_the_place_in_the_batch_and_leaves_the_threads_as_they_we
     frames[5] = torch.nan
     with threads(2), pytest.raises(ValueError, match=r"NaN for utterances 5 of the batch: check"):
         Beam(beam=2)(real_decoder("AttentionLSTM"), frames, LENGTHS)
+
+
+def test_a_mistake_of_a_part_alone_is_not_passed_over(monkeypatch):
+    monkeypatch.setattr(parallel, "SHARE", 1)
+
+    def search(frames, lengths):
+        if len(lengths) < len(LENGTHS):
+            raise ValueError("of a part")
+        return [[] for _ in lengths]
+
+    with threads(2), pytest.raises(ValueError, match="of a part"):
+        side_by_side(search, encoded(), LENGTHS)
+
+
+def test_a_search_within_another_threads_search_is_in_one_part(monkeypatch):
+    monkeypatch.setattr(parallel, "SHARE", 1)
+    seen = []
+
+    def search(frames, lengths):
+        seen.append(len(lengths))
+        if len(lengths) == 4:
+            side_by_side(search, encoded(), LENGTHS)
+        return [[] for _ in lengths]
+
+    with threads(2):
+        side_by_side(search, encoded(), LENGTHS)
+    assert sorted(seen) == [3, 4, 7]

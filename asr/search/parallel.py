@@ -1,5 +1,6 @@
 """A search of a batch on a CPU: its utterances in as many parts as there are threads."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,9 @@ from asr.search.hypothesis import Hypothesis
 Found = list[list[Hypothesis]]
 
 SHARE = 4  # utterances that a part has, at least; fewer would make poor use of products
+# Of the number of threads, which torch has for the whole process as well: one search at a time
+# changes it, and reads what no other has changed.
+LOCK = threading.Lock()
 
 
 def side_by_side(
@@ -23,13 +27,23 @@ def side_by_side(
     Parts have utterances of all lengths, so that they end together. Threads rather than processes:
     torch lets go of Python's lock in every operation.
     """
-    threads = torch.get_num_threads()
-    parts = min(threads, len(encoded) // SHARE)
     alone = encoded.device.type != "cpu" or torch.is_autocast_enabled("cpu")
-    if alone or parts < 2:
+    if alone or not LOCK.acquire(blocking=False):
+        return search(encoded, lengths)
+    try:
+        return _in_parts(search, encoded, lengths, torch.get_num_threads())
+    finally:
+        LOCK.release()
+
+
+def _in_parts(
+    search: Callable[[Tensor, Tensor], Found], encoded: Tensor, lengths: Tensor, threads: int
+) -> Found:
+    parts = min(threads, len(encoded) // SHARE)
+    if parts < 2:
         return search(encoded, lengths)
     order = lengths.argsort(descending=True, stable=True)
-    inference = torch.is_inference_mode_enabled()  # of this thread alone, as the other settings
+    inference = torch.is_inference_mode_enabled()  # of this thread alone
 
     def part(rows: Tensor) -> Found:
         torch.set_num_threads(threads // parts)
@@ -41,8 +55,9 @@ def side_by_side(
         with ThreadPoolExecutor(parts) as pool:
             found = list(pool.map(part, [order[first::parts] for first in range(parts)]))
     except ValueError:
-        # A part does not know the places in the batch of its utterances, which an error names.
-        return search(encoded, lengths)
+        # Of what a part refuses it does not know the place in the batch, which the whole names.
+        search(encoded, lengths)
+        raise
     finally:
         torch.set_num_threads(threads)
     results: Found = [[] for _ in range(len(encoded))]
