@@ -175,13 +175,14 @@ def work_through(
 ) -> None:
     """Each open step for its seconds, in order of value, until ``end`` (of the monotonic clock).
 
-    What is left then goes to those that were cut and can go on.
+    What is left then goes to those that were cut and can go on, twice as long each time: some have
+    nothing to go on from before they have come far.
     """
-    waiting = work.open_steps()
+    waiting, times = work.open_steps(), 1
     while waiting:
         again = []
         for step in waiting:
-            limit = min(step.seconds, end - time.monotonic())
+            limit = min(times * step.seconds, end - time.monotonic())
             if limit < LEAST_SECONDS:
                 print(f"{step.name}: no time left in this call", flush=True)
                 continue
@@ -189,7 +190,7 @@ def work_through(
             work.save()
             if status == "cut" and step.resumes:
                 again.append(step)
-        waiting = again
+        waiting, times = again, 2 * times
 
 
 def carry_out(given: argparse.Namespace, began: float) -> int:

@@ -280,6 +280,26 @@ def test_a_command_is_told_to_end_when_its_seconds_are_over(tmp_path):
     assert gpu_step.run(["true"], tmp_path / "log", os.environ, 600).status == "done"
 
 
+def test_a_step_that_was_cut_gets_more_seconds_the_next_time(monkeypatch):
+    steps = [gpu_slice.Step("long", 10, "c", resumes=True)]
+    steps += [gpu_slice.Step("short", 20, "c"), gpu_slice.Step("lost", 5, "c")]
+    clock, given = [0.0], []
+
+    class Work:
+        open_steps = staticmethod(lambda: steps)
+        save = staticmethod(lambda: None)
+
+        @staticmethod
+        def run(step, values, environment, limit):
+            given.append((step.name, limit))
+            clock[0] += limit
+            return "done" if step.name == "short" else "cut"
+
+    monkeypatch.setattr(gpu_slice.time, "monotonic", lambda: clock[0])
+    gpu_slice.work_through(Work(), {}, {}, end=90.0)
+    assert given == [("long", 10), ("short", 20), ("lost", 5), ("long", 20), ("long", 35)]
+
+
 def test_without_time_nothing_is_begun(tree, no_machine, capfd):
     assert gpu_slice.main([*write_slice(tree), "--minutes", "0.4"]) == gpu_slice.UNFINISHED
     assert "patient: no time left in this call" in capfd.readouterr().out
