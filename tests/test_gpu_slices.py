@@ -282,7 +282,7 @@ def test_a_command_is_told_to_end_when_its_seconds_are_over(tmp_path):
 
 def test_a_step_that_was_cut_gets_more_seconds_the_next_time(monkeypatch):
     steps = [gpu_slice.Step("long", 10, "c", resumes=True)]
-    steps += [gpu_slice.Step("short", 20, "c"), gpu_slice.Step("lost", 5, "c")]
+    steps += [gpu_slice.Step("short", 20, "c"), gpu_slice.Step("lost", 10, "c")]
     clock, given = [0.0], []
 
     class Work:
@@ -297,7 +297,7 @@ def test_a_step_that_was_cut_gets_more_seconds_the_next_time(monkeypatch):
 
     monkeypatch.setattr(gpu_slice.time, "monotonic", lambda: clock[0])
     gpu_slice.work_through(Work(), {}, {}, end=90.0)
-    assert given == [("long", 10), ("short", 20), ("lost", 5), ("long", 20), ("long", 35)]
+    assert given == [("long", 10), ("short", 20), ("lost", 10), ("long", 20), ("long", 30)]
 
 
 def test_without_time_nothing_is_begun(tree, no_machine, capfd):
