@@ -5,6 +5,7 @@ header, so that the two always belong together) and ``model.json`` (what to buil
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +31,8 @@ from asr.language_models.folder import check_tokens, load_language_model
 from asr.loss import Loss, collected
 from asr.search import SEARCHES, Hypothesis, Search
 from asr.text import Tokenizer, restore
+
+log = logging.getLogger(__name__)
 
 # Features (B, T, F), their lengths (B,), tokens (B, U), their lengths (B,).
 Filled = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -288,7 +291,7 @@ def load_model(
 def corpus_of(model: SpeechModel, name: str) -> str:
     """The path of the corpus that a model was trained on.
 
-    A relative one counts from here or, if nothing is there, from where the run was started.
+    A relative one counts from where the run was started or, if nothing is there, from here.
 
     Args:
         model: with the summary of its training.
@@ -300,11 +303,16 @@ def corpus_of(model: SpeechModel, name: str) -> str:
     corpus = model.summary.get("recipe", {}).get("data", {}).get("corpus")
     if corpus is None:
         raise ValueError(f"{name} does not say on which corpus it was trained; give --corpus")
-    if Path(corpus).exists():
+    named = (folder / "environment.json" for folder in (Path(name), Path(name).parent))
+    told = next(filter(Path.is_file, named), None)
+    started = read_json(told).get("working_directory", "") if told else ""
+    here, there = Path(corpus), Path(started, corpus)
+    if not there.exists():
+        there = here
+    if not there.exists():
+        raise ValueError(f"{name} was trained on {corpus}, which is not here; give --corpus")
+    if here.exists() and here.samefile(there):
         return str(corpus)
-    for folder in (Path(name), Path(name).parent):
-        if (told := folder / "environment.json").is_file():
-            started = Path(read_json(told).get("working_directory", ""))
-            if (started / corpus).exists():
-                return str(started / corpus)
-    raise ValueError(f"{name} was trained on {corpus}, which is not here; give --corpus")
+    if here.exists():
+        log.warning("%s: its corpus is %s; --corpus %s takes the one here", name, there, here)
+    return str(there)

@@ -1,9 +1,6 @@
 """Audio files of any length -> transcripts; needs a model and nothing of the training."""
 
-import glob
 import logging
-import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -18,10 +15,11 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from asr.alignment import Word, align, aligns
-from asr.audio import FOREIGN, SUFFIXES, info, pieces
+from asr.audio import info, pieces
 from asr.audio import name as name_of_audio
 from asr.files import new_folder, write_all
-from asr.writers import FORMATS, TIMED, Transcript
+from asr.sources import Source, find
+from asr.writers import FORMATS, TIMED, Recording, Transcript, disagreement, recording
 
 if TYPE_CHECKING:
     from asr.model import SpeechModel
@@ -31,7 +29,6 @@ log = logging.getLogger(__name__)
 Format = Literal["txt", "json", "srt", "vtt", "tsv", "ctm"]
 Existing = Literal["refuse", "replace", "skip"]
 
-STDIN = "-"
 MIN_SECONDS = 0.1  # shorter than any word
 SILENCE = 1e-4  # a peak of -80 dB: a recogniser only hallucinates there
 CUT_SHARE = 3  # a window is cut at the quietest point of its last third
@@ -39,14 +36,6 @@ SMOOTH_SECONDS = 0.2  # a pause between words is longer than the closure of a pl
 MIN_WINDOW_SECONDS = 3.0  # its last third must hold a pause between words
 MAX_WINDOW_SECONDS = 30.0  # a full window costs memory, with attention by its square
 POOL_BATCHES = 8  # whose windows are sorted by length; all the audio that is held in memory
-
-
-@dataclass(frozen=True)
-class Source:
-    """Something to transcribe: how it is called, and a path or the bytes of a file."""
-
-    name: str
-    audio: Path | bytes
 
 
 @dataclass(frozen=True)
@@ -81,6 +70,7 @@ class Reading:
     """How far a source has been read (samples) and heard, and what went wrong."""
 
     source: Source
+    recording: Recording | None  # the file as it was before
     samples: int = 0
     heard: list[Heard] = field(default_factory=list)
     error: str | None = None
@@ -120,8 +110,9 @@ def transcribe(
             head.
         recursive: look into the folders of folders too.
         existing: transcripts that exist are errors of their inputs ("refuse"); or replaced; or
-            left, and the audio not heard again ("skip"), if all formats are there and none is older
-            than the audio: whatever made them, so that a call that was stopped can go on.
+            left, and the audio not heard again ("skip"), if all formats are there and the json,
+            which must be one of them, tells that they are of this very recording, by a model and a
+            search of these names, so that a call that was stopped can go on.
         window_seconds: longer audio is cut, at the quietest point of the last third of a window;
             not given: the longest utterance of the model's training, if known and under 30, or 30.
         batch_seconds: longest window times number of windows of a batch, at most.
@@ -133,21 +124,21 @@ def transcribe(
 
     Raises:
         ValueError: nothing to transcribe, a missing file, an unknown format, several formats and no
-            folder for them, times asked of a model that cannot find them, or out of memory.
+            folder for them, existing transcripts to be left and no folder or no json that tells
+            whose they are, times asked of a model that cannot find them, or out of memory.
         OSError: the folder cannot be written.
     """
     if window_seconds is None:
         window_seconds = natural_window(model.summary)
-    _check_request(model, formats, output_dir, window_seconds)
+    _check_request(model, formats, output_dir, window_seconds, existing)
     sources = find(inputs, recursive)
     folder = None if output_dir is None else Path(output_dir)
     outputs: list[dict[str, Path]] = [
-        {} if folder is None else {kind: folder / f"{name}.{kind}" for kind in formats}
-        for name in output_names([source.name for source in sources])
+        {} if folder is None else {kind: folder / f"{source.output}.{kind}" for kind in formats}
+        for source in sources
     ]
     results: list[Result] = []
-    timed = not TIMED.isdisjoint(formats)
-    recogniser = Recogniser(model, timed, window_seconds, batch_seconds, model_name)
+    recogniser = Recogniser(model, formats, window_seconds, batch_seconds, model_name)
     with (
         nullcontext() if folder is None else new_folder(folder),
         tqdm(total=len(sources), unit="file", disable=None if progress else True) as bar,
@@ -155,35 +146,15 @@ def transcribe(
         for group in _groups(sources, recogniser.pool_seconds):
             outcomes: dict[int, Transcript | str | None] = {}
             for number in group:
-                if existing == "skip" and _heard_before(sources[number], outputs[number]):
-                    outcomes[number] = None
-                elif reason := _in_the_way(sources[number], outputs[number], existing):
-                    outcomes[number] = reason
+                if not _to_hear(sources[number], outputs[number], existing):
+                    why = _in_the_way(sources[number], outputs[number], existing, recogniser)
+                    outcomes[number] = why
             ready = [number for number in group if number not in outcomes]
             outcomes.update(zip(ready, recogniser([sources[n] for n in ready]), strict=True))
             for number in group:
                 results.append(_finish(sources[number], outcomes[number], outputs[number]))
                 bar.update()
     return results
-
-
-def find(inputs: Iterable[str], recursive: bool = False) -> list[Source]:
-    """Files, folders, globs and ``-`` -> what to transcribe, each once, folders in sorted order.
-
-    Raises:
-        ValueError: an input names nothing.
-    """
-    found: dict[Path | str, Source] = {}
-    for entry in inputs:
-        if entry == STDIN:
-            if STDIN not in found:
-                found[STDIN] = Source("stdin", sys.stdin.buffer.read())
-            continue
-        for path in _paths(entry, recursive):
-            found.setdefault(path.resolve(), Source(str(path), path))
-    if not found:
-        raise ValueError("nothing to transcribe: give audio files, folders, globs, or - for stdin")
-    return list(found.values())
 
 
 def natural_window(summary: Mapping[str, Any]) -> float:
@@ -194,26 +165,6 @@ def natural_window(summary: Mapping[str, Any]) -> float:
     """
     longest = summary.get("longest_utterance_seconds", MAX_WINDOW_SECONDS)
     return min(max(longest, MIN_WINDOW_SECONDS), MAX_WINDOW_SECONDS)
-
-
-def output_names(names: Sequence[str]) -> list[str]:
-    """A distinct file name without ending for each input: ``a.wav`` gives ``a``.
-
-    Where that would be shared, also by names that differ in capitals only, the folders come before
-    it as far as needed (``x/a.wav`` gives ``x-a``), then its own ending is kept, then a number.
-    """
-    steps = [_candidates(name) for name in names]
-    level = [0] * len(names)
-    while True:
-        chosen = [steps[i][min(level[i], len(steps[i]) - 1)] for i in range(len(names))]
-        shared = Counter(name.lower() for name in chosen)
-        clashing = [i for i, name in enumerate(chosen) if shared[name.lower()] > 1]
-        if not clashing:
-            return chosen
-        for i in clashing:
-            level[i] += 1
-            if level[i] >= len(steps[i]):
-                steps[i].append(f"{steps[i][-1]}-{i + 1}")
 
 
 def cut(
@@ -262,12 +213,13 @@ class Recogniser:
     def __init__(
         self,
         model: "SpeechModel",
-        timed: bool,
+        formats: Sequence[Format],
         window_seconds: float,
         batch_seconds: float,
         model_name: str,
     ):
-        self.model, self.timed, self.model_name = model.eval(), timed, model_name
+        self.model, self.formats, self.model_name = model.eval(), tuple(formats), model_name
+        self.timed = not TIMED.isdisjoint(formats)
         self.window_seconds, self.batch_seconds = window_seconds, batch_seconds
 
     @property
@@ -277,7 +229,7 @@ class Recogniser:
 
     def __call__(self, sources: Sequence[Source]) -> list[Transcript | str]:
         """A transcript of each source, or why there is none."""
-        readings = [Reading(source) for source in sources]
+        readings = [Reading(source, recording(source.audio)) for source in sources]
         if len(readings) == 1:  # of any length
             self._listen(self._windows(readings[0]))
         else:  # together they fit in memory
@@ -285,6 +237,11 @@ class Recogniser:
                 windows = pool.map(lambda reading: list(self._windows(reading)), readings)
             self._listen(chain.from_iterable(windows))
         return [r.error if r.error is not None else self._join(r) for r in readings]
+
+    def disagreement(self, source: Source, told: Path) -> str | None:
+        """How a json file differs from what would be written of the source; see asr.writers."""
+        search = repr(self.model.search)
+        return disagreement(told, recording(source.audio), self.model_name, search, self.formats)
 
     def _windows(self, reading: Reading) -> Iterator[Window]:
         """Those in which something can be heard, read as they are asked for."""
@@ -356,11 +313,15 @@ class Recogniser:
             notes.append(f"the times of {guessed} words are guesses: more tokens than frames")
         return Transcript(
             source=reading.source.name,
+            name=reading.source.output,
             text=" ".join(h.text for h in heard if h.text),
             words=words,
             duration=seconds,
             model=self.model_name,
+            search=repr(self.model.search),
             score=sum(h.score for h in heard),
+            formats=self.formats,
+            recording=reading.recording,
             notes=tuple(notes),
         )
 
@@ -370,6 +331,7 @@ def _check_request(
     formats: Sequence[str],
     output_dir: str | Path | None,
     window_seconds: float,
+    existing: Existing,
 ) -> None:
     """What can be refused before any file is opened."""
     unknown = [kind for kind in formats if kind not in FORMATS]
@@ -378,6 +340,9 @@ def _check_request(
         raise ValueError(f"formats: {asked}; choose from {', '.join(FORMATS)}")
     if output_dir is None and len(set(formats)) > 1:
         raise ValueError(f"{len(formats)} formats need a folder to write them in: give output_dir")
+    if existing == "skip" and (output_dir is None or "json" not in formats):
+        needed = "output_dir, their folder" if output_dir is None else "json among the formats"
+        raise ValueError(f"to skip what has a transcript give {needed}: the json says whose it is")
     if window_seconds < 1:
         raise ValueError(f"window_seconds is {window_seconds}; it must be at least 1")
     timed = sorted(TIMED.intersection(formats))
@@ -386,41 +351,6 @@ def _check_request(
             f"{timed[0]} needs the times of words, and this model has no CTC head to "
             "find them; ask for txt"
         )
-
-
-def _paths(entry: str, recursive: bool) -> list[Path]:
-    path = Path(entry)
-    if path.is_dir():
-        pattern = "**/*" if recursive else "*"
-        found = sorted(p for p in path.glob(pattern) if _is_audio(p))
-        if not found:
-            inside = "" if recursive else "; --recursive looks into its folders"
-            raise ValueError(f"{entry} holds no audio file ({' '.join(sorted(SUFFIXES))}){inside}")
-        return found
-    if path.exists():
-        return [path]
-    found = sorted(Path(name) for name in glob.glob(entry, recursive=True))
-    found = [p for p in found if p.is_file()]
-    if not found:
-        kind = "no file matches this pattern" if glob.has_magic(entry) else "no such file"
-        raise ValueError(f"{entry}: {kind}; check the path")
-    return found
-
-
-def _is_audio(path: Path) -> bool:
-    # The foreign are refused by the decoder: a folder of them is not passed over in silence.
-    return (
-        path.suffix.lower() in SUFFIXES | FOREIGN
-        and not path.name.startswith(".")
-        and path.is_file()
-    )
-
-
-def _candidates(name: str) -> list[str]:
-    path = Path(name)
-    folders = [part for part in path.parts[:-1] if part not in ("..", path.anchor)]
-    names = ["-".join([*folders[i:], path.stem]) for i in range(len(folders), -1, -1)]
-    return [*names, "-".join([*folders, path.name])]
 
 
 def _groups(sources: Sequence[Source], limit: float) -> Iterator[list[int]]:
@@ -454,24 +384,26 @@ def _pools(windows: Iterable[Window], limit: int) -> Iterator[list[Window]]:
         yield pool
 
 
-def _heard_before(source: Source, outputs: dict[str, Path]) -> bool:
-    """Whether all transcripts are there, none older than the audio, of which bytes have no age."""
-    if isinstance(source.audio, bytes) or not outputs:
-        return False
-    recorded = source.audio.stat().st_mtime_ns
-    return all(p.exists() and p.stat().st_mtime_ns >= recorded for p in outputs.values())
+def _to_hear(source: Source, outputs: dict[str, Path], existing: Existing) -> bool:
+    """Whether no transcript is there that counts; a file that is gone says so when it is read."""
+    if existing == "replace" or not any(path.exists() for path in outputs.values()):
+        return True
+    return isinstance(source.audio, Path) and recording(source.audio) is None
 
 
-def _in_the_way(source: Source, outputs: dict[str, Path], existing: Existing) -> str | None:
-    """Which existing file forbids writing, and why it cannot just be left."""
+def _in_the_way(
+    source: Source, outputs: dict[str, Path], existing: Existing, recogniser: Recogniser
+) -> str | None:
+    """Why existing files are an error of their input; None: they are its own, and are left."""
     there = [path for path in outputs.values() if path.exists()]
-    if existing == "replace" or not there:
-        return None
     if existing == "refuse":
-        return f"{there[0]} exists; --overwrite replaces it, --skip-existing leaves it"
-    missing = [path.name for path in outputs.values() if path not in there]
-    why = f"but no {missing[0]}" if missing else f"and may be older than {source.name}"
-    return f"{there[0]} exists {why}; --overwrite replaces it"
+        left = ", --skip-existing leaves it" if "json" in outputs else ""
+        return f"{there[0]} exists; --overwrite replaces it{left}"
+    if missing := [path.name for path in outputs.values() if path not in there]:
+        return f"{there[0]} exists but no {missing[0]}; --overwrite replaces it"
+    if why := recogniser.disagreement(source, outputs["json"]):
+        return f"{outputs['json']} {why}; --overwrite replaces it, another --output-dir keeps both"
+    return None
 
 
 def _finish(source: Source, outcome: Transcript | str | None, outputs: dict[str, Path]) -> Result:

@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any
 
 from asr.alignment import Word
@@ -35,25 +35,59 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Recording:
+    """Which file was heard, as far as that is known without reading it.
+
+    Attributes:
+        path: absolute, links followed.
+        size_bytes: of the file.
+        modified_seconds: when it last changed, since 1970.
+    """
+
+    path: str
+    size_bytes: int
+    modified_seconds: float
+
+
+def recording(audio: Path | bytes) -> Recording | None:
+    """None of bytes, and of a file that is gone, of which an attempt to read it will say so."""
+    if isinstance(audio, bytes):
+        return None
+    try:
+        facts = audio.stat()
+    except OSError:
+        return None
+    return Recording(str(audio.resolve()), facts.st_size, facts.st_mtime)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Transcript:
     """What was said in one file.
 
     Attributes:
         source: the file, or ``stdin``.
+        name: how files of the transcript are called, but for their endings.
         text: its words, separated by spaces.
         words: with times; empty unless a format with times was asked for.
         duration: seconds of audio.
         model: what recognised it.
+        search: how.
         score: log-probability of the hypotheses, summed over windows.
+        formats: in which it was asked for at once.
+        recording: the file as it was then; None of ``stdin``.
         notes: what a reader should know: too short, silent, cut off, times that are guesses.
     """
 
     source: str
+    name: str
     text: str
     words: tuple[Word, ...]
     duration: float
     model: str
+    search: str
     score: float
+    formats: tuple[str, ...]
+    recording: Recording | None
     notes: tuple[str, ...] = ()
 
 
@@ -106,6 +140,40 @@ def described(word: Word) -> dict[str, Any]:
     }
 
 
+def disagreement(
+    path: Path, heard: Recording | None, model: str, search: str, formats: Sequence[str]
+) -> str | None:
+    """How a json file differs from what transcribing a recording again would say of itself.
+
+    Args:
+        path: the file, as ``as_json`` wrote it, or anything.
+        heard: the recording as it is now.
+        model: what would recognise it.
+        search: how.
+        formats: to be written.
+
+    Returns:
+        A predicate for an error message, or None: it is the transcript of this recording, by this
+        model and search, and was written together with the other formats.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        told = content["recording"] and Recording(**content["recording"])
+        whose = told.path if told else content["source"]
+        by, how, together = content["model"], content["search"], set(content["formats"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "does not say of which recording it is"
+    if told is None or heard is None or told.path != heard.path:
+        return f"is of another recording ({whose})"
+    if told != heard:
+        return f"is of {whose} as it was before it changed"
+    if (by, how) != (model, search):
+        return f"is by another model or search ({by}, {how})"
+    if new := set(formats) - together:
+        return f"was written without {', '.join(sorted(new))}"
+    return None
+
+
 def srt(transcript: Transcript) -> str:
     """SubRip: numbered subtitles; an arrow in the text would be read as a time."""
     blocks = []
@@ -138,10 +206,10 @@ def tsv(transcript: Transcript) -> str:
 def ctm(transcript: Transcript) -> str:
     """Words as NIST's scorer reads them (sclite: "time marked conversation"), one a line.
 
-    Waveform without folder and suffix, channel 1, start and duration in seconds, word, and its
+    Waveform as the file itself is called, channel 1, start and duration in seconds, word, and its
     confidence unless there is none. Fields are parted by blanks, so that a name has none.
     """
-    waveform = "_".join(PurePath(transcript.source).stem.split())
+    waveform = "_".join(transcript.name.split())
     rows = []
     for word in map(described, transcript.words):
         duration = word["end"] - word["start"]

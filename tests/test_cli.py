@@ -201,18 +201,19 @@ def test_one_bad_file_among_good_ones_gives_exit_status_1_and_the_others(job, tm
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"nonsense")
     out = tmp_path / "out"
-    done = command("transcribe", job.run, str(bad), job.audio, "--output-dir", str(out))
+    into = ("--output-dir", str(out), "--formats", "txt", "json")
+    done = command("transcribe", job.run, str(bad), job.audio, *into)
     assert done.status == 1
-    assert [p.name for p in out.iterdir()] == ["test-000.txt"]
+    assert sorted(p.name for p in out.iterdir()) == ["test-000.json", "test-000.txt"]
     assert re.fullmatch(
         rf"{bad} is not a readable audio file \(.*\); convert it to wav or flac first\n"
         r"asr transcribe: 1 of 2 files failed, see above\n",
         done.err,
     )
-    again = command("transcribe", job.run, job.audio, "--output-dir", str(out))
+    again = command("transcribe", job.run, job.audio, *into)
     assert again.status == 1
     assert "exists; --overwrite replaces it, --skip-existing leaves it" in again.err
-    on = command("transcribe", job.run, job.audio, "--output-dir", str(out), "--skip-existing")
+    on = command("transcribe", job.run, job.audio, *into, "--skip-existing")
     assert (on.status, on.err) == (0, "")
     assert "1 file not heard again: all transcripts are there\n" in on.out
 
@@ -326,6 +327,10 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
         "prepare folder --path {recordings} --output x --normalizer=none",
         r"unrecognized arguments: --normalizer=none; did you mean --normaliser\? .see: asr prepare",
     ),
+    "prepare: a value that looks like an option": (
+        "prepare folder --path output --output x",
+        "prepare: output: no such file or folder; check the path",
+    ),
     "prepare: no output": ("prepare folder --path x", "arguments are required: --output"),
     "prepare: missing folder": (
         "prepare folder --path nowhere --output x",
@@ -423,6 +428,14 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     "transcribe: replaced and skipped": (
         "transcribe {run} {audio} --overwrite --skip-existing",
         "argument --skip-existing: not allowed with argument --overwrite",
+    ),
+    "transcribe: skipped nowhere": (
+        "transcribe {run} {audio} --skip-existing --formats json",
+        "--skip-existing needs --output-dir, where the transcripts are",
+    ),
+    "transcribe: skipped without a record": (
+        "transcribe {run} {audio} --skip-existing --output-dir x --formats srt txt",
+        r"--skip-existing needs json among --formats \(now srt txt\), .*; add it, or hear",
     ),
     "transcribe: unwritable output": (
         "transcribe {run} {audio} --output-dir {file}/below",

@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import soundfile
 
 from asr.corpora.common_voice import CommonVoice
+from asr.corpora.manifest import read_table
 from asr.corpora.preflight import load
 from asr.corpora.prepare import prepare
 
@@ -128,8 +130,55 @@ def test_a_table_of_another_kind_is_named_with_its_columns(english):
         CommonVoice(path=english).splits()
 
 
-def test_a_table_without_rows_is_known_before_the_others_are_decoded(english):
-    table(english, "dev", [])
-    with pytest.raises(ValueError, match=r"dev.tsv has no rows.*none: --validation '\[\]'"):
+@pytest.mark.parametrize(
+    ("split", "name"), [("train", "train"), ("validation", "dev"), ("test", "test")]
+)
+def test_a_table_without_rows_is_known_before_the_others_are_decoded(english, split, name):
+    table(english, name, [])
+    with pytest.raises(ValueError, match=rf"{name}.tsv has no rows.*none: --{split} '\[\]'"):
         CommonVoice(path=english).splits()
-    assert list(read(CommonVoice(path=english, validation=[]))) == ["train", "test"]
+    assert split not in read(CommonVoice(path=english, **{split: []}))
+    (english / f"{name}.tsv").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"no {name}.tsv; .*none: --{split} '\[\]'"):
+        CommonVoice(path=english).splits()
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"train": ["validated"]},
+        {"train": ["validated"], "test": []},
+        {"train": ["train", "validated"], "validation": []},
+        {"train": ["other"], "validation": ["validated"]},
+        {"validation": ["test"]},
+    ],
+)
+def test_no_clip_is_in_two_splits(english, tables):
+    for name in ("other", "invalidated"):
+        table(english, name, [("bob", "en_6", "What?")])
+    with pytest.raises(ValueError, match=r"have clips in common, as validated .*--\w+ '\[\]'$"):
+        CommonVoice(path=english, **tables).splits()
+    apart = CommonVoice(path=english, train=["validated"], validation=["other"], test=[])
+    assert [row.id for row in read(apart)["validation"]] == ["en_6"]
+
+
+def test_a_large_table_is_never_held_in_memory(english):
+    rows = [("ann", f"en_{n}", "A sentence of a usual length, read aloud.") for n in range(20_000)]
+    table(english, "train", rows)
+    size = (english / "train.tsv").stat().st_size
+    tracemalloc.start()
+    CommonVoice(path=english).splits()
+    count = sum(1 for _ in read_table(english / "train.tsv"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 20_000
+    assert peak < size / 10
+
+
+def test_a_table_that_is_not_utf8_is_named_with_its_line_however_late_it_comes(english):
+    rows = [("ann", f"en_{n}", "Everything.") for n in range(2000)]
+    table(english, "train", rows)
+    text = (english / "train.tsv").read_text().replace("en_1776.mp3\t", "en_1776.mp3\té")
+    (english / "train.tsv").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match="train.tsv, line 1778: not UTF-8; convert it"):
+        read(CommonVoice(path=english))

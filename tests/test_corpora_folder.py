@@ -133,6 +133,20 @@ def test_a_manifest_that_promises_more_than_the_file_has_is_truncated_audio(tmp_
     assert checks["kept"] == 1
 
 
+def test_what_no_manifest_names_is_said_not_to_be_read(tmp_path):
+    for name in ("clips/deep/a", "b", "c", "more/d", "dev/e"):
+        pair(tmp_path, name)
+    (tmp_path / "link").symlink_to(tmp_path / "clips")
+    clips = [{"audio_filepath": f"{name}.flac", "text": "x"} for name in ("link/deep/a", "b")]
+    manifest(tmp_path / "train.jsonl", clips)
+    corpus = Folder(path=tmp_path)
+    assert set(ids(corpus)) == {"train", "validation"}
+    assert corpus.origin().remarks[2] == "Not read, being no split: c.flac, more."
+    manifest(tmp_path / "dev.jsonl", [{"audio_filepath": "more/d.flac", "text": "x"}])
+    (tmp_path / "dev").rename(tmp_path / ".dev")
+    assert corpus.origin().remarks[2] == "Not read, being no split: c.flac."
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -196,6 +210,13 @@ def test_a_wrong_line_of_a_table_is_named(tmp_path, line, words):
         Folder(path=tmp_path / "all.csv").splits()
 
 
+def test_a_tab_within_a_text_of_a_tsv_has_a_remedy_that_works(tmp_path):
+    path = tmp_path / "train.tsv"
+    path.write_text('audio_filepath\ttext\na.flac\t"yes,\tno"\n')  # quotes do not help
+    with pytest.raises(ValueError, match="line 2: 3 fields, .*no quotes: put a blank for each tab"):
+        Folder(path=tmp_path).splits()
+
+
 @pytest.mark.parametrize("between", ["\u2028", "\x85"])
 def test_only_line_ends_end_the_lines_of_a_manifest(tmp_path, between):
     entry = json.dumps({"audio_filepath": "a.flac", "text": f"one{between}two"}, ensure_ascii=False)
@@ -227,6 +248,8 @@ def test_a_kaldi_folder_with_speakers(tmp_path):
         ("utt-b", "good bye", "bob"),
     ]
     assert all(row.audio.exists() for row in rows)
+    kaldi(tmp_path / "train", wav_scp=["utt-a ../wav/a.flac"], text=["utt-a hello"])
+    assert Folder(path=tmp_path).origin().remarks[2:] == ("Not read, being no split: data.",)
 
 
 @pytest.mark.parametrize("gap", [" ", "\t", " \t  "])

@@ -151,7 +151,7 @@ def test_a_models_own_classes_run_only_when_they_are_allowed(tmp_path, monkeypat
     assert (tmp_path / "ran").exists()
 
 
-def test_a_relative_corpus_is_found_here_or_else_where_the_run_was_started(tmp_path, monkeypatch):
+def test_a_relative_corpus_is_where_the_run_was_started_or_else_here(tmp_path, monkeypatch, caplog):
     model = SimpleNamespace(summary={"recipe": {"data": {"corpus": "data/own"}}})
     project, elsewhere, run = (
         tmp_path / "project",
@@ -170,8 +170,18 @@ def test_a_relative_corpus_is_found_here_or_else_where_the_run_was_started(tmp_p
     (run / "environment.json").write_text(json.dumps({"working_directory": str(project)}))
     for name in (run, run / "best", "../moved/run"):
         assert corpus_of(model, str(name)) == str(project / "data" / "own")
-    (elsewhere / "data" / "own").mkdir(parents=True)
+    assert caplog.messages == []
+    (elsewhere / "data" / "own").mkdir(parents=True)  # of another project
+    assert corpus_of(model, str(run)) == str(project / "data" / "own")
+    assert caplog.messages == [
+        f"{run}: its corpus is {project}/data/own; --corpus data/own takes the one here"
+    ]
+    caplog.clear()
+    (project / "data" / "own").rmdir()
     assert corpus_of(model, str(run)) == "data/own"
+    (run / "environment.json").write_text(json.dumps({"working_directory": str(elsewhere)}))
+    assert corpus_of(model, str(run)) == "data/own"
+    assert caplog.messages == []
 
 
 def test_a_missing_model_is_named(tmp_path):

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import sys
 import tracemalloc
 from itertools import cycle, islice
@@ -11,7 +12,8 @@ import pytest
 import soundfile
 
 from asr.calibration import Calibration
-from asr.transcribe import cut, find, natural_window, output_names, transcribe
+from asr.sources import find
+from asr.transcribe import cut, natural_window, transcribe
 from tests.coded_speech import RATE, CodedSpeech, Levels, audio_bytes, pause, speak
 
 
@@ -220,23 +222,6 @@ def test_any_format_rate_and_number_of_channels(tmp_path, kind, rate):
     assert result.transcript.duration == pytest.approx(1.0, abs=0.1)
 
 
-def test_folders_globs_and_files_are_found_once(tmp_path):
-    for name in ("b.wav", "a.FLAC", "notes.txt", ".hidden.wav", "deep/c.ogg", "deep/x[1].wav"):
-        save(tmp_path / name, speak("a"))
-    (tmp_path / "memo.m4a").write_bytes(b"a telephone's")  # to be refused, not passed over
-
-    def names(*inputs, **options):
-        found = find([str(tmp_path / entry) for entry in inputs], **options)
-        return [source.name.removeprefix(f"{tmp_path}/") for source in found]
-
-    assert names("") == ["a.FLAC", "b.wav", "memo.m4a"]
-    deep = ["deep/c.ogg", "deep/x[1].wav"]
-    assert names("", recursive=True) == ["a.FLAC", "b.wav", *deep, "memo.m4a"]
-    assert names("*/*.ogg", "b.wav", "") == ["deep/c.ogg", "b.wav", "a.FLAC", "memo.m4a"]
-    assert names("deep/x[1].wav") == ["deep/x[1].wav"]
-    assert names("**/c.ogg") == ["deep/c.ogg"]
-
-
 def test_audio_is_read_from_standard_input(monkeypatch):
     stream = SimpleNamespace(buffer=io.BytesIO(audio_bytes(speak("from a pipe"), kind="FLAC")))
     monkeypatch.setattr(sys, "stdin", stream)
@@ -320,7 +305,7 @@ def test_every_format_is_written(tmp_path):
     assert sorted(p.name for p in out.iterdir()) == sorted(f"a.{kind}" for kind in kinds)
     assert (out / "a.txt").read_text() == "one two\n"
     content = json.loads((out / "a.json").read_text())
-    assert content["model"] == "runs/lstm"
+    assert (content["model"], content["search"]) == ("runs/lstm", "Greedy(beam=1)")
     assert [word["start"] for word in content["words"]] == [0.4, 0.88]
     assert (out / "a.srt").read_text() == "1\n00:00:00,400 --> 00:00:01,240\none two\n"
     assert content["duration"] == 1.24  # which ends the subtitle before its second is over
@@ -336,25 +321,12 @@ def test_outputs_of_equal_names_do_not_meet(tmp_path):
     assert written == {"one\n", "two\n", "three\n"}
 
 
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["x/a.wav", "b.wav"], ["a", "b"]),
-        (["x/a.wav", "y/a.wav"], ["x-a", "y-a"]),
-        (["x/a.wav", "x/a.flac"], ["x-a.wav", "x-a.flac"]),
-        (["a.wav", "A.wav"], ["a.wav-1", "A.wav-2"]),
-        (["1/x/a.wav", "2/x/a.wav", "b.wav"], ["1-x-a", "2-x-a", "b"]),
-        (["x/a.wav", "y/a.wav", "x-a.wav"], None),
-        (["../a.wav", "a.wav", "/a.wav"], None),
-        (["stdin", "stdin.wav"], None),
-    ],
-)
-def test_names_are_distinct_also_where_capitals_do_not_count(names, expected):
-    chosen = output_names(names)
-    assert len({name.lower() for name in chosen}) == len(names)
-    assert not any("/" in name for name in chosen)
-    if expected:
-        assert chosen == expected
+def test_a_waveform_of_ctm_is_called_as_its_file_is(tmp_path):
+    names = [save(tmp_path / f"spk{i}" / "001.wav", speak("one")) for i in (1, 2)]
+    results = transcribe(CodedSpeech(), names, formats=("ctm",), output_dir=tmp_path / "out")
+    paths = [result.outputs["ctm"] for result in results]
+    assert [path.stem for path in paths] == ["spk1-001", "spk2-001"]
+    assert [path.read_text().split()[0] for path in paths] == ["spk1-001", "spk2-001"]
 
 
 def test_an_existing_transcript_stays_unless_told_otherwise(tmp_path):
@@ -373,7 +345,7 @@ def test_an_existing_transcript_stays_unless_told_otherwise(tmp_path):
 
 def test_a_call_that_was_stopped_goes_on_and_hears_nothing_twice(tmp_path):
     names = [save(tmp_path / f"{name}.wav", speak(name)) for name in "abc"]
-    out, kinds = tmp_path / "out", ("txt", "ctm")
+    out, kinds = tmp_path / "out", ("txt", "json", "ctm")
     transcribe(CodedSpeech(), names[:2], output_dir=out, formats=kinds)
     (out / "a.txt").write_text("corrected by hand")
     model = CodedSpeech()
@@ -388,31 +360,104 @@ def test_a_call_that_was_stopped_goes_on_and_hears_nothing_twice(tmp_path):
     ]
 
 
-def test_what_may_be_another_transcript_is_neither_skipped_nor_replaced(tmp_path, monkeypatch):
-    names = [save(tmp_path / f"{name}.wav", speak(name)) for name in "ab"]
-    transcribe(CodedSpeech(), names, output_dir=tmp_path)
-    before = (tmp_path / "a.txt").stat().st_mtime
-    os.utime(names[0], (before + 1, before + 1))  # recorded anew
-    older, left = transcribe(CodedSpeech(), names, output_dir=tmp_path, existing="skip")
-    assert older.error.endswith(
-        f"a.txt exists and may be older than {names[0]}; --overwrite replaces it"
+def test_what_was_heard_from_another_folder_under_another_name_is_the_same(tmp_path, monkeypatch):
+    path = save(tmp_path / "x" / "a.wav", speak("one"))
+    options = {"output_dir": tmp_path / "out", "formats": ("json",)}
+    transcribe(CodedSpeech(), [path], **options)
+    monkeypatch.chdir(tmp_path / "x")
+    [result] = transcribe(CodedSpeech(), ["a.wav"], existing="skip", **options)
+    assert (result.transcript, result.error) == (None, None)
+
+
+class Other:
+    """Another way to search."""
+
+    def __repr__(self):
+        return "Other()"
+
+
+def changed(path):
+    before = os.stat(path)
+    os.utime(path, (before.st_atime, before.st_mtime - 100))  # an older take, moved here
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "reason"),
+    [
+        (changed, {}, "a.json is of .*a.wav as it was before it changed; --overwrite"),
+        (lambda path: save(path, speak("other")), {}, "a.json is of .*a.wav as it was before"),
+        (None, {"model_name": "runs/b"}, r"by another model or search \(runs/a, Greedy\(beam=1\)"),
+        (None, {"model": CodedSpeech(search=Other())}, "is by another model or search"),
+        (None, {"formats": ("json", "txt")}, "a.json exists but no a.txt; --overwrite replaces it"),
+    ],
+)
+def test_a_transcript_that_would_be_another_now_is_neither_left_nor_replaced(
+    tmp_path, change, options, reason
+):
+    path = tmp_path / "a.wav"
+    save(path, speak("one"))
+    usual = {"output_dir": tmp_path, "formats": ("json",), "model_name": "runs/a"}
+    transcribe(CodedSpeech(), [str(path)], **usual)
+    before = (tmp_path / "a.json").read_text()
+    if change:
+        change(path)
+    now = {"model": CodedSpeech(), **usual, **options}
+    [result] = transcribe(inputs=[str(path)], existing="skip", **now)
+    assert re.search(reason, result.error)
+    assert (tmp_path / "a.json").read_text() == before
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_a_transcript_of_another_recording_of_the_same_name_is_an_error(tmp_path, monkeypatch):
+    out, kinds = tmp_path / "out", ("txt", "json")
+    first, second = (save(tmp_path / f"spk{i}" / "001.wav", speak("one")) for i in (1, 2))
+    for path in (first, second):
+        facts = os.stat(first)
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))  # alike in all but the place
+    transcribe(CodedSpeech(), [first], output_dir=out, formats=kinds)
+    model = CodedSpeech()
+    [result] = transcribe(model, [second], output_dir=out, formats=kinds, existing="skip")
+    assert result.error == (
+        f"{out}/001.json is of another recording ({first}); "
+        "--overwrite replaces it, another --output-dir keeps both"
     )
-    assert (left.error, left.transcript) == (None, None)
-    kinds = ("txt", "srt")
-    _, fewer = transcribe(CodedSpeech(), names, output_dir=tmp_path, formats=kinds, existing="skip")
-    assert fewer.error.endswith("b.txt exists but no b.srt; --overwrite replaces it")
-    assert not (tmp_path / "b.srt").exists()
-    (tmp_path / "stdin.txt").write_text("of other audio")
+    assert model.batches == []
+    (out / "stdin.json").write_bytes((out / "001.json").read_bytes())
     spoken = io.TextIOWrapper(io.BytesIO(audio_bytes(speak("one"))))
     monkeypatch.setattr(sys, "stdin", spoken)
-    [piped] = transcribe(CodedSpeech(), ["-"], output_dir=tmp_path, existing="skip")
-    assert "stdin.txt exists and may be older than stdin" in piped.error
+    [piped] = transcribe(model, ["-"], output_dir=out, formats=("json",), existing="skip")
+    assert "stdin.json is of another recording" in piped.error
 
 
-def test_without_a_folder_there_is_nothing_to_skip(tmp_path):
+def test_a_text_that_the_json_beside_it_does_not_know_may_be_another_s(tmp_path):
+    first, second = (save(tmp_path / name / "001.wav", speak(name)) for name in ("ann", "bob"))
+    out = tmp_path / "out"
+    transcribe(CodedSpeech(), [first], output_dir=out, formats=("txt",))
+    transcribe(CodedSpeech(), [second], output_dir=out, formats=("json",))
+    kinds = ("txt", "json")
+    [result] = transcribe(CodedSpeech(), [second], output_dir=out, formats=kinds, existing="skip")
+    assert "001.json was written without txt" in result.error
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"text": "one"}', '{"recording": 3}', "\xff"])
+def test_a_json_file_of_another_kind_tells_nothing(tmp_path, content):
     path = save(tmp_path / "a.wav", speak("one"))
-    (tmp_path / "a.txt").write_text("of another call")
-    assert texts(transcribe(CodedSpeech(), [path], existing="skip")) == ["one"]
+    (tmp_path / "a.json").write_text(content, encoding="latin-1")
+    options = {"output_dir": tmp_path, "formats": ("json",)}
+    [result] = transcribe(CodedSpeech(), [path], existing="skip", **options)
+    assert "a.json does not say of which recording it is; --overwrite" in result.error
+
+
+def test_a_file_that_vanishes_is_an_error_of_its_own(tmp_path, monkeypatch):
+    names = [save(tmp_path / f"{name}.wav", speak(name)) for name in "ab"]
+    options = {"output_dir": tmp_path, "formats": ("json",), "existing": "skip"}
+    transcribe(CodedSpeech(), names, **options)
+    found = find(names)
+    os.unlink(names[0])
+    monkeypatch.setattr("asr.transcribe.find", lambda *_: found)
+    gone, left = transcribe(CodedSpeech(), names, **options)
+    assert gone.error == f"{names[0]}: no such file; check the path"
+    assert (left.transcript, left.error) == (None, None)
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path):
@@ -436,6 +481,8 @@ def test_without_a_folder_nothing_is_written(tmp_path):
         ({"formats": ("docx",)}, "docx; choose from txt, json, srt, vtt, tsv, ctm"),
         ({"formats": ()}, "none; choose from"),
         ({"formats": ("txt", "srt")}, "give output_dir"),
+        ({"existing": "skip", "formats": ("json",)}, "give output_dir, their folder: the json"),
+        ({"existing": "skip", "output_dir": "nowhere"}, "give json among the formats: the json"),
         ({"window_seconds": 0.5}, "window_seconds is 0.5"),
     ],
 )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations, product
 from pathlib import Path
 
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
@@ -14,6 +15,9 @@ LICENCE = (
     " speakers and passing copies on"
 )
 COLUMNS = ("client_id", "path", "sentence")  # in every release; what else there is differs
+# A table made of others (https://github.com/common-voice/CorporaCreator): all clips with more votes
+# for than against. Those in other and invalidated have not.
+PARTS = {"validated": {"train", "dev", "test"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,8 @@ class CommonVoice(Corpus):
     An account of the Mozilla Data Collective (https://mozilladatacollective.com) and consent to its
     terms are needed, so nothing is downloaded here: unpack the archive and give a language's
     folder. Train, dev and test share no speaker; transcripts keep case and punctuation.
+    validated holds the clips of all three and more, and is refused beside any of them in another
+    split; other and invalidated hold other clips, perhaps of the same speakers.
 
     Args:
         path: folder of a language, as cv-corpus-24.0-2025-12-05/en, unpacked from the archive that
@@ -39,7 +45,11 @@ class CommonVoice(Corpus):
 
     def splits(self) -> dict[str, Rows]:
         """The splits whose lists are not empty."""
-        tables = {split: [self._table(n) for n in names] for split, names in self._named().items()}
+        self._check_apart()
+        tables = {
+            split: [self._table(split, name) for name in names]
+            for split, names in self._named().items()
+        }
         if not tables:
             raise ValueError("no table of Common Voice is asked for; give for instance --train")
         return {split: Rows(partial(_read, paths)) for split, paths in tables.items()}
@@ -59,14 +69,25 @@ class CommonVoice(Corpus):
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {split: names for split, names in named.items() if names}
 
-    def _table(self, name: str) -> Path:
+    def _check_apart(self) -> None:
+        """No clip may be in two splits."""
+        for (split, names), (other, others) in combinations(self._named().items(), 2):
+            for name, its in product(names, others):
+                if PARTS.get(name, {name}) & PARTS.get(its, {its}):
+                    raise ValueError(
+                        f"{name} (for {split}) and {its} (for {other}) have clips in common, as"
+                        " validated holds those of train, dev and test; name other tables, or"
+                        f" leave a split out: --{other} '[]'"
+                    )
+
+    def _table(self, split: str, name: str) -> Path:
         """Checked by its first row: hours of the tables before it would be in vain."""
         table = self.path / f"{name}.tsv"
         if table.is_file():
             _, first = next(read_table(table), (0, None))
             if first is None:
                 raise ValueError(
-                    f"{table} has no rows, as of some small languages; {self._others()}"
+                    f"{table} has no rows, as of some small languages; {self._others(split)}"
                 )
             if missing := [column for column in COLUMNS if column not in first]:
                 raise ValueError(f"{table} has no column {missing[0]}; it has {', '.join(first)}")
@@ -79,12 +100,12 @@ class CommonVoice(Corpus):
                 f"{', '.join(languages)}"
             )
         raise FileNotFoundError(
-            f"{self.path} has no {name}.tsv; unpack the archive again, or {self._others()}"
+            f"{self.path} has no {name}.tsv; unpack the archive again, or {self._others(split)}"
         )
 
-    def _others(self) -> str:
+    def _others(self, split: str) -> str:
         there = ", ".join(sorted(found.stem for found in self.path.glob("*.tsv"))) or "none"
-        return f"name other tables (there: {there}), or none: --validation '[]'"
+        return f"name other tables (there: {there}), or none: --{split} '[]'"
 
 
 def _read(tables: list[Path]) -> Iterator[Row]:

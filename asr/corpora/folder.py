@@ -67,7 +67,7 @@ class Folder(Corpus):
             remarks = tuple(f"{split}: {source.name}" for split, source in named.items())
             if "validation" not in named:
                 remarks += ("No validation (or dev), which training needs; nothing was held out.",)
-            if left := _left_out(self.path, list(named.values())):
+            if left := _left_out(self.path, list(named.values()), self.layout):
                 remarks += (f"Not read, being no split: {', '.join(left)}.",)
         else:
             remarks = (self._held_out()[1],)
@@ -139,12 +139,26 @@ def _hold_out(
     return {s: sorted(splits[s], key=lambda r: r.id) for s in SPLIT_NAMES if s in splits}
 
 
-def _left_out(folder: Path, splits: list[Path]) -> list[str]:
-    """Folders and audio beside folders of splits; what manifests name may be anywhere."""
-    if not all(split.is_dir() for split in splits):
-        return []
-    beside = sorted(p for p in folder.iterdir() if p not in splits and p.name[0] != ".")
-    return [p.name for p in beside if p.is_dir() or p.suffix.lower() in AUDIO]
+def _left_out(folder: Path, splits: list[Path], layout: Layout) -> list[str]:
+    """Folders and audio beside the splits, unless a manifest takes its audio from there."""
+    audio = _named_audio(splits, layout)
+    # By its folders, which are few: links are followed, and a million files not asked for.
+    where = {parent: parent.resolve() for parent in {path.parent for path in audio}}
+    files = {where[path.parent] / path.name for path in audio}
+    taken = files.union(*((place, *place.parents) for place in where.values()))
+    beside = [p for p in folder.iterdir() if p.is_dir() or p.suffix.lower() in AUDIO]
+    left = [p for p in beside if p not in splits and p.name[0] != "."]
+    here = folder.resolve()
+    return sorted(
+        p.name for p in left if (p.resolve() if p.is_dir() else here / p.name) not in taken
+    )
+
+
+def _named_audio(splits: list[Path], layout: Layout) -> set[Path]:
+    """The audio that manifests and Kaldi's tables name, which may be anywhere."""
+    named = [s for s in splits if s.is_file() or _layout(s, layout) != "text"]
+    rows = (row for split in named for row in _list(split, layout))
+    return {row.audio for row in rows if isinstance(row.audio, Path)}
 
 
 def _listed(rows: list[Row]) -> Rows:

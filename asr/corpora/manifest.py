@@ -1,7 +1,6 @@
 """Manifests of a user's recordings: JSON lines, or a table with a header (.csv, .tsv)."""
 
 import csv
-import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 from asr.corpora.corpus import Row
 
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv")
+COMMAS: dict[str, Any] = {"strict": True}
+TABS: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
 
 
 def read_manifest(path: Path) -> Iterator[Row]:
@@ -48,21 +49,27 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         ValueError: a line has other fields than the header, or it is not UTF-8; names the line.
         OSError: it cannot be read.
     """
-    form: dict[str, Any] = {"strict": True}
+    form, remedy = COMMAS, "a text with the separator in it goes between quotes"
     if path.suffix == ".tsv":
-        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), **form)
-    try:
-        header = next(reader, [])
-        for fields in filter(None, reader):  # an empty line has none
-            if len(fields) != len(header):
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: {len(fields)} fields, the header has"
-                    f" {len(header)}; a text with the separator in it goes between quotes"
-                )
-            yield reader.line_num, dict(zip(header, fields, strict=True))
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}; check its quotes") from None
+        form, remedy = TABS, "a .tsv has no quotes: put a blank for each tab within a text"
+    # Read as it is asked for: of hundreds of megabytes, a look at the first row needs no more. Line
+    # ends become newlines, also between quotes, as in every other text here.
+    with path.open(encoding="utf-8-sig") as file:
+        reader = csv.reader(file, **form)
+        try:
+            header = next(reader, [])
+            for fields in filter(None, reader):  # an empty line has none
+                if len(fields) != len(header):
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: {len(fields)} fields, the header has"
+                        f" {len(header)}; {remedy}"
+                    )
+                yield reader.line_num, dict(zip(header, fields, strict=True))
+        except csv.Error as error:
+            why = f"{error}; check its quotes"
+            raise ValueError(f"{path}, line {reader.line_num}: {why}") from None
+        except UnicodeDecodeError:
+            raise _not_utf8(path) from None
 
 
 def read_text(path: Path) -> str:
@@ -74,11 +81,25 @@ def read_text(path: Path) -> str:
     """
     try:
         return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path}, line {line}: not UTF-8; convert it, for instance: iconv -f LATIN1 -t UTF-8"
-        ) from None
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
+
+
+def _not_utf8(path: Path) -> ValueError:
+    """Names the first line that is not; a decoder that reads piece by piece does not know it."""
+    with path.open("rb") as file:
+        number = next(n for n, line in enumerate(file, start=1) if not _is_utf8(line))
+    return ValueError(
+        f"{path}, line {number}: not UTF-8; convert it, for instance: iconv -f LATIN1 -t UTF-8"
+    )
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

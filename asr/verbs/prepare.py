@@ -32,8 +32,9 @@ def prepare(arguments: list[str]) -> int:
     of_corpus = hyphens(
         [f"--{name}" for name in inspect.signature(CORPORA[known.corpus]).parameters]
     )
-    for word in rest:
-        if word.partition("=")[0] not in of_corpus and options.nearest(word):
+    for word in rest:  # options of the corpus, and their values, which may be any word
+        unknown = word.startswith("--") and word.partition("=")[0] not in of_corpus
+        if unknown and options.nearest(word):
             options.error(f"unrecognized arguments: {word}")
     tree = config.override({}, rest, schema=None)
     corpus = config.read_component(

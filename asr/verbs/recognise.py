@@ -98,15 +98,22 @@ def transcribe(arguments: list[str]) -> int:
     )  # fmt: skip
     existing.add_argument(
         "--skip-existing", dest="existing", action="store_const", const="skip",
-        default="refuse", help="go on where a call stopped: files whose transcripts are all there, "
-        "none older than the audio, are not heard again, whatever made the transcripts",
+        default="refuse", help="go on where a call stopped: what is there, by its "
+        "json (needed in --formats) of the same recording, model and search, is not heard again",
     )  # fmt: skip
     known = options.parse_intermixed_args(hyphens(arguments))
 
     from asr import summaries
-    from asr.transcribe import STDIN, find
+    from asr.sources import STDIN, find
     from asr.transcribe import transcribe as run
 
+    if known.existing == "skip" and known.output_dir is None:
+        raise ValueError("--skip-existing needs --output-dir, where the transcripts are")
+    if known.existing == "skip" and "json" not in known.formats:
+        raise ValueError(
+            f"--skip-existing needs json among --formats (now {' '.join(known.formats)}), "
+            "which says whose the transcripts are; add it, or hear all again with --overwrite"
+        )
     if known.output_dir is None and len(set(known.formats)) > 1:
         raise ValueError(f"{' and '.join(known.formats)} need a folder: give --output-dir")
     files = [name for name in known.inputs if name != STDIN]
