@@ -1,4 +1,6 @@
+import itertools
 import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from asr.claims import horizon as probe
 from asr.claims.horizon import ARMS, Attempt, Budget, attempts, build, check_sizes, chrono
 from asr.claims.recall import NOISE, SYMBOLS, Latch, Recall, corrected
 from asr.cli import main
+from asr.environment import environment
 
 
 def generator(seed=0):
@@ -145,6 +148,25 @@ def test_an_arm_stops_after_two_lags_and_nothing_is_done_twice(monkeypatch):
     assert len(asked) == len(rows) - 7
 
 
+def test_the_page_says_what_each_arm_was_tried_with_and_which_commits_made_it():
+    grid = itertools.product((64, 128), range(3), (1e-3, 3e-3))
+    rows = [row("all", lag, seed, 1.0, rate) for lag, seed, rate in grid]
+    rows += [replace(row("one", 64, 0, 0.1, 3e-3), git_commit="abc1234")]
+    rows += [row("ended", 64, *rest) for rest in ((0, 1.0), (1, 1.0), (1, 1.0, 3e-3))]
+    rows += [row("later", 64, seed, 1.0) for seed in range(3)] + [row("later", 128, 0, 1.0)]
+    machine = {"threads": 4, "torch": "2.11.0", "git_commit": "def5678"}
+    page = probe.to_page(rows, machine)
+    assert "Commits of the attempts: not recorded, abc1234; this page: 4 threads" in page
+    assert "commit def5678" in page
+    for line in (
+        "| all | 10 | 3 | 0.001, 0.003 | >= 128 | 1.00 | 1.00 |",
+        "| one | 10 | 1 | 0.003 | < 64 | 0.10 | - |",
+        "| ended | 10 | 2 | 0.001, 0.003, not all by every seed | >= 64 | 1.00 | - |",
+        "| later | 10 | 1 to 3 | 0.001 | >= 128 | 1.00 | 1.00 |",
+    ):
+        assert line in page
+
+
 def test_the_verb_goes_on_where_it_was_killed(tmp_path, capsys):
     words = "--lags 4 --tasks latch --seeds 1 --rates 3e-3 --updates 50 --seconds 0.01 --arms"
     command = ["claims", "horizon", "--output", str(tmp_path / "out"), *words.split()]
@@ -155,7 +177,9 @@ def test_the_verb_goes_on_where_it_was_killed(tmp_path, capsys):
     assert main([*command, "transformer", "gru"]) == 0
     lines = written.read_text().splitlines(keepends=True)
     assert lines[0] == before
-    assert [json.loads(line)["arm"] for line in lines] == ["transformer", "gru"]
+    made = [json.loads(line) for line in lines]
+    assert [one["arm"] for one in made] == ["transformer", "gru"]
+    assert {one["git_commit"] for one in made} == {environment()["git_commit"]}
     page = capsys.readouterr().out
     assert "Latch, equal updates" in page
     assert (tmp_path / "out" / "horizon.md").read_text() in page
@@ -181,6 +205,14 @@ def test_results_of_other_budgets_are_not_mixed(tmp_path):
     assert probe.read(path, Budget(9, 1.0), "x")[0].arm == "gru"
     with pytest.raises(ValueError, match=r"measured with 9 updates, 1 s on x; choose another"):
         probe.read(path, Budget(10, 1.0), "x")
+
+
+def test_attempts_of_before_commits_were_recorded_are_still_read(tmp_path):
+    old = asdict(row("gru", 64, 0, 1.0))
+    del old["git_commit"]
+    path = tmp_path / "horizon.jsonl"
+    path.write_text(json.dumps(old) + "\n")
+    assert probe.read(path, Budget(9, 1.0), "x") == [row("gru", 64, 0, 1.0)]
 
 
 def test_the_first_call_which_loads_a_gpus_kernels_is_on_no_clock(monkeypatch):

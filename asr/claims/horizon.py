@@ -27,7 +27,7 @@ from asr import config
 from asr.claims.layers import full
 from asr.claims.measure import equal_precision
 from asr.claims.output import to_csv
-from asr.claims.reach import AXES, SOLVED, Attempt, horizon, median_accuracy
+from asr.claims.reach import AXES, SOLVED, Attempt, horizon, median_accuracy, tried
 from asr.claims.recall import SYMBOLS, TASKS, Latch, Recall, corrected
 from asr.claims.scaling import count, facts
 from asr.encoders import ENCODERS, Encoder, Frames
@@ -127,7 +127,16 @@ def chrono(lstm: nn.LSTM, longest: int) -> None:
 
 
 def attempt(
-    arm: str, task: str, lag: int, *, seed: int, rate: float, budget: Budget, device: str, name: str
+    arm: str,
+    task: str,
+    lag: int,
+    *,
+    seed: int,
+    rate: float,
+    budget: Budget,
+    device: str,
+    name: str,
+    commit: str | None = None,
 ) -> Attempt:
     """Trains one arm at one lag, and tests it with questions that it never saw."""
     questions: Latch | Recall = TASKS[task]()
@@ -189,6 +198,7 @@ def attempt(
         budget.updates,
         budget.seconds,
         name,
+        commit,
     )
 
 
@@ -211,7 +221,8 @@ def attempts(
 
     Arms take turns at each lag, so that a run that is ended early has compared all of them.
     """
-    name = facts(device)["device_name"]
+    machine = facts(device)
+    made_by = {"name": machine["device_name"], "commit": machine["git_commit"]}
     failures = dict.fromkeys(product(arms, tasks), 0)
     for lag in sorted(lags):
         for (arm, task), failed in list(failures.items()):
@@ -222,7 +233,7 @@ def attempts(
                 if any(r.seed == seed and r.rate == rate for r in here):
                     continue
                 row = attempt(
-                    arm, task, lag, seed=seed, rate=rate, budget=budget, device=device, name=name
+                    arm, task, lag, seed=seed, rate=rate, budget=budget, device=device, **made_by
                 )
                 here.append(row)
                 yield row
@@ -322,35 +333,44 @@ def read(path: Path, budget: Budget, device_name: str) -> list[Attempt]:
 
 
 def to_page(rows: Sequence[Attempt], machine: dict[str, Any]) -> str:
-    """Horizons of the arms, and below the accuracy at every lag."""
+    """Horizons of the arms, and below the accuracy at every lag.
+
+    ``machine``: what wrote the page, which may be later than what made the attempts.
+    """
     first = rows[0]
+    commits = dict.fromkeys(row.git_commit or "not recorded" for row in rows)
     parts = [
         "# Memory horizon",
-        f"{machine['device_name']}, {machine['threads']} threads; torch {machine['torch']}; commit "
-        f"{machine['git_commit']}. Trained at each lag with {first.budget_updates} updates, and "
-        f"with {first.budget_seconds:g} s; {len({r.seed for r in rows})} seeds; the best of the "
-        f"learning rates {', '.join(f'{r:g}' for r in sorted({r.rate for r in rows}))}.",
+        f"{first.device_name}. Commits of the attempts: {', '.join(commits)}; this page: "
+        f"{machine['threads']} threads, torch {machine['torch']}, commit {machine['git_commit']}. "
+        f"Trained at each lag with {first.budget_updates} updates, and with "
+        f"{first.budget_seconds:g} s.",
         f"Horizon: the longest lag with {SOLVED:.0%} of the accuracy that chance leaves, in the "
-        "median of the seeds. Accuracies are chance-corrected medians; -: not tried, since the "
-        "two lags before were not answered.",
+        "median of the seeds, each at the best of the learning rates. Arms compare only where they "
+        "had the same of both. Accuracies are chance-corrected medians; -: not tried, since the "
+        "two lags before were not answered, or not yet.",
     ]
     for task in dict.fromkeys(row.task for row in rows):
         own = [row for row in rows if row.task == task]
-        lags = sorted({row.lag for row in own})
         for axis, words in (("updates", "equal updates"), ("seconds", "equal device-seconds")):
-            head = ["arm", "parameters", "horizon", *(str(lag) for lag in lags)]
-            table = [head, ["---"] * len(head)]
-            for arm in dict.fromkeys(row.arm for row in own):
-                mine = [row for row in own if row.arm == arm]
-                reach = horizon(mine, axis)
-                cells = []
-                for lag in lags:
-                    here = [row for row in mine if row.lag == lag]
-                    cells.append(f"{median_accuracy(here, axis):.2f}" if here else "-")
-                told = f"< {lags[0]}" if reach is None else f"{reach:,}"
-                if reach == max(row.lag for row in mine) == lags[-1]:
-                    told = f">= {reach:,}"
-                table.append([arm, f"{mine[0].parameters:,}", told, *cells])
-            lines = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-            parts += [f"## {task.capitalize()}, {words}", lines]
+            parts += [f"## {task.capitalize()}, {words}", _table(own, axis)]
     return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: Sequence[Attempt], axis: str) -> str:
+    """A line per arm of one task."""
+    lags = sorted({row.lag for row in rows})
+    head = ["arm", "parameters", "seeds", "learning rates", "horizon", *map(str, lags)]
+    table = [head, ["---"] * len(head)]
+    for arm in dict.fromkeys(row.arm for row in rows):
+        mine = [row for row in rows if row.arm == arm]
+        reach = horizon(mine, axis)
+        cells = []
+        for lag in lags:
+            here = [row for row in mine if row.lag == lag]
+            cells.append(f"{median_accuracy(here, axis):z.2f}" if here else "-")
+        told = f"< {lags[0]}" if reach is None else f"{reach:,}"
+        if reach == max(row.lag for row in mine):  # no longer one was tried, or not yet
+            told = f">= {reach:,}"
+        table.append([arm, f"{mine[0].parameters:,}", *tried(mine), told, *cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)

@@ -20,6 +20,7 @@ class Attempt:
         updates, seconds: spent in all; of training, without tests.
         budget_updates, budget_seconds: that were allowed.
         device_name: where.
+        git_commit: of the code; None where it was not written down.
     """
 
     arm: str
@@ -37,6 +38,7 @@ class Attempt:
     budget_updates: int
     budget_seconds: float
     device_name: str
+    git_commit: str | None = None
 
     def accuracy(self, axis: str) -> float:
         """When the budget of ``updates`` or ``seconds`` was spent; 1 once it had answered."""
@@ -58,3 +60,18 @@ def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
         lag for lag in lags if median_accuracy([r for r in rows if r.lag == lag], axis) >= SOLVED
     ]
     return max(answered, default=None)
+
+
+def tried(rows: Sequence[Attempt]) -> tuple[str, str]:
+    """How many seeds and which learning rates an arm had at each lag of a task, in words.
+
+    An attempt that was not made, as where a probe was ended early, is said to be missing.
+    """
+    lags = {row.lag for row in rows}
+    seeds = sorted({len({row.seed for row in rows if row.lag == lag}) for lag in lags})
+    rates = sorted({row.rate for row in rows})
+    places = {(row.lag, row.seed) for row in rows}
+    whole = len({(row.lag, row.seed, row.rate) for row in rows}) == len(places) * len(rates)
+    number = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    listed = ", ".join(f"{rate:g}" for rate in rates)
+    return number, listed if whole else f"{listed}, not all by every seed"
