@@ -20,6 +20,7 @@ from asr.audio import decode
 from asr.calibration import measured
 from asr.claims.statistics import METHOD, bootstrap_interval, resampling_unit
 from asr.data import bucket, read_corpus, read_rows
+from asr.environment import environment
 from asr.files import Content, new_folder, write_all
 from asr.meter import device_name
 from asr.reliability import diagram, judged
@@ -103,6 +104,9 @@ def evaluate(
     files nor the warm-up (a few short utterances are recognised twice, since the first call pays
     for loading kernels), nor finding the times and confidences of words, whose seconds stand apart.
 
+    The device, the number of threads of an operation on a processor, the longest batch and the
+    commit stand beside them: without these, times of two evaluations cannot be compared.
+
     The figure shows what share of the words of each confidence is correct (``asr.reliability``).
     There is none where no word has a confidence. What ``asr tune-decoding`` chose on the same rows
     looks better here than it is, and is said to.
@@ -155,6 +159,8 @@ def evaluate(
             "search": repr(model.search),
             "batch_seconds": batch_seconds,
             "device_name": device_name(place),
+            "threads": torch.get_num_threads(),
+            "git_commit": environment()["git_commit"],
             **metrics,
             "confidence": believed,
             "training": model.summary,

@@ -188,6 +188,17 @@ def test_metrics_say_what_was_measured_on_what(run):
     assert metrics["training"] == {"updates": 7}
 
 
+def test_metrics_say_what_their_times_depend_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("asr.evaluate.torch.get_num_threads", lambda: 3)
+    monkeypatch.setattr("asr.evaluate.environment", lambda: {"git_commit": "abc1234-dirty"})
+    corpus = make_corpus(tmp_path / "corpus")
+    evaluate(CodedSpeech(), corpus, "test", output=tmp_path / "out", batch_seconds=3.5)
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["threads"] == 3
+    assert written["git_commit"] == "abc1234-dirty"
+    assert written["batch_seconds"] == 3.5
+
+
 def test_a_batch_is_bounded_in_padded_seconds(run):
     _, _, model = run
     warm_up, *batches = model.batches

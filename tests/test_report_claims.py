@@ -1,6 +1,5 @@
 """The rules of the verdicts on made-up measurements whose outcome is known, each one reached."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 
 from asr.report.claims import judge
-from asr.report.cost_claims import bandwidth, parallel, running
+from asr.report.cost_claims import bandwidth, parallel
 from asr.report.evidence import Evidence, weigh
 from asr.report.families import family
 from asr.report.findings import CLAIMS, Finding, conclude
@@ -19,11 +18,9 @@ from asr.report.probes import COMMANDS, Probes, read_probes
 from asr.report.runs import read_run
 from asr.report.training_claim import training
 from tests.run_folders import (
-    CURVE,
     compared_layers,
     made,
     seeds,
-    stream,
     write_context,
     write_horizon,
     write_probe,
@@ -205,22 +202,6 @@ def test_where_no_comparison_could_be_decided_the_verdict_says_so_and_what_could
     assert [reason.split(":")[0] for reason in verdict.reasons] == ["Undecidable", "Undecided"]
 
 
-def test_runs_that_stopped_alike_leave_a_test_that_cannot_be_significant(tmp_path):
-    """3 of 5 runs reached the target, none of the others: as do 21 of 252 deals, and mirrored."""
-    runs = seeds(tmp_path, "LSTM", 0.1, 3) + seeds(tmp_path / "b", "Transformer", 0.1, 5)
-    flat = tuple((wall, 0.5) for wall, _ in CURVE)
-    runs += [
-        write_run(tmp_path / f"never-{seed}", seed=seed, curve=flat, errors=made(0.1, 800))
-        for seed in (4, 5)
-    ]
-    for run in runs[3:8]:
-        shutil.copy(runs[-1] / "ledger.jsonl", run / "ledger.jsonl")
-    (group,) = group_runs([read_run(run) for run in runs])
-    (reason,) = [r for r in training([weigh(group, [0.2])]).reasons if "log-rank" in r]
-    assert reason.startswith("Undecidable: ")
-    assert "log-rank p 0.17; with 3 of 10 runs at the target p cannot come below 0.17" in reason
-
-
 def test_training_needs_arms_of_both_families_and_one_budget(tmp_path):
     alone = evidence(tmp_path / "a", ("LSTM", 0.2, 1.0), ("Convolution", 0.1, 1.0), number=2)
     assert training([alone]).words == "not enough evidence: not measured on arms of both families"
@@ -245,87 +226,6 @@ def test_errors_at_unequal_cost_count_only_where_cost_cannot_excuse_them(tmp_pat
         run.totals["device_hours"] *= 4
     reasons = training([dear]).reasons
     assert any(r.startswith("For: errors, LSTM less Transformer") for r in reasons)
-
-
-# --- C2 ---
-
-
-def streams(folder: Path, lstm: tuple[float, int], transformer: tuple[float, int]) -> Probes:
-    rows = stream("lstm-causal-small", *lstm) + stream("transformer-causal-small", *transformer)
-    rows += stream("conformer-chunked-small", 0.001, 1, chunk=64)  # answers later: not compared
-    return read_probes([write_probe(folder, "streaming", rows)])
-
-
-@pytest.mark.parametrize(
-    ("rtf", "lstm", "transformer", "words"),
-    [
-        (0.10, (4.0, 900), (1.0, 100), "supported"),
-        (0.05, (1.2, 100), (1.0, 900), "refuted"),
-        (0.10, (4.0, 100), (1.0, 900), "depends on the measurement (for: offline speed and strea"),
-    ],
-)
-def test_running_is_judged_by_three_measurements(tmp_path, rtf, lstm, transformer, words):
-    runs = seeds(tmp_path, "LSTM", 0.1, 2, rtf=rtf) + seeds(tmp_path, "Transformer", 0.1, 2)
-    (group,) = group_runs([read_run(run) for run in runs])
-    probes = streams(tmp_path / "claims", lstm, transformer)
-    assert running([weigh(group, [])], probes).words.startswith(words)
-
-
-@pytest.mark.parametrize(
-    ("lstm", "transformer", "sign"),
-    [
-        ((0.060, 0.012), (0.056, 0.008), "For"),  # 1.5 times, of which the whole shows 1.07
-        ((0.070, 0.008), (0.050, 0.008), "Against"),  # its search took longer, not its encoder
-        (
-            (0.060, None),
-            (0.050, None),
-            "Undecided",
-        ),  # 1.2 in all may be anything without the search
-        ((0.060, 0.012), (0.050, None), "Undecided"),
-        ((0.050, None), (0.050, None), "Against"),
-        ((0.070, None), (0.050, None), "For"),  # a common part can only have made it smaller
-    ],
-)
-def test_offline_speed_is_that_of_the_encoders_where_the_search_was_timed_apart(
-    tmp_path, lstm, transformer, sign
-):
-    names = ("rtf", "encode")
-    runs = seeds(tmp_path, "LSTM", 0.1, 2, **dict(zip(names, lstm, strict=True)))
-    runs += seeds(tmp_path, "Transformer", 0.1, 2, **dict(zip(names, transformer, strict=True)))
-    (group,) = group_runs([read_run(run) for run in runs])
-    (reason,) = running([weigh(group, [])], Probes()).reasons
-    assert reason.startswith(f"{sign}, offline speed: 1 of 1 pairs")
-    apart = None not in (lstm[1], transformer[1])
-    assert ("s of features and encoder per second" in reason) == apart
-    assert ("with the search, which was not timed apart" in reason) != apart
-    assert f"{lstm[0]:.3f} and {transformer[0]:.3f} s per second of audio" in reason
-
-
-@pytest.mark.parametrize("encode", [(0.02, 0.03), (None, None)])
-def test_seeds_that_were_timed_on_a_busy_machine_must_be_at_one(tmp_path, encode):
-    """1.5 times in the mean, and 0.8 to 2.4 by the seed: of which nothing can be said."""
-    spent = {"LSTM": (0.08, 0.12), "Transformer": (0.05, 0.10)}
-    runs = [
-        write_run(
-            tmp_path / f"{encoder}{seed}", encoder, seed=seed, errors=made(0.1), rtf=seconds,
-            encode=part and seconds / 10,
-        )
-        for encoder, both in spent.items()
-        for seed, (seconds, part) in enumerate(zip(both, encode, strict=True))
-    ]  # fmt: skip
-    (group,) = group_runs([read_run(run) for run in runs])
-    (reason,) = running([weigh(group, [])], Probes()).reasons
-    assert reason.startswith("Undecided, offline speed")
-    assert reason.endswith(
-        "0.80 to 2.4 times, as the seeds are not at one: asr evaluate RUN on a quiet machine."
-    )
-
-
-def test_running_is_not_judged_by_a_part_of_its_measurements(tmp_path):
-    (group,) = group_runs([read_run(write_run(tmp_path / "a", errors=made(0.1, 60)))])
-    verdict = running([weigh(group, [])], streams(tmp_path / "c", (4.0, 900), (1.0, 100)))
-    assert verdict.kind == "not enough evidence"
-    assert verdict.commands == ["asr evaluate RUN"]
 
 
 # --- C3 ---

@@ -163,6 +163,13 @@ def test_whiskers_of_tuning_end_at_a_wer_of_100_percent():
         assert whiskers.get_segments()[0][:, 1] == pytest.approx([10, 140])  # the axis cuts it
 
 
+def test_an_interval_that_rounding_ends_beside_its_value_is_drawn():
+    value, beside = [0.3, 0.2], [math.nextafter(0.3, 1), 0.2]
+    curves = [("a", value, beside, beside), ("b", beside, value, value)]
+    for axes in tuning(curves, [0.1, 0.1], "device-hours").axes:
+        assert len(axes.collections) == 2
+
+
 def test_a_long_span_of_costs_is_drawn_on_a_logarithmic_axis(tmp_path):
     long = ((20, 0.9), *CURVE)
     for name, curve, scale in (("a", CURVE, "linear"), ("b", long, "log")):

@@ -47,6 +47,16 @@ def test_the_cost_to_run_is_told_with_and_without_the_search(tmp_path, encode, s
     assert line.endswith(said)
 
 
+def test_costs_to_run_of_evaluations_that_are_not_alike_are_called_no_comparison(tmp_path):
+    (group,) = group_runs([read_run(run) for run in pair(tmp_path, rtf=0.1)])
+    for device, said in (("EPYC", False), ("NVIDIA H200", True)):
+        group.arms[1].runs[0].metrics["device_name"] = device
+        (line,) = [line for line in verdict.answer(weigh(group, [])) if line.startswith("To run")]
+        differ = "device (LSTM: EPYC; Transformer: NVIDIA H200)."
+        assert line.endswith(f"evaluations are no comparison, as they differ in {differ}") == said
+        assert ("no comparison" in line) == said
+
+
 def test_no_difference_is_said_of_equal_arms_with_what_would_have_been_found(tmp_path):
     runs = [
         run

@@ -52,8 +52,9 @@ class Comparison:
             where only the two trained models are compared.
         statement: one of the four.
         reason: why the evidence is not enough, in words; empty otherwise.
-        decidable: whether the test set is large enough for anything to be said; if not, no errors
-            whatever could have told the arms apart, and ``reason`` says what could.
+        decidable: whether the test set has words and speakers enough for anything to be said; if
+            not, no errors whatever could have told the arms apart, and ``reason`` says what could.
+            That no arm made an error is an outcome, and leaves it true.
     """
 
     difference: Difference
@@ -240,11 +241,13 @@ def _stated(
     rates = float(a.sum() / len(a) / total), float(b.sum() / len(b) / total)
     low, high = difference.interval
     reach = margin * sum(rates) / 2
-    reason = _too_little(int(total), speakers, max(rates))
+    reason = _too_small(int(total), speakers)
     statement: Statement = "not enough evidence"
     decidable = not reason
     if decidable:
-        if high < 0 or low > 0:
+        if not any(rates):
+            reason = f"no arm made an error on {total:,.0f} words: harder or more speech is needed"
+        elif high < 0 or low > 0:
             statement = "better" if high < 0 else "worse"
         elif -reach < low and high < reach:
             statement = "no difference"
@@ -260,10 +263,8 @@ def _stated(
     )
 
 
-def _too_little(words: int, speakers: Sequence[str], worse: float) -> str:
-    """Why a test set cannot tell arms apart, whatever the interval says; empty when it can."""
-    if worse == 0:
-        return f"no arm made an error on {words:,} words: harder or more speech is needed"
+def _too_small(words: int, speakers: Sequence[str]) -> str:
+    """Why a test set cannot tell arms apart, whatever they make of it; empty when it can."""
     if words < MIN_WORDS:
         told = f"the test set has only {words} words ({len(speakers)} utterances)"
         return f"{told}; {MIN_WORDS} are needed"

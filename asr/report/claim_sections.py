@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from asr.claims.context_table import exactness, remarks, told_context, told_half_life, told_law
-from asr.claims.reach import AXES, horizon, median_accuracy
+from asr.claims.reach import AXES, horizon, median_accuracy, tried
 from asr.report import probe_plots as plots
 from asr.report.arms import curves
 from asr.report.blocks import Block, Folded, Picture, Section, Table, Text
@@ -92,10 +92,14 @@ def _picture(name: str, draw: Callable[[], Figure | None], words: str) -> Pictur
 
 
 def _below(folders: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """The folder that holds all of these, and each of them as it is called from there."""
+    """The folder that holds all of these, and each of them as it is called from there.
+
+    Where some are absolute and some relative, none is known to hold them all, and they stay whole.
+    """
     parents = {Path(folder).parent for folder in folders}
-    absolute = {parent.is_absolute() for parent in parents}
-    shared = Path(os.path.commonpath(parents)) if len(absolute) == 1 else Path()
+    if len({parent.is_absolute() for parent in parents}) > 1:
+        return "", {folder: folder for folder in folders}
+    shared = Path(os.path.commonpath(parents))
     return str(shared), {folder: str(Path(folder).relative_to(shared)) for folder in folders}
 
 
@@ -210,12 +214,12 @@ def _horizons(probes: Probes) -> list[Block]:
                     if here
                     else "not tried"
                 )
-            seeds = len({row.seed for row in own})
-            table.append([f"{task}: {arm}", f"{own[0].parameters:,}", str(seeds), *cells])
+            table.append([f"{task}: {arm}", f"{own[0].parameters:,}", *tried(own), *cells])
     header = [
         "task: arm",
         "parameters",
         "seeds",
+        "learning rates",
         "horizon in steps, equal updates",
         "horizon in steps, equal seconds",
     ]

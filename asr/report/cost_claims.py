@@ -3,28 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from asr.report.costs import (
-    encoder_factor,
-    real_time_factor,
-)
+from asr.report.costs import encoder_factor, real_time_factor, recorded, timed_otherwise
 from asr.report.evidence import Evidence
 from asr.report.families import family
 from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import Arm
 from asr.report.probes import COMMANDS, Probes
 from asr.report.quantities import digits, listed, points_interval, times
-from asr.report.runs import part
+from asr.report.runs import Run, part
 
 TIMING = 1.25  # times closer than this are the same: repeats on one machine differ as much
 LONG = 1000  # frames from which C4 is judged; below, the cost of a call hides that of its frames
-FEW, MANY = 0.1, 0.9  # shares of steps: at most, at least
+FEW, MANY = 0.1, 0.9  # shares of steps or of pairs of seeds: at most, at least
 POOR_FIT = 0.5  # relative residuals above which no share of the fit is believed
 STREAM = (
     ("streaming speed", "milliseconds", "ms per frame"),
     ("streaming state", "state_bytes", "bytes of state"),
 )
-HIDDEN = ", too little to say what the encoders alone took: asr evaluate RUN times them apart"
-SCATTERED = ", as the seeds are not at one: asr evaluate RUN on a quiet machine"
 
 
 def same_budget(a: Arm, b: Arm) -> bool:
@@ -60,8 +55,10 @@ def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
 
     *For* when the recurrent one takes more than 1.25 times as much, *against* otherwise: the claim
     says "more", so that as much refutes it. Timings have no interval: 1.25 is what repeats on one
-    quiet machine differ by. On a busy one they differ by more, so that offline any seed of the one
-    against any of the other must say the same; else undecided.
+    quiet machine differ by. On a busy one they differ by more, so that offline 90 % of the pairs of
+    a seed of the one and a seed of the other must say the same, however many seeds there are; else
+    undecided. Evaluations on other devices, with other threads, batches or searches are not
+    compared; other commits are said.
     """
     findings = [f for e in found for r, a in family_pairs(e) for f in _offline(r, a)]
     offline = any(finding.sign != "unknown" for finding in findings)
@@ -77,13 +74,19 @@ def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
             words = f"at frame {mine_row['position']:,} {names[0]} against {names[1]}, "
             words += f"{digits(one)} and {digits(other)} {unit}"
             findings.append(_more(measure, words, one, other, *names))
-    missing = [] if offline else ["asr evaluate RUN"]
+    missing = [] if offline else [again([run for e in found for run in e.group.runs])]
     missing += [] if pairs else [COMMANDS["streaming"]]
     if not findings:
         return unmeasured("C2", "not measured", missing)
     needs = "not all of offline speed, streaming speed and state are known" if missing else ""
     verdict = conclude("C2", findings, missing, needs)
     return replace(verdict, reasons=_in_short(findings))
+
+
+def again(runs: Sequence[Run]) -> str:
+    """What times runs anew, each with the threads of its training, as a study evaluates them."""
+    threads = next((run.num_threads for run in runs if run.num_threads), 1)
+    return f"OMP_NUM_THREADS={threads} asr evaluate RUN"
 
 
 def _offline(r: Arm, a: Arm) -> list[Finding]:
@@ -104,18 +107,50 @@ def _offline(r: Arm, a: Arm) -> list[Finding]:
             f"{r.label} against {a.label}, {digits(alone[0], 2)} and {digits(alone[1], 2)} s of "
         )
         words += f"features and encoder per second of audio (with the search {total})"
-    spent = [
+    sign, said = _compared(r, a, apart)
+    if differ := timed_otherwise((r, a)):
+        command = again([*r.runs, *a.runs])
+        sign = "unknown"
+        said = f", which are not compared, as the evaluations differ in {differ}: {command} for all"
+    words += f"{said}{_remarks([*r.runs, *a.runs])}."
+    return [Finding(sign, words, _facets("offline speed", r.label, a.label))]
+
+
+def _compared(r: Arm, a: Arm, apart: bool) -> tuple[Sign, str]:
+    """The sign that the pairs of a seed of either arm come to, and their ratios in words."""
+    mine, theirs = (
         [run.encoder_factor if apart else run.metric("real_time_factor") for run in arm.runs]
         for arm in (r, a)
-    ]
-    known = [[value for value in values if value is not None] for values in spent]
-    low, high = min(known[0]) / max(known[1]), max(known[0]) / min(known[1])
-    words += f", {times(low)}" if low == high else f", {digits(low, 2)} to {times(high)}"
-    sign: Sign = "for" if low > TIMING else "against"
-    if low <= TIMING and high > (TIMING if apart else 1):
-        sign = "unknown"
-        words += SCATTERED if high > TIMING else HIDDEN
-    return [Finding(sign, f"{words}.", _facets("offline speed", r.label, a.label))]
+    )
+    ratios = sorted(m / t for m in mine for t in theirs if m is not None and t is not None)
+    longer = sum(ratio > TIMING for ratio in ratios)
+    low, high = ratios[0], ratios[-1]
+    words = f", {times(low)}" if low == high else f", {digits(low, 2)} to {times(high)}"
+    if len(ratios) > 1:
+        words += f", above {TIMING} in {longer} of {len(ratios)} pairs of seeds"
+    share = longer / len(ratios)
+    if share >= MANY:
+        return "for", words
+    if share <= FEW and (apart or sum(ratio > 1 for ratio in ratios) <= FEW * len(ratios)):
+        return "against", words
+    command = again([*r.runs, *a.runs])
+    if share > FEW:
+        return "unknown", f"{words}, which are not at one: {command} on a quiet machine"
+    words += ", too little to say what the encoders alone took"
+    return "unknown", f"{words}: {command} times them apart"
+
+
+def _remarks(runs: Sequence[Run]) -> str:
+    """What is not known of how runs were evaluated, and what differs without being refused."""
+    evaluated = [run for run in runs if run.metrics is not None]
+    lacking = sum(run.metric("threads") is None for run in evaluated)
+    commits = recorded(evaluated, "git_commit")
+    told = (
+        f"; the threads of {lacking} of {len(evaluated)} evaluations are not recorded"
+        if lacking
+        else ""
+    )
+    return told + (f"; evaluated at commits {listed(commits)}" if len(commits) > 1 else "")
 
 
 def _in_short(findings: Sequence[Finding]) -> list[str]:
@@ -194,7 +229,8 @@ def _price(evidence: Evidence) -> list[Finding]:
             if said == "not enough evidence":
                 sign = "unknown"
             value = points_interval(pair.found.difference.value, pair.found.difference.interval)
-            words = f"errors, {pair.b.label} less {pair.a.label}: {value}; {scan.label}: {said}."
+            words = f"errors, {pair.b.label} less {pair.a.label}: {value}; "
+            words += f"{scan.label}: {evidence.told(scan, exact)}."
             findings.append(Finding(sign, words, {MEASUREMENT: "errors"}, pair.undecidable))
     return findings
 

@@ -13,6 +13,13 @@ from asr.report.quantities import listed
 from asr.report.runs import Point, Run
 
 FACTORS = (1.5, 1.15, 1.0)  # of the weaker arm's best validation WER
+# What the times of an evaluation depend on beside the model: keys of metrics.json, in words.
+TIMED_BY = {
+    "device_name": "device",
+    "threads": "number of threads",
+    "batch_seconds": "seconds of a batch",
+    "search": "search",
+}
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -43,6 +50,25 @@ def encoder_factor(arm: Arm) -> float | None:
     """
     evaluated = [run.encoder_factor for run in arm.runs if run.metrics is not None]
     return None if None in evaluated else mean(evaluated)
+
+
+def timed_otherwise(arms: Sequence[Arm]) -> str:
+    """What the evaluations of arms differ in that their times depend on; empty where in nothing.
+
+    A fact that was not recorded agrees with all, as earlier evaluations left out their threads.
+    """
+    told = []
+    for key, word in TIMED_BY.items():
+        of = {arm.label: recorded(arm.runs, key) for arm in arms}
+        if len({value for values in of.values() for value in values}) > 1:
+            own = [f"{label}: {listed([str(v) for v in values])}" for label, values in of.items()]
+            told.append(f"{word} ({'; '.join(own)})")
+    return listed(told)
+
+
+def recorded(runs: Sequence[Run], key: str) -> list[Any]:
+    """The values of an entry of metrics.json, each once, where it was written down."""
+    return list(dict.fromkeys(v for run in runs if (v := run.metric(key)) is not None))
 
 
 def first_at(run: Run, target: float) -> Point | None:

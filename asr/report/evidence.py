@@ -64,7 +64,10 @@ class Pair:
 
     @property
     def undecidable(self) -> str:
-        """Why no errors whatever could tell the arms apart, and what could; empty if some could."""
+        """Why no errors whatever could tell the arms apart, and what could; empty if some could.
+
+        Too few words, speakers or seeds: what was planned, never what came out of it.
+        """
         if self.found is None:
             return ""
         if not self.of_arms:
@@ -104,6 +107,12 @@ class Evidence:
         pair = self.pair(arm, other)
         said = pair.statement
         return said if pair.b.label == arm.label else OPPOSITE.get(said, said)
+
+    def told(self, arm: Arm, other: Arm) -> str:
+        """``statement``, with the reason where an outcome left too little evidence."""
+        pair, said = self.pair(arm, other), self.statement(arm, other)
+        open_yet = said == "not enough evidence" and not pair.undecidable
+        return f"{said} ({pair.reason})" if open_yet else said
 
 
 def weigh(group: Group, targets: Sequence[float], caveat: str = "") -> Evidence:

@@ -30,8 +30,9 @@ class Finding:
     Attributes:
         words: the figures, in a sentence.
         context: what it was found under, by facet, such as ``{"the budget": "0.1 device-hours"}``.
-        undecidable: why it has no sign whatever had been measured (too few seeds, a test set too
-            small), and what would decide it; empty where an outcome could have.
+        undecidable: why it has no sign whatever had been measured (too few seeds, words or
+            speakers, or too many comparisons), and what would decide it; empty where an outcome
+            could have, though not this one (no error at all, or hardly a run at the target).
     """
 
     sign: Sign

@@ -187,7 +187,8 @@ def _errors_of_hierarchy(evidence: Evidence) -> list[Finding]:
             sign: Sign = "against" if said == "worse" else "for"
             sign = "unknown" if said == "not enough evidence" else sign
             value = points_interval(pair.found.difference.value, pair.found.difference.interval)
-            words = f"errors, {pair.b.label} less {pair.a.label}: {value}; {h.label}: {said}."
+            words = f"errors, {pair.b.label} less {pair.a.label}: {value}; "
+            words += f"{h.label}: {evidence.told(h, full)}."
             facets = {"the measurement": "errors"}
             findings.append(Finding(sign, words, facets, pair.undecidable))
     return findings
@@ -273,7 +274,8 @@ def _against(evidence: Evidence, gate: Stored, other: Stored) -> Finding:
     if keys := _unlike(gate.arm, other.arm):
         return Finding("unknown", f"{head}: their runs differ in {listed(keys)}.", context)
     value = points_interval(pair.found.difference.value, pair.found.difference.interval)
-    words = f"{head}: {said} ({pair.b.label} less {pair.a.label}: {value})."
+    words = f"{head}: {evidence.told(gate.arm, other.arm)}; "
+    words += f"{pair.b.label} less {pair.a.label}: {value}."
     if said == "not enough evidence":
         return Finding("unknown", words, context, pair.undecidable)
     good = ("better", "no difference") if other.gate == EVERYTHING else ("better",)

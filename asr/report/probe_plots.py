@@ -416,11 +416,14 @@ def tuning(curves: Sequence[Curve], hours: Sequence[float], unit: str) -> Figure
             aside = APART * (index - (len(curves) - 1) / 2)
             x = [place(n + aside, index) for n in range(1, len(best) + 1)]
             known = [not math.isnan(value) for value in low]
+            # Rounding may end an interval beside the value in it, and matplotlib refuses that.
             below = [
-                100 * (b - end) if k else 0 for b, end, k in zip(best, low, known, strict=True)
+                100 * max(0.0, b - end) if k else 0
+                for b, end, k in zip(best, low, known, strict=True)
             ]
             above = [
-                100 * (end - b) if k else 0 for b, end, k in zip(best, high, known, strict=True)
+                100 * max(0.0, end - b) if k else 0
+                for b, end, k in zip(best, high, known, strict=True)
             ]
             panel.errorbar(
                 x,

@@ -41,6 +41,8 @@ def measured(group: Group) -> list[Block]:
         ["checksum of its rows", first.checksum or UNKNOWN],
         ["trained on", _shared(group, lambda r: r.trained_on)],
         ["evaluated on", _shared(group, lambda r: r.metric("device_name"))],
+        ["threads of the evaluation", _shared(group, lambda r: r.metric("threads"))],
+        ["commit of the evaluation", _shared(group, lambda r: r.metric("git_commit"))],
         ["normaliser", _shared(group, lambda r: r.metric("normaliser"))],
         ["decoder", _component(first, "decoder")],
         ["search", _shared(group, lambda r: r.metric("search"))],

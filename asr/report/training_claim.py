@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from asr.claims.censoring import log_rank
 from asr.claims.comparison import holm
@@ -31,7 +32,8 @@ def training(found: Sequence[Evidence]) -> Verdict:
 
     An arm of one seed decides nothing: it tells trained models apart, not encoders. A test that
     could not have been significant, whatever its runs had cost, is called undecidable, with what
-    would decide it: of n seeds against n the log-rank test gives no p below 2 / C(2n, n).
+    would decide it: of n seeds against n the log-rank test gives no p below 2 / C(2n, n). Where it
+    could not for the runs that tie, as all short of the target do, it is undecided, and says so.
     """
     costs = _targets(found)
     pairs = ((e, r, a) for e in found for r, a in family_pairs(e))
@@ -70,7 +72,8 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
     found_of = iter(_tested([c for c in costs if _testable(c)]))
     findings = []
     for (evidence, target, r, a), both in zip(rows, costs, strict=True):
-        p, hopeless = next(found_of) if _testable(both) else (None, _no_test(both, len(rows)))
+        test = next(found_of) if _testable(both) else None
+        hopeless = _no_test(both, len(rows)) if test is None else test.undecidable
         unit = hours_unit(evidence.group)
         told = [
             f"{arm.label} "
@@ -85,12 +88,13 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
         ]
         mine, theirs = (math.inf if c.value is None else c.value for c in both)
         sign: Sign = "unknown"
-        if p is not None and p < SIGNIFICANT and mine != theirs:
+        if test is not None and test.p < SIGNIFICANT and mine != theirs:
             sign = "for" if mine > theirs else "against"
-        sure = "no test" if p is None else f"log-rank p {digits(p, 2)}"
+        sure = "no test" if test is None else f"log-rank p {digits(test.p, 2)}"
         family = sum(map(_testable, costs))
-        sure += f" after Holm over {family} pairs" if p is not None and family > 1 else ""
-        sure += f"; {hopeless}" if hopeless else ""
+        sure += f" after Holm over {family} pairs" if test is not None and family > 1 else ""
+        why = hopeless or (test.tied if test is not None else "")
+        sure += f"; {why}" if why else ""
         head = f"{_head(found, evidence)}to {percent(target)} validation WER"
         words = f"{head} {told[0]}, {told[1]} ({sure})."
         context = _context(evidence, "cost to a target", r, a)
@@ -110,8 +114,22 @@ def _no_test(both: Sequence[Cost], pairs: int) -> str:
     return f"one seed of an arm allows no test; {seeds_to_decide(pairs)} seeds per arm could decide"
 
 
-def _tested(pairs: Sequence[Sequence[Cost]]) -> list[tuple[float, str]]:
-    """Of each pair p, adjusted for all (Holm), and why none could be significant; empty if some.
+class Tested(NamedTuple):
+    """The log-rank test of a pair as one of its family.
+
+    Attributes:
+        p: adjusted for all pairs (Holm).
+        undecidable: why no costs whatever could have been significant; empty if some could.
+        tied: why these costs could not, however dealt to the arms; empty if some deal could.
+    """
+
+    p: float
+    undecidable: str = ""
+    tied: str = ""
+
+
+def _tested(pairs: Sequence[Sequence[Cost]]) -> list[Tested]:
+    """The test of each pair.
 
     Holm's adjusted p never falls when any p of the family rises, so those of the lowest that each
     test can give are the lowest that each can come to.
@@ -119,29 +137,36 @@ def _tested(pairs: Sequence[Sequence[Cost]]) -> list[tuple[float, str]]:
     sides = [(r.spent, r.reached, a.spent, a.reached) for r, a in pairs]
     values = holm([log_rank(*side) for side in sides]).tolist()
     plain = [least_log_rank(r.seeds, a.seeds) for r, a in pairs]
-    least = holm(plain).tolist()
-    here = holm([log_rank_floor(*side) for side in sides]).tolist()
+    floors = [log_rank_floor(*side) for side in sides]
+    family = f" as one of {len(pairs)} comparisons" if len(pairs) > 1 else ""
     told = []
-    for (r, a), alone, best, tied in zip(pairs, plain, least, here, strict=True):
-        why = ""
+    for (r, a), p, alone, best, floor, tied in zip(
+        pairs, values, plain, holm(plain).tolist(), floors, holm(floors).tolist(), strict=True
+    ):
         if best >= SIGNIFICANT:
-            why = f"{r.seeds} seeds against {a.seeds} give no p below {digits(best, 2)}"
-            why += f" as one of {len(pairs)} comparisons" if len(pairs) > 1 else ""
-            why += f", whatever they cost; {_remedy(len(pairs), alone)}"
+            why = f"{r.seeds} seeds against {a.seeds} give no p below {digits(best, 2)}{family}"
+            seeds = seeds_to_decide(len(pairs))
+            ways = [f"{seeds} seeds per arm"] if seeds is not None else []
+            remedy = _remedy(ways, alone)
+            told.append(Tested(p, undecidable=f"{why}, whatever they cost; {remedy}"))
         elif tied >= SIGNIFICANT:
             came, runs = sum([*r.reached, *a.reached]), r.seeds + a.seeds
-            why = f"with {came} of {runs} runs at the target p cannot come below {digits(tied, 2)}"
-            why += "; a larger budget, a higher target or more seeds could decide"
-        told.append(why)
-    return list(zip(values, told, strict=True))
+            why = f"as runs tie ({came} of {runs} at the target), "
+            why += f"p cannot come below {digits(tied, 2)}{family}"
+            sooner = ["a larger budget", "a higher target"] if came < runs else []
+            remedy = _remedy([*sooner, "more seeds"], floor)
+            told.append(Tested(p, tied=f"{why}; {remedy}"))
+        else:
+            told.append(Tested(p))
+    return told
 
 
-def _remedy(pairs: int, least: float) -> str:
-    """What would make the test of a pair decidable."""
-    seeds, fewer = seeds_to_decide(pairs), comparisons_to_decide(least)
-    ways = [f"{seeds} seeds per arm"] if seeds is not None else []
-    ways += [f"at most {fewer} comparison{'s' if fewer > 1 else ''}"] if fewer > 0 else []
-    return f"{' or '.join(ways)} could decide"
+def _remedy(ways: Sequence[str], least: float) -> str:
+    """What would make the test of a pair decidable, whose own p is ``least`` at least."""
+    fewer = comparisons_to_decide(least)
+    more = [f"at most {fewer} comparison{'s' if fewer > 1 else ''}"] if fewer > 0 else []
+    *others, last = [*ways, *more] or ["fewer comparisons of more seeds"]
+    return f"{', '.join(others)}{' or ' * bool(others)}{last} could decide"
 
 
 def _head(found: Sequence[Evidence], evidence: Evidence) -> str:
@@ -166,7 +191,7 @@ def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
     cost = "unknown cost" if ratio is None else f"{digits(ratio, 2)} times as many device-hours"
     value = points_interval(difference.value, difference.interval)
     words = f"{head}errors, {pair.b.label} less {pair.a.label}: {value}"
-    words += f"; {r.label}: {said}, at {cost}"
+    words += f"; {r.label}: {evidence.told(r, a)}, at {cost}"
     sign: Sign = "unknown"
     if pair.undecidable:
         words += f"; {pair.undecidable}"

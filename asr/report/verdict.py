@@ -15,6 +15,7 @@ from asr.report.costs import (
     hours_unit,
     real_time_factor,
     seeds_there,
+    timed_otherwise,
     wer_at,
 )
 from asr.report.evidence import Evidence, Pair
@@ -148,7 +149,9 @@ def _running(group: Group) -> str:
         ratio = times(factors[slow] / factors[fast])
         told = f"{fast} takes {digits(factors[fast], 2)} s per second of audio, {slow} "
         told += f"{digits(factors[slow], 2)} s: {ratio} as long"
-    return f"{head} {told}; {_without_search(group, fast, slow)}."
+    differ = timed_otherwise([arm for arm in group.arms if arm.label in (fast, slow)])
+    doubt = f"; their evaluations are no comparison, as they differ in {differ}" if differ else ""
+    return f"{head} {told}; {_without_search(group, fast, slow)}{doubt}."
 
 
 def _without_search(group: Group, fast: str, slow: str) -> str:
