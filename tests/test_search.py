@@ -344,8 +344,7 @@ def test_a_finished_hypothesis_ranks_above_a_better_unfinished_one():
     assert better
 
 
-def test_work_follows_what_is_left(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # the batch in one part
+def test_work_follows_what_is_left():
     decoder = Recurrent(6, ctc=False, eos=50.0)
     found = Beam(beam=4, ctc_weight=0)(decoder, *frames(9, 5, 7))
     assert [hypotheses[0].tokens for hypotheses in found] == [(), (), ()]

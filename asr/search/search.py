@@ -15,7 +15,6 @@ from asr.language_models.language_model import LanguageModel
 from asr.linear import packed
 from asr.search import attention, ctc, transducer
 from asr.search.hypothesis import Hypothesis, Rules
-from asr.search.parallel import side_by_side
 
 CTC_WEIGHT = 0.3  # of attention decoders with a CTC head (Watanabe et al. 2017)
 
@@ -73,16 +72,12 @@ class Greedy(Search):
         if language_model is not None:
             raise ValueError("greedy search takes no language model; search with Beam")
         rules = Rules(1, _checked_use(decoder, encoded, self.ctc_weight))
-
-        def search(encoded: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
+        with torch.no_grad(), packed(decoder):
             if isinstance(decoder, AttentionDecoder):
                 return attention.search(decoder, encoded, lengths, rules)
             if isinstance(decoder, TransducerDecoder):
                 return transducer.greedy(decoder, encoded, lengths)
             return ctc.greedy(decoder, encoded, lengths)
-
-        with torch.no_grad(), packed(decoder):
-            return side_by_side(search, encoded, lengths)
 
 
 class Beam(Search):
@@ -159,16 +154,12 @@ class Beam(Search):
         rules = Rules(
             **vars(self) | {"ctc_weight": _checked_use(decoder, encoded, self.ctc_weight)}
         )
-
-        def search(encoded: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
+        with torch.no_grad(), packed(decoder, language_model):
             if isinstance(decoder, AttentionDecoder):
                 return attention.search(decoder, encoded, lengths, rules, language_model)
             if isinstance(decoder, TransducerDecoder):
                 return transducer.search(decoder, encoded, lengths, rules, language_model)
             return ctc.search(decoder, encoded, lengths, rules, language_model)
-
-        with torch.no_grad(), packed(decoder, language_model):
-            return side_by_side(search, encoded, lengths)
 
 
 SEARCHES: dict[str, type[Search]] = {cls.__name__: cls for cls in (Beam, Greedy)}
