@@ -198,10 +198,10 @@ def test_no_compiled_region_makes_the_table_of_positions_that_it_keeps():
     assert all(r.factors is made for r, made in zip(rotaries, before, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @pytest.mark.filterwarnings("default:::torch")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_no_gradient_begins_a_new_step_of_cuda_graphs_where_the_last_region_has_none():
     """By the rules of torch's own manager of graphs, which is told what it would be on a GPU."""
     from torch._inductor.cudagraph_trees import CUDAGraphTreeManager
