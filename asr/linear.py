@@ -24,10 +24,11 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
         weight = self.packed  # once: a search in another thread may end
-        much = x.numel() * self.out_features >= FEW_PRODUCTS
-        if weight is not None and much and not torch.is_grad_enabled():
-            return product(x, weight, self.bias)
-        return linear(x, self.weight, self.bias)
+        if weight is None or torch.is_grad_enabled():
+            return linear(x, self.weight, self.bias)
+        if x.numel() * self.out_features < FEW_PRODUCTS:
+            return linear(x, self.weight, self.bias)
+        return product(x, weight, self.bias)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 EXACT = 20_000  # ways to deal runs to two arms that are all looked at
+ALIKE = 1e-9  # scores closer than this are ties
 
 
 class Survival(NamedTuple):
@@ -139,7 +140,7 @@ def log_rank(
         random = np.random.default_rng(seed)
         dealt = np.array([random.permutation(scores)[:size].sum() for _ in range(EXACT)])
         extra = 1  # the deal that was seen is one of them
-    as_far = int((np.abs(dealt) >= abs(scores[:size].sum()) - 1e-9).sum())
+    as_far = int((np.abs(dealt) >= abs(scores[:size].sum()) - ALIKE).sum())
     return (as_far + extra) / (len(dealt) + extra)
 
 

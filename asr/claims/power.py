@@ -5,10 +5,9 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from asr.claims.censoring import EXACT, log_rank_scores
+from asr.claims.censoring import ALIKE, EXACT, log_rank_scores
 from asr.claims.student import detectable_shift
 
-ALIKE = 1e-9  # scores closer than this are ties, as in ``log_rank``
 MOST_SEEDS = 100  # of an arm, up to which it is asked what could decide
 
 

@@ -8,7 +8,7 @@ from asr.claims.context_table import Effective
 from asr.claims.reach import AXES, Attempt, horizon
 from asr.report.cost_claims import same_budget
 from asr.report.evidence import Evidence, weigh
-from asr.report.findings import Finding, Sign, Verdict, conclude, unmeasured
+from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import SHARED, Arm, Group, settings
 from asr.report.probes import COMMANDS, Probes
 from asr.report.quantities import digits, listed, percent, points_interval
@@ -140,7 +140,7 @@ def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
         sign: Sign = "unknown" if yes is None else "for" if yes else "against"
         told = _told(reach(probes.attempts, "hierarchical", axis))
         words = f"longest lag answered at equal {axis}: {told}" + (f"; {why}." if why else ".")
-        facets = {"the measurement": "reach", "which budget is equal": f"equal {axis}"}
+        facets = {MEASUREMENT: "reach", "which budget is equal": f"equal {axis}"}
         findings.append(Finding(sign, words, facets))
     known = [f.sign for f in findings if f.sign != "unknown"]
     short = known == ["against"] * len(AXES)
@@ -171,7 +171,7 @@ def _price_of_hierarchy(probes: Probes) -> list[Finding]:
         words = f"{digits(row['ratio'], 2)} [{digits(low, 2)} to {digits(high, 2)}] of the time of "
         words += f"full attention at {row['time']:,} frames, "
         words += f"{digits(row['peak_ratio'], 2)} of its memory."
-        findings.append(Finding(sign, words, {"the measurement": "cost"}))
+        findings.append(Finding(sign, words, {MEASUREMENT: "cost"}))
     return findings
 
 
@@ -189,7 +189,7 @@ def _errors_of_hierarchy(evidence: Evidence) -> list[Finding]:
             value = points_interval(pair.found.difference.value, pair.found.difference.interval)
             words = f"errors, {pair.b.label} less {pair.a.label}: {value}; "
             words += f"{h.label}: {evidence.told(h, full)}."
-            facets = {"the measurement": "errors"}
+            facets = {MEASUREMENT: "errors"}
             findings.append(Finding(sign, words, facets, pair.undecidable))
     return findings
 

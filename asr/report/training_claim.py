@@ -10,7 +10,7 @@ from asr.claims.power import comparisons_to_decide, least_log_rank, log_rank_flo
 from asr.report.cost_claims import family_pairs
 from asr.report.costs import Cost, arm_mean, common_target, cost_to, hours_unit, seeds_there
 from asr.report.evidence import Evidence
-from asr.report.findings import Finding, Sign, Verdict, conclude, unmeasured
+from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import Arm
 from asr.report.quantities import digits, hours, percent, points_interval
 from asr.report.runs import part
@@ -54,7 +54,7 @@ def _context(evidence: Evidence, measure: str, recurrent: Arm, attention: Arm) -
         "the decoder": str(run.recipe.get("decoder")),
         "the corpus": str(run.recipe.get("data.corpus")),
         "the budget": budget,
-        "the measurement": measure,
+        MEASUREMENT: measure,
         "the recurrent encoder": recurrent.runs[0].encoder,
         "the attention encoder": attention.runs[0].encoder,
     }
