@@ -170,14 +170,20 @@ def seeds(
     ]
 
 
-def write_horizon(folder: Path, horizons: dict[str, int], lags: list[int], number: int = 3) -> Path:
+def write_horizon(
+    folder: Path,
+    horizons: dict[str, int],
+    lags: list[int],
+    number: int = 3,
+    tasks: tuple[str, ...] = ("latch", "recall"),
+) -> Path:
     """Attempts of arms that answer every lag up to theirs, at equal updates and seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for arm, longest in horizons.items():
         for lag in lags:
             good = 1.0 if lag <= longest else 0.1
-            for task in ("latch", "recall"):
+            for task in tasks:
                 rows += [
                     Attempt(
                         *(arm, task, lag, seed, 0.001, 100_000, good, good),

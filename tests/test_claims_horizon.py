@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 from dataclasses import asdict, replace
 
 import pytest
@@ -8,7 +9,8 @@ from torch import nn
 
 from asr.claims import horizon as probe
 from asr.claims.horizon import ARMS, Attempt, Budget, attempts, build, check_sizes, chrono
-from asr.claims.recall import NOISE, SYMBOLS, Latch, Recall, corrected
+from asr.claims.reach import extrapolation
+from asr.claims.recall import NOISE, SYMBOLS, TASKS, Latch, Recall, corrected
 from asr.cli import main
 from asr.environment import environment
 
@@ -49,6 +51,32 @@ def test_lags_that_cannot_be_are_refused():
         Recall().draw(1, 7, generator())
     with pytest.raises(ValueError, match="17 pairs of 16 keys"):
         Recall(pairs=17)
+
+
+@pytest.mark.parametrize(("name", "shortest"), [("latch-mixed", 1), ("recall-mixed", 8)])
+def test_mixed_lags_of_training_are_log_uniform_from_the_shortest_on(name, shortest):
+    task, draws, longest = TASKS[name], generator(3), 64 * shortest
+    beyond = task.questions.draw(1, longest, generator()).tokens.shape[1] - longest
+    lags = torch.tensor(
+        [
+            task.draw_for_training(1, longest, draws).tokens.shape[1] - beyond
+            for _ in range(2000)
+        ]
+    )  # fmt: skip
+    assert lags.min() == shortest
+    assert lags.max() == longest
+    for bound in (2, 4, 8, 16, 32):  # as many between shortest and bound as logarithms say
+        share = (lags < bound * shortest).float().mean()
+        expected = math.log(bound) / math.log((longest + 1) / shortest)
+        assert share == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_a_test_is_at_the_lag_and_so_is_training_unless_it_is_mixed(name):
+    task, lag = TASKS[name], 40
+    tested = task.questions.draw(4, lag, generator()).tokens.shape
+    trained = {task.draw_for_training(4, lag, generator(seed)).tokens.shape for seed in range(20)}
+    assert (trained == {tested}) == (not name.endswith("-mixed"))
 
 
 def test_guessing_is_worth_nothing():
@@ -109,6 +137,51 @@ def test_a_short_latch_is_learnt_and_questions_of_a_test_are_new():
     assert not torch.equal(*drawn)
 
 
+class Reader(nn.Module):
+    """Knows the answer to a latch at lags up to ``longest``, and nothing beyond."""
+
+    def __init__(self, longest):
+        super().__init__()
+        self.longest, self.asked = longest, []
+        self.scale = nn.Parameter(torch.ones(()))
+        self.layers = nn.ModuleList()
+
+    def forward(self, tokens):
+        self.asked.append(tokens.shape)
+        known = tokens.shape[1] - 1 <= self.longest
+        said = tokens[:, 0] if known else torch.zeros_like(tokens[:, 0])
+        return self.scale * 9 * nn.functional.one_hot(said, SYMBOLS)
+
+
+@pytest.mark.parametrize(("longest", "limit", "found"), [(100, 4096, 64), (700, 4096, 512),
+                                                         (9999, 300, 256), (9999, 0, None),
+                                                         (20, 4096, None)])  # fmt: skip
+def test_who_answers_is_asked_at_twice_the_lag_until_it_fails(monkeypatch, longest, limit, found):
+    reader = Reader(longest)
+    monkeypatch.setattr(probe, "build", lambda *_: reader)
+    given = {"seed": 0, "rate": 1e-3, "budget": Budget(25, 0.0), "device": "cpu", "name": "here"}
+    done = probe.attempt("gru", "latch", 32, **given, extrapolate=limit)
+    assert done.extrapolates_to == found
+    if longest < 32:
+        assert done.accuracy_updates == pytest.approx(0.0, abs=0.25)
+        # 45 wrong answers of 512 are too many for 90 %: the test ends with the batch of the 45th.
+        tested = [shape[0] for shape in reader.asked[probe.CHECK_EVERY + 1 :]]
+        assert 45 <= sum(tested) <= 45 * 8 / 7 + 2 * probe.BATCH
+
+
+def test_extrapolation_is_of_the_lower_median_seed_at_its_best_rate():
+    rows = [
+        replace(row("a", 64, 0, 1.0), extrapolates_to=64),
+        replace(row("a", 64, 0, 1.0, rate=3e-3), extrapolates_to=256),
+        replace(row("a", 64, 1, 1.0), extrapolates_to=1024),
+        row("a", 64, 2, 0.3),
+    ]
+    assert extrapolation(rows, "updates") == 256
+    assert extrapolation(rows, "seconds") == 0  # its accuracies there are half of those
+    assert extrapolation(rows[:3], "updates") == 256
+    assert extrapolation(rows[3:], "updates") is None
+
+
 def row(arm, lag, seed, accuracy, rate=1e-3):
     return Attempt(
         arm, "latch", lag, seed, rate, 10, accuracy, accuracy / 2, None, None, 9, 1.0, 9, 1.0, "x"
@@ -158,6 +231,13 @@ def test_the_page_says_what_each_arm_was_tried_with_and_which_commits_made_it():
     page = probe.to_page(rows, machine)
     assert "Commits of the attempts: not recorded, abc1234; this page: 4 threads" in page
     assert "commit def5678" in page
+    assert "Extrapolation" not in page
+    rows = [replace(r, extrapolates_to=256) if r.arm == "all" else r for r in rows]
+    page = probe.to_page(rows, machine)
+    assert page.endswith(
+        "| task: arm | trained at 64 | trained at 128 |\n| --- | --- | --- |\n"
+        "| latch: all | 256 / 0 | 256 / 0 |\n"
+    )
     for line in (
         "| all | 10 | 3 | 0.001, 0.003 | >= 128 | 1.00 | 1.00 |",
         "| one | 10 | 1 | 0.003 | < 64 | 0.10 | - |",

@@ -257,6 +257,49 @@ def test_a_horizon_at_the_longest_lag_that_was_tried_is_no_limit(tmp_path):
     assert "no longer lag than 256 was tried" in verdict.reasons[0]
 
 
+def tried_both_ways(folder, fixed, mixed):
+    """Attempts trained at the lag of the test, and at all lags up to it."""
+    ways = {"latch": fixed, "latch-mixed": mixed}
+    folders = [write_horizon(folder / t, h, LAGS, tasks=(t,)) for t, h in ways.items()]
+    return Probes(attempts=[row for one in folders for row in read_probes([one]).attempts])
+
+
+def test_a_horizon_that_other_lags_of_training_lengthen_is_theirs(tmp_path):
+    fixed = {"lstm, bias 1": 256, "lstm, chrono": 512, "transformer": 16384}
+    probes = tried_both_ways(tmp_path, fixed, {"lstm, bias 1": 4096, "lstm, chrono": 4096})
+    assert lstm_memory(probes).words == (
+        "depends on the lags of training (for: the lag asked for; "
+        "against: all lags up to the one asked for)"
+    )
+
+
+def test_one_task_says_nothing_of_the_budget_of_another(tmp_path):
+    """Short of 1,000 in the mixed task, where no other arm was tried: that is not known."""
+    fixed = {"lstm, chrono": 256, "transformer": 16384}
+    probes = tried_both_ways(tmp_path, fixed, {"lstm, chrono": 256})
+    signs = [reason.split(":")[0] for reason in lstm_memory(probes).reasons]
+    assert signs == ["For", "For", "Undecided", "Undecided"]
+
+
+def test_lags_answered_untrained_are_told_and_decide_nothing(tmp_path):
+    horizons = {"lstm, chrono": 256, "transformer": 16384}
+    probes = read_probes([write_horizon(tmp_path, horizons, LAGS, tasks=("latch",))])
+    without = lstm_memory(probes)
+    far = {0: 1024, 1: 2048, 2: 256}  # by seed
+    asked = [
+        replace(row, extrapolates_to=far[row.seed]) if (row.arm, row.lag) == ("lstm, chrono", 256)
+        else row
+        for row in probes.attempts
+    ]  # fmt: skip
+    verdict = lstm_memory(replace(probes, attempts=asked))
+    assert verdict.words == without.words
+    assert verdict.reasons == [
+        *without.reasons,
+        "Beside the verdict, lstm, chrono, trained at the lag asked for, as far as 256 steps: "
+        "answers 1,024 steps without further training.",
+    ]
+
+
 @pytest.mark.parametrize("horizons", [{"lstm, bias 1": 256, "transformer": 16384}, {}])
 @pytest.mark.parametrize("context", [0.04, 5.12, None])
 def test_the_context_of_trained_models_gives_reasons_and_decides_nothing(
@@ -344,6 +387,15 @@ def test_the_hierarchy_is_judged_by_its_reach_first(tmp_path, reach, ratio, word
     near = compared_layers("hierarchical-full", 400, 9.0)  # below 10,000 frames: not judged
     write_probe(tmp_path, "scaling", [near, compared_layers("hierarchical-full", 10_000, ratio)])
     assert hierarchy([], read_probes([tmp_path])).words == words
+
+
+def test_a_reach_that_mixed_lags_of_training_give_counts(tmp_path):
+    fixed = {"transformer": 16384, "hierarchical": 1024}
+    probes = tried_both_ways(tmp_path, fixed, {"hierarchical": 16384})
+    assert hierarchy([], probes).words == (
+        "depends on the lags of training (for: all lags up to the one asked for; "
+        "against: the lag asked for)"
+    )
 
 
 def test_more_errors_of_the_hierarchy_are_against_it(tmp_path):

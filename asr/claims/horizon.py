@@ -4,8 +4,10 @@ The blocks of causal encoders, without their subsampling, read tokens one frame 
 after the last (``asr.claims.recall``). The **horizon** of an arm is the longest lag of the grid
 that it answers in the median of its seeds, trained at that very lag, at the best of the learning
 rates that every arm tries; "answers" means 90 % of the accuracy that chance leaves. Whether an
-encoder can hold something and whether training finds it are not told apart: the initialisation
-decides as much as the architecture, so the LSTM stands here three times.
+encoder can hold something and whether training finds it are not told apart by that: the
+initialisation decides as much as the architecture, so the LSTM stands here three times. The mixed
+tasks train at all lags up to the one of the test, so that the short ones lead to the long; and
+``--extrapolate`` asks those who answer at twice the lag, and so on, as they were trained.
 """
 
 import argparse
@@ -27,8 +29,16 @@ from asr import config
 from asr.claims.layers import full
 from asr.claims.measure import equal_precision
 from asr.claims.output import to_csv
-from asr.claims.reach import AXES, SOLVED, Attempt, horizon, median_accuracy, tried
-from asr.claims.recall import SYMBOLS, TASKS, Latch, Recall, corrected
+from asr.claims.reach import (
+    AXES,
+    SOLVED,
+    Attempt,
+    extrapolation,
+    horizon,
+    median_accuracy,
+    tried,
+)
+from asr.claims.recall import SYMBOLS, TASKS, corrected
 from asr.claims.scaling import count, facts
 from asr.encoders import ENCODERS, Encoder, Frames
 from asr.encoders.stack import Stack
@@ -38,6 +48,7 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 0.05  # arms differ in parameters by no more
 BATCH, QUESTIONS = 32, 512  # of training, of a test
+TEST_TOKENS = 2**17  # in a batch of a test, which is smaller at long lags
 CHECK_EVERY = 25  # updates
 CLIP_NORM = 1.0
 LAGS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -60,6 +71,12 @@ ARMS: dict[str, tuple[str, config.Tree, float | str | None]] = {
         None,
     ),
 }
+
+
+EXTRAPOLATED = (
+    "The longest lag answered as trained, of the one trained at, twice that and so on, in the "
+    "lower median of the seeds, each at its best learning rate; at equal updates / seconds."
+)
 
 
 @dataclass(frozen=True)
@@ -137,26 +154,33 @@ def attempt(
     device: str,
     name: str,
     commit: str | None = None,
+    extrapolate: int = 0,
 ) -> Attempt:
-    """Trains one arm at one lag, and tests it with questions that it never saw."""
-    questions: Latch | Recall = TASKS[task]()
-    reader = build(arm, questions.vocabulary, lag, seed).to(device)
+    """Trains one arm at one lag, and tests it with questions that it never saw.
+
+    Who answers is asked at longer lags, too, up to ``extrapolate``, without further training.
+    """
+    asked = TASKS[task]
+    reader = build(arm, asked.questions.vocabulary, lag, seed).to(device)
     optimizer = torch.optim.Adam(reader.parameters(), lr=rate)
     training = torch.Generator().manual_seed(2 * seed)
     testing = torch.Generator().manual_seed(2 * seed + 1)
 
-    def test() -> float:
+    def test(lag: int) -> float:
         reader.eval()
-        right = 0
+        right = wrong = 0
+        batch = max(1, min(BATCH, TEST_TOKENS // lag))
         with torch.inference_mode():
-            for _ in range(QUESTIONS // BATCH):
-                tokens, answers = questions.draw(BATCH, lag, testing)
-                right += int((reader(tokens.to(device)).argmax(1).cpu() == answers).sum())
+            # Ends where the answer is known to be no: at long lags a test costs more than training.
+            while right + wrong < QUESTIONS and corrected(1 - wrong / QUESTIONS) >= SOLVED:
+                tokens, answers = asked.questions.draw(batch, lag, testing)
+                hits = int((reader(tokens.to(device)).argmax(1).cpu() == answers).sum())
+                right, wrong = right + hits, wrong + batch - hits
         reader.train()
-        return corrected(right / (QUESTIONS // BATCH * BATCH))
+        return corrected(right / (right + wrong))
 
     def gradient(draws: torch.Generator) -> None:
-        tokens, answers = questions.draw(BATCH, lag, draws)
+        tokens, answers = asked.draw_for_training(BATCH, lag, draws)
         F.cross_entropy(reader(tokens.to(device)), answers.to(device)).backward()
 
     # The first call loads a GPU's kernels, which the first arm alone would pay for.
@@ -175,13 +199,16 @@ def attempt(
         _wait(device)
         seconds += time.perf_counter() - began
         updates += CHECK_EVERY
-        accuracy = test()
+        accuracy = test(lag)
         solved = accuracy >= SOLVED
         if updates >= budget.updates or solved:
             at.setdefault("updates", accuracy)
         if seconds >= budget.seconds or solved:
             at.setdefault("seconds", accuracy)
     solved = accuracy >= SOLVED
+    reached = lag if solved and extrapolate else None
+    while reached and 2 * reached <= extrapolate and test(2 * reached) >= SOLVED:
+        reached *= 2
     return Attempt(
         arm,
         task,
@@ -199,6 +226,7 @@ def attempt(
         budget.seconds,
         name,
         commit,
+        reached,
     )
 
 
@@ -216,13 +244,15 @@ def attempts(
     budget: Budget,
     device: str,
     done: list[Attempt],
+    extrapolate: int = 0,
 ) -> Iterator[Attempt]:
     """What is missing of the grid; an arm stops at the second lag in a row that it cannot answer.
 
     Arms take turns at each lag, so that a run that is ended early has compared all of them.
     """
     machine = facts(device)
-    made_by = {"name": machine["device_name"], "commit": machine["git_commit"]}
+    shared: dict[str, Any] = {"budget": budget, "device": device, "extrapolate": extrapolate}
+    shared |= {"name": machine["device_name"], "commit": machine["git_commit"]}
     failures = dict.fromkeys(product(arms, tasks), 0)
     for lag in sorted(lags):
         for (arm, task), failed in list(failures.items()):
@@ -232,9 +262,7 @@ def attempts(
             for seed, rate in product(range(seeds), rates):
                 if any(r.seed == seed and r.rate == rate for r in here):
                     continue
-                row = attempt(
-                    arm, task, lag, seed=seed, rate=rate, budget=budget, device=device, **made_by
-                )
+                row = attempt(arm, task, lag, seed=seed, rate=rate, **shared)
                 here.append(row)
                 yield row
             answered = max(median_accuracy(here, axis) for axis in AXES) >= SOLVED
@@ -245,8 +273,9 @@ def add_options(options: argparse.ArgumentParser) -> None:
     """Those of ``asr claims horizon``, beside --device and --output."""
     options.add_argument("--arms", nargs="+", metavar="ARM", help=f"all; of {'; '.join(ARMS)}")
     options.add_argument(
-        "--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="latch and recall"
-    )
+        "--tasks", nargs="+", choices=list(TASKS), default=["latch", "recall"],
+        help="latch and recall; mixed: trained at all lags up to the one of the test",
+    )  # fmt: skip
     options.add_argument(
         "--lags", nargs="+", type=count, default=list(LAGS), metavar="K", help="64 to 16384"
     )
@@ -256,6 +285,10 @@ def add_options(options: argparse.ArgumentParser) -> None:
     )
     options.add_argument("--updates", type=count, default=1500, metavar="N", help="budget; 1500")
     options.add_argument("--seconds", type=float, default=60.0, metavar="S", help="budget; 60")
+    options.add_argument(
+        "--extrapolate", type=count, default=0, metavar="K",
+        help="ask those who answer at twice the lag and so on, up to K, as trained; not asked",
+    )  # fmt: skip
 
 
 def run(known: argparse.Namespace, device: str) -> int:
@@ -273,9 +306,8 @@ def run(known: argparse.Namespace, device: str) -> int:
     path: Path = known.output / "horizon.jsonl"
     with new_folder(known.output), locked(known.output / ".lock"), equal_precision(device):
         rows = read(path, budget, facts(device)["device_name"])
-        missing = attempts(
-            arms, known.tasks, known.lags, known.seeds, known.rates, budget, device, list(rows)
-        )
+        grid = (arms, known.tasks, known.lags, known.seeds, known.rates)
+        missing = attempts(*grid, budget, device, list(rows), known.extrapolate)
         with path.open("a", encoding="utf-8") as file:
             for row in missing:
                 rows.append(row)
@@ -348,12 +380,15 @@ def to_page(rows: Sequence[Attempt], machine: dict[str, Any]) -> str:
         f"Horizon: the longest lag with {SOLVED:.0%} of the accuracy that chance leaves, in the "
         "median of the seeds, each at the best of the learning rates. Arms compare only where they "
         "had the same of both. Accuracies are chance-corrected medians; -: not tried, since the "
-        "two lags before were not answered, or not yet.",
+        "two lags before were not answered, or not yet. Mixed: trained at lags drawn log-uniformly "
+        "up to the one of the test.",
     ]
     for task in dict.fromkeys(row.task for row in rows):
         own = [row for row in rows if row.task == task]
         for axis, words in (("updates", "equal updates"), ("seconds", "equal device-seconds")):
             parts += [f"## {task.capitalize()}, {words}", _table(own, axis)]
+    if any(row.extrapolates_to for row in rows):
+        parts += ["## Extrapolation", EXTRAPOLATED, _extrapolated(rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -373,4 +408,20 @@ def _table(rows: Sequence[Attempt], axis: str) -> str:
         if reach == max(row.lag for row in mine):  # no longer one was tried, or not yet
             told = f">= {reach:,}"
         table.append([arm, f"{mine[0].parameters:,}", *tried(mine), told, *cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+
+
+def _extrapolated(rows: Sequence[Attempt]) -> str:
+    """A line per task and arm, a column per lag trained at."""
+    lags = sorted({row.lag for row in rows if row.extrapolates_to})
+    head = ["task: arm", *(f"trained at {lag}" for lag in lags)]
+    table = [head, ["---"] * len(head)]
+    for task, arm in dict.fromkeys((row.task, row.arm) for row in rows):
+        cells = []
+        for lag in lags:
+            here = [r for r in rows if (r.task, r.arm, r.lag) == (task, arm, lag)]
+            found = [extrapolation(here, axis) for axis in AXES]
+            cells.append(" / ".join("-" if one is None else f"{one:,}" for one in found))
+        if any(cell != "- / -" for cell in cells):
+            table.append([f"{task}: {arm}", *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in table)

@@ -21,6 +21,8 @@ class Attempt:
         budget_updates, budget_seconds: that were allowed.
         device_name: where.
         git_commit: of the code; None where it was not written down.
+        extrapolates_to: the longest lag that it answers as trained, of twice its own, four times
+            and so on; None: not asked, or its own is not answered.
     """
 
     arm: str
@@ -39,6 +41,7 @@ class Attempt:
     budget_seconds: float
     device_name: str
     git_commit: str | None = None
+    extrapolates_to: int | None = None
 
     def accuracy(self, axis: str) -> float:
         """When the budget of ``updates`` or ``seconds`` was spent; 1 once it had answered."""
@@ -60,6 +63,23 @@ def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
         lag for lag in lags if median_accuracy([r for r in rows if r.lag == lag], axis) >= SOLVED
     ]
     return max(answered, default=None)
+
+
+def extrapolation(rows: Sequence[Attempt], axis: str) -> int | None:
+    """The longest lag that the median seed answers, of attempts trained at one; None: not asked.
+
+    0: the median seed does not answer what it was trained at. Each seed at its best learning rate.
+    """
+    if not any(row.extrapolates_to for row in rows):
+        return None
+    seeds = {row.seed for row in rows}
+    answered = {
+        seed: [
+            r.extrapolates_to or 0 for r in rows if r.seed == seed and r.accuracy(axis) >= SOLVED
+        ]
+        for seed in seeds
+    }
+    return int(statistics.median_low(max(found, default=0) for found in answered.values()))
 
 
 def tried(rows: Sequence[Attempt]) -> tuple[str, str]:

@@ -4,6 +4,7 @@ Both write something, wait and ask. In between stands noise, so that whoever sto
 alike has to tell what matters from what does not. One token is one encoder frame.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ class Latch:
     """
 
     vocabulary = SYMBOLS + NOISE + 1
+    shortest = 1  # lag
 
     def draw(self, number: int, lag: int, generator: torch.Generator) -> Questions:
         """``number`` questions of ``lag + 1`` tokens; the answer stands ``lag`` before the query.
@@ -41,8 +43,8 @@ class Latch:
         Raises:
             ValueError: a lag below 1.
         """
-        if lag < 1:
-            raise ValueError(f"a lag of {lag}: it must be 1 or more")
+        if lag < self.shortest:
+            raise ValueError(f"a lag of {lag}: it must be {self.shortest} or more")
         answers = torch.randint(SYMBOLS, (number,), generator=generator)  # (B,)
         tokens = torch.randint(
             SYMBOLS, SYMBOLS + NOISE, (number, lag + 1), generator=generator
@@ -77,6 +79,11 @@ class Recall:
         """Values, noise, keys where they are told, and keys where they are asked for."""
         return SYMBOLS + NOISE + 2 * self.keys
 
+    @property
+    def shortest(self) -> int:
+        """Lag that holds the pairs."""
+        return 2 * self.pairs
+
     def draw(self, number: int, lag: int, generator: torch.Generator) -> Questions:
         """``number`` questions of ``lag + 2 * pairs`` tokens.
 
@@ -86,7 +93,7 @@ class Recall:
         Raises:
             ValueError: a lag that does not hold the pairs.
         """
-        if lag < 2 * self.pairs:
+        if lag < self.shortest:
             raise ValueError(f"a lag of {lag} does not hold {self.pairs} pairs; give more")
         size = lag + 2 * self.pairs
         tokens = torch.randint(SYMBOLS, SYMBOLS + NOISE, (number, size), generator=generator)
@@ -103,7 +110,39 @@ class Recall:
         return Questions(tokens, values[rows, asked])
 
 
-TASKS: dict[str, type[Latch] | type[Recall]] = {"latch": Latch, "recall": Recall}
+@dataclass(frozen=True)
+class Task:
+    """What is asked, and at which lags that is learnt.
+
+    Attributes:
+        questions: of training and of the test.
+        mixed: trained at lags drawn log-uniformly from the shortest to the one of the test, a lag
+            a batch, instead of at that one alone.
+    """
+
+    questions: Latch | Recall
+    mixed: bool = False
+
+    def draw_for_training(self, number: int, lag: int, generator: torch.Generator) -> Questions:
+        """``number`` questions for one who will be tested at ``lag``.
+
+        Raises:
+            ValueError: a lag that is too short.
+        """
+        if self.mixed and lag > self.questions.shortest:
+            part = torch.rand((), generator=generator).item()
+            lag = math.floor(
+                self.questions.shortest * ((lag + 1) / self.questions.shortest) ** part
+            )
+        return self.questions.draw(number, lag, generator)
+
+
+TASKS = {
+    "latch": Task(Latch()),
+    "recall": Task(Recall()),
+    "latch-mixed": Task(Latch(), mixed=True),
+    "recall-mixed": Task(Recall(), mixed=True),
+}
 
 
 def corrected(accuracy: float) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from asr.claims.context_table import exactness, remarks, told_context, told_half_life, told_law
-from asr.claims.reach import AXES, horizon, median_accuracy, tried
+from asr.claims.reach import AXES, Attempt, extrapolation, horizon, median_accuracy, tried
 from asr.report import probe_plots as plots
 from asr.report.arms import curves
 from asr.report.blocks import Block, Folded, Picture, Section, Table, Text
@@ -229,7 +229,8 @@ def _horizons(probes: Probes) -> list[Block]:
         f"Trained at each lag with {first.budget_updates} updates, and with "
         f"{first.budget_seconds:g} s. Accuracies, at equal updates / at equal seconds: 0 is "
         "chance, 1 is all; a lag is answered from 0.9 on, in the median of the seeds. An arm that "
-        "misses two lags in a row is not tried at longer ones."
+        "misses two lags in a row is not tried at longer ones. Mixed: trained at lags drawn "
+        "log-uniformly up to the one of the test."
     )
     words = (
         "Longest lag answered. Hollow: not even the shortest. Arrow: the longest that was tried."
@@ -238,8 +239,30 @@ def _horizons(probes: Probes) -> list[Block]:
         Picture("horizon", lambda: plots.horizons(attempts), words),
         Table(header, table),
         Text([note]),
+        *_extrapolations(attempts),
         _source(probes, "horizon"),
     ]
+
+
+def _extrapolations(attempts: Sequence[Attempt]) -> list[Block]:
+    """Lags that arms answer without having been trained at them."""
+    lags = sorted({row.lag for row in attempts if row.extrapolates_to})
+    if not lags:
+        return []
+    table = []
+    for task, arm in dict.fromkeys((row.task, row.arm) for row in attempts):
+        cells = []
+        for lag in lags:
+            own = [r for r in attempts if (r.task, r.arm, r.lag) == (task, arm, lag)]
+            found = [extrapolation(own, axis) for axis in AXES]
+            cells.append(" / ".join("not asked" if one is None else f"{one:,}" for one in found))
+        table.append([f"{task}: {arm}", *cells])
+    words = (
+        "Longest lag answered without further training, of the one trained at, twice that and so "
+        "on, in the lower median of the seeds, at equal updates / at equal seconds; 0: not even "
+        "the one trained at."
+    )
+    return [Table(["task: arm", *(f"trained at {lag:,}" for lag in lags)], table), Text([words])]
 
 
 def _contexts(probes: Probes) -> list[Block]:

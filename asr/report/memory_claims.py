@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from asr.claims.context_table import Effective
-from asr.claims.reach import AXES, Attempt, horizon
+from asr.claims.reach import AXES, Attempt, extrapolation, horizon
 from asr.report.cost_claims import same_budget
 from asr.report.evidence import Evidence, weigh
 from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured
@@ -17,28 +18,33 @@ from asr.report.runs import differing, part, read_run
 THOUSANDS = 1_000  # steps: what the claim says an LSTM does not reach
 TEN_THOUSAND = 10_000  # steps: what the claim says the hierarchy reaches
 SEEDS = 3  # fewer have no median to speak of
-DISTANCE = "latch"  # the task that asks for distance alone; recall asks for capacity as well
+# Tasks that ask for distance alone, recall asks for capacity as well; by what they are trained at.
+DISTANCE = {"latch": "the lag asked for", "latch-mixed": "all lags up to the one asked for"}
 EVERYTHING, CONTROLS = "none", ("uniform", "random")
 NEAR = 0.05  # shares stored that are called equal
 STORED = 0.9  # a gate that stores more has left nothing out
 TIMING = 1.25
+TRAINED_AT = "the lags of training"
 
 
-def reach(attempts: Sequence[Attempt], arm: str, axis: str, task: str = DISTANCE) -> int | None:
-    """Horizon of an arm on one axis; 0 when it answers no lag, None when it was not tried."""
-    own = [row for row in attempts if (row.arm, row.task) == (arm, task)]
+def reach(attempts: Sequence[Attempt], arm: str, axis: str) -> int | None:
+    """Horizon of an arm on one axis; 0 when it answers no lag, None when it was not tried.
+
+    ``attempts``: of one task.
+    """
+    own = [row for row in attempts if row.arm == arm]
     return (horizon(own, axis) or 0) if own else None
 
 
 def _reached(
     attempts: Sequence[Attempt], arm: str, axis: str, wanted: int
 ) -> tuple[bool | None, str]:
-    """Whether an arm answers a lag of ``wanted`` or more, and why that is not known.
+    """Whether an arm answers a lag of ``wanted`` or more in one task, and why that is not known.
 
     No is believed only where some other arm did under the same budget: otherwise the budget may be
     too small for anything to be learnt at that lag.
     """
-    own = [row for row in attempts if (row.arm, row.task) == (arm, DISTANCE)]
+    own = [row for row in attempts if row.arm == arm]
     if len({row.seed for row in own}) < SEEDS:
         return None, f"fewer than {SEEDS} seeds"
     found = reach(attempts, arm, axis) or 0
@@ -58,38 +64,61 @@ def _told(found: int | None) -> str:
 
 
 def lstm_memory(probes: Probes) -> Verdict:
-    """C3: the horizon of the LSTM arms on the latch task, which asks for distance alone.
+    """C3: the horizon of the LSTM arms on the latch tasks, which ask for distance alone.
 
-    For each initialisation of the forget gate and on both axes (equal updates, equal seconds):
-    *against* when it answers a lag of 1,000 or more in the median of at least 3 seeds; *for* when
-    it does not and another arm does under the same budget; undecided when no arm does, or when no
-    longer lag was tried. A horizon that one initialisation has and another has not is no property
-    of the architecture: the verdict is then that it depends on the initialisation.
+    For each choice of lags to train at, each initialisation of the forget gate and on both axes
+    (equal updates, equal seconds): *against* when it answers a lag of 1,000 or more in the median
+    of at least 3 seeds; *for* when it does not and another arm does under the same budget;
+    undecided when no arm does, or when no longer lag was tried. A horizon that one initialisation
+    or one choice of lags to train at has and another has not is no property of the architecture:
+    the verdict is then that it depends on that.
 
-    Beside it, without a say, stands the effective context of trained models. An utterance is
-    shorter than the lags in question, so how far back an encoder looked does not tell how far it
-    can: it may give reasons, and decides nothing.
+    Beside it, without a say, stand the lags that arms answer untrained, and the effective context
+    of trained models. An utterance is shorter than the lags in question, so how far back an encoder
+    looked does not tell how far it can: it may give reasons, and decides nothing.
     """
-    arms = dict.fromkeys(a.arm for a in probes.attempts if a.arm.split(",")[0] == "lstm")
     findings = []
-    for arm in arms:
-        for axis in AXES:
-            yes, why = _reached(probes.attempts, arm, axis, THOUSANDS)
-            sign: Sign = "unknown" if yes is None else "against" if yes else "for"
-            found = _told(reach(probes.attempts, arm, axis))
-            words = f"{arm}, equal {axis}: longest lag answered {found}" + (
-                f"; {why}." if why else "."
-            )
-            facets = {
-                "the initialisation of the forget gate": arm,
-                "which budget is equal": f"equal {axis}",
-            }
-            findings.append(Finding(sign, words, facets))
+    arms = dict.fromkeys(a.arm for a in probes.attempts if a.arm.split(",")[0] == "lstm")
+    for task, arm, axis in product(DISTANCE, arms, AXES):
+        attempts = [row for row in probes.attempts if row.task == task]
+        found = reach(attempts, arm, axis)
+        if found is None:
+            continue
+        yes, why = _reached(attempts, arm, axis, THOUSANDS)
+        sign: Sign = "unknown" if yes is None else "against" if yes else "for"
+        words = f"{arm}, trained at {DISTANCE[task]}, equal {axis}: longest lag answered "
+        words += _told(found) + (f"; {why}." if why else ".")
+        facets = {
+            TRAINED_AT: DISTANCE[task],
+            "the initialisation of the forget gate": arm,
+            "which budget is equal": f"equal {axis}",
+        }
+        findings.append(Finding(sign, words, facets))
     command = [COMMANDS["horizon"]]
     verdict = (
         conclude("C3", findings, command) if findings else unmeasured("C3", "not measured", command)
     )
-    return replace(verdict, reasons=[*verdict.reasons, *_trained_memory(probes.trained)])
+    beside = [*_untrained(probes.attempts, list(arms)), *_trained_memory(probes.trained)]
+    return replace(verdict, reasons=[*verdict.reasons, *beside])
+
+
+def _untrained(attempts: Sequence[Attempt], arms: Sequence[str]) -> list[str]:
+    """A sentence per task and arm: the longest lag answered without training at it."""
+    told = []
+    for task, arm in product(DISTANCE, arms):
+        own = [row for row in attempts if (row.task, row.arm) == (task, arm)]
+        lags = sorted({row.lag for row in own if row.extrapolates_to})
+        found = {
+            lag: max(extrapolation([r for r in own if r.lag == lag], axis) or 0 for axis in AXES)
+            for lag in lags
+        }
+        if any(found.values()):
+            longest = max(found, key=lambda lag: found[lag])
+            told.append(
+                f"Beside the verdict, {arm}, trained at {DISTANCE[task]}, as far as {longest:,} "
+                f"steps: answers {_told(found[longest])} without further training."
+            )
+    return told
 
 
 def _trained_memory(runs: Sequence[Effective]) -> list[str]:
@@ -122,28 +151,32 @@ def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
     """C6: reach, cost and errors of the hierarchical encoder; the reach must be known.
 
     * Reach: *for* when it answers a lag of 10,000 or more (latch, 3 seeds, equal updates and equal
-      seconds); *against* when it does not and another arm does.
+      seconds, for each choice of lags to train at); *against* when it does not and another arm
+      does.
     * Cost: time of its layer over that of full causal attention at 10,000 frames or more: *for*
       below 1 / 1.25 in every repeat, *against* when more than 1 / 1.25 in every repeat.
     * Errors against full attention (Transformer, Conformer) on speech, at one budget: *for* when
       fewer or no different, *against* when more. Utterances are too short to need the reach, so
       this only says what it costs there.
 
-    The reach comes first: when it is there on neither axis, the claim is refuted, whatever its
-    layer costs.
+    The reach comes first: when it is there in no case, the claim is refuted, whatever its layer
+    costs.
     """
     findings = []
-    for axis in AXES:
-        if reach(probes.attempts, "hierarchical", axis) is None:
+    for task, axis in product(DISTANCE, AXES):
+        attempts = [row for row in probes.attempts if row.task == task]
+        found_lag = reach(attempts, "hierarchical", axis)
+        if found_lag is None:
             continue
-        yes, why = _reached(probes.attempts, "hierarchical", axis, TEN_THOUSAND)
+        yes, why = _reached(attempts, "hierarchical", axis, TEN_THOUSAND)
         sign: Sign = "unknown" if yes is None else "for" if yes else "against"
-        told = _told(reach(probes.attempts, "hierarchical", axis))
-        words = f"longest lag answered at equal {axis}: {told}" + (f"; {why}." if why else ".")
-        facets = {MEASUREMENT: "reach", "which budget is equal": f"equal {axis}"}
+        words = f"longest lag answered, trained at {DISTANCE[task]}, at equal {axis}: "
+        words += _told(found_lag) + (f"; {why}." if why else ".")
+        facets = {MEASUREMENT: "reach", TRAINED_AT: DISTANCE[task]}
+        facets |= {"which budget is equal": f"equal {axis}"}
         findings.append(Finding(sign, words, facets))
     known = [f.sign for f in findings if f.sign != "unknown"]
-    short = known == ["against"] * len(AXES)
+    short = bool(known) and known == ["against"] * len(findings)
     findings += _price_of_hierarchy(probes)
     findings += [f for evidence in found for f in _errors_of_hierarchy(evidence)]
     commands = [] if known else [COMMANDS["horizon"]]

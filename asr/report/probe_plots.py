@@ -150,7 +150,7 @@ def horizons(attempts: Sequence[Attempt]) -> Figure | None:
                     place, row + shift, color=colour, marker=marker, markerfacecolor=face,
                     markersize=7, linestyle="none",
                 )  # fmt: skip
-                if found == lags[-1]:
+                if found == max(a.lag for a in own):
                     panel.annotate(
                         "→", (place, row + shift), xytext=(6, 0), textcoords="offset points",
                         va="center", fontsize=10, color=INK,
