@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from asr.claims.output import write_probe
+from asr.claims.output import threads, write_probe
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def to_page(
         "\n\n".join(
             [
                 "# Effective context",
-                f"{machine['device_name']}, {machine['threads']} threads, {machine['precision']}; "
+                f"{machine['device_name']}, {threads(machine)}, {machine['precision']}; "
                 f"torch {machine['torch']}; commit {machine['git_commit']}. Split {plan['split']}, "
                 f"utterances drawn with seed {plan['seed']}.",
                 exactness(plan),

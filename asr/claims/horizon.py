@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from asr import config
 from asr.claims.layers import full
 from asr.claims.measure import equal_precision
-from asr.claims.output import to_csv
+from asr.claims.output import threads, to_csv
 from asr.claims.reach import (
     AXES,
     SOLVED,
@@ -374,7 +374,7 @@ def to_page(rows: Sequence[Attempt], machine: dict[str, Any]) -> str:
     parts = [
         "# Memory horizon",
         f"{first.device_name}. Commits of the attempts: {', '.join(commits)}; this page: "
-        f"{machine['threads']} threads, torch {machine['torch']}, commit {machine['git_commit']}. "
+        f"{threads(machine)}, torch {machine['torch']}, commit {machine['git_commit']}. "
         f"Trained at each lag with {first.budget_updates} updates, and with "
         f"{first.budget_seconds:g} s.",
         f"Horizon: the longest lag with {SOLVED:.0%} of the accuracy that chance leaves, in the "

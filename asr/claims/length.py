@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import decode
 from asr.claims.measure import equal_precision
-from asr.claims.output import write_probe
+from asr.claims.output import threads, write_probe
 from asr.claims.scaling import count, facts
 from asr.claims.statistics import bootstrap_interval
 from asr.config import load_file
@@ -259,7 +259,7 @@ def to_page(curve: Sequence[Point], machine: dict[str, Any], split: str) -> str:
         "\n\n".join(
             [
                 "# Word error rate against length",
-                f"{machine['device_name']}, {machine['threads']} threads; torch "
+                f"{machine['device_name']}, {threads(machine)}; torch "
                 f"{machine['torch']}; commit {machine['git_commit']}. Split {split}: the same "
                 "audio at every length, cut in recordings of at least so many words (mean "
                 "seconds); WER in percent with 95 % intervals over speakers.",

@@ -10,6 +10,12 @@ from typing import Any
 from asr.files import write_all
 
 
+def threads(machine: Mapping[str, Any]) -> str:
+    """Of a machine as ``asr.claims.scaling.facts`` has it, in words: 1 thread, 2 threads."""
+    number = machine["threads"]
+    return f"{number} thread" if number == 1 else f"{number} threads"
+
+
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows with the same keys, one at least -> a line of keys, then a line per row."""
     text = io.StringIO()

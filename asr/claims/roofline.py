@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from asr.claims.layers import full
 from asr.claims.measure import alternate, equal_precision
-from asr.claims.output import write_probe
+from asr.claims.output import threads, write_probe
 from asr.claims.scaling import count, facts
 from asr.claims.table import digits, prefixed
 from asr.encoders.recurrent import padded
@@ -266,7 +266,7 @@ def to_page(steps: Sequence[Step], fitted: Fit, machine: Machine, about: dict[st
         "\n\n".join(
             [
                 "# What bounds a step of an LSTM",
-                f"{about['device_name']}, {about['threads']} threads, {about['precision']}; torch "
+                f"{about['device_name']}, {threads(about)}, {about['precision']}; torch "
                 f"{about['torch']}; commit {about['git_commit']}. Measured at best: "
                 f"{prefixed(machine.peak, 'FLOP/s')}, {prefixed(machine.bandwidth, 'B/s')}, "
                 f"hence a ridge of {digits(machine.ridge)} FLOP per byte.",

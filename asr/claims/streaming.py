@@ -19,7 +19,7 @@ import torch
 
 from asr import config
 from asr.claims.measure import equal_precision
-from asr.claims.output import write_probe
+from asr.claims.output import threads, write_probe
 from asr.claims.scaling import NUM_MELS, count, facts, shipped
 from asr.claims.table import prefixed
 from asr.encoders import ENCODERS, Encoder, state_bytes
@@ -200,7 +200,7 @@ def to_page(points: Sequence[Point], machine: dict[str, Any]) -> str:
         "\n\n".join(
             [
                 "# Streaming",
-                f"{machine['device_name']}, {machine['threads']} threads, {machine['precision']}; "
+                f"{machine['device_name']}, {threads(machine)}, {machine['precision']}; "
                 f"torch {machine['torch']}; commit {machine['git_commit']}. {points[0].batch} "
                 "streams, read chunk by chunk; time per feature frame of 10 ms, median over "
                 "chunks; state of one stream.",

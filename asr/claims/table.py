@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from asr.claims.measure import Measurement, exponent
+from asr.claims.output import threads
 
 NONE = "not measured"
 PREFIXES = ("", "k", "M", "G", "T", "P")
@@ -130,7 +131,7 @@ def to_tables(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     encoders = [row for row in rows if not row.reference]
     parts = [
         "# Scaling",
-        f"{machine['device_name']}, {machine['threads']} threads, {machine['precision']}; torch "
+        f"{machine['device_name']}, {threads(machine)}, {machine['precision']}; torch "
         f"{machine['torch']}; commit {machine['git_commit']}.",
         "Medians [least to greatest] of repeats in turn; peak: memory allocated during the call. "
         "T^p: exponent fitted over the lengths, with its standard error.",

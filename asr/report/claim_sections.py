@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from asr.claims.context_table import exactness, remarks, told_context, told_half_life, told_law
+from asr.claims.output import threads
 from asr.claims.reach import AXES, Attempt, extrapolation, horizon, median_accuracy, tried
 from asr.report import probe_plots as plots
 from asr.report.arms import curves
@@ -108,7 +109,7 @@ def _source(probes: Probes, name: str, below: str = "") -> Text:
     probe = probes.found[name]
     about = probe.machine
     told = [str(about.get("device_name") or "device unknown")]
-    told += [f"{about['threads']} threads"] if "threads" in about else []
+    told += [threads(about)] if "threads" in about else []
     told += [f"torch {about['torch']}"] if "torch" in about else []
     told += [f"commit {about['git_commit']}"] if "git_commit" in about else []
     told += [str(about["command"])] if "command" in about else []
