@@ -9,7 +9,7 @@ from torch import nn
 
 from asr.claims import horizon as probe
 from asr.claims.horizon import ARMS, Attempt, Budget, attempts, build, check_sizes, chrono
-from asr.claims.reach import extrapolation
+from asr.claims.reach import extrapolation, extrapolations
 from asr.claims.recall import NOISE, SYMBOLS, TASKS, Latch, Recall, corrected
 from asr.cli import main
 from asr.environment import environment
@@ -138,48 +138,87 @@ def test_a_short_latch_is_learnt_and_questions_of_a_test_are_new():
 
 
 class Reader(nn.Module):
-    """Knows the answer to a latch at lags up to ``longest``, and nothing beyond."""
+    """Knows the answer to a latch at lags up to ``longest``, but for the first ``wrong`` asked."""
 
-    def __init__(self, longest):
+    def __init__(self, longest, wrong=0):
         super().__init__()
-        self.longest, self.asked = longest, []
+        self.longest, self.wrong, self.asked = longest, wrong, []
         self.scale = nn.Parameter(torch.ones(()))
         self.layers = nn.ModuleList()
 
     def forward(self, tokens):
         self.asked.append(tokens.shape)
         known = tokens.shape[1] - 1 <= self.longest
-        said = tokens[:, 0] if known else torch.zeros_like(tokens[:, 0])
+        said = tokens[:, 0].clone() if known else torch.zeros_like(tokens[:, 0])
+        if not self.training:
+            mistakes = min(self.wrong, len(said))
+            said[:mistakes] = (said[:mistakes] + 1) % SYMBOLS
+            self.wrong -= mistakes
         return self.scale * 9 * nn.functional.one_hot(said, SYMBOLS)
 
 
-@pytest.mark.parametrize(("longest", "limit", "found"), [(100, 4096, 64), (700, 4096, 512),
-                                                         (9999, 300, 256), (9999, 0, None),
-                                                         (20, 4096, None)])  # fmt: skip
-def test_who_answers_is_asked_at_twice_the_lag_until_it_fails(monkeypatch, longest, limit, found):
-    reader = Reader(longest)
+def attempted(monkeypatch, reader, extrapolate=0):
+    """An attempt of a reader at the lag 32, with one check."""
     monkeypatch.setattr(probe, "build", lambda *_: reader)
     given = {"seed": 0, "rate": 1e-3, "budget": Budget(25, 0.0), "device": "cpu", "name": "here"}
-    done = probe.attempt("gru", "latch", 32, **given, extrapolate=limit)
-    assert done.extrapolates_to == found
-    if longest < 32:
-        assert done.accuracy_updates == pytest.approx(0.0, abs=0.25)
-        # 45 wrong answers of 512 are too many for 90 %: the test ends with the batch of the 45th.
-        tested = [shape[0] for shape in reader.asked[probe.CHECK_EVERY + 1 :]]
-        assert 45 <= sum(tested) <= 45 * 8 / 7 + 2 * probe.BATCH
+    return probe.attempt("gru", "latch", 32, **given, extrapolate=extrapolate)
+
+
+@pytest.mark.parametrize(
+    ("longest", "limit", "found"),
+    [(100, 4096, 64), (700, 4096, 512), (9999, 300, 256), (9999, 0, None), (20, 4096, None)],
+)
+def test_who_answers_is_asked_at_twice_the_lag_until_it_fails(monkeypatch, longest, limit, found):
+    done = attempted(monkeypatch, Reader(longest), limit)
+    assert (done.extrapolate, done.extrapolates_to) == (limit, found)
+
+
+@pytest.mark.parametrize(("wrong", "asked"), [(0, 512), (32, 512), (44, 512), (45, 64)])
+def test_a_test_ends_where_the_answer_is_known_to_be_no(monkeypatch, wrong, asked):
+    """45 wrong of 512 are too many: 90 % of the accuracy that chance leaves is 467.2 right."""
+    reader = Reader(99, wrong)
+    done = attempted(monkeypatch, reader)
+    assert sum(shape[0] for shape in reader.asked[probe.CHECK_EVERY + 1 :]) == asked
+    assert done.accuracy_updates == pytest.approx(corrected((asked - wrong) / asked))
+    assert (done.solved_updates is not None) == (wrong <= 44)
+
+
+def test_a_test_at_the_longest_lags_has_smaller_batches_and_as_many_questions(monkeypatch):
+    monkeypatch.setattr(probe, "TEST_TOKENS", 32 * 5)
+    reader = Reader(99)
+    attempted(monkeypatch, reader)
+    tested = [shape[0] for shape in reader.asked[probe.CHECK_EVERY + 1 :]]
+    assert tested == [5] * 102 + [2]
 
 
 def test_extrapolation_is_of_the_lower_median_seed_at_its_best_rate():
     rows = [
-        replace(row("a", 64, 0, 1.0), extrapolates_to=64),
-        replace(row("a", 64, 0, 1.0, rate=3e-3), extrapolates_to=256),
-        replace(row("a", 64, 1, 1.0), extrapolates_to=1024),
-        row("a", 64, 2, 0.3),
+        replace(row("a", 64, 0, 1.0), extrapolate=1024, extrapolates_to=64),
+        replace(row("a", 64, 0, 1.0, rate=3e-3), extrapolate=1024, extrapolates_to=256),
+        replace(row("a", 64, 1, 1.0), extrapolate=1024, extrapolates_to=1024),
+        replace(row("a", 64, 2, 0.3), extrapolate=1024),
+        row("a", 64, 3, 1.0),  # not asked
     ]
     assert extrapolation(rows, "updates") == 256
     assert extrapolation(rows, "seconds") == 0  # its accuracies there are half of those
-    assert extrapolation(rows[:3], "updates") == 256
-    assert extrapolation(rows[3:], "updates") is None
+    assert extrapolation(rows[:3], "updates") == 256  # the lower of two
+    assert extrapolation(rows[2:3], "updates") == 1024
+    assert extrapolation(rows[3:4], "updates") == 0  # asked, and not even 64
+    assert extrapolation(rows[4:], "updates") is None
+    table = extrapolations([*rows, replace(rows[2], arm="b"), replace(rows[3], arm="c")])
+    assert table == [
+        ["task: arm", "trained at 64"],
+        ["latch: a", "256 / 0"],
+        ["latch: b", ">= 1,024 / 0"],
+        ["latch: c", "0 / 0"],
+    ]
+    assert extrapolations(rows[4:]) == []
+
+
+def test_of_two_seeds_the_worse_is_the_median():
+    rows = [row("a", 64, 0, 1.0), row("a", 64, 1, 0.85)]
+    assert probe.median_accuracy(rows, "updates") == 0.85
+    assert probe.horizon(rows, "updates") is None
 
 
 def row(arm, lag, seed, accuracy, rate=1e-3):
@@ -232,7 +271,7 @@ def test_the_page_says_what_each_arm_was_tried_with_and_which_commits_made_it():
     assert "Commits of the attempts: not recorded, abc1234; this page: 4 threads" in page
     assert "commit def5678" in page
     assert "Extrapolation" not in page
-    rows = [replace(r, extrapolates_to=256) if r.arm == "all" else r for r in rows]
+    rows = [replace(r, extrapolate=512, extrapolates_to=256) if r.arm == "all" else r for r in rows]
     page = probe.to_page(rows, machine)
     assert page.endswith(
         "| task: arm | trained at 64 | trained at 128 |\n| --- | --- | --- |\n"
@@ -263,6 +302,14 @@ def test_the_verb_goes_on_where_it_was_killed(tmp_path, capsys):
     page = capsys.readouterr().out
     assert "Latch, equal updates" in page
     assert (tmp_path / "out" / "horizon.md").read_text() in page
+    assert "Extrapolation" not in page
+    mixed = ["transformer", "--tasks", "latch-mixed", "--extrapolate", "8"]
+    assert main([*command, *mixed]) == 0
+    asked = json.loads(written.read_text().splitlines()[-1])
+    assert (asked["task"], asked["extrapolate"]) == ("latch-mixed", 8)
+    page = capsys.readouterr().out
+    assert "## Latch-mixed, equal updates" in page
+    assert "| latch-mixed: transformer | " in page.split("## Extrapolation")[1]
 
 
 def test_mistakes_of_the_verb_are_one_line(tmp_path, capsys):
@@ -271,6 +318,7 @@ def test_mistakes_of_the_verb_are_one_line(tmp_path, capsys):
         "--arms lstm": "--arms lstm: no such arm",
         "--rates 0": "--rates 0.0: give learning rates above 0",
         "--lags 0": "'0' is not a whole number above 0",
+        "--lags 64 16 --extrapolate 31": "twice the shortest of --lags is 32; give as much or more",
     }.items():
         assert main([*start, *words.split()]) == 2
         error = capsys.readouterr().err

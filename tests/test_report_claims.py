@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from asr.claims.reach import Attempt
+from asr.report.blocks import Table, Text
+from asr.report.claim_sections import claim_sections
 from asr.report.claims import judge
 from asr.report.cost_claims import bandwidth, parallel
 from asr.report.evidence import Evidence, weigh
@@ -14,7 +17,7 @@ from asr.report.findings import CLAIMS, Finding, conclude
 from asr.report.groups import group_runs
 from asr.report.memory_claims import hierarchy, lstm_memory, storing
 from asr.report.probe_plots import models, wer_over_runs
-from asr.report.probes import COMMANDS, Probes, read_probes
+from asr.report.probes import COMMANDS, Probe, Probes, read_probes
 from asr.report.runs import read_run
 from asr.report.training_claim import training
 from tests.run_folders import (
@@ -269,35 +272,92 @@ def test_a_horizon_that_other_lags_of_training_lengthen_is_theirs(tmp_path):
     probes = tried_both_ways(tmp_path, fixed, {"lstm, bias 1": 4096, "lstm, chrono": 4096})
     assert lstm_memory(probes).words == (
         "depends on the lags of training (for: the lag asked for; "
-        "against: all lags up to the one asked for)"
+        "against: lags drawn up to the one asked for)"
     )
 
 
-def test_one_task_says_nothing_of_the_budget_of_another(tmp_path):
-    """Short of 1,000 in the mixed task, where no other arm was tried: that is not known."""
-    fixed = {"lstm, chrono": 256, "transformer": 16384}
-    probes = tried_both_ways(tmp_path, fixed, {"lstm, chrono": 256})
-    signs = [reason.split(":")[0] for reason in lstm_memory(probes).reasons]
-    assert signs == ["For", "For", "Undecided", "Undecided"]
+def test_lags_of_training_that_decide_nothing_do_not_undo_what_others_decide(tmp_path):
+    """Short of 1,000 in the mixed task, where no other arm got there: that is not known."""
+    fixed = {"lstm, chrono": 256, "transformer": 16384, "hierarchical": 256}
+    probes = tried_both_ways(tmp_path, fixed, {"lstm, chrono": 256, "hierarchical": 256})
+    cheap = write_probe(
+        tmp_path / "scaling", "scaling", [compared_layers("hierarchical-full", 10_000, 0.4)]
+    )
+    cost = replace(probes, found=read_probes([cheap]).found)
+    for verdict, words, sign in (
+        (lstm_memory(probes), "supported", "For"),
+        (hierarchy([], cost), "refuted", "Against"),
+    ):
+        assert verdict.words == words
+        assert [reason.split(":")[0] for reason in verdict.reasons[:2]] == [sign, sign]
+        assert all("lags drawn" not in reason for reason in verdict.reasons)
+        assert len(verdict.beside) == 2
+        assert all("so the budget may be too small" in told for told in verdict.beside)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(3, "refuted"), (2, "not enough evidence: 0 of 2 comparisons decided")]
+)
+def test_a_lag_counts_where_enough_seeds_were_tried_at_it(tmp_path, number, words):
+    horizons = {"lstm, chrono": 4096}
+    attempts = [
+        row
+        for row in read_probes([write_horizon(tmp_path, horizons, LAGS)]).attempts
+        if row.lag < 1024 or row.seed < number
+    ]
+    assert lstm_memory(Probes(attempts=attempts)).words == words
 
 
 def test_lags_answered_untrained_are_told_and_decide_nothing(tmp_path):
     horizons = {"lstm, chrono": 256, "transformer": 16384}
     probes = read_probes([write_horizon(tmp_path, horizons, LAGS, tasks=("latch",))])
     without = lstm_memory(probes)
-    far = {0: 1024, 1: 2048, 2: 256}  # by seed
+    far = {64: (4096, 2048, 64), 256: (1024, 4096, 256)}  # by lag and seed; 32 and 4 times as far
     asked = [
-        replace(row, extrapolates_to=far[row.seed]) if (row.arm, row.lag) == ("lstm, chrono", 256)
+        replace(row, extrapolate=4096, extrapolates_to=far[row.lag][row.seed])
+        if row.arm == "lstm, chrono" and row.lag in far
         else row
         for row in probes.attempts
-    ]  # fmt: skip
-    verdict = lstm_memory(replace(probes, attempts=asked))
-    assert verdict.words == without.words
-    assert verdict.reasons == [
-        *without.reasons,
-        "Beside the verdict, lstm, chrono, trained at the lag asked for, as far as 256 steps: "
-        "answers 1,024 steps without further training.",
     ]
+    verdict = lstm_memory(replace(probes, attempts=asked))
+    assert replace(verdict, beside=[]) == without
+    assert verdict.beside == [
+        "Beside the verdict, lstm, chrono, trained at 64 steps, answers 2,048 steps without "
+        "further training."
+    ]
+    nowhere = [replace(row, extrapolate=128, extrapolates_to=row.lag) for row in probes.attempts]
+    assert lstm_memory(replace(probes, attempts=nowhere)) == without
+
+
+def test_the_page_shows_how_far_beyond_training_arms_answer_and_counts_each_from_its_own_lags():
+    made = Attempt(
+        *("lstm, bias 1", "latch", 64, 0, 0.001, 100_000, 0.1, 0.1, None, None),
+        *(1500, 60.0, 1500, 60.0, "EPYC"),
+    )
+    mixed = replace(
+        made,
+        task="latch-mixed",
+        lag=512,
+        accuracy_updates=1.0,
+        extrapolate=4096,
+        extrapolates_to=4096,
+    )
+    failed = replace(mixed, arm="gru", accuracy_updates=0.1, extrapolates_to=None)
+    probes = Probes({"horizon": Probe(Path("horizon.jsonl"), [], {})}, [made, mixed, failed])
+    sections = claim_sections([lstm_memory(probes)], [], probes)
+    horizons, beyond = [b for b in sections[0][1] if isinstance(b, Table)]
+    assert [line[0] for line in horizons.rows] == [
+        "latch: lstm, bias 1",
+        "latch-mixed: lstm, bias 1",
+        "latch-mixed: gru",
+    ]
+    assert [line[4] for line in horizons.rows] == ["< 64", "≥ 512", "< 512"]
+    assert beyond.rows == [
+        ["latch-mixed: lstm, bias 1", "≥ 4,096 / 0"],
+        ["latch-mixed: gru", "0 / 0"],
+    ]
+    text = " ".join(t for b in sections[0][1] if isinstance(b, Text) for t in b.lines)
+    assert "trained at up to 512 steps, answers 4,096 steps without further training" in text
 
 
 @pytest.mark.parametrize("horizons", [{"lstm, bias 1": 256, "transformer": 16384}, {}])
@@ -309,10 +369,8 @@ def test_the_context_of_trained_models_gives_reasons_and_decides_nothing(
     without = lstm_memory(read_probes(folders))
     contexts = write_context(tmp_path / "b", {"LSTM": context, "Conformer": 0.64})
     verdict = lstm_memory(read_probes([*folders, contexts]))
-    same = replace(verdict, reasons=without.reasons)
-    assert same == without
-    *first, lstm, conformer = verdict.reasons
-    assert first == without.reasons
+    assert replace(verdict, beside=[]) == without
+    lstm, conformer = verdict.beside
     told = "the whole past is needed" if context is None else f"effective context {context:.3g}"
     assert lstm.startswith(f"Beside the verdict, LSTM trained on speech (runs: 1): {told}")
     assert conformer.endswith("context 0.640 s, 16.0 encoder frames; gradients halve in 0.250 s.")
@@ -393,7 +451,7 @@ def test_a_reach_that_mixed_lags_of_training_give_counts(tmp_path):
     fixed = {"transformer": 16384, "hierarchical": 1024}
     probes = tried_both_ways(tmp_path, fixed, {"hierarchical": 16384})
     assert hierarchy([], probes).words == (
-        "depends on the lags of training (for: all lags up to the one asked for; "
+        "depends on the lags of training (for: lags drawn up to the one asked for; "
         "against: the lag asked for)"
     )
 

@@ -7,7 +7,8 @@ rates that every arm tries; "answers" means 90 % of the accuracy that chance lea
 encoder can hold something and whether training finds it are not told apart by that: the
 initialisation decides as much as the architecture, so the LSTM stands here three times. The mixed
 tasks train at all lags up to the one of the test, so that the short ones lead to the long; and
-``--extrapolate`` asks those who answer at twice the lag, and so on, as they were trained.
+``--extrapolate`` asks whoever answers the lag twice, four times, ... that lag without further
+training.
 """
 
 import argparse
@@ -31,14 +32,16 @@ from asr.claims.measure import equal_precision
 from asr.claims.output import threads, to_csv
 from asr.claims.reach import (
     AXES,
+    EXTRAPOLATED,
+    NOTES,
     SOLVED,
     Attempt,
-    extrapolation,
+    extrapolations,
     horizon,
     median_accuracy,
     tried,
 )
-from asr.claims.recall import SYMBOLS, TASKS, corrected
+from asr.claims.recall import SYMBOLS, TASKS, Questions, corrected
 from asr.claims.scaling import count, facts
 from asr.encoders import ENCODERS, Encoder, Frames
 from asr.encoders.stack import Stack
@@ -48,7 +51,7 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 0.05  # arms differ in parameters by no more
 BATCH, QUESTIONS = 32, 512  # of training, of a test
-TEST_TOKENS = 2**17  # in a batch of a test, which is smaller at long lags
+TEST_TOKENS = 2**19  # in a batch of a test, which is smaller at the longest lags
 CHECK_EVERY = 25  # updates
 CLIP_NORM = 1.0
 LAGS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -71,12 +74,6 @@ ARMS: dict[str, tuple[str, config.Tree, float | str | None]] = {
         None,
     ),
 }
-
-
-EXTRAPOLATED = (
-    "The longest lag answered as trained, of the one trained at, twice that and so on, in the "
-    "lower median of the seeds, each at its best learning rate; at equal updates / seconds."
-)
 
 
 @dataclass(frozen=True)
@@ -166,25 +163,27 @@ def attempt(
     training = torch.Generator().manual_seed(2 * seed)
     testing = torch.Generator().manual_seed(2 * seed + 1)
 
-    def test(lag: int) -> float:
+    def test(distance: int) -> float:
         reader.eval()
         right = wrong = 0
-        batch = max(1, min(BATCH, TEST_TOKENS // lag))
+        batch = max(1, min(BATCH, TEST_TOKENS // distance))
         with torch.inference_mode():
-            # Ends where the answer is known to be no: at long lags a test costs more than training.
+            # Ends where the answer is known to be no: a mixed task is trained at shorter lags.
             while right + wrong < QUESTIONS and corrected(1 - wrong / QUESTIONS) >= SOLVED:
-                tokens, answers = asked.questions.draw(batch, lag, testing)
+                number = min(batch, QUESTIONS - right - wrong)
+                tokens, answers = asked.questions.draw(number, distance, testing)
                 hits = int((reader(tokens.to(device)).argmax(1).cpu() == answers).sum())
-                right, wrong = right + hits, wrong + batch - hits
+                right, wrong = right + hits, wrong + number - hits
         reader.train()
         return corrected(right / (right + wrong))
 
-    def gradient(draws: torch.Generator) -> None:
-        tokens, answers = asked.draw_for_training(BATCH, lag, draws)
-        F.cross_entropy(reader(tokens.to(device)), answers.to(device)).backward()
+    def gradient(questions: Questions) -> None:
+        F.cross_entropy(
+            reader(questions.tokens.to(device)), questions.answers.to(device)
+        ).backward()
 
     # The first call loads a GPU's kernels, which the first arm alone would pay for.
-    gradient(torch.Generator().manual_seed(0))
+    gradient(asked.questions.draw(BATCH, lag, torch.Generator().manual_seed(0)))
     optimizer.zero_grad(set_to_none=True)
     updates, seconds, accuracy = 0, 0.0, 0.0
     at: dict[str, float] = {}
@@ -192,7 +191,7 @@ def attempt(
         _wait(device)
         began = time.perf_counter()
         for _ in range(CHECK_EVERY):
-            gradient(training)
+            gradient(asked.draw_for_training(BATCH, lag, training))
             nn.utils.clip_grad_norm_(reader.parameters(), CLIP_NORM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -226,6 +225,7 @@ def attempt(
         budget.seconds,
         name,
         commit,
+        extrapolate,
         reached,
     )
 
@@ -287,7 +287,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--seconds", type=float, default=60.0, metavar="S", help="budget; 60")
     options.add_argument(
         "--extrapolate", type=count, default=0, metavar="K",
-        help="ask those who answer at twice the lag and so on, up to K, as trained; not asked",
+        help="ask whoever answers a lag twice, four times, ... that lag, up to K, untrained; none",
     )  # fmt: skip
 
 
@@ -302,6 +302,11 @@ def run(known: argparse.Namespace, device: str) -> int:
     for rate in known.rates:
         if not 0 < rate < math.inf:
             raise ValueError(f"--rates {rate}: give learning rates above 0")
+    if 0 < known.extrapolate < 2 * min(known.lags):
+        raise ValueError(
+            f"--extrapolate {known.extrapolate}: twice the shortest of --lags is "
+            f"{2 * min(known.lags)}; give as much or more"
+        )
     budget = Budget(known.updates, known.seconds)
     path: Path = known.output / "horizon.jsonl"
     with new_folder(known.output), locked(known.output / ".lock"), equal_precision(device):
@@ -380,15 +385,15 @@ def to_page(rows: Sequence[Attempt], machine: dict[str, Any]) -> str:
         f"Horizon: the longest lag with {SOLVED:.0%} of the accuracy that chance leaves, in the "
         "median of the seeds, each at the best of the learning rates. Arms compare only where they "
         "had the same of both. Accuracies are chance-corrected medians; -: not tried, since the "
-        "two lags before were not answered, or not yet. Mixed: trained at lags drawn log-uniformly "
-        "up to the one of the test.",
+        "two lags before were not answered, or not yet.",
+        NOTES,
     ]
     for task in dict.fromkeys(row.task for row in rows):
         own = [row for row in rows if row.task == task]
         for axis, words in (("updates", "equal updates"), ("seconds", "equal device-seconds")):
             parts += [f"## {task.capitalize()}, {words}", _table(own, axis)]
-    if any(row.extrapolates_to for row in rows):
-        parts += ["## Extrapolation", EXTRAPOLATED, _extrapolated(rows)]
+    if table := extrapolations(rows):
+        parts += ["## Extrapolation", EXTRAPOLATED, _markdown(table)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -396,7 +401,7 @@ def _table(rows: Sequence[Attempt], axis: str) -> str:
     """A line per arm of one task."""
     lags = sorted({row.lag for row in rows})
     head = ["arm", "parameters", "seeds", "learning rates", "horizon", *map(str, lags)]
-    table = [head, ["---"] * len(head)]
+    table = [head]
     for arm in dict.fromkeys(row.arm for row in rows):
         mine = [row for row in rows if row.arm == arm]
         reach = horizon(mine, axis)
@@ -404,24 +409,14 @@ def _table(rows: Sequence[Attempt], axis: str) -> str:
         for lag in lags:
             here = [row for row in mine if row.lag == lag]
             cells.append(f"{median_accuracy(here, axis):z.2f}" if here else "-")
-        told = f"< {lags[0]}" if reach is None else f"{reach:,}"
+        told = f"< {min(row.lag for row in mine)}" if reach is None else f"{reach:,}"
         if reach == max(row.lag for row in mine):  # no longer one was tried, or not yet
             told = f">= {reach:,}"
         table.append([arm, f"{mine[0].parameters:,}", *tried(mine), told, *cells])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+    return _markdown(table)
 
 
-def _extrapolated(rows: Sequence[Attempt]) -> str:
-    """A line per task and arm, a column per lag trained at."""
-    lags = sorted({row.lag for row in rows if row.extrapolates_to})
-    head = ["task: arm", *(f"trained at {lag}" for lag in lags)]
-    table = [head, ["---"] * len(head)]
-    for task, arm in dict.fromkeys((row.task, row.arm) for row in rows):
-        cells = []
-        for lag in lags:
-            here = [r for r in rows if (r.task, r.arm, r.lag) == (task, arm, lag)]
-            found = [extrapolation(here, axis) for axis in AXES]
-            cells.append(" / ".join("-" if one is None else f"{one:,}" for one in found))
-        if any(cell != "- / -" for cell in cells):
-            table.append([f"{task}: {arm}", *cells])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+def _markdown(table: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown; the first line is its header."""
+    lines = [table[0], ["---"] * len(table[0]), *table[1:]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

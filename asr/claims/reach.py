@@ -6,6 +6,17 @@ from dataclasses import dataclass
 
 SOLVED = 0.9  # of the accuracy that chance leaves
 AXES = ("updates", "seconds")  # on which budgets are equal
+NOTES = (
+    "Latch: a symbol, then noise, then the question which it was. Recall: pairs of a key and a "
+    "value, then one of the keys. Mixed: trained at lags drawn log-uniformly up to the one of the "
+    "test, which at equal updates are fewer tokens. An accuracy far below 0.9 rests on some 50 "
+    "questions, since a test ends where too many answers are wrong (standard error 0.05)."
+)
+EXTRAPOLATED = (
+    "The longest lag answered without further training once the one trained at was, of that, twice "
+    "that and so on: the lower median of the seeds, each at the learning rate that takes it "
+    "farthest; at equal updates / equal seconds. 0: not even the one trained at; -: not asked."
+)
 
 
 @dataclass(frozen=True)
@@ -21,8 +32,9 @@ class Attempt:
         budget_updates, budget_seconds: that were allowed.
         device_name: where.
         git_commit: of the code; None where it was not written down.
-        extrapolates_to: the longest lag that it answers as trained, of twice its own, four times
-            and so on; None: not asked, or its own is not answered.
+        extrapolate: the longest lag that it was to be asked as trained; 0: none.
+        extrapolates_to: the longest that it answered as trained, of its own, twice that and so on
+            up to ``extrapolate``; None: not asked, or it does not answer its own.
     """
 
     arm: str
@@ -41,6 +53,7 @@ class Attempt:
     budget_seconds: float
     device_name: str
     git_commit: str | None = None
+    extrapolate: int = 0
     extrapolates_to: int | None = None
 
     def accuracy(self, axis: str) -> float:
@@ -49,9 +62,9 @@ class Attempt:
 
 
 def median_accuracy(rows: Sequence[Attempt], axis: str) -> float:
-    """Of the seeds, each at its best learning rate."""
+    """Of the seeds, each at its best learning rate; of two in the middle the lower."""
     seeds = {row.seed for row in rows}
-    return statistics.median(
+    return statistics.median_low(
         max(row.accuracy(axis) for row in rows if row.seed == seed) for seed in seeds
     )
 
@@ -66,20 +79,46 @@ def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
 
 
 def extrapolation(rows: Sequence[Attempt], axis: str) -> int | None:
-    """The longest lag that the median seed answers, of attempts trained at one; None: not asked.
+    """The longest lag that the median seed answers as trained, of attempts at one lag.
 
-    0: the median seed does not answer what it was trained at. Each seed at its best learning rate.
+    Each seed at the learning rate that takes it farthest; of two in the middle the lower. 0: the
+    median seed does not answer the lag that it was trained at. None: none was asked.
     """
-    if not any(row.extrapolates_to for row in rows):
+    asked = [row for row in rows if row.extrapolate]
+    if not asked:
         return None
-    seeds = {row.seed for row in rows}
-    answered = {
-        seed: [
-            r.extrapolates_to or 0 for r in rows if r.seed == seed and r.accuracy(axis) >= SOLVED
-        ]
-        for seed in seeds
-    }
-    return int(statistics.median_low(max(found, default=0) for found in answered.values()))
+    answered: dict[int, int] = {}
+    for row in asked:
+        found = (row.extrapolates_to or 0) if row.accuracy(axis) >= SOLVED else 0
+        answered[row.seed] = max(answered.get(row.seed, 0), found)
+    return statistics.median_low(answered.values())
+
+
+def extrapolations(rows: Sequence[Attempt]) -> list[list[str]]:
+    """A table of them with its header: a line per task and arm, a column per lag trained at.
+
+    Empty where none was asked.
+    """
+    lags = sorted({row.lag for row in rows if row.extrapolate})
+    if not lags:
+        return []
+    table = [["task: arm", *(f"trained at {lag:,}" for lag in lags)]]
+    for task, arm in dict.fromkeys((row.task, row.arm) for row in rows if row.extrapolate):
+        cells = []
+        for lag in lags:
+            here = [r for r in rows if (r.task, r.arm, r.lag) == (task, arm, lag)]
+            found = [extrapolation(here, axis) for axis in AXES]
+            limit = max((row.extrapolate for row in here), default=0)
+            cells.append(" / ".join(_told(one, limit) for one in found))
+        table.append([f"{task}: {arm}", *cells])
+    return table
+
+
+def _told(found: int | None, limit: int) -> str:
+    """With a sign where the next lag was not asked."""
+    if found is None:
+        return "-"
+    return f">= {found:,}" if found and 2 * found > limit else f"{found:,}"
 
 
 def tried(rows: Sequence[Attempt]) -> tuple[str, str]:

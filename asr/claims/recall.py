@@ -117,7 +117,7 @@ class Task:
     Attributes:
         questions: of training and of the test.
         mixed: trained at lags drawn log-uniformly from the shortest to the one of the test, a lag
-            a batch, instead of at that one alone.
+            a batch, instead of at that one alone: at the lag k about k / log k tokens a sequence.
     """
 
     questions: Latch | Recall

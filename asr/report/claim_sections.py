@@ -10,7 +10,16 @@ from matplotlib.figure import Figure
 
 from asr.claims.context_table import exactness, remarks, told_context, told_half_life, told_law
 from asr.claims.output import threads
-from asr.claims.reach import AXES, Attempt, extrapolation, horizon, median_accuracy, tried
+from asr.claims.reach import (
+    AXES,
+    EXTRAPOLATED,
+    NOTES,
+    Attempt,
+    extrapolations,
+    horizon,
+    median_accuracy,
+    tried,
+)
 from asr.report import probe_plots as plots
 from asr.report.arms import curves
 from asr.report.blocks import Block, Folded, Picture, Section, Table, Text
@@ -69,8 +78,8 @@ def _words(verdict: Verdict) -> list[Block]:
     reasons = verdict.reasons[:SHOWN]
     if len(verdict.reasons) > SHOWN:
         reasons.append(f"... and {len(verdict.reasons) - SHOWN} more of the same kind.")
-    if reasons:
-        blocks.append(Text(reasons, "list"))
+    if reasons or verdict.beside:
+        blocks.append(Text([*reasons, *verdict.beside], "list"))
     if verdict.commands:
         blocks.append(Text([f"To measure what is missing: {'; '.join(verdict.commands)}"]))
     return [*blocks, *_rule(verdict.claim)]
@@ -207,7 +216,9 @@ def _horizons(probes: Probes) -> list[Block]:
             for axis in AXES:
                 found = horizon(own, axis)
                 more = "≥ " if found == max(row.lag for row in own) else ""
-                cells.append(f"< {lags[0]}" if found is None else f"{more}{found:,}")
+                cells.append(
+                    f"< {min(row.lag for row in own):,}" if found is None else f"{more}{found:,}"
+                )
             for lag in lags:
                 here = [row for row in own if row.lag == lag]
                 cells.append(
@@ -230,8 +241,8 @@ def _horizons(probes: Probes) -> list[Block]:
         f"Trained at each lag with {first.budget_updates} updates, and with "
         f"{first.budget_seconds:g} s. Accuracies, at equal updates / at equal seconds: 0 is "
         "chance, 1 is all; a lag is answered from 0.9 on, in the median of the seeds. An arm that "
-        "misses two lags in a row is not tried at longer ones. Mixed: trained at lags drawn "
-        "log-uniformly up to the one of the test."
+        "misses two lags in a row is not tried at longer ones, nor at lags that its attempts were "
+        "not asked for."
     )
     words = (
         "Longest lag answered. Hollow: not even the shortest. Arrow: the longest that was tried."
@@ -239,7 +250,7 @@ def _horizons(probes: Probes) -> list[Block]:
     return [
         Picture("horizon", lambda: plots.horizons(attempts), words),
         Table(header, table),
-        Text([note]),
+        Text([note, NOTES]),
         *_extrapolations(attempts),
         _source(probes, "horizon"),
     ]
@@ -247,23 +258,9 @@ def _horizons(probes: Probes) -> list[Block]:
 
 def _extrapolations(attempts: Sequence[Attempt]) -> list[Block]:
     """Lags that arms answer without having been trained at them."""
-    lags = sorted({row.lag for row in attempts if row.extrapolates_to})
-    if not lags:
-        return []
-    table = []
-    for task, arm in dict.fromkeys((row.task, row.arm) for row in attempts):
-        cells = []
-        for lag in lags:
-            own = [r for r in attempts if (r.task, r.arm, r.lag) == (task, arm, lag)]
-            found = [extrapolation(own, axis) for axis in AXES]
-            cells.append(" / ".join("not asked" if one is None else f"{one:,}" for one in found))
-        table.append([f"{task}: {arm}", *cells])
-    words = (
-        "Longest lag answered without further training, of the one trained at, twice that and so "
-        "on, in the lower median of the seeds, at equal updates / at equal seconds; 0: not even "
-        "the one trained at."
-    )
-    return [Table(["task: arm", *(f"trained at {lag:,}" for lag in lags)], table), Text([words])]
+    header, *table = extrapolations(attempts) or [[]]
+    rows = [[cell.replace(">=", "≥") for cell in line] for line in table]
+    return [Table(header, rows), Text([EXTRAPOLATED])] if rows else []
 
 
 def _contexts(probes: Probes) -> list[Block]:

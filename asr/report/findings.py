@@ -50,6 +50,7 @@ class Verdict:
         words: the verdict as it is printed: what it depends on, or why it is not known.
         reasons: findings in sentences, with figures.
         commands: what measures what is missing.
+        beside: sentences that stand beside the findings, and decide nothing.
     """
 
     claim: str
@@ -57,6 +58,7 @@ class Verdict:
     words: str
     reasons: list[str]
     commands: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
 
 
 def conclude(

@@ -19,7 +19,7 @@ THOUSANDS = 1_000  # steps: what the claim says an LSTM does not reach
 TEN_THOUSAND = 10_000  # steps: what the claim says the hierarchy reaches
 SEEDS = 3  # fewer have no median to speak of
 # Tasks that ask for distance alone, recall asks for capacity as well; by what they are trained at.
-DISTANCE = {"latch": "the lag asked for", "latch-mixed": "all lags up to the one asked for"}
+DISTANCE = {"latch": "the lag asked for", "latch-mixed": "lags drawn up to the one asked for"}
 EVERYTHING, CONTROLS = "none", ("uniform", "random")
 NEAR = 0.05  # shares stored that are called equal
 STORED = 0.9  # a gate that stores more has left nothing out
@@ -44,8 +44,9 @@ def _reached(
     No is believed only where some other arm did under the same budget: otherwise the budget may be
     too small for anything to be learnt at that lag.
     """
+    attempts = _with_median(attempts)
     own = [row for row in attempts if row.arm == arm]
-    if len({row.seed for row in own}) < SEEDS:
+    if not own:
         return None, f"fewer than {SEEDS} seeds"
     found = reach(attempts, arm, axis) or 0
     if found >= wanted:
@@ -57,6 +58,25 @@ def _reached(
     if not any((reach(attempts, other, axis) or 0) >= wanted for other in others):
         return None, f"no arm answered a lag of {wanted:,}, so the budget may be too small"
     return False, ""
+
+
+def _with_median(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Those at lags that enough seeds of their arm were tried at."""
+    seeds: dict[tuple[str, int], set[int]] = {}
+    for row in attempts:
+        seeds.setdefault((row.arm, row.lag), set()).add(row.seed)
+    return [row for row in attempts if len(seeds[row.arm, row.lag]) >= SEEDS]
+
+
+def _counted(findings: Sequence[Finding]) -> tuple[list[Finding], list[str]]:
+    """Those of the lags of training that decided anything, and what is said of the others.
+
+    Attempts that decide nothing, as where they were ended early, do not undo what others decided.
+    """
+    known = {one.context[TRAINED_AT] for one in findings if one.sign != "unknown"}
+    counted = [one for one in findings if not known or one.context[TRAINED_AT] in known]
+    rest = [one.words for one in findings if known and one.context[TRAINED_AT] not in known]
+    return counted, [f"Not counted, since not yet decided: {words}" for words in rest]
 
 
 def _told(found: int | None) -> str:
@@ -71,7 +91,8 @@ def lstm_memory(probes: Probes) -> Verdict:
     of at least 3 seeds; *for* when it does not and another arm does under the same budget;
     undecided when no arm does, or when no longer lag was tried. A horizon that one initialisation
     or one choice of lags to train at has and another has not is no property of the architecture:
-    the verdict is then that it depends on that.
+    the verdict is then that it depends on that. Lags of training that decide nothing do not count
+    where others decide.
 
     Beside it, without a say, stand the lags that arms answer untrained, and the effective context
     of trained models. An utterance is shorter than the lags in question, so how far back an encoder
@@ -94,29 +115,30 @@ def lstm_memory(probes: Probes) -> Verdict:
             "which budget is equal": f"equal {axis}",
         }
         findings.append(Finding(sign, words, facets))
+    counted, rest = _counted(findings)
     command = [COMMANDS["horizon"]]
     verdict = (
-        conclude("C3", findings, command) if findings else unmeasured("C3", "not measured", command)
+        conclude("C3", counted, command) if counted else unmeasured("C3", "not measured", command)
     )
-    beside = [*_untrained(probes.attempts, list(arms)), *_trained_memory(probes.trained)]
-    return replace(verdict, reasons=[*verdict.reasons, *beside])
+    beside = [*rest, *_untrained(probes.attempts, list(arms)), *_trained_memory(probes.trained)]
+    return replace(verdict, beside=beside)
 
 
 def _untrained(attempts: Sequence[Attempt], arms: Sequence[str]) -> list[str]:
-    """A sentence per task and arm: the longest lag answered without training at it."""
+    """A sentence per task and arm: of the lags trained at, the one that it goes farthest beyond."""
     told = []
     for task, arm in product(DISTANCE, arms):
         own = [row for row in attempts if (row.task, row.arm) == (task, arm)]
-        lags = sorted({row.lag for row in own if row.extrapolates_to})
-        found = {
+        beyond = {
             lag: max(extrapolation([r for r in own if r.lag == lag], axis) or 0 for axis in AXES)
-            for lag in lags
+            for lag in sorted({row.lag for row in own})
         }
-        if any(found.values()):
-            longest = max(found, key=lambda lag: found[lag])
+        lag = max(beyond, key=lambda one: beyond[one] / one, default=0)
+        if lag and beyond[lag] > lag:
+            upto = "up to " if task.endswith("mixed") else ""
             told.append(
-                f"Beside the verdict, {arm}, trained at {DISTANCE[task]}, as far as {longest:,} "
-                f"steps: answers {_told(found[longest])} without further training."
+                f"Beside the verdict, {arm}, trained at {upto}{lag:,} steps, answers "
+                f"{_told(beyond[lag])} without further training."
             )
     return told
 
@@ -175,6 +197,7 @@ def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
         facets = {MEASUREMENT: "reach", TRAINED_AT: DISTANCE[task]}
         facets |= {"which budget is equal": f"equal {axis}"}
         findings.append(Finding(sign, words, facets))
+    findings, rest = _counted(findings)
     known = [f.sign for f in findings if f.sign != "unknown"]
     short = bool(known) and known == ["against"] * len(findings)
     findings += _price_of_hierarchy(probes)
@@ -188,8 +211,8 @@ def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
     if not known:
         return unmeasured("C6", "its reach is not known", commands, verdict.reasons)
     if short:
-        return Verdict("C6", "refuted", "refuted", verdict.reasons)
-    return verdict
+        return Verdict("C6", "refuted", "refuted", verdict.reasons, beside=rest)
+    return replace(verdict, beside=rest)
 
 
 def _price_of_hierarchy(probes: Probes) -> list[Finding]:

@@ -142,7 +142,7 @@ def horizons(attempts: Sequence[Attempt]) -> Figure | None:
                 if not own:
                     continue
                 found = horizon(own, axis)
-                place = lags[0] / 1.5 if found is None else found
+                place = min(a.lag for a in own) / 1.5 if found is None else found
                 colour = COLOURS[AXES.index(axis)]
                 face = PAPER if found is None else colour
                 panel.plot([lags[0] / 1.5, place], [row + shift] * 2, color=FAINT, linewidth=0.8)

@@ -46,7 +46,9 @@ def verdicts_csv(verdicts: Sequence[Verdict]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["claim", "text", "verdict", "words", "reasons"])
     for v in verdicts:
-        writer.writerow([v.claim, CLAIMS[v.claim], v.kind, v.words, " ".join(v.reasons)])
+        writer.writerow(
+            [v.claim, CLAIMS[v.claim], v.kind, v.words, " ".join([*v.reasons, *v.beside])]
+        )
     return buffer.getvalue()
 
 
