@@ -132,7 +132,8 @@ def tune_decoding(
         The content of ``tuning.json``, which stands beside the model.
 
     Raises:
-        ValueError: no such corpus or split, ``test`` was asked for, or no reference word.
+        ValueError: no such corpus or split, ``test`` was asked for, no reference word, or out of
+            memory; the model is then as it was.
         OSError: the folder cannot be written.
     """
     if "test" in split.lower():
@@ -146,7 +147,13 @@ def tune_decoding(
     if not any(text.split() for text in references):
         raise ValueError(f"split {split!r} of {corpus_folder} has no reference words")
     batches = bucket(list(rows["duration"]), batch_seconds)
-    frames = [_encoded(model, rows, batch) for batch in batches]
+    try:
+        frames = [_encoded(model, rows, batch) for batch in batches]
+    except torch.OutOfMemoryError:
+        raise ValueError(
+            f"out of memory on {model.device}, which holds the encoded split {split!r}: lower "
+            f"batch_seconds, which is {batch_seconds}, or take a smaller split"
+        ) from None
     encoding = time.perf_counter() - started
 
     def attempt(options: dict[str, Any]) -> tuple[Trial, list[Hypothesis]]:
@@ -155,7 +162,13 @@ def tune_decoding(
         language_model = model.language_model if search.lm_weight else None
         found: dict[int, Hypothesis] = {}
         for batch, (encoded, lengths) in zip(batches, frames, strict=True):
-            n_best = search(model.decoder, encoded, lengths, language_model)
+            try:
+                n_best = search(model.decoder, encoded, lengths, language_model)
+            except torch.OutOfMemoryError:
+                raise ValueError(
+                    f"out of memory on {model.device} with a beam of {search.beam}: lower "
+                    f"batch_seconds, which is {batch_seconds}, or the beam"
+                ) from None
             found |= {index: best[0] for index, best in zip(batch, n_best, strict=True)}
         texts = [normalise(model.text(found[index])) for index in range(len(rows))]
         total = pooled(align(references, texts)[0])

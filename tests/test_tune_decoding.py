@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from asr.evaluate import evaluate, summary
-from asr.model import load_model, save_model
+from asr.model import SpeechModel, load_model, save_model
 from asr.reliability import Judgement, judged
+from asr.search import Beam
 from asr.summaries import tuned
 from asr.tune_decoding import BEAMS, RANGES, draws, tune_decoding
 from tests.corpus import make_corpus
@@ -85,6 +86,25 @@ def test_what_was_tried_and_what_it_cost_stand_beside_the_model(folder, corpus):
     assert 0 < after.summary["tuning"]["device_hours"] < 1
     for name, value in before.state_dict().items():
         assert torch.equal(value, after.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [("encode", "lower batch_seconds, which is 120.0, or take"), ("search", "a beam of 8: lower")],
+)
+def test_running_out_of_memory_says_what_to_lower_and_leaves_the_model(
+    folder, corpus, monkeypatch, where, said
+):
+    def too_much(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(
+        *((SpeechModel, "encode") if where == "encode" else (Beam, "__call__")), too_much
+    )
+    with pytest.raises(ValueError, match=f"out of memory on cpu.*{said}"):
+        tune(folder, corpus, trials=1)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_results_are_never_tuned_on_test(folder, corpus):
