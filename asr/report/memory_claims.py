@@ -27,37 +27,34 @@ TIMING = 1.25
 TRAINED_AT = "the lags of training"
 
 
-def reach(attempts: Sequence[Attempt], arm: str, axis: str) -> int | None:
-    """Horizon of an arm on one axis; 0 when it answers no lag, None when it was not tried.
-
-    ``attempts``: of one task.
-    """
-    own = [row for row in attempts if row.arm == arm]
-    return (horizon(own, axis) or 0) if own else None
+def _reach(attempts: Sequence[Attempt], arm: str, axis: str) -> int:
+    """Horizon of an arm in one task; 0 when it answers no lag."""
+    return horizon([row for row in attempts if row.arm == arm], axis) or 0
 
 
 def _reached(
     attempts: Sequence[Attempt], arm: str, axis: str, wanted: int
 ) -> tuple[bool | None, str]:
-    """Whether an arm answers a lag of ``wanted`` or more in one task, and why that is not known.
+    """Whether an arm answers a lag of ``wanted`` or more in one task, and the figures in words.
 
     No is believed only where some other arm did under the same budget: otherwise the budget may be
     too small for anything to be learnt at that lag.
     """
     attempts = _with_median(attempts)
-    own = [row for row in attempts if row.arm == arm]
-    if not own:
-        return None, f"fewer than {SEEDS} seeds"
-    found = reach(attempts, arm, axis) or 0
+    tried = [row.lag for row in attempts if row.arm == arm]
+    if not tried:
+        return None, f"no lag with {SEEDS} seeds."
+    found = _reach(attempts, arm, axis)
+    words = f"longest lag answered {_told(found)}"
     if found >= wanted:
-        return True, ""
-    tried = sorted({row.lag for row in own})
-    if found == tried[-1]:
-        return None, f"no longer lag than {tried[-1]:,} was tried"
+        return True, f"{words}."
+    if found == max(tried):
+        return None, f"{words}; no longer lag than {found:,} was tried."
     others = {row.arm for row in attempts} - {arm}
-    if not any((reach(attempts, other, axis) or 0) >= wanted for other in others):
-        return None, f"no arm answered a lag of {wanted:,}, so the budget may be too small"
-    return False, ""
+    if not any(_reach(attempts, other, axis) >= wanted for other in others):
+        why = f"no arm answered a lag of {wanted:,}, so the budget may be too small"
+        return None, f"{words}; {why}."
+    return False, f"{words}."
 
 
 def _with_median(attempts: Sequence[Attempt]) -> list[Attempt]:
@@ -79,7 +76,7 @@ def _counted(findings: Sequence[Finding]) -> tuple[list[Finding], list[str]]:
     return counted, [f"Not counted, since not yet decided: {words}" for words in rest]
 
 
-def _told(found: int | None) -> str:
+def _told(found: int) -> str:
     return "none" if not found else f"{found:,} steps"
 
 
@@ -102,13 +99,11 @@ def lstm_memory(probes: Probes) -> Verdict:
     arms = dict.fromkeys(a.arm for a in probes.attempts if a.arm.split(",")[0] == "lstm")
     for task, arm, axis in product(DISTANCE, arms, AXES):
         attempts = [row for row in probes.attempts if row.task == task]
-        found = reach(attempts, arm, axis)
-        if found is None:
+        if arm not in {row.arm for row in attempts}:
             continue
-        yes, why = _reached(attempts, arm, axis, THOUSANDS)
+        yes, told = _reached(attempts, arm, axis, THOUSANDS)
         sign: Sign = "unknown" if yes is None else "against" if yes else "for"
-        words = f"{arm}, trained at {DISTANCE[task]}, equal {axis}: longest lag answered "
-        words += _told(found) + (f"; {why}." if why else ".")
+        words = f"{arm}, trained at {DISTANCE[task]}, equal {axis}: {told}"
         facets = {
             TRAINED_AT: DISTANCE[task],
             "the initialisation of the forget gate": arm,
@@ -187,13 +182,11 @@ def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
     findings = []
     for task, axis in product(DISTANCE, AXES):
         attempts = [row for row in probes.attempts if row.task == task]
-        found_lag = reach(attempts, "hierarchical", axis)
-        if found_lag is None:
+        if "hierarchical" not in {row.arm for row in attempts}:
             continue
-        yes, why = _reached(attempts, "hierarchical", axis, TEN_THOUSAND)
+        yes, told = _reached(attempts, "hierarchical", axis, TEN_THOUSAND)
         sign: Sign = "unknown" if yes is None else "for" if yes else "against"
-        words = f"longest lag answered, trained at {DISTANCE[task]}, at equal {axis}: "
-        words += _told(found_lag) + (f"; {why}." if why else ".")
+        words = f"trained at {DISTANCE[task]}, equal {axis}: {told}"
         facets = {MEASUREMENT: "reach", TRAINED_AT: DISTANCE[task]}
         facets |= {"which budget is equal": f"equal {axis}"}
         findings.append(Finding(sign, words, facets))
