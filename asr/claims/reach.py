@@ -15,7 +15,8 @@ NOTES = (
 EXTRAPOLATED = (
     "The longest lag answered without further training once the one trained at was, of that, twice "
     "that and so on: the lower median of the seeds, each at the learning rate that takes it "
-    "farthest; at equal updates / equal seconds. 0: not even the one trained at; -: not asked."
+    "farthest; at equal updates / equal seconds. Of a mixed task the longest lag trained at is "
+    "named. 0: not even that one is answered; -: not asked."
 )
 
 

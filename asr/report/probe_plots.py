@@ -134,7 +134,7 @@ def horizons(attempts: Sequence[Attempt]) -> Figure | None:
     arms = list(dict.fromkeys(row.arm for row in attempts))
     lags = sorted({row.lag for row in attempts})
     figure = Figure(figsize=(WIDTH, 1.6 + 0.36 * len(arms)), layout="constrained")
-    panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(tasks), sharex=True, sharey=True, squeeze=False)[0]
     for panel, task in zip(panels, tasks, strict=True):
         for row, arm in enumerate(arms):
             own = [a for a in attempts if (a.arm, a.task) == (arm, task)]
@@ -158,6 +158,7 @@ def horizons(attempts: Sequence[Attempt]) -> Figure | None:
         panel.set_xscale("log", base=2)
         panel.set_xticks(lags, [str(lag) for lag in lags], rotation=45, fontsize=9)
         panel.minorticks_off()
+        panel.set_xlim(lags[0] / 1.8, lags[-1] * 1.5)  # the arrows' room
         panel.set_title(task, fontsize=11)
         panel.set_xlabel("longest lag answered, frames")
     panels[0].set_yticks(range(len(arms)), arms)
