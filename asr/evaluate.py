@@ -20,6 +20,7 @@ from asr.audio import decode
 from asr.calibration import measured
 from asr.claims.statistics import METHOD, bootstrap_interval, resampling_unit
 from asr.data import bucket, read_corpus, read_rows
+from asr.device_memory import enough_memory
 from asr.environment import environment
 from asr.files import Content, new_folder, write_all
 from asr.meter import device_name
@@ -289,16 +290,12 @@ def _timed(
     lengths = torch.tensor([len(wave) for wave in waves], device=device)  # (B,)
     _synchronise(device)
     started = time.perf_counter()
-    try:
+    with enough_memory(device, f"lower batch_seconds, which is {batch_seconds}"):
         encoded, frames = model.encode(padded, lengths)
         _synchronise(device)
         encoded_at = time.perf_counter()
         n_best = model.decode(encoded, frames)
         _synchronise(device)
-    except torch.OutOfMemoryError:
-        raise ValueError(
-            f"out of memory on {device}: lower batch_seconds, which is {batch_seconds}"
-        ) from None
     ended = time.perf_counter()
     best = [hypotheses[0] for hypotheses in n_best]
     return Heard(encoded, frames, best, encoded_at - started, ended - encoded_at)

@@ -26,6 +26,7 @@ from asr import checkpoint, config, session
 from asr.batch import Batch
 from asr.compiled import Shape, Shapes, begin_step, compile_regions, metered
 from asr.data import SpeechData, read_corpus
+from asr.device_memory import enough_memory
 from asr.encoders.recurrent import recurrent_kernel, set_recurrent_precision
 from asr.journal import Journal
 from asr.loss import Loss
@@ -57,12 +58,9 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
         fabric, ledger, interruption = stack.enter_context(session.opened(recipe, folder))
         if recipe.trainer.compile is not None:
             stack.enter_context(metered(ledger))
-        try:
+        longest = recipe.data.max_batch_seconds
+        with enough_memory(fabric.device, f"lower data.max_batch_seconds, which is {longest}"):
             return Run(recipe, folder, fabric, ledger).fit(interruption)
-        except torch.OutOfMemoryError:
-            raise ValueError(
-                f"out of memory; lower data.max_batch_seconds ({recipe.data.max_batch_seconds})"
-            ) from None
 
 
 class Run:

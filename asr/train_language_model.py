@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from asr import checkpoint, config, session
+from asr.device_memory import enough_memory
 from asr.journal import Journal
 from asr.language_models import NGram
 from asr.language_models.folder import TrainedLanguageModel, save_language_model
@@ -45,12 +46,10 @@ def train_language_model(recipe: LanguageModelRecipe, folder: Path) -> dict[str,
     if (line := finished(recipe, folder)) is not None:
         return line
     with session.opened(recipe, folder) as (fabric, ledger, interruption):
-        try:
+        longest = recipe.text.max_batch_tokens
+        with enough_memory(fabric.device, f"lower text.max_batch_tokens, which is {longest:g}"):
             run = TextRun(recipe, folder, fabric, ledger)
             return run.count_text() if run.counts else run.fit(interruption)
-        except torch.OutOfMemoryError:
-            tokens = recipe.text.max_batch_tokens
-            raise ValueError(f"out of memory; lower text.max_batch_tokens ({tokens:g})") from None
 
 
 class TextRun:

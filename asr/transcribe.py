@@ -17,6 +17,7 @@ from tqdm import tqdm
 from asr.alignment import Word, align, aligns
 from asr.audio import info, pieces
 from asr.audio import name as name_of_audio
+from asr.device_memory import enough_memory
 from asr.files import new_folder, write_all
 from asr.sources import Source, find
 from asr.writers import FORMATS, TIMED, Recording, Transcript, disagreement, recording
@@ -278,7 +279,8 @@ class Recogniser:
         model = self.model
         waves = pad_sequence([torch.from_numpy(w.wave) for w in windows], batch_first=True)
         lengths = torch.tensor([len(w.wave) for w in windows])  # (B,)
-        try:
+        remedy = f"lower batch_seconds ({self.batch_seconds}) or window_seconds "
+        with enough_memory(model.device, f"{remedy}({self.window_seconds})"):
             encoded, frames = model.encode(waves.to(model.device), lengths.to(model.device))
             n_best = model.decode(encoded, frames)
             best = [hypotheses[0] for hypotheses in n_best]
@@ -288,11 +290,6 @@ class Recogniser:
                     model.decoder, encoded, frames, [own.tokens for own in best],
                     model.tokenizer, model.frame_seconds, model.calibration,
                 )  # fmt: skip
-        except torch.OutOfMemoryError:
-            raise ValueError(
-                f"out of memory on {model.device}: lower batch_seconds ({self.batch_seconds}) "
-                f"or window_seconds ({self.window_seconds})"
-            ) from None
         heard = []
         for window, hypothesis, own in zip(windows, best, words, strict=True):
             text = " ".join(model.text(hypothesis).split())

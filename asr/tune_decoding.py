@@ -23,6 +23,7 @@ from asr.audio import decode
 from asr.calibration import Calibration, cross_fitted, measured
 from asr.data import bucket, read_corpus, read_rows
 from asr.decoders import AttentionDecoder, TransducerDecoder
+from asr.device_memory import enough_memory
 from asr.files import write
 from asr.meter import device_name
 from asr.model import find_model, give_calibration, save_model
@@ -147,13 +148,9 @@ def tune_decoding(
     if not any(text.split() for text in references):
         raise ValueError(f"split {split!r} of {corpus_folder} has no reference words")
     batches = bucket(list(rows["duration"]), batch_seconds)
-    try:
+    lower = f"lower batch_seconds, which is {batch_seconds}"
+    with enough_memory(model.device, f"{lower}, or take a smaller split; it is held encoded"):
         frames = [_encoded(model, rows, batch) for batch in batches]
-    except torch.OutOfMemoryError:
-        raise ValueError(
-            f"out of memory on {model.device}, which holds the encoded split {split!r}: lower "
-            f"batch_seconds, which is {batch_seconds}, or take a smaller split"
-        ) from None
     encoding = time.perf_counter() - started
 
     def attempt(options: dict[str, Any]) -> tuple[Trial, list[Hypothesis]]:
@@ -162,13 +159,8 @@ def tune_decoding(
         language_model = model.language_model if search.lm_weight else None
         found: dict[int, Hypothesis] = {}
         for batch, (encoded, lengths) in zip(batches, frames, strict=True):
-            try:
+            with enough_memory(model.device, f"{lower}, or the beam, which is {search.beam}"):
                 n_best = search(model.decoder, encoded, lengths, language_model)
-            except torch.OutOfMemoryError:
-                raise ValueError(
-                    f"out of memory on {model.device} with a beam of {search.beam}: lower "
-                    f"batch_seconds, which is {batch_seconds}, or the beam"
-                ) from None
             found |= {index: best[0] for index, best in zip(batch, n_best, strict=True)}
         texts = [normalise(model.text(found[index])) for index in range(len(rows))]
         total = pooled(align(references, texts)[0])

@@ -9,7 +9,7 @@ from torch import nn
 
 from asr.claims import horizon as probe
 from asr.claims.horizon import ARMS, Attempt, Budget, attempts, build, check_sizes, chrono
-from asr.claims.reach import extrapolation, extrapolations
+from asr.claims.reach import extrapolation, extrapolations, horizon
 from asr.claims.recall import NOISE, SYMBOLS, TASKS, Latch, Recall, corrected
 from asr.cli import main
 from asr.environment import environment
@@ -209,7 +209,7 @@ def test_extrapolation_is_of_the_lower_median_seed_at_its_best_rate():
     assert table == [
         ["task: arm", "trained at 64"],
         ["latch: a", "256 / 0"],
-        ["latch: b", ">= 1,024 / 0"],
+        ["latch: b", "≥ 1,024 / 0"],
         ["latch: c", "0 / 0"],
     ]
     assert extrapolations(rows[4:]) == []
@@ -218,7 +218,7 @@ def test_extrapolation_is_of_the_lower_median_seed_at_its_best_rate():
 def test_of_two_seeds_the_worse_is_the_median():
     rows = [row("a", 64, 0, 1.0), row("a", 64, 1, 0.85)]
     assert probe.median_accuracy(rows, "updates") == 0.85
-    assert probe.horizon(rows, "updates") is None
+    assert horizon(rows, "updates") is None
 
 
 def row(arm, lag, seed, accuracy, rate=1e-3):
@@ -234,8 +234,8 @@ def test_the_horizon_is_the_longest_lag_that_the_median_seed_answers():
         row("a", 128, 1, 0.92, rate=3e-3),  # the better of its two rates
         *(row("a", 256, seed, accuracy) for seed, accuracy in enumerate((0.89, 0.89, 1.0))),
     ]
-    assert probe.horizon(rows, "updates") == 128
-    assert probe.horizon(rows, "seconds") is None
+    assert horizon(rows, "updates") == 128
+    assert horizon(rows, "seconds") is None
 
 
 def test_an_arm_stops_after_two_lags_and_nothing_is_done_twice(monkeypatch):
@@ -278,10 +278,10 @@ def test_the_page_says_what_each_arm_was_tried_with_and_which_commits_made_it():
         "| latch: all | 256 / 0 | 256 / 0 |\n"
     )
     for line in (
-        "| all | 10 | 3 | 0.001, 0.003 | >= 128 | 1.00 | 1.00 |",
+        "| all | 10 | 3 | 0.001, 0.003 | ≥ 128 | 1.00 | 1.00 |",
         "| one | 10 | 1 | 0.003 | < 64 | 0.10 | - |",
-        "| ended | 10 | 2 | 0.001, 0.003, not all by every seed | >= 64 | 1.00 | - |",
-        "| later | 10 | 1 to 3 | 0.001 | >= 128 | 1.00 | 1.00 |",
+        "| ended | 10 | 2 | 0.001, 0.003, not all by every seed | ≥ 64 | 1.00 | - |",
+        "| later | 10 | 1 to 3 | 0.001 | ≥ 128 | 1.00 | 1.00 |",
     ):
         assert line in page
 

@@ -6,7 +6,7 @@ that it answers in the median of its seeds, trained at that very lag, at the bes
 rates that every arm tries; "answers" means 90 % of the accuracy that chance leaves. Whether an
 encoder can hold something and whether training finds it are not told apart by that: the
 initialisation decides as much as the architecture, so the LSTM stands here three times. The mixed
-tasks train at all lags up to the one of the test, so that the short ones lead to the long; and
+tasks train at lags drawn up to the one of the test, so that the short lead to the long; and
 ``--extrapolate`` asks whoever answers the lag twice, four times, ... that lag without further
 training.
 """
@@ -37,8 +37,8 @@ from asr.claims.reach import (
     SOLVED,
     Attempt,
     extrapolations,
-    horizon,
     median_accuracy,
+    told_horizon,
     tried,
 )
 from asr.claims.recall import SYMBOLS, TASKS, Questions, corrected
@@ -274,7 +274,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--arms", nargs="+", metavar="ARM", help=f"all; of {'; '.join(ARMS)}")
     options.add_argument(
         "--tasks", nargs="+", choices=list(TASKS), default=["latch", "recall"],
-        help="latch and recall; mixed: trained at all lags up to the one of the test",
+        help="latch and recall; mixed: trained at lags drawn up to the one of the test",
     )  # fmt: skip
     options.add_argument(
         "--lags", nargs="+", type=count, default=list(LAGS), metavar="K", help="64 to 16384"
@@ -404,15 +404,13 @@ def _table(rows: Sequence[Attempt], axis: str) -> str:
     table = [head]
     for arm in dict.fromkeys(row.arm for row in rows):
         mine = [row for row in rows if row.arm == arm]
-        reach = horizon(mine, axis)
         cells = []
         for lag in lags:
             here = [row for row in mine if row.lag == lag]
             cells.append(f"{median_accuracy(here, axis):z.2f}" if here else "-")
-        told = f"< {min(row.lag for row in mine)}" if reach is None else f"{reach:,}"
-        if reach == max(row.lag for row in mine):  # no longer one was tried, or not yet
-            told = f">= {reach:,}"
-        table.append([arm, f"{mine[0].parameters:,}", *tried(mine), told, *cells])
+        table.append(
+            [arm, f"{mine[0].parameters:,}", *tried(mine), told_horizon(mine, axis), *cells]
+        )
     return _markdown(table)
 
 

@@ -9,7 +9,7 @@ AXES = ("updates", "seconds")  # on which budgets are equal
 NOTES = (
     "Latch: a symbol, then noise, then the question which it was. Recall: pairs of a key and a "
     "value, then one of the keys. Mixed: trained at lags drawn log-uniformly up to the one of the "
-    "test, which at equal updates are fewer tokens. An accuracy far below 0.9 rests on some 50 "
+    "test, which at equal updates are fewer tokens. An accuracy far below 0.9 may rest on only 50 "
     "questions, since a test ends where too many answers are wrong (standard error 0.05)."
 )
 EXTRAPOLATED = (
@@ -79,6 +79,14 @@ def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
     return max(answered, default=None)
 
 
+def told_horizon(rows: Sequence[Attempt], axis: str) -> str:
+    """The horizon of one arm and task in a table, as a bound where no other lag was tried."""
+    tried_at, found = [row.lag for row in rows], horizon(rows, axis)
+    if found is None:
+        return f"< {min(tried_at):,}"
+    return f"≥ {found:,}" if found == max(tried_at) else f"{found:,}"
+
+
 def extrapolation(rows: Sequence[Attempt], axis: str) -> int | None:
     """The longest lag that the median seed answers as trained, of attempts at one lag.
 
@@ -110,16 +118,16 @@ def extrapolations(rows: Sequence[Attempt]) -> list[list[str]]:
             here = [r for r in rows if (r.task, r.arm, r.lag) == (task, arm, lag)]
             found = [extrapolation(here, axis) for axis in AXES]
             limit = max((row.extrapolate for row in here), default=0)
-            cells.append(" / ".join(_told(one, limit) for one in found))
+            cells.append(" / ".join(_told_beyond(one, limit) for one in found))
         table.append([f"{task}: {arm}", *cells])
     return table
 
 
-def _told(found: int | None, limit: int) -> str:
-    """With a sign where the next lag was not asked."""
+def _told_beyond(found: int | None, limit: int) -> str:
+    """As a bound where the next lag was not asked."""
     if found is None:
         return "-"
-    return f">= {found:,}" if found and 2 * found > limit else f"{found:,}"
+    return f"≥ {found:,}" if found and 2 * found > limit else f"{found:,}"
 
 
 def tried(rows: Sequence[Attempt]) -> tuple[str, str]:

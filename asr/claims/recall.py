@@ -117,7 +117,7 @@ class Task:
     Attributes:
         questions: of training and of the test.
         mixed: trained at lags drawn log-uniformly from the shortest to the one of the test, a lag
-            a batch, instead of at that one alone: at the lag k about k / log k tokens a sequence.
+            a batch, instead of at that one alone: at the lag k about k / ln k tokens a sequence.
     """
 
     questions: Latch | Recall
@@ -130,10 +130,8 @@ class Task:
             ValueError: a lag that is too short.
         """
         if self.mixed and lag > self.questions.shortest:
-            part = torch.rand((), generator=generator).item()
-            lag = math.floor(
-                self.questions.shortest * ((lag + 1) / self.questions.shortest) ** part
-            )
+            shortest, part = self.questions.shortest, torch.rand((), generator=generator).item()
+            lag = math.floor(shortest * ((lag + 1) / shortest) ** part)  # + 1: itself included
         return self.questions.draw(number, lag, generator)
 
 

@@ -16,8 +16,8 @@ from asr.claims.reach import (
     NOTES,
     Attempt,
     extrapolations,
-    horizon,
     median_accuracy,
+    told_horizon,
     tried,
 )
 from asr.report import probe_plots as plots
@@ -212,13 +212,7 @@ def _horizons(probes: Probes) -> list[Block]:
             own = [row for row in attempts if (row.task, row.arm) == (task, arm)]
             if not own:
                 continue
-            cells = []
-            for axis in AXES:
-                found = horizon(own, axis)
-                more = "≥ " if found == max(row.lag for row in own) else ""
-                cells.append(
-                    f"< {min(row.lag for row in own):,}" if found is None else f"{more}{found:,}"
-                )
+            cells = [told_horizon(own, axis) for axis in AXES]
             for lag in lags:
                 here = [row for row in own if row.lag == lag]
                 cells.append(
@@ -258,8 +252,7 @@ def _horizons(probes: Probes) -> list[Block]:
 
 def _extrapolations(attempts: Sequence[Attempt]) -> list[Block]:
     """Lags that arms answer without having been trained at them."""
-    header, *table = extrapolations(attempts) or [[]]
-    rows = [[cell.replace(">=", "≥") for cell in line] for line in table]
+    header, *rows = extrapolations(attempts) or [[]]
     return [Table(header, rows), Text([EXTRAPOLATED])] if rows else []
 
 

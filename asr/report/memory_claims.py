@@ -7,7 +7,7 @@ from pathlib import Path
 
 from asr.claims.context_table import Effective
 from asr.claims.reach import AXES, Attempt, extrapolation, horizon
-from asr.report.cost_claims import same_budget
+from asr.report.cost_claims import TIMING, same_budget
 from asr.report.evidence import Evidence, weigh
 from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import SHARED, Arm, Group, settings
@@ -23,7 +23,6 @@ DISTANCE = {"latch": "the lag asked for", "latch-mixed": "lags drawn up to the o
 EVERYTHING, CONTROLS = "none", ("uniform", "random")
 NEAR = 0.05  # shares stored that are called equal
 STORED = 0.9  # a gate that stores more has left nothing out
-TIMING = 1.25
 TRAINED_AT = "the lags of training"
 
 
