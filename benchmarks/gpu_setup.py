@@ -60,7 +60,10 @@ def find_corpus(bundle: Path | None, corpus: Path) -> Path:
             raise ValueError(f"{corpus} is not the corpus of {bundle}; remove one of the two")
         return corpus
     if about is None:
-        raise ValueError(f"{corpus}: no prepared corpus, and none of that name in --bundle")
+        raise ValueError(
+            f"{corpus}: no prepared corpus, and none of that name in --bundle; give the bundle of "
+            "scripts/gpu_bundle, or --corpus with a folder that asr prepare wrote"
+        )
     corpus.mkdir(parents=True, exist_ok=True)
     for path in packed:
         link = corpus / path.name

@@ -310,7 +310,10 @@ def test_without_time_nothing_is_begun(tree, no_machine, capfd):
     ("arguments", "message"),
     [
         (["7", "--toy"], "slice 7: scripts/gpu_slices.yaml has 1, 2, 3, 4"),
-        (["1", "--toy", "--corpus", "nowhere"], "nowhere: no prepared corpus, and none of that"),
+        (
+            ["1", "--toy", "--corpus", "nowhere"],
+            "nowhere: no prepared corpus, and none of that name in --bundle; give the bundle of",
+        ),
         (["1", "--toy", "--bundle", "nowhere"], "nowhere: no such bundle"),
     ],
 )
