@@ -38,7 +38,7 @@ PRESENT = ("torch", "torchaudio", "lightning")
 # Requirements of the project that no slice uses.
 LEFT_OUT = {
     "datasets": "reads corpora of the Hugging Face Hub, for asr prepare",
-    "espeakng-loader": "speaks the synthetic corpus, for asr prepare",
+    "av": "reads containers that libsndfile does not, for asr prepare and transcribe",
 }
 # Of the extras: joules, and the tests marked gpu.
 ADDED = ("nvidia-ml-py", "pytest", "pytest-xdist")
