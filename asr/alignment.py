@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torchaudio.functional import forced_align
 
 from asr.batch import BLANK, EOS
 from asr.calibration import Calibration
 from asr.decoders import Decoder, TransducerDecoder
 from asr.text import Tokenizer
+from asr.torchaudio_functional import forced_align
 
 # What a confidence is, in metrics.json.
 CONFIDENCE = "geometric mean over the tokens of a word of p(token) / (1 - p(BLANK))"

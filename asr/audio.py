@@ -95,7 +95,8 @@ def resample(wave: np.ndarray, rate: int, to_rate: int) -> np.ndarray:
         return wave
     # Imported here: torch takes seconds to load, and files at the right rate do not need it.
     import torch
-    from torchaudio.functional import resample as windowed_sinc
+
+    from asr.torchaudio_functional import resample as windowed_sinc
 
     return windowed_sinc(torch.from_numpy(wave), rate, to_rate).numpy()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from asr import __version__
 from asr.verbs.compare import claims, compare, study
+from asr.verbs.doctor import doctor
 from asr.verbs.options import VERBS, fail
 from asr.verbs.prepare import prepare
 from asr.verbs.recognise import evaluate, transcribe, tune_decoding
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": compare,
     "study": study,
     "claims": claims,
+    "doctor": doctor,
 }
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr.batch import mask
+from asr.torchaudio_functional import resample
 
 WINDOW_SECONDS = (25, 1000)  # 25 ms as a fraction, so that samples per window are exact
 HOP_SECONDS = (10, 1000)
@@ -180,7 +180,7 @@ class Augmentation:
             waves = waves.masked_fill(~mask(lengths, waves.shape[1]), 0.0)
             heard, wanted = round(sample_rate * factor), sample_rate
             divisor = math.gcd(heard, wanted)
-            waves = torchaudio.functional.resample(waves, heard // divisor, wanted // divisor)
+            waves = resample(waves, heard // divisor, wanted // divisor)
             lengths = (lengths * (wanted // divisor) / (heard // divisor)).ceil().long()
         if self.noise_probability:
             waves = self._noise(waves, lengths, draw)

@@ -39,6 +39,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "what is claimed of encoders, measured: time and memory against the obvious reference",
         "asr claims scaling --rows lstm-loop gru-loop --output claims",
     ),
+    "doctor": (
+        "what works on this machine, and what to do about the rest",
+        "asr doctor",
+    ),
 }
 
 

@@ -1,0 +1,76 @@
+"""The functions of torchaudio that the project uses, imported on first use.
+
+torchaudio holds compiled code. Version 2.11.1 installs beside torch 2.11 and 2.12 but cannot be
+loaded there, so its import may fail after a correct installation. Nothing else imports torchaudio:
+whatever does not need these functions works without it, and the error is the same everywhere.
+"""
+
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PAIRS = "torch 2.11.0 with torchaudio 2.11.0, torch 2.13 to 2.14 with torchaudio 2.11.1"
+
+
+class TorchaudioError(ValueError):
+    """torchaudio cannot be imported; the message is one line with the versions and a remedy."""
+
+
+def resample(waves: "Tensor", rate: int, to_rate: int) -> "Tensor":
+    """(..., N) at ``rate`` Hz -> (..., ceil(N * to_rate / rate)) by a windowed sinc.
+
+    Raises:
+        TorchaudioError: torchaudio cannot be imported.
+    """
+    return _functional().resample(waves, rate, to_rate)
+
+
+def rnnt_loss(*arguments: "Tensor", **options: Any) -> "Tensor":
+    """``torchaudio.functional.rnnt_loss``, the loss of a transducer.
+
+    Raises:
+        TorchaudioError: torchaudio cannot be imported.
+    """
+    return _functional().rnnt_loss(*arguments, **options)
+
+
+def forced_align(log_probs: "Tensor", targets: "Tensor", blank: int) -> "tuple[Tensor, Tensor]":
+    """(1, T, V), (1, U) -> (1, T) labels of the likeliest CTC path, (1, T) their scores.
+
+    Raises:
+        TorchaudioError: torchaudio cannot be imported.
+    """
+    return _functional().forced_align(log_probs, targets, blank=blank)
+
+
+def installed() -> str:
+    """The versions of torch and torchaudio that are installed."""
+    return " and ".join(f"{name} {_version(name)}" for name in ("torch", "torchaudio"))
+
+
+def remedy() -> str:
+    """What to type for a pair that works; PyTorch itself, which is large, is kept where it can."""
+    if _version("torch").startswith("2.11."):
+        return "pip install torch==2.11.0 torchaudio==2.11.0"
+    return "pip install torch==2.14.1 torchaudio==2.11.1"
+
+
+def _functional() -> Any:
+    try:
+        import torchaudio.functional
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise TorchaudioError(
+            f"torchaudio cannot be loaded ({reason}): this environment has {installed()}; pairs "
+            f"that work are {PAIRS}; type {remedy()}"
+        ) from error
+    return torchaudio.functional
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
