@@ -11,6 +11,7 @@ from asr.doctor.finding import Finding
 
 LITTLE = 2 * 2**30  # bytes of memory
 CGROUPS = Path("/sys/fs/cgroup")
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def cores() -> int:
@@ -94,7 +95,7 @@ def gpus() -> list[Finding]:
     import torch
 
     if not torch.cuda.is_available():
-        if not Path("/proc/driver/nvidia/version").exists():
+        if not DRIVER.exists():
             return [
                 Finding("GPU", "ok", "none; training runs on the processor"),
                 Finding("energy", "ok", "not metered: only NVIDIA GPUs have a counter"),

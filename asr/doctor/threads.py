@@ -7,12 +7,14 @@ update of training then takes longer than on one thread, by a factor of up to th
 
 import os
 import time
+from pathlib import Path
 
 from asr.doctor.finding import Finding
 
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+REMEDY = "set OMP_NUM_THREADS=1, and use more cores by more processes: --trainer.devices 2"
 SECONDS = 0.6  # of each of the two measurements
-SIZE = 192  # rows of a square product: short, so that barriers count as they do in training
+SIZE = 384  # rows of a square product: about a millisecond on a core, as operations of training
 
 
 def threads() -> list[Finding]:
@@ -20,10 +22,12 @@ def threads() -> list[Finding]:
     import torch
 
     number = torch.get_num_threads()
-    settings = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
     all_threads = seconds_per_product(number)
+    before, own, begin = busy_seconds(), time.process_time(), time.perf_counter()
     one = seconds_per_product(1)
-    found = judge(number, all_threads, one, load=os.getloadavg()[0])
+    others = busy_seconds() - before - (time.process_time() - own)
+    found = judge(number, all_threads, one, others / (time.perf_counter() - begin))
+    settings = [f"{name}={os.environ.get(name, '(not set)')}" for name in VARIABLES]
     return [Finding("threads", found.state, "; ".join([found.detail, *settings]), found.remedy)]
 
 
@@ -42,14 +46,22 @@ def seconds_per_product(threads: int) -> float:
     return (time.perf_counter() - begin) / done
 
 
-def judge(number: int, all_threads: float, one: float, load: float) -> Finding:
+def busy_seconds() -> float:
+    """What all cores of the machine have worked so far; 0 where the system does not say."""
+    if not Path("/proc/stat").is_file():
+        return 0.0
+    user, nice, system, _, _, *interrupts = Path("/proc/stat").read_text().split()[1:8]
+    return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
+
+
+def judge(number: int, all_threads: float, one: float, others: float) -> Finding:
     """What two timings say.
 
     Args:
         number: of threads.
         all_threads: seconds of a product on so many.
         one: seconds of the same product on one.
-        load: processes that wanted a core, mean of the last minute.
+        others: cores that other programs used meanwhile.
     """
     if number == 1:
         return Finding("threads", "ok", "torch uses 1 thread")
@@ -57,10 +69,6 @@ def judge(number: int, all_threads: float, one: float, load: float) -> Finding:
     detail = f"torch uses {number} threads; a product takes {ratio:.2f} of its time on one"
     if ratio <= 1:
         return Finding("threads", "ok", detail)
-    remedy = "set OMP_NUM_THREADS=1, and use more cores by more processes: --trainer.devices 2"
-    if ratio < 2:
-        return Finding("threads", "warning", f"{detail}: threads do not help here", remedy)
-    detail += (
-        f": threads wait for one another, as when another program holds a core (load {load:.1f})"
-    )
-    return Finding("threads", "warning", detail, remedy)
+    if others >= 0.5:
+        detail += f", because other programs use {others:.1f} cores and threads wait for each other"
+    return Finding("threads", "warning", detail, REMEDY)

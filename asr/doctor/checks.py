@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from asr.doctor.finding import Finding
+from asr.doctor.finding import Finding, State
+from asr.doctor.threads import REMEDY as ONE_THREAD
 
 REINSTALL = "install the packages again: pip install --force-reinstall asr-equal-cost"
 
@@ -20,10 +21,11 @@ class Check:
 
     Attributes:
         name: of the check, in the finding that it failed.
-        function: module and function below ``asr.doctor``.
+        function: its import path, as module:function.
         remedy: for a failure that the function did not expect.
         seconds: limit for a process of its own, which checks that load torch have: compiled code
             may crash, and slow threads may never end. None: it runs in this process.
+        late: what it means that the limit was reached.
         quick: whether ``asr doctor --quick`` runs it.
     """
 
@@ -31,21 +33,40 @@ class Check:
     function: str
     remedy: str
     seconds: float | None = None
+    late: State = "broken"
     quick: bool = True
 
 
 CHECKS = (
-    Check("versions", "packages:versions", REINSTALL),
-    Check("eSpeak", "packages:espeak", "pip install --force-reinstall espeakng-loader"),
-    Check("torch, torchaudio", "packages:pair", REINSTALL, seconds=60),
-    Check("processor", "devices:processor", "report this line to the project"),
-    Check("GPU", "devices:gpus", "see the line about torch; check nvidia-smi", seconds=60),
-    Check("memory", "devices:memory", "report this line to the project"),
-    Check("working folder", "folders:working_folder", "go to a folder that you may write to"),
-    Check("temporary folder", "folders:temporary_folder", "set TMPDIR to a folder with room"),
-    Check("threads", "threads:threads", "set OMP_NUM_THREADS=1", seconds=30),
-    Check("audio formats", "formats:formats", "pip install --force-reinstall soundfile av"),
-    Check("training", "trial:trial", "put the lines above right first", seconds=180, quick=False),
+    Check("versions", "asr.doctor.packages:versions", REINSTALL),
+    Check("eSpeak", "asr.doctor.packages:espeak", "pip install --force-reinstall espeakng-loader"),
+    Check("torch, torchaudio", "asr.doctor.packages:pair", REINSTALL, seconds=60),
+    Check("processor", "asr.doctor.devices:processor", "report this line to the project"),
+    Check(
+        "GPU", "asr.doctor.devices:gpus", "see the line about torch; check nvidia-smi", seconds=60
+    ),
+    Check("memory", "asr.doctor.devices:memory", "report this line to the project"),
+    Check(
+        "working folder",
+        "asr.doctor.folders:working_folder",
+        "go to a folder that you may write to",
+    ),
+    Check(
+        "temporary folder",
+        "asr.doctor.folders:temporary_folder",
+        "set TMPDIR to a folder with room",
+    ),
+    Check("threads", "asr.doctor.threads:threads", ONE_THREAD, seconds=40, late="warning"),
+    Check(
+        "audio formats", "asr.doctor.formats:formats", "pip install --force-reinstall soundfile av"
+    ),
+    Check(
+        "training",
+        "asr.doctor.trial:trial",
+        "put the lines above right first",
+        seconds=120,
+        quick=False,
+    ),
 )
 
 
@@ -63,7 +84,7 @@ def examine(quick: bool = False) -> Iterator[Finding]:
 def _here(check: Check) -> list[Finding]:
     module, function = check.function.split(":")
     try:
-        found: list[Finding] = getattr(importlib.import_module(f"asr.doctor.{module}"), function)()
+        found: list[Finding] = getattr(importlib.import_module(module), function)()
     except Exception as error:  # whatever it is, it is what this check found
         reason = " ".join(str(error).split())
         return [Finding(check.name, "broken", f"{type(error).__name__}: {reason}", check.remedy)]
@@ -72,7 +93,7 @@ def _here(check: Check) -> list[Finding]:
 
 def _apart(check: Check, seconds: float) -> list[Finding]:
     """The same in a process of its own that is given so many seconds."""
-    code = f"from asr.doctor.examine import answer; answer({check.name!r})"
+    code = f"from asr.doctor.checks import Check, answer; answer({check!r})"
     # The child finds the modules that this process finds. Its group is its own, and is ended whole.
     child = subprocess.Popen(
         [sys.executable, "-P", "-c", code],
@@ -87,7 +108,7 @@ def _apart(check: Check, seconds: float) -> list[Finding]:
     try:
         out, err = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        return [Finding(check.name, "broken", f"no answer in {seconds:g} s", check.remedy)]
+        return [Finding(check.name, check.late, f"no answer in {seconds:g} s", check.remedy)]
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
@@ -101,10 +122,9 @@ def _apart(check: Check, seconds: float) -> list[Finding]:
     return [Finding(check.name, "broken", detail, check.remedy)]
 
 
-def answer(name: str) -> None:
+def answer(check: Check) -> None:
     """In the child: writes the findings of a check as JSON; other output goes to stderr."""
     out = os.dup(1)
     os.dup2(2, 1)
-    [check] = [check for check in CHECKS if check.name == name]
     with os.fdopen(out, "w") as file:
         json.dump([asdict(finding) for finding in _here(check)], file)
