@@ -12,7 +12,11 @@ from dataclasses import asdict, dataclass
 from asr.doctor.finding import Finding, State
 from asr.doctor.threads import REMEDY as ONE_THREAD
 
-REINSTALL = "install the packages again: pip install --force-reinstall asr-equal-cost"
+REPORT = "report this line to the project"
+AGAIN = (
+    "put right what the lines above say, or install asr again in a new environment, as "
+    "scripts/setup does"
+)
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class Check:
         name: of the check, in the finding that it failed.
         function: its import path, as module:function.
         remedy: for a failure that the function did not expect.
-        seconds: limit for a process of its own, which checks that load torch have: compiled code
-            may crash, and slow threads may never end. None: it runs in this process.
+        seconds: limit for a process of its own, which checks that load compiled code have: it may
+            crash, and slow threads may never end. None: it runs in this process.
         late: what it means that the limit was reached.
         quick: whether ``asr doctor --quick`` runs it.
     """
@@ -37,36 +41,19 @@ class Check:
     quick: bool = True
 
 
+# What torch needs comes before torch, which for instance does not load without a temporary folder.
 CHECKS = (
-    Check("versions", "asr.doctor.packages:versions", REINSTALL),
+    Check("versions", "asr.doctor.packages:versions", AGAIN, seconds=60),
     Check("eSpeak", "asr.doctor.packages:espeak", "pip install --force-reinstall espeakng-loader"),
-    Check("torch, torchaudio", "asr.doctor.packages:pair", REINSTALL, seconds=60),
-    Check("processor", "asr.doctor.devices:processor", "report this line to the project"),
-    Check(
-        "GPU", "asr.doctor.devices:gpus", "see the line about torch; check nvidia-smi", seconds=60
-    ),
-    Check("memory", "asr.doctor.devices:memory", "report this line to the project"),
-    Check(
-        "working folder",
-        "asr.doctor.folders:working_folder",
-        "go to a folder that you may write to",
-    ),
-    Check(
-        "temporary folder",
-        "asr.doctor.folders:temporary_folder",
-        "set TMPDIR to a folder with room",
-    ),
+    Check("processor", "asr.doctor.devices:processor", REPORT),
+    Check("memory", "asr.doctor.devices:memory", REPORT),
+    Check("working folder", "asr.doctor.folders:working_folder", REPORT),
+    Check("temporary folder", "asr.doctor.folders:temporary_folder", REPORT),
+    Check("torch, torchaudio", "asr.doctor.packages:pair", AGAIN, seconds=60),
+    Check("GPU", "asr.doctor.devices:gpus", AGAIN, seconds=60),
     Check("threads", "asr.doctor.threads:threads", ONE_THREAD, seconds=40, late="warning"),
-    Check(
-        "audio formats", "asr.doctor.formats:formats", "pip install --force-reinstall soundfile av"
-    ),
-    Check(
-        "training",
-        "asr.doctor.trial:trial",
-        "put the lines above right first",
-        seconds=120,
-        quick=False,
-    ),
+    Check("audio formats", "asr.doctor.formats:formats", AGAIN, seconds=60),
+    Check("training", "asr.doctor.trial:trial", AGAIN, seconds=120, quick=False),
 )
 
 
@@ -95,7 +82,7 @@ def _apart(check: Check, seconds: float) -> list[Finding]:
     """The same in a process of its own that is given so many seconds."""
     code = f"from asr.doctor.checks import Check, answer; answer({check!r})"
     # The child finds the modules that this process finds. Its group is its own, and is ended whole.
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-P", "-c", code],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -104,21 +91,20 @@ def _apart(check: Check, seconds: float) -> list[Finding]:
         errors="replace",
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.curdir for p in sys.path)},
         process_group=0,
-    )
-    try:
-        out, err = child.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return [Finding(check.name, check.late, f"no answer in {seconds:g} s", check.remedy)]
-    finally:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-    if child.returncode == 0:
+    ) as child:
+        try:
+            out, err = child.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return [Finding(check.name, check.late, f"no answer in {seconds:g} s", check.remedy)]
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+    if child.returncode == 0 and out:
         return [Finding(**finding) for finding in json.loads(out)]
     if child.returncode < 0:
         detail = f"the process was ended by {signal.Signals(-child.returncode).name}"
     else:
-        detail = (err.strip().splitlines() or ["no message"])[-1]
+        detail = (err.strip().splitlines() or ["the process ended without findings"])[-1]
     return [Finding(check.name, "broken", detail, check.remedy)]
 
 

@@ -44,7 +44,7 @@ def trial() -> list[Finding]:
         [result] = transcribe(load_model(folder / "run"), [str(recording)], progress=False)
         ended = time.perf_counter()
     if result.error is not None:
-        return [Finding("transcription", "broken", result.error, "put the lines above right first")]
+        return [Finding("transcription", "broken", result.error, "put right what is said above")]
     updates = f"{UPDATES} updates on {kind} in {trained - begin:.1f} s, preparation included"
     heard = f"{SECONDS} s of audio in {ended - trained:.1f} s, loading the model included"
     return [Finding("training", "ok", updates), Finding("transcription", "ok", heard)]
