@@ -128,10 +128,10 @@ def test_a_tmpdir_that_python_passes_over_is_a_warning(monkeypatch):
     ("number", "all_threads", "others", "state", "said"),
     [
         (1, 1.0, 1.9, "ok", "1 thread"),
-        (2, 0.55, 0.0, "ok", "0.55 of its time"),
-        (2, 0.7, 1.0, "ok", "0.70 of its time"),
-        (2, 1.3, 0.1, "warning", "1.30 of its time on one"),
-        (2, 30.0, 1.0, "warning", "because other programs use 1.0 cores"),
+        (2, 0.55, 0.0, "ok", "0.55 times as long"),
+        (2, 0.7, 1.0, "ok", "0.70 times as long"),
+        (2, 1.3, 0.1, "warning", "1.30 times as long as on 1 thread"),
+        (2, 30.0, 1.0, "warning", "other programs use 1.0 cores"),
         (64, 5.0, 0.0, "warning", "64 threads"),
     ],
 )
@@ -235,6 +235,14 @@ def test_packages_are_held_against_what_is_declared(monkeypatch):
 def test_every_package_shown_is_declared():
     found = packages.versions()
     assert set(packages.SHOWN) <= {finding.check for finding in found}
+
+
+def test_where_asr_is_not_installed_versions_are_listed(monkeypatch):
+    monkeypatch.setattr(packages, "DISTRIBUTION", "no-such-package")
+    found = {finding.check: finding for finding in packages.versions()}
+    assert set(found) == {"python", "asr", *packages.SHOWN}
+    assert found["asr"].state == "warning"
+    assert found["numpy"].detail == np.__version__
 
 
 def test_without_espeak_there_is_a_warning(monkeypatch):

@@ -11,6 +11,7 @@ from asr.doctor.finding import Finding
 
 LITTLE = 2 * 2**30  # bytes of memory
 CGROUPS = Path("/sys/fs/cgroup")
+METER = "pip install nvidia-ml-py; GPUs have the counter from Volta on"
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -128,7 +129,7 @@ def _gpu(number: int) -> list[Finding]:
     energy = (
         Finding(f"energy of {name}", "ok", "metered by the driver's counter")
         if note is None
-        else Finding(f"energy of {name}", "warning", f"not metered: {note}", "see its reason")
+        else Finding(f"energy of {name}", "warning", f"not metered: {note}", METER)
     )
     return [Finding(name, "ok", detail), energy]
 

@@ -25,10 +25,11 @@ def versions() -> list[Finding]:
     findings = [Finding("python", "ok", platform.python_version())]
     try:
         declared = importlib.metadata.requires(DISTRIBUTION) or []
+        findings.append(Finding("asr", "ok", __version__))
     except importlib.metadata.PackageNotFoundError:
-        detail = f"{__version__}, not installed as a package; its dependencies were not checked"
-        return [*findings, Finding("asr", "warning", detail, "pip install -e . in its folder")]
-    findings.append(Finding("asr", "ok", __version__))
+        declared = list(SHOWN)
+        detail = f"{__version__}, not installed as a package: no versions are asked of others"
+        findings.append(Finding("asr", "warning", detail, "pip install -e . in its folder"))
     for requirement in map(Requirement, declared):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             findings += _version(requirement.name, requirement.specifier)

@@ -12,7 +12,7 @@ from pathlib import Path
 from asr.doctor.finding import Finding
 
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-REMEDY = "set OMP_NUM_THREADS=1, and use more cores by more processes: --trainer.devices 2"
+REMEDY = "set OMP_NUM_THREADS=1; more processes use more cores (asr train: --trainer.devices 2)"
 SECONDS = 0.6  # of each of the two measurements
 SIZE = 384  # rows of a square product: about a millisecond on a core, as operations of training
 
@@ -66,9 +66,11 @@ def judge(number: int, all_threads: float, one: float, others: float) -> Finding
     if number == 1:
         return Finding("threads", "ok", "torch uses 1 thread")
     ratio = all_threads / one
-    detail = f"torch uses {number} threads; a product takes {ratio:.2f} of its time on one"
+    detail = (
+        f"torch uses {number} threads; a product takes {ratio:.2f} times as long as on 1 thread"
+    )
     if ratio <= 1:
         return Finding("threads", "ok", detail)
     if others >= 0.5:
-        detail += f", because other programs use {others:.1f} cores and threads wait for each other"
+        detail += f": other programs use {others:.1f} cores, and the threads wait for each other"
     return Finding("threads", "warning", detail, REMEDY)
