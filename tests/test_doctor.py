@@ -130,7 +130,7 @@ def test_a_tmpdir_that_python_passes_over_is_a_warning(monkeypatch):
         (1, 1.0, 1.9, "ok", "1 thread"),
         (2, 0.55, 0.0, "ok", "0.55 times as long"),
         (2, 0.7, 1.0, "ok", "0.70 times as long"),
-        (2, 1.3, 0.1, "warning", "1.30 times as long as on 1 thread"),
+        (2, 1.3, 0.1, "warning", "1.30 times as long as on 1"),
         (2, 30.0, 1.0, "warning", "other programs use 1.0 cores"),
         (64, 5.0, 0.0, "warning", "64 threads"),
     ],
