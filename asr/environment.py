@@ -23,7 +23,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "host": platform.node(),
         "cpu": processor(),
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "cores": cores(),
         **{name: _version(name) for name in packages},
     }
 
@@ -55,6 +55,11 @@ def _git_commit() -> str | None:
     except OSError:
         return None
     return done.stdout.strip() or None
+
+
+def cores() -> int:
+    """Those that the scheduler gives to this process."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def processor() -> str:

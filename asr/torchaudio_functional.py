@@ -51,20 +51,29 @@ def installed() -> str:
 
 
 def remedy() -> str:
-    """What to type for a pair that works; PyTorch itself, which is large, is kept where it can."""
-    if _version("torch").startswith("2.11."):
-        return "pip install torch==2.11.0 torchaudio==2.11.0"
-    return "pip install torch==2.14.1 torchaudio==2.11.1"
+    """What to do for a pair that works; PyTorch, which is large, is kept where it can be."""
+    torch = _version("torch")
+    if "+cpu" in torch and "+cpu" not in _version("torchaudio"):
+        return "install torchaudio from where this torch, a CPU build, comes from (pytorch.org)"
+    if torch.startswith("2.11."):
+        return "type pip install torch==2.11.0 torchaudio==2.11.0"
+    return "type pip install torch==2.14.1 torchaudio==2.11.1"
+
+
+def reason(error: BaseException) -> str:
+    """What the linker said, which is the innermost cause of an import's error; one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _functional() -> Any:
     try:
         import torchaudio.functional
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
         raise TorchaudioError(
-            f"torchaudio cannot be loaded ({reason}): this environment has {installed()}; pairs "
-            f"that work are {PAIRS}; type {remedy()}"
+            f"torchaudio cannot be loaded ({reason(error)}): this environment has {installed()}; "
+            f"pairs that work are {PAIRS}; {remedy()}"
         ) from error
     return torchaudio.functional
 

@@ -185,7 +185,7 @@ def test_limits_of_a_container(files, cores, memory, tmp_path, monkeypatch):
 
 
 def test_more_threads_than_a_quota_gives_are_a_warning(monkeypatch):
-    monkeypatch.setattr(devices, "cores", lambda: 8)
+    monkeypatch.setattr("asr.environment.cores", lambda: 8)
     monkeypatch.setattr(devices, "cpu_quota", lambda: 1.5)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     [found] = devices.processor()

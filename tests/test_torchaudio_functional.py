@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr import torchaudio_functional
+
 ROOT = Path(__file__).parents[1]
 REASON = "Could not load this library: libtorchaudio.so"
 USES = """
@@ -67,7 +69,35 @@ def test_every_use_names_the_versions_and_the_remedy(broken):
         for package in ("torch", "torchaudio"):
             assert f"{package} {importlib.metadata.version(package)}" in line
         assert "torch 2.11.0 with torchaudio 2.11.0" in line
-        assert "type pip install torch==" in line
+        assert line.endswith(torchaudio_functional.remedy())
+
+
+@pytest.mark.parametrize(
+    ("torch", "torchaudio", "remedy"),
+    [
+        ("2.11.0", "2.11.1", "pip install torch==2.11.0 torchaudio==2.11.0"),
+        ("2.12.1", "2.11.1", "pip install torch==2.14.1 torchaudio==2.11.1"),
+        ("2.14.1", "2.11.0", "pip install torch==2.14.1 torchaudio==2.11.1"),
+        ("2.14.1", None, "pip install torch==2.14.1 torchaudio==2.11.1"),
+        ("2.14.1+cpu", "2.11.1", "a CPU build"),
+    ],
+)
+def test_the_remedy_fits_the_versions(torch, torchaudio, remedy, monkeypatch):
+    def version(name):
+        if found := {"torch": torch, "torchaudio": torchaudio}[name]:
+            return found
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert remedy in torchaudio_functional.remedy()
+    assert f"torch {torch}" in torchaudio_functional.installed()
+
+
+def test_the_reason_is_what_the_linker_said():
+    error = OSError("Could not load this library")
+    error.__cause__ = OSError("libtorchaudio.so: undefined\nsymbol")
+    assert torchaudio_functional.reason(error) == "libtorchaudio.so: undefined symbol"
+    assert torchaudio_functional.reason(ImportError()) == "ImportError"
 
 
 def test_a_command_that_resamples_ends_with_one_line(broken, tmp_path):
@@ -106,6 +136,6 @@ def test_doctor_names_it_and_trains_without_it(broken):
     ]
     pair = checks["torch, torchaudio"]
     assert REASON in pair["detail"]
-    assert pair["remedy"].startswith("pip install torch==")
+    assert pair["remedy"] == torchaudio_functional.remedy()
     assert checks["training"]["state"] == "ok"
     assert checks["transcription"]["state"] == "ok"

@@ -43,17 +43,17 @@ class Check:
 
 # What torch needs comes before torch, which for instance does not load without a temporary folder.
 CHECKS = (
-    Check("versions", "asr.doctor.packages:versions", AGAIN, seconds=60),
+    Check("versions", "asr.doctor.packages:versions", AGAIN, seconds=120),
     Check("eSpeak", "asr.doctor.packages:espeak", "pip install --force-reinstall espeakng-loader"),
     Check("processor", "asr.doctor.devices:processor", REPORT),
     Check("memory", "asr.doctor.devices:memory", REPORT),
     Check("working folder", "asr.doctor.folders:working_folder", REPORT),
     Check("temporary folder", "asr.doctor.folders:temporary_folder", REPORT),
-    Check("torch, torchaudio", "asr.doctor.packages:pair", AGAIN, seconds=60),
-    Check("GPU", "asr.doctor.devices:gpus", AGAIN, seconds=60),
+    Check("torch, torchaudio", "asr.doctor.packages:pair", AGAIN, seconds=120),
+    Check("GPU", "asr.doctor.devices:gpus", AGAIN, seconds=120),
     Check("threads", "asr.doctor.threads:threads", ONE_THREAD, seconds=40, late="warning"),
-    Check("audio formats", "asr.doctor.formats:formats", AGAIN, seconds=60),
-    Check("training", "asr.doctor.trial:trial", AGAIN, seconds=120, quick=False),
+    Check("audio formats", "asr.doctor.formats:formats", AGAIN, seconds=120),
+    Check("training", "asr.doctor.trial:trial", AGAIN, seconds=300, quick=False),
 )
 
 

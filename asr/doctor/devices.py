@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +14,9 @@ METER = "pip install nvidia-ml-py; GPUs have the counter from Volta on"
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def cores() -> int:
-    """Those that the scheduler gives to this process."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def processor() -> list[Finding]:
     """Its name, and the cores by affinity and by quota."""
-    number, quota = cores(), cpu_quota()
+    number, quota = environment.cores(), cpu_quota()
     detail = f"{environment.processor()}, {number} cores"
     if quota is None or quota >= number:
         return [Finding("processor", "ok", detail)]

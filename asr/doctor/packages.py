@@ -100,7 +100,7 @@ def pair() -> list[Finding]:
         path, _ = F.forced_align(chances.log(), target, blank=0)
         resampled = F.resample(torch.zeros(100), 8000, 16000)
     except F.TorchaudioError as error:
-        detail = f"{F.installed()}: torchaudio cannot be loaded ({error.__cause__})"
+        detail = f"{F.installed()}: torchaudio cannot be loaded ({F.reason(error)})"
         return [Finding(name, "broken", f"{detail}; pairs that work: {F.PAIRS}", F.remedy())]
     correct = math.isclose(float(loss), -math.log(2 / 27), rel_tol=1e-4)
     correct &= path.tolist() == [[0, 1, 0]] and len(resampled) == 200
