@@ -28,7 +28,7 @@ def versions() -> list[Finding]:
         findings.append(Finding("asr", "ok", __version__))
     except importlib.metadata.PackageNotFoundError:
         declared = list(SHOWN)
-        detail = f"{__version__} is not installed as a package: no version is compared with its needs"
+        detail = f"{__version__} is not an installed package: versions are not compared"
         findings.append(Finding("asr", "warning", detail, "pip install -e . in its folder"))
     for requirement in map(Requirement, declared):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
