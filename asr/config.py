@@ -14,19 +14,17 @@ import itertools
 import os
 import re
 import sys
-import textwrap
-import types
 import typing
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from asr import shipped
 from asr.files import write
 
 Tree = dict[str, Any]
@@ -78,15 +76,21 @@ class Component:
         return {"class_path": path, "init_args": self.init_args}
 
 
-def component(table: Mapping[str, type], positional: int = 0, default: str | None = None) -> Any:
+def component(
+    table: Mapping[str, type],
+    positional: int = 0,
+    default: str | None = None,
+    recipes: str | None = None,
+) -> Any:
     """A dataclass field that holds a Component of ``table``'s family.
 
     Args:
         table: the shipped classes by short name; a user's own class must share their base class.
         positional: leading parameters that the program gives and a recipe does not.
         default: the class that stands when a recipe names none.
+        recipes: folder of the shipped recipes that may be named in place of a class.
     """
-    metadata = {"table": table, "positional": positional, "default": default}
+    metadata = {"table": table, "positional": positional, "default": default, "recipes": recipes}
     if default is None:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(
@@ -114,6 +118,8 @@ def load_yaml(text: str, where: str) -> Any:
 def load_file(path: str | Path) -> Tree:
     """A recipe file -> tree.
 
+    A file that it names is looked for beside it, then in the working directory.
+
     Raises:
         ValueError: no such file, or it is not a mapping.
     """
@@ -121,7 +127,9 @@ def load_file(path: str | Path) -> Tree:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a recipe (.yaml), of a run {path}/recipe.yaml")
     if not path.is_file():
-        raise ValueError(f"{path}: no such recipe file; check the path")
+        meant = shipped.instead_of(path)
+        remedy = f"the recipe of this name ships with asr: {meant}" if meant else "check the path"
+        raise ValueError(f"{path}: no such recipe file; {remedy}")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -129,15 +137,29 @@ def load_file(path: str | Path) -> Tree:
     tree = load_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: a recipe is a mapping of keys, not {type(tree).__name__}")
-    return tree
+    return {key: _beside(value, path.parent) for key, value in tree.items()}
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """A value of a file in ``folder``; the recipe files there that it names get their paths."""
+    if isinstance(value, dict):
+        return {key: _beside(below, folder) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_beside(item, folder) for item in value]
+    if isinstance(value, str) and value.endswith(".yaml"):
+        option, sign, path = value.rpartition("=")  # --decoder=mine.yaml, an override of a study
+        if (folder / path).is_file():
+            return f"{option}{sign}{folder / path}"
+    return value
 
 
 def override(tree: Tree, arguments: Sequence[str], schema: type | None) -> Tree:
     """Applies ``--key.path value`` pairs to a tree; ``--key=value`` is the same.
 
-    A value that ends in .yaml is a file whose content replaces the whole branch. A class name
-    replaces the component: it starts from its own defaults and takes nothing from the class that
-    it replaces. Below a component, ``encoder.layers`` is short for ``encoder.init_args.layers``.
+    A value that ends in .yaml is a file whose content replaces the whole branch. The name of a
+    class or of a shipped recipe replaces the component: it starts from its own defaults and takes
+    nothing from the class that it replaces. Below a component, ``encoder.layers`` is short for
+    ``encoder.init_args.layers``.
     """
     words = [part for a in arguments for part in (a.split("=", 1) if a[:2] == "--" else [a])]
     for key, text in itertools.zip_longest(words[::2], words[1::2]):
@@ -152,13 +174,34 @@ def override(tree: Tree, arguments: Sequence[str], schema: type | None) -> Tree:
         for at, name in enumerate(keys[:-1]):
             field = _field(place, name)
             if field is not None and "table" in field.metadata:
-                below = branch.get(name, field.metadata["default"] or {})
+                below = _named(field, branch.get(name, field.metadata["default"] or {}), name)
                 branch[name] = {"class_path": below} if isinstance(below, str) else below
                 if keys[at + 1] not in ("init_args", "class_path"):
                     branch, name = _section(branch, name, key), "init_args"
             branch, place = _section(branch, name, key), field and field.type
-        branch[keys[-1]] = value
+        field = _field(place, keys[-1])
+        branch[keys[-1]] = _named(field, value, key) if field else value
     return tree
+
+
+def _named(field: "dataclasses.Field[Any]", value: Any, key: str) -> Any:
+    """The value of a component; in place of the name or the path of a recipe, what it holds.
+
+    Raises:
+        ValueError: a name that neither a class nor a recipe has; names the nearest.
+    """
+    table, family = field.metadata.get("table"), field.metadata.get("recipes")
+    if table is None or not isinstance(value, str) or value in table:
+        return value
+    if value.endswith(".yaml"):
+        return load_file(value)
+    if family is None or "." in value:  # a class of the user's own: package.module.Class
+        return value
+    names = shipped.names(family)
+    if value not in names:
+        remedy = shipped.nearest(value, [*names, *table])
+        raise ValueError(f"{key} {value}: no recipe and no class has this name; {remedy}")
+    return load_file(shipped.find(value, family))
 
 
 def _section(tree: Tree, name: str, key: str) -> Tree:
@@ -192,7 +235,8 @@ def read(schema: type, tree: Tree, path: str = "") -> Any:
             found[field.name] = field.metadata["read"](rest.pop(field.name), where)
         elif "table" in field.metadata:
             table, positional = field.metadata["table"], field.metadata["positional"]
-            found[field.name] = read_component(table, rest.pop(field.name), where, positional)
+            below = _named(field, rest.pop(field.name), where)
+            found[field.name] = read_component(table, below, where, positional)
         elif dataclasses.is_dataclass(field.type):
             assert isinstance(field.type, type)
             found[field.name] = read(field.type, rest.pop(field.name), where)
@@ -265,7 +309,7 @@ def _typed(
     parameters = list(inspect.signature(kind).parameters.values())[positional:]
     names = [p.name for p in parameters]
     if not dataclasses.is_dataclass(kind):  # the groups of a section were read before
-        for key, schema in _groups(kind).items():
+        for key, schema in groups(kind).items():
             if not isinstance(tree.get(key), schema | None):
                 given[key] = read(schema, tree[key], f"{path}.{key}")
         tree = {key: value for key, value in tree.items() if key not in given}
@@ -286,10 +330,10 @@ def _typed(
             where = f"{path}.{key}".lstrip(".")
             raise ValueError(f"{where}: expects a number, got the text {value!r}; drop the quotes")
     # What the tree does not name keeps the signature's default, nested dataclasses included.
-    return {**{k: v for k, v in values.items() if k in tree or not _nested(kind, k)}, **given}
+    return {**{k: v for k, v in values.items() if k in tree or not nested(kind, k)}, **given}
 
 
-def _groups(kind: type) -> dict[str, type]:
+def groups(kind: type) -> dict[str, type]:
     """The options of a component that hold options of their own: dataclasses, or null."""
     found: dict[str, type] = {}
     for name, hint in typing.get_type_hints(kind.__init__).items():  # type: ignore[misc]
@@ -300,7 +344,7 @@ def _groups(kind: type) -> dict[str, type]:
     return found
 
 
-def _nested(kind: type, name: str) -> bool:
+def nested(kind: type, name: str) -> bool:
     """Whether this key is a section or component, whose own default is already complete."""
     if not dataclasses.is_dataclass(kind):
         return False
@@ -312,7 +356,7 @@ def _parser(kind: type, positional: int = 0, skip: frozenset[str] = frozenset())
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     leave = set(skip)
     if dataclasses.is_dataclass(kind):
-        leave |= {f.name for f in dataclasses.fields(kind) if _nested(kind, f.name)}
+        leave |= {f.name for f in dataclasses.fields(kind) if nested(kind, f.name)}
     else:
         leave |= set(list(inspect.signature(kind).parameters)[:positional])
     parser.add_class_arguments(kind, None, skip=leave, fail_untyped=True)
@@ -356,100 +400,6 @@ def tree_of(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: tree_of(item) for key, item in value.items()}
     return [tree_of(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def describe(schema: type) -> str:
-    """Every key of a schema with type, default and meaning, for ``--help``."""
-    lines: list[str] = []
-    for field in dataclasses.fields(schema):
-        if "table" not in field.metadata and dataclasses.is_dataclass(field.type):
-            assert isinstance(field.type, type)
-            lines += ["", field.name, *_keys(field.type, f"{field.name}.")]
-            lines += _components(field.type, f"{field.name}.")
-    lines += _components(schema, "")
-    return "\n".join([*lines, "", "other", *_keys(schema, "")])
-
-
-def describe_table(table: Mapping[str, type]) -> str:
-    """Every option of every class of a table, for ``--help``."""
-    return "\n".join(line for name, kind in table.items() for line in _keys(kind, "", 0, name))
-
-
-def _components(schema: type, prefix: str) -> list[str]:
-    """The keys of every class that may stand in the components of a section."""
-    lines: list[str] = []
-    for field in dataclasses.fields(schema):
-        if "table" in field.metadata:
-            table, default = field.metadata["table"], field.metadata["default"]
-            key = f"{prefix}{field.name}"
-            head = f"--{key} ({' | '.join(table)}, {default or 'required'})"
-            lines += [f"    {head}  keys as those of --{field.name}"] if prefix else ["", head]
-            if not prefix:
-                for name, kind in table.items():
-                    lines += _keys(kind, f"{key}.", field.metadata["positional"], name)
-    return lines
-
-
-def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list[str]:
-    """``--key (type, default)  meaning`` for each parameter of a section or component."""
-    parameters = list(inspect.signature(kind).parameters.values())[positional:]
-    texts = [inspect.cleandoc(t) for t in (kind.__doc__, kind.__init__.__doc__) if t]  # type: ignore[misc]
-    found = [p for text in texts for p in docstring_parser.parse(text).params]
-    meanings = {p.arg_name: " ".join((p.description or "").split()) for p in found}
-    hints = typing.get_type_hints(kind if dataclasses.is_dataclass(kind) else kind.__init__)  # type: ignore[misc]
-    lines = [f"  {title}"] if title else []
-    groups = {} if dataclasses.is_dataclass(kind) else _groups(kind)
-    for p in parameters:
-        if not _nested(kind, p.name):
-            default = "required" if p.default is p.empty else _shown(_default(kind, p))
-            head = f"--{prefix}{p.name} ({_type_name(hints[p.name])}, {default})"
-            meaning = meanings.get(p.name, "").replace("``", "")
-            lines += textwrap.wrap(
-                f"{head}  {meaning}",
-                width=100,
-                initial_indent="    ",
-                subsequent_indent=" " * 10,
-                break_on_hyphens=False,
-                break_long_words=False,
-            )
-            if p.name in groups:
-                lines += _keys(groups[p.name], f"{prefix}{p.name}.")
-    return lines
-
-
-TYPE_NAMES = {int: "integer", float: "number", str: "text", bool: "true | false", Path: "path"}
-
-
-def _type_name(kind: Any) -> str:
-    """A type in a reader's words."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return " | ".join(map(str, inner))
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join("null" if k is type(None) else _type_name(k) for k in inner)
-    if origin is tuple and inner[-1] is not Ellipsis:
-        return f"[{', '.join(map(_type_name, inner))}]"
-    if origin is not None:
-        return f"list of {_type_name(inner[0])}s"
-    return TYPE_NAMES.get(kind, getattr(kind, "__name__", str(kind)))
-
-
-def _shown(value: Any) -> str:
-    """A default as it would stand in a recipe."""
-    if isinstance(value, str | Path):
-        return str(value) or "''"
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_shown, value))}]"
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
-
-
-def _default(kind: type, parameter: inspect.Parameter) -> Any:
-    """A dataclass hides the default of a factory behind a marker."""
-    if dataclasses.is_dataclass(kind):
-        factory = kind.__dataclass_fields__[parameter.name].default_factory
-        if factory is not dataclasses.MISSING:
-            return factory()
-    return parameter.default
 
 
 def to_yaml(tree: Tree) -> str:

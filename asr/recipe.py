@@ -184,8 +184,8 @@ class Recipe:
 
     data: DataOptions
     budget: Budget
-    encoder: Component = component(ENCODERS, positional=1)
-    decoder: Component = component(DECODERS, positional=2)
+    encoder: Component = component(ENCODERS, positional=1, recipes="encoders")
+    decoder: Component = component(DECODERS, positional=2, recipes="decoders")
     search: Component = component(SEARCHES, default="Beam")
     tokenizer: Component = component(TOKENIZERS, positional=1, default="Characters")
     features: FeatureOptions = field(default_factory=FeatureOptions)

@@ -18,7 +18,7 @@ NUM_MELS = {"tiny": 40, "small": 80, "base": 80, "large": 80}
 SECONDS = 15  # a long sentence of LibriSpeech
 TEXT = f"""# Encoder recipes
 
-Name and size: `asr train TASK --encoder recipes/encoders/NAME-SIZE.yaml`. Encoders of one size have
+Name and size: `asr train TASK --encoder NAME-SIZE`. Encoders of one size have
 the same number of parameters within 5 %, subsampling included (80 mel bins; 40 for tiny). GFLOP:
 one forward pass per second of audio, in an utterance of {SECONDS} s; an upper bound where what is
 computed depends on the audio (`universal`, `hierarchical-gated`). Look-ahead: encoder frames of

@@ -28,8 +28,8 @@ from benchmarks import gpu_archive, gpu_setup, gpu_step
 
 SLICES = Path("scripts/gpu_slices.yaml")
 STUDIES = {
-    "curves": "recipes/studies/mini_librispeech_curves.yaml",
-    "study": "recipes/studies/mini_librispeech.yaml",
+    "curves": "mini_librispeech_curves",
+    "study": "mini_librispeech",
 }
 TOY_STUDY = "scripts/gpu_toy_study.yaml"
 CLOSING_SECONDS = 5.0  # to pack what is left at the end

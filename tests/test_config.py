@@ -8,6 +8,7 @@ import yaml
 from asr import config
 from asr.config import Component, component
 from asr.environment import environment
+from asr.key_help import describe
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def test_an_option_may_hold_options_of_its_own(tmp_path):
     again = config.load_file(tmp_path / "r.yaml")
     assert again["shape"]["init_args"] == {"border": {"style": "thin", "width": 1.0}}
     assert config.read(Outer, again) == read
-    help = config.describe(Outer)
+    help = describe(Outer)
     assert "--shape.border.style (text, required)  how it is drawn." in help
     assert "--shape.border.width (number, 1.0)" in help
 
@@ -289,7 +290,7 @@ def test_numbers_with_an_exponent_are_numbers():
 
 
 def test_the_description_lists_every_key_with_its_meaning():
-    text = config.describe(Outer)
+    text = describe(Outer)
     assert "--inner.rate (number, 0.5)  a number." in text
     assert "--inner.limits ([number, number], [0.0, 1.0])  a pair." in text
     assert "--shape.side (number, required)  of the square." in text

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asr import config
+from asr import config, shipped
 from asr.claims.layers import COMPARISONS, full
 from asr.claims.measure import alternate, equal_precision
 from asr.claims.output import write_probe
@@ -27,7 +27,6 @@ from asr.loss import collected, weighted
 
 log = logging.getLogger(__name__)
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "encoders"
 NUM_MELS = 80
 TRAINING, ENCODING = "training", "encoding"
 ENCODER_TIMES = (400, 1600, 6400)  # feature frames: 4, 16 and 64 s
@@ -150,11 +149,10 @@ def streamed_bytes(encoder: Encoder, time: int) -> int:
 
 def add_options(options: argparse.ArgumentParser) -> None:
     """Those of ``asr claims scaling``, beside --device and --output."""
+    rows = ", ".join([*COMPARISONS, *small_encoders()])
+    options.add_argument("--rows", nargs="+", metavar="NAME", help=f"all; of {rows}")
     options.add_argument(
-        "--rows", nargs="+", metavar="NAME", help=f"all; of {', '.join([*COMPARISONS, *shipped()])}"
-    )
-    options.add_argument(
-        "--encoders", nargs="+", type=Path, metavar="FILE", help="recipes; the small ones shipped"
+        "--encoders", nargs="+", metavar="NAME", help="recipes, or YAML files; all small ones"
     )
     options.add_argument(
         "--times", nargs="+", type=count, default=[], metavar="T", help="lengths; those of each row"
@@ -171,9 +169,19 @@ def count(text: str) -> int:
     return int(text)
 
 
-def shipped() -> dict[str, Path]:
-    """The small recipes of a checkout."""
-    return {path.stem: path for path in sorted(RECIPES.glob("*-small.yaml"))}
+def small_encoders() -> list[str]:
+    """The names of the small recipes that ship."""
+    return [name for name in shipped.names("encoders") if name.endswith("-small")]
+
+
+def encoder_files(given: Sequence[str] | None) -> dict[str, Path]:
+    """The recipes of ``--encoders`` by name; the small ones where it is not given.
+
+    Raises:
+        ValueError: no recipe has such a name.
+    """
+    paths = [shipped.find(text, "encoders") for text in given or small_encoders()]
+    return {path.stem: path for path in paths}
 
 
 def run(known: argparse.Namespace, device: str) -> int:
@@ -182,7 +190,7 @@ def run(known: argparse.Namespace, device: str) -> int:
     Raises:
         ValueError: no such row, or a recipe that is wrong.
     """
-    recipes = {p.stem: p for p in known.encoders} if known.encoders else shipped()
+    recipes = encoder_files(known.encoders)
     names = [*COMPARISONS, *recipes]
     if len(recipes) < len(known.encoders or ()) or len(set(names)) < len(names):
         raise ValueError("--encoders: two rows of one name; rename a recipe file")

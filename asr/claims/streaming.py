@@ -20,7 +20,7 @@ import torch
 from asr import config
 from asr.claims.measure import equal_precision
 from asr.claims.output import threads, write_probe
-from asr.claims.scaling import NUM_MELS, count, facts, shipped
+from asr.claims.scaling import NUM_MELS, count, encoder_files, facts
 from asr.claims.table import prefixed
 from asr.encoders import ENCODERS, Encoder, state_bytes
 from asr.files import new_folder
@@ -139,7 +139,7 @@ def measure_streams(
 def add_options(options: argparse.ArgumentParser) -> None:
     """Those of ``asr claims streaming``, beside --device and --output."""
     options.add_argument(
-        "--encoders", nargs="+", type=Path, metavar="FILE", help="recipes; the small ones shipped"
+        "--encoders", nargs="+", metavar="NAME", help="recipes, or YAML files; all small ones"
     )
     options.add_argument(
         "--positions", nargs="+", type=count, default=list(POSITIONS), metavar="T",
@@ -155,7 +155,7 @@ def run(known: argparse.Namespace, device: str) -> int:
     Raises:
         ValueError: a recipe that is wrong, or none that streams.
     """
-    files = {p.stem: p for p in known.encoders} if known.encoders else shipped()
+    files = encoder_files(known.encoders)
     recipes = {
         name: config.read_component(ENCODERS, config.load_file(path), str(path), 1)
         for name, path in files.items()

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from asr import config
+from asr import config, shipped
 from asr.config import Tree
 from asr.recipe import Budget, Recipe
 from asr.study.schema import Arm, Range, Study
@@ -105,7 +105,8 @@ class Plan:
         words += [*self.study.overrides, *arm.overrides]
         words += [part for key, v in settings.items() for part in (f"--{key}", json.dumps(v))]
         try:
-            tree = config.override(config.load_file(self.study.recipe), words, Recipe)
+            task = config.load_file(shipped.find(self.study.recipe, "tasks"))
+            tree = config.override(task, words, Recipe)
             resolved: Tree = config.tree_of(config.read(Recipe, tree))
         except ValueError as error:
             raise ValueError(f"arm {name}: {error}") from None

@@ -42,11 +42,23 @@ def differences(plan: Plan, registered: dict[str, Any]) -> list[str]:
 
     What an arm that is new or gone is made of is not told again by its recipe.
     """
-    old, new = registered["resolved"], resolved(plan)
+    old, new = _compared(registered["resolved"]), _compared(resolved(plan))
     found = _different(old, new)
     both = set(old["recipes"]) & set(new["recipes"])
     other = {f"recipes.{name}" for name in {*old["recipes"], *new["recipes"]} - both}
     return [key for key in found if key not in other] or found
+
+
+def _compared(tree: Tree) -> Tree:
+    """A study without the words that say which recipes it takes, and the recipes they came to.
+
+    A recipe may be spelt in several ways: by name, by its path from the working directory or from
+    the study's folder, or by a file and overrides. What counts is the recipe of each arm.
+    """
+    arms = {name: {"ranges": arm["ranges"]} for name, arm in tree["study"]["arms"].items()}
+    spelt = ("recipe", "decoders", "overrides")
+    study = {key: value for key, value in tree["study"].items() if key not in spelt}
+    return {"study": {**study, "arms": arms}, "recipes": tree["recipes"]}
 
 
 def _different(old: Any, new: Any, key: str = "") -> list[str]:

@@ -62,8 +62,8 @@ class Arm:
     """What is compared: an encoder, its decoder, and what it alone has.
 
     Args:
-        encoder: recipe file of an encoder, or a class name.
-        decoder: recipe file of a decoder; that of the task when not given.
+        encoder: name of a shipped recipe, path of a recipe file, or a class name.
+        decoder: likewise; that of the task when not given.
         overrides: as on the command line of ``asr train``: [--key.path=value].
         ranges: of keys that only this arm has, such as encoder.forget_bias.
     """
@@ -97,10 +97,10 @@ class Study:
 
     Args:
         name: of its folder in runs/studies.
-        recipe: file of the task.
+        recipe: name of a shipped task, or path of a recipe file.
         prepare: corpus to prepare where that of the task is not there yet, with its options.
         arms: by name.
-        decoders: recipe files; each arm is trained with each of them.
+        decoders: names or paths of recipes; each arm is trained with each of them.
         overrides: of the task, for all arms, as on the command line: [--key.path=value].
         budgets: by name. One run to the largest answers for all, since schedules are anytime: the
             smaller ones are points of its validation curve, and only the largest is tested.

@@ -77,9 +77,9 @@ def compared(result: dict[str, Any]) -> str:
 
 
 def study(arguments: list[str]) -> int:
-    """``asr study FILE``."""
+    """``asr study STUDY``."""
     options = parser("study")
-    options.add_argument("file", type=Path, metavar="FILE", help="a YAML file of recipes/studies")
+    options.add_argument("file", metavar="STUDY", help="name of a shipped study, or a YAML file")
     options.add_argument("--folder", type=Path, metavar="FOLDER", help="runs/studies/NAME")
     options.add_argument(
         "--workers", type=int, metavar="N", help="runs at a time on this machine; one per GPU, or "
@@ -101,9 +101,10 @@ def study(arguments: list[str]) -> int:
     )
     known = options.parse_args(hyphens(arguments))
 
+    from asr import shipped
     from asr.study import Selection, read_study, run_study, status, task
 
-    described = read_study(known.file)
+    described = read_study(shipped.find(known.file, "studies"))
     folder = known.folder or Path("runs") / "studies" / described.name
     if known.status:
         print("\n".join(status(described, folder)))

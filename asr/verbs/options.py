@@ -13,7 +13,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "train": (
         "recipe -> run folder with checkpoints, ledger and logs; resumes by itself",
-        "asr train recipes/spoken.yaml --encoder recipes/encoders/lstm-tiny.yaml",
+        "asr train spoken --encoder lstm-tiny",
     ),
     "tune-decoding": (
         "model and validation split -> the search that makes the fewest errors, stored with it",
@@ -33,7 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "study": (
         "arms x budgets x seeds, all tuned equally -> every run that is missing, and the report",
-        "asr study recipes/studies/quick.yaml",
+        "asr study quick",
     ),
     "claims": (
         "what is claimed of encoders, measured: time and memory against the obvious reference",

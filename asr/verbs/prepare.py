@@ -12,6 +12,7 @@ def prepare(arguments: list[str]) -> int:
     from asr import config
     from asr.corpora import CORPORA
     from asr.corpora import prepare as writer
+    from asr.key_help import describe_table
 
     options = parser("prepare")
     options.usage = "asr prepare CORPUS --output FOLDER [--option value ...]"
@@ -26,7 +27,7 @@ def prepare(arguments: list[str]) -> int:
     options.add_argument("--alphabet", help="characters expected; those of the split train")
     if {"-h", "--help"} & set(arguments):
         print(options.format_help())
-        print("options of each corpus (type, default):\n" + config.describe_table(CORPORA))
+        print("options of each corpus (type, default):\n" + describe_table(CORPORA))
         return 0
     known, rest = options.parse_known_args(hyphens(arguments))
     of_corpus = hyphens(

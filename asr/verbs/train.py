@@ -15,11 +15,11 @@ def train(arguments: list[str]) -> int:
         return 0
     if not arguments or arguments[0].startswith("--"):
         raise ValueError("the recipe comes first: asr train RECIPE ... (see: asr train --help)")
-    from asr import config
+    from asr import config, shipped
     from asr.recipe import LanguageModelRecipe, Recipe
     from asr.run_folder import run_name
 
-    recipe_file = Path(arguments[0])
+    recipe_file = shipped.find(arguments[0], "tasks")
     folder, only_print, rest = run_options(arguments[1:])
     tree = config.load_file(recipe_file)
     schema = LanguageModelRecipe if "language_model" in tree else Recipe
@@ -68,23 +68,25 @@ def run_options(arguments: Sequence[str]) -> tuple[Path | None, bool, list[str]]
 
 def train_help() -> str:
     """The verb's usage and every key of a recipe."""
-    from asr import config
+    from asr.key_help import describe
     from asr.recipe import LanguageModelRecipe, Recipe
 
     meaning, example = VERBS["train"]
     return (
         "usage: asr train RECIPE [--run FOLDER] [--print-config] [--key.path value ...]\n\n"
         f"{meaning}\n\n"
-        "  RECIPE            a YAML file of recipes/, or RUN/recipe.yaml to repeat a run\n"
+        "  RECIPE            the name of a shipped recipe (asr recipes lists them), the path of a\n"
+        "                    YAML file, or RUN/recipe.yaml to repeat a run\n"
         "  --run FOLDER      where to train; runs/RECIPE-ENCODER-seedN. The same command goes on\n"
         "                    from the last checkpoint.\n"
         "  --print-config    print the recipe with every default and override, train nothing\n"
-        "  --key.path value  override a key of the recipe; a value ending in .yaml is a file with\n"
-        "                    the whole section: --encoder recipes/encoders/lstm-tiny.yaml\n\n"
+        "  --key.path value  override a key of the recipe. An encoder or a decoder may be named by\n"
+        "                    a shipped recipe: --encoder lstm-tiny. A value that ends in .yaml is\n"
+        "                    a file that holds the whole section\n\n"
         f"example: {example}\n\n"
         "The keys of a recipe (type, default); of LSTM | Transformer, or your own class by its\n"
         "import path package.module.Class, those of the class chosen:\n"
-        f"{config.describe(Recipe)}\n\n"
+        f"{describe(Recipe)}\n\n"
         "The keys of a language model's recipe, known by its key language_model:\n"
-        f"{config.describe(LanguageModelRecipe)}"
+        f"{describe(LanguageModelRecipe)}"
     )

@@ -1,0 +1,71 @@
+"""The recipes that ship with the package, found by name.
+
+The name of a recipe is its path below ``recipes/`` without ``.yaml``: ``fsdd``,
+``language_models/ngram``. Where a key or a command tells the family, the folder is left out: an
+encoder is ``lstm-tiny``, a study ``quick``.
+"""
+
+import difflib
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "recipes"
+COMMANDS = {
+    "tasks": "asr train NAME",
+    "encoders": "asr train TASK --encoder NAME",
+    "decoders": "asr train TASK --decoder NAME",
+    "language_models": "asr train language_models/NAME",
+    "studies": "asr study NAME",
+}  # by family, which is the folder; tasks stand at the top
+NEAREST = 3
+
+
+def place(family: str) -> Path:
+    """The folder of a family."""
+    return FOLDER if family == "tasks" else FOLDER / family
+
+
+def names(family: str) -> list[str]:
+    """The recipes of a family, in order; language models are tasks of ``asr train``, too."""
+    found = sorted(path.stem for path in place(family).glob("*.yaml"))
+    models = names("language_models") if family == "tasks" else []
+    return found + [f"language_models/{name}" for name in models]
+
+
+def find(text: str, family: str) -> Path:
+    """The name of a recipe, or the path of any file -> a path.
+
+    A name goes before a path, unless that ends in .yaml. Such a path need not exist: whoever reads
+    the file says so.
+
+    Raises:
+        ValueError: it is neither; names the nearest recipes.
+    """
+    known = names(family)
+    if text in known:
+        return place(family) / f"{text}.yaml"
+    if text.endswith(".yaml") or Path(text).exists():
+        return Path(text)
+    meant = instead_of(Path(f"{text}.yaml")) if "/" in text else ""
+    remedy = f"did you mean {meant}" if meant else nearest(text, known)
+    raise ValueError(f"{text}: no recipe has this name; {remedy}")
+
+
+def nearest(text: str, known: list[str]) -> str:
+    """The names that are spelt almost like ``text``, and the command that lists all."""
+    small = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(text.lower(), small, NEAREST, 0.5)
+    near = ", ".join(small[name] for name in close)
+    return f"nearest: {near}; asr recipes lists all" if near else "asr recipes lists all"
+
+
+def instead_of(path: Path) -> str:
+    """The command that takes the shipped recipe which a missing path may mean; '' without one.
+
+    ``recipes/encoders/lstm-tiny.yaml``, a path in a checkout, is ``--encoder lstm-tiny`` anywhere.
+    """
+    parts = path.with_suffix("").parts
+    if "recipes" in parts:
+        parts = parts[len(parts) - parts[::-1].index("recipes") :]
+    family, name = parts if len(parts) == 2 else ("tasks", "/".join(parts))
+    known = family in COMMANDS and name in names(family) and path.suffix == ".yaml"
+    return COMMANDS[family].replace("NAME", name) if known else ""
