@@ -10,11 +10,13 @@ from asr.verbs.compare import claims, compare, study
 from asr.verbs.doctor import doctor
 from asr.verbs.options import VERBS, fail
 from asr.verbs.prepare import prepare
+from asr.verbs.recipes import recipes
 from asr.verbs.recognise import evaluate, transcribe, tune_decoding
 from asr.verbs.train import train
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "prepare": prepare,
+    "recipes": recipes,
     "train": train,
     "tune-decoding": tune_decoding,
     "evaluate": evaluate,

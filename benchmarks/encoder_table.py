@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 
-from asr import config
-from asr.encoders import ENCODERS, Encoder
+from asr.catalogue import build_encoder
 from asr.files import write
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "encoders"
 SIZES = ("tiny", "small", "base", "large")
-NUM_MELS = {"tiny": 40, "small": 80, "base": 80, "large": 80}
 SECONDS = 15  # a long sentence of LibriSpeech
 TEXT = f"""# Encoder recipes
 
@@ -27,17 +25,10 @@ computed depends on the audio (`universal`, `hierarchical-gated`). Look-ahead: e
 """
 
 
-def build(path: Path) -> Encoder:
-    """The encoder of a recipe, on the meta device: shapes and counts without memory."""
-    mels = NUM_MELS[path.stem.rsplit("-")[-1]]
-    with torch.device("meta"):
-        encoder: Encoder = config.read_component(ENCODERS, config.load_file(path), "", 1)(mels)
-    return encoder
-
-
 def row(path: Path) -> dict[str, Any]:
     """What the table says about one recipe."""
-    encoder = build(path)
+    with torch.device("meta"):  # shapes and counts without memory
+        encoder = build_encoder(path)
     name, size = path.stem.rsplit("-", 1)
     behind = encoder.chunk // encoder.stride - 1
     return {

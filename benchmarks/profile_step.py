@@ -35,7 +35,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from asr import config
+from asr import config, shipped
 from asr.environment import environment
 from asr.files import read_json_lines, write
 from asr.journal import Journal
@@ -44,7 +44,6 @@ from asr.meter import Ledger
 from asr.recipe import Recipe
 from asr.train import Run
 
-FOLDER = Path("recipes/encoders")
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMem")  # beginnings
 OPERATORS = ("aten", "mkldnn")
 MOST = 8  # kernels named per encoder
@@ -267,13 +266,10 @@ def recipe_files(names: Sequence[str], size: str) -> list[Path]:
     Raises:
         ValueError: one is not there.
     """
-    files = [FOLDER / f"{name}-{size}.yaml" for name in names] or sorted(
-        FOLDER.glob(f"*-{size}.yaml")
-    )
-    for path in files:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such recipe file; check --encoders and --size")
-    return files
+    found = [f"{name}-{size}" for name in names] or [
+        name for name in shipped.names("encoders") if name.endswith(f"-{size}")
+    ]
+    return [shipped.find(name, "encoders") for name in found]
 
 
 def work(given: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -284,14 +280,14 @@ def work(given: argparse.Namespace, overrides: Sequence[str]) -> None:
     """
     given.output.mkdir(parents=True, exist_ok=True)
     lines, page_path = given.output / "steps.jsonl", given.output / "profile.md"
-    options = {"recipe": str(given.recipe), "warm": given.warm, "updates": given.updates}
+    options = {"recipe": given.recipe, "warm": given.warm, "updates": given.updates}
     options |= {"repeats": given.repeats, "overrides": list(overrides)}
     for path in recipe_files(given.encoders, given.size):
         rows = read_json_lines(lines)[0] if lines.is_file() else []
         if any((row["encoder"], row["options"]) == (path.stem, options) for row in rows):
             continue
         words = ["--encoder", str(path), "--budget", "{updates: 1000000}", *overrides]
-        tree = config.override(config.load_file(given.recipe), words, Recipe)
+        tree = config.override(config.load_file(shipped.find(given.recipe, "tasks")), words, Recipe)
         row = {"encoder": path.stem, "options": options}
         row |= measure(config.read(Recipe, tree), given.warm, given.updates, given.repeats)
         with lines.open("a") as file:
@@ -304,7 +300,7 @@ def work(given: argparse.Namespace, overrides: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the command line; 2 after a mistake, told in one line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/mini_librispeech.yaml"))
+    parser.add_argument("--recipe", default="mini_librispeech", help="name or path")
     parser.add_argument("--encoders", nargs="+", default=[], help="as lstm transformer; all")
     parser.add_argument("--size", default="small", help="tiny, small, base, large; small")
     parser.add_argument("--warm", type=int, default=1, help="times before; 1 (CUDA graphs: 3)")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr import config
+from asr import config, shipped
 from asr.cli import VERBS
 from asr.corpora import CORPORA
 from asr.recipe import LanguageModelRecipe, Recipe
@@ -33,14 +33,13 @@ def own_encoder(tmp_path, monkeypatch):
     """The README's encoder as a user's own module."""
     (source,) = [code for code in PYTHON if code.startswith("# my_encoders.py")]
     (tmp_path / "my_encoders.py").write_text(source)
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("arguments", verb("train"), ids=" ".join)
 def test_every_training_command_of_the_readme_is_a_valid_recipe(arguments, own_encoder):
     _, _, overrides = run_options(arguments[1:])
-    tree = config.load_file(arguments[0])
+    tree = config.load_file(shipped.find(arguments[0], "tasks"))
     schema = LanguageModelRecipe if "language_model" in tree else Recipe
     recipe = config.read(schema, config.override(tree, overrides, schema))
     assert config.read(schema, config.tree_of(recipe)) == recipe  # its recipe.yaml repeats it
@@ -65,9 +64,8 @@ def test_the_readmes_transcription_from_python_hears_what_is_said(tmp_path, monk
 
 
 def test_the_readmes_encoder_keeps_the_contract(own_encoder):
-    recipe = config.override(
-        config.load_file("recipes/fsdd.yaml"), ["--encoder", "my_encoders.Gated"], Recipe
-    )
+    task = config.load_file(shipped.find("fsdd", "tasks"))
+    recipe = config.override(task, ["--encoder", "my_encoders.Gated"], Recipe)
     torch.manual_seed(0)
     encoder = config.read(Recipe, recipe).encoder(8).eval()
     x, lengths = features(40, 21)

@@ -16,6 +16,7 @@ from scipy import stats
 
 from asr import cli, config
 from asr.encoders import ENCODERS
+from asr.shipped import find
 from asr.study import Selection, matrix, read_study, run_study, slots, status
 from asr.study.children import Children, Held
 from asr.study.claims import claim, is_claimed
@@ -60,8 +61,7 @@ def without_places(rows: list[dict]) -> list[dict]:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
-def test_every_shipped_study_resolves_and_gives_every_arm_as_many_trials(path, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_every_shipped_study_resolves_and_gives_every_arm_as_many_trials(path):
     shipped = read_study(path)
     assert shipped.name == path.stem
     plan = Plan(shipped)
@@ -83,7 +83,7 @@ def test_every_shipped_study_resolves_and_gives_every_arm_as_many_trials(path, m
 
 def test_the_gpu_study_has_every_architecture_three_budgets_and_five_seeds():
     shipped = config.load_file(ROOT / "recipes" / "studies" / "mini_librispeech.yaml")
-    files = [ROOT / arm["encoder"] for arm in shipped["arms"].values()]
+    files = [find(arm["encoder"], "encoders") for arm in shipped["arms"].values()]
     assert {config.load_file(file)["class_path"] for file in files} == set(ENCODERS)
     assert (len(shipped["budgets"]), len(shipped["seeds"])) == (3, 5)
 
@@ -461,6 +461,20 @@ def test_a_file_that_changed_is_refused_and_named_and_its_status_says_so(tmp_pat
     )
     with pytest.raises(ValueError, match=r"recipes.lstm.features.num_mels"):
         run(tmp_path, study())
+
+
+def test_a_study_whose_recipes_are_spelt_otherwise_is_the_same_study(tmp_path):
+    """As one registered with paths in a checkout, before recipes had names."""
+    arm = {"encoder": "LSTM", "overrides": ["--encoder.dim=16", "--encoder.layers=1"]}
+    before = run(tmp_path, study(arms={"a": arm}))["rows"]
+    own = {"class_path": "LSTM", "init_args": {"dim": 16, "layers": 1}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    spelt = study(recipe=str(tmp_path / "task.yaml"), arms={"a": {"encoder": "own.yaml"}})
+    assert run(tmp_path, spelt)["rows"] == before
+    own["init_args"]["dim"] = 17
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    with pytest.raises(ValueError, match=r"differ in recipes.a.encoder.init_args.dim\)"):
+        run(tmp_path, spelt)
 
 
 def test_the_hash_is_of_what_the_file_means_and_stands_in_every_row(tmp_path):

@@ -11,6 +11,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "public corpus or your own recordings -> prepared parquet and a preflight report",
         "asr prepare spoken --output data/spoken",
     ),
+    "recipes": (
+        "the recipes that ship: name, what each is, parameters and measured cost",
+        "asr recipes encoders",
+    ),
     "train": (
         "recipe -> run folder with checkpoints, ledger and logs; resumes by itself",
         "asr train spoken --encoder lstm-tiny",

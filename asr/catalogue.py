@@ -1,0 +1,102 @@
+"""What each shipped recipe is: its first comment, its parameters and its measured cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from asr import config, shipped
+from asr.decoders import DECODERS
+from asr.encoders import ENCODERS, Encoder
+from asr.files import read_json
+from asr.language_models import LANGUAGE_MODELS
+
+# Parameters depend on what a part is connected to. These are the sizes of the tasks; the decoders'
+# are dimension and tokens with the LSTM encoder of the same size.
+NUM_MELS = {"tiny": 40, "small": 80, "base": 80, "large": 80}
+FRAMES_AND_TOKENS = {"tiny": (200, 31), "small": (376, 256), "base": (768, 500)}
+TOKENS = 256  # of language models
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One recipe.
+
+    Attributes:
+        family: encoders, decoders, ...
+        name: as a command takes it.
+        what: the first comment of its file.
+        parameters: None for tasks and studies, which take any encoder.
+        measured: rows of ``recipes/measured.json`` that it had a part in; percent, device-hours.
+    """
+
+    family: str
+    name: str
+    what: str
+    parameters: int | None
+    measured: list[dict[str, Any]]
+
+
+def entries(families: Sequence[str], beginning: str = "") -> list[Entry]:
+    """The recipes of some families whose name starts with ``beginning``, in order."""
+    measured = read_json(shipped.FOLDER / "measured.json")
+    return [
+        Entry(
+            family,
+            name,
+            path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# "),
+            parameters(path, family),
+            [row for row in measured if full_name(family, name) in row["recipes"]],
+        )
+        for family in families
+        for name in shipped.names(family)
+        if name.startswith(beginning) and (family != "tasks" or "/" not in name)
+        for path in [shipped.find(name, family)]
+    ]
+
+
+def full_name(family: str, name: str) -> str:
+    """The path below ``recipes/``, without .yaml."""
+    return name if family == "tasks" else f"{family}/{name}"
+
+
+def parameters(path: Path, family: str) -> int | None:
+    """How many it has: of the part itself, built without memory; None where it is not a part."""
+    if family in ("tasks", "studies"):
+        return None
+    with torch.device("meta"):
+        part = {
+            "encoders": build_encoder,
+            "decoders": _build_decoder,
+            "language_models": _build_language_model,
+        }[family](path)
+    return sum(parameter.numel() for parameter in part.parameters())
+
+
+def build_encoder(path: Path) -> Encoder:
+    """The encoder of a recipe, with the mel bins of its size."""
+    mels = NUM_MELS[_size(path)]
+    encoder: Encoder = config.read_component(ENCODERS, config.load_file(path), path.stem, 1)(mels)
+    return encoder
+
+
+def _build_decoder(path: Path) -> nn.Module:
+    """The decoder of a recipe, behind an encoder of its size; ``ctc`` is of no size."""
+    given = FRAMES_AND_TOKENS.get(_size(path), FRAMES_AND_TOKENS["tiny"])
+    decoder: nn.Module = config.read_component(DECODERS, config.load_file(path), path.stem, 2)(
+        *given
+    )
+    return decoder
+
+
+def _build_language_model(path: Path) -> nn.Module:
+    tree = config.load_file(path)["language_model"]
+    model: nn.Module = config.read_component(LANGUAGE_MODELS, tree, path.stem, 1)(TOKENS)
+    return model
+
+
+def _size(path: Path) -> str:
+    return path.stem.rpartition("-")[2]
