@@ -23,7 +23,7 @@ def recipes(arguments: list[str]) -> int:
     families = ", ".join(shipped.COMMANDS)
     options.add_argument(
         "name", nargs="?", default="", metavar="NAME",
-        help=f"a family ({families}), or how the names begin; all",
+        help=f"a family ({families}) or the beginning of names; all",
     )  # fmt: skip
     options.add_argument("--json", action="store_true", help="print JSON, with every measured run")
     known = options.parse_args(hyphens(arguments))
