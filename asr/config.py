@@ -199,8 +199,11 @@ def _named(field: "dataclasses.Field[Any]", value: Any, key: str) -> Any:
         return value
     names = shipped.names(family)
     if value not in names:
-        remedy = shipped.nearest(value, [*names, *table])
-        raise ValueError(f"{key} {value}: no recipe and no class has this name; {remedy}")
+        raise ValueError(
+            f"{key} {value}: no recipe and no class has this name; "
+            f"{shipped.nearest(value, [*names, *table])}; your own: package.module.Class, or a "
+            "file: its path, with .yaml"
+        )
     return load_file(shipped.find(value, family))
 
 

@@ -273,8 +273,8 @@ def refused(job, capsys, caplog, tmp_path, monkeypatch) -> Callable[..., str]:
 
 
 MISTAKES = {  # arguments, {job's path} filled in, and what the line says
-    "no verb": ("", "asr: say what to do: prepare, train"),
-    "unknown verb": ("trian x", "asr trian: no such command; choose one of prepare, train"),
+    "no verb": ("", "asr: say what to do: prepare, recipes, train"),
+    "unknown verb": ("trian x", "asr trian: no such command; choose one of prepare, recipes"),
     "train: no recipe": ("train", "the recipe comes first: asr train RECIPE"),
     "train: missing file": ("train nowhere.yaml", "nowhere.yaml: no such recipe file; check"),
     "train: audio as recipe": ("train {audio}", r"test-000.wav is not a text file; give a recipe"),
@@ -292,7 +292,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     "train: no folder": ("train {recipe} --run", "--run expects a folder"),
     "train: unknown encoder": (
         "train {recipe} --encoder Conformist",
-        "encoder.class_path 'Conformist' is no Encoder; shipped: LSTM, .*; your own",
+        "--encoder Conformist: no recipe and no class .*; nearest: Conformer, .*; your own: ",
     ),
     "train: impossible encoder": (
         "train {recipe} --encoder.dim 33",
