@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,10 +65,29 @@ def test_the_bound_is_told_by_the_fit_and_the_ridge():
     assert bound(Step(4096, 64, 2e-2), fitted, machine) == "arithmetic"
 
 
-def test_more_work_takes_more_time_on_this_machine():
-    small, large = step_seconds([32, 256], [16], frames=50, device="cpu", repeats=5)
-    assert (small.width, large.width) == (32, 256)
-    assert large.seconds > small.seconds > 0
+def test_a_step_takes_the_median_difference_of_both_lengths_by_their_frames(monkeypatch):
+    def taken(*seconds):
+        return SimpleNamespace(seconds=seconds)
+
+    timings = iter(
+        [
+            (taken(1.0, 1.1, 0.9), taken(2.0, 2.3, 1.9)),  # differences 1.0, 1.2, 1.0
+            (taken(1.0, 1.0, 1.0), taken(0.9, 1.0, 1.2)),  # differences -0.1, 0.0, 0.2
+        ]
+    )
+    called = []
+
+    def alternate(functions, **_):
+        for function in functions:
+            function()
+            called.append(function)
+        return next(timings)
+
+    monkeypatch.setattr("asr.claims.roofline.alternate", alternate)
+    [step] = step_seconds([8, 16], [2], frames=50, device="cpu", repeats=3)
+    assert (step.width, step.batch) == (8, 2)  # the other size was too short to be timed
+    assert step.seconds == pytest.approx(1.0 / 50)
+    assert len(called) == 4
 
 
 def test_the_verb_writes_a_row_per_step(tmp_path, capsys, monkeypatch):

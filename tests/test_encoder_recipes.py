@@ -10,11 +10,12 @@ import math
 import torch
 
 from asr import config
+from asr.catalogue import NUM_MELS
 from asr.encoders import ENCODERS
 from asr.encoders.gate import Gate
 from asr.encoders.universal import UniversalBlock
 from asr.loss import collected, weighted
-from benchmarks.encoder_table import NUM_MELS, recipes
+from benchmarks.encoder_table import recipes
 from tests.tiny import counted_flops, with_garbage
 
 REPEATS = 2  # for learning, so that a second level of 200 frames is reached, too
