@@ -8,6 +8,7 @@ import numpy as np
 
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
 from asr.corpora.prepare import prepare
+from asr.folders import Walk
 
 RATE = 8000
 WORDS = ["ab", "ba", "ca", "abc", "cab", "bc"]
@@ -31,6 +32,9 @@ class Tones(Corpus):
     """So many utterances per split, by three speakers each."""
 
     sizes: dict[str, int]
+
+    def sources(self) -> Walk:
+        return Walk()
 
     def origin(self) -> Origin:
         return Origin(name="tones", source="tests", licence="CC0", synthetic=True)

@@ -23,6 +23,7 @@ from asr.corpora import prepare as prepare_module
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
 from asr.corpora.preflight import check_length
 from asr.corpora.prepare import prepare
+from asr.folders import Walk
 
 RATE = 16000
 
@@ -37,6 +38,9 @@ class Given(Corpus):
 
     def splits(self) -> dict[str, Rows]:
         return {s: Rows(lambda r=rows: iter(r), len(rows)) for s, rows in self.given.items()}
+
+    def sources(self) -> Walk:
+        return Walk()
 
     def origin(self) -> Origin:
         return Origin("given", "a test", "none", remarks=("made up",), expected=self.expected)

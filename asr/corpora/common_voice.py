@@ -6,8 +6,10 @@ from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 
+from asr.corpora import cells
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
 from asr.corpora.manifest import read_table
+from asr.folders import Walk, stored, walk
 
 SOURCE = "https://mozilladatacollective.com"
 LICENCE = (
@@ -65,6 +67,14 @@ class CommonVoice(Corpus):
             remarks=tuple(remarks),
         )
 
+    def sources(self) -> Walk:
+        """The tables in use, and all clips."""
+        clips = self.path / "clips"
+        found = walk(clips, {".mp3"}) if clips.is_dir() else Walk()
+        named = [name for names in self._named().values() for name in names]
+        found.files += [self.path / f"{name}.tsv" for name in named]
+        return found
+
     def _named(self) -> dict[str, list[str]]:
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {split: names for split, names in named.items() if names}
@@ -84,7 +94,8 @@ class CommonVoice(Corpus):
         """Checked by its first row: hours of the tables before it would be in vain."""
         table = self.path / f"{name}.tsv"
         if table.is_file():
-            _, first = next(read_table(table), (0, None))
+            lines = (line for _, line in read_table(table))
+            first = next((line for line in lines if isinstance(line, dict)), None)
             if first is None:
                 raise ValueError(
                     f"{table} has no rows, as of some small languages; {self._others(split)}"
@@ -111,12 +122,17 @@ class CommonVoice(Corpus):
 def _read(tables: list[Path]) -> Iterator[Row]:
     """A clip that is missing and a sentence that is empty are rows too: preflight counts them."""
     for table in tables:
-        for _, entry in read_table(table):
-            clip = entry["path"].removesuffix(".mp3")  # the releases of 2019 leave it out
-            yield Row(
+        for number, line in read_table(table):
+            where = f"{table.name}, line {number}"
+            if isinstance(line, cells.CellError):
+                yield cells.unusable(where, line.reason, f"{where}: {line}")
+                continue
+            clip = line["path"].removesuffix(".mp3")  # the releases of 2019 leave it out
+            yield cells.row(
+                where,
+                stored(table.parent / "clips" / f"{clip}.mp3") if clip else None,
+                line["sentence"],
                 id=clip,
-                audio=table.parent / "clips" / f"{clip}.mp3",
-                text=entry["sentence"],
-                speaker_id=entry["client_id"],
-                language=entry.get("locale") or table.resolve().parent.name,
+                speaker=line["client_id"],
+                language=line.get("locale") or table.resolve().parent.name,
             )

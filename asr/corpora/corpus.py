@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from asr.folders import Walk
+
 
 @dataclass(frozen=True)
 class Row:
@@ -22,6 +24,7 @@ class Row:
         sample_rate: Hz, of samples only.
         start_seconds: where in the file the utterance begins.
         seconds: how long it is; None means to the end of the file.
+        fault: why the row cannot be used, a reason and one line; None where it may be tried.
     """
 
     id: str
@@ -33,6 +36,7 @@ class Row:
     sample_rate: int | None = None
     start_seconds: float = 0.0
     seconds: float | None = None
+    fault: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,3 +87,13 @@ class Corpus(ABC):
     @abstractmethod
     def origin(self) -> Origin:
         """Where it comes from; asked for after ``splits``."""
+
+    @abstractmethod
+    def sources(self) -> Walk:
+        """The files on this machine that the rows are read from, and what was passed over there.
+
+        Nothing where the corpus is made or downloaded.
+
+        Raises:
+            ValueError, OSError: as ``splits``.
+        """

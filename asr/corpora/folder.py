@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from asr.audio import FOREIGN, SUFFIXES
+from asr.corpora import cells
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
 from asr.corpora.manifest import MANIFESTS, read_manifest, read_text
+from asr.folders import Walk, examples, is_hidden, printable, stored, walk
 
 AUDIO = SUFFIXES | FOREIGN  # the foreign are refused by the decoder, and thus counted
 SPLIT_NAMES = {
@@ -18,6 +21,7 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval"),
 }
+KALDI_TABLES = ("wav.scp", "text", "segments", "utt2spk")
 Layout = Literal["auto", "manifest", "kaldi", "text"]
 
 
@@ -74,6 +78,22 @@ class Folder(Corpus):
         name = self.path.resolve().name
         return Origin(name, str(self.path), self.licence, remarks=remarks)
 
+    def sources(self) -> Walk:
+        """Manifests, tables, audio and texts; audio may be outside of the folder."""
+        found = Walk()
+        for source in (self._named() or {"": self.path}).values():
+            layout = "manifest" if source.is_file() else _layout(source, self.layout)
+            if layout == "text":
+                found += walk(source, AUDIO | {".txt"})
+                continue
+            if layout == "manifest":
+                found += Walk([source]) if source.is_file() else walk(source, MANIFESTS, False)
+            else:
+                found.files += [source / name for name in KALDI_TABLES]
+            rows = _list(source, self.layout)
+            found.files += sorted({row.audio for row in rows if isinstance(row.audio, Path)})
+        return found
+
     def _named(self) -> dict[str, Path] | None:
         """Folders or manifests with the names of splits."""
         if not self.path.exists():
@@ -81,13 +101,12 @@ class Folder(Corpus):
         if self.path.is_file():
             return None
         found = {}
+        inside = sorted(path for path in self.path.iterdir() if not is_hidden(path.name))
         for split, names in SPLIT_NAMES.items():
-            candidates = [self.path / name for name in names if (self.path / name).is_dir()]
-            candidates += [
-                self.path / f"{name}{end}"
-                for name in names
-                for end in (*MANIFESTS, "_manifest.json", "_manifest.jsonl")
-                if (self.path / f"{name}{end}").is_file()
+            ends = (*MANIFESTS, "_manifest.json", "_manifest.jsonl")
+            files = {f"{name}{end}" for name in names for end in ends}
+            candidates = [
+                path for path in inside if path.name.lower() in (names if path.is_dir() else files)
             ]
             if len(candidates) > 1:
                 both = " and ".join(c.name for c in candidates)
@@ -99,8 +118,9 @@ class Folder(Corpus):
     def _held_out(self) -> tuple[dict[str, list[Row]], str]:
         """Rows by split, and one line that says how."""
         rows = _list(self.path, self.layout)
-        speakers = {row.speaker_id for row in rows} - {""}
-        known = all(row.speaker_id for row in rows)
+        usable = [row for row in rows if row.fault is None]
+        speakers = {row.speaker_id for row in usable} - {""}
+        known = all(row.speaker_id for row in usable)
         shares = {"test": self.test_share, "validation": self.validation_share}
         needed = 1 + sum(share > 0 for share in shares.values())
         by_speaker = self.hold_out == "speaker"
@@ -112,7 +132,8 @@ class Folder(Corpus):
         if self.hold_out == "auto":
             by_speaker = known and len(speakers) >= max(3, needed)
         key: Callable[[Row], str] = (lambda r: r.speaker_id) if by_speaker else (lambda r: r.id)
-        splits = _hold_out(rows, shares, key)
+        splits = _hold_out(usable, shares, key)
+        splits["train"] += [row for row in rows if row.fault is not None]  # to be counted
         what = "whole speakers" if by_speaker else "utterances (speakers are shared by the splits)"
         held = ", ".join(f"{split} {len(part)}" for split, part in splits.items())
         return splits, f"Split here by a hash of names, holding out {what}: {held} rows."
@@ -176,6 +197,8 @@ def _list(source: Path, layout: Layout) -> list[Row]:
             f"{source} holds no utterances; expected audio beside .txt files, a Kaldi wav.scp"
             f" and text, or a manifest ({', '.join(MANIFESTS)})"
         )
+    if all(row.fault for row in rows) and rows[0].fault is not None:
+        raise ValueError(f"{source}: none of {len(rows)} rows is usable; {rows[0].fault[1]}")
     return rows
 
 
@@ -188,7 +211,7 @@ def _layout(folder: Path, layout: Layout) -> str:
 
 
 def _manifests(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix in MANIFESTS)
+    return walk(folder, MANIFESTS, recursive=False).files
 
 
 def _manifest_folder(folder: Path) -> Iterator[Row]:
@@ -201,36 +224,46 @@ def _kaldi(folder: Path) -> Iterator[Row]:
     recordings = dict(_table(folder / "wav.scp"))
     texts = dict(_table(folder / "text"))
     speakers = dict(_table(folder / "utt2spk")) if (folder / "utt2spk").exists() else {}
-    segments: dict[str, tuple[str, float, float | None]] = {}
     if (folder / "segments").exists():
-        for utterance, rest in _table(folder / "segments"):
-            try:
-                recording, start, end = rest.split()
-                begin, length = float(start), float(end) - float(start)
-            except ValueError:
-                line = f"{utterance} {rest}"
-                raise ValueError(f"{folder / 'segments'}: cannot read {line!r}") from None
-            segments[utterance] = (recording, begin, length)
+        segments = {name: rest.split() for name, rest in _table(folder / "segments")}
     else:
-        segments = {recording: (recording, 0.0, None) for recording in recordings}
+        segments = {recording: [recording] for recording in recordings}
     for utterance in sorted(set(segments) | set(texts)):
-        recording, begin, seconds = segments.get(utterance, (utterance, 0.0, None))
+        recording, *times = segments.get(utterance, [utterance])
         # Without an entry the row stays, with a path that does not exist: preflight counts it.
         where = recordings.get(recording, f"(wav.scp has no {recording})")
+        try:
+            begin, seconds = _times(times)
+        except ValueError:
+            line = " ".join([utterance, recording, *times])
+            message = f"{utterance}: segments: cannot read {line!r}"
+            yield cells.unusable(utterance, "bad_row", message)
+            continue
         if where.endswith("|"):
-            raise ValueError(
-                f"{folder / 'wav.scp'}: {recording} is a command ({where}) and is not run;"
+            message = (
+                f"{utterance}: wav.scp: {recording} is a command ({where}) and is not run;"
                 " write its output to a wav or flac file"
             )
-        audio = folder / where
-        yield Row(
+            yield cells.unusable(utterance, "bad_row", message)
+            continue
+        audio = stored(folder / where)
+        yield cells.row(
+            f"{utterance} in {folder.name}/text",
+            audio if os.path.exists(audio) or Path(where).is_absolute() else Path(where),
+            texts.get(utterance),
             id=utterance,
-            audio=audio if audio.exists() or Path(where).is_absolute() else Path(where),
-            text=texts.get(utterance, ""),
-            speaker_id=speakers.get(utterance, ""),
-            start_seconds=begin,
-            seconds=seconds,
+            speaker=speakers.get(utterance),
+            offset=begin,
+            duration=seconds,
         )
+
+
+def _times(words: list[str]) -> tuple[float, float | None]:
+    """Where a segment begins, and how long it is: None to the end, which Kaldi writes as -1."""
+    if not words:
+        return 0.0, None
+    start, end = map(float, words)
+    return start, None if end == -1 else end - start
 
 
 def _table(path: Path) -> Iterator[tuple[str, str]]:
@@ -246,22 +279,30 @@ def _table(path: Path) -> Iterator[tuple[str, str]]:
 def _beside_text(folder: Path) -> Iterator[Row]:
     """audio.wav and audio.txt; in a folder of folders the speaker is the folder's name."""
     audio: dict[str, list[Path]] = defaultdict(list)
-    texts: dict[str, Path] = {}
-    for parent, _, names in sorted(os.walk(folder)):
-        for path in (Path(parent) / name for name in sorted(names)):
-            key = path.relative_to(folder).with_suffix("").as_posix()
-            if path.suffix.lower() in AUDIO:
-                audio[key].append(path)
-            elif path.suffix.lower() == ".txt":
-                texts[key] = path
+    texts: dict[str, list[Path]] = defaultdict(list)
+    for path in walk(folder, AUDIO | {".txt"}).files:
+        # Composed: a name may have been written by two systems, of which one decomposes.
+        key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        (texts if path.suffix.lower() == ".txt" else audio)[key].append(path)
     if not audio:
         return
     for key in sorted(set(audio) | set(texts)):
-        text = read_text(texts[key]).strip() if key in texts else ""
-        parent = Path(key).parent.name
         # A text without audio is a row whose file is missing: preflight counts it.
         for path in audio.get(key, [folder / f"{key}.wav"]):
-            yield Row(id=key, audio=path, text=text, speaker_id=parent)
+            yield _pair(key, path, texts[key])
+
+
+def _pair(key: str, audio: Path, texts: list[Path]) -> Row:
+    name = printable(key)
+    if len(texts) > 1:
+        message = f"{name}: {examples(texts)} are all there; keep one"
+        return cells.unusable(name, "bad_row", message)
+    try:
+        lines = read_text(texts[0]).split("\n") if texts else []
+    except (OSError, ValueError) as error:
+        return cells.unusable(name, "bad_row", f"{name}: {texts[0]} cannot be read ({error})")
+    words = " ".join(line.strip() for line in lines if line.strip())
+    return cells.row(f"{name}.txt", audio, words, id=key, speaker=Path(key).parent.name)
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

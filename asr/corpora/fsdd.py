@@ -16,6 +16,7 @@ import numpy as np
 from asr import audio
 from asr.corpora import download
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
+from asr.folders import Walk, walk
 
 T = TypeVar("T")
 
@@ -98,6 +99,10 @@ class FSDD(Corpus):
             ),
         )
 
+    def sources(self) -> Walk:
+        """The recordings, where the path is given."""
+        return walk(self._recordings(), {".wav"}, False) if self.path is not None else Walk()
+
     def _recordings(self) -> Path:
         if self.path is not None:
             inner = self.path / "recordings"
@@ -161,7 +166,7 @@ def parse_range(digits: str) -> tuple[int, int]:
 def _takes(folder: Path) -> list[Take]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give the folder recordings of FSDD")
-    matches = [(path, NAME.fullmatch(path.name)) for path in sorted(folder.glob("*.wav"))]
+    matches = [(path, NAME.fullmatch(path.name)) for path in walk(folder, {".wav"}, False).files]
     takes = [Take(int(m[1]), m[2], int(m[3]), path) for path, m in matches if m]
     if not takes:
         raise ValueError(f"{folder} has no files named as 7_jackson_32.wav; give FSDD's recordings")

@@ -1,14 +1,19 @@
 """Any Hugging Face data set with audio and text columns, by name or from a local folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from asr.audio import FOREIGN, SUFFIXES
+from asr.corpora import cells
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
+from asr.corpora.manifest import Line, read_lines
+from asr.folders import Walk, is_hidden, stored, walk
 
 if TYPE_CHECKING:
     import datasets
@@ -17,14 +22,39 @@ if TYPE_CHECKING:
 AUDIO_COLUMNS = ("audio", "speech", "file", "path")
 TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_text")
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id", "speaker_name")
+LANGUAGE_COLUMNS = ("language", "locale")
 ID_COLUMNS = ("id", "utterance_id", "segment_id")
-FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
-FORMATS |= {".arrow": "arrow"}
+FORMATS = {".parquet": "parquet", ".json": "json", ".arrow": "arrow"}
+TABLES = (".csv", ".tsv", ".jsonl")  # read here: the library makes None of "NA" and 7 of "007"
+NUM_LINES_OF_KEYS = 100  # of JSON, whose lines may have different keys
 SPLIT_NAMES = {  # ours: what others call it
     "train": ("train", "train.clean.100"),
     "validation": ("validation", "valid", "dev", "validation.clean"),
     "test": ("test", "test.clean"),
 }
+
+
+class _Tables:
+    """Local tables and JSON lines as ``datasets`` would give them, but every value as written."""
+
+    features = None
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns, or the keys of the first lines."""
+        keys: dict[str, None] = {}
+        for line in islice(self, NUM_LINES_OF_KEYS):
+            keys |= dict.fromkeys(line if isinstance(line, dict) else ())
+        return list(keys)
+
+    def __iter__(self) -> Iterator[Line]:
+        return (line for path in self.paths for _, line in read_lines(path))
+
+
+Part: TypeAlias = "datasets.Dataset | _Tables"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +121,27 @@ class Hub(Corpus):
         name = Path(self.path).resolve().name if Path(self.path).exists() else self.path
         return Origin(name, self.path, self.licence, remarks=remarks)
 
+    def sources(self) -> Walk:
+        """The data files and audio of a local folder; what is on the hub does not change."""
+        local = Path(self.path)
+        kinds = {*FORMATS, *TABLES, *SUFFIXES, *FOREIGN}
+        return walk(local, kinds) if local.is_dir() else Walk()
+
     def _files(self, split: str, folder: Path, names: list[str]) -> Rows:
         import datasets
 
-        parts = []
+        parts: list[Part] = []
         for name in names:
-            found = sorted(folder.glob(name))
+            found = sorted(path for path in folder.glob(name) if not is_hidden(path.name))
             if not found:
                 raise FileNotFoundError(f"{folder} has no file {name}; {_listing(folder)}")
             suffix = found[0].suffix.lower()
-            if suffix not in FORMATS:
-                raise ValueError(f"{found[0]}: use one of {', '.join(FORMATS)}")
+            if suffix not in FORMATS and suffix not in TABLES:
+                known = ", ".join([*FORMATS, *TABLES])
+                raise ValueError(f"{found[0]}: use one of {known}")
+            if suffix in TABLES:
+                parts.append(_Tables(found))
+                continue
             # Streamed from the files themselves: nothing is copied to a cache.
             paths = [str(path) for path in found]
             try:
@@ -114,9 +154,9 @@ class Hub(Corpus):
                 raise _unloadable(str(found[0]), error) from None
         return self._rows(split, parts, folder)
 
-    def _rows(self, split: str, parts: list["datasets.Dataset"], folder: Path) -> Rows:
-        columns = [_columns(part) for part in parts]
-        for names in columns:
+    def _rows(self, split: str, loaded: Sequence[Part], folder: Path) -> Rows:
+        parts = [_undecoded(part) for part in loaded]
+        for names in [_columns(part, self.path) for part in parts]:
             _column(names, self.audio_column, AUDIO_COLUMNS, "audio", self.path)
             _column(names, self.text_column, TEXT_COLUMNS, "text", self.path)
             if self.speaker_column is not None:
@@ -125,41 +165,46 @@ class Hub(Corpus):
         count = None if None in counts else sum(c for c in counts if c is not None)
         return Rows(partial(self._read, split, parts, folder), count)
 
-    def _read(self, split: str, parts: list["datasets.Dataset"], folder: Path) -> Iterator[Row]:
-        import datasets
-
+    def _read(self, split: str, parts: list[Part], folder: Path) -> Iterator[Row]:
         index = 0
         for part in parts:
-            names = _columns(part)
+            names = _columns(part, self.path)
             sound = _column(names, self.audio_column, AUDIO_COLUMNS, "audio", self.path)
             text = _column(names, self.text_column, TEXT_COLUMNS, "text", self.path)
             speaker = self.speaker_column or _first(names, SPEAKER_COLUMNS)
-            identity = _first(names, ID_COLUMNS)
-            if part.features is not None and isinstance(part.features[sound], datasets.Audio):
-                # Undecoded: decoding needs torchcodec and ffmpeg.
-                part = part.cast_column(sound, datasets.Audio(decode=False))
-            for row in part:
-                yield Row(
-                    id=str(row[identity]) if identity else f"{split}-{index:08d}",
-                    audio=_audio(row[sound], folder),
-                    text=row[text] or "",
-                    speaker_id=_string(row, speaker),
-                    chapter_id=_string(row, _first(names, ("chapter_id",))),
-                    language=_string(row, _first(names, ("language", "locale"))),
-                    sample_rate=_rate(row[sound]),
-                )
+            chapter, language = _first(names, ("chapter_id",)), _first(names, LANGUAGE_COLUMNS)
+            label = getattr(part.features[text], "int2str", None) if part.features else None
+            for row in _rows_of(part, self.path):
+                where = f"{split}-{index:08d}"
                 index += 1
+                if isinstance(row, cells.CellError):
+                    yield cells.unusable(where, row.reason, f"{where}: {row}")
+                    continue
+                cell: Callable[[Any], Any] = row.get
+                words = cell(text)
+                audio, rate = _audio(cell(sound), folder)
+                yield cells.row(
+                    where,
+                    audio,
+                    label(words) if label is not None and words is not None else words,
+                    id=cell(_first(names, ID_COLUMNS)),
+                    speaker=cell(speaker),
+                    chapter=cell(chapter),
+                    language=cell(language),
+                    sample_rate=rate,
+                )
 
 
 def _is_file(folder: Path, name: str) -> bool:
-    return folder.is_dir() and (Path(name).suffix in FORMATS or any(c in name for c in "*?/"))
+    known = Path(name).suffix.lower() in (*FORMATS, *TABLES)
+    return folder.is_dir() and (known or any(c in name for c in "*?/"))
 
 
 def _listing(folder: Path) -> str:
     return "it holds " + (", ".join(p.name for p in sorted(folder.iterdir())[:10]) or "nothing")
 
 
-def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, "datasets.Dataset"]:
+def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, Part]:
     import datasets
 
     folder = Path(path)
@@ -169,8 +214,46 @@ def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, "datas
         if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
             saved = datasets.load_from_disk(path)
             return saved if isinstance(saved, dict) else {"train": saved}
+        builder = datasets.load_dataset_builder(path, config)
+        files = {
+            s: list(map(Path, names)) for s, names in (builder.config.data_files or {}).items()
+        }
+        if folder.is_dir() and all(p.suffix.lower() in TABLES for f in files.values() for p in f):
+            return {str(split): _Tables(paths) for split, paths in files.items()}
         # A local folder is streamed too: its files are at hand and need no second copy.
-        return datasets.load_dataset(path, config, streaming=streaming or folder.is_dir())
+        options: dict[str, Any] = {"streaming": streaming or folder.is_dir()}
+        if builder.name == "csv":
+            options |= _as_written(datasets.load_dataset(path, config, streaming=True))
+        return datasets.load_dataset(path, config, **options)
+    except Exception as error:
+        raise _unloadable(path, error) from None
+
+
+def _as_written(loaded: Mapping[str, "datasets.Dataset"]) -> dict[str, Any]:
+    """Options of the library's reader of tables: "NA" is a word, and 007 stays 007."""
+    import datasets
+
+    names = _columns(next(iter(loaded.values())), "the table")
+    features = datasets.Features({name: datasets.Value("string") for name in names})
+    return {"features": features, "keep_default_na": False, "na_filter": False}
+
+
+def _undecoded(part: Part) -> Part:
+    """Audio as bytes and paths: decoding needs torchcodec and ffmpeg."""
+    import datasets
+
+    if isinstance(part, datasets.IterableDataset):
+        return part.decode(False)
+    if isinstance(part, datasets.Dataset):
+        for name, feature in part.features.items():
+            if isinstance(feature, datasets.Audio):
+                part = part.cast_column(name, datasets.Audio(decode=False))
+    return part
+
+
+def _rows_of(part: Part, path: str) -> Iterator[Line]:
+    try:
+        yield from part
     except Exception as error:
         raise _unloadable(path, error) from None
 
@@ -181,10 +264,11 @@ def _unloadable(path: str, error: Exception) -> OSError:
     return OSError(f"{path} cannot be loaded: {line.strip()}; check its name, --config, the net")
 
 
-def _columns(part: "datasets.Dataset") -> list[str]:
+def _columns(part: Part, path: str) -> list[str]:
     if part.column_names is not None:
         return list(part.column_names)
-    return list(next(iter(part), {}))  # a stream of a format without a schema
+    first = next(_rows_of(part, path), {})  # a stream of a format without a schema
+    return list(first) if isinstance(first, dict) else []
 
 
 def _first(names: list[str], candidates: tuple[str, ...]) -> str | None:
@@ -203,23 +287,20 @@ def _column(
     return found
 
 
-def _audio(value: Any, folder: Path) -> Path | bytes | np.ndarray:
-    """The audio convention {bytes, path}, decoded {array, sampling_rate}, or a path alone."""
+def _audio(value: Any, folder: Path) -> tuple[Path | bytes | np.ndarray | None, int | None]:
+    """The audio convention {bytes, path}, decoded {array, sampling_rate}, or a path alone.
+
+    None for what names no audio; the rate, in Hz, of samples only.
+    """
     if isinstance(value, dict):
         if value.get("bytes") is not None:
-            return value["bytes"]
+            return value["bytes"], None
         if value.get("array") is not None:
-            return np.asarray(value["array"], np.float32)
+            try:
+                return np.asarray(value["array"], np.float32), int(value["sampling_rate"])
+            except (KeyError, TypeError, ValueError):
+                return None, None
         value = value.get("path")
     if isinstance(value, bytes):
-        return value
-    return folder / str(value or "(no audio)")
-
-
-def _rate(value: Any) -> int | None:
-    return value.get("sampling_rate") if isinstance(value, dict) else None
-
-
-def _string(row: Mapping[str, Any], name: str | None) -> str:
-    value = row[name] if name is not None else None
-    return "" if value is None else str(value)
+        return value, None
+    return (stored(folder / value), None) if isinstance(value, str) and value else (None, None)

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from asr.corpora import download
+from asr.corpora import cells, download
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
+from asr.corpora.manifest import read_text
+from asr.folders import Walk, walk
 
+SUFFIXES = frozenset({".flac", ".txt"})
 MIRROR = "https://www.openslr.org/resources"
 LICENCE = "CC BY 4.0 (LibriSpeech, V. Panayotov et al. 2015)"
 
@@ -90,6 +93,10 @@ class LibriSpeech(Corpus):
         """Published on openslr.org as resource 12."""
         return _origin("librispeech", self.path, self._parts(), self.download, self.mirror)
 
+    def sources(self) -> Walk:
+        """The parts, where the path is given."""
+        return _sources(self.path, self._parts())
+
     def _parts(self) -> dict[str, list[str]]:
         return {
             "train": self.train,
@@ -127,6 +134,10 @@ class MiniLibriSpeech(Corpus):
     def origin(self) -> Origin:
         """Published on openslr.org as resource 31."""
         return _origin("mini_librispeech", self.path, self._parts(), self.download, self.mirror)
+
+    def sources(self) -> Walk:
+        """The parts, where the path is given."""
+        return _sources(self.path, self._parts())
 
     def _parts(self) -> dict[str, list[str]]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
@@ -194,32 +205,44 @@ def _rows(root: Path, parts: list[str]) -> Rows:
     return Rows(partial(_read, [root / part for part in parts]))
 
 
+def _sources(path: Path | None, splits: dict[str, list[str]]) -> Walk:
+    found = Walk()
+    if path is not None:
+        root = _root(path, splits, path, "")
+        for part in sorted({part for parts in splits.values() for part in parts}):
+            found += walk(root / part, SUFFIXES)
+    return found
+
+
 def _read(folders: list[Path]) -> Iterator[Row]:
     """Speakers and chapters in numerical order, as the ids count them."""
     for folder in folders:
-        chapters = [path for path in folder.glob("*/*") if path.is_dir()]
+        chapters: dict[Path, list[Path]] = {}
+        for path in walk(folder, SUFFIXES).files:
+            chapters.setdefault(path.parent, []).append(path)
         for chapter in sorted(chapters, key=lambda p: (_number(p.parent), _number(p))):
-            yield from _chapter(chapter)
+            yield from _chapter(chapter, chapters[chapter])
 
 
 def _number(path: Path) -> tuple[int, str]:
     return (int(path.name) if path.name.isdigit() else 0, path.name)
 
 
-def _chapter(folder: Path) -> Iterator[Row]:
+def _chapter(folder: Path, files: list[Path]) -> Iterator[Row]:
     """A transcript without audio is a row too, and the reverse: preflight counts them."""
     texts = {}
-    for table in sorted(folder.glob("*.trans.txt")):
-        for line in table.read_text(encoding="utf-8").splitlines():
+    for table in (path for path in files if path.name.lower().endswith(".trans.txt")):
+        for line in filter(None, read_text(table).split("\n")):
             utterance, _, text = line.partition(" ")
             texts[utterance] = text
-    ids = set(texts) | {path.stem for path in folder.glob("*.flac")}
-    for utterance in sorted(ids):
-        yield Row(
+    audio = {path.stem: path for path in files if path.suffix.lower() == ".flac"}
+    for utterance in sorted({*texts, *audio}):
+        yield cells.row(
+            f"{utterance} in {folder.name}",
+            audio.get(utterance, folder / f"{utterance}.flac"),
+            texts.get(utterance),
             id=utterance,
-            audio=folder / f"{utterance}.flac",
-            text=texts.get(utterance, ""),
-            speaker_id=folder.parent.name,
-            chapter_id=folder.name,
+            speaker=folder.parent.name,
+            chapter=folder.name,
             language="en",
         )

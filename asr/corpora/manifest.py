@@ -1,134 +1,178 @@
 """Manifests of a user's recordings: JSON lines, or a table with a header (.csv, .tsv)."""
 
+import contextlib
 import csv
 import json
+import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from asr.corpora import cells
 from asr.corpora.corpus import Row
+from asr.folders import stored
 
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv")
 COMMAS: dict[str, Any] = {"strict": True}
 TABS: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
 
+# The fields of a line by column, or what is wrong with the line.
+Line = Mapping[str, Any] | cells.CellError
+
 
 def read_manifest(path: Path) -> Iterator[Row]:
     """NeMo's keys or columns: audio_filepath, text, duration; optional offset, speaker, lang, id.
 
-    Audio is relative to the manifest's folder; seconds are seconds.
+    Audio is relative to the manifest's folder; seconds are seconds. A line that cannot be used is
+    a row with a fault, which names the line.
 
     Raises:
-        ValueError: a line is not what the suffix promises, or lacks a key; names the line.
-    """
-    table = path.suffix in (".csv", ".tsv")
-    for number, entry in _rows(path) if table else _objects(path):
-        where = f"{path}, line {number}"
-        if not {"audio_filepath", "text"} <= set(entry):
-            raise ValueError(
-                f"{where}: needs audio_filepath and text; it has {', '.join(entry)}"
-                " (--layout text, where this is no manifest)"
-            )
-        audio, offset = Path(str(entry["audio_filepath"])), _seconds(entry, "offset", where)
-        identity = f"{audio.with_suffix('')}@{offset:.3f}" if offset else str(audio.with_suffix(""))
-        yield Row(
-            id=str(entry.get("id", identity)),
-            audio=path.parent / audio,
-            text=str(entry["text"]),
-            speaker_id=str(entry.get("speaker", "")),
-            language=str(entry.get("lang", "")),
-            start_seconds=offset or 0.0,
-            seconds=_seconds(entry, "duration", where),
-        )
-
-
-def read_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and fields by column: commas and quotes (RFC 4180), or tabs and no quotes (.tsv).
-
-    Raises:
-        ValueError: a line has other fields than the header, or it is not UTF-8; names the line.
         OSError: it cannot be read.
     """
-    form, remedy = COMMAS, "a text with the separator in it goes between quotes"
-    if path.suffix == ".tsv":
-        form, remedy = TABS, "a .tsv has no quotes: put a blank for each tab within a text"
-    # Read as it is asked for: of hundreds of megabytes, a look at the first row needs no more. Line
-    # ends become newlines, also between quotes, as in every other text here.
-    with path.open(encoding="utf-8-sig") as file:
-        reader = csv.reader(file, **form)
-        try:
-            header = next(reader, [])
-            for fields in filter(None, reader):  # an empty line has none
-                if len(fields) != len(header):
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: {len(fields)} fields, the header has"
-                        f" {len(header)}; {remedy}"
-                    )
-                yield reader.line_num, dict(zip(header, fields, strict=True))
-        except csv.Error as error:
-            why = f"{error}; check its quotes"
-            raise ValueError(f"{path}, line {reader.line_num}: {why}") from None
-        except UnicodeDecodeError:
-            raise _not_utf8(path) from None
+    for number, line in read_lines(path):
+        where = f"{path.name}, line {number}"
+        if isinstance(line, cells.CellError):
+            yield cells.unusable(where, line.reason, f"{where}: {line}")
+        elif not {"audio_filepath", "text"} <= set(line):
+            message = f"{where}: needs audio_filepath and text; it has {', '.join(line) or 'none'}"
+            message += " (--layout text, where this is no manifest)"
+            yield cells.unusable(where, "bad_row", message)
+        else:
+            yield _row(path, where, line)
 
 
-def read_text(path: Path) -> str:
-    """A text file, its lines ending in a newline alone, without the mark of Windows' editors.
-
-    Raises:
-        ValueError: it is not UTF-8.
-        OSError: it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-
-
-def _not_utf8(path: Path) -> ValueError:
-    """Names the first line that is not; a decoder that reads piece by piece does not know it."""
-    with path.open("rb") as file:
-        number = next(n for n, line in enumerate(file, start=1) if not _is_utf8(line))
-    return ValueError(
-        f"{path}, line {number}: not UTF-8; convert it, for instance: iconv -f LATIN1 -t UTF-8"
+def _row(path: Path, where: str, line: Mapping[str, Any]) -> Row:
+    audio, offset = line["audio_filepath"], line.get("offset")
+    named = isinstance(audio, str) and audio != ""
+    name = os.path.splitext(audio)[0] if named else where
+    with contextlib.suppress(cells.CellError):  # which the row will tell
+        name += f"@{start:.3f}" if named and (start := cells.seconds_of(offset, "offset")) else ""
+    return cells.row(
+        where,
+        stored(path.parent / audio) if named else None,
+        line["text"],
+        id=line.get("id") or name,
+        speaker=line.get("speaker"),
+        language=line.get("lang"),
+        offset=offset,
+        duration=line.get("duration"),
     )
 
 
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
+    """The lines of a table (.csv, .tsv) or of JSON lines (any other ending), with their numbers.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return read_table(path) if path.suffix.lower() in (".csv", ".tsv") else _objects(path)
 
 
-def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    # Not splitlines, which would also cut at separators that may stand within a text.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
+def read_table(path: Path) -> Iterator[tuple[int, Line]]:
+    """Line number and fields by column: commas and quotes (RFC 4180), or tabs and no quotes (.tsv).
+
+    Every field is a string as it is written. A line that has other fields than the header, or
+    whose quotes do not match, is an error in its place; the lines after it are read.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    form, remedy = COMMAS, "a text with the separator in it goes between quotes"
+    if path.suffix.lower() == ".tsv":
+        form, remedy = TABS, "a .tsv has no quotes: put a blank for each tab within a text"
+    # Read as it is asked for: of hundreds of megabytes, a look at the first row needs no more. Line
+    # ends become newlines, also between quotes, as in every other text here.
+    with open_text(path) as file:
+        lines = _Again(file)
+        reader = csv.reader(lines, **form)
+        header: list[str] | None = None
+        while True:
+            lines.taken.clear()
             try:
-                entry = json.loads(line)
-            except ValueError:
-                entry = None
-            if not isinstance(entry, dict):
-                raise ValueError(f"{path}, line {number}: not a JSON object; write one a line")
-            yield number, entry
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield lines.skip(), cells.CellError("bad_row", f"{error}; check its quotes")
+                continue
+            if not fields:  # an empty line
+                continue
+            if header is None:
+                header = [name.strip() for name in fields]
+            elif len(fields) != len(header):
+                message = f"{len(fields)} fields, the header has {len(header)}; {remedy}"
+                yield lines.number, cells.CellError("bad_row", message)
+            else:
+                yield lines.number, dict(zip(header, fields, strict=True))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """A table's; empty fields are left out but text."""
-    for number, row in read_table(path):
-        yield number, {key: value for key, value in row.items() if value or key == "text"}
+class _Again:
+    """The lines of a file, of which some can be read again.
+
+    A quote without a partner takes the lines after it, to the end of the file, into its field.
+
+    Attributes:
+        number: of the last line, counted from 1.
+        taken: the lines since it was cleared.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self.file, self.number = file, 0
+        self.taken: list[str] = []
+        self.waiting: deque[str] = deque()
+
+    def __iter__(self) -> "_Again":
+        return self
+
+    def __next__(self) -> str:
+        line = self.waiting.popleft() if self.waiting else next(self.file)
+        self.number += 1
+        self.taken.append(line)
+        return line
+
+    def skip(self) -> int:
+        """Gives back all lines that were taken but the first, and says its number."""
+        self.waiting.extendleft(reversed(self.taken[1:]))
+        self.number -= len(self.taken) - 1
+        return self.number
 
 
-def _seconds(entry: Mapping[str, Any], key: str, where: str) -> float | None:
-    value = entry.get(key)
-    if value is None:
-        return None
-    try:
-        seconds = float(value)  # a table holds text
-    except (TypeError, ValueError):
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(f"{where}: {key} {value!r} is not a number of seconds")
-    return seconds
+def open_text(path: Path) -> TextIO:
+    """A text file in UTF-8, or in UTF-16 with a byte order mark; the mark is no text.
+
+    Bytes that are not UTF-8 become surrogates, which make a text unusable and a file's name right.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    return path.open(encoding="utf-16" if wide else "utf-8-sig", errors="surrogateescape")
+
+
+def read_text(path: Path) -> str:
+    """A whole text file, its lines ending in a newline alone; see ``open_text``.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open_text(path) as file:
+        return file.read()
+
+
+def _objects(path: Path) -> Iterator[tuple[int, Line]]:
+    # Lines of a file, not splitlines, which also cuts at separators that may stand within a text.
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    # Numbers as they are written; NaN is a number, which no text is.
+                    entry = json.loads(line, parse_int=str, parse_float=str)
+                except (ValueError, RecursionError):
+                    entry = None
+                if not isinstance(entry, dict):
+                    message = "not a JSON object; write one a line"
+                    yield number, cells.CellError("bad_row", message)
+                else:
+                    yield number, entry

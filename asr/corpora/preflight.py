@@ -16,6 +16,7 @@ import numpy as np
 
 from asr import audio
 from asr.corpora.corpus import Row
+from asr.folders import printable
 
 ENCODER_FRAME_SECONDS = 0.04  # four feature frames of 10 ms, the subsampling of every recipe
 SILENCE_PEAK = 1e-4  # -80 dB of full scale
@@ -186,23 +187,26 @@ class Split:
     def __post_init__(self) -> None:
         self._seen: set[str] = set()
 
-    def admit(self, row_id: str, loaded: Utterance | DroppedError, text: str) -> Utterance | None:
+    def admit(self, row: Row, loaded: Utterance | DroppedError, text: str) -> Utterance | None:
         """Counts one row; the utterance when it is kept."""
+        row_id = row.id
         self.read += 1
         try:
             if row_id in self._seen:
                 raise DroppedError("duplicate_id", f"{row_id}: a row before has the same id")
             self._seen.add(row_id)
+            if row.fault is not None:
+                raise DroppedError(*row.fault)
             if isinstance(loaded, DroppedError):
                 raise loaded
             if not text:
-                spoken = loaded.row.text.strip()
+                spoken = row.text.strip()
                 why = "no text is left after normalisation" if spoken else "it has no transcript"
                 raise DroppedError("empty_text", f"{row_id}: {why}")
             self._check_length(row_id, text, loaded.seconds)
         except DroppedError as error:
             self.dropped.setdefault(error.reason, []).append(row_id)
-            self.messages.append(str(error))
+            self.messages.append(printable(str(error)))
             return None
         self.ids.append(row_id)
         self.texts.append(text)

@@ -216,7 +216,7 @@ def _write_split(
     with _Shards(folder, name) as shards:
         for row, result in loaded:
             normalised = normalise(row.text)
-            if (kept := split.admit(row.id, result, normalised)) is not None:
+            if (kept := split.admit(row, result, normalised)) is not None:
                 shards.write(kept, normalised)
     if not split.ids:
         why = "; ".join(split.messages[:3]) or "the corpus has no rows for it"
@@ -300,4 +300,6 @@ def _statistics(split: preflight.Split) -> dict[str, object]:
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # In JSON, too, the escape of a surrogate is one: paths of names that are not UTF-8 survive.
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))

@@ -1,0 +1,127 @@
+"""Values of tables, JSON and parquet -> rows: what is missing is missing, and text is text."""
+
+import math
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr.corpora.corpus import Row
+from asr.folders import printable
+
+
+class CellError(ValueError):
+    """Why a value cannot be used: a reason for the report, and a message."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def text_of(value: Any, column: str = "text") -> str:
+    """The text that a value stands for; empty where it is missing.
+
+    None and NaN are missing. A string is text as it is written: "null", "NA" and "None" are words.
+    A number is its digits, and a whole number has no point, as a column of 7, 8 and a gap holds
+    7.0, 8.0 and NaN.
+
+    Raises:
+        CellError: a boolean, a list, a date or another object; or a string that is not Unicode.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            why = f"{column} {printable(value):.60} is not UTF-8; convert the file, for instance"
+            raise CellError("not_utf8", f"{why}: iconv -f LATIN1 -t UTF-8") from None
+        return value
+    if isinstance(value, int | float | Decimal | np.number) and not isinstance(value, bool):
+        if value != value:
+            return ""
+        if math.isfinite(value):
+            return f"{value:.0f}" if value == int(value) else str(value)
+    kind, shown = type(value).__name__, printable(str(value))
+    raise CellError(
+        f"{column}_is_not_text", f"{column} {shown:.60} is of type {kind}; write a string"
+    )
+
+
+def seconds_of(value: Any, column: str) -> float | None:
+    """A number of seconds; None where it is not given.
+
+    Raises:
+        CellError: it is not a number, is negative or is not finite.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        seconds = -1.0 if isinstance(value, bool) else float(value)  # a table holds text
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        shown = printable(str(value))
+        raise CellError("bad_row", f"{column} {shown!r:.60} is not a number of seconds")
+    return seconds
+
+
+def row(
+    where: str,
+    audio: Path | bytes | np.ndarray | None,
+    text: Any,
+    *,
+    id: Any = None,
+    speaker: Any = None,
+    chapter: Any = None,
+    language: Any = None,
+    offset: Any = None,
+    duration: Any = None,
+    sample_rate: int | None = None,
+) -> Row:
+    """A row from the values of a reader, each of which may be missing or be of any kind.
+
+    A row that cannot be used carries its fault, so that it is counted and ends nothing.
+
+    Args:
+        where: place of the row, which its message names; its id where it has none.
+        audio: path, bytes or samples; None where it is missing.
+        text: as in the source; see ``text_of``.
+        id: of the utterance, a name or a number, as are the next three.
+        speaker: of the utterance.
+        chapter: of the utterance.
+        language: of the utterance.
+        offset: seconds; see ``seconds_of``.
+        duration: seconds.
+        sample_rate: of samples, in Hz.
+    """
+    name = where
+    try:
+        name = _name(id, "id") or where
+        if audio is None:
+            raise CellError("missing_audio", "no audio is named")
+        return Row(
+            id=name,
+            audio=audio,
+            text=text_of(text),
+            speaker_id=_name(speaker, "speaker"),
+            chapter_id=_name(chapter, "chapter"),
+            language=_name(language, "language"),
+            sample_rate=sample_rate,
+            start_seconds=seconds_of(offset, "offset") or 0.0,
+            seconds=seconds_of(duration, "duration"),
+        )
+    except CellError as error:
+        place = name if name == where else f"{name} ({where})"
+        return unusable(name, error.reason, f"{place}: {error}")
+
+
+def _name(value: Any, column: str) -> str:
+    """Names may come from files, whose names need not be UTF-8."""
+    return printable(value if isinstance(value, str) else text_of(value, column)).strip()
+
+
+def unusable(name: str, reason: str, message: str) -> Row:
+    """A row that is counted as dropped for this reason."""
+    return Row(id=printable(name), audio=b"", text="", fault=(reason, printable(message)))

@@ -1,0 +1,43 @@
+"""When the files that a corpus was read from last changed, to notice that they do."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from asr.folders import examples
+
+# folder -> name -> [bytes, time of the last change in nanoseconds]
+Snapshot = Mapping[str, Mapping[str, Sequence[int]]]
+
+
+def take(files: Iterable[Path]) -> Snapshot:
+    """Size and time of each file; one that is not there is left out."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for path in files:
+        try:
+            status = path.stat()
+        except (OSError, ValueError):  # a manifest may name anything
+            continue
+        names = found.setdefault(str(path.parent), {})
+        names[path.name] = [status.st_size, status.st_mtime_ns]
+    return found
+
+
+def changes(before: Snapshot, after: Snapshot) -> str:
+    """What differs, in one line; empty where nothing does."""
+    old, new = _by_path(before), _by_path(after)
+    kinds = {
+        "added": sorted(new.keys() - old.keys()),
+        "removed": sorted(old.keys() - new.keys()),
+        "changed": sorted(path for path in old.keys() & new.keys() if old[path] != new[path]),
+    }
+    told = (f"{len(paths)} {kind} ({examples(paths)})" for kind, paths in kinds.items() if paths)
+    return ", ".join(told)
+
+
+def _by_path(taken: Snapshot) -> dict[str, list[int]]:
+    return {
+        os.path.join(folder, name): list(facts)
+        for folder, names in taken.items()
+        for name, facts in names.items()
+    }

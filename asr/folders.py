@@ -1,0 +1,148 @@
+"""What a folder holds: links are followed, hidden files are passed over and counted."""
+
+import glob
+import os
+import unicodedata
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Files that Windows and macOS add to folders and archives, in lower case.
+SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+NUM_EXAMPLES = 3  # names that a message gives of a list
+
+
+@dataclass
+class Walk:
+    """The files of folders, and what was passed over.
+
+    Attributes:
+        files: the files found.
+        folders: the folders that were looked into.
+        passed_over: paths by kind: "hidden" (a name that begins with a dot, or that Windows or
+            macOS added), "broken links", "circular links", "unreadable folders" and "special
+            files", which are neither files nor folders.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    passed_over: dict[str, list[Path]] = field(default_factory=dict)
+
+    def __iadd__(self, other: "Walk") -> "Walk":
+        self.files += other.files
+        self.folders += other.folders
+        for kind, paths in other.passed_over.items():
+            self.passed_over.setdefault(kind, []).extend(paths)
+        return self
+
+    def told(self) -> str:
+        """What was passed over in one line; empty where nothing was."""
+        kinds = (f"{len(p)} {kind} ({examples(p)})" for kind, p in self.passed_over.items())
+        return ", ".join(kinds)
+
+
+def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool = True) -> Walk:
+    """The files in a folder, in the order of their names, those of a folder before its folders'.
+
+    A link counts as what it points to. A folder that contains itself through a link is a circle,
+    which is entered once.
+
+    Args:
+        folder: where to look.
+        suffixes: endings of files that are wanted, in lower case; None for all. A broken link of
+            such a name is among the files, for the reader of the file to report.
+        recursive: look into folders of folders.
+
+    Raises:
+        OSError: the folder itself cannot be read.
+    """
+    found = Walk()
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    while waiting:
+        here, above = waiting.pop()
+        try:
+            status = here.stat()
+            with os.scandir(here) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+        except OSError:
+            if here == folder:
+                raise
+            found.passed_over.setdefault("unreadable folders", []).append(here)
+            continue
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            found.passed_over.setdefault("circular links", []).append(here)
+            continue
+        found.folders.append(here)
+        inside = []
+        for entry in entries:
+            path, kind = here / entry.name, _kind(entry)
+            wanted = suffixes is None or path.suffix.lower() in suffixes
+            if kind == "folder":
+                inside.append((path, above | {identity}))
+            elif wanted and (kind == "file" or (kind == "broken links" and suffixes is not None)):
+                found.files.append(path)
+            elif kind == "hidden" or kind == "broken links" or (wanted and kind != "file"):
+                found.passed_over.setdefault(kind, []).append(path)
+        if recursive:
+            waiting += reversed(inside)
+    return found
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is one that a person does not see, or did not make."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def _kind(entry: "os.DirEntry[str]") -> str:
+    if is_hidden(entry.name):
+        return "hidden"
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        return "broken links" if not os.path.exists(entry.path) else "special files"
+    except OSError:  # a link to itself, for instance
+        return "broken links"
+
+
+def matching(pattern: str) -> list[Path]:
+    """The files of a glob pattern, sorted; ``**`` stands for the folders that ``walk`` enters."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return sorted(path for name in glob.glob(pattern) if (path := Path(name)).is_file())
+    place = parts.index("**")
+    after = Path(*parts[place + 1 :]) if parts[place + 1 :] else Path("*")
+    found: set[Path] = set()
+    for top in glob.glob(str(Path(*parts[:place]))):
+        for folder in walk(Path(top), suffixes=()).folders if os.path.isdir(top) else ():
+            found.update(matching(os.path.join(glob.escape(str(folder)), after)))
+    return sorted(found)
+
+
+def stored(path: Path) -> Path:
+    """The path as it is on the disk: names may be composed (é) or decomposed (e and an accent)."""
+    if str(path).isascii() or os.path.exists(path):
+        return path
+    forms = [Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")]
+    return next((form for form in forms if os.path.exists(form)), path)
+
+
+def printable(name: str) -> str:
+    """A name as one line of text: line ends, and bytes that are not UTF-8, become escapes."""
+    if name.isprintable():
+        return name
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNPRINTABLE else c
+        for c in name
+    )
+
+
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, separators of lines
+
+
+def examples(names: Sequence[object]) -> str:
+    """The first names of a list, for a message."""
+    shown = [printable(str(name)) for name in names[:NUM_EXAMPLES]]
+    return ", ".join(shown + ["..."] * (len(names) > NUM_EXAMPLES))
