@@ -405,6 +405,21 @@ def tree_of(value: Any) -> Any:
     return [tree_of(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Each key that two trees differ in, with both values; keys as the command line has them."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        path = f"{key}." if key else ""
+        names = {"class_path": key, "init_args": key}  # a component is its class and its options
+        return [
+            line
+            for name in {**old, **new}
+            for line in differences(
+                old.get(name, "not set"), new.get(name, "not set"), names.get(name, path + name)
+            )
+        ]
+    return [] if old == new else [f"{key}: was {old!s:.60}, is now {new!s:.60}"]
+
+
 def to_yaml(tree: Tree) -> str:
     """A tree as a recipe file holds it."""
     return yaml.safe_dump(tree, sort_keys=False, default_flow_style=False)

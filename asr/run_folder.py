@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asr import config
+from asr.data import read_corpus
 from asr.files import locked, new_folder, remove_stale, write
 from asr.recipe import LanguageModelRecipe, Recipe
 
@@ -16,7 +17,10 @@ log = logging.getLogger(__name__)
 
 AnyRecipe = Recipe | LanguageModelRecipe
 
-FREE = ("budget", "trainer")  # may change when a run goes on
+# What may change when a run goes on: the batches and their order do not depend on it.
+FREE = frozenset(
+    ["budget", "trainer", "data.corpus", "data.num_workers", "data.cache_gib", "data.device_cache"]
+)
 BEGINNINGS = (".lock", "recipe.yaml", "heartbeat.json", "environment.json", "ledger.jsonl")
 RESULTS = ("ledger.json", "last.ckpt")
 
@@ -71,21 +75,26 @@ def _results(folder: Path) -> list[int | None]:
 
 
 def check_folder(recipe: AnyRecipe, folder: Path) -> None:
-    """Refuses a folder of another recipe; budget and trainer may change when a run goes on.
+    """Refuses a folder of another recipe; the keys in ``FREE`` may change when a run goes on.
+
+    A corpus may move if it holds the same rows.
 
     Raises:
-        ValueError: the folder holds a run of another recipe, or something else.
+        ValueError: the folder holds a run of another recipe or corpus, or something else.
     """
     path = folder / "recipe.yaml"
     if path.exists():
-        trees = (config.load_file(path), config.tree_of(recipe))
-        old, new = ({k: v for k, v in tree.items() if k not in FREE} for tree in trees)
-        differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        old, new = config.load_file(path), config.tree_of(recipe)
+        with contextlib.suppress(ValueError):  # an earlier version's, without the keys of today
+            old = config.tree_of(config.read(type(recipe), old))
+        differing = config.differences(_fixed(old), _fixed(new))
         if differing:
             raise ValueError(
-                f"{folder} holds a run of another recipe (they differ in {', '.join(differing)}); "
+                f"{folder} holds a run of another recipe ({'; '.join(differing)}); "
                 "choose another --run or remove the folder"
             )
+        if isinstance(recipe, Recipe):
+            _check_rows(recipe.data.corpus, old["data"]["corpus"], folder)
     elif folder.is_dir():
         others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
         if others:
@@ -93,6 +102,43 @@ def check_folder(recipe: AnyRecipe, folder: Path) -> None:
                 f"{folder} holds {others[0]} and no recipe.yaml, so it is not a run folder; "
                 "choose another --run"
             )
+
+
+def _fixed(tree: config.Tree) -> config.Tree:
+    """What may not change when a run goes on: a corpus may move, see ``_check_rows``."""
+    return {
+        name: {k: v for k, v in part.items() if f"{name}.{k}" not in FREE}
+        if isinstance(part, dict)
+        else part
+        for name, part in tree.items()
+        if name not in FREE
+    }
+
+
+def _check_rows(corpus: str, earlier: str, folder: Path) -> None:
+    """Refuses a corpus that holds other rows than the run was trained on."""
+    try:
+        trained = json.loads((folder / "ledger.json").read_text())["corpus"]
+        splits = read_corpus(corpus)["splits"]
+    except (OSError, ValueError, KeyError):
+        return  # nothing is trained yet; or training will tell what is wrong with the corpus
+    counts = trained.get("utterances", {})
+    changed = []
+    for split, checksum in trained["rows_sha256"].items():
+        found = splits.get(split, {"utterances": "none"})
+        if found.get("rows_sha256") != checksum:
+            before, now = counts.get(split, "some"), found["utterances"]
+            others = " others" * (before == now)
+            changed.append(f"split {split} had {before} utterances, has {now}{others}")
+    moved = f"data.corpus: was {earlier}, is now {corpus}" if corpus != earlier else ""
+    if changed:
+        why = "; ".join([moved] * bool(moved) + changed)
+        raise ValueError(
+            f"{folder}: the data changed since the run began ({why}); restore it, or choose "
+            "another --run"
+        )
+    if moved:
+        log.info("%s, which holds the same rows; the run goes on", moved)
 
 
 def finished(recipe: AnyRecipe, folder: Path) -> dict[str, Any] | None:

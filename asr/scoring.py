@@ -1,5 +1,6 @@
 """Errors of words and characters, aligned by jiwer and pooled over utterances."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -129,5 +130,5 @@ def score(
 
 
 def spaced(text: str) -> str:
-    """One space between words; jiwer splits at single spaces only."""
-    return " ".join(text.split())
+    """In Unicode's composed form (NFC), with one space between words, where jiwer splits."""
+    return " ".join(unicodedata.normalize("NFC", text).split())

@@ -1,6 +1,7 @@
 """What to transcribe: files, folders, globs and standard input, each with a name of its own."""
 
 import glob
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr.audio import FOREIGN, SUFFIXES
+from asr.folders import matching, walk
+
+log = logging.getLogger(__name__)
 
 STDIN = "-"
 
@@ -73,29 +77,22 @@ def output_names(names: Sequence[str]) -> list[str]:
 def _paths(entry: str, recursive: bool) -> list[Path]:
     path = Path(entry)
     if path.is_dir():
-        pattern = "**/*" if recursive else "*"
-        found = sorted(p for p in path.glob(pattern) if _is_audio(p))
+        # The foreign are refused by the decoder: a folder of them is not passed over in silence.
+        walked = walk(path, SUFFIXES | FOREIGN, recursive)
+        if passed_over := walked.told():
+            log.warning("%s: passed over %s", entry, passed_over)
+        found = sorted(walked.files)
         if not found:
             inside = "" if recursive else "; --recursive looks into its folders"
             raise ValueError(f"{entry} holds no audio file ({' '.join(sorted(SUFFIXES))}){inside}")
         return found
     if path.exists():
         return [path]
-    found = sorted(Path(name) for name in glob.glob(entry, recursive=True))
-    found = [p for p in found if p.is_file()]
+    found = matching(entry)
     if not found:
         kind = "no file matches this pattern" if glob.has_magic(entry) else "no such file"
         raise ValueError(f"{entry}: {kind}; check the path")
     return found
-
-
-def _is_audio(path: Path) -> bool:
-    # The foreign are refused by the decoder: a folder of them is not passed over in silence.
-    return (
-        path.suffix.lower() in SUFFIXES | FOREIGN
-        and not path.name.startswith(".")
-        and path.is_file()
-    )
 
 
 def _candidates(name: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import logging
 import re
 import unicodedata
@@ -26,18 +27,29 @@ APOSTROPHES = str.maketrans(
 )
 
 
+# What transcripts write in brackets is not spoken: [laughter], [[noise]], <unk>, <|en|>, {breath}.
+TAG = re.compile(r"\[+[^\[\]]+\]+|<+[^<>\s](?:[^<>]*[^<>\s])?>+|\{+[^{}]+\}+")
+JOINERS = "\u200c\u200d"  # of no width: with them Persian and Hindi are read otherwise
+NO_LANGUAGE = ("", "und", "mul", "unknown")
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's composed form (NFC): é is one character, however it was typed."""
+    return unicodedata.normalize("NFC", text)
+
+
 def none(text: str) -> str:
-    """The text as it is."""
-    return text
+    """The text as it is, in Unicode's composed form (NFC)."""
+    return composed(text)
 
 
 def lower(text: str) -> str:
-    """Lower case; runs of white space become one space, none at either end."""
-    return " ".join(text.lower().split())
+    """Lower case, composed (NFC); runs of white space become one space, none at either end."""
+    return " ".join(composed(composed(text).lower()).split())
 
 
 def english(text: str) -> str:
-    """Lower-case words separated by single spaces, as LibriSpeech transcribes.
+    """English words in lower case, separated by single spaces, as LibriSpeech transcribes.
 
     In this order: curly and other single quotes become ``'``; Unicode NFKC; lower case; control
     and format characters (zero width, soft hyphen) vanish; every punctuation mark and symbol
@@ -59,6 +71,32 @@ def english(text: str) -> str:
 
 
 NORMALISERS: dict[str, Normaliser] = {"none": none, "lower": lower, "english": english}
+
+
+def without_tags(text: str) -> str:
+    """The text without what ``TAG`` matches, a space in its place."""
+    return re.sub(r"\s+", " ", TAG.sub(" ", text)).strip() if TAG.search(text) else text
+
+
+def not_english(text: str, language: str) -> str:
+    """Why a text is not what the normaliser ``english`` is made for; empty where it may be.
+
+    Args:
+        text: as it is written.
+        language: a name or code, as "de" or "en-US"; empty where unknown.
+    """
+    if language.lower() not in NO_LANGUAGE and not language.lower().startswith("en"):
+        return f"language {language}"
+    if text.isascii():
+        return ""
+    joined = (before for before, mark in itertools.pairwise(text) if mark in JOINERS)
+    if any(c.isalpha() or unicodedata.category(c) in ("Mc", "Mn") for c in joined):
+        return "zero-width joiners are lost"
+    letters = [c for c in unicodedata.normalize("NFKC", text) if c.isalpha()]
+    foreign = [c for c in letters if not unicodedata.name(c, "").startswith("LATIN")]
+    if 2 * len(foreign) < len(letters) or not foreign:
+        return ""
+    return f"script {unicodedata.name(foreign[0], 'unknown').split()[0].title()}"
 
 
 def normaliser(name: str) -> Normaliser:
@@ -109,15 +147,26 @@ class Characters(Tokenizer):
 
     Args:
         texts: normalised training transcripts.
-        alphabet: characters to use instead of those that occur in the texts.
+        alphabet: characters to use instead of those that occur in the texts, composed as the
+            normalisers do it.
     """
 
     def __init__(self, texts: Iterable[str], *, alphabet: str | None = None) -> None:
-        found = set(alphabet) if alphabet is not None else set().union(*texts)
+        found = set(composed(alphabet)) if alphabet is not None else set().union(*texts)
         if not found:
             raise ValueError("the training texts are empty: no characters to make tokens of")
-        self.characters = "".join(sorted(found))
+        self._number(found)
+
+    def _number(self, characters: Iterable[str]) -> None:
+        self.characters = "".join(sorted(characters))
         self._ids = {c: FIRST + i for i, c in enumerate(self.characters)}
+
+    @classmethod
+    def from_characters(cls, characters: str) -> "Characters":
+        """From the characters of a trained model, as they are."""
+        tokenizer = cls.__new__(cls)
+        tokenizer._number(characters)
+        return tokenizer
 
     @property
     def vocabulary_size(self) -> int:
@@ -241,7 +290,7 @@ def restore(state: dict[str, str]) -> Tokenizer:
         ValueError: it is nobody's state.
     """
     if state.get("class") == "Characters" and "characters" in state:
-        return Characters((), alphabet=state["characters"])
+        return Characters.from_characters(state["characters"])
     if state.get("class") == "SentencePiece" and "model" in state:
         try:
             return SentencePiece.from_model(base64.b64decode(state["model"]))

@@ -416,6 +416,7 @@ class Run:
                     "name": self.corpus["name"],
                     "path": self.recipe.data.corpus,
                     "rows_sha256": self.rows_sha256,
+                    "utterances": {k: v["utterances"] for k, v in self.corpus["splits"].items()},
                 },
             )
             self.journal.show(line)
@@ -482,6 +483,8 @@ class Run:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoint.damaged(self.folder / "last.ckpt", error) from None
         log.info("resumed %s at update %d", self.folder, self.updates)
+        if (why := self.budget_reached()) is not None:
+            log.warning("%s before: nothing is left to train; raise the budget to go on", why)
 
 
 COUNTS = (

@@ -308,7 +308,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     ),
     "train: run of another recipe": (
         "train {recipe} --run {run} --seed 2",
-        r"runs/a holds a run of another recipe \(they differ in seed\); choose another --run",
+        r"runs/a holds a run of another recipe \(seed: was 1, is now 2\); choose another --run",
     ),
     "train: folder of something else": (
         "train {recipe} --run {recordings}",

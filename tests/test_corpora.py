@@ -363,17 +363,22 @@ def test_the_same_options_again_are_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("option", "settings", "words"),
     [
-        (1, {}, "options"),
-        (0, {"sample_rate": 8000}, "sample_rate"),
-        (0, {"normaliser": "lower"}, "normaliser"),
-        (0, {"alphabet": "abc"}, "options"),
+        (1, {}, "options.option: was 0, is now 1"),
+        (0, {"sample_rate": 8000}, "sample_rate: was 16000, is now 8000"),
+        (0, {"normaliser": "lower"}, "normaliser: was english, is now lower"),
+        (0, {"alphabet": "abc"}, "options.alphabet: was None, is now abc"),
+        (0, {"strip_tags": True}, "options.strip_tags: was not set, is now True"),
     ],
 )
 def test_other_options_are_refused_and_named(tmp_path, option, settings, words):
     rows = {"train": [row()]}
     prepare(Given(given=rows), tmp_path / "out")
-    with pytest.raises(ValueError, match=rf"differently \({words}\); remove it or choose another"):
+    with pytest.raises(ValueError, match=rf"differently \({words}\); remove it or .*--refresh"):
         prepare(Given(given=rows, option=option), tmp_path / "out", **settings)
+    replaced = prepare(Given(given=rows, option=option), tmp_path / "out", refresh=True, **settings)
+    assert not replaced["reused"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert prepare(Given(given=rows, option=option), tmp_path / "out", **settings)["reused"]
 
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path):

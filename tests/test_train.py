@@ -143,7 +143,7 @@ def test_a_run_folder_belongs_to_one_recipe_and_one_process(corpus, tmp_path):
         ):
             pass
     check_folder(recipe(corpus, budget={"updates": 99}), folder)
-    with pytest.raises(ValueError, match=r"another recipe \(they differ in seed\)"):
+    with pytest.raises(ValueError, match=r"another recipe \(seed: was 1, is now 2\)"):
         check_folder(recipe(corpus, seed=2), folder)
 
 

@@ -8,21 +8,25 @@ splits these are suspicious and stay.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from asr import audio
+from asr import audio, folders, text
 from asr.corpora.corpus import Row
-from asr.folders import printable
 
 ENCODER_FRAME_SECONDS = 0.04  # four feature frames of 10 ms, the subsampling of every recipe
 SILENCE_PEAK = 1e-4  # -80 dB of full scale
 CLIPPED_SHARE = 0.001  # of the samples at full scale, from which an utterance is suspicious
 OUTLIER_DEVIATIONS = 5  # robust standard deviations, 1.4826 median absolute deviations each
 OUTLIER_MIN_COUNT = 20  # utterances in a split, below which outliers cannot be told
+ADVICE = {  # by reason; the braces stand for examples
+    "tags": "hold tags ({}), which are read as words; --strip-tags leaves them out",
+    "not_english": "are not what the normaliser english is made for ({}); use --normaliser lower,"
+    " which loses no sign of any script",
+}
 MORE_LABELS_THAN_FRAMES = "more_labels_than_frames"
 
 
@@ -170,6 +174,7 @@ class Split:
         messages: one line per row dropped.
         suspicious: ids by reason; kept.
         converted: rows by kind of conversion.
+        found: what made rows suspicious of tags or of another language, with counts.
     """
 
     for_training: bool = True
@@ -183,12 +188,13 @@ class Split:
     messages: list[str] = field(default_factory=list)
     suspicious: dict[str, list[str]] = field(default_factory=dict)
     converted: Counter[str] = field(default_factory=Counter)
+    found: dict[str, Counter[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._seen: set[str] = set()
 
-    def admit(self, row: Row, loaded: Utterance | DroppedError, text: str) -> Utterance | None:
-        """Counts one row; the utterance when it is kept."""
+    def admit(self, row: Row, loaded: Utterance | DroppedError, words: str) -> Utterance | None:
+        """Counts one row, of these normalised words; the utterance when it is kept."""
         row_id = row.id
         self.read += 1
         try:
@@ -199,17 +205,17 @@ class Split:
                 raise DroppedError(*row.fault)
             if isinstance(loaded, DroppedError):
                 raise loaded
-            if not text:
+            if not words:
                 spoken = row.text.strip()
                 why = "no text is left after normalisation" if spoken else "it has no transcript"
                 raise DroppedError("empty_text", f"{row_id}: {why}")
-            self._check_length(row_id, text, loaded.seconds)
+            self._check_length(row_id, words, loaded.seconds)
         except DroppedError as error:
             self.dropped.setdefault(error.reason, []).append(row_id)
-            self.messages.append(printable(str(error)))
+            self.messages.append(folders.printable(str(error)))
             return None
         self.ids.append(row_id)
-        self.texts.append(text)
+        self.texts.append(words)
         self.speakers.append(loaded.row.speaker_id)
         self.seconds.append(loaded.seconds)
         self.hashes.append(loaded.audio_hash)
@@ -226,6 +232,25 @@ class Split:
             if self.for_training:
                 raise DroppedError(error.reason, f"{row_id}: {error}") from None
             self.suspect(error.reason, [row_id])
+
+    def judge(self, row: Row, normaliser: str, strip_tags: bool) -> None:
+        """Suspects a row that was kept of tags, and of a language its normaliser is not for."""
+        tags = text.TAG.findall(row.text)
+        if tags and strip_tags:
+            self.converted["tags_stripped"] += 1
+        elif tags:
+            self.suspect("tags", [row.id])
+            self.found.setdefault("tags", Counter()).update(tags)
+        if normaliser == "english" and (why := text.not_english(row.text, row.language)):
+            self.suspect("not_english", [row.id])
+            self.found.setdefault("not_english", Counter())[why] += 1
+
+    def advice(self) -> Iterator[str]:
+        """What to do about what ``judge`` found."""
+        for reason, remedy in ADVICE.items():
+            if counts := self.found.get(reason):
+                number = f"{len(self.suspicious[reason])} of {len(self.ids)} rows"
+                yield f"{number} {remedy.format(folders.examples(_commonest(counts)))}"
 
     def suspect(self, reason: str, ids: Iterable[str]) -> None:
         """Lists ids under a reason; no entry when there are none."""
@@ -246,6 +271,10 @@ class Split:
         }
 
 
+def _commonest(counts: Counter[str]) -> list[str]:
+    return [what for what, _ in counts.most_common()]
+
+
 def compare(
     splits: dict[str, Split],
     alphabet: str | None = None,
@@ -253,10 +282,10 @@ def compare(
 ) -> None:
     """Lists what is suspicious only in sight of all rows: outliers and what splits share.
 
-    Characters are compared with ``alphabet``, or else with those of the split "train"; reading a
-    corpus without either, none is called foreign. ``expected`` has the published counts.
+    Characters are compared with ``alphabet``, composed, or else with those of the split "train";
+    reading a corpus without either, none is called foreign. ``expected`` has the published counts.
     """
-    known = set(alphabet) if alphabet is not None else None
+    known = set(text.composed(alphabet)) if alphabet is not None else None
     if known is None and "train" in splits:
         known = set().union(*splits["train"].texts)
     earlier: dict[str, Split] = {}

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import logging
@@ -17,15 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from asr import text
-from asr.corpora import preflight
+from asr import config, text
+from asr.corpora import preflight, snapshot
 from asr.corpora.corpus import Corpus, Row, Rows
 from asr.files import new_folder, remedy
+from asr.folders import Walk
 
 logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 500_000_000  # of audio, roughly
 GROUP_BYTES = 1_000_000  # of audio in a row group, which is read whole for any row of it
+LONGEST_NAME = 255  # bytes of a file's name, on most file systems
 READ_AHEAD = 8  # rows decoded ahead per thread: bounds the memory
 
 _STRING = {"dtype": "string", "_type": "Value"}
@@ -61,12 +64,15 @@ def prepare(
     sample_rate: int = 16000,
     normaliser: str = "english",
     alphabet: str | None = None,
+    strip_tags: bool = False,
+    refresh: bool = False,
     num_workers: int | None = None,
 ) -> dict[str, object]:
     """Writes the corpus to the folder ``output`` and says what it holds.
 
-    An output folder that was made with the same options is left as it is. The result has the keys
-    of corpus.json, and "preflight" (of preflight.json), "output" and "reused".
+    An output folder that was made with the same options, from files that have not changed since
+    then, is left as it is; after a change it is replaced, once the new corpus is complete. The
+    result has the keys of corpus.json, and "preflight" (of preflight.json), "output" and "reused".
 
     Args:
         corpus: with its options.
@@ -74,16 +80,20 @@ def prepare(
         sample_rate: Hz of the prepared audio.
         normaliser: name in asr.text.NORMALISERS, applied to the transcripts.
         alphabet: characters expected after normalisation; by default those of the split "train".
+        strip_tags: whether what stands in brackets, as [laughter], is left out of the transcripts.
+        refresh: prepare again, also with other options, what the output folder holds.
         num_workers: threads that decode; by default one per core.
 
     Raises:
         ValueError: the output holds something else, a split has no usable row, or as the corpus.
         OSError: the output cannot be written.
     """
-    normalise = text.normaliser(normaliser)
+    text.normaliser(normaliser)
     if sample_rate < 1:
         raise ValueError(f"sample_rate {sample_rate}: it must be positive, for instance 16000")
     options = {**_options(corpus), "alphabet": alphabet}
+    if strip_tags:
+        options["strip_tags"] = True
     wanted = {
         "corpus": type(corpus).__name__,
         "sample_rate": sample_rate,
@@ -91,30 +101,42 @@ def prepare(
         "options": options,
     }
     output = Path(output)
-    if (finished := _finished(output, wanted)) is not None:
-        return finished
+    earlier = _earlier(output)
+    if earlier is not None and not refresh and _is_current(corpus, output, earlier, wanted):
+        return {**earlier, "output": str(output), "reused": True}
     with _partial(output) as partial:
+        rows_by_split = corpus.splits()
+        # Before the rows are read: what changes while they are is noticed the next time.
+        sources = corpus.sources()
+        files = snapshot.take(sources.files)
         splits: dict[str, preflight.Split] = {}
-        for name, rows in corpus.splits().items():
+        for name, rows in rows_by_split.items():
             splits[name] = preflight.Split(for_training=name == "train")
             workers = num_workers or os.cpu_count() or 1
             loaded = _load_ahead(name, rows, sample_rate, workers)
-            _write_split(partial, name, loaded, normalise, splits[name])
+            _write_split(partial, name, loaded, normaliser, strip_tags, splits[name])
         origin = corpus.origin()
         preflight.compare(splits, alphabet, origin.expected)
+        advice = [f"{name}: {line}" for name, split in splits.items() for line in split.advice()]
         about = {
             "name": origin.name,
             "source": origin.source,
             "licence": origin.licence,
             "synthetic": origin.synthetic,
-            "remarks": list(origin.remarks),
+            "remarks": [*origin.remarks, *advice],
+            "passed_over": _passed_over(sources),
             **wanted,
             "splits": {name: _statistics(split) for name, split in splits.items()},
         }
         checks = {name: split.summary() for name, split in splits.items()}
         _write_json(partial / "corpus.json", about)
         _write_json(partial / "preflight.json", checks)
+        _write_json(partial / "sources.json", files)
     return {**about, "preflight": checks, "output": str(output), "reused": False}
+
+
+def _passed_over(sources: Walk) -> dict[str, list[str]]:
+    return {kind: [str(path) for path in paths] for kind, paths in sources.passed_over.items()}
 
 
 def _options(corpus: Corpus) -> dict[str, object]:
@@ -122,44 +144,85 @@ def _options(corpus: Corpus) -> dict[str, object]:
     return json.loads(json.dumps(dataclasses.asdict(corpus), default=str))
 
 
-def _finished(output: Path, wanted: dict[str, object]) -> dict[str, object] | None:
-    """What the output folder already holds, if it is what is wanted; None if there is nothing."""
+def _earlier(output: Path) -> dict[str, object] | None:
+    """What the output folder already holds; None if there is nothing.
+
+    Raises:
+        ValueError: it is not a prepared corpus.
+    """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     try:
         about = json.loads((output / "corpus.json").read_text(encoding="utf-8"))
-        checks = json.loads((output / "preflight.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return {**about, "preflight": json.loads((output / "preflight.json").read_text("utf-8"))}
+    except (OSError, ValueError, TypeError):
         raise ValueError(
             f"{output} exists and is not a prepared corpus; choose another --output"
         ) from None
-    different = sorted(key for key, value in wanted.items() if about.get(key) != value)
+
+
+def _is_current(
+    corpus: Corpus, output: Path, earlier: dict[str, object], wanted: dict[str, object]
+) -> bool:
+    """Whether the corpus is prepared from files that have not changed; says what changed.
+
+    Raises:
+        ValueError: it was prepared with other options.
+    """
+    different = config.differences({key: earlier.get(key) for key in wanted}, wanted)
     if different:
         raise ValueError(
-            f"{output} holds {about.get('name')} prepared differently ({', '.join(different)});"
-            " remove it or choose another --output"
+            f"{output} holds {earlier.get('name')} prepared differently ({'; '.join(different)});"
+            " remove it or choose another --output, or replace it with --refresh"
         )
-    logger.info("%s is already prepared with these options", output)
-    return {**about, "preflight": checks, "output": str(output), "reused": True}
+    try:
+        before = json.loads((output / "sources.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        logger.warning(
+            "%s was prepared by an earlier version, which did not record its source: if that has"
+            " changed, prepare again with --refresh", output
+        )  # fmt: skip
+        return True
+    try:
+        changes = snapshot.changes(before, snapshot.take(corpus.sources().files))
+    except (OSError, ValueError) as error:
+        logger.warning("%s is used as it is: its source cannot be read (%s)", output, error)
+        return True
+    if changes:
+        logger.warning("%s is prepared again, as its source has changed: %s", output, changes)
+    else:
+        logger.info("%s is already prepared with these options", output)
+    return not changes
 
 
 @contextlib.contextmanager
 def _partial(output: Path) -> Iterator[Path]:
     """A new sibling folder to write into, which becomes the output when all went well.
 
-    Those that killed processes of this host left are removed.
+    What is in the output goes when it does. Folders that killed processes of this host left are
+    removed.
     """
-    prefix = f".{output.name}.{socket.gethostname()}-"
+    output = output.resolve() if output.is_symlink() else output
+    name = output.name
+    if len(os.fsencode(name)) > LONGEST_NAME // 2:  # with what is added it must be a name, too
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    prefix = f".{name}.{socket.gethostname()}-"
     with new_folder(output.parent):
-        for stale in output.parent.glob(f"{prefix}*.partial"):
-            owner = stale.name.removeprefix(prefix).removesuffix(".partial")
+        for stale in output.parent.glob(f"{glob.escape(prefix)}*.partial"):
+            owner = stale.name.removeprefix(prefix).partition(".")[0]
             if owner.isdigit() and not _alive(int(owner)):
                 shutil.rmtree(stale, ignore_errors=True)
         partial = output.parent / f"{prefix}{os.getpid()}.partial"
         try:
             partial.mkdir()
             yield partial
-            os.replace(partial, output)
+            if output.exists():
+                replaced = partial.with_suffix(".replaced.partial")
+                os.replace(output, replaced)
+                os.replace(partial, output)
+                shutil.rmtree(replaced)
+            else:
+                os.replace(partial, output)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
             if isinstance(error, OSError) and error.errno is not None and error.filename is None:
@@ -210,14 +273,17 @@ def _write_split(
     folder: Path,
     name: str,
     loaded: Iterator[tuple[Row, preflight.Utterance | preflight.DroppedError]],
-    normalise: text.Normaliser,
+    normaliser: str,
+    strip_tags: bool,
     split: preflight.Split,
 ) -> None:
+    normalise = text.normaliser(normaliser)
     with _Shards(folder, name) as shards:
         for row, result in loaded:
-            normalised = normalise(row.text)
+            normalised = normalise(text.without_tags(row.text) if strip_tags else row.text)
             if (kept := split.admit(row, result, normalised)) is not None:
                 shards.write(kept, normalised)
+                split.judge(row, normaliser, strip_tags)
     if not split.ids:
         why = "; ".join(split.messages[:3]) or "the corpus has no rows for it"
         raise ValueError(f"split {name}: none of {split.read} rows is usable ({why})")

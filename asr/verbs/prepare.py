@@ -4,6 +4,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from asr.folders import examples
 from asr.verbs.options import hyphens, parser
 
 
@@ -25,6 +26,14 @@ def prepare(arguments: list[str]) -> int:
         "--normaliser", default="english", help="of the transcripts: english, lower or none"
     )
     options.add_argument("--alphabet", help="characters expected; those of the split train")
+    options.add_argument(
+        "--strip-tags", action="store_true",
+        help="leave out what transcripts have in brackets: [laughter], <unk>, {breath}",
+    )  # fmt: skip
+    options.add_argument(
+        "--refresh", action="store_true",
+        help="prepare again what the folder holds, also with other options",
+    )  # fmt: skip
     if {"-h", "--help"} & set(arguments):
         print(options.format_help())
         print("options of each corpus (type, default):\n" + describe_table(CORPORA))
@@ -47,6 +56,8 @@ def prepare(arguments: list[str]) -> int:
         sample_rate=known.sample_rate,
         normaliser=known.normaliser,
         alphabet=known.alphabet,
+        strip_tags=known.strip_tags,
+        refresh=known.refresh,
     )
     print(prepared(result))
     return 0
@@ -67,7 +78,9 @@ def prepared(result: dict[str, Any]) -> str:
             lines.append(f"    converted   {number} ({reason.replace('_', ' ')})")
         for kind in ("dropped", "suspicious"):
             for reason, ids in checked[kind].items():
-                shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
-                lines.append(f"    {kind:11} {len(ids)} ({reason.replace('_', ' ')}): {shown}")
+                shown = f"{len(ids)} ({reason.replace('_', ' ')}): {examples(ids)}"
+                lines.append(f"    {kind:11} {shown}")
+    for kind, names in result.get("passed_over", {}).items():
+        lines.append(f"  passed over {len(names)} {kind}: {examples(names)}")
     lines += [f"  note: {remark}" for remark in result["remarks"]]
     return "\n".join([*lines, f"  full lists: {result['output']}/preflight.json"])
