@@ -168,7 +168,10 @@ def override(tree: Tree, arguments: Sequence[str], schema: type | None) -> Tree:
         if text is None or text.startswith("--"):
             raise ValueError(f"{key} expects a value")
         keys = key[2:].replace("-", "_").split(".")
-        value = load_file(text) if text.endswith(".yaml") else load_yaml(text, key)
+        if yaml.reader.Reader.NON_PRINTABLE.search(text):
+            value: Any = Path(text)  # of a name that is not UTF-8, which is no YAML
+        else:
+            value = load_file(text) if text.endswith(".yaml") else load_yaml(text, key)
         branch: Tree = tree
         place: Any = schema
         for at, name in enumerate(keys[:-1]):

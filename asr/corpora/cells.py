@@ -1,6 +1,7 @@
 """Values of tables, JSON and parquet -> rows: what is missing is missing, and text is text."""
 
 import math
+import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def row(
         name = _name(id, "id") or where
         if audio is None:
             raise CellError("missing_audio", "no audio is named")
+        if isinstance(audio, Path) and not _may_exist(audio):
+            raise CellError("missing_audio", f"{audio} is not the name of a file")
         return Row(
             id=name,
             audio=audio,
@@ -115,6 +118,13 @@ def row(
     except CellError as error:
         place = name if name == where else f"{name} ({where})"
         return unusable(name, error.reason, f"{place}: {error}")
+
+
+def _may_exist(path: Path) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half a character of UTF-16, which JSON can write
+        return False
 
 
 def _name(value: Any, column: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from asr.audio import FOREIGN, SUFFIXES
 from asr.corpora import cells
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
-from asr.corpora.manifest import Line, read_lines
+from asr.corpora.manifest import MANIFESTS, Line, read_lines
 from asr.folders import Walk, is_hidden, stored, walk
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_t
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id", "speaker_name")
 LANGUAGE_COLUMNS = ("language", "locale")
 ID_COLUMNS = ("id", "utterance_id", "segment_id")
-FORMATS = {".parquet": "parquet", ".json": "json", ".arrow": "arrow"}
-TABLES = (".csv", ".tsv", ".jsonl")  # read here: the library makes None of "NA" and 7 of "007"
+FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
 NUM_LINES_OF_KEYS = 100  # of JSON, whose lines may have different keys
 SPLIT_NAMES = {  # ours: what others call it
     "train": ("train", "train.clean.100"),
@@ -35,7 +34,7 @@ SPLIT_NAMES = {  # ours: what others call it
 
 
 class _Tables:
-    """Local tables and JSON lines as ``datasets`` would give them, but every value as written."""
+    """Local tables and JSON as ``datasets`` gives them, but "NA" is a word and 007 stays 007."""
 
     features = None
 
@@ -124,7 +123,7 @@ class Hub(Corpus):
     def sources(self) -> Walk:
         """The data files and audio of a local folder; what is on the hub does not change."""
         local = Path(self.path)
-        kinds = {*FORMATS, *TABLES, *SUFFIXES, *FOREIGN}
+        kinds = {*FORMATS, *MANIFESTS, *SUFFIXES, *FOREIGN}
         return walk(local, kinds) if local.is_dir() else Walk()
 
     def _files(self, split: str, folder: Path, names: list[str]) -> Rows:
@@ -136,10 +135,10 @@ class Hub(Corpus):
             if not found:
                 raise FileNotFoundError(f"{folder} has no file {name}; {_listing(folder)}")
             suffix = found[0].suffix.lower()
-            if suffix not in FORMATS and suffix not in TABLES:
-                known = ", ".join([*FORMATS, *TABLES])
+            if suffix not in FORMATS and suffix not in MANIFESTS:
+                known = ", ".join([*FORMATS, *MANIFESTS])
                 raise ValueError(f"{found[0]}: use one of {known}")
-            if suffix in TABLES:
+            if suffix in MANIFESTS:
                 parts.append(_Tables(found))
                 continue
             # Streamed from the files themselves: nothing is copied to a cache.
@@ -196,7 +195,7 @@ class Hub(Corpus):
 
 
 def _is_file(folder: Path, name: str) -> bool:
-    known = Path(name).suffix.lower() in (*FORMATS, *TABLES)
+    known = Path(name).suffix.lower() in (*FORMATS, *MANIFESTS)
     return folder.is_dir() and (known or any(c in name for c in "*?/"))
 
 
@@ -215,11 +214,11 @@ def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, Part]:
             saved = datasets.load_from_disk(path)
             return saved if isinstance(saved, dict) else {"train": saved}
         builder = datasets.load_dataset_builder(path, config)
-        files = {
-            s: list(map(Path, names)) for s, names in (builder.config.data_files or {}).items()
-        }
-        if folder.is_dir() and all(p.suffix.lower() in TABLES for f in files.values() for p in f):
-            return {str(split): _Tables(paths) for split, paths in files.items()}
+        files = (builder.config.data_files or {}) if folder.is_dir() else {}
+        tables = {str(split): [Path(name) for name in names] for split, names in files.items()}
+        suffixes = {path.suffix.lower() for paths in tables.values() for path in paths}
+        if suffixes and suffixes <= set(MANIFESTS):
+            return {split: _Tables(paths) for split, paths in tables.items()}
         # A local folder is streamed too: its files are at hand and need no second copy.
         options: dict[str, Any] = {"streaming": streaming or folder.is_dir()}
         if builder.name == "csv":
@@ -243,7 +242,7 @@ def _undecoded(part: Part) -> Part:
     import datasets
 
     if isinstance(part, datasets.IterableDataset):
-        return part.decode(False)
+        return part.decode(False) if part.features is not None else part
     if isinstance(part, datasets.Dataset):
         for name, feature in part.features.items():
             if isinstance(feature, datasets.Audio):
@@ -261,7 +260,10 @@ def _rows_of(part: Part, path: str) -> Iterator[Line]:
 def _unloadable(path: str, error: Exception) -> OSError:
     """The library raises many kinds of error, some of them pages long."""
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return OSError(f"{path} cannot be loaded: {line.strip()}; check its name, --config, the net")
+    remedy = "check its name, --config, the net"
+    if "torchcodec" in line:
+        remedy = "name its table: --train '[metadata.csv]' --audio_column file_name"
+    return OSError(f"{path} cannot be loaded: {line.strip()}; {remedy}")
 
 
 def _columns(part: Part, path: str) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -162,17 +163,21 @@ def read_text(path: Path) -> str:
 
 
 def _objects(path: Path) -> Iterator[tuple[int, Line]]:
+    """JSON, an object a line or all in one array; numbers are strings, as they are written."""
+    read = partial(json.loads, parse_int=str, parse_float=str)
     # Lines of a file, not splitlines, which also cuts at separators that may stand within a text.
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    # Numbers as they are written; NaN is a number, which no text is.
-                    entry = json.loads(line, parse_int=str, parse_float=str)
-                except (ValueError, RecursionError):
-                    entry = None
-                if not isinstance(entry, dict):
-                    message = "not a JSON object; write one a line"
-                    yield number, cells.CellError("bad_row", message)
-                else:
-                    yield number, entry
+            try:
+                if number == 1 and line.lstrip().startswith("["):
+                    yield from enumerate(map(_object, read(line + file.read())), start=1)
+                elif line.strip():
+                    yield number, _object(read(line))
+            except (ValueError, RecursionError):
+                yield number, _object(None)
+
+
+def _object(value: Any) -> Line:
+    if isinstance(value, dict):
+        return value
+    return cells.CellError("bad_row", "not a JSON object; write one a line")

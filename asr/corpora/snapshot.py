@@ -1,6 +1,7 @@
 """When the files that a corpus was read from last changed, to notice that they do."""
 
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,8 +19,9 @@ def take(files: Iterable[Path]) -> Snapshot:
             status = path.stat()
         except (OSError, ValueError):  # a manifest may name anything
             continue
-        names = found.setdefault(str(path.parent), {})
-        names[path.name] = [status.st_size, status.st_mtime_ns]
+        if stat.S_ISREG(status.st_mode):
+            names = found.setdefault(str(path.parent), {})
+            names[path.name] = [status.st_size, status.st_mtime_ns]
     return found
 
 
