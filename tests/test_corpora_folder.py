@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +82,58 @@ def test_a_text_in_another_encoding_is_named_and_a_mark_is_no_text(tmp_path):
     (tmp_path / "train" / "a.txt").write_bytes("\ufeffgr\u00fc\u00dfe\r\n".encode())
     assert [r.text for r in read(Folder(path=tmp_path))["train"]] == ["gr\u00fc\u00dfe"]
     (tmp_path / "train" / "a.txt").write_bytes("eins\ngr\u00fc\u00dfe".encode("latin-1"))
-    with pytest.raises(ValueError, match="a.txt, line 2: not UTF-8; convert it"):
+    with pytest.raises(ValueError, match=r"a \(a.txt\): text .* is not UTF-8; convert .*iconv"):
         Folder(path=tmp_path).splits()
+
+
+def test_two_texts_for_one_recording_are_not_chosen_from(tmp_path):
+    pair(tmp_path / "train", "a")
+    pair(tmp_path / "train", "b")
+    (tmp_path / "train" / "a.TXT").write_text("other words")
+    rows = read(Folder(path=tmp_path))["train"]
+    assert [(row.id, row.text) for row in rows if row.fault is None] == [("b", "some words")]
+    assert rows[0].fault == (
+        "bad_row",
+        f"a: {tmp_path}/train/a.TXT, {tmp_path}/train/a.txt are all there; keep one",
+    )
+
+
+def test_linked_folders_are_read_and_companions_and_circles_are_passed_over(tmp_path):
+    pair(tmp_path / "mine" / "ann", "a")
+    pair(tmp_path / "store" / "bob", "b", "a text\non two lines ")
+    (tmp_path / "mine" / "bob").symlink_to(tmp_path / "store" / "bob")
+    (tmp_path / "mine" / "ann" / "again").symlink_to(tmp_path / "mine")
+    (tmp_path / "mine" / "ann" / "._a.txt").write_bytes(b"\0\5\x16\7\xff")
+    corpus = Folder(path=tmp_path / "mine", validation_share=0, test_share=0)
+    rows = read(corpus)["train"]
+    assert [(row.id, row.text, row.speaker_id) for row in rows] == [
+        ("ann/a", "some words", "ann"),
+        ("bob/b", "a text on two lines", "bob"),
+    ]
+    passed_over = prepare(corpus, tmp_path / "out")["passed_over"]
+    assert {kind: len(names) for kind, names in passed_over.items()} == {
+        "hidden": 1,
+        "circular links": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "names", [("e\u0301", "\u00e9"), (b"caf\xe9", b"caf\xe9"), ("x\ny", "x\ny")]
+)
+def test_audio_and_text_belong_together_whatever_their_names_are(tmp_path, names):
+    pair(tmp_path / "train", "a")
+    audio, text = (os.fsdecode(name) for name in names)
+    (tmp_path / "train" / "a.flac").rename(tmp_path / "train" / f"{audio}.FLAC")
+    (tmp_path / "train" / "a.txt").rename(tmp_path / "train" / f"{text}.TXT")
+    summary = prepare(Folder(path=tmp_path), tmp_path / "out")
+    assert summary["preflight"]["train"]["kept"] == 1
+    assert prepare(Folder(path=tmp_path), tmp_path / "out")["reused"]
+
+
+def test_splits_and_manifests_may_be_written_in_capitals(tmp_path):
+    pair(tmp_path / "Train", "a")
+    (tmp_path / "DEV.CSV").write_text("audio_filepath,text\nTrain/a.flac,x\n")
+    assert ids(Folder(path=tmp_path)) == {"train": ["a"], "validation": ["Train/a"]}
 
 
 def test_two_audio_files_of_one_name_do_not_both_count(tmp_path):
@@ -155,12 +206,12 @@ def test_what_no_manifest_names_is_said_not_to_be_read(tmp_path):
         ('{"text": "x"}', "needs audio_filepath and text; it has text"),
         ("[1, 2]", "line 2: not a JSON object"),
         ('{"audio_filepath": "a", "text": "x", "duration": "long"}', "duration 'long' is not"),
-        ('{"audio_filepath": "a", "text": "x", "offset": -1}', "offset -1 is not a number"),
+        ('{"audio_filepath": "a", "text": "x", "offset": -1}', "offset '-1' is not a number"),
     ],
 )
-def test_a_wrong_line_of_a_manifest_is_named(tmp_path, line, words):
+def test_a_manifest_of_wrong_lines_is_refused_and_the_first_is_named(tmp_path, line, words):
     path = tmp_path / "all.jsonl"
-    path.write_text('{"audio_filepath": "a.flac", "text": "x"}\n' + line + "\n")
+    path.write_text("\n" + line + "\n")
     with pytest.raises(ValueError, match=words) as error:
         Folder(path=path).splits()
     assert "all.jsonl, line 2" in str(error.value)
@@ -200,7 +251,7 @@ def test_the_numbers_of_a_table_are_seconds(tmp_path):
     [
         ("a.flac,yes, but no", "line 2: 3 fields, the header has 2; a text with the separator"),
         ("a.flac", "line 2: 1 fields"),
-        (",some words", "line 2: needs audio_filepath and text; it has text"),
+        (",some words", "line 2: no audio is named"),
         ('a.flac,"some" words', "line 2: .*check its quotes"),
     ],
 )
@@ -292,6 +343,22 @@ def test_kaldi_entries_without_a_partner_are_counted(tmp_path):
     checks = prepare(Folder(path=tmp_path), tmp_path / "out")["preflight"]["train"]
     assert checks["dropped"] == {"empty_text": ["b"], "missing_audio": ["c"]}
     assert any("wav.scp has no c" in message for message in checks["messages"])
+
+
+def test_a_kaldi_line_that_cannot_be_used_ends_nothing(tmp_path):
+    sound(tmp_path / "train" / "a.flac", 3.0)
+    kaldi(
+        tmp_path / "train",
+        wav_scp=["a a.flac", "c touch x |"],
+        text=["u1 null", "u2 NA", "u3 x", "u4 x", "u5 x"],
+        segments=["u1 a 0 1", "u2 a 1 -1", "u3 a one 2", "u4 a 2 1", "u5 c 0 1"],
+    )
+    rows = {row.id: row for row in read(Folder(path=tmp_path))["train"]}
+    assert [rows[name].text for name in ("u1", "u2")] == ["null", "NA"]
+    assert (rows["u2"].start_seconds, rows["u2"].seconds) == (1.0, None)  # -1 is the end
+    assert {name for name, row in rows.items() if row.fault} == {"u3", "u4", "u5"}
+    assert "'u3 a one 2'" in rows["u3"].fault[1]
+    assert "duration '-1.0'" in rows["u4"].fault[1]
 
 
 def test_commands_in_wav_scp_are_not_run(tmp_path):

@@ -3,7 +3,7 @@ import random
 import jiwer
 import pytest
 
-from asr.scoring import Alignment, align, characters, pooled, score
+from asr.scoring import Alignment, align, characters, hits, pooled, score
 
 
 def scored(references, hypotheses):
@@ -60,3 +60,9 @@ def test_a_score_that_cannot_be_is_refused(references, hypotheses, message):
 def test_nothing_pools_to_nothing():
     assert pooled([]) == characters([], []) == Alignment(0, 0, 0, 0)
     assert pooled([Alignment(1, 2, 3, 4), Alignment(1, 0, 0, 6)]) == Alignment(2, 2, 3, 10)
+
+
+def test_what_is_typed_in_two_ways_is_no_error():
+    alignments, _ = align(["caf\u00e9 a"], ["cafe\u0301 a"])
+    assert score(alignments, ["caf\u00e9 a"], ["cafe\u0301 a"])["cer"]["rate"] == 0
+    assert hits(["e\u0301"], ["\u00e9"]) == [[True]]

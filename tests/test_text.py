@@ -2,11 +2,22 @@ import json
 import logging
 import pickle
 import random
+import unicodedata
 
 import pytest
 
 from asr.batch import BLANK, EOS, UNKNOWN
-from asr.text import NORMALISERS, Characters, SentencePiece, english, lower, normaliser, restore
+from asr.text import (
+    NORMALISERS,
+    Characters,
+    SentencePiece,
+    english,
+    lower,
+    normaliser,
+    not_english,
+    restore,
+    without_tags,
+)
 
 TEXTS = [
     "turn the light on",
@@ -60,6 +71,68 @@ def test_the_other_normalisers():
     assert lower(" A,  b\n") == "a, b"
     with pytest.raises(ValueError, match="'french': choose one of none, lower, english"):
         normaliser("french")
+
+
+@pytest.mark.parametrize("name", NORMALISERS)
+def test_what_is_typed_in_two_ways_is_one_text(name):
+    for text in ("\u00e9t\u00e9", "\u00c5ngstr\u00f6m", "\ud55c\uad6d\uc5b4", "vi\u1ec7t"):
+        typed = {normaliser(name)(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")}
+        assert len(typed) == 1
+        assert unicodedata.is_normalized("NFC", typed.pop())
+
+
+def test_an_alphabet_is_composed_and_that_of_a_trained_model_stays_as_it_is():
+    assert Characters((), alphabet="te\u0301").characters == "t\u00e9"
+    old = {"class": "Characters", "characters": "et\u0301"}  # of decomposed texts
+    assert restore(old).state() == old
+    assert restore(old).decode(restore(old).encode("e\u0301t")) == "e\u0301t"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("well [laughter] yes", "well yes"),
+        ("[[noise]] <unk> a {breath}", "a"),
+        ("<|en|><|notimestamps|> hello", "hello"),
+        ("a < b and c > d", "a < b and c > d"),
+        ("f(x)  [", "f(x)  ["),
+        ("[a]b", "b"),
+    ],
+)
+def test_tags_are_what_brackets_hold(text, left):
+    assert without_tags(text) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "why"),
+    [
+        ("plain words", "", ""),
+        ("plain words", "en-US", ""),
+        ("plain words", "English", ""),
+        ("plain words", "unknown", ""),
+        ("na\u00efve caf\u00e9, \u00b5 and \U0001f469\u200d\U0001f469", "", ""),
+        ("\uff21\uff22", "", ""),
+        ("gr\u00fc\u00dfe", "de", "language de"),
+        ("plain words", "fr_CA", "language fr_CA"),
+        ("\u0633\u0644\u0627\u0645", "", "script Arabic"),
+        ("\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35", "", "script Thai"),
+        ("\u043f\u0440\u0438\u0432\u0435\u0442 ok", "", "script Cyrillic"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "", "zero-width joiners are lost"),
+        ("\u0915\u094d\u200d\u092f\u093e", "", "zero-width joiners are lost"),
+    ],
+)
+def test_what_the_english_normaliser_is_not_for(text, language, why):
+    assert not_english(text, language) == why
+
+
+def test_lower_loses_no_sign_of_a_script():
+    for text in (
+        "\u0645\u06cc\u200c\u062e",
+        "\u0915\u094d\u200d\u092f\u093e",
+        "l\u00b7l",
+        "\u0f56\u0f7c\u0f51\u0f0b",
+    ):
+        assert lower(text) == text
 
 
 TOKENIZERS = {

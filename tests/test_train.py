@@ -147,15 +147,67 @@ def test_a_run_folder_belongs_to_one_recipe_and_one_process(corpus, tmp_path):
         check_folder(recipe(corpus, seed=2), folder)
 
 
+def test_what_differs_is_named_with_both_values_and_what_may_change_does_not_count(
+    corpus, tmp_path
+):
+    folder = tmp_path / "run"
+    with claimed(recipe(corpus), folder):
+        (folder / "ledger.json").write_text("{}")
+    free = {"num_workers": 2, "cache_gib": 0.5, "device_cache": True}
+    data = config.tree_of(recipe(corpus).data)
+    check_folder(recipe(corpus, data=data | free, trainer={"log_every_n_steps": 7}), folder)
+    changed = recipe(corpus, "Transformer", data=data | {"max_batch_seconds": 99.0})
+    with pytest.raises(ValueError, match="run of another recipe") as error:
+        check_folder(changed, folder)
+    before = data["max_batch_seconds"]
+    assert f"data.max_batch_seconds: was {before}, is now 99.0" in str(error.value)
+    assert "encoder: was LSTM, is now Transformer" in str(error.value)
+
+
+def test_a_recipe_of_before_a_key_existed_goes_on(corpus, tmp_path):
+    with claimed(recipe(corpus), tmp_path / "run"):
+        (tmp_path / "run" / "ledger.json").write_text("{}")
+    path = tmp_path / "run" / "recipe.yaml"
+    tree = config.load_file(path)
+    del tree["data"]["curriculum_seconds"]
+    path.write_text(config.to_yaml(tree))
+    check_folder(recipe(corpus), path.parent)
+    with pytest.raises(ValueError, match=r"curriculum_seconds: was \[\], is now \[2.0\]"):
+        check_folder(recipe(corpus, data=tree["data"] | {"curriculum_seconds": [2.0]}), path.parent)
+
+
 def test_other_data_under_the_same_path_are_refused(tmp_path):
     make_corpus(tmp_path / "corpus", train=40, validation=4)
     given = recipe(tmp_path / "corpus")
     train(given, tmp_path / "run")
     shutil.rmtree(tmp_path / "corpus")
     make_corpus(tmp_path / "corpus", train=41, validation=4)
-    with pytest.raises(ValueError, match="the data changed since the run began.*restore it"):
+    words = "the data changed since the run began .split train had 40 utterances, has 41.; restore"
+    with pytest.raises(ValueError, match=words):
         train(recipe(tmp_path / "corpus", budget={"updates": 14}), tmp_path / "run")
+    with pytest.raises(ValueError, match=words):  # also where the budget is spent
+        train(given, tmp_path / "run")
     assert (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_a_corpus_that_moved_is_the_same_and_another_one_is_not(tmp_path, caplog):
+    make_corpus(tmp_path / "here", train=40, validation=4)
+    train(recipe(tmp_path / "here"), tmp_path / "run")
+    make_corpus(tmp_path / "other", train=39, validation=4)
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = f"data.corpus: was {tmp_path}/here, is now {tmp_path}"
+    with pytest.raises(ValueError, match=f"{moved}/other; split train had 40 utterances, has 39"):
+        train(recipe(tmp_path / "other", budget={"updates": 14}), tmp_path / "run")
+    with caplog.at_level("INFO"):
+        line = train(recipe(tmp_path / "there", budget={"updates": 14}), tmp_path / "run")
+    assert f"{moved}/there, which holds the same rows" in caplog.text
+    assert line["updates"] == 14
+
+
+def test_a_budget_that_is_spent_already_is_told(corpus, tmp_path, caplog):
+    train(recipe(corpus, budget={"updates": 8}), tmp_path / "run")
+    train(recipe(corpus, budget={"updates": 5}), tmp_path / "run")
+    assert "budget.updates 5 reached before: nothing is left to train" in caplog.text
 
 
 def test_a_resumed_run_keeps_its_tokenizer(corpus, tmp_path):

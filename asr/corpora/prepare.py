@@ -115,6 +115,7 @@ def prepare(
             workers = num_workers or os.cpu_count() or 1
             loaded = _load_ahead(name, rows, sample_rate, workers)
             _write_split(partial, name, loaded, normaliser, strip_tags, splits[name])
+            _check_usable(splits)
         origin = corpus.origin()
         preflight.compare(splits, alphabet, origin.expected)
         advice = [f"{name}: {line}" for name, split in splits.items() for line in split.advice()]
@@ -123,7 +124,7 @@ def prepare(
             "source": origin.source,
             "licence": origin.licence,
             "synthetic": origin.synthetic,
-            "remarks": [*origin.remarks, *advice],
+            "remarks": [*origin.remarks, *_check_usable(splits), *advice],
             "passed_over": _passed_over(sources),
             **wanted,
             "splits": {name: _statistics(split) for name, split in splits.items()},
@@ -284,9 +285,21 @@ def _write_split(
             if (kept := split.admit(row, result, normalised)) is not None:
                 shards.write(kept, normalised)
                 split.judge(row, normaliser, strip_tags)
-    if not split.ids:
-        why = "; ".join(split.messages[:3]) or "the corpus has no rows for it"
-        raise ValueError(f"split {name}: none of {split.read} rows is usable ({why})")
+
+
+def _check_usable(splits: dict[str, preflight.Split]) -> list[str]:
+    """A remark on a corpus without transcripts, which is prepared empty: nothing in it is broken.
+
+    Raises:
+        ValueError: a split has no usable row for another reason, or only some splits have rows.
+    """
+    if all(set(split.dropped) == {"empty_text"} and not split.ids for split in splits.values()):
+        return ["No row has a transcript, so the prepared corpus holds no utterance."]
+    for name, split in splits.items():
+        if not split.ids:
+            why = "; ".join(split.messages[:3]) or "the corpus has no rows for it"
+            raise ValueError(f"split {name}: none of {split.read} rows is usable ({why})")
+    return []
 
 
 class _Shards:
@@ -321,7 +334,7 @@ class _Shards:
             self._flush()
 
     def _flush(self) -> None:
-        if self.rows:
+        if self.rows or not self.paths:
             if self.writer is None:
                 self.paths.append(self.folder / f"{self.name}-{len(self.paths):05d}.parquet")
                 # The audio is compressed already, and a dictionary of it would only cost memory;
