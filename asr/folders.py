@@ -1,14 +1,15 @@
 """What a folder holds: links are followed, hidden files are passed over and counted."""
 
-import glob
 import os
+import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 # Files that Windows and macOS add to folders and archives, in lower case.
 SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 NUM_EXAMPLES = 3  # names that a message gives of a list
 
 
@@ -18,27 +19,23 @@ class Walk:
 
     Attributes:
         files: the files found.
-        folders: the folders that were looked into.
         passed_over: paths by kind: "hidden" (a name that begins with a dot, or that Windows or
             macOS added), "broken links", "circular links", "unreadable folders" and "special
             files", which are neither files nor folders.
     """
 
     files: list[Path] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
     passed_over: dict[str, list[Path]] = field(default_factory=dict)
 
     def __iadd__(self, other: "Walk") -> "Walk":
         self.files += other.files
-        self.folders += other.folders
         for kind, paths in other.passed_over.items():
-            self.passed_over.setdefault(kind, []).extend(paths)
+            self.pass_over(kind, *paths)
         return self
 
-    def told(self) -> str:
-        """What was passed over in one line; empty where nothing was."""
-        kinds = (f"{len(p)} {kind} ({examples(p)})" for kind, p in self.passed_over.items())
-        return ", ".join(kinds)
+    def pass_over(self, kind: str, *paths: Path) -> None:
+        """Counts paths that are not among the files."""
+        self.passed_over.setdefault(kind, []).extend(paths)
 
 
 def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool = True) -> Walk:
@@ -67,13 +64,12 @@ def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool 
         except OSError:
             if here == folder:
                 raise
-            found.passed_over.setdefault("unreadable folders", []).append(here)
+            found.pass_over("unreadable folders", here)
             continue
         identity = (status.st_dev, status.st_ino)
         if identity in above:
-            found.passed_over.setdefault("circular links", []).append(here)
+            found.pass_over("circular links", here)
             continue
-        found.folders.append(here)
         inside = []
         for entry in entries:
             path, kind = here / entry.name, _kind(entry)
@@ -83,7 +79,7 @@ def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool 
             elif wanted and (kind == "file" or (kind == "broken links" and suffixes is not None)):
                 found.files.append(path)
             elif kind == "hidden" or kind == "broken links" or (wanted and kind != "file"):
-                found.passed_over.setdefault(kind, []).append(path)
+                found.pass_over(kind, path)
         if recursive:
             waiting += reversed(inside)
     return found
@@ -107,20 +103,6 @@ def _kind(entry: "os.DirEntry[str]") -> str:
         return "broken links"
 
 
-def matching(pattern: str) -> list[Path]:
-    """The files of a glob pattern, sorted; ``**`` stands for the folders that ``walk`` enters."""
-    parts = Path(pattern).parts
-    if "**" not in parts:
-        return sorted(path for name in glob.glob(pattern) if (path := Path(name)).is_file())
-    place = parts.index("**")
-    after = Path(*parts[place + 1 :]) if parts[place + 1 :] else Path("*")
-    found: set[Path] = set()
-    for top in glob.glob(str(Path(*parts[:place]))):
-        for folder in walk(Path(top), suffixes=()).folders if os.path.isdir(top) else ():
-            found.update(matching(os.path.join(glob.escape(str(folder)), after)))
-    return sorted(found)
-
-
 def stored(path: Path) -> Path:
     """The path as it is on the disk: names may be composed (é) or decomposed (e and an accent)."""
     if str(path).isascii() or os.path.exists(path):
@@ -131,18 +113,16 @@ def stored(path: Path) -> Path:
 
 def printable(name: str) -> str:
     """A name as one line of text: line ends, and bytes that are not UTF-8, become escapes."""
-    if name.isprintable():
-        return name
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNPRINTABLE else c
-        for c in name
-    )
-
-
-_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, separators of lines
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), name)
 
 
 def examples(names: Sequence[object]) -> str:
     """The first names of a list, for a message."""
     shown = [printable(str(name)) for name in names[:NUM_EXAMPLES]]
     return ", ".join(shown + ["..."] * (len(names) > NUM_EXAMPLES))
+
+
+def counted(groups: Mapping[str, Sequence[object]]) -> str:
+    """How many names there are of each kind, with the first of them, in one line."""
+    kinds = (f"{len(names)} {kind} ({examples(names)})" for kind, names in groups.items() if names)
+    return ", ".join(kinds)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr.audio import FOREIGN, SUFFIXES
-from asr.folders import matching, walk
+from asr.folders import counted, walk
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ def _paths(entry: str, recursive: bool) -> list[Path]:
     if path.is_dir():
         # The foreign are refused by the decoder: a folder of them is not passed over in silence.
         walked = walk(path, SUFFIXES | FOREIGN, recursive)
-        if passed_over := walked.told():
-            log.warning("%s: passed over %s", entry, passed_over)
+        if walked.passed_over:
+            log.warning("%s: passed over %s", entry, counted(walked.passed_over))
         found = sorted(walked.files)
         if not found:
             inside = "" if recursive else "; --recursive looks into its folders"
@@ -88,7 +88,7 @@ def _paths(entry: str, recursive: bool) -> list[Path]:
         return found
     if path.exists():
         return [path]
-    found = matching(entry)
+    found = sorted(p for name in glob.glob(entry, recursive=True) if (p := Path(name)).is_file())
     if not found:
         kind = "no file matches this pattern" if glob.has_magic(entry) else "no such file"
         raise ValueError(f"{entry}: {kind}; check the path")

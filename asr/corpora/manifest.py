@@ -85,58 +85,37 @@ def read_table(path: Path) -> Iterator[tuple[int, Line]]:
     # Read as it is asked for: of hundreds of megabytes, a look at the first row needs no more. Line
     # ends become newlines, also between quotes, as in every other text here.
     with open_text(path) as file:
-        lines = _Again(file)
-        reader = csv.reader(lines, **form)
-        header: list[str] | None = None
+        taken: list[str] = []  # the lines of a row
+        again: deque[str] = deque()  # lines that a quote without a partner took into its field
+
+        def lines() -> Iterator[str]:
+            while (line := again.popleft() if again else file.readline()) != "":
+                taken.append(line)
+                yield line
+
+        reader = csv.reader(lines(), **form)
+        header: list[str] = []
+        number = 0
         while True:
-            lines.taken.clear()
+            taken.clear()
             try:
-                fields = next(reader)
-            except StopIteration:
-                return
+                fields = next(reader, None)
+                number += len(taken)
             except csv.Error as error:
-                yield lines.skip(), cells.CellError("bad_row", f"{error}; check its quotes")
+                number += 1
+                yield number, cells.CellError("bad_row", f"{error}; check its quotes")
+                again.extendleft(reversed(taken[1:]))
+                reader = csv.reader(lines(), **form)
                 continue
-            if not fields:  # an empty line
-                continue
-            if header is None:
+            if fields is None:
+                return
+            if not header:
                 header = [name.strip() for name in fields]
-            elif len(fields) != len(header):
+            elif fields and len(fields) != len(header):  # an empty line has none
                 message = f"{len(fields)} fields, the header has {len(header)}; {remedy}"
-                yield lines.number, cells.CellError("bad_row", message)
-            else:
-                yield lines.number, dict(zip(header, fields, strict=True))
-
-
-class _Again:
-    """The lines of a file, of which some can be read again.
-
-    A quote without a partner takes the lines after it, to the end of the file, into its field.
-
-    Attributes:
-        number: of the last line, counted from 1.
-        taken: the lines since it was cleared.
-    """
-
-    def __init__(self, file: TextIO) -> None:
-        self.file, self.number = file, 0
-        self.taken: list[str] = []
-        self.waiting: deque[str] = deque()
-
-    def __iter__(self) -> "_Again":
-        return self
-
-    def __next__(self) -> str:
-        line = self.waiting.popleft() if self.waiting else next(self.file)
-        self.number += 1
-        self.taken.append(line)
-        return line
-
-    def skip(self) -> int:
-        """Gives back all lines that were taken but the first, and says its number."""
-        self.waiting.extendleft(reversed(self.taken[1:]))
-        self.number -= len(self.taken) - 1
-        return self.number
+                yield number, cells.CellError("bad_row", message)
+            elif fields:
+                yield number, dict(zip(header, fields, strict=True))
 
 
 def open_text(path: Path) -> TextIO:

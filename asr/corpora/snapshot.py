@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from asr.folders import examples
+from asr.folders import counted
 
 # folder -> name -> [bytes, time of the last change in nanoseconds]
 Snapshot = Mapping[str, Mapping[str, Sequence[int]]]
@@ -33,8 +33,7 @@ def changes(before: Snapshot, after: Snapshot) -> str:
         "removed": sorted(old.keys() - new.keys()),
         "changed": sorted(path for path in old.keys() & new.keys() if old[path] != new[path]),
     }
-    told = (f"{len(paths)} {kind} ({examples(paths)})" for kind, paths in kinds.items() if paths)
-    return ", ".join(told)
+    return counted(kinds)
 
 
 def _by_path(taken: Snapshot) -> dict[str, list[int]]:
