@@ -106,11 +106,12 @@ class Table:
 
     ``table["text"]`` is a column, ``table[3]`` a row with its audio, undecoded. Between two reads
     no file is open, so threads and worker processes may share a table; to open one again is cheap,
-    as what it holds where is remembered.
+    as what it holds where is remembered. A file that was replaced since then is an error.
     """
 
     def __init__(self, paths: Sequence[Path]):
         self._paths = list(paths)
+        self._inodes = [path.stat().st_ino for path in self._paths]
         self._metadata: list[pq.FileMetaData] = []
         self._groups: list[tuple[int, int]] = []  # file and row group within it
         self._starts = [0]  # the first row of each group, and the end
@@ -150,6 +151,8 @@ class Table:
     def _read(self, place: int, columns: list[str] | None = None) -> pa.Table:
         """A row group."""
         number, group = self._groups[place]
+        if self._paths[number].stat().st_ino != self._inodes[number]:
+            raise ValueError(f"{self._paths[number]} was prepared again while it was in use")
         with _parquet(self._paths[number], self._metadata[number]) as file:
             return file.read_row_group(group, columns=columns, use_threads=False)
 

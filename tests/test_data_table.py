@@ -76,3 +76,13 @@ def test_a_file_that_breaks_after_it_was_opened_is_named(corpus):
     first.unlink()
     with pytest.raises(OSError, match="train-00000-of-"):
         rows[1]
+
+
+def test_a_corpus_that_is_prepared_again_while_it_is_read_gives_no_row_of_another(corpus):
+    rows = read_rows(corpus, ["train"])
+    corpus.rename(corpus.with_name("replaced"))
+    make_corpus(corpus, train=40, more=12)
+    with pytest.raises(
+        ValueError, match="train-00000-of-.* was prepared again while it was in use"
+    ):
+        rows[1]

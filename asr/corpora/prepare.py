@@ -105,12 +105,11 @@ def prepare(
     if earlier is not None and not refresh and _is_current(corpus, output, earlier, wanted):
         return {**earlier, "output": str(output), "reused": True}
     with _partial(output) as partial:
-        rows_by_split = corpus.splits()
         # Before the rows are read: what changes while they are is noticed the next time.
         sources = corpus.sources()
-        files = snapshot.take(sources.files)
+        files = _snapshot(sources, output)
         splits: dict[str, preflight.Split] = {}
-        for name, rows in rows_by_split.items():
+        for name, rows in corpus.splits().items():
             splits[name] = preflight.Split(for_training=name == "train")
             workers = num_workers or os.cpu_count() or 1
             loaded = _load_ahead(name, rows, sample_rate, workers)
@@ -125,7 +124,10 @@ def prepare(
             "licence": origin.licence,
             "synthetic": origin.synthetic,
             "remarks": [*origin.remarks, *_check_usable(splits), *advice],
-            "passed_over": _passed_over(sources),
+            "passed_over": {
+                kind: [str(path) for path in paths if path.name != partial.name]
+                for kind, paths in sources.passed_over.items()
+            },
             **wanted,
             "splits": {name: _statistics(split) for name, split in splits.items()},
         }
@@ -136,8 +138,11 @@ def prepare(
     return {**about, "preflight": checks, "output": str(output), "reused": False}
 
 
-def _passed_over(sources: Walk) -> dict[str, list[str]]:
-    return {kind: [str(path) for path in paths] for kind, paths in sources.passed_over.items()}
+def _snapshot(sources: Walk, output: Path) -> snapshot.Snapshot:
+    """The output may be inside of the source and is no part of it."""
+    inside = os.path.join(os.path.abspath(output), "")
+    files = (path for path in sources.files if not os.path.abspath(path).startswith(inside))
+    return snapshot.take(files)
 
 
 def _options(corpus: Corpus) -> dict[str, object]:
@@ -185,7 +190,7 @@ def _is_current(
         )  # fmt: skip
         return True
     try:
-        changes = snapshot.changes(before, snapshot.take(corpus.sources().files))
+        changes = snapshot.changes(before, _snapshot(corpus.sources(), output))
     except (OSError, ValueError) as error:
         logger.warning("%s is used as it is: its source cannot be read (%s)", output, error)
         return True

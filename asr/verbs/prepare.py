@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from asr.folders import examples
+from asr.folders import counted, examples
 from asr.verbs.options import hyphens, parser
 
 
@@ -80,7 +80,7 @@ def prepared(result: dict[str, Any]) -> str:
             for reason, ids in checked[kind].items():
                 shown = f"{len(ids)} ({reason.replace('_', ' ')}): {examples(ids)}"
                 lines.append(f"    {kind:11} {shown}")
-    for kind, names in result.get("passed_over", {}).items():
-        lines.append(f"  passed over {len(names)} {kind}: {examples(names)}")
+    if passed_over := counted(result.get("passed_over", {})):
+        lines.append(f"  passed over {passed_over}")
     lines += [f"  note: {remark}" for remark in result["remarks"]]
     return "\n".join([*lines, f"  full lists: {result['output']}/preflight.json"])
