@@ -82,7 +82,5 @@ def test_a_corpus_that_is_prepared_again_while_it_is_read_gives_no_row_of_anothe
     rows = read_rows(corpus, ["train"])
     corpus.rename(corpus.with_name("replaced"))
     make_corpus(corpus, train=40, more=12)
-    with pytest.raises(
-        ValueError, match="train-00000-of-.* was prepared again while"
-    ):
+    with pytest.raises(ValueError, match="train-00000-of-.* was prepared again while"):
         rows[1]
