@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 AnyRecipe = Recipe | LanguageModelRecipe
 
-# What may change when a run goes on: the batches and their order do not depend on it.
-FREE = frozenset(
-    ["budget", "trainer", "data.corpus", "data.num_workers", "data.cache_gib", "data.device_cache"]
-)
+# What may change when a run goes on: its batches and their order do not depend on these keys.
+# A corpus may move, see ``_check_rows``.
+FREE: tuple[str, ...] = ("budget.", "trainer.", "data.corpus:")
+FREE += ("data.num_workers:", "data.cache_gib:", "data.device_cache:")
 BEGINNINGS = (".lock", "recipe.yaml", "heartbeat.json", "environment.json", "ledger.jsonl")
 RESULTS = ("ledger.json", "last.ckpt")
 
@@ -87,7 +87,7 @@ def check_folder(recipe: AnyRecipe, folder: Path) -> None:
         old, new = config.load_file(path), config.tree_of(recipe)
         with contextlib.suppress(ValueError):  # an earlier version's, without the keys of today
             old = config.tree_of(config.read(type(recipe), old))
-        differing = config.differences(_fixed(old), _fixed(new))
+        differing = [d for d in config.differences(old, new) if not d.startswith(FREE)]
         if differing:
             raise ValueError(
                 f"{folder} holds a run of another recipe ({'; '.join(differing)}); "
@@ -102,17 +102,6 @@ def check_folder(recipe: AnyRecipe, folder: Path) -> None:
                 f"{folder} holds {others[0]} and no recipe.yaml, so it is not a run folder; "
                 "choose another --run"
             )
-
-
-def _fixed(tree: config.Tree) -> config.Tree:
-    """What may not change when a run goes on: a corpus may move, see ``_check_rows``."""
-    return {
-        name: {k: v for k, v in part.items() if f"{name}.{k}" not in FREE}
-        if isinstance(part, dict)
-        else part
-        for name, part in tree.items()
-        if name not in FREE
-    }
 
 
 def _check_rows(corpus: str, earlier: str, folder: Path) -> None:

@@ -116,8 +116,7 @@ def row(
             seconds=seconds_of(duration, "duration"),
         )
     except CellError as error:
-        place = name if name == where else f"{name} ({where})"
-        return unusable(name, error.reason, f"{place}: {error}")
+        return unusable(name, error, where if name == where else f"{name} ({where})")
 
 
 def _may_exist(path: Path) -> bool:
@@ -132,6 +131,7 @@ def _name(value: Any, column: str) -> str:
     return printable(value if isinstance(value, str) else text_of(value, column)).strip()
 
 
-def unusable(name: str, reason: str, message: str) -> Row:
-    """A row that is counted as dropped for this reason."""
-    return Row(id=printable(name), audio=b"", text="", fault=(reason, printable(message)))
+def unusable(name: str, error: CellError, place: str = "") -> Row:
+    """A row that is counted as dropped; its message begins with the place, or else the name."""
+    message = printable(f"{place or name}: {error}")
+    return Row(id=printable(name), audio=b"", text="", fault=(error.reason, message))

@@ -125,7 +125,7 @@ def _read(tables: list[Path]) -> Iterator[Row]:
         for number, line in read_table(table):
             where = f"{table.name}, line {number}"
             if isinstance(line, cells.CellError):
-                yield cells.unusable(where, line.reason, f"{where}: {line}")
+                yield cells.unusable(where, line)
                 continue
             clip = line["path"].removesuffix(".mp3")  # the releases of 2019 leave it out
             yield cells.row(

@@ -13,7 +13,7 @@ from asr.audio import FOREIGN, SUFFIXES
 from asr.corpora import cells
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
 from asr.corpora.manifest import MANIFESTS, read_manifest, read_text
-from asr.folders import Walk, examples, is_hidden, printable, stored, walk
+from asr.folders import Walk, examples, is_hidden, stored, walk
 
 AUDIO = SUFFIXES | FOREIGN  # the foreign are refused by the decoder, and thus counted
 SPLIT_NAMES = {
@@ -235,16 +235,13 @@ def _kaldi(folder: Path) -> Iterator[Row]:
         try:
             begin, seconds = _times(times)
         except ValueError:
-            line = " ".join([utterance, recording, *times])
-            message = f"{utterance}: segments: cannot read {line!r}"
-            yield cells.unusable(utterance, "bad_row", message)
+            why = f"segments: cannot read {' '.join([utterance, recording, *times])!r}"
+            yield cells.unusable(utterance, cells.CellError("bad_row", why))
             continue
         if where.endswith("|"):
-            message = (
-                f"{utterance}: wav.scp: {recording} is a command ({where}) and is not run;"
-                " write its output to a wav or flac file"
-            )
-            yield cells.unusable(utterance, "bad_row", message)
+            why = f"wav.scp: {recording} is a command ({where}) and is not run;"
+            why += " write its output to a wav or flac file"
+            yield cells.unusable(utterance, cells.CellError("bad_row", why))
             continue
         audio = stored(folder / where)
         yield cells.row(
@@ -293,16 +290,14 @@ def _beside_text(folder: Path) -> Iterator[Row]:
 
 
 def _pair(key: str, audio: Path, texts: list[Path]) -> Row:
-    name = printable(key)
-    if len(texts) > 1:
-        message = f"{name}: {examples(texts)} are all there; keep one"
-        return cells.unusable(name, "bad_row", message)
     try:
+        if len(texts) > 1:
+            raise ValueError(f"{examples(texts)} are all there; keep one")
         lines = read_text(texts[0]).split("\n") if texts else []
     except (OSError, ValueError) as error:
-        return cells.unusable(name, "bad_row", f"{name}: {texts[0]} cannot be read ({error})")
+        return cells.unusable(key, cells.CellError("bad_row", f"{error}"))
     words = " ".join(line.strip() for line in lines if line.strip())
-    return cells.row(f"{name}.txt", audio, words, id=key, speaker=Path(key).parent.name)
+    return cells.row(f"{key}.txt", audio, words, id=key, speaker=Path(key).parent.name)
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

@@ -177,7 +177,7 @@ class Hub(Corpus):
                 where = f"{split}-{index:08d}"
                 index += 1
                 if isinstance(row, cells.CellError):
-                    yield cells.unusable(where, row.reason, f"{where}: {row}")
+                    yield cells.unusable(where, row)
                     continue
                 cell: Callable[[Any], Any] = row.get
                 words = cell(text)

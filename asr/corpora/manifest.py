@@ -34,11 +34,11 @@ def read_manifest(path: Path) -> Iterator[Row]:
     for number, line in read_lines(path):
         where = f"{path.name}, line {number}"
         if isinstance(line, cells.CellError):
-            yield cells.unusable(where, line.reason, f"{where}: {line}")
+            yield cells.unusable(where, line)
         elif not {"audio_filepath", "text"} <= set(line):
-            message = f"{where}: needs audio_filepath and text; it has {', '.join(line) or 'none'}"
+            message = f"needs audio_filepath and text; it has {', '.join(line) or 'none'}"
             message += " (--layout text, where this is no manifest)"
-            yield cells.unusable(where, "bad_row", message)
+            yield cells.unusable(where, cells.CellError("bad_row", message))
         else:
             yield _row(path, where, line)
 

@@ -250,7 +250,8 @@ class Split:
         for reason, remedy in ADVICE.items():
             if counts := self.found.get(reason):
                 number = f"{len(self.suspicious[reason])} of {len(self.ids)} rows"
-                yield f"{number} {remedy.format(folders.examples(_commonest(counts)))}"
+                commonest = folders.examples([what for what, _ in counts.most_common()])
+                yield f"{number} {remedy.format(commonest)}"
 
     def suspect(self, reason: str, ids: Iterable[str]) -> None:
         """Lists ids under a reason; no entry when there are none."""
@@ -269,10 +270,6 @@ class Split:
             "suspicious": self.suspicious,
             "converted": {kind: n for kind, n in self.converted.items() if n},
         }
-
-
-def _commonest(counts: Counter[str]) -> list[str]:
-    return [what for what, _ in counts.most_common()]
 
 
 def compare(
