@@ -19,9 +19,9 @@ class Walk:
 
     Attributes:
         files: the files found.
-        passed_over: paths by kind: "hidden" (a name that begins with a dot, or that Windows or
-            macOS added), "broken links", "circular links", "unreadable folders" and "special
-            files", which are neither files nor folders.
+        passed_over: paths by kind: "hidden files" (and folders: names that begin with a dot, or
+            that Windows or macOS added), "broken links", "circular links", "unreadable folders" and
+            "special files", which are neither files nor folders.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -78,7 +78,7 @@ def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool 
                 inside.append((path, above | {identity}))
             elif wanted and (kind == "file" or (kind == "broken links" and suffixes is not None)):
                 found.files.append(path)
-            elif kind == "hidden" or kind == "broken links" or (wanted and kind != "file"):
+            elif kind in ("hidden files", "broken links") or (wanted and kind != "file"):
                 found.pass_over(kind, path)
         if recursive:
             waiting += reversed(inside)
@@ -92,7 +92,7 @@ def is_hidden(name: str) -> bool:
 
 def _kind(entry: "os.DirEntry[str]") -> str:
     if is_hidden(entry.name):
-        return "hidden"
+        return "hidden files"
     try:
         if entry.is_dir():
             return "folder"
@@ -123,6 +123,9 @@ def examples(names: Sequence[object]) -> str:
 
 
 def counted(groups: Mapping[str, Sequence[object]]) -> str:
-    """How many names there are of each kind, with the first of them, in one line."""
-    kinds = (f"{len(names)} {kind} ({examples(names)})" for kind, names in groups.items() if names)
-    return ", ".join(kinds)
+    """How many names there are of each kind, a plural, with the first of them, in one line."""
+    return ", ".join(
+        f"{len(names)} {kind if len(names) > 1 else kind.removesuffix('s')} ({examples(names)})"
+        for kind, names in groups.items()
+        if names
+    )

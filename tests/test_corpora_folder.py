@@ -112,7 +112,7 @@ def test_linked_folders_are_read_and_companions_and_circles_are_passed_over(tmp_
     ]
     passed_over = prepare(corpus, tmp_path / "out")["passed_over"]
     assert {kind: len(names) for kind, names in passed_over.items()} == {
-        "hidden": 1,
+        "hidden files": 1,
         "circular links": 1,
     }
 

@@ -38,27 +38,27 @@ def mine(tmp_path):
 
 def add(folder):
     pair(folder, "dddd")
-    return "2 added"
+    return "2 added files"
 
 
 def remove(folder):
     (folder / "a.flac").unlink()
-    return "1 removed"
+    return "1 removed file"
 
 
 def correct(folder):
     (folder / "a.txt").write_text("other words")
-    return "1 changed"
+    return "1 changed file"
 
 
 def touch(folder):
     os.utime(folder / "a.flac")
-    return "1 changed"
+    return "1 changed file"
 
 
 def rename(folder):
     (folder / "a.txt").rename(folder / "z.txt")
-    return "1 added"
+    return "1 added file"
 
 
 def replace_quietly(folder):
@@ -66,7 +66,7 @@ def replace_quietly(folder):
     status = (folder / "a.txt").stat()
     (folder / "a.txt").write_text("other words")
     os.utime(folder / "a.txt", ns=(status.st_atime_ns, status.st_mtime_ns))
-    return "1 changed"
+    return "1 changed file"
 
 
 @pytest.mark.parametrize("change", [add, remove, correct, touch, rename, replace_quietly])

@@ -47,7 +47,7 @@ def test_what_is_passed_over_is_counted_by_kind(tmp_path):
     assert [path.name for path in walked.files] == ["a.wav", "gone.wav"]
     names = {kind: [path.name for path in p] for kind, p in walked.passed_over.items()}
     assert names == {
-        "hidden": [".DS_Store", "._a.wav", ".git", "Thumbs.db", "__MACOSX"],
+        "hidden files": [".DS_Store", "._a.wav", ".git", "Thumbs.db", "__MACOSX"],
         "broken links": ["gone", "itself"],
         "special files": ["pipe.wav"],
     }

@@ -29,9 +29,9 @@ def changes(before: Snapshot, after: Snapshot) -> str:
     """What differs, in one line; empty where nothing does."""
     old, new = _by_path(before), _by_path(after)
     kinds = {
-        "added": sorted(new.keys() - old.keys()),
-        "removed": sorted(old.keys() - new.keys()),
-        "changed": sorted(path for path in old.keys() & new.keys() if old[path] != new[path]),
+        "added files": sorted(new.keys() - old.keys()),
+        "removed files": sorted(old.keys() - new.keys()),
+        "changed files": sorted(path for path in old.keys() & new.keys() if old[path] != new[path]),
     }
     return counted(kinds)
 
