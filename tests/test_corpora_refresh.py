@@ -157,6 +157,22 @@ def test_a_source_that_is_gone_and_a_corpus_of_an_earlier_version_are_used_and_t
     assert "its source cannot be read" in caplog.text
 
 
+def test_files_of_others_in_the_output_stay_there(mine, tmp_path):
+    prepare(everything(mine), tmp_path / "out")
+    (tmp_path / "out" / "notes").mkdir()
+    (tmp_path / "out" / "notes" / "mine.txt").write_text("a thought")
+    add(mine)
+    assert not prepare(everything(mine), tmp_path / "out")["reused"]
+    assert (tmp_path / "out" / "notes" / "mine.txt").read_text() == "a thought"
+    names = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_file())
+    assert names == [
+        "corpus.json",
+        "preflight.json",
+        "sources.json",
+        "train-00000-of-00001.parquet",
+    ]
+
+
 def test_an_output_that_is_a_link_stays_one(mine, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 from collections import deque
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 500_000_000  # of audio, roughly
 GROUP_BYTES = 1_000_000  # of audio in a row group, which is read whole for any row of it
+PREPARED = re.compile(r".*-\d{5}-of-\d{5}\.parquet|(corpus|preflight|sources)\.json")
 LONGEST_NAME = 255  # bytes of a file's name, on most file systems
 READ_AHEAD = 8  # rows decoded ahead per thread: bounds the memory
 
@@ -205,8 +207,7 @@ def _is_current(
 def _partial(output: Path) -> Iterator[Path]:
     """A new sibling folder to write into, which becomes the output when all went well.
 
-    What is in the output goes when it does. Folders that killed processes of this host left are
-    removed.
+    Those that killed processes of this host left are removed.
     """
     output = output.resolve() if output.is_symlink() else output
     name = output.name
@@ -222,19 +223,26 @@ def _partial(output: Path) -> Iterator[Path]:
         try:
             partial.mkdir()
             yield partial
-            if output.exists():
-                replaced = partial.with_suffix(".replaced.partial")
-                os.replace(output, replaced)
-                os.replace(partial, output)
-                shutil.rmtree(replaced)
-            else:
-                os.replace(partial, output)
+            _replace(output, partial)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
             if isinstance(error, OSError) and error.errno is not None and error.filename is None:
                 why = os.strerror(error.errno)  # pyarrow's own message names no file
                 raise OSError(f"cannot write {output} ({why}); {remedy(error)}") from None
             raise
+
+
+def _replace(output: Path, new: Path) -> None:
+    """The new folder takes the place of the old one; files that were not prepared stay there."""
+    old = new.with_suffix(".old.partial")
+    if output.exists():
+        os.replace(output, old)
+    os.replace(new, output)
+    if old.exists():
+        for path in old.iterdir():
+            if not PREPARED.fullmatch(path.name):
+                os.replace(path, output / path.name)
+        shutil.rmtree(old)
 
 
 def _alive(process: int) -> bool:
