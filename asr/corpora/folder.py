@@ -257,9 +257,9 @@ def _kaldi(folder: Path) -> Iterator[Row]:
 
 def _times(words: list[str]) -> tuple[float, float | None]:
     """Where a segment begins, and how long it is: None to the end, which Kaldi writes as -1."""
-    if not words:
-        return 0.0, None
-    start, end = map(float, words)
+    start, end = (float(word) for word in [*words, "-1"][:2]) if words else (0.0, -1.0)
+    if len(words) > 2:
+        raise ValueError
     return start, None if end == -1 else end - start
 
 
