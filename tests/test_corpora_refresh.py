@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from asr import audio
+from asr.cli import main
 from asr.corpora import prepare as prepare_module
 from asr.corpora.folder import Folder
 from asr.corpora.hub import Hub
@@ -181,6 +182,33 @@ def test_an_output_that_is_a_link_stays_one(mine, tmp_path):
     prepare(everything(mine), tmp_path / "out")
     assert (tmp_path / "out").is_symlink()
     assert json.loads((tmp_path / "disk/out/preflight.json").read_text())["train"]["read"] == 4
+
+
+def test_the_command_tells_what_was_found_and_replaces_what_it_is_told_to(tmp_path, capsys):
+    pair(tmp_path / "mine", "a", "well [laughter] yes")
+    pair(tmp_path / "mine", "bb", "<unk>")
+    (tmp_path / "mine" / "._a.txt").touch()
+    given = ["prepare", "folder", "--path", str(tmp_path / "mine")]
+    given += ["--test_share", "0", "--validation_share", "0", "--output", str(tmp_path / "out")]
+
+    def said(*options):
+        assert main([*given, *options]) == 0
+        return capsys.readouterr().out
+
+    first = said("--normaliser", "none")
+    assert "mine, licence unknown; written" in first
+    assert "suspicious  2 (tags): a, bb" in first
+    assert (
+        "2 of 2 rows hold tags ([laughter], <unk>), which are read as words; --strip-tags" in first
+    )
+    assert "passed over 1 hidden file (" in first
+    assert main([*given, "--strip-tags", "--normaliser", "none"]) == 2
+    assert "options.strip_tags: was not set, is now True" in capsys.readouterr().err
+    second = said("--strip-tags", "--normaliser", "none", "--refresh")
+    assert "converted   1 (tags stripped)" in second
+    assert "dropped     1 (empty text): bb" in second
+    third = said("--strip-tags", "--normaliser", "none")
+    assert third == second.replace("; written", "; already there, same options")
 
 
 def test_an_output_may_have_a_name_of_255_bytes(mine, tmp_path):

@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from asr.folders import counted, examples
+from asr.folders import counted, examples, printable
 from asr.verbs.options import hyphens, parser
 
 
@@ -23,7 +23,9 @@ def prepare(arguments: list[str]) -> int:
         "--sample-rate", type=int, default=16000, metavar="HZ", help="of the audio; 16000"
     )
     options.add_argument(
-        "--normaliser", default="english", help="of the transcripts: english, lower or none"
+        "--normaliser",
+        default="english",
+        help="of the transcripts: english; lower, for any language; none",
     )
     options.add_argument("--alphabet", help="characters expected; those of the split train")
     options.add_argument(
@@ -83,4 +85,5 @@ def prepared(result: dict[str, Any]) -> str:
     if passed_over := counted(result.get("passed_over", {})):
         lines.append(f"  passed over {passed_over}")
     lines += [f"  note: {remark}" for remark in result["remarks"]]
-    return "\n".join([*lines, f"  full lists: {result['output']}/preflight.json"])
+    lines.append(f"  full lists: {result['output']}/preflight.json")
+    return "\n".join(map(printable, lines))
