@@ -168,7 +168,7 @@ def _left_out(folder: Path, splits: list[Path], layout: Layout) -> list[str]:
     files = {where[path.parent] / path.name for path in audio}
     taken = files.union(*((place, *place.parents) for place in where.values()))
     beside = [p for p in folder.iterdir() if p.is_dir() or p.suffix.lower() in AUDIO]
-    left = [p for p in beside if p not in splits and p.name[0] != "."]
+    left = [p for p in beside if p not in splits and not is_hidden(p.name)]
     here = folder.resolve()
     return sorted(
         p.name for p in left if (p.resolve() if p.is_dir() else here / p.name) not in taken
