@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from asr.claims.student import student
-
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -75,43 +73,6 @@ def median_cost(
     return Estimate(_median(spent, events), (float(interval[0]), float(interval[1])))
 
 
-def mean_cost(
-    costs: ArrayLike,
-    reached: ArrayLike,
-    limit: float,
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Estimate:
-    """Mean cost spent on the target by runs that give up at ``limit``: the restricted mean.
-
-    The area below the survival curve up to the limit (Irwin, 1949; Royston and Parmar, 2013). Use
-    one limit for all arms, the budget. Interval: bootstrap over runs, standard error stretched by
-    sqrt(n / (n - 1)) and taken by Student's t, as runs are few.
-
-    Raises:
-        ValueError: as ``survival``, or a run stopped below the limit without having reached the
-            target and no other run tells what it would have spent.
-    """
-    spent, events = _checked(costs, reached)
-    if spent.max() < limit and not events[spent == spent.max()].all():
-        raise ValueError(
-            f"no run was watched up to {limit:g}; give a limit of at most {spent.max():g}"
-        )
-    number = len(spent)
-
-    def area(some: Floats, came: Bools) -> float:
-        return _area(some, came, limit)
-
-    value = area(spent, events)
-    if number < 2:
-        return Estimate(value, (0.0, limit))
-    draws = _drawn(spent, events, resamples, seed, area)
-    error = float(draws.std()) * math.sqrt(number / (number - 1))
-    reach = student(level, number - 1) * error
-    return Estimate(value, (max(0.0, value - reach), min(limit, value + reach)))
-
-
 def log_rank(
     costs_a: ArrayLike,
     reached_a: ArrayLike,
@@ -157,46 +118,6 @@ def log_rank_scores(costs: ArrayLike, reached: ArrayLike) -> Floats:
     return events - hazard
 
 
-def olympic_mean(costs: ArrayLike, reached: ArrayLike) -> float:
-    """MLPerf's score: mean without the fastest and the slowest run.
-
-    A run that did not reach the target is the slowest; with two such runs the result is infinite,
-    as MLPerf has no score for them.
-
-    Raises:
-        ValueError: as ``survival``, or fewer than 3 runs.
-    """
-    spent, events = _checked(costs, reached)
-    if len(spent) < 3:
-        raise ValueError(f"{len(spent)} runs leave none between fastest and slowest; give 3")
-    return float(np.sort(np.where(events, spent, np.inf))[1:-1].mean())
-
-
-def reference_limit(reference: ArrayLike, runs: int, chance: float = 0.05) -> float:
-    """Lowest mean of ``runs`` that is not significantly faster than the reference's convergence.
-
-    MLPerf's reference convergence points: epochs (or updates) that the plain implementation needs;
-    one that converges in significantly fewer has changed the training. One-sided two-sample t-test,
-    fastest and slowest dropped from both, the deviation being that of the reference (divisor n, as
-    in MLPerf's checker).
-
-    Args:
-        reference: (N,) epochs of the reference runs, all of which reached the target.
-        runs: of the implementation under test, ends included.
-        chance: of refusing an implementation that changed nothing.
-
-    Raises:
-        ValueError: fewer than 3 runs of either.
-    """
-    epochs = np.sort(np.asarray(reference, dtype=np.float64))[1:-1]
-    kept = runs - 2
-    if not len(epochs) or kept < 1:
-        raise ValueError("fewer than 3 runs leave none between fastest and slowest; give more")
-    error = float(epochs.std()) * math.sqrt(1 / len(epochs) + 1 / kept)
-    freedom = max(1, len(epochs) + kept - 2)
-    return float(epochs.mean()) - student(1 - 2 * chance, freedom) * error
-
-
 def _checked(costs: ArrayLike, reached: ArrayLike) -> tuple[Floats, Bools]:
     spent, events = np.asarray(costs, dtype=np.float64), np.asarray(reached, dtype=bool)
     if spent.ndim != 1 or spent.shape != events.shape or not len(spent):
@@ -222,9 +143,3 @@ def _median(spent: Floats, events: Bools) -> float:
     costs, share = survival(spent, events)
     below = np.flatnonzero(share <= 0.5 + 1e-12)
     return float(costs[below[0]]) if len(below) else math.inf
-
-
-def _area(spent: Floats, events: Bools, limit: float) -> float:
-    costs, share = survival(spent, events)
-    edges = np.minimum(np.concatenate([[0.0], costs, [np.inf]]), limit)
-    return float(np.diff(edges) @ np.concatenate([[1.0], share]))

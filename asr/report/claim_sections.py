@@ -2,11 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from inspect import cleandoc
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from asr.claims.context_table import exactness, remarks, told_context, told_half_life, told_law
 from asr.claims.output import threads
@@ -95,10 +93,6 @@ def _rule(claim: str) -> list[Block]:
         lines = [re.sub(r"\*(.+?)\*", r"‘\1’", " ".join(item.split())) for item in items]
         blocks.append(Text(lines, kind))
     return [Folded("How it is decided", blocks)]
-
-
-def _picture(name: str, draw: Callable[[], Figure | None], words: str) -> Picture:
-    return Picture(name, draw, words)
 
 
 def _below(folders: Sequence[str]) -> tuple[str, dict[str, str]]:
