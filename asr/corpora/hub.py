@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from asr.audio import FOREIGN, SUFFIXES
+from asr.audio import SUFFIXES
 from asr.corpora import cells
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
 from asr.corpora.manifest import MANIFESTS, Line, read_lines
@@ -123,7 +123,7 @@ class Hub(Corpus):
     def sources(self) -> Walk:
         """The data files and audio of a local folder; what is on the hub does not change."""
         local = Path(self.path)
-        kinds = {*FORMATS, *MANIFESTS, *SUFFIXES, *FOREIGN}
+        kinds = {*FORMATS, *MANIFESTS, *SUFFIXES}
         return walk(local, kinds) if local.is_dir() else Walk()
 
     def _files(self, split: str, folder: Path, names: list[str]) -> Rows:

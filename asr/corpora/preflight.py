@@ -5,10 +5,13 @@ those that are too short for CTC over characters. A test set is to be the publis
 splits these are suspicious and stay.
 """
 
+import bisect
+import contextlib
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,69 +66,159 @@ class Utterance:
     clipped: bool
 
 
-def load(row: Row, sample_rate: int) -> Utterance:
-    """Decodes and checks the audio of one row; keeps its bytes where nothing has to change.
+def load(rows: Sequence[Row], sample_rate: int) -> Iterator[Utterance | DroppedError]:
+    """Decodes and checks the audio of rows that share it: once, in order, whatever their number.
 
-    Raises:
-        DroppedError: with the reason and a message of one line.
+    Bytes are kept where nothing has to change. The results come in the order of the rows, each as
+    soon as those before it are there. Memory holds the audio from where the first unfinished row
+    begins, and the finished rows that wait for a row before them. Whatever goes wrong, of any kind,
+    is the result of the row or rows that it concerns.
     """
-    data, suffix = _published(row)
+    finished: dict[int, Future[Utterance | DroppedError]] = {}
+    running: deque[Future[Utterance | DroppedError]] = deque()
+    given = 0
+    failure: Exception = DroppedError("error", "its audio ended early")
+    # A thread encodes what is cut out while what follows is decoded.
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            with _open(rows[0]) as sound:
+                for index, cut in _cuts(rows, sound):
+                    finished[index] = beside.submit(_attempt, rows[index], cut, sound, sample_rate)
+                    running.append(finished[index])
+                    if len(running) > 2:
+                        running.popleft().result()
+                    while given in finished and finished[given].done():
+                        yield finished.pop(given).result()
+                        given += 1
+        except Exception as error:
+            failure = error
+        for index in range(given, len(rows)):
+            found = finished.get(index)
+            yield _dropped(rows[index], failure) if found is None else found.result()
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The part of some audio that is an utterance.
+
+    Attributes:
+        wave: (N,) float32.
+        end: where it should end, in samples of the audio; None means at its end.
+        length: samples of the audio, None as long as it goes on behind this part.
+    """
+
+    wave: np.ndarray
+    end: int | None
+    length: int | None
+
+
+def _cuts(rows: Sequence[Row], sound: audio.Sound) -> Iterator[tuple[int, _Cut]]:
+    """The number and the part of each row, in the order in which the rows end."""
+    rate = sound.sample_rate
+    starts = [round(row.start_seconds * rate) for row in rows]
+    ends = [
+        None if row.seconds is None else start + round(row.seconds * rate)
+        for row, start in zip(rows, starts, strict=True)
+    ]
+    coming = sorted(range(len(rows)), key=lambda index: starts[index], reverse=True)
+    current: list[int] = []
+    pieces: list[np.ndarray] = []
+    places: list[int] = []  # where each piece begins
+    position = 0
+
+    def cut(index: int, length: int | None) -> _Cut:
+        start, end = starts[index], position if ends[index] is None else ends[index]
+        assert end is not None
+        first = max(bisect.bisect_right(places, start) - 1, 0)
+        parts = pieces[first : bisect.bisect_left(places, end)]
+        if not parts:
+            return _Cut(np.zeros(0, np.float32), ends[index], length)
+        parts[-1] = parts[-1][: end - places[first + len(parts) - 1]]
+        parts[0] = parts[0][start - places[first] :]
+        return _Cut(np.concatenate(parts), ends[index], length)
+
+    for piece in sound.pieces:
+        pieces.append(piece)
+        places.append(position)
+        position += len(piece)
+        while coming and starts[coming[-1]] < position:
+            current.append(coming.pop())
+        # One that ends here exactly may be the whole of the audio: the next piece tells.
+        done = [i for i in current if (end := ends[i]) is not None and end < position]
+        for index in done:
+            yield index, cut(index, None)
+            current.remove(index)
+        if not current and not coming:
+            return
+        needed = min((starts[index] for index in current), default=position)
+        passed = max(bisect.bisect_right(places, needed) - 1, 0)
+        del pieces[:passed], places[:passed]
+    rest = [*current, *reversed(coming)]
+    for index in rest:
+        part = cut(index, position)
+        if index == rest[-1]:
+            pieces.clear()  # of the whole of a long recording two copies would be held
+        yield index, part
+
+
+def _attempt(row: Row, cut: _Cut, sound: audio.Sound, sample_rate: int) -> Utterance | DroppedError:
     try:
-        wave, rate, channels = _samples(row, data)
-    except audio.AudioError as error:
-        reason = {"no samples": "too_short", "not finite": "not_finite"}.get(
-            error.reason, f"{error.reason}_audio"
+        return _utterance(row, cut, sound, sample_rate)
+    except Exception as error:
+        return _dropped(row, error)
+
+
+def _utterance(row: Row, cut: _Cut, sound: audio.Sound, sample_rate: int) -> Utterance:
+    wave, rate = cut.wave, sound.sample_rate
+    # Manifests round durations: a tenth of a second is forgiven.
+    if cut.length is not None and cut.end is not None and cut.end > cut.length + rate // 10:
+        raise DroppedError(
+            "truncated_audio",
+            f"{row.id}: ends at {cut.end / rate:.2f} s, the audio at {cut.length / rate:.2f} s",
         )
-        raise DroppedError(reason, f"{row.id}: {error}") from None
-    whole = len(wave)
-    wave = _cut(row, wave, rate)
     if len(wave) <= 1:
         raise DroppedError("too_short", f"{row.id}: {len(wave)} samples of audio")
-    peak = float(np.abs(wave).max())
+    peak = float(max(wave.max(), -wave.min()))
     if peak < SILENCE_PEAK:
         raise DroppedError("silence", f"{row.id}: no sample exceeds {peak:.1g} of full scale")
-    as_published = data is not None and (rate, channels, len(wave)) == (sample_rate, 1, whole)
-    if data is None or not as_published:
+    full = np.count_nonzero(wave >= 32767 / 32768) + np.count_nonzero(wave <= -32767 / 32768)
+    encoded, suffix = None, ".flac"
+    if (rate, sound.channels, len(wave)) == (sample_rate, 1, cut.length):
+        encoded, suffix = _published(row, len(wave))
+    if encoded is None:
         encoded = audio.encode_flac(audio.resample(wave, rate, sample_rate), sample_rate)
-        suffix = ".flac"
-    else:
-        encoded = data
     return Utterance(
         row=row,
         audio=encoded,
         path=f"{Path(row.id).name}{suffix}",
         seconds=len(wave) / rate,
-        audio_hash=hashlib.sha256(wave.tobytes()).hexdigest()[:24],
+        audio_hash=hashlib.sha256(wave.data).hexdigest()[:24],
         resampled=rate != sample_rate,
-        mixed=channels > 1,
-        clipped=bool(np.mean(np.abs(wave) >= 32767 / 32768) > CLIPPED_SHARE),
+        mixed=sound.channels > 1,
+        clipped=bool(full > CLIPPED_SHARE * len(wave)),
     )
 
 
-def _published(row: Row) -> tuple[bytes | None, str]:
-    """The bytes of the audio file and a suffix for it; None where the row holds samples."""
-    if isinstance(row.audio, np.ndarray):
-        return None, ".flac"
-    if isinstance(row.audio, bytes):
-        return row.audio, ""
-    try:
-        return row.audio.read_bytes(), row.audio.suffix
-    except OSError as error:
+def _dropped(row: Row, error: Exception) -> DroppedError:
+    """Why a row cannot be used, whatever was raised."""
+    if isinstance(error, DroppedError):
+        return error
+    if isinstance(error, audio.AudioError):
+        reason = {"no samples": "too_short", "not finite": "not_finite"}.get(
+            error.reason, f"{error.reason}_audio"
+        )
+        return DroppedError(reason, f"{row.id}: {error}")
+    if isinstance(error, OSError):
         reason = "missing_audio" if isinstance(error, FileNotFoundError) else "unreadable_audio"
-        raise DroppedError(reason, f"{row.id}: {row.audio}: {error.strerror}") from None
+        return DroppedError(reason, f"{row.id}: {error}")
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return DroppedError("error", f"{row.id}: {what}")
 
 
-def _samples(row: Row, data: bytes | None) -> tuple[np.ndarray, int, int]:
-    """(N,) float32, rate in Hz, channels."""
-    if data is not None:
-        try:
-            return audio.decode_native(data)
-        except audio.AudioError as error:
-            if isinstance(row.audio, Path):
-                message = str(error).replace(audio.name(data), str(row.audio))
-                raise audio.AudioError(message, error.reason) from None
-            raise
-    assert isinstance(row.audio, np.ndarray)
+def _open(row: Row) -> contextlib.AbstractContextManager[audio.Sound]:
+    """The audio of a row, at its own rate."""
+    if not isinstance(row.audio, np.ndarray):
+        return audio.open_sound(row.audio)
     assert row.sample_rate is not None, "samples need their rate"
     wave = row.audio
     if wave.dtype == np.int16:
@@ -133,22 +226,21 @@ def _samples(row: Row, data: bytes | None) -> tuple[np.ndarray, int, int]:
     wave = wave.astype(np.float32, copy=False)
     if not np.isfinite(wave).all():
         raise audio.AudioError("the samples hold NaN or infinity", "not finite")
-    return wave, row.sample_rate, 1
+    return contextlib.nullcontext(audio.Sound(row.sample_rate, 1, iter([wave])))
 
 
-def _cut(row: Row, wave: np.ndarray, rate: int) -> np.ndarray:
-    """The part of the file that is the utterance."""
-    start = round(row.start_seconds * rate)
-    if row.seconds is None:
-        return wave[start:]
-    end = start + round(row.seconds * rate)
-    # Manifests round durations: a tenth of a second is forgiven.
-    if end > len(wave) + rate // 10:
-        raise DroppedError(
-            "truncated_audio",
-            f"{row.id}: ends at {end / rate:.2f} s, the audio at {len(wave) / rate:.2f} s",
-        )
-    return wave[start:end]
+def _published(row: Row, samples: int) -> tuple[bytes | None, str]:
+    """The bytes of the audio file and a suffix for it; None where libsndfile reads them otherwise.
+
+    What reads a prepared corpus with the library `datasets` uses libsndfile.
+    """
+    if isinstance(row.audio, np.ndarray):
+        return None, ".flac"
+    if isinstance(row.audio, Path):
+        data, suffix = row.audio.read_bytes(), row.audio.suffix
+    else:
+        data, suffix = row.audio, ""
+    return (data, suffix) if audio.samples_by_libsndfile(data) == samples else (None, ".flac")
 
 
 def check_length(text: str, seconds: float) -> None:

@@ -10,9 +10,7 @@ import os
 import re
 import shutil
 import socket
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +19,8 @@ from tqdm import tqdm
 
 from asr import config, text
 from asr.corpora import preflight, snapshot
-from asr.corpora.corpus import Corpus, Row, Rows
+from asr.corpora.ahead import load_ahead
+from asr.corpora.corpus import Corpus, Row
 from asr.files import new_folder, remedy
 from asr.folders import Walk
 
@@ -31,7 +30,6 @@ SHARD_BYTES = 500_000_000  # of audio, roughly
 GROUP_BYTES = 1_000_000  # of audio in a row group, which is read whole for any row of it
 PREPARED = re.compile(r".*-\d{5}-of-\d{5}\.parquet|(corpus|preflight|sources)\.json")
 LONGEST_NAME = 255  # bytes of a file's name, on most file systems
-READ_AHEAD = 8  # rows decoded ahead per thread: bounds the memory
 
 _STRING = {"dtype": "string", "_type": "Value"}
 FEATURES = {  # how the library `datasets` is told that the column holds undecoded audio
@@ -114,7 +112,13 @@ def prepare(
         for name, rows in corpus.splits().items():
             splits[name] = preflight.Split(for_training=name == "train")
             workers = num_workers or os.cpu_count() or 1
-            loaded = _load_ahead(name, rows, sample_rate, workers)
+            loaded = tqdm(
+                load_ahead(rows.read(), sample_rate, workers),
+                desc=name,
+                total=rows.count,
+                unit=" utterances",
+                disable=None,
+            )
             _write_split(partial, name, loaded, normaliser, strip_tags, splits[name])
             _check_usable(splits)
         origin = corpus.origin()
@@ -255,38 +259,10 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _load_ahead(
-    name: str, rows: Rows, sample_rate: int, workers: int
-) -> Iterator[tuple[Row, preflight.Utterance | preflight.DroppedError]]:
-    """Decodes rows in threads (soundfile and torch release the lock), in the corpus' order."""
-
-    def attempt(row: Row) -> preflight.Utterance | preflight.DroppedError:
-        try:
-            return preflight.load(row, sample_rate)
-        except preflight.DroppedError as error:
-            return error
-
-    Pending = tuple[Row, "Future[preflight.Utterance | preflight.DroppedError]"]  # noqa: N806
-    pending: deque[Pending] = deque()
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=rows.count, desc=name, unit=" utterances", disable=None) as bar,
-    ):
-        for row in rows.read():
-            pending.append((row, pool.submit(attempt, row)))
-            if len(pending) > READ_AHEAD * workers:
-                first, future = pending.popleft()
-                yield first, future.result()
-                bar.update()
-        for row, future in pending:
-            yield row, future.result()
-            bar.update()
-
-
 def _write_split(
     folder: Path,
     name: str,
-    loaded: Iterator[tuple[Row, preflight.Utterance | preflight.DroppedError]],
+    loaded: Iterable[tuple[Row, preflight.Utterance | preflight.DroppedError]],
     normaliser: str,
     strip_tags: bool,
     split: preflight.Split,

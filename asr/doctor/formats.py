@@ -118,6 +118,8 @@ def _decoded(name: str, data: bytes, rate: int) -> Finding:
     except AudioError as error:  # what is wrong; what to do
         reason, _, remedy = str(error).partition("; ")
         return _not_read(name, reason, remedy)
+    except ImportError as error:
+        return _not_read(name, str(error), "pip install --force-reinstall av")
     return _not_read(name, "it is read, but not as it was written", "convert it to wav or flac")
 
 
