@@ -205,13 +205,15 @@ class _Part(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         # Libraries seek where a damaged header leads them: before the beginning, or far behind.
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
-        self.place = min(max(0, origin + offset), self.size)
+        self.place = max(0, origin + offset)
         return self.place
 
     def tell(self) -> int:
         return self.place
 
     def readinto(self, buffer: Any) -> int:
+        if self.place >= self.size:
+            return 0
         if self.place < len(self.head):
             data = self.head[self.place : self.place + len(buffer)]
         else:
@@ -234,6 +236,11 @@ def _parts(stream: BinaryIO, size: int) -> Iterator[_Part]:
         stream.seek(4)  # without a length it is read to its end under the older name
         head = b"RIFF" + stream.read(start - 8) + b"\xff\xff\xff\xff"
         yield _Part(stream, start, size, head)
+    elif magic == b"riff" and length is None:
+        stream.seek(0)
+        head = stream.read(start - 8)  # with the lengths of the file and of its samples
+        lengths = struct.pack("<q", size), struct.pack("<q", size - start + 24)
+        yield _Part(stream, start, size, head[:16] + lengths[0] + head[24:] + lengths[1])
     else:
         yield _Part(stream, 0, size)
 

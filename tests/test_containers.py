@@ -113,6 +113,15 @@ def test_a_wav_with_64_bits_of_size_is_read_whole_known_or_not(magic, size):
     assert np.array_equal(found, (np.arange(40000) % 999).astype(np.float32) / 32768)
 
 
+@pytest.mark.parametrize("size", [-1, 2**63 - 1])
+def test_a_w64_without_its_size_is_read_whole(size):
+    data = bytearray(file(speech(1), RATE, "w64"))
+    expected, _ = read(bytes(data))
+    place = data.index(b"data\xf3\xac") + 16
+    data[16:24] = data[place : place + 8] = struct.pack("<q", size)
+    assert np.array_equal(read(bytes(data))[0], expected)
+
+
 def test_a_wav_with_64_bits_of_size_can_be_cut():
     with pytest.raises(audio.AudioError, match="80000 of 160000 bytes .* 2.50 of 5.00 s"):
         read(wav(0xFFFFFFFF, 40000, b"RF64", ds64(160000)))
