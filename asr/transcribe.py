@@ -1,11 +1,13 @@
 """Audio files of any length -> transcripts; needs a model and nothing of the training."""
 
 import logging
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +17,11 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from asr.alignment import Word, align, aligns
-from asr.audio import info, pieces
 from asr.audio import name as name_of_audio
+from asr.audio import pieces
 from asr.device_memory import enough_memory
 from asr.files import new_folder, write_all
+from asr.items import attempt_each, one_line, reason
 from asr.sources import Source, find
 from asr.writers import FORMATS, TIMED, Recording, Transcript, disagreement, recording
 
@@ -36,7 +39,10 @@ CUT_SHARE = 3  # a window is cut at the quietest point of its last third
 SMOOTH_SECONDS = 0.2  # a pause between words is longer than the closure of a plosive
 MIN_WINDOW_SECONDS = 3.0  # its last third must hold a pause between words
 MAX_WINDOW_SECONDS = 30.0  # a full window costs memory, with attention by its square
-POOL_BATCHES = 8  # whose windows are sorted by length; all the audio that is held in memory
+POOL_BATCHES = 8  # whose windows are sorted by length
+# Files that are decoded at a time, and windows of each that are held until its turn comes.
+FILES_AHEAD = min(16, os.cpu_count() or 1)
+WINDOWS_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -68,13 +74,28 @@ class Heard:
 
 @dataclass
 class Reading:
-    """How far a source has been read (samples) and heard, and what went wrong."""
+    """How far a source has been read (samples) and heard, and what went wrong.
+
+    Attributes:
+        outputs: the files to write, by format.
+        recording: the file as it was before it was read.
+        kept: its transcripts are there and stay, so that it is not read.
+    """
 
     source: Source
-    recording: Recording | None  # the file as it was before
+    outputs: dict[str, Path]
+    recording: Recording | None = None
+    kept: bool = False
     samples: int = 0
     heard: list[Heard] = field(default_factory=list)
     error: str | None = None
+
+    def fail(self, why: str) -> None:
+        """Keeps the first error, with the name of the source."""
+        name = self.source.name
+        # Messages about the audio give its path, or its size where it has none.
+        why = why.replace(one_line(ValueError(name_of_audio(self.source.audio))), name)
+        self.error = self.error or (why if name in why else f"{name}: {why}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +109,7 @@ class Window:
 
 def transcribe(
     model: "SpeechModel",
-    inputs: list[str],
+    inputs: Sequence[str | Source],
     *,
     output_dir: str | Path | None = None,
     formats: Sequence[Format] = ("txt",),
@@ -101,11 +122,13 @@ def transcribe(
 ) -> list[Result]:
     """Transcribes files, folders and globs of any rate, channels and length.
 
-    A file that cannot be read does not stop the others; its result carries the error.
+    An input that is not there or cannot be read, recognised or written does not stop the others;
+    its result carries the error. Transcripts are written as soon as their file has been heard.
 
     Args:
         model: what recognises.
-        inputs: audio files, folders, glob patterns, or ``-`` for the bytes of a file on stdin.
+        inputs: audio files, folders, glob patterns, or ``-`` for the bytes of a file on stdin; or
+            the sources that were found in them.
         output_dir: folder for the transcripts, made when missing; without one nothing is written.
         formats: any of txt, json, srt, vtt, tsv, ctm; all but txt need a transducer or a CTC
             head.
@@ -124,37 +147,27 @@ def transcribe(
         One result per input file, in order.
 
     Raises:
-        ValueError: nothing to transcribe, a missing file, an unknown format, several formats and no
-            folder for them, existing transcripts to be left and no folder or no json that tells
-            whose they are, times asked of a model that cannot find them, or out of memory.
-        OSError: the folder cannot be written.
+        ValueError: nothing to transcribe, an unknown format, several formats and no folder for
+            them, existing transcripts to be left and no folder or no json that tells whose they
+            are, times or confidences asked of a model that cannot find them, or out of memory.
+        OSError: the folder cannot be written, or the disk is full.
     """
     if window_seconds is None:
         window_seconds = natural_window(model.summary)
     _check_request(model, formats, output_dir, window_seconds, existing)
-    sources = find(inputs, recursive)
+    found = [entry for entry in inputs if isinstance(entry, Source)]
+    sources = found or find([str(entry) for entry in inputs], recursive)
     folder = None if output_dir is None else Path(output_dir)
-    outputs: list[dict[str, Path]] = [
-        {} if folder is None else {kind: folder / f"{source.output}.{kind}" for kind in formats}
-        for source in sources
-    ]
     results: list[Result] = []
     recogniser = Recogniser(model, formats, window_seconds, batch_seconds, model_name)
+    readings = (_begin(source, folder, existing, recogniser) for source in sources)
     with (
         nullcontext() if folder is None else new_folder(folder),
         tqdm(total=len(sources), unit="file", disable=None if progress else True) as bar,
     ):
-        for group in _groups(sources, recogniser.pool_seconds):
-            outcomes: dict[int, Transcript | str | None] = {}
-            for number in group:
-                if not _to_hear(sources[number], outputs[number], existing):
-                    why = _in_the_way(sources[number], outputs[number], existing, recogniser)
-                    outcomes[number] = why
-            ready = [number for number in group if number not in outcomes]
-            outcomes.update(zip(ready, recogniser([sources[n] for n in ready]), strict=True))
-            for number in group:
-                results.append(_finish(sources[number], outcomes[number], outputs[number]))
-                bar.update()
+        for reading in recogniser(readings):
+            results.append(_finish(reading, recogniser))
+            bar.update()
     return results
 
 
@@ -219,60 +232,94 @@ class Recogniser:
         batch_seconds: float,
         model_name: str,
     ):
-        self.model, self.formats, self.model_name = model.eval(), tuple(formats), model_name
+        self.model, self.model_name = model.eval(), model_name
+        self.formats: tuple[str, ...] = tuple(formats)
         self.timed = not TIMED.isdisjoint(formats)
         self.window_seconds, self.batch_seconds = window_seconds, batch_seconds
 
-    @property
-    def pool_seconds(self) -> float:
-        """Audio held in memory at once, about."""
-        return POOL_BATCHES * self.batch_seconds
+    def __call__(self, readings: Iterable[Reading]) -> Iterator[Reading]:
+        """Each reading when all of it has been heard, in order."""
+        for windows, ended in self._pools(readings):
+            self._hear(windows)
+            windows.clear()  # before the next are decoded
+            yield from ended
 
-    def __call__(self, sources: Sequence[Source]) -> list[Transcript | str]:
-        """A transcript of each source, or why there is none."""
-        readings = [Reading(source, recording(source.audio)) for source in sources]
-        if len(readings) == 1:  # of any length
-            self._listen(self._windows(readings[0]))
-        else:  # together they fit in memory
-            with ThreadPoolExecutor() as pool:
-                windows = pool.map(lambda reading: list(self._windows(reading)), readings)
-            self._listen(chain.from_iterable(windows))
-        return [r.error if r.error is not None else self._join(r) for r in readings]
-
-    def disagreement(self, source: Source, told: Path) -> str | None:
-        """How a json file differs from what would be written of the source; see asr.writers."""
+    def disagreement(self, heard: Recording | None, told: Path) -> str | None:
+        """How a json file differs from what would be written of the file; see asr.writers."""
         search = repr(self.model.search)
-        return disagreement(told, recording(source.audio), self.model_name, search, self.formats)
+        return disagreement(told, heard, self.model_name, search, self.formats)
+
+    def _pools(self, readings: Iterable[Reading]) -> Iterator[tuple[list[Window], list[Reading]]]:
+        """Consecutive windows of about POOL_BATCHES batches, and the readings that end there."""
+        limit = POOL_BATCHES * self.batch_seconds * self.model.features.sample_rate
+        windows: list[Window] = []
+        ended: list[Reading] = []
+        samples = 0
+        for reading, stream in self._streams(readings):
+            for window in stream:
+                windows.append(window)
+                samples += len(window.wave)
+                if samples >= limit:
+                    yield windows, ended
+                    windows, ended, samples = [], [], 0
+            ended.append(reading)
+        yield windows, ended
+
+    def _streams(self, readings: Iterable[Reading]) -> Iterator[tuple[Reading, Iterator[Window]]]:
+        """Each reading with its windows; meanwhile the first windows of the next are decoded.
+
+        What is held in memory depends on no header: a file that is longer than its first windows is
+        decoded further when its turn has come.
+        """
+        waiting: deque[tuple[Reading, Future[list[Window]], Iterator[Window]]] = deque()
+
+        def oldest() -> tuple[Reading, Iterator[Window]]:
+            reading, future, rest = waiting.popleft()
+            first = future.result()
+            # Popped, as chain() would keep the whole list alive.
+            return reading, chain((first.pop(0) for _ in range(len(first))), rest)
+
+        with ThreadPoolExecutor(FILES_AHEAD) as pool:
+            for reading in readings:
+                stream = self._windows(reading)
+                waiting.append((reading, pool.submit(list, islice(stream, WINDOWS_AHEAD)), stream))
+                if len(waiting) > FILES_AHEAD:
+                    yield oldest()
+            while waiting:
+                yield oldest()
 
     def _windows(self, reading: Reading) -> Iterator[Window]:
         """Those in which something can be heard, read as they are asked for."""
+        if reading.kept or reading.error is not None:
+            return
         rate = self.model.features.sample_rate
         try:
             for start, wave in cut(pieces(reading.source.audio, rate), rate, self.window_seconds):
                 reading.samples += len(wave)
                 if len(wave) >= MIN_SECONDS * rate and np.abs(wave).max() >= SILENCE:
                     yield Window(reading, start / rate, wave)
-        except (ValueError, OSError) as error:
-            source = reading.source  # standard input has no path that a message could name
-            reading.error = str(error).replace(name_of_audio(source.audio), source.name)
+        except Exception as error:
+            reading.fail(reason(error))
 
-    def _listen(self, windows: Iterable[Window]) -> None:
-        """Notes what is recognised with the sources of the windows."""
-        for pool in _pools(windows, round(self.pool_seconds * self.model.features.sample_rate)):
-            for window, heard in zip(pool, self._hear(pool), strict=True):
-                window.reading.heard.append(heard)
+    def _hear(self, windows: Sequence[Window]) -> None:
+        """Notes what is recognised with the readings; longest first: too large a batch fails soon.
 
-    def _hear(self, windows: Sequence[Window]) -> list[Heard]:
-        """Longest first, so that too large a batch fails at once."""
+        An error of a window is an error of its file.
+        """
         rate = self.model.features.sample_rate
         order = sorted(range(len(windows)), key=lambda i: -len(windows[i].wave))
         heard: dict[int, Heard] = {}
+
+        def recognise(batch: Sequence[int]) -> None:
+            heard.update(zip(batch, self._recognise([windows[i] for i in batch]), strict=True))
+
         while order:
             longest = len(windows[order[0]].wave) / rate
             size = max(1, int(self.batch_seconds / longest))
             batch, order = order[:size], order[size:]
-            heard.update(zip(batch, self._recognise([windows[i] for i in batch]), strict=True))
-        return [heard[i] for i in range(len(windows))]
+            attempt_each(recognise, batch, lambda i, why: windows[i].reading.fail(why))
+        for i in sorted(heard):
+            windows[i].reading.heard.append(heard[i])
 
     @torch.inference_mode()
     def _recognise(self, windows: Sequence[Window]) -> list[Heard]:
@@ -297,7 +344,8 @@ class Recogniser:
             heard.append(Heard(text, placed, hypothesis.score, hypothesis.finished))
         return heard
 
-    def _join(self, reading: Reading) -> Transcript:
+    def transcript(self, reading: Reading) -> Transcript:
+        """What was said in a file that has been heard."""
         heard, seconds = reading.heard, reading.samples / self.model.features.sample_rate
         notes = []
         if not heard:
@@ -305,6 +353,10 @@ class Recogniser:
             notes.append(f"{seconds:.2f} s of audio, {reason}")
         if unfinished := sum(not h.finished for h in heard):
             notes.append(f"{unfinished} of {len(heard)} windows did not end by themselves")
+        if reading.source.shortened:
+            notes.append(
+                f"its name is too long for other endings: files are {reading.source.output}"
+            )
         words = tuple(word for h in heard for word in h.words)
         if guessed := sum(word.confidence is None for word in words):
             notes.append(f"the times of {guessed} words are guesses: more tokens than frames")
@@ -350,70 +402,59 @@ def _check_request(
         )
 
 
-def _groups(sources: Sequence[Source], limit: float) -> Iterator[list[int]]:
-    """Numbers of consecutive sources of so many seconds together; a longer source is alone."""
-    group: list[int] = []
-    total = 0.0
-    for number, source in enumerate(sources):
-        try:
-            seconds = info(source.audio).seconds
-        except (ValueError, OSError):
-            seconds = 0.0  # decoding will say what is wrong with it
-        if group and total + seconds > limit:
-            yield group
-            group, total = [], 0.0
-        group.append(number)
-        total += seconds
-    yield group
-
-
-def _pools(windows: Iterable[Window], limit: int) -> Iterator[list[Window]]:
-    """Consecutive windows, each pool the fewest that reach so many samples."""
-    pool: list[Window] = []
-    count = 0
-    for window in windows:
-        pool.append(window)
-        count += len(window.wave)
-        if count >= limit:
-            yield pool
-            pool, count = [], 0
-    if pool:
-        yield pool
-
-
-def _to_hear(source: Source, outputs: dict[str, Path], existing: Existing) -> bool:
-    """Whether no transcript is there that counts; a file that is gone says so when it is read."""
-    if existing == "replace" or not any(path.exists() for path in outputs.values()):
-        return True
-    return isinstance(source.audio, Path) and recording(source.audio) is None
+def _begin(
+    source: Source, folder: Path | None, existing: Existing, recogniser: Recogniser
+) -> Reading:
+    """The reading of a source; existing transcripts may be an error of it, or keep it unread."""
+    outputs: dict[str, Path] = {}
+    if folder is not None:
+        outputs = {kind: folder / f"{source.output}.{kind}" for kind in recogniser.formats}
+    reading = Reading(source, outputs, error=source.error)
+    if source.error is not None:
+        return reading
+    try:
+        reading.recording = recording(source.audio)
+        gone = isinstance(source.audio, Path) and reading.recording is None  # reading will say so
+        there = [path for path in outputs.values() if path.exists()]
+        if there and existing != "replace" and not gone:
+            reading.kept = True
+            reading.error = _in_the_way(reading, there, existing, recogniser)
+    except Exception as error:
+        reading.fail(reason(error))
+    return reading
 
 
 def _in_the_way(
-    source: Source, outputs: dict[str, Path], existing: Existing, recogniser: Recogniser
+    reading: Reading, there: Sequence[Path], existing: Existing, recogniser: Recogniser
 ) -> str | None:
     """Why existing files are an error of their input; None: they are its own, and are left."""
-    there = [path for path in outputs.values() if path.exists()]
+    outputs = reading.outputs
     if existing == "refuse":
         left = ", --skip-existing leaves it" if "json" in outputs else ""
         return f"{there[0]} exists; --overwrite replaces it{left}"
     if missing := [path.name for path in outputs.values() if path not in there]:
         return f"{there[0]} exists but no {missing[0]}; --overwrite replaces it"
-    if why := recogniser.disagreement(source, outputs["json"]):
+    if why := recogniser.disagreement(reading.recording, outputs["json"]):
         return f"{outputs['json']} {why}; --overwrite replaces it, another --output-dir keeps both"
     return None
 
 
-def _finish(source: Source, outcome: Transcript | str | None, outputs: dict[str, Path]) -> Result:
+def _finish(reading: Reading, recogniser: Recogniser) -> Result:
     """Writes the transcript, or reports why there is none."""
-    if outcome is None:
-        return Result(source.name, None, outputs)
-    if isinstance(outcome, str):
-        log.error("%s", outcome)
-        return Result(source.name, None, {}, outcome)
-    for note in outcome.notes:
-        log.warning("%s: %s", source.name, note)
-    write_all({path: FORMATS[kind](outcome) for kind, path in outputs.items()})
-    return Result(source.name, outcome, outputs)
+    name, outputs, transcript = reading.source.name, reading.outputs, None
+    if reading.error is None and not reading.kept:
+        try:
+            transcript = recogniser.transcript(reading)
+            texts = {kind: FORMATS[kind](transcript) for kind in recogniser.formats}
+            write_all({path: texts[kind] for kind, path in outputs.items()})
+        except Exception as error:
+            reading.fail(reason(error))
+    if reading.error is not None:
+        log.error("%s", reading.error)
+        return Result(name, None, {}, reading.error)
+    for note in transcript.notes if transcript is not None else ():
+        log.warning("%s: %s", name, note)
+    return Result(name, transcript, outputs)
 
 
 def _placed(word: Word, window: Window, sample_rate: int) -> Word:

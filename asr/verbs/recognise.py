@@ -104,7 +104,7 @@ def transcribe(arguments: list[str]) -> int:
     known = options.parse_intermixed_args(hyphens(arguments))
 
     from asr import summaries
-    from asr.sources import STDIN, find
+    from asr.sources import find
     from asr.transcribe import transcribe as run
 
     if known.existing == "skip" and known.output_dir is None:
@@ -116,17 +116,14 @@ def transcribe(arguments: list[str]) -> int:
         )
     if known.output_dir is None and len(set(known.formats)) > 1:
         raise ValueError(f"{' and '.join(known.formats)} need a folder: give --output-dir")
-    files = [name for name in known.inputs if name != STDIN]
-    number = len(find(files, known.recursive)) if files else 0
-    number += len(known.inputs) > len(files)
-    if number > 1 and known.output_dir is None and known.formats != ["txt"]:
-        raise ValueError(f"{known.formats[0]} of {number} files needs --output-dir")
+    sources = find(known.inputs, known.recursive)
+    if len(sources) > 1 and known.output_dir is None and known.formats != ["txt"]:
+        raise ValueError(f"{known.formats[0]} of {len(sources)} files needs --output-dir")
     results = run(
         load_to_search(known),
-        known.inputs,
+        sources,
         output_dir=known.output_dir,
         formats=known.formats,
-        recursive=known.recursive,
         existing=known.existing,
         window_seconds=known.window_seconds,
         batch_seconds=known.batch_seconds,
