@@ -35,6 +35,7 @@ from asr.meter import Ledger
 from asr.model import SpeechModel, build_model, save_model
 from asr.recipe import Recipe
 from asr.run_folder import finished
+from asr.scoring import ranked
 from asr.text import restore
 from asr.validate import try_search, validate
 
@@ -107,7 +108,8 @@ class Run:
         self.decoder_flops = functools.cache(lambda s, u: model.decoder.flops([s], [u]))
         self.updates = self.nonfinite = self.nonfinite_in_a_row = 0
         self.infeasible = 0.0
-        self.best_wer = math.inf
+        self.metric = recipe.validation.metric_for(self.data.validation.texts)
+        self.best = (math.inf, math.inf)
         self.validated_at = -1
         self.validation_seconds = 0.0
         self.terms: dict[str, Tensor] = {}
@@ -179,6 +181,7 @@ class Run:
         session.begin(self.folder, self.fabric, ledger, self.updates)
         batches = self.batches()
         self.journal = Journal(self.folder, self.fabric, recipe.budget.updates, self.updates)
+        self.journal.metric = self.metric
         with contextlib.closing(self.journal):
             while (reason := self.budget_reached()) is None:
                 ledger.enter("data_wait")
@@ -361,8 +364,8 @@ class Run:
         with self.ledger.during("validation"):
             metrics = self.measure()
             line = self.write("validation", validation=metrics)
-        if metrics["wer"] < self.best_wer:
-            self.best_wer = metrics["wer"]
+        if (found := ranked(metrics, self.metric)) < self.best:
+            self.best = found
             with self.ledger.during("checkpoint"):
                 self.save_to("best", line)
         self.validated_at = self.updates
@@ -412,6 +415,7 @@ class Run:
                 seed=self.recipe.seed,
                 num_threads=torch.get_num_threads(),
                 recurrent_kernel=self.recurrent_kernel,
+                validation_metric=self.metric,
                 corpus={
                     "name": self.corpus["name"],
                     "path": self.recipe.data.corpus,
@@ -472,6 +476,8 @@ class Run:
         Raises:
             ValueError: the checkpoint is damaged.
         """
+        # Runs that began without a metric were chosen by their WER alone.
+        state = {"metric": "wer", "best": (state.get("best_wer", math.inf), math.inf), **state}
         try:
             self.model.module.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
@@ -492,7 +498,8 @@ COUNTS = (
     "nonfinite",
     "nonfinite_in_a_row",
     "infeasible",
-    "best_wer",
+    "metric",
+    "best",
     "validated_at",
     "validation_seconds",
 )

@@ -3,13 +3,13 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ from asr.audio import pieces
 from asr.device_memory import enough_memory
 from asr.files import new_folder, write_all
 from asr.items import attempt_each, one_line, reason
+from asr.modulation import DOUBTFUL, STEADY, level_range
 from asr.sources import Source, find
+from asr.windows import cut, natural_window
 from asr.writers import FORMATS, TIMED, Recording, Transcript, disagreement, recording
 
 if TYPE_CHECKING:
@@ -35,10 +37,6 @@ Existing = Literal["refuse", "replace", "skip"]
 
 MIN_SECONDS = 0.1  # shorter than any word
 SILENCE = 1e-4  # a peak of -80 dB: a recogniser only hallucinates there
-CUT_SHARE = 3  # a window is cut at the quietest point of its last third
-SMOOTH_SECONDS = 0.2  # a pause between words is longer than the closure of a plosive
-MIN_WINDOW_SECONDS = 3.0  # its last third must hold a pause between words
-MAX_WINDOW_SECONDS = 30.0  # a full window costs memory, with attention by its square
 POOL_BATCHES = 8  # whose windows are sorted by length
 # Files that are decoded at a time, and windows of each that are held until its turn comes.
 FILES_AHEAD = min(16, os.cpu_count() or 1)
@@ -62,14 +60,22 @@ class Result:
     error: str | None = None
 
 
+Span = tuple[float, float]  # from and to, seconds from the beginning of the file
+
+
 @dataclass(frozen=True)
 class Heard:
-    """What was recognised in a window; times of words count from the beginning of the file."""
+    """What was recognised in a window; times of words count from the beginning of the file.
+
+    Attributes:
+        doubtful: the window, where it may be noise without speech.
+    """
 
     text: str
     words: tuple[Word, ...]
     score: float
     finished: bool
+    doubtful: Span | None
 
 
 @dataclass
@@ -79,6 +85,7 @@ class Reading:
     Attributes:
         outputs: the files to write, by format.
         recording: the file as it was before it was read.
+        steady: parts that sound like hum or noise, which are not recognised.
         kept: its transcripts are there and stay, so that it is not read.
     """
 
@@ -88,6 +95,7 @@ class Reading:
     kept: bool = False
     samples: int = 0
     heard: list[Heard] = field(default_factory=list)
+    steady: list[Span] = field(default_factory=list)
     error: str | None = None
 
     def fail(self, why: str) -> None:
@@ -100,11 +108,16 @@ class Reading:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a source: (N,) samples, and where it begins in seconds."""
+    """A part of a source: (N,) samples, and where it is.
+
+    Attributes:
+        doubtful: whether its level is almost as steady as that of a noise.
+    """
 
     reading: Reading
-    start: float
+    span: Span
     wave: np.ndarray
+    doubtful: bool
 
 
 def transcribe(
@@ -117,6 +130,7 @@ def transcribe(
     existing: Existing = "refuse",
     window_seconds: float | None = None,
     batch_seconds: float = 120.0,
+    min_confidence: float | None = None,
     model_name: str = "",
     progress: bool = True,
 ) -> list[Result]:
@@ -140,6 +154,8 @@ def transcribe(
         window_seconds: longer audio is cut, at the quietest point of the last third of a window;
             not given: the longest utterance of the model's training, if known and under 30, or 30.
         batch_seconds: longest window times number of windows of a batch, at most.
+        min_confidence: words of a lower confidence are left out, and those whose confidence is not
+            known; notes count them.
         model_name: how the transcripts call the model, its folder for instance.
         progress: show a progress bar on a terminal.
 
@@ -154,12 +170,14 @@ def transcribe(
     """
     if window_seconds is None:
         window_seconds = natural_window(model.summary)
-    _check_request(model, formats, output_dir, window_seconds, existing)
+    _check_request(model, formats, output_dir, window_seconds, existing, min_confidence)
     found = [entry for entry in inputs if isinstance(entry, Source)]
     sources = found or find([str(entry) for entry in inputs], recursive)
     folder = None if output_dir is None else Path(output_dir)
     results: list[Result] = []
-    recogniser = Recogniser(model, formats, window_seconds, batch_seconds, model_name)
+    recogniser = Recogniser(
+        model, formats, window_seconds, batch_seconds, min_confidence, model_name
+    )
     readings = (_begin(source, folder, existing, recogniser) for source in sources)
     with (
         nullcontext() if folder is None else new_folder(folder),
@@ -171,56 +189,6 @@ def transcribe(
     return results
 
 
-def natural_window(summary: Mapping[str, Any]) -> float:
-    """Seconds of audio to recognise at once, from the summary of a model's training.
-
-    Attention decoders fail on audio much longer than any that they were trained on (Chorowski et
-    al. 2015, "Attention-based models for speech recognition").
-    """
-    longest = summary.get("longest_utterance_seconds", MAX_WINDOW_SECONDS)
-    return min(max(longest, MIN_WINDOW_SECONDS), MAX_WINDOW_SECONDS)
-
-
-def cut(
-    stream: Iterable[np.ndarray], sample_rate: int, window_seconds: float
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Pieces (n,) of any length -> consecutive windows that together are the whole, once.
-
-    Yields the first sample of each window and the window (N,). Each but the last ends at the
-    quietest point of its last third: in a pause, if there is one, so that no word is heard twice or
-    halved and no overlapping texts need to be merged. No more is held than a window and a piece.
-    """
-    length, smooth = round(window_seconds * sample_rate), round(SMOOTH_SECONDS * sample_rate)
-    stream = iter(stream)
-    held, start = np.zeros(0, np.float32), 0
-    while True:
-        parts, count = [held], len(held)
-        # One sample more tells that this is not the last window, half a pause more where it ends.
-        while count <= length + smooth and (piece := next(stream, None)) is not None:
-            parts.append(piece)
-            count += len(piece)
-        held = np.concatenate(parts)
-        if len(held) <= length:
-            break
-        end = _pause(held, length - length // CUT_SHARE, length, smooth)
-        yield start, held[:end].copy()  # a copy, lest it keep alive what comes after it
-        held, start = held[end:], start + end
-    if len(held):
-        yield start, held
-
-
-def _pause(wave: np.ndarray, low: int, high: int, smooth: int) -> int:
-    """The place from low to high around which ``smooth`` samples are the quietest."""
-    around = wave[low - smooth // 2 : high + smooth // 2].astype(np.float64)
-    energy = np.cumsum(np.square(around))
-    quiet = energy[smooth:] - energy[:-smooth]  # energy around each sample from low to high
-    # Digital silence is one run of equal minima, or several: the middle of the last is taken.
-    minima = np.flatnonzero(quiet <= quiet.min() + 1e-9)
-    runs = np.flatnonzero(np.diff(minima, prepend=minima[0] - 2) > 1)
-    pause = minima[runs[-1] :]
-    return low + int(pause[len(pause) // 2])
-
-
 class Recogniser:
     """From sources to transcripts, with the windows of several files in one batch."""
 
@@ -230,11 +198,13 @@ class Recogniser:
         formats: Sequence[Format],
         window_seconds: float,
         batch_seconds: float,
+        min_confidence: float | None,
         model_name: str,
     ):
         self.model, self.model_name = model.eval(), model_name
         self.formats: tuple[str, ...] = tuple(formats)
-        self.timed = not TIMED.isdisjoint(formats)
+        self.min_confidence = min_confidence
+        self.timed = min_confidence is not None or not TIMED.isdisjoint(formats)
         self.window_seconds, self.batch_seconds = window_seconds, batch_seconds
 
     def __call__(self, readings: Iterable[Reading]) -> Iterator[Reading]:
@@ -247,7 +217,8 @@ class Recogniser:
     def disagreement(self, heard: Recording | None, told: Path) -> str | None:
         """How a json file differs from what would be written of the file; see asr.writers."""
         search = repr(self.model.search)
-        return disagreement(told, heard, self.model_name, search, self.formats)
+        least = self.min_confidence
+        return disagreement(told, heard, self.model_name, search, least, self.formats)
 
     def _pools(self, readings: Iterable[Reading]) -> Iterator[tuple[list[Window], list[Reading]]]:
         """Consecutive windows of about POOL_BATCHES batches, and the readings that end there."""
@@ -296,8 +267,14 @@ class Recogniser:
         try:
             for start, wave in cut(pieces(reading.source.audio, rate), rate, self.window_seconds):
                 reading.samples += len(wave)
-                if len(wave) >= MIN_SECONDS * rate and np.abs(wave).max() >= SILENCE:
-                    yield Window(reading, start / rate, wave)
+                if len(wave) < MIN_SECONDS * rate or np.abs(wave).max() < SILENCE:
+                    continue
+                span = (start / rate, (start + len(wave)) / rate)
+                varies = level_range(wave, rate, SILENCE)
+                if varies is not None and varies < STEADY:
+                    reading.steady.append(span)
+                else:
+                    yield Window(reading, span, wave, varies is not None and varies < DOUBTFUL)
         except Exception as error:
             reading.fail(reason(error))
 
@@ -341,14 +318,25 @@ class Recogniser:
         for window, hypothesis, own in zip(windows, best, words, strict=True):
             text = " ".join(model.text(hypothesis).split())
             placed = tuple(_placed(word, window, model.features.sample_rate) for word in own)
-            heard.append(Heard(text, placed, hypothesis.score, hypothesis.finished))
+            doubtful = window.span if window.doubtful and text else None
+            heard.append(Heard(text, placed, hypothesis.score, hypothesis.finished, doubtful))
         return heard
 
     def transcript(self, reading: Reading) -> Transcript:
         """What was said in a file that has been heard."""
         heard, seconds = reading.heard, reading.samples / self.model.features.sample_rate
         notes = []
-        if not heard:
+        if reading.steady:
+            notes.append(
+                f"{_listed(reading.steady)}: the level is as steady as that of hum or noise; no "
+                "speech was transcribed there"
+            )
+        if doubtful := [h.doubtful for h in heard if h.doubtful is not None]:
+            notes.append(
+                f"{_listed(doubtful)}: it is doubtful that there is speech; the level is almost as "
+                "steady as that of noise"
+            )
+        if not heard and not reading.steady:
             reason = "too short to hold a word" if seconds < MIN_SECONDS else "silent"
             notes.append(f"{seconds:.2f} s of audio, {reason}")
         if unfinished := sum(not h.finished for h in heard):
@@ -360,14 +348,23 @@ class Recogniser:
         words = tuple(word for h in heard for word in h.words)
         if guessed := sum(word.confidence is None for word in words):
             notes.append(f"the times of {guessed} words are guesses: more tokens than frames")
+        text = " ".join(h.text for h in heard if h.text)
+        if self.min_confidence is not None:
+            least, total = self.min_confidence, len(words)
+            words = tuple(w for w in words if w.confidence is not None and w.confidence >= least)
+            text = " ".join(word.text for word in words)
+            if left := total - len(words):
+                why = f"their confidence is below {least:g} or not known"
+                notes.append(f"{left} of {total} words were left out: {why}")
         return Transcript(
             source=reading.source.name,
             name=reading.source.output,
-            text=" ".join(h.text for h in heard if h.text),
+            text=text,
             words=words,
             duration=seconds,
             model=self.model_name,
             search=repr(self.model.search),
+            min_confidence=self.min_confidence,
             score=sum(h.score for h in heard),
             formats=self.formats,
             recording=reading.recording,
@@ -381,6 +378,7 @@ def _check_request(
     output_dir: str | Path | None,
     window_seconds: float,
     existing: Existing,
+    min_confidence: float | None,
 ) -> None:
     """What can be refused before any file is opened."""
     unknown = [kind for kind in formats if kind not in FORMATS]
@@ -394,11 +392,14 @@ def _check_request(
         raise ValueError(f"to skip what has a transcript give {needed}: the json says whose it is")
     if window_seconds < 1:
         raise ValueError(f"window_seconds is {window_seconds}; it must be at least 1")
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise ValueError(f"min_confidence is {min_confidence}; it must be from 0 to 1")
     timed = sorted(TIMED.intersection(formats))
-    if timed and not aligns(model.decoder):
+    if (timed or min_confidence is not None) and not aligns(model.decoder):
+        needed = f"{timed[0]} needs the times" if timed else "min_confidence needs the confidences"
+        remedy = "ask for txt" if timed else "leave it out"
         raise ValueError(
-            f"{timed[0]} needs the times of words, and this model has no CTC head to "
-            "find them; ask for txt"
+            f"{needed} of words, and this model has no CTC head to find them; {remedy}"
         )
 
 
@@ -459,6 +460,20 @@ def _finish(reading: Reading, recogniser: Recogniser) -> Result:
 
 def _placed(word: Word, window: Window, sample_rate: int) -> Word:
     """From times within a window to times within the file; padding is no part of either."""
-    last = len(window.wave) / sample_rate
+    begin, last = window.span[0], len(window.wave) / sample_rate
     start, end = min(word.start, last), min(word.end, last)
-    return Word(word.text, window.start + start, window.start + end, word.confidence)
+    return Word(word.text, begin + start, begin + end, word.confidence)
+
+
+def _listed(spans: Sequence[Span]) -> str:
+    """``0:00-1:30, 2:00-2:30``: consecutive windows as one."""
+    joined: list[Span] = []
+    for start, end in spans:
+        if joined and start <= joined[-1][1]:
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return ", ".join(f"{_minutes(start)}-{_minutes(end)}" for start, end in joined)
+
+
+def _minutes(seconds: float) -> str:
+    return "{}:{:02}".format(*divmod(round(seconds), 60))

@@ -198,6 +198,7 @@ def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path):
 def test_a_long_file_that_ends_early_is_an_error_in_spite_of_what_was_heard(tmp_path):
     path = tmp_path / "half.mp3"
     noise = np.random.default_rng(2).normal(scale=0.05, size=60 * RATE)
+    noise *= np.repeat([1, 0.1], RATE // 4).reshape(1, -1).repeat(120, 0).ravel()  # not steady
     data = audio_bytes(noise, kind="MP3")
     path.write_bytes(data[: len(data) // 2])
     model = CodedSpeech()
@@ -240,11 +241,20 @@ def test_audio_is_read_from_standard_input(monkeypatch):
         ("empty", "holds no audio file .*--recursive"),
     ],
 )
-def test_an_input_that_names_nothing_stops_before_any_work(tmp_path, entry, message):
+def test_an_input_that_names_nothing_does_not_stop_the_others(tmp_path, entry, message):
     (tmp_path / "empty").mkdir()
     good = save(tmp_path / "good.wav", speak("a"))
-    with pytest.raises(ValueError, match=message):
-        transcribe(CodedSpeech(), [good, str(tmp_path / entry)], output_dir=tmp_path / "out")
+    inputs = [str(tmp_path / entry), good]
+    results = transcribe(CodedSpeech(), inputs, output_dir=tmp_path / "out")
+    assert texts(results) == [None, "a"]
+    assert re.search(message, results[0].error)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.txt"]
+
+
+def test_inputs_none_of_which_names_anything_stop_before_any_work(tmp_path):
+    inputs = [str(tmp_path / "absent.wav"), str(tmp_path / "*.mp3")]
+    with pytest.raises(ValueError, match="absent.wav: no such file.* .and 1 more input"):
+        transcribe(CodedSpeech(), inputs, output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -37,7 +37,10 @@ def evaluate(arguments: list[str]) -> int:
     files = ["metrics.json", "hypotheses.jsonl"]
     files += [evaluation.FIGURE] * (output / evaluation.FIGURE).exists()
     print("written: " + ", ".join(str(output / name) for name in files))
-    return 0
+    if failed := len(metrics["failed"]):
+        count = failed + metrics["utterances"]
+        fail(f"asr evaluate: {failed} of {count} utterances failed, see above")
+    return int(failed > 0)
 
 
 def tune_decoding(arguments: list[str]) -> int:
@@ -70,7 +73,9 @@ def tune_decoding(arguments: list[str]) -> int:
         batch_seconds=known.batch_seconds,
     )
     print(summaries.tuned(result))
-    return 0
+    if failed := len(result["failed"]):
+        fail(f"asr tune-decoding: {failed} utterances failed and were left out, see above")
+    return int(failed > 0)
 
 
 def transcribe(arguments: list[str]) -> int:
@@ -91,6 +96,10 @@ def transcribe(arguments: list[str]) -> int:
     options.add_argument(
         "--window-seconds", type=positive, metavar="S", help="heard at once; as long as in training"
     )
+    options.add_argument(
+        "--min-confidence", type=float, metavar="P", help="leave out words of a lower confidence, "
+        "0 to 1; the notes count them"
+    )  # fmt: skip
     existing = options.add_mutually_exclusive_group()
     existing.add_argument(
         "--overwrite", dest="existing", action="store_const", const="replace",
@@ -127,6 +136,7 @@ def transcribe(arguments: list[str]) -> int:
         existing=known.existing,
         window_seconds=known.window_seconds,
         batch_seconds=known.batch_seconds,
+        min_confidence=known.min_confidence,
         model_name=known.model,
     )
     print(summaries.transcribed(results, known.output_dir, known.formats[0]), end="")
