@@ -33,7 +33,7 @@ def trained(folder: Path, recipe: Recipe) -> str:
     best = min(validations, key=lambda e: ranked(e["validation"], metric))
     final = validations[-1]
     rates = [f"{100 * e['validation'][metric]:.2f} %" for e in (best, final)]
-    beside = f"{other.upper()} {100 * best['validation'].get(other, math.nan):.2f} %"
+    beside = f"{other.upper()} is {100 * best['validation'].get(other, math.nan):.2f} %"
     words = final["validation"]["words"]
     spent = {PHASES[name]: seconds for name, seconds in last["seconds"].items()}
     spent["lost to crashes"] = last["wasted_seconds"]
@@ -44,7 +44,7 @@ def trained(folder: Path, recipe: Recipe) -> str:
         f"{folder}: {last['reason']}",
         f"  {metric.upper()}       best {rates[0]} after {count(best['updates'], 'update')}, last "
         f"{rates[1]} after {final['updates']} (split {recipe.data.validation}, {words} words)",
-        f"            the best model is chosen by {metric.upper()}; its {beside}",
+        f"            the {metric.upper()} chose the best model, whose {beside}",
         f"  trained   {count(last['updates'], 'update')}, {last['audio_seconds'] / 3600:.3g} "
         f"audio-hours, {millions:.3g} M parameters, seed {last['seed']}",
         f"  cost      {last['device_hours']:.3g} device-hours on {last['num_devices']} x "

@@ -103,7 +103,7 @@ class Reading:
         name = self.source.name
         # Messages about the audio give its path, or its size where it has none.
         why = why.replace(one_line(ValueError(name_of_audio(self.source.audio))), name)
-        self.error = self.error or (why if name in why else f"{name}: {why}")
+        self.error = self.error or (why if why.startswith(name) else f"{name}: {why}")
 
 
 @dataclass(frozen=True)
@@ -342,9 +342,7 @@ class Recogniser:
         if unfinished := sum(not h.finished for h in heard):
             notes.append(f"{unfinished} of {len(heard)} windows did not end by themselves")
         if reading.source.shortened:
-            notes.append(
-                f"its name is too long for other endings: files are {reading.source.output}"
-            )
+            notes.append(f"the name is too long, so its files are called {reading.source.output}")
         words = tuple(word for h in heard for word in h.words)
         if guessed := sum(word.confidence is None for word in words):
             notes.append(f"the times of {guessed} words are guesses: more tokens than frames")
