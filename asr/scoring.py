@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jiwer
 
 NUM_CONFUSIONS = 30
-# Written languages with spaces have one in 5 to 10 characters.
-CHARACTERS_PER_SPACE = 30
+# Languages that are written with spaces have one in 4 to 13 characters.
+CHARACTERS_PER_SPACE = 20
 
 
 class Alignment(NamedTuple):
