@@ -107,11 +107,9 @@ class Run:
         self.encoder_flops = functools.cache(lambda frames: model.encoder.flops([frames]))
         self.decoder_flops = functools.cache(lambda s, u: model.decoder.flops([s], [u]))
         self.updates = self.nonfinite = self.nonfinite_in_a_row = 0
-        self.infeasible = 0.0
+        self.infeasible = self.validation_seconds = 0.0
         self.metric = recipe.validation.metric_for(self.data.validation.texts)
-        self.best = (math.inf, math.inf)
-        self.validated_at = -1
-        self.validation_seconds = 0.0
+        self.best, self.validated_at = (math.inf, math.inf), -1
         self.terms: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
         self.try_longest_batch()

@@ -97,8 +97,8 @@ def transcribe(arguments: list[str]) -> int:
         "--window-seconds", type=positive, metavar="S", help="heard at once; as long as in training"
     )
     options.add_argument(
-        "--min-confidence", type=float, metavar="P", help="leave out words of a lower confidence, "
-        "0 to 1; the notes count them"
+        "--min-confidence", type=float, metavar="P", help="leave out words whose confidence (0 to "
+        "1) is lower or unknown; a note counts them"
     )  # fmt: skip
     existing = options.add_mutually_exclusive_group()
     existing.add_argument(
