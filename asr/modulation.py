@@ -7,9 +7,9 @@ BANDS = (0, 100, 400, 1000, 2500)  # Hz, from; the first one holds the tone of a
 DEPTH = 50.0  # dB below the loudest band: there are the errors of codecs
 SHORTEST_SECONDS = 1.0  # the end of a word may be as steady as a noise for less
 
-# In dB, measured on windows of 1 to 30 s: a hum, and white, pink or brown noise have 0 to 10. Speech
-# (LibriSpeech, CMU Arctic, German, learners of English) has 22 and more; in white or pink noise or
-# sounds of ESC-10 it has 14 and more at an SNR of 5 dB, and 12 and more at 0 dB.
+# In dB, measured on windows of 1 to 30 s: a hum, and white, pink or brown noise have 0 to 10.
+# Speech (LibriSpeech, CMU Arctic, German, learners of English) has 22 and more; in white or pink
+# noise or sounds of ESC-10 it has 14 and more at an SNR of 5 dB, and 12 and more at 0 dB.
 STEADY = 10.0
 DOUBTFUL = 13.0
 

@@ -204,13 +204,11 @@ class Run:
 
     def is_time_to_save(self) -> bool:
         """By this process' clock."""
-        waited = time.monotonic() - self.saved_at
-        return waited > self.recipe.trainer.checkpoint_every_seconds
+        return time.monotonic() - self.saved_at > self.recipe.trainer.checkpoint_every_seconds
 
     def batches(self) -> Iterator[Batch]:
         """The endless training batches, from where the run stands, on the device."""
-        loader = self.data.train_batches(self.fabric.global_rank, self.fabric.world_size)
-        for batch in loader:
+        for batch in self.data.train_batches(self.fabric.global_rank, self.fabric.world_size):
             yield batch.to(self.fabric.device, non_blocking=True)
 
     def step(self, batch: Batch) -> None:
@@ -469,12 +467,11 @@ class Run:
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Takes up the run at a checkpoint.
+        """Takes up the run at a checkpoint. Without a metric in it, the WER alone chose until now.
 
         Raises:
             ValueError: the checkpoint is damaged.
         """
-        # Runs that began without a metric were chosen by their WER alone.
         state = {"metric": "wer", "best": (state.get("best_wer", math.inf), math.inf), **state}
         try:
             self.model.module.load_state_dict(state["model"])
