@@ -1,11 +1,14 @@
 """The command ``asr``: finds the verb, and says what went wrong in one line."""
 
+import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from asr import __version__
+from asr.files import ESCAPED
+from asr.items import one_line
 from asr.verbs.compare import claims, compare, study
 from asr.verbs.doctor import doctor
 from asr.verbs.options import VERBS, fail
@@ -31,6 +34,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb: 0 when all was done, 1 when a file of many failed, 2 for a mistake."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # of a terminal that may not know every letter
+            stream.reconfigure(errors=ESCAPED)
     if arguments[:1] == ["--version"]:
         print(f"asr {__version__}")
         return 0
@@ -66,16 +72,6 @@ def overview() -> str:
     lines += ["", "For example, from nothing to a comparison:"]
     lines += [f"  {example}" for _, example in VERBS.values()]
     return "\n".join([*lines, "", "asr VERB --help tells the options of a verb."])
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error; an operating system's with the file it is about and a remedy."""
-    if isinstance(error, OSError) and error.strerror:
-        from asr.files import remedy
-
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}; {remedy(error)}"
-    return " ".join(str(error).split())
 
 
 class _Lines(logging.Handler):

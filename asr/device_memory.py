@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import torch
 
+from asr.items import DeviceError
+
 
 @contextlib.contextmanager
 def enough_memory(device: torch.device, remedy: str) -> Iterator[None]:
@@ -15,9 +17,11 @@ def enough_memory(device: torch.device, remedy: str) -> Iterator[None]:
         remedy: what to lower, and what it is now.
 
     Raises:
-        ValueError: it did not suffice; names the device and the remedy.
+        DeviceError: it did not suffice, with the device and the remedy; or the device has failed.
     """
     try:
         yield
     except torch.OutOfMemoryError:
-        raise ValueError(f"out of memory on {device}: {remedy}") from None
+        raise DeviceError(f"out of memory on {device}: {remedy}") from None
+    except torch.AcceleratorError as error:  # a failed kernel: the device needs a new process
+        raise DeviceError(f"{device} has failed ({str(error).splitlines()[0]})") from None

@@ -23,6 +23,7 @@ from asr.data import bucket, read_corpus, read_rows
 from asr.device_memory import enough_memory
 from asr.environment import environment
 from asr.files import Content, new_folder, write_all
+from asr.items import attempt_each
 from asr.meter import device_name
 from asr.reliability import diagram, judged
 from asr.scoring import Alignment, align, score
@@ -40,6 +41,8 @@ DURATION_BINS = 5
 NUM_WORST = 20
 FIGURE = "calibration.png"
 CHOSEN_HERE = "chosen on these very utterances"
+COLUMNS = ("id", "speaker_id", "text", "original_text", "duration")
+SHOWN_FAILURES = 3
 WARM_UP = 4  # utterances recognised before the clock runs
 
 
@@ -48,7 +51,9 @@ class Recognised:
     """What decoding a split gave, in the order of its rows, and what it cost.
 
     Attributes:
-        hypotheses: the best of each utterance.
+        numbers: of the rows that were recognised.
+        failed: why the others were not, by their number.
+        hypotheses: the best of each utterance that was recognised.
         words: of each of them, with times; None where the model cannot find these.
         audio_seconds: length of the decoded audio.
         encode_seconds: features and encoder.
@@ -57,6 +62,8 @@ class Recognised:
         total_seconds: reading and decoding the audio files as well.
     """
 
+    numbers: list[int]
+    failed: dict[int, str]
     hypotheses: list["Hypothesis"]
     words: list[list[Word]] | None
     audio_seconds: float
@@ -112,6 +119,9 @@ def evaluate(
     There is none where no word has a confidence. What ``asr tune-decoding`` chose on the same rows
     looks better here than it is, and is said to.
 
+    An utterance that cannot be decoded or recognised is left out of all rates and is listed with
+    the reason under ``failed``.
+
     Args:
         model: what recognises.
         corpus_folder: folder that ``asr prepare`` wrote.
@@ -126,8 +136,8 @@ def evaluate(
         The content of ``metrics.json``.
 
     Raises:
-        ValueError: no such corpus, split or normaliser, no utterance, no reference word, or a
-            batch too large for the device's memory.
+        ValueError: no such corpus, split or normaliser, no utterance that can be recognised, no
+            reference word, or a batch too large for the device's memory.
         OSError: the output cannot be written.
     """
     corpus = read_corpus(corpus_folder)
@@ -141,11 +151,18 @@ def evaluate(
     model.to(place).eval()
     with new_folder(output):
         recognised = _recognise(model, rows, place, batch_seconds, progress)
+        ids = rows["id"]
+        failed = [{"id": ids[i], "reason": why} for i, why in sorted(recognised.failed.items())]
+        if not recognised.hypotheses:
+            first = f"the first is {failed[0]['id']}: {failed[0]['reason']}"
+            raise ValueError(f"all {len(rows)} utterances of {split!r} failed; {first}")
+        columns = {key: rows[key] for key in COLUMNS}
+        kept = {key: [own[i] for i in recognised.numbers] for key, own in columns.items()}
         raw = [model.text(hypothesis) for hypothesis in recognised.hypotheses]
-        metrics, lines = _measure(rows, recognised, raw, [normalise(text) for text in raw])
+        metrics, lines = _measure(kept, recognised, raw, [normalise(text) for text in raw])
         rows_sha256 = corpus["splits"][split]["rows_sha256"]
         seen = model.summary.get("tuning", {}).get("rows_sha256") == rows_sha256
-        believed, figure = _confidence(model, recognised, rows, normalise, seen)
+        believed, figure = _confidence(model, recognised, kept, normalise, seen)
         described = {
             "model": model_name,
             "corpus": {
@@ -162,6 +179,7 @@ def evaluate(
             "device_name": device_name(place),
             "threads": torch.get_num_threads(),
             "git_commit": environment()["git_commit"],
+            "failed": failed,
             **metrics,
             "confidence": believed,
             "training": model.summary,
@@ -182,7 +200,12 @@ def summary(metrics: dict[str, Any]) -> str:
     """What the command prints of ``evaluate``'s result."""
     wer, cer = metrics["wer"], metrics["cer"]
     low, high = wer["interval"]
-    lines = [
+    failed = metrics["failed"]
+    lines = [f"failed: {one['id']}: {one['reason']}" for one in failed[:SHOWN_FAILURES]]
+    if failed:
+        total = len(failed) + metrics["utterances"]
+        lines.insert(0, f"{len(failed)} of {total} utterances failed and are in none of the rates")
+    lines += [
         f"{metrics['corpus']['name']} {metrics['split']}: {metrics['utterances']} utterances, "
         f"{metrics['audio_seconds'] / 3600:.2f} h, {wer['words']} words, "
         f"normaliser {metrics['normaliser']}" + ", synthetic" * metrics["corpus"]["synthetic"],
@@ -240,39 +263,52 @@ def _recognise(
     def wave(index: int) -> np.ndarray:
         return decode(rows[index]["audio"]["bytes"], rate)
 
-    found: list[Hypothesis | None] = [None] * len(rows)
-    words: list[list[Word]] = [[] for _ in range(len(rows))]
+    best: dict[int, Hypothesis] = {}
+    words: dict[int, list[Word]] = {}
+    failed: dict[int, str] = {}
+    ids = list(rows["id"])
     timed = aligns(model.decoder)
     samples = 0
     encode_seconds = search_seconds = alignment_seconds = 0.0
+
+    def recognise(batch: Sequence[int]) -> None:
+        nonlocal samples, encode_seconds, search_seconds, alignment_seconds
+        # Nothing is decoded ahead: on a CPU it would slow down what is timed below.
+        waves = list(pool.map(wave, batch))
+        heard = _timed(model, waves, device, batch_seconds)
+        began = time.perf_counter()
+        if timed:
+            words.update(zip(batch, _aligned(model, heard), strict=True))
+        alignment_seconds += time.perf_counter() - began
+        samples += sum(map(len, waves))
+        encode_seconds += heard.encode_seconds
+        search_seconds += heard.search_seconds
+        best.update(zip(batch, heard.best, strict=True))
+
+    def fail(index: int, why: str) -> None:
+        failed[index] = why
+        log.error("%s: %s", ids[index], why)
+
+    def warm_up(batch: Sequence[int]) -> None:
+        _timed(model, [wave(index) for index in batch], device, batch_seconds)
+
     started = time.perf_counter()
-    durations = list(rows["duration"])
     with (
         tqdm(total=len(rows), unit="utt", disable=None if progress else True) as bar,
         ThreadPoolExecutor() as pool,
     ):
-        batches = bucket(durations, batch_seconds)[::-1]
-        _timed(model, [wave(index) for index in batches[-1][:WARM_UP]], device, batch_seconds)
+        batches = bucket(list(rows["duration"]), batch_seconds)[::-1]
+        # What fails here fails again below, and is reported there.
+        attempt_each(warm_up, batches[-1][:WARM_UP], lambda index, why: None)
         for batch in batches:
-            # Nothing is decoded ahead: on a CPU it would slow down what is timed below.
-            waves = list(pool.map(wave, batch))
-            samples += sum(map(len, waves))
-            heard = _timed(model, waves, device, batch_seconds)
-            encode_seconds += heard.encode_seconds
-            search_seconds += heard.search_seconds
-            for index, hypothesis in zip(batch, heard.best, strict=True):
-                found[index] = hypothesis
-            if timed:
-                began = time.perf_counter()
-                for index, own in zip(batch, _aligned(model, heard), strict=True):
-                    words[index] = own
-                alignment_seconds += time.perf_counter() - began
+            attempt_each(recognise, batch, fail)
             bar.update(len(batch))
-    hypotheses = [hypothesis for hypothesis in found if hypothesis is not None]
-    assert len(hypotheses) == len(rows)
+    numbers = sorted(best)
     return Recognised(
-        hypotheses,
-        words if timed else None,
+        numbers,
+        failed,
+        [best[index] for index in numbers],
+        [words[index] for index in numbers] if timed else None,
         samples / rate,
         encode_seconds,
         search_seconds,

@@ -7,12 +7,18 @@ import fcntl
 import io
 import json
 import os
+import secrets
+import stat
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+# Errors that every further file would meet: of the disk, or of the folder of the new file.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+FOLDER = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR}
+
+ESCAPED = "backslashreplace"
 Content = str | bytes | Callable[[BinaryIO], object]
 
 ROOM = "make room or choose another folder"
@@ -29,7 +35,12 @@ REMEDIES = {
     errno.EROFS: RIGHTS,
     errno.ENOENT: "check the path",
     errno.EISDIR: "it is a folder; give a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
+
+
+class OutputError(OSError):
+    """The disk is full or the folder cannot be written, so that no other file can be written."""
 
 
 def remedy(error: OSError) -> str:
@@ -49,19 +60,22 @@ def write_all(contents: Mapping[Path, Content]) -> None:
         contents: text, bytes, or a function that writes into the open file, by path.
 
     Raises:
-        OSError: a file cannot be written; then all are as they were before.
+        OutputError: the disk is full or the folder cannot be written.
+        OSError: a file cannot be written. In both cases all files are as they were before.
     """
     temporaries: dict[Path, Path] = {}
     try:
         for path, content in contents.items():
-            unique = f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
+            _check_place(path)
+            # Short, as the name of the file itself may have as many bytes as a name can have.
+            unique = f".{os.getpid()}-{secrets.token_hex(6)}.tmp"
             temporaries[path] = path.with_name(unique)
             _fill(temporaries[path], content, path)
         for path, temporary in temporaries.items():
             try:
                 os.replace(temporary, path)
             except OSError as error:
-                raise _unwritable(path, error) from None
+                raise _unwritable(path, error, DISK) from None
     finally:
         for temporary in temporaries.values():
             with contextlib.suppress(OSError):
@@ -80,7 +94,7 @@ def new_folder(path: Path) -> Iterator[None]:
     """Makes a folder and tries it; those made here go again when the work fails and they are empty.
 
     Raises:
-        OSError: it cannot be made, or files cannot be made in it.
+        OutputError: it cannot be made, or files cannot be made in it.
     """
     missing = [p for p in (path, *path.parents) if not p.exists()]
     try:
@@ -115,6 +129,17 @@ def locked(path: Path) -> Iterator[TextIO]:
         yield file
 
 
+def _check_place(path: Path) -> None:
+    """Raises what the replacement of a file would raise when others have been replaced already."""
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
 class _File(io.FileIO):
     """Remembers why writing failed: torch replaces the system's error by one of its own."""
 
@@ -132,11 +157,13 @@ def _fill(temporary: Path, content: Content, path: Path) -> None:
     """Writes the content into a new file; errors name ``path``."""
     file: _File | None = None
     try:
-        with _File(temporary, "w") as file, io.BufferedWriter(file) as buffered:
+        with _File(temporary, "x") as file, io.BufferedWriter(file) as buffered:
             if callable(content):
                 content(buffered)
             else:
-                buffered.write(content if isinstance(content, bytes) else content.encode())
+                # Names of files may hold bytes outside of UTF-8; JSON reads their escapes back.
+                text = content if isinstance(content, bytes) else content.encode(errors=ESCAPED)
+                buffered.write(text)
     except OSError as error:
         raise _unwritable(path, error) from None
     except Exception:
@@ -145,8 +172,9 @@ def _fill(temporary: Path, content: Content, path: Path) -> None:
         raise _unwritable(path, file.error) from None
 
 
-def _unwritable(path: Path, error: OSError) -> OSError:
-    return OSError(f"cannot write {path} ({error.strerror}); {remedy(error)}")
+def _unwritable(path: Path, error: OSError, ends_job: Collection[int] = DISK | FOLDER) -> OSError:
+    kind = OutputError if error.errno in ends_job else OSError
+    return kind(f"cannot write {path} ({error.strerror}); {remedy(error)}")
 
 
 def read_json(path: Path) -> Any:

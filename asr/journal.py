@@ -18,7 +18,7 @@ class Journal:
 
     def __init__(self, folder: Path, fabric: L.Fabric, total: int | None, done: int):
         self.folder, self.fabric = folder, fabric
-        self.best_wer = math.inf
+        self.metric, self.best = "wer", math.inf
         silent = None if fabric.is_global_zero else True  # None: only on a terminal
         self.bar = tqdm(total=total, initial=done, unit="update", disable=silent)
 
@@ -42,10 +42,11 @@ class Journal:
         if line["validation"] and "perplexity" in line["validation"]:
             shown.append(f"perplexity {line['validation']['perplexity']:.2f}")
         elif line["validation"]:
-            self.best_wer = min(self.best_wer, line["validation"]["wer"])
-            shown.append(f"WER {100 * line['validation']['wer']:.1f} %")
-        elif math.isfinite(self.best_wer):
-            shown.append(f"best WER {100 * self.best_wer:.1f} %")
+            rate = line["validation"][self.metric]
+            self.best = min(self.best, rate)
+            shown.append(f"{self.metric.upper()} {100 * rate:.1f} %")
+        elif math.isfinite(self.best):
+            shown.append(f"best {self.metric.upper()} {100 * self.best:.1f} %")
         shown.append(f"{row[f'{heard}_per_second']:.0f} {unit}")
         shown.append(f"{line['device_hours']:.4f} device-h")
         if self.bar.disable:

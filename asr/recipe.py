@@ -1,6 +1,7 @@
 """The schema of a recipe: everything that a published number depends on."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,7 @@ from asr.decoders import DECODERS
 from asr.encoders import ENCODERS
 from asr.features import Augmentation, FeatureOptions
 from asr.language_models import LANGUAGE_MODELS
+from asr.scoring import telling_metric
 from asr.search import SEARCHES
 from asr.text import TOKENIZERS
 from asr.text_data import TextOptions
@@ -118,13 +120,20 @@ class ValidationOptions:
     Args:
         every_updates: updates from one validation to the next.
         search: how hypotheses are found while training.
+        metric: which error rate chooses the best model; ties are broken by the other one, then the
+            earlier model stays. auto is cer where the texts have no spaces, and wer otherwise.
     """
 
     every_updates: int = 500
     search: Component = component(SEARCHES, default="Greedy")
+    metric: Literal["auto", "wer", "cer"] = "auto"
 
     def __post_init__(self) -> None:
         check("validation", every_updates=(self.every_updates, 1, math.inf))
+
+    def metric_for(self, references: Sequence[str]) -> str:
+        """``wer`` or ``cer``, for these texts."""
+        return telling_metric(references) if self.metric == "auto" else self.metric
 
 
 @dataclass(frozen=True, kw_only=True)

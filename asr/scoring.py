@@ -1,13 +1,16 @@
 """Errors of words and characters, aligned by jiwer and pooled over utterances."""
 
+import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jiwer
 
 NUM_CONFUSIONS = 30
+# Languages that are written with spaces have one in 4 to 13 characters.
+CHARACTERS_PER_SPACE = 20
 
 
 class Alignment(NamedTuple):
@@ -27,6 +30,21 @@ class Alignment(NamedTuple):
     def words(self) -> int:
         """Words (or characters) of the reference."""
         return self.substitutions + self.deletions + self.hits
+
+
+def telling_metric(references: Sequence[str]) -> str:
+    """``cer`` where the texts have next to no spaces, ``wer`` otherwise.
+
+    Without spaces a whole sentence is one word, so that the WER of almost all models is 100 %.
+    """
+    spaces = sum(text.count(" ") for text in references)
+    return "cer" if spaces * CHARACTERS_PER_SPACE < sum(map(len, references)) else "wer"
+
+
+def ranked(rates: Mapping[str, float | None], metric: str) -> tuple[float, float]:
+    """The rate of this metric, then that of the other, which breaks ties; lower is better."""
+    wer, cer = (math.inf if (rate := rates.get(name)) is None else rate for name in ("wer", "cer"))
+    return (cer, wer) if metric == "cer" else (wer, cer)
 
 
 def align(

@@ -1,19 +1,23 @@
 """What to transcribe: files, folders, globs and standard input, each with a name of its own."""
 
 import glob
+import hashlib
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asr.audio import SUFFIXES
 from asr.folders import counted, walk
+from asr.items import printable, reason
 
 log = logging.getLogger(__name__)
 
 STDIN = "-"
+NAME_BYTES = 250  # of 255 that a file name can have; the rest is for the ending
 
 
 @dataclass(frozen=True)
@@ -21,36 +25,53 @@ class Source:
     """Something to transcribe.
 
     Attributes:
-        name: how it is called.
+        name: how it is called in messages, on one line.
         output: how the files of its transcript are called, without endings; unique.
         audio: a path, or the bytes of a file.
+        error: why there is nothing to transcribe, in one line; None where there is.
     """
 
     name: str
     output: str
     audio: Path | bytes
+    error: str | None = None
+
+    @property
+    def shortened(self) -> bool:
+        """Whether its own name was too long for the names of the outputs."""
+        return isinstance(self.audio, Path) and self.audio.stem not in self.output
 
 
 def find(inputs: Iterable[str], recursive: bool = False) -> list[Source]:
     """Files, folders, globs and ``-`` -> what to transcribe, each once, folders in sorted order.
 
+    An input that names nothing is a source with an error, so that the others are transcribed.
+
     Raises:
-        ValueError: an input names nothing.
+        ValueError: no input names anything.
     """
-    found: dict[Path | str, tuple[str, Path | bytes]] = {}
+    found: dict[Path | str, Source] = {}
     for entry in inputs:
         if entry == STDIN:
             if STDIN not in found:
-                found[STDIN] = ("stdin", sys.stdin.buffer.read())
+                found[STDIN] = Source("stdin", "stdin", sys.stdin.buffer.read())
             continue
-        for path in _paths(entry, recursive):
-            found.setdefault(path.resolve(), (str(path), path))
+        try:
+            for path in _paths(entry, recursive):
+                found.setdefault(path.resolve(), Source(printable(str(path)), str(path), path))
+        except Exception as error:
+            found[entry] = Source(printable(entry), "", Path(entry), reason(error))
+    errors = [source.error for source in found.values() if source.error is not None]
     if not found:
         raise ValueError("nothing to transcribe: give audio files, folders, globs, or - for stdin")
-    outputs = output_names([name for name, _ in found.values()])
+    if len(errors) == len(found):
+        others = f" (and {len(errors) - 1} more inputs that name nothing)" * (len(errors) > 1)
+        raise ValueError(errors[0] + others)
+    there = [source for source in found.values() if source.error is None]
+    outputs = iter(output_names([source.output for source in there]))
     return [
-        Source(name, output, audio)
-        for (name, audio), output in zip(found.values(), outputs, strict=True)
+        source if source.error is not None else replace(source, output=next(outputs))
+        for source in found.values()
     ]
 
 
@@ -59,6 +80,7 @@ def output_names(names: Sequence[str]) -> list[str]:
 
     Where that would be shared, also by names that differ in capitals only, the folders come before
     it as far as needed (``x/a.wav`` gives ``x-a``), then its own ending is kept, then a number.
+    A name that is too long for the file system ends with its SHA-256 instead.
     """
     steps = [_candidates(name) for name in names]
     level = [0] * len(names)
@@ -71,7 +93,7 @@ def output_names(names: Sequence[str]) -> list[str]:
         for i in clashing:
             level[i] += 1
             if level[i] >= len(steps[i]):
-                steps[i].append(f"{steps[i][-1]}-{i + 1}")
+                steps[i].append(_fitted(f"{steps[i][-1]}-{i + 1}"))
 
 
 def _paths(entry: str, recursive: bool) -> list[Path]:
@@ -99,4 +121,14 @@ def _candidates(name: str) -> list[str]:
     path = Path(name)
     folders = [part for part in path.parts[:-1] if part not in ("..", path.anchor)]
     names = ["-".join([*folders[i:], path.stem]) for i in range(len(folders), -1, -1)]
-    return [*names, "-".join([*folders, path.name])]
+    return [_fitted(name) for name in [*names, "-".join([*folders, path.name])]]
+
+
+def _fitted(name: str) -> str:
+    """The name, or its beginning and a checksum of the whole where it is too long."""
+    whole = os.fsencode(name)
+    if len(whole) <= NAME_BYTES:
+        return name
+    checksum = hashlib.sha256(whole).hexdigest()[:12]
+    begin = whole[: NAME_BYTES - 13].decode(sys.getfilesystemencoding(), "ignore")
+    return f"{begin}-{checksum}"

@@ -1,6 +1,7 @@
 """What training and transcription print when they are done."""
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from asr.data import read_corpus
 from asr.meter import read_ledger
 from asr.recipe import Recipe
+from asr.scoring import ranked
 from asr.transcribe import Result
 from asr.writers import FORMATS
 
@@ -27,9 +29,11 @@ def trained(folder: Path, recipe: Recipe) -> str:
     """What a run reached, what it cost and what to do next."""
     last = json.loads((folder / "ledger.json").read_text())
     validations = [e for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "validation"]
-    best = min(validations, key=lambda e: e["validation"]["wer"])
+    metric, other = ("cer", "wer") if last.get("validation_metric") == "cer" else ("wer", "cer")
+    best = min(validations, key=lambda e: ranked(e["validation"], metric))
     final = validations[-1]
-    wers = [f"{100 * e['validation']['wer']:.2f} %" for e in (best, final)]
+    rates = [f"{100 * e['validation'][metric]:.2f} %" for e in (best, final)]
+    beside = f"{other.upper()} is {100 * best['validation'].get(other, math.nan):.2f} %"
     words = final["validation"]["words"]
     spent = {PHASES[name]: seconds for name, seconds in last["seconds"].items()}
     spent["lost to crashes"] = last["wasted_seconds"]
@@ -38,8 +42,9 @@ def trained(folder: Path, recipe: Recipe) -> str:
     millions = sum(last["parameters"].values()) / 1e6
     lines = [
         f"{folder}: {last['reason']}",
-        f"  WER       best {wers[0]} after {count(best['updates'], 'update')}, last {wers[1]} "
-        f"after {final['updates']} (split {recipe.data.validation}, {words} words)",
+        f"  {metric.upper()}       best {rates[0]} after {count(best['updates'], 'update')}, last "
+        f"{rates[1]} after {final['updates']} (split {recipe.data.validation}, {words} words)",
+        f"            the {metric.upper()} chose the best model, whose {beside}",
         f"  trained   {count(last['updates'], 'update')}, {last['audio_seconds'] / 3600:.3g} "
         f"audio-hours, {millions:.3g} M parameters, seed {last['seed']}",
         f"  cost      {last['device_hours']:.3g} device-hours on {last['num_devices']} x "

@@ -35,6 +35,7 @@ from asr.meter import Ledger
 from asr.model import SpeechModel, build_model, save_model
 from asr.recipe import Recipe
 from asr.run_folder import finished
+from asr.scoring import ranked
 from asr.text import restore
 from asr.validate import try_search, validate
 
@@ -106,10 +107,9 @@ class Run:
         self.encoder_flops = functools.cache(lambda frames: model.encoder.flops([frames]))
         self.decoder_flops = functools.cache(lambda s, u: model.decoder.flops([s], [u]))
         self.updates = self.nonfinite = self.nonfinite_in_a_row = 0
-        self.infeasible = 0.0
-        self.best_wer = math.inf
-        self.validated_at = -1
-        self.validation_seconds = 0.0
+        self.infeasible = self.validation_seconds = 0.0
+        self.metric = recipe.validation.metric_for(self.data.validation.texts)
+        self.best, self.validated_at = (math.inf, math.inf), -1
         self.terms: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
         self.try_longest_batch()
@@ -179,6 +179,7 @@ class Run:
         session.begin(self.folder, self.fabric, ledger, self.updates)
         batches = self.batches()
         self.journal = Journal(self.folder, self.fabric, recipe.budget.updates, self.updates)
+        self.journal.metric = self.metric
         with contextlib.closing(self.journal):
             while (reason := self.budget_reached()) is None:
                 ledger.enter("data_wait")
@@ -203,13 +204,11 @@ class Run:
 
     def is_time_to_save(self) -> bool:
         """By this process' clock."""
-        waited = time.monotonic() - self.saved_at
-        return waited > self.recipe.trainer.checkpoint_every_seconds
+        return time.monotonic() - self.saved_at > self.recipe.trainer.checkpoint_every_seconds
 
     def batches(self) -> Iterator[Batch]:
         """The endless training batches, from where the run stands, on the device."""
-        loader = self.data.train_batches(self.fabric.global_rank, self.fabric.world_size)
-        for batch in loader:
+        for batch in self.data.train_batches(self.fabric.global_rank, self.fabric.world_size):
             yield batch.to(self.fabric.device, non_blocking=True)
 
     def step(self, batch: Batch) -> None:
@@ -361,8 +360,8 @@ class Run:
         with self.ledger.during("validation"):
             metrics = self.measure()
             line = self.write("validation", validation=metrics)
-        if metrics["wer"] < self.best_wer:
-            self.best_wer = metrics["wer"]
+        if (found := ranked(metrics, self.metric)) < self.best:
+            self.best = found
             with self.ledger.during("checkpoint"):
                 self.save_to("best", line)
         self.validated_at = self.updates
@@ -412,6 +411,7 @@ class Run:
                 seed=self.recipe.seed,
                 num_threads=torch.get_num_threads(),
                 recurrent_kernel=self.recurrent_kernel,
+                validation_metric=self.metric,
                 corpus={
                     "name": self.corpus["name"],
                     "path": self.recipe.data.corpus,
@@ -467,11 +467,12 @@ class Run:
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Takes up the run at a checkpoint.
+        """Takes up the run at a checkpoint. Without a metric in it, the WER alone chose until now.
 
         Raises:
             ValueError: the checkpoint is damaged.
         """
+        state = {"metric": "wer", "best": (state.get("best_wer", math.inf), math.inf), **state}
         try:
             self.model.module.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
@@ -492,7 +493,8 @@ COUNTS = (
     "nonfinite",
     "nonfinite_in_a_row",
     "infeasible",
-    "best_wer",
+    "metric",
+    "best",
     "validated_at",
     "validation_seconds",
 )

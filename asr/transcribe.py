@@ -1,13 +1,15 @@
 """Audio files of any length -> transcripts; needs a model and nothing of the training."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -15,11 +17,14 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from asr.alignment import Word, align, aligns
-from asr.audio import info, pieces
 from asr.audio import name as name_of_audio
+from asr.audio import pieces
 from asr.device_memory import enough_memory
 from asr.files import new_folder, write_all
+from asr.items import attempt_each, one_line, reason
+from asr.modulation import DOUBTFUL, STEADY, level_range
 from asr.sources import Source, find
+from asr.windows import cut, natural_window
 from asr.writers import FORMATS, TIMED, Recording, Transcript, disagreement, recording
 
 if TYPE_CHECKING:
@@ -32,11 +37,10 @@ Existing = Literal["refuse", "replace", "skip"]
 
 MIN_SECONDS = 0.1  # shorter than any word
 SILENCE = 1e-4  # a peak of -80 dB: a recogniser only hallucinates there
-CUT_SHARE = 3  # a window is cut at the quietest point of its last third
-SMOOTH_SECONDS = 0.2  # a pause between words is longer than the closure of a plosive
-MIN_WINDOW_SECONDS = 3.0  # its last third must hold a pause between words
-MAX_WINDOW_SECONDS = 30.0  # a full window costs memory, with attention by its square
-POOL_BATCHES = 8  # whose windows are sorted by length; all the audio that is held in memory
+POOL_BATCHES = 8  # whose windows are sorted by length
+# Files that are decoded at a time, and windows of each that are held until its turn comes.
+FILES_AHEAD = min(16, os.cpu_count() or 1)
+WINDOWS_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -56,39 +60,69 @@ class Result:
     error: str | None = None
 
 
+Span = tuple[float, float]  # from and to, seconds from the beginning of the file
+
+
 @dataclass(frozen=True)
 class Heard:
-    """What was recognised in a window; times of words count from the beginning of the file."""
+    """What was recognised in a window; times of words count from the beginning of the file.
+
+    Attributes:
+        doubtful: the window, where it may be noise without speech.
+    """
 
     text: str
     words: tuple[Word, ...]
     score: float
     finished: bool
+    doubtful: Span | None
 
 
 @dataclass
 class Reading:
-    """How far a source has been read (samples) and heard, and what went wrong."""
+    """How far a source has been read (samples) and heard, and what went wrong.
+
+    Attributes:
+        outputs: the files to write, by format.
+        recording: the file as it was before it was read.
+        steady: parts that sound like hum or noise, which are not recognised.
+        kept: its transcripts are there and stay, so that it is not read.
+    """
 
     source: Source
-    recording: Recording | None  # the file as it was before
+    outputs: dict[str, Path]
+    recording: Recording | None = None
+    kept: bool = False
     samples: int = 0
     heard: list[Heard] = field(default_factory=list)
+    steady: list[Span] = field(default_factory=list)
     error: str | None = None
+
+    def fail(self, why: str) -> None:
+        """Keeps the first error, with the name of the source."""
+        name = self.source.name
+        # Messages about the audio give its path, or its size where it has none.
+        why = why.replace(one_line(ValueError(name_of_audio(self.source.audio))), name)
+        self.error = self.error or (why if why.startswith(name) else f"{name}: {why}")
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a source: (N,) samples, and where it begins in seconds."""
+    """A part of a source: (N,) samples, and where it is.
+
+    Attributes:
+        doubtful: whether its level is almost as steady as that of a noise.
+    """
 
     reading: Reading
-    start: float
+    span: Span
     wave: np.ndarray
+    doubtful: bool
 
 
 def transcribe(
     model: "SpeechModel",
-    inputs: list[str],
+    inputs: Sequence[str | Source],
     *,
     output_dir: str | Path | None = None,
     formats: Sequence[Format] = ("txt",),
@@ -96,16 +130,19 @@ def transcribe(
     existing: Existing = "refuse",
     window_seconds: float | None = None,
     batch_seconds: float = 120.0,
+    min_confidence: float | None = None,
     model_name: str = "",
     progress: bool = True,
 ) -> list[Result]:
     """Transcribes files, folders and globs of any rate, channels and length.
 
-    A file that cannot be read does not stop the others; its result carries the error.
+    An input that is not there or cannot be read, recognised or written does not stop the others;
+    its result carries the error. Transcripts are written as soon as their file has been heard.
 
     Args:
         model: what recognises.
-        inputs: audio files, folders, glob patterns, or ``-`` for the bytes of a file on stdin.
+        inputs: audio files, folders, glob patterns, or ``-`` for the bytes of a file on stdin; or
+            the sources that were found in them.
         output_dir: folder for the transcripts, made when missing; without one nothing is written.
         formats: any of txt, json, srt, vtt, tsv, ctm; all but txt need a transducer or a CTC
             head.
@@ -117,6 +154,8 @@ def transcribe(
         window_seconds: longer audio is cut, at the quietest point of the last third of a window;
             not given: the longest utterance of the model's training, if known and under 30, or 30.
         batch_seconds: longest window times number of windows of a batch, at most.
+        min_confidence: words of a lower confidence are left out, and those whose confidence is not
+            known; notes count them.
         model_name: how the transcripts call the model, its folder for instance.
         progress: show a progress bar on a terminal.
 
@@ -124,88 +163,30 @@ def transcribe(
         One result per input file, in order.
 
     Raises:
-        ValueError: nothing to transcribe, a missing file, an unknown format, several formats and no
-            folder for them, existing transcripts to be left and no folder or no json that tells
-            whose they are, times asked of a model that cannot find them, or out of memory.
-        OSError: the folder cannot be written.
+        ValueError: nothing to transcribe, an unknown format, several formats and no folder for
+            them, existing transcripts to be left and no folder or no json that tells whose they
+            are, times or confidences asked of a model that cannot find them, or out of memory.
+        OSError: the folder cannot be written, or the disk is full.
     """
     if window_seconds is None:
         window_seconds = natural_window(model.summary)
-    _check_request(model, formats, output_dir, window_seconds, existing)
-    sources = find(inputs, recursive)
+    _check_request(model, formats, output_dir, window_seconds, existing, min_confidence)
+    found = [entry for entry in inputs if isinstance(entry, Source)]
+    sources = found or find([str(entry) for entry in inputs], recursive)
     folder = None if output_dir is None else Path(output_dir)
-    outputs: list[dict[str, Path]] = [
-        {} if folder is None else {kind: folder / f"{source.output}.{kind}" for kind in formats}
-        for source in sources
-    ]
     results: list[Result] = []
-    recogniser = Recogniser(model, formats, window_seconds, batch_seconds, model_name)
+    recogniser = Recogniser(
+        model, formats, window_seconds, batch_seconds, min_confidence, model_name
+    )
+    readings = (_begin(source, folder, existing, recogniser) for source in sources)
     with (
         nullcontext() if folder is None else new_folder(folder),
         tqdm(total=len(sources), unit="file", disable=None if progress else True) as bar,
     ):
-        for group in _groups(sources, recogniser.pool_seconds):
-            outcomes: dict[int, Transcript | str | None] = {}
-            for number in group:
-                if not _to_hear(sources[number], outputs[number], existing):
-                    why = _in_the_way(sources[number], outputs[number], existing, recogniser)
-                    outcomes[number] = why
-            ready = [number for number in group if number not in outcomes]
-            outcomes.update(zip(ready, recogniser([sources[n] for n in ready]), strict=True))
-            for number in group:
-                results.append(_finish(sources[number], outcomes[number], outputs[number]))
-                bar.update()
+        for reading in recogniser(readings):
+            results.append(_finish(reading, recogniser))
+            bar.update()
     return results
-
-
-def natural_window(summary: Mapping[str, Any]) -> float:
-    """Seconds of audio to recognise at once, from the summary of a model's training.
-
-    Attention decoders fail on audio much longer than any that they were trained on (Chorowski et
-    al. 2015, "Attention-based models for speech recognition").
-    """
-    longest = summary.get("longest_utterance_seconds", MAX_WINDOW_SECONDS)
-    return min(max(longest, MIN_WINDOW_SECONDS), MAX_WINDOW_SECONDS)
-
-
-def cut(
-    stream: Iterable[np.ndarray], sample_rate: int, window_seconds: float
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Pieces (n,) of any length -> consecutive windows that together are the whole, once.
-
-    Yields the first sample of each window and the window (N,). Each but the last ends at the
-    quietest point of its last third: in a pause, if there is one, so that no word is heard twice or
-    halved and no overlapping texts need to be merged. No more is held than a window and a piece.
-    """
-    length, smooth = round(window_seconds * sample_rate), round(SMOOTH_SECONDS * sample_rate)
-    stream = iter(stream)
-    held, start = np.zeros(0, np.float32), 0
-    while True:
-        parts, count = [held], len(held)
-        # One sample more tells that this is not the last window, half a pause more where it ends.
-        while count <= length + smooth and (piece := next(stream, None)) is not None:
-            parts.append(piece)
-            count += len(piece)
-        held = np.concatenate(parts)
-        if len(held) <= length:
-            break
-        end = _pause(held, length - length // CUT_SHARE, length, smooth)
-        yield start, held[:end].copy()  # a copy, lest it keep alive what comes after it
-        held, start = held[end:], start + end
-    if len(held):
-        yield start, held
-
-
-def _pause(wave: np.ndarray, low: int, high: int, smooth: int) -> int:
-    """The place from low to high around which ``smooth`` samples are the quietest."""
-    around = wave[low - smooth // 2 : high + smooth // 2].astype(np.float64)
-    energy = np.cumsum(np.square(around))
-    quiet = energy[smooth:] - energy[:-smooth]  # energy around each sample from low to high
-    # Digital silence is one run of equal minima, or several: the middle of the last is taken.
-    minima = np.flatnonzero(quiet <= quiet.min() + 1e-9)
-    runs = np.flatnonzero(np.diff(minima, prepend=minima[0] - 2) > 1)
-    pause = minima[runs[-1] :]
-    return low + int(pause[len(pause) // 2])
 
 
 class Recogniser:
@@ -217,62 +198,105 @@ class Recogniser:
         formats: Sequence[Format],
         window_seconds: float,
         batch_seconds: float,
+        min_confidence: float | None,
         model_name: str,
     ):
-        self.model, self.formats, self.model_name = model.eval(), tuple(formats), model_name
-        self.timed = not TIMED.isdisjoint(formats)
+        self.model, self.model_name = model.eval(), model_name
+        self.formats: tuple[str, ...] = tuple(formats)
+        self.min_confidence = min_confidence
+        self.timed = min_confidence is not None or not TIMED.isdisjoint(formats)
         self.window_seconds, self.batch_seconds = window_seconds, batch_seconds
 
-    @property
-    def pool_seconds(self) -> float:
-        """Audio held in memory at once, about."""
-        return POOL_BATCHES * self.batch_seconds
+    def __call__(self, readings: Iterable[Reading]) -> Iterator[Reading]:
+        """Each reading when all of it has been heard, in order."""
+        for windows, ended in self._pools(readings):
+            self._hear(windows)
+            windows.clear()  # before the next are decoded
+            yield from ended
 
-    def __call__(self, sources: Sequence[Source]) -> list[Transcript | str]:
-        """A transcript of each source, or why there is none."""
-        readings = [Reading(source, recording(source.audio)) for source in sources]
-        if len(readings) == 1:  # of any length
-            self._listen(self._windows(readings[0]))
-        else:  # together they fit in memory
-            with ThreadPoolExecutor() as pool:
-                windows = pool.map(lambda reading: list(self._windows(reading)), readings)
-            self._listen(chain.from_iterable(windows))
-        return [r.error if r.error is not None else self._join(r) for r in readings]
-
-    def disagreement(self, source: Source, told: Path) -> str | None:
-        """How a json file differs from what would be written of the source; see asr.writers."""
+    def disagreement(self, heard: Recording | None, told: Path) -> str | None:
+        """How a json file differs from what would be written of the file; see asr.writers."""
         search = repr(self.model.search)
-        return disagreement(told, recording(source.audio), self.model_name, search, self.formats)
+        least = self.min_confidence
+        return disagreement(told, heard, self.model_name, search, least, self.formats)
+
+    def _pools(self, readings: Iterable[Reading]) -> Iterator[tuple[list[Window], list[Reading]]]:
+        """Consecutive windows of about POOL_BATCHES batches, and the readings that end there."""
+        limit = POOL_BATCHES * self.batch_seconds * self.model.features.sample_rate
+        windows: list[Window] = []
+        ended: list[Reading] = []
+        samples = 0
+        for reading, stream in self._streams(readings):
+            for window in stream:
+                windows.append(window)
+                samples += len(window.wave)
+                if samples >= limit:
+                    yield windows, ended
+                    windows, ended, samples = [], [], 0
+            ended.append(reading)
+        yield windows, ended
+
+    def _streams(self, readings: Iterable[Reading]) -> Iterator[tuple[Reading, Iterator[Window]]]:
+        """Each reading with its windows; meanwhile the first windows of the next are decoded.
+
+        What is held in memory depends on no header: a file that is longer than its first windows is
+        decoded further when its turn has come.
+        """
+        waiting: deque[tuple[Reading, Future[list[Window]], Iterator[Window]]] = deque()
+
+        def oldest() -> tuple[Reading, Iterator[Window]]:
+            reading, future, rest = waiting.popleft()
+            first = future.result()
+            # Popped, as chain() would keep the whole list alive.
+            return reading, chain((first.pop(0) for _ in range(len(first))), rest)
+
+        with ThreadPoolExecutor(FILES_AHEAD) as pool:
+            for reading in readings:
+                stream = self._windows(reading)
+                waiting.append((reading, pool.submit(list, islice(stream, WINDOWS_AHEAD)), stream))
+                if len(waiting) > FILES_AHEAD:
+                    yield oldest()
+            while waiting:
+                yield oldest()
 
     def _windows(self, reading: Reading) -> Iterator[Window]:
         """Those in which something can be heard, read as they are asked for."""
+        if reading.kept or reading.error is not None:
+            return
         rate = self.model.features.sample_rate
         try:
             for start, wave in cut(pieces(reading.source.audio, rate), rate, self.window_seconds):
                 reading.samples += len(wave)
-                if len(wave) >= MIN_SECONDS * rate and np.abs(wave).max() >= SILENCE:
-                    yield Window(reading, start / rate, wave)
-        except (ValueError, OSError) as error:
-            source = reading.source  # standard input has no path that a message could name
-            reading.error = str(error).replace(name_of_audio(source.audio), source.name)
+                if len(wave) < MIN_SECONDS * rate or np.abs(wave).max() < SILENCE:
+                    continue
+                span = (start / rate, (start + len(wave)) / rate)
+                varies = level_range(wave, rate, SILENCE)
+                if varies is not None and varies < STEADY:
+                    reading.steady.append(span)
+                else:
+                    yield Window(reading, span, wave, varies is not None and varies < DOUBTFUL)
+        except Exception as error:
+            reading.fail(reason(error))
 
-    def _listen(self, windows: Iterable[Window]) -> None:
-        """Notes what is recognised with the sources of the windows."""
-        for pool in _pools(windows, round(self.pool_seconds * self.model.features.sample_rate)):
-            for window, heard in zip(pool, self._hear(pool), strict=True):
-                window.reading.heard.append(heard)
+    def _hear(self, windows: Sequence[Window]) -> None:
+        """Notes what is recognised with the readings; longest first: too large a batch fails soon.
 
-    def _hear(self, windows: Sequence[Window]) -> list[Heard]:
-        """Longest first, so that too large a batch fails at once."""
+        An error of a window is an error of its file.
+        """
         rate = self.model.features.sample_rate
         order = sorted(range(len(windows)), key=lambda i: -len(windows[i].wave))
         heard: dict[int, Heard] = {}
+
+        def recognise(batch: Sequence[int]) -> None:
+            heard.update(zip(batch, self._recognise([windows[i] for i in batch]), strict=True))
+
         while order:
             longest = len(windows[order[0]].wave) / rate
             size = max(1, int(self.batch_seconds / longest))
             batch, order = order[:size], order[size:]
-            heard.update(zip(batch, self._recognise([windows[i] for i in batch]), strict=True))
-        return [heard[i] for i in range(len(windows))]
+            attempt_each(recognise, batch, lambda i, why: windows[i].reading.fail(why))
+        for i in sorted(heard):
+            windows[i].reading.heard.append(heard[i])
 
     @torch.inference_mode()
     def _recognise(self, windows: Sequence[Window]) -> list[Heard]:
@@ -294,28 +318,51 @@ class Recogniser:
         for window, hypothesis, own in zip(windows, best, words, strict=True):
             text = " ".join(model.text(hypothesis).split())
             placed = tuple(_placed(word, window, model.features.sample_rate) for word in own)
-            heard.append(Heard(text, placed, hypothesis.score, hypothesis.finished))
+            doubtful = window.span if window.doubtful and text else None
+            heard.append(Heard(text, placed, hypothesis.score, hypothesis.finished, doubtful))
         return heard
 
-    def _join(self, reading: Reading) -> Transcript:
+    def transcript(self, reading: Reading) -> Transcript:
+        """What was said in a file that has been heard."""
         heard, seconds = reading.heard, reading.samples / self.model.features.sample_rate
         notes = []
-        if not heard:
+        if reading.steady:
+            notes.append(
+                f"{_listed(reading.steady)}: the level is as steady as that of hum or noise; no "
+                "speech was transcribed there"
+            )
+        if doubtful := [h.doubtful for h in heard if h.doubtful is not None]:
+            notes.append(
+                f"{_listed(doubtful)}: it is doubtful that there is speech; the level is almost as "
+                "steady as that of noise"
+            )
+        if not heard and not reading.steady:
             reason = "too short to hold a word" if seconds < MIN_SECONDS else "silent"
             notes.append(f"{seconds:.2f} s of audio, {reason}")
         if unfinished := sum(not h.finished for h in heard):
             notes.append(f"{unfinished} of {len(heard)} windows did not end by themselves")
+        if reading.source.shortened:
+            notes.append(f"the name is too long, so its files are called {reading.source.output}")
         words = tuple(word for h in heard for word in h.words)
         if guessed := sum(word.confidence is None for word in words):
             notes.append(f"the times of {guessed} words are guesses: more tokens than frames")
+        text = " ".join(h.text for h in heard if h.text)
+        if self.min_confidence is not None:
+            least, total = self.min_confidence, len(words)
+            words = tuple(w for w in words if w.confidence is not None and w.confidence >= least)
+            text = " ".join(word.text for word in words)
+            if left := total - len(words):
+                why = f"their confidence is below {least:g} or not known"
+                notes.append(f"{left} of {total} words were left out: {why}")
         return Transcript(
             source=reading.source.name,
             name=reading.source.output,
-            text=" ".join(h.text for h in heard if h.text),
+            text=text,
             words=words,
             duration=seconds,
             model=self.model_name,
             search=repr(self.model.search),
+            min_confidence=self.min_confidence,
             score=sum(h.score for h in heard),
             formats=self.formats,
             recording=reading.recording,
@@ -329,6 +376,7 @@ def _check_request(
     output_dir: str | Path | None,
     window_seconds: float,
     existing: Existing,
+    min_confidence: float | None,
 ) -> None:
     """What can be refused before any file is opened."""
     unknown = [kind for kind in formats if kind not in FORMATS]
@@ -342,82 +390,88 @@ def _check_request(
         raise ValueError(f"to skip what has a transcript give {needed}: the json says whose it is")
     if window_seconds < 1:
         raise ValueError(f"window_seconds is {window_seconds}; it must be at least 1")
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise ValueError(f"min_confidence is {min_confidence}; it must be from 0 to 1")
     timed = sorted(TIMED.intersection(formats))
-    if timed and not aligns(model.decoder):
+    if (timed or min_confidence is not None) and not aligns(model.decoder):
+        needed = f"{timed[0]} needs the times" if timed else "min_confidence needs the confidences"
+        remedy = "ask for txt" if timed else "leave it out"
         raise ValueError(
-            f"{timed[0]} needs the times of words, and this model has no CTC head to "
-            "find them; ask for txt"
+            f"{needed} of words, and this model has no CTC head to find them; {remedy}"
         )
 
 
-def _groups(sources: Sequence[Source], limit: float) -> Iterator[list[int]]:
-    """Numbers of consecutive sources of so many seconds together; a longer source is alone."""
-    group: list[int] = []
-    total = 0.0
-    for number, source in enumerate(sources):
-        try:
-            seconds = info(source.audio).seconds or 0.0
-        except (ValueError, OSError):
-            seconds = 0.0  # decoding will say what is wrong with it
-        if group and total + seconds > limit:
-            yield group
-            group, total = [], 0.0
-        group.append(number)
-        total += seconds
-    yield group
-
-
-def _pools(windows: Iterable[Window], limit: int) -> Iterator[list[Window]]:
-    """Consecutive windows, each pool the fewest that reach so many samples."""
-    pool: list[Window] = []
-    count = 0
-    for window in windows:
-        pool.append(window)
-        count += len(window.wave)
-        if count >= limit:
-            yield pool
-            pool, count = [], 0
-    if pool:
-        yield pool
-
-
-def _to_hear(source: Source, outputs: dict[str, Path], existing: Existing) -> bool:
-    """Whether no transcript is there that counts; a file that is gone says so when it is read."""
-    if existing == "replace" or not any(path.exists() for path in outputs.values()):
-        return True
-    return isinstance(source.audio, Path) and recording(source.audio) is None
+def _begin(
+    source: Source, folder: Path | None, existing: Existing, recogniser: Recogniser
+) -> Reading:
+    """The reading of a source; existing transcripts may be an error of it, or keep it unread."""
+    outputs: dict[str, Path] = {}
+    if folder is not None:
+        outputs = {kind: folder / f"{source.output}.{kind}" for kind in recogniser.formats}
+    reading = Reading(source, outputs, error=source.error)
+    if source.error is not None:
+        return reading
+    try:
+        reading.recording = recording(source.audio)
+        gone = isinstance(source.audio, Path) and reading.recording is None  # reading will say so
+        there = [path for path in outputs.values() if path.exists()]
+        if there and existing != "replace" and not gone:
+            reading.kept = True
+            reading.error = _in_the_way(reading, there, existing, recogniser)
+    except Exception as error:
+        reading.fail(reason(error))
+    return reading
 
 
 def _in_the_way(
-    source: Source, outputs: dict[str, Path], existing: Existing, recogniser: Recogniser
+    reading: Reading, there: Sequence[Path], existing: Existing, recogniser: Recogniser
 ) -> str | None:
     """Why existing files are an error of their input; None: they are its own, and are left."""
-    there = [path for path in outputs.values() if path.exists()]
+    outputs = reading.outputs
     if existing == "refuse":
         left = ", --skip-existing leaves it" if "json" in outputs else ""
         return f"{there[0]} exists; --overwrite replaces it{left}"
     if missing := [path.name for path in outputs.values() if path not in there]:
         return f"{there[0]} exists but no {missing[0]}; --overwrite replaces it"
-    if why := recogniser.disagreement(source, outputs["json"]):
+    if why := recogniser.disagreement(reading.recording, outputs["json"]):
         return f"{outputs['json']} {why}; --overwrite replaces it, another --output-dir keeps both"
     return None
 
 
-def _finish(source: Source, outcome: Transcript | str | None, outputs: dict[str, Path]) -> Result:
+def _finish(reading: Reading, recogniser: Recogniser) -> Result:
     """Writes the transcript, or reports why there is none."""
-    if outcome is None:
-        return Result(source.name, None, outputs)
-    if isinstance(outcome, str):
-        log.error("%s", outcome)
-        return Result(source.name, None, {}, outcome)
-    for note in outcome.notes:
-        log.warning("%s: %s", source.name, note)
-    write_all({path: FORMATS[kind](outcome) for kind, path in outputs.items()})
-    return Result(source.name, outcome, outputs)
+    name, outputs, transcript = reading.source.name, reading.outputs, None
+    if reading.error is None and not reading.kept:
+        try:
+            transcript = recogniser.transcript(reading)
+            texts = {kind: FORMATS[kind](transcript) for kind in recogniser.formats}
+            write_all({path: texts[kind] for kind, path in outputs.items()})
+        except Exception as error:
+            reading.fail(reason(error))
+    if reading.error is not None:
+        log.error("%s", reading.error)
+        return Result(name, None, {}, reading.error)
+    for note in transcript.notes if transcript is not None else ():
+        log.warning("%s: %s", name, note)
+    return Result(name, transcript, outputs)
 
 
 def _placed(word: Word, window: Window, sample_rate: int) -> Word:
     """From times within a window to times within the file; padding is no part of either."""
-    last = len(window.wave) / sample_rate
+    begin, last = window.span[0], len(window.wave) / sample_rate
     start, end = min(word.start, last), min(word.end, last)
-    return Word(word.text, window.start + start, window.start + end, word.confidence)
+    return Word(word.text, begin + start, begin + end, word.confidence)
+
+
+def _listed(spans: Sequence[Span]) -> str:
+    """``0:00-1:30, 2:00-2:30``: consecutive windows as one."""
+    joined: list[Span] = []
+    for start, end in spans:
+        if joined and start <= joined[-1][1]:
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return ", ".join(f"{_minutes(start)}-{_minutes(end)}" for start, end in joined)
+
+
+def _minutes(seconds: float) -> str:
+    return "{}:{:02}".format(*divmod(round(seconds), 60))

@@ -4,6 +4,7 @@ Every arm of a comparison gets the same number of trials, drawn from the same ra
 generator, and pays for them. The encoder runs once; a trial is one search over the split.
 """
 
+import itertools
 import json
 import logging
 import time
@@ -25,6 +26,7 @@ from asr.data import bucket, read_corpus, read_rows
 from asr.decoders import AttentionDecoder, TransducerDecoder
 from asr.device_memory import enough_memory
 from asr.files import write
+from asr.items import attempt_each
 from asr.meter import device_name
 from asr.model import find_model, give_calibration, save_model
 from asr.reliability import judged
@@ -130,11 +132,12 @@ def tune_decoding(
         progress: show a progress bar on a terminal.
 
     Returns:
-        The content of ``tuning.json``, which stands beside the model.
+        The content of ``tuning.json``, which stands beside the model; ``failed`` lists utterances
+        that could not be decoded, which are left out.
 
     Raises:
-        ValueError: no such corpus or split, ``test`` was asked for, no reference word, or out of
-            memory; the model is then as it was.
+        ValueError: no such corpus or split, ``test`` was asked for, no reference word in what can
+            be decoded, or out of memory; the model is then as it was.
         OSError: the folder cannot be written.
     """
     if "test" in split.lower():
@@ -144,13 +147,27 @@ def tune_decoding(
     started = time.perf_counter()
     corpus, rows = read_corpus(corpus_folder), read_rows(corpus_folder, [split])
     normalise = normaliser(corpus["normaliser"])
-    references = list(rows["text"])
+    lower = f"lower batch_seconds, which is {batch_seconds}"
+    batches: list[Sequence[int]] = []
+    frames: list[tuple[Tensor, Tensor]] = []
+    failed: dict[int, str] = {}
+
+    def encode(batch: Sequence[int]) -> None:
+        with enough_memory(model.device, f"{lower}, or take a smaller split; it is held encoded"):
+            frames.append(_encoded(model, rows, batch))
+        batches.append(batch)
+
+    for batch in bucket(rows["duration"], batch_seconds):
+        attempt_each(encode, batch, failed.__setitem__)
+    failures = [{"id": rows["id"][i], "reason": why} for i, why in sorted(failed.items())]
+    for failure in failures:
+        log.error("%s: %s", failure["id"], failure["reason"])
+    # The utterances that failed are left out; the others are numbered anew.
+    numbers = {index: new for new, index in enumerate(sorted(itertools.chain(*batches)))}
+    batches = [[numbers[index] for index in batch] for batch in batches]
+    references = [rows["text"][index] for index in numbers]
     if not any(text.split() for text in references):
         raise ValueError(f"split {split!r} of {corpus_folder} has no reference words")
-    batches = bucket(list(rows["duration"]), batch_seconds)
-    lower = f"lower batch_seconds, which is {batch_seconds}"
-    with enough_memory(model.device, f"{lower}, or take a smaller split; it is held encoded"):
-        frames = [_encoded(model, rows, batch) for batch in batches]
     encoding = time.perf_counter() - started
 
     def attempt(options: dict[str, Any]) -> tuple[Trial, list[Hypothesis]]:
@@ -162,12 +179,12 @@ def tune_decoding(
             with enough_memory(model.device, f"{lower}, or the beam, which is {search.beam}"):
                 n_best = search(model.decoder, encoded, lengths, language_model)
             found |= {index: best[0] for index, best in zip(batch, n_best, strict=True)}
-        texts = [normalise(model.text(found[index])) for index in range(len(rows))]
+        texts = [normalise(model.text(found[index])) for index in range(len(references))]
         total = pooled(align(references, texts)[0])
         unfinished = sum(not hypothesis.finished for hypothesis in found.values())
         seconds = time.perf_counter() - began
         trial = Trial(options, total.errors, total.words, unfinished, seconds)
-        return trial, [found[index] for index in range(len(rows))]
+        return trial, [found[index] for index in range(len(references))]
 
     widths = sorted({beam, *BEAMS})
     with tqdm(total=trials + len(widths), unit="trial", disable=None if progress else True) as bar:
@@ -189,6 +206,7 @@ def tune_decoding(
             "rows_sha256": corpus["splits"][split]["rows_sha256"],
         },
         "split": split,
+        "failed": failures,
         "seed": seed,
         "ranges": RANGES,
         "device_name": device_name(model.device),

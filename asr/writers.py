@@ -72,10 +72,12 @@ class Transcript:
         duration: seconds of audio.
         model: what recognised it.
         search: how.
+        min_confidence: words of a lower one were left out; None where all were kept.
         score: log-probability of the hypotheses, summed over windows.
         formats: in which it was asked for at once.
         recording: the file as it was then; None of ``stdin``.
-        notes: what a reader should know: too short, silent, cut off, times that are guesses.
+        notes: what a reader should know: too short, silent or noise, cut off, words that were left
+            out, times that are guesses.
     """
 
     source: str
@@ -88,6 +90,7 @@ class Transcript:
     score: float
     formats: tuple[str, ...]
     recording: Recording | None
+    min_confidence: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -141,7 +144,12 @@ def described(word: Word) -> dict[str, Any]:
 
 
 def disagreement(
-    path: Path, heard: Recording | None, model: str, search: str, formats: Sequence[str]
+    path: Path,
+    heard: Recording | None,
+    model: str,
+    search: str,
+    min_confidence: float | None,
+    formats: Sequence[str],
 ) -> str | None:
     """How a json file differs from what transcribing a recording again would say of itself.
 
@@ -150,6 +158,7 @@ def disagreement(
         heard: the recording as it is now.
         model: what would recognise it.
         search: how.
+        min_confidence: of the words that would be kept.
         formats: to be written.
 
     Returns:
@@ -161,6 +170,7 @@ def disagreement(
         told = content["recording"] and Recording(**content["recording"])
         whose = told.path if told else content["source"]
         by, how, together = content["model"], content["search"], set(content["formats"])
+        least = content.get("min_confidence")
     except (OSError, ValueError, KeyError, TypeError):
         return "does not say of which recording it is"
     if told is None or heard is None or told.path != heard.path:
@@ -169,6 +179,8 @@ def disagreement(
         return f"is of {whose} as it was before it changed"
     if (by, how) != (model, search):
         return f"is by another model or search ({by}, {how})"
+    if least != min_confidence:
+        return f"has the words of min_confidence {least}"
     if new := set(formats) - together:
         return f"was written without {', '.join(sorted(new))}"
     return None

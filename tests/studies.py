@@ -78,6 +78,7 @@ class Fake:
         journal: file that a line is added to for each step done, by whatever process.
         status: what a verb ends with, by verb and the resolved recipe; 0 when not given.
         seconds: that a step takes at most.
+        metric: what chose the best model of a run; the CER moves against the WER.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class Fake:
         journal: Path,
         status: Callable[[str, dict[str, Any]], int] = lambda verb, recipe: 0,
         seconds: float = 0.0,
+        metric: str = "wer",
     ):
         self.journal, self.status, self.seconds = journal, status, seconds
+        self.metric = metric
         self.stopped = False
         self.environments: list[dict[str, str]] = []
         self.at_once = self.most = 0
@@ -133,10 +136,11 @@ class Fake:
         start = {"event": "start", "session": 1, "from_update": 0, **run_folders.CPU}
         lines = [start, *(run_folders.line(wall, rate) for wall, rate in curve)]
         for line in lines[1:]:
-            line["validation"]["loss"] = 1.0
+            line["validation"] |= {"loss": 1.0, "cer": 1 - line["validation"]["wer"]}
         lines.append(run_folders.line(updates + 10))
         run_folders.write_lines(run / "ledger.jsonl", lines)
         last = {**lines[-1], **run_folders.CPU, "finished": True, "num_threads": 1}
+        last["validation_metric"] = self.metric
         (run / "ledger.json").write_text(json.dumps({**last, "seed": recipe["seed"]}))
 
     def evaluate(self, run: Path, recipe: dict[str, Any]) -> None:

@@ -218,6 +218,23 @@ def test_one_bad_file_among_good_ones_gives_exit_status_1_and_the_others(job, tm
     assert "1 file not heard again: all transcripts are there\n" in on.out
 
 
+def test_names_that_a_terminal_cannot_print_and_inputs_that_are_not_there_stop_nothing(
+    job, tmp_path, monkeypatch
+):
+    place = tmp_path / "長\n.wav"
+    shutil.copy(job.audio, place)
+    arguments = [sys.executable, "-m", "asr", "transcribe", job.run, "absent.wav", str(place)]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(arguments, env=environment, capture_output=True, check=False)
+    assert done.returncode == 1
+    out, err = done.stdout.decode("latin-1"), done.stderr.decode("latin-1").splitlines()
+    assert out.startswith(rf"{tmp_path}/\u9577\n.wav: ")
+    assert err == [
+        "absent.wav: no such file; check the path",
+        "asr transcribe: 1 of 2 files failed, see above",
+    ]
+
+
 def test_the_resolved_recipe_is_printed_and_nothing_trained(job, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", job.recipe, "--print-config", "--encoder.dim", "48", "--seed=7"]) == 0
@@ -408,7 +425,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
         "cannot write .*recipe.yaml/below .Not a directory.; a part of the path is a file",
     ),
     "transcribe: missing file": (
-        "transcribe {run} {audio} nowhere.wav",
+        "transcribe {run} nowhere.wav",
         "nowhere.wav: no such file; check the path",
     ),
     "transcribe: empty folder": ("transcribe {run} {empty}", "empty holds no audio file"),

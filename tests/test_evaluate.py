@@ -71,6 +71,46 @@ def test_counts_are_those_worked_out_by_hand(run):
     assert (cer["substitutions"], cer["deletions"], cer["insertions"]) == (1, 4, 4 + 3)
 
 
+def test_an_utterance_that_fails_is_named_and_left_out_of_the_rates(tmp_path, run):
+    whole, _, _ = run
+    corpus = make_corpus(tmp_path / "damaged")
+    path = corpus / "test-00000-of-00001.parquet"
+    table = pq.read_table(path).to_pylist()
+    table[2]["audio"]["bytes"] = b"nonsense"
+    pq.write_table(pa.Table.from_pylist(table), path)
+
+    class Breaks(CodedSpeech):
+        def decode(self, encoded, lengths):
+            found = super().decode(encoded, lengths)
+            if any(self.text(own[0]) == "four" for own in found):
+                raise IndexError("token 99")
+            return found
+
+    metrics = evaluate(Breaks(), corpus, "test", output=tmp_path / "out", batch_seconds=3.5)
+    assert [one["id"] for one in metrics["failed"]] == ["u3", "u5"]
+    assert "not a readable audio file" in metrics["failed"][0]["reason"]
+    assert metrics["failed"][1]["reason"] == "IndexError: token 99"
+    # Without u3, which deletes one of three words, and u5, which is right.
+    wer = metrics["wer"]
+    assert (wer["substitutions"], wer["deletions"], wer["insertions"]) == (1, 0, 3)
+    assert (wer["words"], metrics["utterances"]) == (whole["wer"]["words"] - 4, 4)
+    lines = (tmp_path / "out" / "hypotheses.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["u1", "u2", "u4", "u6"]
+    first, second, *_ = summary(metrics).splitlines()
+    assert first == "2 of 6 utterances failed and are in none of the rates"
+    assert second.startswith("failed: u3: ")
+
+
+def test_a_split_that_fails_altogether_is_one_error(tmp_path):
+    class Breaks(CodedSpeech):
+        def encode(self, waves, lengths):
+            raise IndexError("token 99")
+
+    corpus = make_corpus(tmp_path / "corpus")
+    with pytest.raises(ValueError, match="all 6 utterances of 'test' failed; the first is u1"):
+        evaluate(Breaks(), corpus, "test", output=tmp_path / "out")
+
+
 def test_unnormalised_rate_compares_the_verbatim_texts(run):
     metrics, _, _ = run
     assert metrics["normaliser"] == "lower"

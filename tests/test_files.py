@@ -1,11 +1,12 @@
 import contextlib
 import errno
+import json
 import os
 
 import pytest
 import torch
 
-from asr.files import new_folder, remedy, remove_stale, write, write_all
+from asr.files import OutputError, new_folder, remedy, remove_stale, write, write_all
 
 
 def test_files_that_belong_together_change_together_or_not_at_all(tmp_path, monkeypatch):
@@ -59,6 +60,39 @@ def test_leftovers_of_other_processes_go_and_those_of_this_one_stay(tmp_path):
     mine.write_text("")
     remove_stale(tmp_path)
     assert set(tmp_path.rglob("*")) == {tmp_path / "in", mine}
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    path = tmp_path / ("長" * 83 + "é.txt")  # 255 bytes
+    write(path, "whole")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["whole"]
+    with pytest.raises(OSError, match="File name too long.; choose a shorter name") as raised:
+        write_all({path: "other", path.with_name(f"x{path.name}"): ""})
+    assert not isinstance(raised.value, OutputError)
+    assert path.read_text() == "whole"
+
+
+def test_a_folder_in_the_place_of_a_file_is_found_before_the_first_is_replaced(tmp_path):
+    (tmp_path / "b").mkdir()
+    with pytest.raises(OSError, match="cannot write .*b .Is a directory.") as raised:
+        write_all({tmp_path / "a": "", tmp_path / "b": ""})
+    assert not isinstance(raised.value, OutputError)
+    assert os.listdir(tmp_path) == ["b"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_full_disk_or_a_closed_folder_is_told_from_a_bad_file(tmp_path, number):
+    def fails(file):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OutputError, match="cannot write"):
+        write(tmp_path / "a", fails)
+
+
+def test_bytes_of_a_name_that_are_no_text_survive_json(tmp_path):
+    name = os.fsdecode(b"\xff.wav")
+    write(tmp_path / "a.json", json.dumps({"source": name}, ensure_ascii=False))
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"source": name}
 
 
 def test_every_remedy_says_what_to_do():

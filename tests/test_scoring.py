@@ -3,7 +3,29 @@ import random
 import jiwer
 import pytest
 
-from asr.scoring import Alignment, align, characters, hits, pooled, score
+from asr.scoring import Alignment, align, characters, hits, pooled, ranked, score, telling_metric
+
+
+@pytest.mark.parametrize(
+    ("references", "metric"),
+    [
+        (["one two three", "seven"], "wer"),
+        (["minä menen huomenna kauppaan", "epäjärjestelmällisyys"], "wer"),
+        (["今天天气很好我们去公园散步吧", "打开空调"], "cer"),
+        (["สวัสดีครับยินดีที่ได้รู้จัก"], "cer"),
+        (["今天我们用windows电脑", "我昨天在北京的一家商店里买了一台新的 windows 电脑回家"], "cer"),
+        ([], "wer"),
+    ],
+)
+def test_texts_without_spaces_are_told_by_their_characters(references, metric):
+    assert telling_metric(references) == metric
+
+
+def test_the_other_rate_breaks_ties():
+    first, second, third = ({"wer": w, "cer": c} for w, c in ((1.0, 0.5), (1.0, 0.4), (0.9, 0.6)))
+    assert sorted([first, second, third], key=lambda r: ranked(r, "wer")) == [third, second, first]
+    assert sorted([first, second, third], key=lambda r: ranked(r, "cer")) == [second, first, third]
+    assert ranked({"wer": 0.5}, "wer") < ranked({"wer": 0.5, "cer": None}, "cer")
 
 
 def scored(references, hypotheses):

@@ -1,6 +1,37 @@
+import os
+
 import pytest
 
-from asr.sources import find, output_names
+from asr.sources import NAME_BYTES, find, output_names
+
+
+def test_an_input_that_is_not_there_is_a_source_with_an_error(tmp_path):
+    (tmp_path / "a.wav").touch()
+    absent, there, pattern = find([str(tmp_path / n) for n in ("absent.wav", "a.wav", "*.ogg")])
+    assert there.error is None
+    assert absent.error == f"{tmp_path}/absent.wav: no such file; check the path"
+    assert "no file matches" in pattern.error
+    with pytest.raises(ValueError, match="absent.wav: no such file"):
+        find([str(tmp_path / "absent.wav")])
+
+
+def test_a_name_too_long_for_an_ending_is_shortened_always_alike_and_stays_distinct():
+    names = [f"{'長' * 83}{letter}.wav" for letter in "ab"]
+    first, second = output_names(names)
+    assert first != second
+    assert output_names([names[1], "x.wav"])[0] == second
+    assert all(len(name.encode()) <= NAME_BYTES for name in (first, second))
+    assert first.startswith("長" * 70)
+    fits = "長" * 83
+    assert output_names([f"{fits}.wav", "b.wav"]) == [fits, "b"]
+
+
+def test_names_of_any_bytes_are_shown_on_one_line(tmp_path):
+    path = os.fsencode(tmp_path) + b"/a\n\xff.wav"
+    open(path, "wb").close()
+    [source] = find([str(tmp_path)])
+    assert source.name == rf"{tmp_path}/a\n\udcff.wav"
+    assert os.fsencode(source.audio) == path
 
 
 def test_folders_globs_and_files_are_found_once(tmp_path):

@@ -221,6 +221,82 @@ def test_a_failed_trial_is_a_result_with_reason_and_cost_and_is_never_chosen(tmp
     assert sum("it went wrong" in remark for remark in result["remarks"]) == len(failed)
 
 
+def test_the_best_trial_has_the_lowest_rate_of_the_metric_that_chose_its_model(tmp_path):
+    runner = Fake(tmp_path / "journal", metric="cer")  # where it is lowest, the WER is highest
+    result = run_study(study(), tmp_path / "study", runner=runner)
+    rows = result["rows"]
+    for arm in ("lstm", "minlstm"):
+        trials = [r for r in rows if r["role"] == "trial" and r["arm"] == arm]
+        best = min(trials, key=lambda r: r["validation_cer"])
+        assert best["validation_wer"] == max(r["validation_wer"] for r in trials)
+        finals = [r for r in rows if r["role"] in ("final", "point") and r["arm"] == arm]
+        assert all(r["settings"] == best["settings"] for r in finals)
+        assert {r["validation_metric"] for r in finals} == {"cer"}
+    assert "validation CER" in result["table"]
+
+
+@pytest.mark.parametrize("damage", ["process", "ledger", "result"])
+def test_an_error_about_one_unit_is_a_failure_of_this_unit_alone(tmp_path, damage):
+    worst = max((u.recipe for u in Plan(study()).trials if u.arm == "lstm"), key=wer_of)
+
+    class Breaks(Fake):
+        def carry_out(self, arguments, log):
+            run = Path(arguments[3] if arguments[0] == "train" else arguments[1])
+            mine = config.load_file(run.parent / "recipe.yaml") == worst
+            if mine and damage == "process":
+                raise EOFError("the server of processes is gone")
+            status = super().carry_out(arguments, log)
+            if mine and damage == "ledger":
+                (run / "ledger.json").write_text("{")
+            return status
+
+    folder = tmp_path / "study"
+    result = run_study(study(), folder, runner=Breaks(tmp_path / "journal"))
+    if damage == "result":
+        assert not result["failed"]
+        whole = result["rows"]
+        [place] = [r["run"] for r in whole if r["role"] == "final" and r["seed"] == 1][:1]
+        (Path(place).parent / "result.json").write_text('[{"arm"')
+        again = run_study(study(), folder, runner=Fake(tmp_path / "journal"))
+        assert again["rows"] == whole
+        return
+    failed = [r for r in result["rows"] if r["status"] == "failed"]
+    assert result["failed"]
+    assert [r["role"] for r in failed] == ["trial"]
+    assert failed[0]["reason"]
+    assert len([r for r in result["rows"] if r["role"] == "final"]) == 4
+
+
+PAGE = {"files": [Path("report.html")]}
+
+
+def test_a_run_that_is_damaged_after_its_unit_ended_does_not_cost_the_page(tmp_path, monkeypatch):
+    folder = tmp_path / "study"
+    first = run_study(study(), folder, runner=Fake(tmp_path / "journal"))
+    run = Path(next(r["run"] for r in first["rows"] if r["role"] == "final"))
+    (run / "ledger.json").write_text("{")
+    shown = []
+    monkeypatch.setattr(matrix, "compare", lambda runs, *_, **__: shown.extend(runs) or PAGE)
+    second = run_study(study(), folder, runner=Fake(tmp_path / "journal"))
+    assert second["failed"]
+    assert second["report"] == PAGE["files"][0]
+    assert run not in shown
+    assert len(shown) == 3
+    assert second["rows"] == first["rows"]
+
+
+def test_a_page_that_cannot_be_written_leaves_the_rows_and_says_so(tmp_path, monkeypatch, caplog):
+    def fails(*_, **__):
+        raise KeyError("no colour")
+
+    monkeypatch.setattr(matrix, "compare", fails)
+    result = run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal"))
+    assert result["failed"]
+    assert result["report"] is None
+    assert "no report: KeyError: 'no colour'" in caplog.text
+    assert len([r for r in result["rows"] if r["role"] == "final"]) == 4
+
+
 def test_an_arm_whose_trials_all_fail_has_no_final_runs_and_says_so(tmp_path):
     def fails(verb, recipe):
         return 2 * (recipe["encoder"]["class_path"] == "LSTM")

@@ -20,6 +20,7 @@ from asr.meter import read_ledger
 from asr.model import load_model
 from asr.recipe import OptimizerOptions, Recipe
 from asr.run_folder import check_folder, claimed, run_name
+from asr.summaries import trained
 from asr.train import Run, train
 from tests.corpus import RATE, make_corpus
 
@@ -311,6 +312,49 @@ def test_every_kind_of_budget_ends_a_run(corpus, tmp_path, budget, reason):
     assert last["finished"]
     assert last["reason"].startswith(reason)
     assert (tmp_path / "best" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("metric", "rates", "best"),
+    [
+        ("auto", [(0.5, 0.5), (0.9, 0.4), (0.5, 0.6)], 2),  # the texts have spaces
+        ("cer", [(0.5, 0.5), (0.9, 0.4), (0.4, 0.4)], 6),
+        ("wer", [(1.0, 0.5), (1.0, 0.4), (1.0, 0.4)], 4),
+    ],
+)
+def test_the_best_model_has_the_lowest_rate_of_the_metric_then_of_the_other(
+    corpus, tmp_path, monkeypatch, metric, rates, best
+):
+    told = iter(rates)
+
+    def measure(self):
+        wer, cer = next(told)
+        return {"wer": wer, "cer": cer, "loss": 1.0, "utterances": 1, "words": 1}
+
+    monkeypatch.setattr(Run, "measure", measure)
+    validation = {"every_updates": 2, "metric": metric}
+    given = recipe(corpus, validation=validation, budget={"updates": 6})
+    line = train(given, tmp_path)
+    assert load_model(tmp_path / "best").summary["updates"] == best
+    last = json.loads((tmp_path / "ledger.json").read_text())
+    assert last["validation_metric"] == ("cer" if metric == "cer" else "wer")
+    chosen = rates[best // 2 - 1][metric == "cer"]
+    assert f"best {100 * chosen:.2f} % after {best} updates" in trained(tmp_path, given)
+    assert line["finished"]
+
+
+def test_a_run_that_began_without_a_metric_goes_on_with_the_wer(corpus, tmp_path):
+    train(recipe(corpus, budget={"updates": 6}), tmp_path)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    before, metric = state.pop("best"), state.pop("metric")
+    torch.save({**state, "best_wer": before[0]}, tmp_path / "last.ckpt")
+    tree = config.load_file(tmp_path / "recipe.yaml")
+    del tree["validation"]["metric"]
+    config.dump(tree, tmp_path / "recipe.yaml")
+    train(recipe(corpus), tmp_path)
+    after = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert (metric, after["metric"]) == ("wer", "wer")
+    assert after["best"][0] <= before[0]
 
 
 def test_a_budget_is_needed(corpus):

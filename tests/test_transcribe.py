@@ -10,11 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from asr.calibration import Calibration
 from asr.sources import find
-from asr.transcribe import cut, natural_window, transcribe
-from tests.coded_speech import RATE, CodedSpeech, Levels, audio_bytes, pause, speak
+from asr.transcribe import transcribe
+from asr.windows import cut, natural_window
+from asr.writers import FORMATS
+from tests.coded_speech import RATE, TOKENIZER, CodedSpeech, Levels, audio_bytes, pause, speak
 
 
 def save(path, *pieces):
@@ -198,6 +201,7 @@ def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path):
 def test_a_long_file_that_ends_early_is_an_error_in_spite_of_what_was_heard(tmp_path):
     path = tmp_path / "half.mp3"
     noise = np.random.default_rng(2).normal(scale=0.05, size=60 * RATE)
+    noise *= np.repeat([1, 0.1], RATE // 4).reshape(1, -1).repeat(120, 0).ravel()  # not steady
     data = audio_bytes(noise, kind="MP3")
     path.write_bytes(data[: len(data) // 2])
     model = CodedSpeech()
@@ -240,11 +244,20 @@ def test_audio_is_read_from_standard_input(monkeypatch):
         ("empty", "holds no audio file .*--recursive"),
     ],
 )
-def test_an_input_that_names_nothing_stops_before_any_work(tmp_path, entry, message):
+def test_an_input_that_names_nothing_does_not_stop_the_others(tmp_path, entry, message):
     (tmp_path / "empty").mkdir()
     good = save(tmp_path / "good.wav", speak("a"))
-    with pytest.raises(ValueError, match=message):
-        transcribe(CodedSpeech(), [good, str(tmp_path / entry)], output_dir=tmp_path / "out")
+    inputs = [str(tmp_path / entry), good]
+    results = transcribe(CodedSpeech(), inputs, output_dir=tmp_path / "out")
+    assert texts(results) == [None, "a"]
+    assert re.search(message, results[0].error)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.txt"]
+
+
+def test_inputs_none_of_which_names_anything_stop_before_any_work(tmp_path):
+    inputs = [str(tmp_path / "absent.wav"), str(tmp_path / "*.mp3")]
+    with pytest.raises(ValueError, match="absent.wav: no such file.* .and 1 more input"):
+        transcribe(CodedSpeech(), inputs, output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -289,6 +302,168 @@ def test_nothing_to_hear_is_an_empty_text_and_a_note(tmp_path, wave, note):
 def test_no_samples_at_all_is_an_error_of_that_file(tmp_path):
     [result] = transcribe(CodedSpeech(), [save(tmp_path / "a.wav", np.zeros(0))])
     assert "no samples" in result.error
+
+
+def test_an_error_in_a_batch_is_that_of_its_file_alone(tmp_path):
+    names = [save(tmp_path / f"{name}.wav", speak(name)) for name in ("one", "bad", "two")]
+
+    class Breaks(CodedSpeech):
+        def text(self, hypothesis):
+            said = super().text(hypothesis)
+            if said == "bad":
+                raise IndexError("token 99")
+            return said
+
+    model = Breaks()
+    results = transcribe(model, names, output_dir=tmp_path / "out")
+    assert texts(results) == ["one", None, "two"]
+    assert results[1].error == f"{names[1]}: IndexError: token 99"
+    assert model.batches == [3, 1, 1, 1]
+
+
+def test_a_device_that_fails_ends_the_job(tmp_path):
+    names = [save(tmp_path / f"{name}.wav", speak(name)) for name in ("one", "two")]
+
+    class Full(CodedSpeech):
+        def encode(self, waves, lengths):
+            raise torch.OutOfMemoryError
+
+    with pytest.raises(ValueError, match="out of memory on cpu: lower batch_seconds"):
+        transcribe(Full(), names, output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", ["folder", "format"])
+def test_what_cannot_be_written_is_an_error_of_its_own(tmp_path, monkeypatch, wrong):
+    names = [save(tmp_path / f"{name}.wav", speak(name)) for name in ("one", "two", "three")]
+    if wrong == "folder":
+        (tmp_path / "two.ctm").mkdir()
+    else:
+        form = FORMATS["ctm"]
+        monkeypatch.setitem(FORMATS, "ctm", lambda t: 1 / 0 if t.text == "two" else form(t))
+    options = {"formats": ("txt", "ctm"), "existing": "replace"}
+    results = transcribe(CodedSpeech(), names, output_dir=tmp_path, **options)
+    assert texts(results) == ["one", None, "three"]
+    assert results[1].error.startswith(f"{names[1]}: ")
+    assert sorted(p.name for p in tmp_path.glob("*.txt")) == ["one.txt", "three.txt"]
+
+
+def test_a_full_disk_ends_the_job_and_what_was_written_before_is_whole(tmp_path, quota):
+    names = [save(tmp_path / "a.wav", speak("one"))]
+    names += [save(tmp_path / f"{x}.wav", speak("one two three four")) for x in "bc"]
+    with quota(10), pytest.raises(OSError, match="cannot write .*b.txt .*; make room"):
+        transcribe(CodedSpeech(), names, output_dir=tmp_path / "out")
+    assert {p.name: p.read_text() for p in (tmp_path / "out").iterdir()} == {"a.txt": "one\n"}
+
+
+def test_names_of_any_bytes_and_lengths_are_written_and_found_again(tmp_path):
+    os.mkdir(tmp_path / "in")
+    places = [b"\xff\n.wav", "é".encode() * 125 + b".wav", "長".encode() * 83 + b".wav", b"z.wav"]
+    for name in places:
+        with open(os.fsencode(tmp_path / "in") + b"/" + name, "wb") as file:
+            file.write(audio_bytes(speak("one")))
+    out, kinds = tmp_path / "out", ("json", "txt")
+    options = {"output_dir": out, "formats": kinds, "existing": "skip"}
+    results = transcribe(CodedSpeech(), [str(tmp_path / "in")], **options)
+    assert texts(results) == ["one"] * 4
+    assert not any("\n" in result.source for result in results)
+    assert len(list(out.iterdir())) == 8
+    model = CodedSpeech()
+    again = transcribe(model, [str(tmp_path / "in")], **options)
+    assert [(r.transcript, r.error) for r in again] == [(None, None)] * 4
+    assert model.batches == []
+
+
+def test_a_name_that_had_to_be_shortened_is_noted(tmp_path):
+    long = save(tmp_path / ("é" * 125 + "x.wav"), speak("one"))
+    [result] = transcribe(CodedSpeech(), [long], output_dir=tmp_path, formats=("json", "txt"))
+    name = result.outputs["json"].stem
+    assert f"the name is too long, so its files are called {name}" in result.transcript.notes
+
+
+# --- Noise ---
+
+
+def hum(seconds, rng):
+    t = np.arange(round(seconds * RATE)) / RATE
+    return sum(0.05 / k * np.sin(2 * np.pi * 50 * k * t + rng.uniform(0, 6)) for k in (1, 2, 3, 7))
+
+
+def hiss(seconds, rng):
+    return 0.01 * rng.standard_normal(round(seconds * RATE))
+
+
+@pytest.mark.parametrize("noise", [hum, hiss])
+def test_no_word_is_invented_in_hum_or_hiss_and_a_note_says_so(tmp_path, noise):
+    rng = np.random.default_rng(3)
+    spoken = np.concatenate([pause(0.4), *[speak("one "), pause(0.2)] * 5])
+    path = save(tmp_path / "a.wav", spoken, noise(25, rng), spoken)
+    [result] = transcribe(CodedSpeech(), [path], window_seconds=5, formats=("json",))
+    note = re.search(r"(\d+:\d\d)-(\d+:\d\d): the level is as steady", result.transcript.notes[0])
+    begin, end = (int(m) * 60 + int(s) for m, s in (x.split(":") for x in note.groups()))
+    assert len(spoken) / RATE - 0.5 <= begin < end <= len(spoken) / RATE + 25.5  # rounded
+    assert end - begin >= 12  # what a window shares with speech is kept
+    assert not [w for w in result.transcript.words if begin < w.start < end]
+    assert result.transcript.text.startswith("one one one one")
+
+
+@pytest.mark.parametrize("seconds", [1, 4, 30])
+def test_noise_alone_has_no_text(tmp_path, seconds):
+    model = CodedSpeech()
+    path = save(tmp_path / "a.wav", np.zeros(RATE), hiss(seconds + 0.5, np.random.default_rng(5)))
+    [result] = transcribe(model, [path])
+    assert (result.transcript.text, model.batches) == ("", [])
+    assert "no speech was transcribed there" in result.transcript.notes[0]
+
+
+# --- Confidence ---
+
+
+class NoHead(Levels):
+    def ctc_log_probs(self, encoded):
+        return None
+
+
+class Unsure(Levels):
+    """Half as sure of an ``o`` as of the others."""
+
+    def ctc_log_probs(self, encoded):
+        probs = super().ctc_log_probs(encoded).exp()
+        o = TOKENIZER.encode("o")[0]
+        said = probs[..., o : o + 1] > 0.5
+        other = torch.zeros(probs.shape[-1])
+        other[TOKENIZER.encode("z")[0]] = 0.5
+        return torch.where(said, 0.5 * probs + other, probs).clamp(min=1e-9).log()
+
+
+@pytest.mark.parametrize("kind", ["txt", "json"])
+def test_words_below_the_confidence_asked_for_are_left_out_and_counted(tmp_path, kind):
+    path = save(tmp_path / "a.wav", speak("in a oo barn"))
+    model = CodedSpeech(decoder=Unsure())
+    [whole] = transcribe(model, [path], formats=(kind,), min_confidence=0.1)
+    assert (whole.transcript.text, whole.transcript.notes) == ("in a oo barn", ())
+    [result] = transcribe(model, [path], formats=(kind,), min_confidence=0.6)
+    assert result.transcript.text == "in a barn"
+    assert [word.text for word in result.transcript.words] == ["in", "a", "barn"]
+    assert result.transcript.notes[0].startswith("1 of 4 words were left out: their confidence is")
+
+
+def test_a_transcript_with_other_words_is_not_taken_for_this_one(tmp_path):
+    path = save(tmp_path / "a.wav", speak("one"))
+    options = {"output_dir": tmp_path, "formats": ("json",)}
+    transcribe(CodedSpeech(), [path], min_confidence=0.5, **options)
+    [result] = transcribe(CodedSpeech(), [path], existing="skip", **options)
+    assert "a.json has the words of min_confidence 0.5" in result.error
+
+
+@pytest.mark.parametrize(
+    ("decoder", "least", "message"),
+    [(None, 1.5, "min_confidence is 1.5"), (NoHead(), 0.5, "needs the confidences of words")],
+)
+def test_a_confidence_that_cannot_be_had_is_refused(tmp_path, decoder, least, message):
+    path = save(tmp_path / "a.wav", speak("one"))
+    with pytest.raises(ValueError, match=message):
+        transcribe(CodedSpeech(decoder=decoder), [path], min_confidence=least)
 
 
 # --- Outputs ---
@@ -490,11 +665,6 @@ def test_impossible_requests_are_refused(tmp_path, options, message):
     path = save(tmp_path / "a.wav", speak("a"))
     with pytest.raises(ValueError, match=message):
         transcribe(CodedSpeech(), [path], **options)
-
-
-class NoHead(Levels):
-    def ctc_log_probs(self, encoded):
-        return None
 
 
 @pytest.mark.parametrize("kind", ["json", "srt", "vtt", "tsv", "ctm"])

@@ -1,6 +1,8 @@
 import json
 import random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -105,6 +107,21 @@ def test_running_out_of_memory_says_what_to_lower_and_leaves_the_model(
     with pytest.raises(ValueError, match=f"on cpu: lower batch_seconds, which is 120.0, or {said}"):
         tune(folder, corpus, trials=1)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_utterance_that_cannot_be_decoded_is_named_and_the_others_are_tuned_on(folder, tmp_path):
+    place = tmp_path / "damaged"
+    make_corpus(place, train=1, validation=4, test=1)
+    whole = tune(folder, place, trials=1)
+    [path] = place.glob("validation-*.parquet")
+    table = pq.read_table(path).to_pylist()
+    table[1]["audio"]["bytes"] = b"nonsense"
+    pq.write_table(pa.Table.from_pylist(table), path)
+    result = tune(folder, place, trials=1)
+    assert [one["id"] for one in result["failed"]] == [table[1]["id"]]
+    assert whole["failed"] == []
+    lost = len(table[1]["text"].split())
+    assert result["trials"][0]["words"] == whole["trials"][0]["words"] - lost
 
 
 def test_results_are_never_tuned_on_test(folder, corpus):

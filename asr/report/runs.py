@@ -17,7 +17,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Point:
-    """One validation of a run: cumulative cost and the WER (a fraction) bought with it."""
+    """One validation of a run: cumulative cost and the WER and CER (fractions) bought with it."""
 
     updates: int
     wer: float
@@ -25,6 +25,7 @@ class Point:
     train_flops: float | None
     audio_hours: float | None
     energy_joules: float | None
+    cer: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class Run:
     def wer(self) -> float | None:
         """WER on the evaluated split, a fraction."""
         return None if self.metrics is None else self.metrics["wer"]["rate"]
+
+    @property
+    def validation_metric(self) -> str:
+        """``wer`` or ``cer``, which chose the best model."""
+        return str(self.totals.get("validation_metric", "wer"))
 
     @property
     def best_validation_wer(self) -> float | None:
@@ -309,6 +315,7 @@ def _points(lines: list[dict[str, Any]], notes: list[str]) -> list[Point]:
                     train_flops=line.get("train_flops"),
                     audio_hours=None if audio is None else audio / 3600,
                     energy_joules=line.get("energy_joules"),
+                    cer=line["validation"].get("cer"),
                 )
             )
     if lost:

@@ -301,8 +301,9 @@ def _expected(study: Study, row: Row) -> dict[str, Any]:
 def _chosen(account: Account) -> list[str]:
     """Whether the final runs of an arm have the settings of its best trial, or of one as good."""
     done = [row for row in account.trials if row["status"] == "done"]
-    lowest = min((row["validation_wer"] for row in done), default=None)
-    best = [row["settings"] for row in done if row["validation_wer"] == lowest]
+    rates = [row[f"validation_{row.get('validation_metric', 'wer')}"] for row in done]
+    lowest = min(rates, default=None)
+    best = [row["settings"] for row, rate in zip(done, rates, strict=True) if rate == lowest]
     other = [_title(row) for row in account.finals if best and row["settings"] not in best]
     words = "final runs with other settings than those of the best trial"
     return [f"{account.arm}: {words}: {listed(other)}."] if other else []

@@ -13,8 +13,10 @@ from typing import Any
 
 from asr.corpora.prepare import prepare
 from asr.data import read_corpus
+from asr.items import reason
 from asr.recipe import Recipe
 from asr.report import compare
+from asr.report.runs import read_run
 from asr.study import results, slots, standing
 from asr.study.children import Children, Runner
 from asr.study.claims import POLL_SECONDS, Claim, claim, waiting_for
@@ -120,8 +122,13 @@ def run_study(
     free = _room(recipe, threads, workers)
     matrix = Matrix(plan, folder, registered, free, selection, runner or Children())
     matrix.work(workers or len(free))
-    report = matrix.report()
-    return {**standing.summary(plan, folder, registered), "report": report}
+    report = None
+    try:
+        report = matrix.report()
+    except Exception as error:  # the runs and their rows are there in spite of it
+        matrix.fail("no report", error)
+    summary = standing.summary(plan, folder, registered)
+    return {**summary, "report": report, "failed": summary["failed"] or matrix.failed}
 
 
 def _room(recipe: Recipe, threads: int, workers: int | None) -> list[slots.Slot]:
@@ -184,6 +191,7 @@ class Matrix:
     ):
         self.plan, self.folder, self.registered = plan, folder, registered
         self.free, self.selection, self.runner = free, selection, runner
+        self.failed = False
         self.stopping, self.waiting = threading.Event(), threading.Event()
 
     def work(self, workers: int) -> None:
@@ -258,11 +266,12 @@ class Matrix:
     def report(self) -> Path | None:
         """The page over all final runs that are there; by the first process of a launcher."""
         launched = slots.task()
-        runs = [
+        finals = [
             Path(row["run"])
             for row in results.collect(self.plan, self.folder)
             if row["role"] == "final" and row["status"] == "done"
         ]
+        runs = [run for run in finals if self._is_whole(run)]
         if not runs or (launched and launched[0]):
             return None
         study = self.plan.study
@@ -276,6 +285,20 @@ class Matrix:
                 study=self.folder,
             )
         return next(path for path in written["files"] if path.suffix == ".html")
+
+    def _is_whole(self, run: Path) -> bool:
+        """Whether a run can be read; one that was damaged later does not cost the others' page."""
+        try:
+            read_run(run, self.plan.study.split)
+        except Exception as error:
+            self.fail(f"{run} is not on the page", error)
+            return False
+        return True
+
+    def fail(self, what: str, error: Exception) -> None:
+        """Reports what could not be done beside the units, which have rows for their failures."""
+        self.failed = True
+        log.error("%s: %s", what, reason(error))
 
 
 def _first_error(futures: list["Future[None]"]) -> None:

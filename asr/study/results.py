@@ -54,7 +54,8 @@ def progress(row: Row) -> str:
     cost = f"{row['device_hours']:.4f} device-hours"
     if row["status"] == "failed":
         return f"{head}failed after {cost}: {row['reason']}"
-    wer = f"validation WER {percent(row['validation_wer'])}"
+    metric = row.get("validation_metric") or "wer"
+    wer = f"validation {metric.upper()} {percent(row[f'validation_{metric}'])}"
     if row["test_wer"] is not None:
         wer = f"test WER {percent(row['test_wer'])}, {wer}"
     settings = ", ".join(f"{key} {value:g}" for key, value in row["settings"].items())
@@ -84,7 +85,9 @@ def table(plan: Plan, rows: Sequence[Row]) -> str:
 
     ``over seeds`` is the range from the lowest to the highest test WER.
     """
-    lines = [list(HEAD)]
+    metric = "cer" if any(row.get("validation_metric") == "cer" for row in rows) else "wer"
+    shown = "validation" + " CER" * (metric == "cer")
+    lines = [[shown if name == "validation" else name for name in HEAD]]
     for arm in plan.arms:
         own = [row for row in rows if row["arm"] == arm]
         tuning = sum(row["device_hours"] for row in own if row["role"] == "trial")
@@ -100,7 +103,7 @@ def table(plan: Plan, rows: Sequence[Row]) -> str:
                     budget,
                     percent(_mean(tested)),
                     spread,
-                    percent(_mean(_values(done, "validation_wer"))),
+                    percent(_mean(_values(done, f"validation_{metric}"))),
                     f"{len(done)}/{len(plan.study.seeds)}",
                     f"{sum(_values(of_budget, 'device_hours')):.3f}",
                     f"{tuning:.3f}",

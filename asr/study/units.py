@@ -1,23 +1,29 @@
 """One unit of work: train, evaluate, and write down what came of it and what it cost."""
 
+import contextlib
 import json
+import logging
 import math
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asr import config
 from asr.files import read_json, read_json_lines, remove_stale, write
+from asr.items import reason as reason_of
 from asr.meter import read_ledger
 from asr.recipe import Budget
 from asr.report.runs import Point, Run, read_run
+from asr.scoring import ranked
 from asr.study.children import Runner
 from asr.study.plan import Plan, Unit
 from asr.study.schema import Study
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # of a run that a signal killed: it goes on from its checkpoint
 KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # saved and left when told to
@@ -57,7 +63,11 @@ def perform(unit: Unit, study: Study, bench: Bench) -> list[dict[str, Any]] | No
         verbs.append(["evaluate", str(place / "run"), *options])
     reason = ""
     for arguments in verbs:
-        status = _until_it_ends(arguments, place, bench)
+        try:
+            status = _until_it_ends(arguments, place, bench)
+        except Exception as error:  # what a process or its files can do has no narrower type
+            reason = reason_of(error)
+            break
         if status is None:
             return None
         if status:
@@ -69,18 +79,30 @@ def perform(unit: Unit, study: Study, bench: Bench) -> list[dict[str, Any]] | No
 
 
 def read_result(folder: Path, unit: Unit) -> list[dict[str, Any]] | None:
-    """The rows of a unit that is done or failed, its own first; None while it is neither."""
+    """The rows of a unit that is done or failed, its own first; None while it is neither.
+
+    A damaged file is put aside: the unit is missing then, and its run folder gives the rows again.
+    """
     path = folder / unit.folder / "result.json"
     if not path.is_file():
         return None
-    rows: list[dict[str, Any]] = read_json(path)
-    return rows
+    try:
+        rows: list[dict[str, Any]] = read_json(path)
+        if rows[0]["status"] and all(rows):
+            return rows
+        raise ValueError(f"{path} holds no result")
+    except (ValueError, TypeError, LookupError) as error:
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            path.rename(path.with_suffix(".damaged"))
+            log.warning("%s: it is made again from the run folder", reason_of(error))
+        return None
 
 
 def chosen(plan: Plan, folder: Path, arm: str) -> dict[str, int | float] | None:
     """The settings of an arm's best trial; None before all have ended, or if all failed.
 
-    Lowest validation WER, among equals the lowest validation loss; a failure is the worst.
+    Lowest validation WER or CER, whichever chose the best model; among equals the lowest other one,
+    then the lowest validation loss. A failure is the worst.
     """
     trials = [unit for unit in plan.trials if unit.arm == arm]
     if not trials:
@@ -93,12 +115,12 @@ def chosen(plan: Plan, folder: Path, arm: str) -> dict[str, int | float] | None:
     return trials[best].settings
 
 
-def _worth(row: dict[str, Any]) -> tuple[float, float]:
+def _worth(row: dict[str, Any]) -> tuple[float, float, float]:
     """Lower is better."""
     if row["status"] == "failed":
-        return math.inf, math.inf
-    loss = row["validation_loss"]
-    return row["validation_wer"], math.inf if loss is None else loss
+        return math.inf, math.inf, math.inf
+    loss, rates = row["validation_loss"], {n: row.get(f"validation_{n}") for n in ("wer", "cer")}
+    return *ranked(rates, row.get("validation_metric", "wer")), math.inf if loss is None else loss
 
 
 def _until_it_ends(arguments: list[str], place: Path, bench: Bench) -> int | None:
@@ -152,10 +174,15 @@ def _metrics(place: Path, split: str) -> Path:
 def _rows(unit: Unit, study: Study, bench: Bench, reason: str) -> list[dict[str, Any]]:
     """What the unit reached and cost, then the smaller budgets as points of its curve."""
     place = bench.folder / unit.folder
-    run = read_run(place / "run", study.split) if (place / "run" / "recipe.yaml").exists() else None
+    run = loss = None
+    try:
+        if (place / "run" / "recipe.yaml").exists():
+            run = read_run(place / "run", study.split)
+            loss = _best_loss(place / "run", run)
+    except Exception as error:  # a damaged run folder
+        reason = reason or reason_of(error)
     totals = run.totals if run else {}
-    best = _best(place / "run", run) if run else None
-    if best is None and not reason:
+    if (run is None or not run.points) and not reason:
         reason = "no validation was measured"
     row = {
         "study": study.name,
@@ -167,8 +194,9 @@ def _rows(unit: Unit, study: Study, bench: Bench, reason: str) -> list[dict[str,
         "settings": unit.settings,
         "status": "failed" if reason else "done",
         "reason": reason or None,
-        "validation_wer": best and best[0],
-        "validation_loss": best[1] if best and math.isfinite(best[1]) else None,
+        "validation_metric": run.validation_metric if run else None,
+        **_lowest(run.points if run else []),
+        "validation_loss": loss,
         "test_wer": run.wer if run and unit.role == "final" and not reason else None,
         "device_hours": totals.get("device_hours", 0.0) + _unmetered_hours(unit, place),
         "train_flops": totals.get("train_flops"),
@@ -189,7 +217,7 @@ def _rows(unit: Unit, study: Study, bench: Bench, reason: str) -> list[dict[str,
 def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str, Any]:
     """A smaller budget of a final run: the last validation within it says what it had bought.
 
-    The best WER so far, as the model kept is the best one. Its cost is a part of the run's.
+    The best rates so far, as the model kept is the best one. Its cost is a part of the run's.
     """
     within = [point for point in run.points if _is_within(point, budget)]
     last = within[-1] if within else None
@@ -197,7 +225,7 @@ def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str
         "role": "point",
         "budget": name,
         "reason": None if last else "no validation within this budget",
-        "validation_wer": min((point.wer for point in within), default=None),
+        **_lowest(within),
         "validation_loss": None,
         "test_wer": None,
         "real_time_factor": None,
@@ -215,16 +243,27 @@ def _is_within(point: Point, budget: Budget) -> bool:
     return all((getattr(point, key) or 0.0) <= value for key, value in limits.items())
 
 
-def _best(folder: Path, run: Run) -> tuple[float, float] | None:
-    """(WER, loss) of the best validation, the loss infinite if it is none; None without any."""
+def _lowest(points: Sequence[Point]) -> dict[str, float | None]:
+    """The lowest WER and CER; None without any."""
+    rates = {name: [getattr(p, name) for p in points] for name in ("wer", "cer")}
+    known = {name: [rate for rate in own if rate is not None] for name, own in rates.items()}
+    return {f"validation_{name}": min(own, default=None) for name, own in known.items()}
+
+
+def _best_loss(folder: Path, run: Run) -> float | None:
+    """The loss of the validation that chose the best model; None where it is none."""
     losses = {
         line["updates"]: line["validation"].get("loss", math.nan)
         for line in read_ledger(folder / "ledger.jsonl")
         if line["event"] == "validation"
     }
-    pairs = [(point.wer, losses[point.updates]) for point in run.points]
-    ranked = [(wer, loss if math.isfinite(loss) else math.inf) for wer, loss in pairs]
-    return min(ranked, default=None)
+    found = [
+        (*ranked(vars(point), run.validation_metric), loss if math.isfinite(loss) else math.inf)
+        for point in run.points
+        for loss in [losses[point.updates]]
+    ]
+    loss = min(found)[-1] if found else math.inf
+    return loss if math.isfinite(loss) else None
 
 
 def _unmetered_hours(unit: Unit, place: Path) -> float:

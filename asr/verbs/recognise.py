@@ -37,7 +37,10 @@ def evaluate(arguments: list[str]) -> int:
     files = ["metrics.json", "hypotheses.jsonl"]
     files += [evaluation.FIGURE] * (output / evaluation.FIGURE).exists()
     print("written: " + ", ".join(str(output / name) for name in files))
-    return 0
+    if failed := len(metrics["failed"]):
+        count = failed + metrics["utterances"]
+        fail(f"asr evaluate: {failed} of {count} utterances failed, see above")
+    return int(failed > 0)
 
 
 def tune_decoding(arguments: list[str]) -> int:
@@ -70,7 +73,9 @@ def tune_decoding(arguments: list[str]) -> int:
         batch_seconds=known.batch_seconds,
     )
     print(summaries.tuned(result))
-    return 0
+    if failed := len(result["failed"]):
+        fail(f"asr tune-decoding: {failed} utterances failed and were left out, see above")
+    return int(failed > 0)
 
 
 def transcribe(arguments: list[str]) -> int:
@@ -91,6 +96,10 @@ def transcribe(arguments: list[str]) -> int:
     options.add_argument(
         "--window-seconds", type=positive, metavar="S", help="heard at once; as long as in training"
     )
+    options.add_argument(
+        "--min-confidence", type=float, metavar="P", help="leave out words whose confidence (0 to "
+        "1) is lower or unknown; a note counts them"
+    )  # fmt: skip
     existing = options.add_mutually_exclusive_group()
     existing.add_argument(
         "--overwrite", dest="existing", action="store_const", const="replace",
@@ -104,7 +113,7 @@ def transcribe(arguments: list[str]) -> int:
     known = options.parse_intermixed_args(hyphens(arguments))
 
     from asr import summaries
-    from asr.sources import STDIN, find
+    from asr.sources import find
     from asr.transcribe import transcribe as run
 
     if known.existing == "skip" and known.output_dir is None:
@@ -116,20 +125,18 @@ def transcribe(arguments: list[str]) -> int:
         )
     if known.output_dir is None and len(set(known.formats)) > 1:
         raise ValueError(f"{' and '.join(known.formats)} need a folder: give --output-dir")
-    files = [name for name in known.inputs if name != STDIN]
-    number = len(find(files, known.recursive)) if files else 0
-    number += len(known.inputs) > len(files)
-    if number > 1 and known.output_dir is None and known.formats != ["txt"]:
-        raise ValueError(f"{known.formats[0]} of {number} files needs --output-dir")
+    sources = find(known.inputs, known.recursive)
+    if len(sources) > 1 and known.output_dir is None and known.formats != ["txt"]:
+        raise ValueError(f"{known.formats[0]} of {len(sources)} files needs --output-dir")
     results = run(
         load_to_search(known),
-        known.inputs,
+        sources,
         output_dir=known.output_dir,
         formats=known.formats,
-        recursive=known.recursive,
         existing=known.existing,
         window_seconds=known.window_seconds,
         batch_seconds=known.batch_seconds,
+        min_confidence=known.min_confidence,
         model_name=known.model,
     )
     print(summaries.transcribed(results, known.output_dir, known.formats[0]), end="")
