@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from asr.containers import AudioError, Block, blocks
-from asr.folders import printable
+from asr.items import printable
 
 Source = Path | bytes
 
@@ -25,21 +25,6 @@ mov amr 3gp 3g2 mp2 mpga spx wv ape tta ac3 avi flv wmv mpg mpeg ogv weba
 SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 PIECE_SECONDS = 10
 GUARD_SECONDS = 1  # resampled beside a piece and cut off again: the filter must see no edge
-
-
-@dataclass(frozen=True)
-class Info:
-    """What a file's header says.
-
-    Attributes:
-        seconds: duration; an estimate in some formats, None where the header does not tell.
-        sample_rate: Hz.
-        channels: 1 is mono.
-    """
-
-    seconds: float | None
-    sample_rate: int
-    channels: int
 
 
 @dataclass(frozen=True)
@@ -62,22 +47,6 @@ def name(source: Source) -> str:
     if isinstance(source, bytes):
         return f"audio of {len(source)} bytes"
     return printable(str(source))
-
-
-def info(source: Source) -> Info:
-    """Duration, rate and channels, from the header; the sound may be shorter or longer.
-
-    Raises:
-        AudioError: not an audio file.
-        OSError: no such file.
-    """
-    with open_sound(source) as sound, _opened(source) as stream:
-        try:
-            header = soundfile.info(stream)
-            seconds = header.duration
-        except soundfile.LibsndfileError:
-            seconds = None
-        return Info(seconds, sound.sample_rate, sound.channels)
 
 
 @contextlib.contextmanager

@@ -1,15 +1,15 @@
 """What a folder holds: links are followed, hidden files are passed over and counted."""
 
 import os
-import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asr.items import printable
+
 # Files that Windows and macOS add to folders and archives, in lower case.
 SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 NUM_EXAMPLES = 3  # names that a message gives of a list
 
 
@@ -109,11 +109,6 @@ def stored(path: Path) -> Path:
         return path
     forms = [Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")]
     return next((form for form in forms if os.path.exists(form)), path)
-
-
-def printable(name: str) -> str:
-    """A name as one line of text: line ends, and bytes that are not UTF-8, become escapes."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), name)
 
 
 def examples(names: Sequence[object]) -> str:

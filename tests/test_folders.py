@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from asr import folders
-from asr.folders import counted, examples, printable, stored, walk
+from asr.folders import counted, examples, stored, walk
+from asr.items import printable
 
 
 def touch(folder, *names):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from asr.corpora.corpus import Row
-from asr.folders import printable
+from asr.items import printable
 
 
 class CellError(ValueError):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asr import audio, folders, text
+from asr import audio, folders, items, text
 from asr.corpora.corpus import Row
 
 ENCODER_FRAME_SECONDS = 0.04  # four feature frames of 10 ms, the subsampling of every recipe
@@ -30,6 +30,8 @@ ADVICE = {  # by reason; the braces stand for examples
     "not_english": "are not what the normaliser english is made for ({}); use --normaliser lower,"
     " which loses no sign of any script",
 }
+# Reasons of rows that could not be read, in distinction to rows that are of no use.
+NOT_READ = ("missing_audio", "unreadable_audio", "truncated_audio", "bad_row", "not_utf8", "error")
 MORE_LABELS_THAN_FRAMES = "more_labels_than_frames"
 
 
@@ -208,11 +210,10 @@ def _dropped(row: Row, error: Exception) -> DroppedError:
             error.reason, f"{error.reason}_audio"
         )
         return DroppedError(reason, f"{row.id}: {error}")
+    kind = "error"
     if isinstance(error, OSError):
-        reason = "missing_audio" if isinstance(error, FileNotFoundError) else "unreadable_audio"
-        return DroppedError(reason, f"{row.id}: {error}")
-    what = " ".join(f"{type(error).__name__}: {error}".split())
-    return DroppedError("error", f"{row.id}: {what}")
+        kind = "missing_audio" if isinstance(error, FileNotFoundError) else "unreadable_audio"
+    return DroppedError(kind, f"{row.id}: {items.reason(error)}")
 
 
 def _open(row: Row) -> contextlib.AbstractContextManager[audio.Sound]:

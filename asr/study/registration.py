@@ -10,6 +10,7 @@ from asr import config
 from asr.config import Tree
 from asr.environment import environment
 from asr.files import read_json, write
+from asr.recipe import Recipe
 from asr.study.plan import Plan
 from asr.study.units import chosen
 
@@ -43,6 +44,8 @@ def differences(plan: Plan, registered: dict[str, Any]) -> list[str]:
     What an arm that is new or gone is made of is not told again by its recipe.
     """
     old, new = _compared(registered["resolved"]), _compared(resolved(plan))
+    # A key that recipes have since then counts as its default.
+    old["recipes"] = {n: config.tree_of(config.read(Recipe, r)) for n, r in old["recipes"].items()}
     found = _different(old, new)
     both = set(old["recipes"]) & set(new["recipes"])
     other = {f"recipes.{name}" for name in {*old["recipes"], *new["recipes"]} - both}

@@ -4,8 +4,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from asr.folders import counted, examples, printable
-from asr.verbs.options import hyphens, parser
+from asr.folders import counted, examples
+from asr.items import printable
+from asr.verbs.options import fail, hyphens, parser
 
 
 def prepare(arguments: list[str]) -> int:
@@ -13,6 +14,7 @@ def prepare(arguments: list[str]) -> int:
     from asr import config
     from asr.corpora import CORPORA
     from asr.corpora import prepare as writer
+    from asr.corpora.preflight import NOT_READ
     from asr.key_help import describe_table
 
     options = parser("prepare")
@@ -52,7 +54,7 @@ def prepare(arguments: list[str]) -> int:
     corpus = config.read_component(
         CORPORA, {"class_path": known.corpus, "init_args": tree}, known.corpus
     )()
-    result = writer.prepare(
+    result: dict[str, Any] = writer.prepare(
         corpus,
         known.output,
         sample_rate=known.sample_rate,
@@ -62,6 +64,14 @@ def prepare(arguments: list[str]) -> int:
         refresh=known.refresh,
     )
     print(prepared(result))
+    dropped = [checked["dropped"] for checked in result["preflight"].values()]
+    if lost := sum(len(rows.get(reason, ())) for rows in dropped for reason in NOT_READ):
+        rows = "1 row" if lost == 1 else f"{lost} rows"
+        return fail(
+            f"asr prepare: {rows} could not be read and all others were prepared; the reasons are "
+            f"in {known.output}/preflight.json",
+            status=1,
+        )
     return 0
 
 
