@@ -54,53 +54,37 @@ def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool 
         OSError: the folder itself cannot be read.
     """
     found = Walk()
-    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
-    while waiting:
-        here, above = waiting.pop()
-        try:
-            status = here.stat()
-            with os.scandir(here) as scanned:
-                entries = sorted(scanned, key=lambda entry: entry.name)
-        except OSError:
-            if here == folder:
-                raise
-            found.pass_over("unreadable folders", here)
-            continue
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            found.pass_over("circular links", here)
-            continue
-        inside = []
-        for entry in entries:
-            path, kind = here / entry.name, _kind(entry)
+
+    def unreadable(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise error
+        found.pass_over("unreadable folders", Path(error.filename))
+
+    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        here = Path(place)
+        above = [here, *here.parents][: len(here.parts) - len(folder.parts) + 1]
+        inside, folders[:] = set(folders), []
+        for name in sorted([*inside, *files]):
+            path = here / name
             wanted = suffixes is None or path.suffix.lower() in suffixes
-            if kind == "folder":
-                inside.append((path, above | {identity}))
-            elif wanted and (kind == "file" or (kind == "broken links" and suffixes is not None)):
+            if is_hidden(name):
+                found.pass_over("hidden files", path)
+            elif name in inside and path.is_symlink() and any(map(path.samefile, above)):
+                found.pass_over("circular links", path)
+            elif name in inside:
+                folders += [name] * recursive
+            elif not os.path.exists(path) and not (wanted and suffixes):
+                found.pass_over("broken links", path)
+            elif wanted and os.path.exists(path) and not os.path.isfile(path):
+                found.pass_over("special files", path)
+            elif wanted:
                 found.files.append(path)
-            elif kind in ("hidden files", "broken links") or (wanted and kind != "file"):
-                found.pass_over(kind, path)
-        if recursive:
-            waiting += reversed(inside)
     return found
 
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of that name is one that a person does not see, or did not make."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
-
-
-def _kind(entry: "os.DirEntry[str]") -> str:
-    if is_hidden(entry.name):
-        return "hidden files"
-    try:
-        if entry.is_dir():
-            return "folder"
-        if entry.is_file():
-            return "file"
-        return "broken links" if not os.path.exists(entry.path) else "special files"
-    except OSError:  # a link to itself, for instance
-        return "broken links"
 
 
 def stored(path: Path) -> Path:

@@ -38,11 +38,6 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def none(text: str) -> str:
-    """The text as it is, in Unicode's composed form (NFC)."""
-    return composed(text)
-
-
 def lower(text: str) -> str:
     """Lower case, composed (NFC); runs of white space become one space, none at either end."""
     return " ".join(composed(composed(text).lower()).split())
@@ -70,7 +65,7 @@ def english(text: str) -> str:
     return " ".join(text.split())
 
 
-NORMALISERS: dict[str, Normaliser] = {"none": none, "lower": lower, "english": english}
+NORMALISERS: dict[str, Normaliser] = {"none": composed, "lower": lower, "english": english}
 
 
 def without_tags(text: str) -> str:
@@ -155,18 +150,8 @@ class Characters(Tokenizer):
         found = set(composed(alphabet)) if alphabet is not None else set().union(*texts)
         if not found:
             raise ValueError("the training texts are empty: no characters to make tokens of")
-        self._number(found)
-
-    def _number(self, characters: Iterable[str]) -> None:
-        self.characters = "".join(sorted(characters))
+        self.characters = "".join(sorted(found))
         self._ids = {c: FIRST + i for i, c in enumerate(self.characters)}
-
-    @classmethod
-    def from_characters(cls, characters: str) -> "Characters":
-        """From the characters of a trained model, as they are."""
-        tokenizer = cls.__new__(cls)
-        tokenizer._number(characters)
-        return tokenizer
 
     @property
     def vocabulary_size(self) -> int:
@@ -290,7 +275,7 @@ def restore(state: dict[str, str]) -> Tokenizer:
         ValueError: it is nobody's state.
     """
     if state.get("class") == "Characters" and "characters" in state:
-        return Characters.from_characters(state["characters"])
+        return Characters(state["characters"])  # each is a text, and stays as it is
     if state.get("class") == "SentencePiece" and "model" in state:
         try:
             return SentencePiece.from_model(base64.b64decode(state["model"]))

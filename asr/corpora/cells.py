@@ -1,7 +1,7 @@
 """Values of tables, JSON and parquet -> rows: what is missing is missing, and text is text."""
 
 import math
-import os
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ import numpy as np
 
 from asr.corpora.corpus import Row
 from asr.items import printable
+
+# No name of a file holds NUL, or half a character of UTF-16, which JSON can write.
+NO_FILE_NAME = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 
 class CellError(ValueError):
@@ -81,28 +84,18 @@ def row(
     duration: Any = None,
     sample_rate: int | None = None,
 ) -> Row:
-    """A row from the values of a reader, each of which may be missing or be of any kind.
+    """A row from the values of a reader, each of which may be missing or of any type.
 
-    A row that cannot be used carries its fault, so that it is counted and ends nothing.
-
-    Args:
-        where: place of the row, which its message names; its id where it has none.
-        audio: path, bytes or samples; None where it is missing.
-        text: as in the source; see ``text_of``.
-        id: of the utterance, a name or a number, as are the next three.
-        speaker: of the utterance.
-        chapter: of the utterance.
-        language: of the utterance.
-        offset: seconds; see ``seconds_of``.
-        duration: seconds.
-        sample_rate: of samples, in Hz.
+    A row that cannot be used carries its fault, so that it is counted and ends nothing. ``where``
+    is the place of the row, which its message names; it is the id where none is given. Audio is a
+    path, bytes or samples (with their rate in Hz). Offset and duration are seconds.
     """
     name = where
     try:
         name = _name(id, "id") or where
         if audio is None:
             raise CellError("missing_audio", "no audio is named")
-        if isinstance(audio, Path) and not _may_exist(audio):
+        if isinstance(audio, Path) and NO_FILE_NAME.search(str(audio)):
             raise CellError("missing_audio", f"{audio} is not the name of a file")
         return Row(
             id=name,
@@ -116,14 +109,8 @@ def row(
             seconds=seconds_of(duration, "duration"),
         )
     except CellError as error:
-        return unusable(name, error, where if name == where else f"{name} ({where})")
-
-
-def _may_exist(path: Path) -> bool:
-    try:
-        return b"\0" not in os.fsencode(path)
-    except UnicodeEncodeError:  # half a character of UTF-16, which JSON can write
-        return False
+        place = where if name == where else f"{name} ({where})"
+        return unusable(name, str(error), error.reason, place)
 
 
 def _name(value: Any, column: str) -> str:
@@ -131,7 +118,7 @@ def _name(value: Any, column: str) -> str:
     return printable(value if isinstance(value, str) else text_of(value, column)).strip()
 
 
-def unusable(name: str, error: CellError, place: str = "") -> Row:
+def unusable(name: str, why: str, reason: str = "bad_row", place: str = "") -> Row:
     """A row that is counted as dropped; its message begins with the place, or else the name."""
-    message = printable(f"{place or name}: {error}")
-    return Row(id=printable(name), audio=b"", text="", fault=(error.reason, message))
+    fault = (reason, printable(f"{place or name}: {why}"))
+    return Row(id=printable(name), audio=b"", text="", fault=fault)

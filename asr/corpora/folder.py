@@ -6,6 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -49,49 +50,62 @@ class Folder(Corpus):
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        for name, share in (
-            ("validation_share", self.validation_share),
-            ("test_share", self.test_share),
-        ):
-            if not 0 <= share < 0.5:
+        for name in ("validation_share", "test_share"):
+            if not 0 <= (share := getattr(self, name)) < 0.5:
                 raise ValueError(f"{name} {share}: it must be at least 0 and less than 0.5")
 
     def splits(self) -> dict[str, Rows]:
         """The named splits, or those held out."""
         named = self._named()
         if named is None:
-            return {s: _listed(rows) for s, rows in self._held_out()[0].items()}
+            return {split: _listed(rows) for split, rows in self._held_out()[0].items()}
         return {split: _listed(_list(source, self.layout)) for split, source in named.items()}
 
     def origin(self) -> Origin:
         """The folder, and how its splits were made."""
         named = self._named()
-        if named is not None:
-            remarks = tuple(f"{split}: {source.name}" for split, source in named.items())
-            if "validation" not in named:
-                remarks += ("No validation (or dev), which training needs; nothing was held out.",)
-            if left := _left_out(self.path, list(named.values()), self.layout):
-                remarks += (f"Not read, being no split: {', '.join(left)}.",)
+        if named is None:
+            remarks = [self._held_out()[1]]
         else:
-            remarks = (self._held_out()[1],)
+            remarks = [f"{split}: {source.name}" for split, source in named.items()]
+            if "validation" not in named:
+                remarks += ["No validation (or dev), which training needs; nothing was held out."]
+            if left := self._left_out():
+                remarks.append(f"Not read, being no split: {', '.join(left)}.")
         name = self.path.resolve().name
-        return Origin(name, str(self.path), self.licence, remarks=remarks)
+        return Origin(name, str(self.path), self.licence, remarks=tuple(remarks))
 
     def sources(self) -> Walk:
         """Manifests, tables, audio and texts; audio may be outside of the folder."""
         found = Walk()
         for source in (self._named() or {"": self.path}).values():
-            layout = "manifest" if source.is_file() else _layout(source, self.layout)
+            layout = _layout(source, self.layout)
             if layout == "text":
                 found += walk(source, SUFFIXES | {".txt"})
                 continue
-            if layout == "manifest":
-                found += Walk([source]) if source.is_file() else walk(source, MANIFESTS, False)
+            if source.is_file():
+                found.files.append(source)
+            elif layout == "manifest":
+                found += walk(source, MANIFESTS, recursive=False)
             else:
                 found.files += [source / name for name in KALDI_TABLES]
             rows = _list(source, self.layout)
             found.files += sorted({row.audio for row in rows if isinstance(row.audio, Path)})
         return found
+
+    def _left_out(self) -> list[str]:
+        """Folders and audio beside the splits that no split takes files from."""
+        files = self.sources().files
+        # Links of folders are followed, of which there are few; those of a million files are not.
+        folders = {folder: folder.resolve() for folder in {path.parent for path in files}}
+        read = {folders[path.parent] / path.name for path in files}
+        read = read.union(*([folder, *folder.parents] for folder in folders.values()))
+        beside = walk(self.path, SUFFIXES, recursive=False).files
+        beside += [p for p in self.path.iterdir() if p.is_dir() and not is_hidden(p.name)]
+        here = self.path.resolve()
+        return sorted(
+            p.name for p in beside if (p.resolve() if p.is_dir() else here / p.name) not in read
+        )
 
     def _named(self) -> dict[str, Path] | None:
         """Folders or manifests with the names of splits."""
@@ -101,12 +115,10 @@ class Folder(Corpus):
             return None
         found = {}
         inside = sorted(path for path in self.path.iterdir() if not is_hidden(path.name))
+        ends = (*MANIFESTS, "_manifest.json", "_manifest.jsonl")
         for split, names in SPLIT_NAMES.items():
-            ends = (*MANIFESTS, "_manifest.json", "_manifest.jsonl")
             files = {f"{name}{end}" for name in names for end in ends}
-            candidates = [
-                path for path in inside if path.name.lower() in (names if path.is_dir() else files)
-            ]
+            candidates = [p for p in inside if p.name.lower() in (names if p.is_dir() else files)]
             if len(candidates) > 1:
                 both = " and ".join(c.name for c in candidates)
                 raise ValueError(f"{self.path} has {both} for the split {split}; keep one")
@@ -159,43 +171,17 @@ def _hold_out(
     return {s: sorted(splits[s], key=lambda r: r.id) for s in SPLIT_NAMES if s in splits}
 
 
-def _left_out(folder: Path, splits: list[Path], layout: Layout) -> list[str]:
-    """Folders and audio beside the splits, unless a manifest takes its audio from there."""
-    audio = _named_audio(splits, layout)
-    # By its folders, which are few: links are followed, and a million files not asked for.
-    where = {parent: parent.resolve() for parent in {path.parent for path in audio}}
-    files = {where[path.parent] / path.name for path in audio}
-    taken = files.union(*((place, *place.parents) for place in where.values()))
-    beside = [p for p in folder.iterdir() if p.is_dir() or p.suffix.lower() in SUFFIXES]
-    left = [p for p in beside if p not in splits and not is_hidden(p.name)]
-    here = folder.resolve()
-    return sorted(
-        p.name for p in left if (p.resolve() if p.is_dir() else here / p.name) not in taken
-    )
-
-
-def _named_audio(splits: list[Path], layout: Layout) -> set[Path]:
-    """The audio that manifests and Kaldi's tables name, which may be anywhere."""
-    named = [s for s in splits if s.is_file() or _layout(s, layout) != "text"]
-    rows = (row for split in named for row in _list(split, layout))
-    return {row.audio for row in rows if isinstance(row.audio, Path)}
-
-
 def _listed(rows: list[Row]) -> Rows:
     """The rows in their order, but those of one recording together: it is decoded only once."""
-    first: dict[object, int] = {}
-    for number, row in enumerate(rows):
-        first.setdefault(row.audio, number)
-    ordered = sorted(rows, key=lambda row: first[row.audio])
-    return Rows(lambda: iter(ordered), len(ordered))
+    recordings: dict[object, list[Row]] = defaultdict(list)
+    for row in rows:
+        recordings[row.audio].append(row)
+    return Rows(lambda: chain(*recordings.values()), len(rows))
 
 
 def _list(source: Path, layout: Layout) -> list[Row]:
     """The rows of one split: names and texts, not audio."""
-    if source.is_file():
-        rows = list(read_manifest(source))
-    else:
-        rows = list(_READERS[_layout(source, layout)](source))
+    rows = list(_READERS[_layout(source, layout)](source))
     if not rows:
         raise ValueError(
             f"{source} holds no utterances; expected audio beside .txt files, a Kaldi wav.scp"
@@ -206,21 +192,20 @@ def _list(source: Path, layout: Layout) -> list[Row]:
     return rows
 
 
-def _layout(folder: Path, layout: Layout) -> str:
+def _layout(source: Path, layout: Layout) -> Layout:
+    if source.is_file():
+        return "manifest"
     if layout != "auto":
         return layout
-    if (folder / "wav.scp").is_file():
+    if (source / "wav.scp").is_file():
         return "kaldi"
-    return "manifest" if _manifests(folder) else "text"
+    return "manifest" if walk(source, MANIFESTS, recursive=False).files else "text"
 
 
-def _manifests(folder: Path) -> list[Path]:
-    return walk(folder, MANIFESTS, recursive=False).files
-
-
-def _manifest_folder(folder: Path) -> Iterator[Row]:
-    for path in _manifests(folder):
-        yield from read_manifest(path)
+def _manifests(source: Path) -> Iterator[Row]:
+    """One manifest, or those in a folder."""
+    paths = [source] if source.is_file() else walk(source, MANIFESTS, recursive=False).files
+    return chain.from_iterable(map(read_manifest, paths))
 
 
 def _kaldi(folder: Path) -> Iterator[Row]:
@@ -232,20 +217,19 @@ def _kaldi(folder: Path) -> Iterator[Row]:
         segments = {name: rest.split() for name, rest in _table(folder / "segments")}
     else:
         segments = {recording: [recording] for recording in recordings}
-    for utterance in sorted(set(segments) | set(texts)):
+    for utterance in sorted({*segments, *texts}):
         recording, *times = segments.get(utterance, [utterance])
         # Without an entry the row stays, with a path that does not exist: preflight counts it.
         where = recordings.get(recording, f"(wav.scp has no {recording})")
-        try:
-            begin, seconds = _times(times)
-        except ValueError:
-            why = f"segments: cannot read {' '.join([utterance, recording, *times])!r}"
-            yield cells.unusable(utterance, cells.CellError("bad_row", why))
-            continue
         if where.endswith("|"):
             why = f"wav.scp: {recording} is a command ({where}) and is not run;"
-            why += " write its output to a wav or flac file"
-            yield cells.unusable(utterance, cells.CellError("bad_row", why))
+            yield cells.unusable(utterance, f"{why} write its output to a wav or flac file")
+            continue
+        try:
+            begin, end = map(float, [*times, *("0", "-1")[len(times) :]])
+        except ValueError:
+            line = " ".join([utterance, recording, *times])
+            yield cells.unusable(utterance, f"segments: cannot read {line!r}")
             continue
         audio = stored(folder / where)
         yield cells.row(
@@ -255,16 +239,8 @@ def _kaldi(folder: Path) -> Iterator[Row]:
             id=utterance,
             speaker=speakers.get(utterance),
             offset=begin,
-            duration=seconds,
+            duration=None if end == -1 else end - begin,  # -1 is the end of the recording
         )
-
-
-def _times(words: list[str]) -> tuple[float, float | None]:
-    """Where a segment begins, and how long it is: None to the end, which Kaldi writes as -1."""
-    start, end = (float(word) for word in [*words, "-1"][:2]) if words else (0.0, -1.0)
-    if len(words) > 2:
-        raise ValueError
-    return start, None if end == -1 else end - start
 
 
 def _table(path: Path) -> Iterator[tuple[str, str]]:
@@ -285,27 +261,25 @@ def _beside_text(folder: Path) -> Iterator[Row]:
         # Composed: a name may have been written by two systems, of which one decomposes.
         key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
         (texts if path.suffix.lower() == ".txt" else audio)[key].append(path)
-    if not audio:
-        return
-    for key in sorted(set(audio) | set(texts)):
+    for key in sorted({*audio, *texts}) if audio else ():
         # A text without audio is a row whose file is missing: preflight counts it.
         for path in audio.get(key, [folder / f"{key}.wav"]):
             yield _pair(key, path, texts[key])
 
 
 def _pair(key: str, audio: Path, texts: list[Path]) -> Row:
+    if len(texts) > 1:
+        return cells.unusable(key, f"{examples(texts)} are all there; keep one")
     try:
-        if len(texts) > 1:
-            raise ValueError(f"{examples(texts)} are all there; keep one")
         lines = read_text(texts[0]).split("\n") if texts else []
     except (OSError, ValueError) as error:
-        return cells.unusable(key, cells.CellError("bad_row", f"{error}"))
+        return cells.unusable(key, str(error))
     words = " ".join(line.strip() for line in lines if line.strip())
     return cells.row(f"{key}.txt", audio, words, id=key, speaker=Path(key).parent.name)
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    "manifest": _manifest_folder,
+_READERS: dict[Layout, Callable[[Path], Iterator[Row]]] = {
+    "manifest": _manifests,
     "kaldi": _kaldi,
     "text": _beside_text,
 }

@@ -1,6 +1,7 @@
 """Any Hugging Face data set with audio and text columns, by name or from a local folder."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     import datasets
 
 
-AUDIO_COLUMNS = ("audio", "speech", "file", "path")
-TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_text")
-SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id", "speaker_name")
-LANGUAGE_COLUMNS = ("language", "locale")
-ID_COLUMNS = ("id", "utterance_id", "segment_id")
+COLUMNS = {  # the usual names of each
+    "audio": ("audio", "speech", "file", "path"),
+    "text": ("text", "sentence", "transcription", "transcript", "normalized_text"),
+    "speaker": ("speaker_id", "speaker", "client_id", "speaker_name"),
+    "chapter": ("chapter_id",),
+    "language": ("language", "locale"),
+    "id": ("id", "utterance_id", "segment_id"),
+}
 FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
 NUM_LINES_OF_KEYS = 100  # of JSON, whose lines may have different keys
 SPLIT_NAMES = {  # ours: what others call it
@@ -90,33 +94,30 @@ class Hub(Corpus):
 
     def splits(self) -> dict[str, Rows]:
         """The splits asked for, or those of the usual names."""
-        wanted = {"train": self.train, "validation": self.validation, "test": self.test}
         local = Path(self.path)
         if local.is_file():
             raise ValueError(f"{self.path} is a file; give its folder, and --train {local.name}")
-        files = [name for names in wanted.values() for name in names if _is_file(local, name)]
-        if files:
-            return {s: self._files(s, local, names) for s, names in wanted.items() if names}
-        loaded = _load(self.path, self.config, self.streaming)
-        there = list(loaded)
-        rows = {}
-        for split, names in wanted.items():
-            chosen = names or [n for n in SPLIT_NAMES[split] if n in there][:1]
-            if missing := [name for name in chosen if name not in there]:
-                raise ValueError(
-                    f"{self.path} has no split {missing[0]!r}; it has {', '.join(there)}"
-                )
-            if chosen:
-                parts = [loaded[name] for name in chosen]
-                rows[split] = self._rows(split, parts, local)
-        if not rows:
-            raise ValueError(f"{self.path} has the splits {', '.join(there)}; say which is --train")
-        return rows
+        wanted = self._wanted()
+        if any(_is_file(local, name) for names in wanted.values() for name in names):
+            parts = {s: [_files(local, name) for name in names] for s, names in wanted.items()}
+        else:
+            loaded = _load(self.path, self.config, self.streaming)
+            parts = {}
+            for split, names in wanted.items():
+                chosen = names or [name for name in SPLIT_NAMES[split] if name in loaded][:1]
+                if missing := [name for name in chosen if name not in loaded]:
+                    there = ", ".join(loaded)
+                    raise ValueError(f"{self.path} has no split {missing[0]!r}; it has {there}")
+                parts[split] = [loaded[name] for name in chosen]
+            if not any(parts.values()):
+                there = ", ".join(loaded)
+                raise ValueError(f"{self.path} has the splits {there}; say which is --train")
+        return {split: self._rows(split, found) for split, found in parts.items() if found}
 
     def origin(self) -> Origin:
         """What the options say; the hub knows the licence, its card is not parsed."""
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        remarks = tuple(f"{split}: {' + '.join(names)}" for split, names in splits.items() if names)
+        wanted = self._wanted().items()
+        remarks = tuple(f"{split}: {' + '.join(names)}" for split, names in wanted if names)
         name = Path(self.path).resolve().name if Path(self.path).exists() else self.path
         return Origin(name, self.path, self.licence, remarks=remarks)
 
@@ -126,81 +127,69 @@ class Hub(Corpus):
         kinds = {*FORMATS, *MANIFESTS, *SUFFIXES}
         return walk(local, kinds) if local.is_dir() else Walk()
 
-    def _files(self, split: str, folder: Path, names: list[str]) -> Rows:
-        import datasets
+    def _wanted(self) -> dict[str, list[str]]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
-        parts: list[Part] = []
-        for name in names:
-            found = sorted(path for path in folder.glob(name) if not is_hidden(path.name))
-            if not found:
-                raise FileNotFoundError(f"{folder} has no file {name}; {_listing(folder)}")
-            suffix = found[0].suffix.lower()
-            if suffix not in FORMATS and suffix not in MANIFESTS:
-                known = ", ".join([*FORMATS, *MANIFESTS])
-                raise ValueError(f"{found[0]}: use one of {known}")
-            if suffix in MANIFESTS:
-                parts.append(_Tables(found))
+    def _rows(self, split: str, loaded: Sequence[Part]) -> Rows:
+        parts = [(part, self._columns(part)) for part in map(_undecoded, loaded)]
+        counts = [getattr(part, "num_rows", None) or 0 for part, _ in parts]  # 0 of a stream
+        count = sum(counts) if all(counts) else None
+        return Rows(partial(self._read, split, parts), count)
+
+    def _columns(self, part: Part) -> dict[str, str]:
+        """The columns that are there, by kind; they need a name for audio and one for text."""
+        names = _names(part, self.path)
+        found = {}
+        for kind, usual in COLUMNS.items():
+            wanted = getattr(self, f"{kind}_column", None)
+            column = wanted or next((name for name in usual if name in names), None)
+            if column in names:
+                found[kind] = column
+            elif wanted or kind in ("audio", "text"):
+                missing = repr(wanted) if wanted else f"{kind} ({', '.join(usual)})"
+                raise ValueError(
+                    f"{self.path} has no column {missing}; give --{kind}_column, one of "
+                    f"{', '.join(names)}"
+                )
+        return found
+
+    def _read(self, split: str, parts: list[tuple[Part, dict[str, str]]]) -> Iterator[Row]:
+        rows = ((part, names, row) for part, names in parts for row in _rows_of(part, self.path))
+        for index, (part, names, row) in enumerate(rows):
+            where = f"{split}-{index:08d}"
+            if isinstance(row, str):
+                yield cells.unusable(where, row)
                 continue
-            # Streamed from the files themselves: nothing is copied to a cache.
-            paths = [str(path) for path in found]
-            try:
-                parts.append(
-                    datasets.load_dataset(
-                        FORMATS[suffix], data_files=paths, split="train", streaming=True
-                    )
-                )
-            except Exception as error:
-                raise _unloadable(str(found[0]), error) from None
-        return self._rows(split, parts, folder)
+            values = {kind: row.get(name) for kind, name in names.items()}
+            audio, rate = _audio(values.pop("audio"), Path(self.path))
+            text = values.pop("text")
+            label = part.features and getattr(part.features[names["text"]], "int2str", None)
+            text = label(text) if label and text is not None else text  # a class has a number
+            yield cells.row(where, audio, text, sample_rate=rate, **values)
 
-    def _rows(self, split: str, loaded: Sequence[Part], folder: Path) -> Rows:
-        parts = [_undecoded(part) for part in loaded]
-        for names in [_columns(part, self.path) for part in parts]:
-            _column(names, self.audio_column, AUDIO_COLUMNS, "audio", self.path)
-            _column(names, self.text_column, TEXT_COLUMNS, "text", self.path)
-            if self.speaker_column is not None:
-                _column(names, self.speaker_column, (), "speaker", self.path)
-        counts = [getattr(part, "num_rows", None) for part in parts]
-        count = None if None in counts else sum(c for c in counts if c is not None)
-        return Rows(partial(self._read, split, parts, folder), count)
 
-    def _read(self, split: str, parts: list[Part], folder: Path) -> Iterator[Row]:
-        index = 0
-        for part in parts:
-            names = _columns(part, self.path)
-            sound = _column(names, self.audio_column, AUDIO_COLUMNS, "audio", self.path)
-            text = _column(names, self.text_column, TEXT_COLUMNS, "text", self.path)
-            speaker = self.speaker_column or _first(names, SPEAKER_COLUMNS)
-            chapter, language = _first(names, ("chapter_id",)), _first(names, LANGUAGE_COLUMNS)
-            label = getattr(part.features[text], "int2str", None) if part.features else None
-            for row in _rows_of(part, self.path):
-                where = f"{split}-{index:08d}"
-                index += 1
-                if isinstance(row, cells.CellError):
-                    yield cells.unusable(where, row)
-                    continue
-                cell: Callable[[Any], Any] = row.get
-                words = cell(text)
-                audio, rate = _audio(cell(sound), folder)
-                yield cells.row(
-                    where,
-                    audio,
-                    label(words) if label is not None and words is not None else words,
-                    id=cell(_first(names, ID_COLUMNS)),
-                    speaker=cell(speaker),
-                    chapter=cell(chapter),
-                    language=cell(language),
-                    sample_rate=rate,
-                )
+def _files(folder: Path, name: str) -> Part:
+    import datasets
+
+    found = sorted(path for path in folder.glob(name) if not is_hidden(path.name))
+    if not found:
+        there = ", ".join(p.name for p in sorted(folder.iterdir())[:10]) or "nothing"
+        raise FileNotFoundError(f"{folder} has no file {name}; it holds {there}")
+    suffix = found[0].suffix.lower()
+    if suffix in MANIFESTS:
+        return _Tables(found)
+    if suffix not in FORMATS:
+        raise ValueError(f"{found[0]}: use one of {', '.join([*FORMATS, *MANIFESTS])}")
+    paths = [str(path) for path in found]
+    with _loading(str(found[0])):  # streamed from the files: nothing is copied to a cache
+        return datasets.load_dataset(
+            FORMATS[suffix], data_files=paths, split="train", streaming=True
+        )
 
 
 def _is_file(folder: Path, name: str) -> bool:
     known = Path(name).suffix.lower() in (*FORMATS, *MANIFESTS)
     return folder.is_dir() and (known or any(c in name for c in "*?/"))
-
-
-def _listing(folder: Path) -> str:
-    return "it holds " + (", ".join(p.name for p in sorted(folder.iterdir())[:10]) or "nothing")
 
 
 def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, Part]:
@@ -209,7 +198,7 @@ def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, Part]:
     folder = Path(path)
     if not folder.is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise FileNotFoundError(f"{path}: no such folder; check the path")
-    try:
+    with _loading(path):
         if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
             saved = datasets.load_from_disk(path)
             return saved if isinstance(saved, dict) else {"train": saved}
@@ -221,20 +210,12 @@ def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, Part]:
             return {split: _Tables(paths) for split, paths in tables.items()}
         # A local folder is streamed too: its files are at hand and need no second copy.
         options: dict[str, Any] = {"streaming": streaming or folder.is_dir()}
-        if builder.name == "csv":
-            options |= _as_written(datasets.load_dataset(path, config, streaming=True))
+        if builder.name == "csv":  # "NA" is a word, and 007 stays 007
+            table = next(iter(datasets.load_dataset(path, config, streaming=True).values()))
+            string = datasets.Value("string")
+            options["features"] = datasets.Features(dict.fromkeys(_names(table, path), string))
+            options |= {"keep_default_na": False, "na_filter": False}
         return datasets.load_dataset(path, config, **options)
-    except Exception as error:
-        raise _unloadable(path, error) from None
-
-
-def _as_written(loaded: Mapping[str, "datasets.Dataset"]) -> dict[str, Any]:
-    """Options of the library's reader of tables: "NA" is a word, and 007 stays 007."""
-    import datasets
-
-    names = _columns(next(iter(loaded.values())), "the table")
-    features = datasets.Features({name: datasets.Value("string") for name in names})
-    return {"features": features, "keep_default_na": False, "na_filter": False}
 
 
 def _undecoded(part: Part) -> Part:
@@ -251,42 +232,30 @@ def _undecoded(part: Part) -> Part:
 
 
 def _rows_of(part: Part, path: str) -> Iterator[Line]:
-    try:
+    with _loading(path):
         yield from part
+
+
+@contextlib.contextmanager
+def _loading(path: str) -> Iterator[None]:
+    """The library raises many kinds of error, some of them pages long: each becomes one line."""
+    try:
+        yield
     except Exception as error:
-        raise _unloadable(path, error) from None
+        lines = (line.strip() for line in str(error).splitlines())
+        line = next(filter(None, lines), type(error).__name__)
+        remedy = "check its name, --config, the net"
+        if "torchcodec" in line:
+            remedy = "name its table: --train '[metadata.csv]' --audio_column file_name"
+        raise OSError(f"{path} cannot be loaded: {line}; {remedy}") from None
 
 
-def _unloadable(path: str, error: Exception) -> OSError:
-    """The library raises many kinds of error, some of them pages long."""
-    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    remedy = "check its name, --config, the net"
-    if "torchcodec" in line:
-        remedy = "name its table: --train '[metadata.csv]' --audio_column file_name"
-    return OSError(f"{path} cannot be loaded: {line.strip()}; {remedy}")
-
-
-def _columns(part: Part, path: str) -> list[str]:
+def _names(part: Part, path: str) -> list[str]:
+    """The columns of a part."""
     if part.column_names is not None:
         return list(part.column_names)
     first = next(_rows_of(part, path), {})  # a stream of a format without a schema
     return list(first) if isinstance(first, dict) else []
-
-
-def _first(names: list[str], candidates: tuple[str, ...]) -> str | None:
-    return next((name for name in candidates if name in names), None)
-
-
-def _column(
-    names: list[str], wanted: str | None, usual: tuple[str, ...], kind: str, path: str
-) -> str:
-    found = wanted if wanted is not None else _first(names, usual)
-    if found is None or found not in names:
-        missing = repr(wanted) if wanted is not None else f"{kind} ({', '.join(usual)})"
-        raise ValueError(
-            f"{path} has no column {missing}; give --{kind}_column, one of {', '.join(names)}"
-        )
-    return found
 
 
 def _audio(value: Any, folder: Path) -> tuple[Path | bytes | np.ndarray | None, int | None]:
@@ -294,15 +263,13 @@ def _audio(value: Any, folder: Path) -> tuple[Path | bytes | np.ndarray | None, 
 
     None for what names no audio; the rate, in Hz, of samples only.
     """
+    if isinstance(value, dict) and value.get("array") is not None:
+        try:
+            return np.asarray(value["array"], np.float32), int(value["sampling_rate"])
+        except (KeyError, TypeError, ValueError):
+            return None, None
     if isinstance(value, dict):
-        if value.get("bytes") is not None:
-            return value["bytes"], None
-        if value.get("array") is not None:
-            try:
-                return np.asarray(value["array"], np.float32), int(value["sampling_rate"])
-            except (KeyError, TypeError, ValueError):
-                return None, None
-        value = value.get("path")
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if isinstance(value, bytes):
         return value, None
     return (stored(folder / value), None) if isinstance(value, str) and value else (None, None)

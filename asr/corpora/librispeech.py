@@ -3,8 +3,9 @@
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 
 from asr.corpora import cells, download
@@ -86,24 +87,58 @@ class LibriSpeech(Corpus):
 
     def splits(self) -> dict[str, Rows]:
         """The splits whose lists are not empty."""
-        root = _root(self.path, self._parts(), self.download, self.mirror)
-        return {split: _rows(root, parts) for split, parts in self._parts().items() if parts}
+        root = self._root()
+        return {
+            split: Rows(partial(_read, [root / part for part in parts]))
+            for split, parts in self._parts().items()
+        }
 
     def origin(self) -> Origin:
-        """Published on openslr.org as resource 12."""
-        return _origin("librispeech", self.path, self._parts(), self.download, self.mirror)
+        """Published on openslr.org as resource 12, or 31 (mini)."""
+        remarks, expected = [], {}
+        for split, parts in self._parts().items():
+            remarks.append(f"{split}: {' + '.join(parts)}")
+            known = [PARTS[part] for part in parts if part in PARTS]
+            if len(known) == len(parts):
+                expected[split] = {"utterances": sum(part.utterances for part in known)}
+                if all(part.words for part in known):
+                    expected[split]["words"] = sum(part.words or 0 for part in known)
+            for part in parts if self.path is None else ():
+                archive = self.download / f"{part}.tar.gz"
+                if PARTS[part].sha256 is None and archive.exists():
+                    found = download.checksum(archive)
+                    remarks.append(f"{archive.name}: no published checksum known; SHA-256 {found}")
+        source = str(self.path or self.mirror)
+        return Origin("librispeech", source, LICENCE, remarks=tuple(remarks), expected=expected)
 
     def sources(self) -> Walk:
-        """The parts, where the path is given."""
-        return _sources(self.path, self._parts())
+        """The files of the parts; none where they are downloaded."""
+        found = Walk()
+        for part in sorted({*chain(*self._parts().values())}) if self.path else ():
+            found += walk(self._root() / part, SUFFIXES)
+        return found
 
     def _parts(self) -> dict[str, list[str]]:
-        return {
-            "train": self.train,
-            "validation": self.validation,
-            "test": self.test,
-            "test_other": self.test_other,
-        }
+        splits = ("train", "validation", "test", "test_other")
+        return {split: parts for split in splits if (parts := getattr(self, split))}
+
+    def _root(self) -> Path:
+        """The folder that has a folder per part; checks that all parts are there."""
+        parts = list(chain(*self._parts().values()))
+        if not parts:
+            raise ValueError("no part of LibriSpeech is asked for; give for instance --train")
+        if self.path is None:
+            for part in parts:
+                _download(part, self.download, self.mirror)
+        elif not self.path.is_dir():
+            raise FileNotFoundError(f"{self.path}: no such folder; give the folder LibriSpeech")
+        root = self.path or self.download
+        root = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
+        for part in parts:
+            if not (root / part).is_dir():
+                there = ", ".join(p.name for p in sorted(root.iterdir()) if p.is_dir()) or "none"
+                raise FileNotFoundError(f"{root} has no part {part}; parts that are there: {there}")
+        return root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,38 +163,18 @@ class MiniLibriSpeech(Corpus):
 
     def splits(self) -> dict[str, Rows]:
         """The splits whose lists are not empty."""
-        root = _root(self.path, self._parts(), self.download, self.mirror)
-        return {split: _rows(root, parts) for split, parts in self._parts().items() if parts}
+        return self._librispeech().splits()
 
     def origin(self) -> Origin:
-        """Published on openslr.org as resource 31."""
-        return _origin("mini_librispeech", self.path, self._parts(), self.download, self.mirror)
+        """As of LibriSpeech, but for the name."""
+        return replace(self._librispeech().origin(), name="mini_librispeech")
 
     def sources(self) -> Walk:
-        """The parts, where the path is given."""
-        return _sources(self.path, self._parts())
+        """The files of the parts; none where they are downloaded."""
+        return self._librispeech().sources()
 
-    def _parts(self) -> dict[str, list[str]]:
-        return {"train": self.train, "validation": self.validation, "test": self.test}
-
-
-def _root(path: Path | None, splits: dict[str, list[str]], folder: Path, mirror: str) -> Path:
-    """The folder that has a folder per part; checks that all parts are there."""
-    parts = [part for names in splits.values() for part in names]
-    if not parts:
-        raise ValueError("no part of LibriSpeech is asked for; give for instance --train")
-    if path is None:
-        for part in parts:
-            _download(part, folder, mirror)
-        path = folder
-    elif not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such folder; give the folder LibriSpeech")
-    root = path / "LibriSpeech" if (path / "LibriSpeech").is_dir() else path
-    for part in parts:
-        if not (root / part).is_dir():
-            there = ", ".join(p.name for p in sorted(root.iterdir()) if p.is_dir()) or "none"
-            raise FileNotFoundError(f"{root} has no part {part}; parts that are there: {there}")
-    return root
+    def _librispeech(self) -> LibriSpeech:
+        return LibriSpeech(**vars(self), test_other=[])
 
 
 def _download(part: str, folder: Path, mirror: str) -> None:
@@ -181,51 +196,13 @@ def _download(part: str, folder: Path, mirror: str) -> None:
         shutil.rmtree(unpacked, ignore_errors=True)
 
 
-def _origin(
-    name: str, path: Path | None, splits: dict[str, list[str]], folder: Path, mirror: str
-) -> Origin:
-    remarks = [f"{split}: {' + '.join(parts)}" for split, parts in splits.items() if parts]
-    expected = {}
-    for split, parts in splits.items():
-        known = [PARTS[part] for part in parts if part in PARTS]
-        if parts and len(known) == len(parts):
-            expected[split] = {"utterances": sum(part.utterances for part in known)}
-            words = [part.words for part in known]
-            if None not in words:
-                expected[split]["words"] = sum(count or 0 for count in words)
-        for part in parts if path is None else ():
-            if PARTS[part].sha256 is None and (folder / f"{part}.tar.gz").exists():
-                found = download.checksum(folder / f"{part}.tar.gz")
-                remarks.append(f"{part}.tar.gz: no published checksum known; SHA-256 {found}")
-    source = mirror if path is None else str(path)
-    return Origin(name, source, LICENCE, remarks=tuple(remarks), expected=expected)
-
-
-def _rows(root: Path, parts: list[str]) -> Rows:
-    return Rows(partial(_read, [root / part for part in parts]))
-
-
-def _sources(path: Path | None, splits: dict[str, list[str]]) -> Walk:
-    found = Walk()
-    if path is not None:
-        root = _root(path, splits, path, "")
-        for part in sorted({part for parts in splits.values() for part in parts}):
-            found += walk(root / part, SUFFIXES)
-    return found
-
-
 def _read(folders: list[Path]) -> Iterator[Row]:
     """Speakers and chapters in numerical order, as the ids count them."""
     for folder in folders:
-        chapters: dict[Path, list[Path]] = {}
-        for path in walk(folder, SUFFIXES).files:
-            chapters.setdefault(path.parent, []).append(path)
-        for chapter in sorted(chapters, key=lambda p: (_number(p.parent), _number(p))):
-            yield from _chapter(chapter, chapters[chapter])
-
-
-def _number(path: Path) -> tuple[int, str]:
-    return (int(path.name) if path.name.isdigit() else 0, path.name)
+        files = walk(folder, SUFFIXES).files
+        files.sort(key=lambda path: [(len(name), name) for name in path.parts[-3:-1]])
+        for chapter, inside in groupby(files, lambda path: path.parent):
+            yield from _chapter(chapter, list(inside))
 
 
 def _chapter(folder: Path, files: list[Path]) -> Iterator[Row]:

@@ -18,8 +18,7 @@ MANIFESTS = (".jsonl", ".json", ".csv", ".tsv")
 COMMAS: dict[str, Any] = {"strict": True}
 TABS: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
 
-# The fields of a line by column, or what is wrong with the line.
-Line = Mapping[str, Any] | cells.CellError
+Line = Mapping[str, Any] | str  # the fields of a line by column, or what is wrong with the line
 
 
 def read_manifest(path: Path) -> Iterator[Row]:
@@ -33,25 +32,26 @@ def read_manifest(path: Path) -> Iterator[Row]:
     """
     for number, line in read_lines(path):
         where = f"{path.name}, line {number}"
-        if isinstance(line, cells.CellError):
+        if isinstance(line, str):
             yield cells.unusable(where, line)
         elif not {"audio_filepath", "text"} <= set(line):
-            message = f"needs audio_filepath and text; it has {', '.join(line) or 'none'}"
-            message += " (--layout text, where this is no manifest)"
-            yield cells.unusable(where, cells.CellError("bad_row", message))
+            why = f"needs audio_filepath and text; it has {', '.join(line) or 'none'}"
+            yield cells.unusable(where, f"{why} (--layout text, where this is no manifest)")
         else:
             yield _row(path, where, line)
 
 
 def _row(path: Path, where: str, line: Mapping[str, Any]) -> Row:
-    audio, offset = line["audio_filepath"], line.get("offset")
-    named = isinstance(audio, str) and audio != ""
-    name = os.path.splitext(audio)[0] if named else where
-    with contextlib.suppress(cells.CellError):  # which the row will tell
-        name += f"@{start:.3f}" if named and (start := cells.seconds_of(offset, "offset")) else ""
+    name, audio, offset = where, line["audio_filepath"], line.get("offset")
+    if not isinstance(audio, str):
+        audio = ""
+    if audio:
+        name = os.path.splitext(audio)[0]
+        with contextlib.suppress(cells.CellError):  # which the row will tell
+            name += f"@{start:.3f}" if (start := cells.seconds_of(offset, "offset")) else ""
     return cells.row(
         where,
-        stored(path.parent / audio) if named else None,
+        stored(path.parent / audio) if audio else None,
         line["text"],
         id=line.get("id") or name,
         speaker=line.get("speaker"),
@@ -103,7 +103,7 @@ def read_table(path: Path) -> Iterator[tuple[int, Line]]:
                 number += len(taken)
             except csv.Error as error:
                 number += 1
-                yield number, cells.CellError("bad_row", f"{error}; check its quotes")
+                yield number, f"{error}; check its quotes"
                 again.extendleft(reversed(taken[1:]))
                 reader = csv.reader(lines(), **form)
                 continue
@@ -112,8 +112,7 @@ def read_table(path: Path) -> Iterator[tuple[int, Line]]:
             if not header:
                 header = [name.strip() for name in fields]
             elif fields and len(fields) != len(header):  # an empty line has none
-                message = f"{len(fields)} fields, the header has {len(header)}; {remedy}"
-                yield number, cells.CellError("bad_row", message)
+                yield number, f"{len(fields)} fields, the header has {len(header)}; {remedy}"
             elif fields:
                 yield number, dict(zip(header, fields, strict=True))
 
@@ -157,6 +156,4 @@ def _objects(path: Path) -> Iterator[tuple[int, Line]]:
 
 
 def _object(value: Any) -> Line:
-    if isinstance(value, dict):
-        return value
-    return cells.CellError("bad_row", "not a JSON object; write one a line")
+    return value if isinstance(value, dict) else "not a JSON object; write one a line"
