@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,8 +20,8 @@ from tqdm import tqdm
 from asr import config, text
 from asr.corpora import preflight, snapshot
 from asr.corpora.ahead import load_ahead
-from asr.corpora.corpus import Corpus, Row
-from asr.files import new_folder, remedy
+from asr.corpora.corpus import Corpus
+from asr.files import new_folder, read_json, remedy
 from asr.folders import Walk
 
 logger = logging.getLogger(__name__)
@@ -29,32 +29,23 @@ logger = logging.getLogger(__name__)
 SHARD_BYTES = 500_000_000  # of audio, roughly
 GROUP_BYTES = 1_000_000  # of audio in a row group, which is read whole for any row of it
 PREPARED = re.compile(r".*-\d{5}-of-\d{5}\.parquet|(corpus|preflight|sources)\.json")
-LONGEST_NAME = 255  # bytes of a file's name, on most file systems
 
-_STRING = {"dtype": "string", "_type": "Value"}
-FEATURES = {  # how the library `datasets` is told that the column holds undecoded audio
-    "id": _STRING,
-    "audio": {"decode": False, "_type": "Audio"},
-    "text": _STRING,
-    "original_text": _STRING,
-    "speaker_id": _STRING,
-    "duration": {"dtype": "float64", "_type": "Value"},
-    "chapter_id": _STRING,
-    "language": _STRING,
+TYPES = {
+    "id": pa.string(),
+    "audio": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    "text": pa.string(),
+    "original_text": pa.string(),
+    "speaker_id": pa.string(),
+    "duration": pa.float64(),
+    "chapter_id": pa.string(),
+    "language": pa.string(),
 }
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("text", pa.string()),
-        ("original_text", pa.string()),
-        ("speaker_id", pa.string()),
-        ("duration", pa.float64()),
-        ("chapter_id", pa.string()),
-        ("language", pa.string()),
-    ],
-    metadata={"huggingface": json.dumps({"info": {"features": FEATURES}})},
-)
+FEATURES = {  # how the library `datasets` is told that the column audio holds undecoded audio
+    name: {"dtype": "float64" if kind == pa.float64() else "string", "_type": "Value"}
+    for name, kind in TYPES.items()
+} | {"audio": {"decode": False, "_type": "Audio"}}
+METADATA = {"huggingface": json.dumps({"info": {"features": FEATURES}})}
+SCHEMA = pa.schema(list(TYPES.items()), metadata=METADATA)
 
 
 def prepare(
@@ -88,12 +79,12 @@ def prepare(
         ValueError: the output holds something else, a split has no usable row, or as the corpus.
         OSError: the output cannot be written.
     """
-    text.normaliser(normaliser)
+    normalise = text.normaliser(normaliser)
     if sample_rate < 1:
         raise ValueError(f"sample_rate {sample_rate}: it must be positive, for instance 16000")
-    options = {**_options(corpus), "alphabet": alphabet}
-    if strip_tags:
-        options["strip_tags"] = True
+    assert dataclasses.is_dataclass(corpus), "a corpus is a dataclass of its options"
+    options = json.loads(json.dumps(dataclasses.asdict(corpus), default=str))
+    options |= {"alphabet": alphabet} | ({"strip_tags": True} if strip_tags else {})
     wanted = {
         "corpus": type(corpus).__name__,
         "sample_rate": sample_rate,
@@ -110,16 +101,15 @@ def prepare(
         files = _snapshot(sources, output)
         splits: dict[str, preflight.Split] = {}
         for name, rows in corpus.splits().items():
-            splits[name] = preflight.Split(for_training=name == "train")
-            workers = num_workers or os.cpu_count() or 1
-            loaded = tqdm(
-                load_ahead(rows.read(), sample_rate, workers),
-                desc=name,
-                total=rows.count,
-                unit=" utterances",
-                disable=None,
-            )
-            _write_split(partial, name, loaded, normaliser, strip_tags, splits[name])
+            split = splits[name] = preflight.Split(for_training=name == "train")
+            loaded = load_ahead(rows.read(), sample_rate, num_workers or os.cpu_count() or 1)
+            bar = {"desc": name, "total": rows.count, "unit": " utterances", "disable": None}
+            with _Shards(partial, name) as shards:
+                for row, result in tqdm(loaded, **bar):
+                    words = normalise(text.without_tags(row.text) if strip_tags else row.text)
+                    if (kept := split.admit(row, result, words)) is not None:
+                        shards.write(kept, words)
+                        split.judge(row, normaliser, strip_tags)
             _check_usable(splits)
         origin = corpus.origin()
         preflight.compare(splits, alphabet, origin.expected)
@@ -149,11 +139,6 @@ def _snapshot(sources: Walk, output: Path) -> snapshot.Snapshot:
     inside = os.path.join(os.path.abspath(output), "")
     files = (path for path in sources.files if not os.path.abspath(path).startswith(inside))
     return snapshot.take(files)
-
-
-def _options(corpus: Corpus) -> dict[str, object]:
-    assert dataclasses.is_dataclass(corpus), "a corpus is a dataclass of its options"
-    return json.loads(json.dumps(dataclasses.asdict(corpus), default=str))
 
 
 def _earlier(output: Path) -> dict[str, object] | None:
@@ -187,16 +172,15 @@ def _is_current(
             f"{output} holds {earlier.get('name')} prepared differently ({'; '.join(different)});"
             " remove it or choose another --output, or replace it with --refresh"
         )
-    try:
-        before = json.loads((output / "sources.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    sources = output / "sources.json"
+    if not sources.exists():
         logger.warning(
             "%s was prepared by an earlier version, which did not record its source: if that has"
             " changed, prepare again with --refresh", output
         )  # fmt: skip
         return True
     try:
-        changes = snapshot.changes(before, _snapshot(corpus.sources(), output))
+        changes = snapshot.changes(read_json(sources), _snapshot(corpus.sources(), output))
     except (OSError, ValueError) as error:
         logger.warning("%s is used as it is: its source cannot be read (%s)", output, error)
         return True
@@ -214,15 +198,17 @@ def _partial(output: Path) -> Iterator[Path]:
     Those that killed processes of this host left are removed.
     """
     output = output.resolve() if output.is_symlink() else output
-    name = output.name
-    if len(os.fsencode(name)) > LONGEST_NAME // 2:  # with what is added it must be a name, too
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    prefix = f".{name}.{socket.gethostname()}-"
+    # Shortened: with what is added it must be a name, too, of at most 255 bytes.
+    prefix = f".{output.name:.40}.{socket.gethostname()}-"
     with new_folder(output.parent):
         for stale in output.parent.glob(f"{glob.escape(prefix)}*.partial"):
             owner = stale.name.removeprefix(prefix).partition(".")[0]
-            if owner.isdigit() and not _alive(int(owner)):
+            try:
+                os.kill(int(owner), 0)
+            except ProcessLookupError:
                 shutil.rmtree(stale, ignore_errors=True)
+            except (OSError, ValueError):  # another user's process; a name that is not ours
+                pass
         partial = output.parent / f"{prefix}{os.getpid()}.partial"
         try:
             partial.mkdir()
@@ -247,33 +233,6 @@ def _replace(output: Path, new: Path) -> None:
             if not PREPARED.fullmatch(path.name):
                 os.replace(path, output / path.name)
         shutil.rmtree(old)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _write_split(
-    folder: Path,
-    name: str,
-    loaded: Iterable[tuple[Row, preflight.Utterance | preflight.DroppedError]],
-    normaliser: str,
-    strip_tags: bool,
-    split: preflight.Split,
-) -> None:
-    normalise = text.normaliser(normaliser)
-    with _Shards(folder, name) as shards:
-        for row, result in loaded:
-            normalised = normalise(text.without_tags(row.text) if strip_tags else row.text)
-            if (kept := split.admit(row, result, normalised)) is not None:
-                shards.write(kept, normalised)
-                split.judge(row, normaliser, strip_tags)
 
 
 def _check_usable(splits: dict[str, preflight.Split]) -> list[str]:
@@ -323,21 +282,20 @@ class _Shards:
             self._flush()
 
     def _flush(self) -> None:
-        if self.rows or not self.paths:
-            if self.writer is None:
-                self.paths.append(self.folder / f"{self.name}-{len(self.paths):05d}.parquet")
-                # The audio is compressed already, and a dictionary of it would only cost memory;
-                # statistics of every small group would be most of the file's metadata.
-                self.writer = pq.ParquetWriter(
-                    self.paths[-1],
-                    SCHEMA,
-                    use_dictionary=False,
-                    compression="none",
-                    write_statistics=False,
-                )
-            self.writer.write_table(pa.Table.from_pylist(self.rows, schema=SCHEMA))
-            self.shard_bytes += self.group_bytes
-            self.rows, self.group_bytes = [], 0
+        if self.writer is None:
+            self.paths.append(self.folder / f"{self.name}-{len(self.paths):05d}.parquet")
+            # The audio is compressed already, and a dictionary of it would only cost memory;
+            # statistics of every small group would be most of the file's metadata.
+            self.writer = pq.ParquetWriter(
+                self.paths[-1],
+                SCHEMA,
+                use_dictionary=False,
+                compression="none",
+                write_statistics=False,
+            )
+        self.writer.write_table(pa.Table.from_pylist(self.rows, schema=SCHEMA))
+        self.shard_bytes += self.group_bytes
+        self.rows, self.group_bytes = [], 0
         if self.shard_bytes >= SHARD_BYTES:
             self._close()
 
@@ -347,7 +305,7 @@ class _Shards:
         self.writer, self.shard_bytes = None, 0
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        if kind is None and (self.rows or not self.paths):
             self._flush()
         self._close()
         for i, path in enumerate(self.paths):
