@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import logging
 import os
-import shutil
 import tarfile
 import tempfile
 import urllib.error
@@ -95,24 +94,27 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def unpack(archive: Path, folder: Path) -> Path:
-    """A new folder inside ``folder`` with what is in the zip or tar; the caller moves it on.
+def unpack(archive: Path, inner: str, target: Path) -> None:
+    """Takes the folder whose path ends in ``inner`` out of a zip or tar; the rest is not kept.
 
     Raises:
-        ValueError: the archive is damaged.
+        ValueError: the archive is damaged, or holds no such folder.
     """
-    target = Path(tempfile.mkdtemp(prefix=".unpacked-", dir=folder))
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(target)  # checks every member's CRC
-        else:
-            with tarfile.open(archive) as packed_tar:
-                packed_tar.extractall(target, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        shutil.rmtree(target, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk is full, for instance
-        why = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
-        raise ValueError(f"{archive} is damaged ({why}); remove it and try again") from None
-    return target
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=archive.parent) as unpacked:
+        try:
+            if zipfile.is_zipfile(archive):
+                with zipfile.ZipFile(archive) as packed:
+                    packed.extractall(unpacked)  # checks every member's CRC
+            else:
+                with tarfile.open(archive) as packed_tar:
+                    packed_tar.extractall(unpacked, filter="data")
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk is full, for instance
+            why = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
+            raise ValueError(f"{archive} is damaged ({why}); remove it and try again") from None
+        found = next(Path(unpacked).rglob(inner), None)
+        if found is None:
+            raise ValueError(f"{archive} holds no {inner}; remove it and try again")
+        target.parent.mkdir(exist_ok=True)
+        os.replace(found, target)

@@ -1,9 +1,7 @@
 """Free Spoken Digit Dataset: single digits, or strings concatenated from one speaker's takes."""
 
-import os
 import random
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -110,14 +108,7 @@ class FSDD(Corpus):
         folder = self.download / "fsdd"
         recordings = folder / "recordings"
         if not recordings.is_dir():
-            unpacked = download.unpack(download.fetch(self.url, folder), folder)
-            try:
-                found = next(unpacked.rglob("recordings"), None)
-                if found is None:
-                    raise ValueError(f"{self.url} holds no folder recordings; give the path")
-                os.replace(found, recordings)
-            finally:
-                shutil.rmtree(unpacked, ignore_errors=True)
+            download.unpack(download.fetch(self.url, folder), "recordings", recordings)
         return recordings
 
     def _read(self, split: str, strings: list[list[Take]]) -> Iterator[Row]:

@@ -1,7 +1,5 @@
 """LibriSpeech and mini LibriSpeech in their official layout, downloaded or from a local path."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -182,18 +180,10 @@ def _download(part: str, folder: Path, mirror: str) -> None:
     if part not in PARTS:
         raise ValueError(f"no part {part!r} of LibriSpeech; there are {', '.join(PARTS)}")
     target = folder / "LibriSpeech" / part
-    if target.is_dir():
-        return
-    url = f"{mirror}/{PARTS[part].resource}/{part}.tar.gz"
-    archive = download.fetch(url, folder, sha256=PARTS[part].sha256)
-    unpacked = download.unpack(archive, folder)
-    try:
-        if not (unpacked / "LibriSpeech" / part).is_dir():
-            raise ValueError(f"{archive} holds no LibriSpeech/{part}; remove it and try again")
-        target.parent.mkdir(exist_ok=True)
-        os.replace(unpacked / "LibriSpeech" / part, target)
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
+    if not target.is_dir():
+        url = f"{mirror}/{PARTS[part].resource}/{part}.tar.gz"
+        archive = download.fetch(url, folder, sha256=PARTS[part].sha256)
+        download.unpack(archive, f"LibriSpeech/{part}", target)
 
 
 def _read(folders: list[Path]) -> Iterator[Row]:

@@ -10,8 +10,9 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from asr import config, text
 from asr.corpora import preflight, snapshot
 from asr.corpora.ahead import load_ahead
-from asr.corpora.corpus import Corpus
+from asr.corpora.corpus import Corpus, Row
 from asr.files import new_folder, read_json, remedy
 from asr.folders import Walk
 
@@ -79,7 +80,7 @@ def prepare(
         ValueError: the output holds something else, a split has no usable row, or as the corpus.
         OSError: the output cannot be written.
     """
-    normalise = text.normaliser(normaliser)
+    text.normaliser(normaliser)
     if sample_rate < 1:
         raise ValueError(f"sample_rate {sample_rate}: it must be positive, for instance 16000")
     assert dataclasses.is_dataclass(corpus), "a corpus is a dataclass of its options"
@@ -104,12 +105,7 @@ def prepare(
             split = splits[name] = preflight.Split(for_training=name == "train")
             loaded = load_ahead(rows.read(), sample_rate, num_workers or os.cpu_count() or 1)
             bar = {"desc": name, "total": rows.count, "unit": " utterances", "disable": None}
-            with _Shards(partial, name) as shards:
-                for row, result in tqdm(loaded, **bar):
-                    words = normalise(text.without_tags(row.text) if strip_tags else row.text)
-                    if (kept := split.admit(row, result, words)) is not None:
-                        shards.write(kept, words)
-                        split.judge(row, normaliser, strip_tags)
+            _write_shards(partial / name, _kept(split, tqdm(loaded, **bar), normaliser, strip_tags))
             _check_usable(splits)
         origin = corpus.origin()
         preflight.compare(splits, alphabet, origin.expected)
@@ -250,23 +246,19 @@ def _check_usable(splits: dict[str, preflight.Split]) -> list[str]:
     return []
 
 
-class _Shards:
-    """Parquet files of one split; numbered when their count is known."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.name = folder, name
-        self.paths: list[Path] = []
-        self.writer: pq.ParquetWriter | None = None
-        self.rows: list[dict[str, object]] = []
-        self.group_bytes = self.shard_bytes = 0
-
-    def __enter__(self) -> "_Shards":
-        return self
-
-    def write(self, utterance: preflight.Utterance, normalised: str) -> None:
-        row = utterance.row
-        self.rows.append(
-            {
+def _kept(
+    split: preflight.Split,
+    loaded: Iterable[tuple[Row, preflight.Utterance | preflight.DroppedError]],
+    normaliser: str,
+    strip_tags: bool,
+) -> Iterator[dict[str, Any]]:
+    """The rows of the parquet files; the split counts these and the others."""
+    normalise = text.normaliser(normaliser)
+    for row, result in loaded:
+        normalised = normalise(text.without_tags(row.text) if strip_tags else row.text)
+        if (utterance := split.admit(row, result, normalised)) is not None:
+            split.judge(row, normaliser, strip_tags)
+            yield {
                 "id": row.id,
                 "audio": {"bytes": utterance.audio, "path": utterance.path},
                 "text": normalised,
@@ -276,40 +268,38 @@ class _Shards:
                 "chapter_id": row.chapter_id or None,
                 "language": row.language or None,
             }
-        )
-        self.group_bytes += len(utterance.audio)
-        if self.group_bytes >= GROUP_BYTES:
-            self._flush()
 
-    def _flush(self) -> None:
-        if self.writer is None:
-            self.paths.append(self.folder / f"{self.name}-{len(self.paths):05d}.parquet")
-            # The audio is compressed already, and a dictionary of it would only cost memory;
-            # statistics of every small group would be most of the file's metadata.
-            self.writer = pq.ParquetWriter(
-                self.paths[-1],
-                SCHEMA,
-                use_dictionary=False,
-                compression="none",
-                write_statistics=False,
-            )
-        self.writer.write_table(pa.Table.from_pylist(self.rows, schema=SCHEMA))
-        self.shard_bytes += self.group_bytes
-        self.rows, self.group_bytes = [], 0
-        if self.shard_bytes >= SHARD_BYTES:
-            self._close()
 
-    def _close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-        self.writer, self.shard_bytes = None, 0
+def _write_shards(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """Parquet files whose names begin with ``path``; numbered when their count is known."""
+    shards: list[Path] = []
+    group = _group(rows)
+    while group or not shards:
+        shards.append(path.with_name(f"{path.name}-{len(shards):05d}.parquet"))
+        # The audio is compressed already, and a dictionary of it would only cost memory;
+        # statistics of every small group would be most of the file's metadata.
+        with pq.ParquetWriter(
+            shards[-1], SCHEMA, use_dictionary=False, compression="none", write_statistics=False
+        ) as writer:
+            size = 0
+            while group and size < SHARD_BYTES:
+                writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+                size += sum(len(row["audio"]["bytes"]) for row in group)
+                group = _group(rows)
+    for i, shard in enumerate(shards):
+        shard.rename(path.with_name(f"{path.name}-{i:05d}-of-{len(shards):05d}.parquet"))
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and (self.rows or not self.paths):
-            self._flush()
-        self._close()
-        for i, path in enumerate(self.paths):
-            path.rename(self.folder / f"{self.name}-{i:05d}-of-{len(self.paths):05d}.parquet")
+
+def _group(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The next rows, with ``GROUP_BYTES`` of audio or a little more; empty at the end."""
+    group = []
+    size = 0
+    for row in rows:
+        group.append(row)
+        size += len(row["audio"]["bytes"])
+        if size >= GROUP_BYTES:
+            break
+    return group
 
 
 def _statistics(split: preflight.Split) -> dict[str, object]:
