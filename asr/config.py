@@ -35,12 +35,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                line = node.start_mark.line + 1
-                raise ValueError(
-                    f"key {key!r} stands twice in the mapping at line {line}; keep one"
-                )
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            line = node.start_mark.line + 1
+            raise ValueError(
+                f"key {twice[0]!r} stands twice in the mapping at line {line}; keep one"
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -312,21 +311,24 @@ def _typed(
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: expects keys, got {tree!r}")
     given = dict(given or {})
-    parameters = list(inspect.signature(kind).parameters.values())[positional:]
-    names = [p.name for p in parameters]
+    parameters = dict(inspect.signature(kind).parameters)
+    skip = set(list(parameters)[:positional])  # what the program gives
+    parameters = {name: p for name, p in parameters.items() if name not in skip}
     if not dataclasses.is_dataclass(kind):  # the groups of a section were read before
         for key, schema in groups(kind).items():
             if not isinstance(tree.get(key), schema | None):
                 given[key] = read(schema, tree[key], f"{path}.{key}")
         tree = {key: value for key, value in tree.items() if key not in given}
     for key in tree:
-        if key not in names:
+        if key not in parameters:
             where = f"{path}.{key}".lstrip(".")
-            raise ValueError(f"{where}: no such key; {kind.__name__} has {', '.join(names)}")
-    for p in parameters:
-        if p.default is p.empty and p.name not in tree and p.name not in given:
-            raise ValueError(f"{f'{path}.{p.name}'.lstrip('.')} is missing and has no default")
-    parser = _parser(kind, positional, frozenset(given))
+            raise ValueError(f"{where}: no such key; {kind.__name__} has {', '.join(parameters)}")
+    for name, p in parameters.items():
+        if p.default is p.empty and name not in tree and name not in given:
+            raise ValueError(f"{f'{path}.{name}'.lstrip('.')} is missing and has no default")
+    skip |= {name for name in parameters if name in given or nested(kind, name)}
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(kind, None, skip=skip, fail_untyped=True)
     try:
         values = parser.parse_object(tree).as_dict()
     except ArgumentError as error:
@@ -356,17 +358,6 @@ def nested(kind: type, name: str) -> bool:
         return False
     field = kind.__dataclass_fields__[name]
     return bool({"table", "read"} & field.metadata.keys()) or dataclasses.is_dataclass(field.type)
-
-
-def _parser(kind: type, positional: int = 0, skip: frozenset[str] = frozenset()) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    leave = set(skip)
-    if dataclasses.is_dataclass(kind):
-        leave |= {f.name for f in dataclasses.fields(kind) if nested(kind, f.name)}
-    else:
-        leave |= set(list(inspect.signature(kind).parameters)[:positional])
-    parser.add_class_arguments(kind, None, skip=leave, fail_untyped=True)
-    return parser
 
 
 JARGON = {

@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,17 +26,13 @@ class Walk:
     """
 
     files: list[Path] = field(default_factory=list)
-    passed_over: dict[str, list[Path]] = field(default_factory=dict)
+    passed_over: defaultdict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
 
     def __iadd__(self, other: "Walk") -> "Walk":
         self.files += other.files
         for kind, paths in other.passed_over.items():
-            self.pass_over(kind, *paths)
+            self.passed_over[kind] += paths
         return self
-
-    def pass_over(self, kind: str, *paths: Path) -> None:
-        """Counts paths that are not among the files."""
-        self.passed_over.setdefault(kind, []).extend(paths)
 
 
 def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool = True) -> Walk:
@@ -58,7 +55,7 @@ def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool 
     def unreadable(error: OSError) -> None:
         if Path(error.filename) == folder:
             raise error
-        found.pass_over("unreadable folders", Path(error.filename))
+        found.passed_over["unreadable folders"].append(Path(error.filename))
 
     for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         here = Path(place)
@@ -68,15 +65,15 @@ def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool 
             path = here / name
             wanted = suffixes is None or path.suffix.lower() in suffixes
             if is_hidden(name):
-                found.pass_over("hidden files", path)
+                found.passed_over["hidden files"].append(path)
             elif name in inside and path.is_symlink() and any(map(path.samefile, above)):
-                found.pass_over("circular links", path)
+                found.passed_over["circular links"].append(path)
             elif name in inside:
                 folders += [name] * recursive
             elif not os.path.exists(path) and not (wanted and suffixes):
-                found.pass_over("broken links", path)
+                found.passed_over["broken links"].append(path)
             elif wanted and os.path.exists(path) and not os.path.isfile(path):
-                found.pass_over("special files", path)
+                found.passed_over["special files"].append(path)
             elif wanted:
                 found.files.append(path)
     return found

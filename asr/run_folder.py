@@ -68,10 +68,9 @@ def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
             raise
 
 
-def _results(folder: Path) -> list[int | None]:
+def _results(folder: Path) -> list[int]:
     """When each of them changed."""
-    paths = [folder / name for name in RESULTS]
-    return [path.stat().st_mtime_ns if path.exists() else None for path in paths]
+    return [path.stat().st_mtime_ns for name in RESULTS if (path := folder / name).exists()]
 
 
 def check_folder(recipe: AnyRecipe, folder: Path) -> None:
@@ -89,19 +88,15 @@ def check_folder(recipe: AnyRecipe, folder: Path) -> None:
             old = config.tree_of(config.read(type(recipe), old))
         differing = [d for d in config.differences(old, new) if not d.startswith(FREE)]
         if differing:
-            raise ValueError(
-                f"{folder} holds a run of another recipe ({'; '.join(differing)}); "
-                "choose another --run or remove the folder"
-            )
+            why = f"{folder} holds a run of another recipe ({'; '.join(differing)})"
+            raise ValueError(f"{why}; choose another --run or remove the folder")
         if isinstance(recipe, Recipe):
             _check_rows(recipe.data.corpus, old["data"]["corpus"], folder)
     elif folder.is_dir():
         others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
         if others:
-            raise ValueError(
-                f"{folder} holds {others[0]} and no recipe.yaml, so it is not a run folder; "
-                "choose another --run"
-            )
+            why = f"{folder} holds {others[0]} and no recipe.yaml, so it is not a run folder"
+            raise ValueError(f"{why}; choose another --run")
 
 
 def _check_rows(corpus: str, earlier: str, folder: Path) -> None:
@@ -111,21 +106,17 @@ def _check_rows(corpus: str, earlier: str, folder: Path) -> None:
         splits = read_corpus(corpus)["splits"]
     except (OSError, ValueError, KeyError):
         return  # nothing is trained yet; or training will tell what is wrong with the corpus
-    counts = trained.get("utterances", {})
-    changed = []
+    moved = f"data.corpus: was {earlier}, is now {corpus}" if corpus != earlier else ""
+    why = [moved] * bool(moved)
     for split, checksum in trained["rows_sha256"].items():
         found = splits.get(split, {"utterances": "none"})
         if found.get("rows_sha256") != checksum:
-            before, now = counts.get(split, "some"), found["utterances"]
+            before, now = trained.get("utterances", {}).get(split, "some"), found["utterances"]
             others = " others" * (before == now)
-            changed.append(f"split {split} had {before} utterances, has {now}{others}")
-    moved = f"data.corpus: was {earlier}, is now {corpus}" if corpus != earlier else ""
-    if changed:
-        why = "; ".join([moved] * bool(moved) + changed)
-        raise ValueError(
-            f"{folder}: the data changed since the run began ({why}); restore it, or choose "
-            "another --run"
-        )
+            why.append(f"split {split} had {before} utterances, has {now}{others}")
+    if len(why) > bool(moved):
+        changed = f"the data changed since the run began ({'; '.join(why)})"
+        raise ValueError(f"{folder}: {changed}; restore it, or choose another --run")
     if moved:
         log.info("%s, which holds the same rows; the run goes on", moved)
 

@@ -1,5 +1,6 @@
 """Values of tables, JSON and parquet -> rows: what is missing is missing, and text is text."""
 
+import contextlib
 import math
 import re
 from decimal import Decimal
@@ -61,14 +62,11 @@ def seconds_of(value: Any, column: str) -> float | None:
     """
     if value is None or value == "":
         return None
-    try:
-        seconds = -1.0 if isinstance(value, bool) else float(value)  # a table holds text
-    except (TypeError, ValueError):
-        seconds = -1.0
-    if not 0 <= seconds < math.inf:
-        shown = printable(str(value))
-        raise CellError("bad_row", f"{column} {shown!r:.60} is not a number of seconds")
-    return seconds
+    with contextlib.suppress(TypeError, ValueError):  # a table holds text
+        if not isinstance(value, bool) and 0 <= (seconds := float(value)) < math.inf:
+            return seconds
+    shown = printable(str(value))
+    raise CellError("bad_row", f"{column} {shown!r:.60} is not a number of seconds")
 
 
 def row(

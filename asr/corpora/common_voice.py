@@ -97,22 +97,17 @@ class CommonVoice(Corpus):
             lines = (line for _, line in read_table(table))
             first = next((line for line in lines if isinstance(line, dict)), None)
             if first is None:
-                raise ValueError(
-                    f"{table} has no rows, as of some small languages; {self._others(split)}"
-                )
+                why = "has no rows, as of some small languages"
+                raise ValueError(f"{table} {why}; {self._others(split)}")
             if missing := [column for column in COLUMNS if column not in first]:
                 raise ValueError(f"{table} has no column {missing[0]}; it has {', '.join(first)}")
             return table
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: no such folder; get Common Voice from {SOURCE}")
+        remedy = f"unpack the archive again, or {self._others(split)}"
         if languages := sorted(found.parent.name for found in self.path.glob("*/train.tsv")):
-            raise FileNotFoundError(
-                f"{self.path} has no {name}.tsv; give the folder of a language: "
-                f"{', '.join(languages)}"
-            )
-        raise FileNotFoundError(
-            f"{self.path} has no {name}.tsv; unpack the archive again, or {self._others(split)}"
-        )
+            remedy = f"give the folder of a language: {', '.join(languages)}"
+        raise FileNotFoundError(f"{self.path} has no {name}.tsv; {remedy}")
 
     def _others(self, split: str) -> str:
         there = ", ".join(sorted(found.stem for found in self.path.glob("*.tsv"))) or "none"

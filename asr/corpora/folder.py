@@ -134,14 +134,14 @@ class Folder(Corpus):
         known = all(row.speaker_id for row in usable)
         shares = {"test": self.test_share, "validation": self.validation_share}
         needed = 1 + sum(share > 0 for share in shares.values())
-        by_speaker = self.hold_out == "speaker"
-        if by_speaker and not (known and len(speakers) >= needed):
+        enough = known and len(speakers) >= needed
+        if self.hold_out == "speaker" and not enough:
             raise ValueError(
                 f"{self.path}: {len(speakers)} speakers are known, {needed} are needed to hold"
                 " out whole speakers; use --hold_out utterance"
             )
-        if self.hold_out == "auto":
-            by_speaker = known and len(speakers) >= max(3, needed)
+        by_speaker = enough and self.hold_out != "utterance"
+        by_speaker = by_speaker and (self.hold_out == "speaker" or len(speakers) >= 3)
         key: Callable[[Row], str] = (lambda r: r.speaker_id) if by_speaker else (lambda r: r.id)
         splits = _hold_out(usable, shares, key)
         splits["train"] += [row for row in rows if row.fault is not None]  # to be counted

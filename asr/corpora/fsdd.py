@@ -4,8 +4,8 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, cycle, islice
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -113,26 +113,26 @@ class FSDD(Corpus):
 
     def _read(self, split: str, strings: list[list[Take]]) -> Iterator[Row]:
         generator = random.Random(f"{self.seed}/{split}/pauses")
-        waves: dict[Path, tuple[np.ndarray, int]] = {}  # all takes of a split: 20 MB
+        decode = cache(audio.decode_native)  # all takes of a split: 20 MB
         for index, string in enumerate(strings):
             parts: list[np.ndarray] = []
-            broken, rate = None, 0
+            rate = 0
             for take in string:
                 try:
-                    if take.path not in waves:
-                        waves[take.path] = audio.decode_native(take.path)[:2]
+                    wave, rate = decode(take.path)[:2]
                 except ValueError:
-                    broken = take.path
+                    # It stands for its string: preflight counts it, with the reason.
+                    sound: Path | np.ndarray = take.path
                     break
-                wave, rate = waves[take.path]
                 if parts:
                     pause = self.pause_seconds * generator.random()
                     parts.append(np.zeros(round(pause * rate), np.float32))
                 parts.append(wave)
+            else:
+                sound = np.concatenate(parts)
             yield Row(
                 id=f"fsdd-{split}-{index:05d}",
-                # A take that cannot be read stands for its string: preflight counts it, with why.
-                audio=broken if broken is not None else np.concatenate(parts),
+                audio=sound,
                 text=" ".join(WORDS[take.digit] for take in string),
                 speaker_id=string[0].speaker,
                 language="en",
@@ -147,8 +147,7 @@ def parse_range(digits: str) -> tuple[int, int]:
         ValueError: it is neither.
     """
     match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", digits.strip())
-    low = int(match[1]) if match else 0
-    high = int(match[2] or low) if match else 0
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= low <= high:
         raise ValueError(f'digits {digits!r}: write a length as "3" or a range as "1..7"')
     return low, high
@@ -196,7 +195,5 @@ def _strings(
 
 def _deck(values: list[T], generator: random.Random) -> Iterator[T]:
     """All values in random order, again and again."""
-    # Sorting by random() keeps its order in every version of Python; shuffle does not promise it.
-    return chain.from_iterable(
-        sorted(values, key=lambda _: generator.random()) for _ in cycle((None,))
-    )
+    while True:  # sorting by random() keeps its order in every version of Python, unlike shuffle
+        yield from sorted(values, key=lambda _: generator.random())

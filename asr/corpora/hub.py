@@ -218,16 +218,13 @@ def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, Part]:
         return datasets.load_dataset(path, config, **options)
 
 
-def _undecoded(part: Part) -> Part:
+def _undecoded(part: Any) -> Part:
     """Audio as bytes and paths: decoding needs torchcodec and ffmpeg."""
     import datasets
 
-    if isinstance(part, datasets.IterableDataset):
-        return part.decode(False) if part.features is not None else part
-    if isinstance(part, datasets.Dataset):
-        for name, feature in part.features.items():
-            if isinstance(feature, datasets.Audio):
-                part = part.cast_column(name, datasets.Audio(decode=False))
+    for name, feature in (part.features or {}).items():
+        if isinstance(feature, datasets.Audio):
+            part = part.cast_column(name, datasets.Audio(decode=False))
     return part
 
 

@@ -15,8 +15,6 @@ from asr.corpora.corpus import Row
 from asr.folders import stored
 
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv")
-COMMAS: dict[str, Any] = {"strict": True}
-TABS: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
 
 Line = Mapping[str, Any] | str  # the fields of a line by column, or what is wrong with the line
 
@@ -79,9 +77,11 @@ def read_table(path: Path) -> Iterator[tuple[int, Line]]:
     Raises:
         OSError: it cannot be read.
     """
-    form, remedy = COMMAS, "a text with the separator in it goes between quotes"
+    form: dict[str, Any] = {"strict": True}
+    remedy = "a text with the separator in it goes between quotes"
     if path.suffix.lower() == ".tsv":
-        form, remedy = TABS, "a .tsv has no quotes: put a blank for each tab within a text"
+        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        remedy = "a .tsv has no quotes: put a blank for each tab within a text"
     # Read as it is asked for: of hundreds of megabytes, a look at the first row needs no more. Line
     # ends become newlines, also between quotes, as in every other text here.
     with open_text(path) as file:

@@ -43,36 +43,21 @@ def prepare(arguments: list[str]) -> int:
         print("options of each corpus (type, default):\n" + describe_table(CORPORA))
         return 0
     known, rest = options.parse_known_args(hyphens(arguments))
-    of_corpus = hyphens(
-        [f"--{name}" for name in inspect.signature(CORPORA[known.corpus]).parameters]
-    )
+    given = vars(known)
+    name = given.pop("corpus")
+    of_corpus = hyphens([f"--{option}" for option in inspect.signature(CORPORA[name]).parameters])
     for word in rest:  # options of the corpus, and their values, which may be any word
         unknown = word.startswith("--") and word.partition("=")[0] not in of_corpus
         if unknown and options.nearest(word):
             options.error(f"unrecognized arguments: {word}")
     tree = config.override({}, rest, schema=None)
-    corpus = config.read_component(
-        CORPORA, {"class_path": known.corpus, "init_args": tree}, known.corpus
-    )()
-    result: dict[str, Any] = writer.prepare(
-        corpus,
-        known.output,
-        sample_rate=known.sample_rate,
-        normaliser=known.normaliser,
-        alphabet=known.alphabet,
-        strip_tags=known.strip_tags,
-        refresh=known.refresh,
-    )
+    corpus = config.read_component(CORPORA, {"class_path": name, "init_args": tree}, name)()
+    result: dict[str, Any] = writer.prepare(corpus, **given)
     print(prepared(result))
     dropped = [checked["dropped"] for checked in result["preflight"].values()]
-    if lost := sum(len(rows.get(reason, ())) for rows in dropped for reason in NOT_READ):
-        rows = "1 row" if lost == 1 else f"{lost} rows"
-        return fail(
-            f"asr prepare: {rows} could not be read and all others were prepared; the reasons are "
-            f"in {known.output}/preflight.json",
-            status=1,
-        )
-    return 0
+    lost = [row for rows in dropped for reason in NOT_READ for row in rows.get(reason, ())]
+    why = f"{counted({'rows': lost})} could not be read; {known.output}/preflight.json says why"
+    return fail(f"asr prepare: {why}; all others were prepared", status=1) if lost else 0
 
 
 def prepared(result: dict[str, Any]) -> str:
