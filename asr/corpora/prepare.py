@@ -23,7 +23,6 @@ from asr.corpora import preflight, snapshot
 from asr.corpora.ahead import load_ahead
 from asr.corpora.corpus import Corpus, Row
 from asr.files import new_folder, read_json, remedy
-from asr.folders import Walk
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ def prepare(
     with _partial(output) as partial:
         # Before the rows are read: what changes while they are is noticed the next time.
         sources = corpus.sources()
-        files = _snapshot(sources, output)
+        files = snapshot.take(sources.files, output)
         splits: dict[str, preflight.Split] = {}
         for name, rows in corpus.splits().items():
             split = splits[name] = preflight.Split(for_training=name == "train")
@@ -107,15 +106,11 @@ def prepare(
             bar = {"desc": name, "total": rows.count, "unit": " utterances", "disable": None}
             _write_shards(partial / name, _kept(split, tqdm(loaded, **bar), normaliser, strip_tags))
             _check_usable(splits)
-        origin = corpus.origin()
-        preflight.compare(splits, alphabet, origin.expected)
+        about = dict(vars(corpus.origin()))
+        preflight.compare(splits, alphabet, about.pop("expected"))
         advice = [f"{name}: {line}" for name, split in splits.items() for line in split.advice()]
-        about = {
-            "name": origin.name,
-            "source": origin.source,
-            "licence": origin.licence,
-            "synthetic": origin.synthetic,
-            "remarks": [*origin.remarks, *_check_usable(splits), *advice],
+        about |= {
+            "remarks": [*about["remarks"], *_check_usable(splits), *advice],
             "passed_over": {
                 kind: [str(path) for path in paths if path.name != partial.name]
                 for kind, paths in sources.passed_over.items()
@@ -128,13 +123,6 @@ def prepare(
         _write_json(partial / "preflight.json", checks)
         _write_json(partial / "sources.json", files)
     return {**about, "preflight": checks, "output": str(output), "reused": False}
-
-
-def _snapshot(sources: Walk, output: Path) -> snapshot.Snapshot:
-    """The output may be inside of the source and is no part of it."""
-    inside = os.path.join(os.path.abspath(output), "")
-    files = (path for path in sources.files if not os.path.abspath(path).startswith(inside))
-    return snapshot.take(files)
 
 
 def _earlier(output: Path) -> dict[str, object] | None:
@@ -176,7 +164,9 @@ def _is_current(
         )  # fmt: skip
         return True
     try:
-        changes = snapshot.changes(read_json(sources), _snapshot(corpus.sources(), output))
+        changes = snapshot.changes(
+            read_json(sources), snapshot.take(corpus.sources().files, output)
+        )
     except (OSError, ValueError) as error:
         logger.warning("%s is used as it is: its source cannot be read (%s)", output, error)
         return True

@@ -1,6 +1,6 @@
 """When the files that a corpus was read from last changed, to notice that they do."""
 
-import stat
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -9,15 +9,13 @@ from asr.folders import counted
 Snapshot = Mapping[str, list[int]]  # path -> [bytes, time of the last change in nanoseconds]
 
 
-def take(files: Iterable[Path]) -> Snapshot:
-    """Size and time of each file; one that is not there is left out."""
+def take(files: Iterable[Path], output: Path) -> Snapshot:
+    """Size and time of each file; one that is not there, or is in ``output``, is left out."""
     found = {}
+    inside = os.path.join(os.path.abspath(output), "")
     for path in files:
-        try:
+        if os.path.isfile(path) and not os.path.abspath(path).startswith(inside):
             status = path.stat()
-        except (OSError, ValueError):  # a manifest may name anything
-            continue
-        if stat.S_ISREG(status.st_mode):
             found[str(path)] = [status.st_size, status.st_mtime_ns]
     return found
 
