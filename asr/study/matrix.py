@@ -18,7 +18,7 @@ from asr.recipe import Recipe
 from asr.report import compare
 from asr.report.runs import read_run
 from asr.study import results, slots, standing
-from asr.study.children import Children, Runner
+from asr.study.children import Children
 from asr.study.claims import POLL_SECONDS, Claim, claim, waiting_for
 from asr.study.plan import Plan, Unit
 from asr.study.registration import read_registration, register
@@ -79,7 +79,7 @@ def run_study(
     selection: Selection = Selection(),  # noqa: B008  (frozen)
     amend: bool = False,
     retry: bool = False,
-    runner: Runner | None = None,
+    runner: Children | None = None,
 ) -> dict[str, Any]:
     """Does what is missing of a study, then writes the report; safe from several shells at once.
 
@@ -187,7 +187,7 @@ class Matrix:
         registered: Row,
         free: list[slots.Slot],
         selection: Selection,
-        runner: Runner,
+        runner: Children,
     ):
         self.plan, self.folder, self.registered = plan, folder, registered
         self.free, self.selection, self.runner = free, selection, runner

@@ -19,7 +19,7 @@ from asr.meter import read_ledger
 from asr.recipe import Budget
 from asr.report.runs import Point, Run, read_run
 from asr.scoring import ranked
-from asr.study.children import Runner
+from asr.study.children import Children
 from asr.study.plan import Plan, Unit
 from asr.study.schema import Study
 
@@ -42,7 +42,7 @@ class Bench:
 
     folder: Path
     study_sha256: str
-    runner: Runner
+    runner: Children
     environment: Mapping[str, str]
     held: list[int]
 
