@@ -213,13 +213,15 @@ class Recogniser:
         limit = POOL_BATCHES * self.batch_seconds * self.model.features.sample_rate
         pool: list[Window] = []  # consecutive windows of about POOL_BATCHES batches
         ended: list[Reading] = []
+        samples = 0
         for reading, windows in self._streams(readings):
             for window in windows:
                 pool.append(window)
-                if sum(len(window.wave) for window in pool) >= limit:
+                samples += len(window.wave)
+                if samples >= limit:
                     self._hear(pool)
                     yield from ended
-                    ended.clear()
+                    ended, samples = [], 0
             ended.append(reading)
         self._hear(pool)
         yield from ended
