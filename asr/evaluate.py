@@ -254,12 +254,18 @@ def _recognise(
     timed = aligns(model.decoder)
     found = Recognised()
 
+    @torch.inference_mode()
     def recognise(batch: Sequence[int]) -> None:
         # Nothing is decoded ahead: on a CPU it would slow down what is timed below.
         waves = list(pool.map(wave, batch))
         heard = _timed(model, waves, device, batch_seconds)
         began = time.perf_counter()
-        words = _aligned(model, heard) if timed else []
+        words: list[list[Word]] = []
+        if timed:
+            words = align_words(
+                model.decoder, heard.encoded, heard.frames, [own.tokens for own in heard.best],
+                model.tokenizer, model.frame_seconds, model.calibration,
+            )  # fmt: skip
         aligned = time.perf_counter() - began
         spent = {**heard.seconds, "alignment": aligned, "audio": sum(map(len, waves)) / rate}
         for name, seconds in spent.items():
@@ -307,16 +313,6 @@ def _timed(
     ended = time.perf_counter()
     seconds = {"encode": encoded_at - started, "search": ended - encoded_at}
     return Heard(encoded, frames, [hypotheses[0] for hypotheses in n_best], seconds)
-
-
-@torch.inference_mode()
-def _aligned(model: "SpeechModel", heard: Heard) -> list[list[Word]]:
-    """The words of each utterance."""
-    tokens = [hypothesis.tokens for hypothesis in heard.best]
-    return align_words(
-        model.decoder, heard.encoded, heard.frames, tokens, model.tokenizer, model.frame_seconds,
-        model.calibration,
-    )  # fmt: skip
 
 
 def _measure(

@@ -115,21 +115,21 @@ def new_folder(path: Path) -> Iterator[None]:
         raise
 
 
-def locked(path: Path) -> TextIO:
-    """An open file that this process alone has, with children that inherit it, until all close it.
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[TextIO]:
+    """This process alone, and children that inherit the open file, until they end in whatever way.
 
     Raises:
-        ValueError: another process has it.
+        ValueError: another one is at work.
     """
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise ValueError(
-            f"{path.parent} is in use by another process; wait for it or choose another folder"
-        ) from None
-    return file
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"{path.parent} is in use by another process; wait for it or choose another folder"
+            ) from None
+        yield file
 
 
 class _File(io.FileIO):
@@ -170,12 +170,12 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        ValueError: it is damaged; names it.
+        ValueError: the file is damaged; names it.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); restore or remove it") from None
+        raise ValueError(f"{path} is not JSON ({error}); restore or remove it") from None
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:

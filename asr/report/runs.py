@@ -1,6 +1,7 @@
 """Run folders: what they cost and what they reached."""
 
 import json
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from asr.files import read_json_lines
+from asr.files import read_json, read_json_lines
 
 DEVICE = ("device_name", "device_kind", "num_devices")
 UNKNOWN = "unknown"
@@ -26,6 +27,7 @@ class Point:
     audio_hours: float | None
     energy_joules: float | None
     cer: float | None = None
+    loss: float | None = None  # where it is finite
 
 
 @dataclass(frozen=True)
@@ -242,12 +244,7 @@ def _best_updates(folder: Path) -> int | None:
 
 def _json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None without the file."""
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it and write it again") from error
+    return read_json(path) if path.is_file() else None
 
 
 def _ledger(path: Path, notes: list[str]) -> list[dict[str, Any]]:
@@ -306,7 +303,7 @@ def _points(lines: list[dict[str, Any]], notes: list[str]) -> list[Point]:
             lost += len(points) - len(kept)
             points = kept
         elif line.get("event") == "validation" and line.get("validation"):
-            audio = line.get("audio_seconds")
+            audio, loss = line.get("audio_seconds"), line["validation"].get("loss", math.nan)
             points.append(
                 Point(
                     updates=line["updates"],
@@ -316,6 +313,7 @@ def _points(lines: list[dict[str, Any]], notes: list[str]) -> list[Point]:
                     audio_hours=None if audio is None else audio / 3600,
                     energy_joules=line.get("energy_joules"),
                     cer=line["validation"].get("cer"),
+                    loss=loss if math.isfinite(loss) else None,
                 )
             )
     if lost:

@@ -3,8 +3,8 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
 
 from asr.files import locked
 
@@ -18,21 +18,23 @@ class Claim:
     locks are flock's, which work across machines on file systems that support it (NFS of Linux).
     """
 
-    def __init__(self, file: TextIO):
-        self._file, self.number = file, file.fileno()
+    def __init__(self, stack: ExitStack, number: int):
+        self._stack, self.number = stack, number
 
     def release(self) -> None:
         """Lets others have it."""
-        self._file.close()
+        self._stack.close()
 
 
 def claim(path: Path) -> Claim | None:
     """Takes a lock; None where another process, or another worker of this one, holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    stack = ExitStack()
     try:
-        return Claim(locked(path))
+        file = stack.enter_context(locked(path))
     except ValueError:
         return None
+    return Claim(stack, file.fileno())
 
 
 def is_claimed(path: Path) -> bool:
