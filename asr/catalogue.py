@@ -48,18 +48,14 @@ def entries(families: Sequence[str], beginning: str = "") -> list[Entry]:
             name,
             path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# "),
             parameters(path, family),
-            [row for row in measured if full_name(family, name) in row["recipes"]],
+            [row for row in measured if place.format(name) in row["recipes"]],
         )
         for family in families
+        for place in ["{}" if family == "tasks" else f"{family}/{{}}"]  # below recipes/
         for name in shipped.names(family)
         if name.startswith(beginning) and (family != "tasks" or "/" not in name)
         for path in [shipped.find(name, family)]
     ]
-
-
-def full_name(family: str, name: str) -> str:
-    """The path below ``recipes/``, without .yaml."""
-    return name if family == "tasks" else f"{family}/{name}"
 
 
 def parameters(path: Path, family: str) -> int | None:

@@ -27,7 +27,7 @@ from asr.files import Content, new_folder, write_all
 from asr.items import attempt_each
 from asr.meter import device_name
 from asr.reliability import diagram, judged
-from asr.scoring import Alignment, align, pooled, score
+from asr.scoring import Alignment, align, percent, pooled, score
 from asr.text import normaliser
 from asr.writers import described as described_word
 
@@ -234,11 +234,6 @@ def _believed(confidence: dict[str, Any]) -> str:
         if confidence[key] is not None
     )
     return f"confidences of {confidence['count']} words, {kind}" + f": {values}" * bool(values)
-
-
-def percent(rate: float) -> str:
-    """A rate as people read it."""
-    return f"{100 * rate:.2f} %"
 
 
 def _recognise(

@@ -153,6 +153,11 @@ def score(
     }
 
 
+def percent(rate: float | None) -> str:
+    """A rate as people read it."""
+    return "-" if rate is None else f"{100 * rate:.2f} %"
+
+
 def spaced(text: str) -> str:
     """In Unicode's composed form (NFC), with one space between words, where jiwer splits."""
     return " ".join(unicodedata.normalize("NFC", text).split())

@@ -208,8 +208,8 @@ def tune_decoding(
         "chosen": chosen.options,
         "wer": chosen.wer,
         "default_wer": done[0].wer,
-        "trials": [_described(trial) for trial in done],
-        "beams": [_described(trial) for trial, _ in wider],
+        "trials": [{**vars(trial), "wer": trial.wer} for trial in done],
+        "beams": [{**vars(trial), "wer": trial.wer} for trial, _ in wider],
         "confidence": confidence,
     }
     _store(model, find_model(folder), result)
@@ -262,10 +262,6 @@ def _calibrate(
     if kept:
         give_calibration(model, Calibration.fit(found.confidences, found.correct))
     return {"kept": kept, "folds": FOLDS, "before": before, "cross_fitted": after}
-
-
-def _described(trial: Trial) -> dict[str, Any]:
-    return {**trial.__dict__, "wer": trial.wer}
 
 
 def _store(model: "SpeechModel", folder: Path, result: dict[str, Any]) -> None:

@@ -180,7 +180,10 @@ def read_run(folder: Path, split: str = "test") -> Run:
         raise ValueError(f"{folder / 'recipe.yaml'} holds no recipe; train the run again")
     notes: list[str] = []
     flat = flatten(recipe)
-    lines = _ledger(folder / "ledger.jsonl", notes)
+    ledger = folder / "ledger.jsonl"
+    lines, torn = read_json_lines(ledger) if ledger.is_file() else ([], 0)
+    if torn:
+        notes.append(f"{torn} line{'s' if torn > 1 else ''} of {ledger.name} cut short by a crash")
     metrics, hypotheses, stale = _evaluation(folder, split, notes)
     return Run(
         path=folder,
@@ -245,14 +248,6 @@ def _best_updates(folder: Path) -> int | None:
 def _json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None without the file."""
     return read_json(path) if path.is_file() else None
-
-
-def _ledger(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The lines of the ledger; half a line that a killed session left is noted."""
-    lines, torn = read_json_lines(path) if path.is_file() else ([], 0)
-    if torn:
-        notes.append(f"{torn} line{'s' if torn > 1 else ''} of {path.name} cut short by a crash")
-    return lines
 
 
 def _totals(

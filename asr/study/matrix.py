@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,7 +195,11 @@ class Matrix:
         with ThreadPoolExecutor(workers) as pool, _terminable():
             futures = [pool.submit(self._worker) for _ in range(workers)]
             try:
-                _first_error(futures)
+                waiting = set(futures)
+                while waiting:  # in short steps, so that signals are heard
+                    done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()  # raises what a worker raised
             finally:  # of one worker, or a signal: the others save and end, too
                 self.stopping.set()
                 if not all(future.done() for future in futures):
@@ -279,15 +283,6 @@ class Matrix:
         """Reports what could not be done beside the units, which have rows for their failures."""
         self.failed = True
         log.error("%s: %s", what, reason(error))
-
-
-def _first_error(futures: list["Future[None]"]) -> None:
-    """Waits in short steps, so that signals are heard, and raises what a worker raised."""
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
 
 
 @contextmanager

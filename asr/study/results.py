@@ -8,6 +8,7 @@ from typing import Any
 
 from asr.files import write
 from asr.report.study import late_seeds
+from asr.scoring import percent
 from asr.study.claims import waiting_for
 from asr.study.plan import TUNING, Plan, Unit
 from asr.study.registration import differences, read_registration
@@ -60,11 +61,6 @@ def progress(row: Row) -> str:
         wer = f"test WER {percent(row['test_wer'])}, {wer}"
     settings = ", ".join(f"{key} {value:g}" for key, value in row["settings"].items())
     return f"{head}{wer}, {cost}" + (f" ({settings})" if settings else "")
-
-
-def percent(rate: float | None) -> str:
-    """A rate as people read it."""
-    return "-" if rate is None else f"{100 * rate:.2f} %"
 
 
 def table(plan: Plan, rows: Sequence[Row]) -> str:

@@ -26,6 +26,7 @@ from asr.study.schema import Study
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # of a run that a signal killed: it goes on from its checkpoint
+COSTS = ("device_hours", "train_flops", "audio_hours", "updates", "energy_joules")
 KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # saved and left when told to
 
 
@@ -227,14 +228,8 @@ def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str
         "budget": name,
         "reason": None if last else "no validation within this budget",
         **_lowest(within),
-        "validation_loss": None,
-        "test_wer": None,
-        "real_time_factor": None,
-        "device_hours": last and last.device_hours,
-        "train_flops": last and last.train_flops,
-        "audio_hours": last and last.audio_hours,
-        "updates": last and last.updates,
-        "energy_joules": last and last.energy_joules,
+        **dict.fromkeys(("validation_loss", "test_wer", "real_time_factor")),
+        **{name: last and getattr(last, name) for name in COSTS},
     }
 
 
