@@ -319,6 +319,7 @@ def _measure(
     words, confusions = align(references, hypotheses)
     seconds = {f"{name}_seconds": value for name, value in recognised.seconds.items()}
     seconds["decode_seconds"] = seconds["encode_seconds"] + seconds["search_seconds"]
+    verbatim = pooled(align(rows["original_text"], raw)[0])
     scores = score(words, references, hypotheses)
     errors, totals = [a.errors for a in words], [a.words for a in words]
     scores["wer"]["interval"] = list(
@@ -343,7 +344,7 @@ def _measure(
     ]
     metrics = {
         **scores,
-        "wer_unnormalised": {"rate": _unnormalised(rows["original_text"], raw)},
+        "wer_unnormalised": {"rate": verbatim.errors / verbatim.words if verbatim.words else None},
         **seconds,
         "real_time_factor": seconds["decode_seconds"] / seconds["audio_seconds"],
         "by_duration": by_duration(durations, words),
@@ -418,12 +419,6 @@ def _worst(lines: Sequence[dict[str, Any]], words: Sequence[Alignment]) -> list[
         | {name: lines[i][name] for name in ("reference", "hypothesis")}
         for wer, _, i in rated[:NUM_WORST]
     ]
-
-
-def _unnormalised(originals: list[str], raw: list[str]) -> float | None:
-    """WER of the verbatim texts; None when they hold no word."""
-    total = pooled(align(originals, raw)[0])
-    return total.errors / total.words if total.words else None
 
 
 def _warn_of_differences(corpus: dict[str, Any], model: "SpeechModel") -> None:

@@ -152,8 +152,12 @@ def tune_decoding(
     failed: dict[int, str] = {}
 
     def encode(batch: Sequence[int]) -> None:
+        rate = model.features.sample_rate
+        waves = [torch.from_numpy(decode(rows[i]["audio"]["bytes"], rate)) for i in batch]
+        lengths = torch.tensor([len(wave) for wave in waves], device=model.device)  # (B,)
         with enough_memory(model.device, f"{lower}, or take a smaller split; it is held encoded"):
-            encoded.append((batch, *_encoded(model, rows, batch)))
+            padded = pad_sequence(waves, batch_first=True).to(model.device)
+            encoded.append((batch, *model.encode(padded, lengths)))
 
     for batch in bucket(rows["duration"], batch_seconds):
         attempt_each(encode, batch, failed.__setitem__)
@@ -220,14 +224,6 @@ def _settings(keys: Sequence[str], trials: int, beam: int, seed: int) -> list[di
     """The default, then draws; the default weight of a language model is that of most toolkits."""
     default = {"lm_weight": 0.3} if "lm_weight" in keys else {}
     return [{"beam": beam, **own} for own in (default, *draws(keys, trials - 1, seed))]
-
-
-def _encoded(model: "SpeechModel", rows: Any, batch: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(B, S, D), (B,) of these rows."""
-    rate = model.features.sample_rate
-    waves = [torch.from_numpy(decode(rows[i]["audio"]["bytes"], rate)) for i in batch]
-    lengths = torch.tensor([len(wave) for wave in waves], device=model.device)  # (B,)
-    return model.encode(pad_sequence(waves, batch_first=True).to(model.device), lengths)
 
 
 def _calibrate(

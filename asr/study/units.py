@@ -221,7 +221,8 @@ def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str
 
     The best rates so far, as the model kept is the best one. Its cost is a part of the run's.
     """
-    within = [point for point in run.points if _is_within(point, budget)]
+    limits = {key: value for key, value in vars(budget).items() if value is not None}
+    within = [p for p in run.points if all((getattr(p, k) or 0.0) <= limits[k] for k in limits)]
     last = within[-1] if within else None
     return row | {
         "role": "point",
@@ -231,12 +232,6 @@ def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str
         **dict.fromkeys(("validation_loss", "test_wer", "real_time_factor")),
         **{name: last and getattr(last, name) for name in COSTS},
     }
-
-
-def _is_within(point: Point, budget: Budget) -> bool:
-    """Whether a validation was over when the budget was spent."""
-    limits = {key: value for key, value in vars(budget).items() if value is not None}
-    return all((getattr(point, key) or 0.0) <= value for key, value in limits.items())
 
 
 def _lowest(points: Sequence[Point]) -> dict[str, float | None]:
