@@ -1,16 +1,15 @@
 """What each shipped recipe is: its first comment, its parameters and its measured cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from asr import config, shipped
 from asr.decoders import DECODERS
-from asr.encoders import ENCODERS, Encoder
+from asr.encoders import ENCODERS
 from asr.files import read_json
 from asr.language_models import LANGUAGE_MODELS
 
@@ -49,18 +48,14 @@ def entries(families: Sequence[str], beginning: str = "") -> list[Entry]:
             name,
             path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# "),
             parameters(path, family),
-            [row for row in measured if full_name(family, name) in row["recipes"]],
+            [row for row in measured if place.format(name) in row["recipes"]],
         )
         for family in families
+        for place in ["{}" if family == "tasks" else f"{family}/{{}}"]  # below recipes/
         for name in shipped.names(family)
         if name.startswith(beginning) and (family != "tasks" or "/" not in name)
         for path in [shipped.find(name, family)]
     ]
-
-
-def full_name(family: str, name: str) -> str:
-    """The path below ``recipes/``, without .yaml."""
-    return name if family == "tasks" else f"{family}/{name}"
 
 
 def parameters(path: Path, family: str) -> int | None:
@@ -68,35 +63,17 @@ def parameters(path: Path, family: str) -> int | None:
     if family in ("tasks", "studies"):
         return None
     with torch.device("meta"):
-        part = {
-            "encoders": build_encoder,
-            "decoders": _build_decoder,
-            "language_models": _build_language_model,
-        }[family](path)
-    return sum(parameter.numel() for parameter in part.parameters())
+        return sum(parameter.numel() for parameter in build(path, family).parameters())
 
 
-def build_encoder(path: Path) -> Encoder:
-    """The encoder of a recipe, with the mel bins of its size."""
-    mels = NUM_MELS[_size(path)]
-    encoder: Encoder = config.read_component(ENCODERS, config.load_file(path), path.stem, 1)(mels)
-    return encoder
-
-
-def _build_decoder(path: Path) -> nn.Module:
-    """The decoder of a recipe, behind an encoder of its size; ``ctc`` is of no size."""
-    given = FRAMES_AND_TOKENS.get(_size(path), FRAMES_AND_TOKENS["tiny"])
-    decoder: nn.Module = config.read_component(DECODERS, config.load_file(path), path.stem, 2)(
-        *given
-    )
-    return decoder
-
-
-def _build_language_model(path: Path) -> nn.Module:
-    tree = config.load_file(path)["language_model"]
-    model: nn.Module = config.read_component(LANGUAGE_MODELS, tree, path.stem, 1)(TOKENS)
-    return model
-
-
-def _size(path: Path) -> str:
-    return path.stem.rpartition("-")[2]
+def build(path: Path, family: str = "encoders") -> Any:
+    """The part that a recipe describes, connected to what is usual for its size."""
+    tree, size = config.load_file(path), path.stem.rpartition("-")[2]
+    parts: dict[str, tuple[Mapping[str, type], tuple[Any, ...]]] = {
+        "encoders": (ENCODERS, (NUM_MELS.get(size),)),
+        "decoders": (DECODERS, FRAMES_AND_TOKENS.get(size, FRAMES_AND_TOKENS["tiny"])),
+        "language_models": (LANGUAGE_MODELS, (TOKENS,)),
+    }
+    table, given = parts[family]
+    tree = tree.get("language_model", tree)
+    return config.read_component(table, tree, path.stem, len(given))(*given)

@@ -3,9 +3,10 @@
 import json
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +27,7 @@ from asr.files import Content, new_folder, write_all
 from asr.items import attempt_each
 from asr.meter import device_name
 from asr.reliability import diagram, judged
-from asr.scoring import Alignment, align, score
+from asr.scoring import Alignment, align, percent, pooled, score
 from asr.text import normaliser
 from asr.writers import described as described_word
 
@@ -46,46 +47,31 @@ SHOWN_FAILURES = 3
 WARM_UP = 4  # utterances recognised before the clock runs
 
 
-@dataclass(frozen=True)
+@dataclass
 class Recognised:
-    """What decoding a split gave, in the order of its rows, and what it cost.
+    """What decoding a split gave, by the number of a row, and what it cost.
 
     Attributes:
-        numbers: of the rows that were recognised.
-        failed: why the others were not, by their number.
-        hypotheses: the best of each utterance that was recognised.
-        words: of each of them, with times; None where the model cannot find these.
-        audio_seconds: length of the decoded audio.
-        encode_seconds: features and encoder.
-        search_seconds: the search, with decoder and language model.
-        alignment_seconds: times and confidences of words.
-        total_seconds: reading and decoding the audio files as well.
+        best: hypotheses of the rows that were recognised.
+        words: of each of them, with times; empty where the model cannot find these.
+        failed: why the others were not.
+        seconds: audio, encode (features and encoder), search (with decoder and language model),
+            alignment (times and confidences of words), total (reading and decoding files as well).
     """
 
-    numbers: list[int]
-    failed: dict[int, str]
-    hypotheses: list["Hypothesis"]
-    words: list[list[Word]] | None
-    audio_seconds: float
-    encode_seconds: float
-    search_seconds: float
-    alignment_seconds: float
-    total_seconds: float
+    best: dict[int, "Hypothesis"] = field(default_factory=dict)
+    words: dict[int, list[Word]] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 class Heard(NamedTuple):
-    """(B, S, D), (B,), the best hypothesis of each utterance of a batch, and the seconds spent.
-
-    Attributes:
-        encode_seconds: from waves on the device to ``encoded``.
-        search_seconds: from there to tokens.
-    """
+    """(B, S, D), (B,), the best hypothesis of each utterance of a batch, and the seconds spent."""
 
     encoded: torch.Tensor
     frames: torch.Tensor
     best: list["Hypothesis"]
-    encode_seconds: float
-    search_seconds: float
+    seconds: dict[str, float]
 
 
 def evaluate(
@@ -142,8 +128,8 @@ def evaluate(
     """
     corpus = read_corpus(corpus_folder)
     rows = read_rows(corpus_folder, [split])
-    normalise = _normaliser(corpus, model.normaliser)
-    _check_rate(corpus, model.features.sample_rate)
+    normalise = normaliser(corpus["normaliser"])
+    _warn_of_differences(corpus, model)
     if not len(rows):
         raise ValueError(f"split {split!r} of {corpus_folder} has no utterances")
     output = Path(output)
@@ -153,12 +139,13 @@ def evaluate(
         recognised = _recognise(model, rows, place, batch_seconds, progress)
         ids = rows["id"]
         failed = [{"id": ids[i], "reason": why} for i, why in sorted(recognised.failed.items())]
-        if not recognised.hypotheses:
+        if not recognised.best:
             first = f"the first is {failed[0]['id']}: {failed[0]['reason']}"
             raise ValueError(f"all {len(rows)} utterances of {split!r} failed; {first}")
+        numbers = sorted(recognised.best)
         columns = {key: rows[key] for key in COLUMNS}
-        kept = {key: [own[i] for i in recognised.numbers] for key, own in columns.items()}
-        raw = [model.text(hypothesis) for hypothesis in recognised.hypotheses]
+        kept = {key: [own[i] for i in numbers] for key, own in columns.items()}
+        raw = [model.text(recognised.best[i]) for i in numbers]
         metrics, lines = _measure(kept, recognised, raw, [normalise(text) for text in raw])
         rows_sha256 = corpus["splits"][split]["rows_sha256"]
         seen = model.summary.get("tuning", {}).get("rows_sha256") == rows_sha256
@@ -249,11 +236,6 @@ def _believed(confidence: dict[str, Any]) -> str:
     return f"confidences of {confidence['count']} words, {kind}" + f": {values}" * bool(values)
 
 
-def percent(rate: float) -> str:
-    """A rate as people read it."""
-    return f"{100 * rate:.2f} %"
-
-
 def _recognise(
     model: "SpeechModel", rows: Any, device: torch.device, batch_seconds: float, progress: bool
 ) -> Recognised:
@@ -263,30 +245,31 @@ def _recognise(
     def wave(index: int) -> np.ndarray:
         return decode(rows[index]["audio"]["bytes"], rate)
 
-    best: dict[int, Hypothesis] = {}
-    words: dict[int, list[Word]] = {}
-    failed: dict[int, str] = {}
     ids = list(rows["id"])
     timed = aligns(model.decoder)
-    samples = 0
-    encode_seconds = search_seconds = alignment_seconds = 0.0
+    found = Recognised()
 
+    @torch.inference_mode()
     def recognise(batch: Sequence[int]) -> None:
-        nonlocal samples, encode_seconds, search_seconds, alignment_seconds
         # Nothing is decoded ahead: on a CPU it would slow down what is timed below.
         waves = list(pool.map(wave, batch))
         heard = _timed(model, waves, device, batch_seconds)
         began = time.perf_counter()
+        words: list[list[Word]] = []
         if timed:
-            words.update(zip(batch, _aligned(model, heard), strict=True))
-        alignment_seconds += time.perf_counter() - began
-        samples += sum(map(len, waves))
-        encode_seconds += heard.encode_seconds
-        search_seconds += heard.search_seconds
-        best.update(zip(batch, heard.best, strict=True))
+            words = align_words(
+                model.decoder, heard.encoded, heard.frames, [own.tokens for own in heard.best],
+                model.tokenizer, model.frame_seconds, model.calibration,
+            )  # fmt: skip
+        aligned = time.perf_counter() - began
+        spent = {**heard.seconds, "alignment": aligned, "audio": sum(map(len, waves)) / rate}
+        for name, seconds in spent.items():
+            found.seconds[name] += seconds
+        found.words.update(zip(batch, words, strict=timed))
+        found.best.update(zip(batch, heard.best, strict=True))
 
     def fail(index: int, why: str) -> None:
-        failed[index] = why
+        found.failed[index] = why
         log.error("%s: %s", ids[index], why)
 
     def warm_up(batch: Sequence[int]) -> None:
@@ -303,18 +286,8 @@ def _recognise(
         for batch in batches:
             attempt_each(recognise, batch, fail)
             bar.update(len(batch))
-    numbers = sorted(best)
-    return Recognised(
-        numbers,
-        failed,
-        [best[index] for index in numbers],
-        [words[index] for index in numbers] if timed else None,
-        samples / rate,
-        encode_seconds,
-        search_seconds,
-        alignment_seconds,
-        time.perf_counter() - started,
-    )
+    found.seconds["total"] = time.perf_counter() - started
+    return found
 
 
 @torch.inference_mode()
@@ -333,29 +306,20 @@ def _timed(
         n_best = model.decode(encoded, frames)
         _synchronise(device)
     ended = time.perf_counter()
-    best = [hypotheses[0] for hypotheses in n_best]
-    return Heard(encoded, frames, best, encoded_at - started, ended - encoded_at)
-
-
-@torch.inference_mode()
-def _aligned(model: "SpeechModel", heard: Heard) -> list[list[Word]]:
-    """The words of each utterance."""
-    tokens = [hypothesis.tokens for hypothesis in heard.best]
-    return align_words(
-        model.decoder, heard.encoded, heard.frames, tokens, model.tokenizer, model.frame_seconds,
-        model.calibration,
-    )  # fmt: skip
+    seconds = {"encode": encoded_at - started, "search": ended - encoded_at}
+    return Heard(encoded, frames, [hypotheses[0] for hypotheses in n_best], seconds)
 
 
 def _measure(
     rows: Any, recognised: Recognised, raw: list[str], hypotheses: list[str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(metrics without their description, one line per utterance)."""
-    references, durations = list(rows["text"]), list(rows["duration"])
-    ids, speakers = list(rows["id"]), list(rows["speaker_id"])
+    references, durations, speakers = rows["text"], rows["duration"], rows["speaker_id"]
+    timed = bool(recognised.words)
     words, confusions = align(references, hypotheses)
-    timed = recognised.words
-    decode_seconds = recognised.encode_seconds + recognised.search_seconds
+    seconds = {f"{name}_seconds": value for name, value in recognised.seconds.items()}
+    seconds["decode_seconds"] = seconds["encode_seconds"] + seconds["search_seconds"]
+    verbatim = pooled(align(rows["original_text"], raw)[0])
     scores = score(words, references, hypotheses)
     errors, totals = [a.errors for a in words], [a.words for a in words]
     scores["wer"]["interval"] = list(
@@ -366,32 +330,27 @@ def _measure(
     )
     lines = [
         {
-            "id": ids[i],
+            "id": rows["id"][i],
             "speaker_id": speakers[i],
             "duration": durations[i],
             "reference": references[i],
             "hypothesis": hypotheses[i],
-            "score": hypothesis.score,
+            "score": best.score,
             **words[i]._asdict(),
-            "finished": hypothesis.finished,
-            "words": None if timed is None else [described_word(word) for word in timed[i]],
+            "finished": best.finished,
+            "words": [described_word(w) for w in recognised.words[number]] if timed else None,
         }
-        for i, hypothesis in enumerate(recognised.hypotheses)
+        for i, (number, best) in enumerate(sorted(recognised.best.items()))
     ]
     metrics = {
         **scores,
-        "wer_unnormalised": {"rate": _unnormalised(rows, raw)},
-        "audio_seconds": recognised.audio_seconds,
-        "decode_seconds": decode_seconds,
-        "encode_seconds": recognised.encode_seconds,
-        "search_seconds": recognised.search_seconds,
-        "alignment_seconds": recognised.alignment_seconds,
-        "real_time_factor": decode_seconds / recognised.audio_seconds,
-        "total_seconds": recognised.total_seconds,
+        "wer_unnormalised": {"rate": verbatim.errors / verbatim.words if verbatim.words else None},
+        **seconds,
+        "real_time_factor": seconds["decode_seconds"] / seconds["audio_seconds"],
         "by_duration": by_duration(durations, words),
-        "worst": _worst(lines),
+        "worst": _worst(lines, words),
         "confusions": confusions,
-        "unfinished": sum(not h.finished for h in recognised.hypotheses),
+        "unfinished": sum(not line["finished"] for line in lines),
     }
     return metrics, lines
 
@@ -407,13 +366,14 @@ def _confidence(
 
     ``seen``: whether they were calibrated on these rows, which the diagram says.
     """
-    if recognised.words is None:
+    if not recognised.words:
         log.warning(
             "The model has no CTC head and is no transducer: its words have no times and no "
             "confidences."
         )
         return None, None
-    judgement = judged(recognised.words, list(rows["text"]), normalise)
+    words = [recognised.words[i] for i in sorted(recognised.words)]
+    judgement = judged(words, rows["text"], normalise)
     content = {
         "of": CONFIDENCE,
         "calibration": None if model.calibration is None else asdict(model.calibration),
@@ -437,61 +397,45 @@ def by_duration(durations: Sequence[float], words: Sequence[Alignment]) -> list[
     table = []
     for number in np.unique(bins):
         members = [words[i] for i in np.flatnonzero(bins == number).tolist()]
-        total = sum(a.words for a in members)
+        total = pooled(members)
         table.append(
             {
                 "from_seconds": float(edges[number]),
                 "to_seconds": float(edges[min(number + 1, len(edges) - 1)]),
                 "utterances": len(members),
-                "words": total,
-                "wer": sum(a.errors for a in members) / total if total else None,
+                "words": total.words,
+                "wer": total.errors / total.words if total.words else None,
             }
         )
     return table
 
 
-def _worst(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _worst(lines: Sequence[dict[str, Any]], words: Sequence[Alignment]) -> list[dict[str, Any]]:
     """Highest WER first, among equals the most errors; an empty reference counts as one word."""
-    rated = []
-    for line in lines:
-        errors = line["substitutions"] + line["deletions"] + line["insertions"]
-        words = line["substitutions"] + line["deletions"] + line["hits"]
-        rated.append((errors / max(words, 1), errors, line))
-    rated.sort(key=lambda row: (-row[0], -row[1], row[2]["id"]))
+    rated = [(own.errors / max(own.words, 1), own.errors, i) for i, own in enumerate(words)]
+    rated.sort(key=lambda row: (-row[0], -row[1], lines[row[2]]["id"]))
     return [
-        {"id": line["id"], "wer": wer} | {name: line[name] for name in ("reference", "hypothesis")}
-        for wer, _, line in rated[:NUM_WORST]
+        {"id": lines[i]["id"], "wer": wer}
+        | {name: lines[i][name] for name in ("reference", "hypothesis")}
+        for wer, _, i in rated[:NUM_WORST]
     ]
 
 
-def _unnormalised(rows: Any, raw: list[str]) -> float | None:
-    """WER of the verbatim texts; None when they hold no word."""
-    originals = list(rows["original_text"])
-    if not any(text.split() for text in originals):
-        return None
-    alignments, _ = align(originals, raw)
-    return sum(a.errors for a in alignments) / sum(a.words for a in alignments)
-
-
-def _normaliser(corpus: dict[str, Any], of_model: str) -> Callable[[str], str]:
-    """The corpus' normaliser; a model trained with another one is told so."""
-    name = corpus["normaliser"]
-    if name != of_model:
+def _warn_of_differences(corpus: dict[str, Any], model: "SpeechModel") -> None:
+    """A model that was trained on another normaliser or rate than that of the corpus."""
+    told, rate = corpus["normaliser"], model.features.sample_rate
+    if told != model.normaliser:
         log.warning(
             "The model was trained with normaliser %r; its output is scored with the corpus' %r.",
-            of_model,
-            name,
+            model.normaliser,
+            told,
         )
-    return normaliser(name)
-
-
-def _check_rate(corpus: dict[str, Any], of_model: int) -> None:
-    if corpus["sample_rate"] != of_model:
+    if corpus["sample_rate"] != rate:
         log.warning(
             "The corpus is resampled from %d to %d Hz, the rate of the model; what it lost when it "
             "was prepared does not come back.",
             corpus["sample_rate"],
-            of_model,
+            rate,
         )
 
 

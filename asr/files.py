@@ -64,18 +64,21 @@ def write_all(contents: Mapping[Path, Content]) -> None:
         OSError: a file cannot be written. In both cases all files are as they were before.
     """
     temporaries: dict[Path, Path] = {}
+    ends_job = DISK | FOLDER
     try:
         for path, content in contents.items():
-            _check_place(path)
+            # Replacing a folder would fail when other files have been replaced already.
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISDIR(path.stat().st_mode):
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             # Short, as the name of the file itself may have as many bytes as a name can have.
-            unique = f".{os.getpid()}-{secrets.token_hex(6)}.tmp"
-            temporaries[path] = path.with_name(unique)
-            _fill(temporaries[path], content, path)
+            temporaries[path] = path.with_name(f".{os.getpid()}-{secrets.token_hex(6)}.tmp")
+            _fill(temporaries[path], content)
+        ends_job = DISK  # files were made in the folder: other errors are of one file
         for path, temporary in temporaries.items():
-            try:
-                os.replace(temporary, path)
-            except OSError as error:
-                raise _unwritable(path, error, DISK) from None
+            os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritable(path, error, ends_job) from None
     finally:
         for temporary in temporaries.values():
             with contextlib.suppress(OSError):
@@ -103,7 +106,7 @@ def new_folder(path: Path) -> Iterator[None]:
             with tempfile.TemporaryFile(dir=path):
                 pass
         except OSError as error:
-            raise _unwritable(path, error) from None
+            raise _unwritable(path, error, DISK | FOLDER) from None
         yield
     except BaseException:
         for made in missing:
@@ -129,17 +132,6 @@ def locked(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _check_place(path: Path) -> None:
-    """Raises what the replacement of a file would raise when others have been replaced already."""
-    try:
-        if stat.S_ISDIR(path.stat().st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
 class _File(io.FileIO):
     """Remembers why writing failed: torch replaces the system's error by one of its own."""
 
@@ -153,26 +145,23 @@ class _File(io.FileIO):
             raise
 
 
-def _fill(temporary: Path, content: Content, path: Path) -> None:
-    """Writes the content into a new file; errors name ``path``."""
-    file: _File | None = None
-    try:
-        with _File(temporary, "x") as file, io.BufferedWriter(file) as buffered:
-            if callable(content):
-                content(buffered)
-            else:
-                # Names of files may hold bytes outside of UTF-8; JSON reads their escapes back.
-                text = content if isinstance(content, bytes) else content.encode(errors=ESCAPED)
-                buffered.write(text)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    except Exception:
-        if file is None or file.error is None:
-            raise
-        raise _unwritable(path, file.error) from None
+def _fill(temporary: Path, content: Content) -> None:
+    """Writes the content into a new file."""
+    with _File(temporary, "x") as file:
+        try:
+            with io.BufferedWriter(file) as buffered:
+                if callable(content):
+                    content(buffered)
+                else:
+                    # Names may hold bytes outside of UTF-8; JSON reads their escapes back.
+                    buffered.write(
+                        content if isinstance(content, bytes) else content.encode(errors=ESCAPED)
+                    )
+        except Exception as error:
+            raise file.error or error from None
 
 
-def _unwritable(path: Path, error: OSError, ends_job: Collection[int] = DISK | FOLDER) -> OSError:
+def _unwritable(path: Path, error: OSError, ends_job: Collection[int]) -> OSError:
     kind = OutputError if error.errno in ends_job else OSError
     return kind(f"cannot write {path} ({error.strerror}); {remedy(error)}")
 
@@ -181,12 +170,12 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        ValueError: it is damaged; names it.
+        ValueError: the file is damaged; names it.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); restore or remove it") from None
+        raise ValueError(f"{path} is not JSON ({error}); restore or remove it") from None
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:

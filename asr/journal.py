@@ -36,9 +36,7 @@ class Journal:
         }
         self.fabric.log_dict(row, step=line["updates"])
         append_csv(self.folder / "logs" / f"{line['event']}.csv", row)
-        shown = []
-        if line["train_loss"] is not None:
-            shown.append(f"loss {line['train_loss']:.3f}")
+        shown = [] if line["train_loss"] is None else [f"loss {line['train_loss']:.3f}"]
         if line["validation"] and "perplexity" in line["validation"]:
             shown.append(f"perplexity {line['validation']['perplexity']:.2f}")
         elif line["validation"]:
@@ -47,8 +45,8 @@ class Journal:
             shown.append(f"{self.metric.upper()} {100 * rate:.1f} %")
         elif math.isfinite(self.best):
             shown.append(f"best {self.metric.upper()} {100 * self.best:.1f} %")
-        shown.append(f"{row[f'{heard}_per_second']:.0f} {unit}")
-        shown.append(f"{line['device_hours']:.4f} device-h")
+        speed = f"{row[f'{heard}_per_second']:.0f} {unit}"
+        shown += [speed, f"{line['device_hours']:.4f} device-h"]
         if self.bar.disable:
             log.info("%s %d: %s", line["event"], line["updates"], "  ".join(shown))
         else:

@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jiwer
@@ -47,6 +47,31 @@ def ranked(rates: Mapping[str, float | None], metric: str) -> tuple[float, float
     return (cer, wer) if metric == "cer" else (wer, cer)
 
 
+Edits = Iterator[tuple[str, list[str], list[str]]]  # kind, words of the reference and of the other
+
+
+def _edits(references: Sequence[str], hypotheses: Sequence[str]) -> Iterator[Edits]:
+    """The edits that turn each reference into its hypothesis, as jiwer aligns them.
+
+    Raises:
+        ValueError: the lists differ in length.
+    """
+    if len(references) != len(hypotheses):
+        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
+    found = jiwer.process_words([*map(spaced, references)], [*map(spaced, hypotheses)])
+    # jiwer takes two empty lists for one pair of empty texts.
+    rows = [*zip(found.references, found.hypotheses, found.alignments, strict=True)]
+    for before, after, chunks in rows[: len(references)]:
+        yield (
+            (
+                c.type,
+                before[c.ref_start_idx : c.ref_end_idx],
+                after[c.hyp_start_idx : c.hyp_end_idx],
+            )
+            for c in chunks
+        )
+
+
 def align(
     references: Sequence[str], hypotheses: Sequence[str]
 ) -> tuple[list[Alignment], dict[str, list[list[Any]]]]:
@@ -55,34 +80,25 @@ def align(
     Raises:
         ValueError: the lists differ in length.
     """
-    if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
-    if not references:
-        return [], {"substitutions": [], "deletions": [], "insertions": []}
-    result = jiwer.process_words([spaced(t) for t in references], [spaced(t) for t in hypotheses])
     alignments = []
-    swaps: Counter[tuple[str, str]] = Counter()
-    lost: Counter[str] = Counter()
-    added: Counter[str] = Counter()
-    for reference, hypothesis, chunks in zip(
-        result.references, result.hypotheses, result.alignments, strict=True
-    ):
+    swaps: Counter[tuple[str, ...]] = Counter()
+    lost: Counter[tuple[str, ...]] = Counter()
+    added: Counter[tuple[str, ...]] = Counter()
+    for edits in _edits(references, hypotheses):
         counts = dict.fromkeys(("substitute", "delete", "insert", "equal"), 0)
-        for chunk in chunks:
-            before = reference[chunk.ref_start_idx : chunk.ref_end_idx]
-            after = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
-            counts[chunk.type] += max(len(before), len(after))
-            if chunk.type == "substitute":
+        for kind, before, after in edits:
+            counts[kind] += max(len(before), len(after))
+            if kind == "substitute":
                 swaps.update(zip(before, after, strict=True))
-            elif chunk.type == "delete":
-                lost.update(before)
-            elif chunk.type == "insert":
-                added.update(after)
+            elif kind == "delete":
+                lost.update((word,) for word in before)
+            elif kind == "insert":
+                added.update((word,) for word in after)
         alignments.append(Alignment(*counts.values()))
+    names = {"substitutions": swaps, "deletions": lost, "insertions": added}
     return alignments, {
-        "substitutions": [[*pair, n] for pair, n in swaps.most_common(NUM_CONFUSIONS)],
-        "deletions": [[word, n] for word, n in lost.most_common(NUM_CONFUSIONS)],
-        "insertions": [[word, n] for word, n in added.most_common(NUM_CONFUSIONS)],
+        name: [[*words, n] for words, n in found.most_common(NUM_CONFUSIONS)]
+        for name, found in names.items()
     }
 
 
@@ -92,20 +108,10 @@ def hits(references: Sequence[str], hypotheses: Sequence[str]) -> list[list[bool
     Raises:
         ValueError: the lists differ in length.
     """
-    if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
-    if not references:
-        return []
-    result = jiwer.process_words([spaced(t) for t in references], [spaced(t) for t in hypotheses])
-    found = []
-    for hypothesis, chunks in zip(result.hypotheses, result.alignments, strict=True):
-        right = [False] * len(hypothesis)
-        for chunk in chunks:
-            if chunk.type == "equal":
-                length = chunk.hyp_end_idx - chunk.hyp_start_idx
-                right[chunk.hyp_start_idx : chunk.hyp_end_idx] = [True] * length
-        found.append(right)
-    return found
+    return [
+        [kind == "equal" for kind, _, after in edits for _ in after]
+        for edits in _edits(references, hypotheses)
+    ]
 
 
 def pooled(alignments: Iterable[Alignment]) -> Alignment:
@@ -145,6 +151,11 @@ def score(
         },
         "sentence_error_rate": sum(a.errors > 0 for a in alignments) / len(alignments),
     }
+
+
+def percent(rate: float | None) -> str:
+    """A rate as people read it."""
+    return "-" if rate is None else f"{100 * rate:.2f} %"
 
 
 def spaced(text: str) -> str:

@@ -60,19 +60,15 @@ def find(inputs: Iterable[str], recursive: bool = False) -> list[Source]:
             for path in _paths(entry, recursive):
                 found.setdefault(path.resolve(), Source(printable(str(path)), str(path), path))
         except Exception as error:
-            found[entry] = Source(printable(entry), "", Path(entry), reason(error))
+            found[entry] = Source(printable(entry), entry, Path(entry), reason(error))
     errors = [source.error for source in found.values() if source.error is not None]
     if not found:
         raise ValueError("nothing to transcribe: give audio files, folders, globs, or - for stdin")
     if len(errors) == len(found):
         others = f" (and {len(errors) - 1} more inputs that name nothing)" * (len(errors) > 1)
         raise ValueError(errors[0] + others)
-    there = [source for source in found.values() if source.error is None]
-    outputs = iter(output_names([source.output for source in there]))
-    return [
-        source if source.error is not None else replace(source, output=next(outputs))
-        for source in found.values()
-    ]
+    outputs = output_names([source.output for source in found.values()])
+    return [replace(s, output=own) for s, own in zip(found.values(), outputs, strict=True)]
 
 
 def output_names(names: Sequence[str]) -> list[str]:
@@ -82,18 +78,15 @@ def output_names(names: Sequence[str]) -> list[str]:
     it as far as needed (``x/a.wav`` gives ``x-a``), then its own ending is kept, then a number.
     A name that is too long for the file system ends with its SHA-256 instead.
     """
-    steps = [_candidates(name) for name in names]
-    level = [0] * len(names)
+    left = [_candidates(name) for name in names]
     while True:
-        chosen = [steps[i][min(level[i], len(steps[i]) - 1)] for i in range(len(names))]
+        chosen = [own[0] for own in left]
         shared = Counter(name.lower() for name in chosen)
         clashing = [i for i, name in enumerate(chosen) if shared[name.lower()] > 1]
         if not clashing:
             return chosen
         for i in clashing:
-            level[i] += 1
-            if level[i] >= len(steps[i]):
-                steps[i].append(_fitted(f"{steps[i][-1]}-{i + 1}"))
+            left[i] = left[i][1:] or [_fitted(f"{chosen[i]}-{i + 1}")]
 
 
 def _paths(entry: str, recursive: bool) -> list[Path]:

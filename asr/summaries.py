@@ -1,6 +1,5 @@
 """What training and transcription print when they are done."""
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.data import read_corpus
+from asr.files import read_json
 from asr.meter import read_ledger
 from asr.recipe import Recipe
 from asr.scoring import ranked
@@ -27,7 +27,7 @@ PHASES = {
 
 def trained(folder: Path, recipe: Recipe) -> str:
     """What a run reached, what it cost and what to do next."""
-    last = json.loads((folder / "ledger.json").read_text())
+    last = read_json(folder / "ledger.json")
     validations = [e for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "validation"]
     metric, other = ("cer", "wer") if last.get("validation_metric") == "cer" else ("wer", "cer")
     best = min(validations, key=lambda e: ranked(e["validation"], metric))
@@ -57,15 +57,18 @@ def trained(folder: Path, recipe: Recipe) -> str:
         lines.append(f"  energy    {last['energy_joules'] / 3.6e6:.3g} kWh")
     if last["nonfinite_updates"]:
         lines.append(f"  skipped   {last['nonfinite_updates']} updates without finite gradient")
-    lines.append(
-        f"  next      asr evaluate {shlex.quote(str(folder))} --split {next_split(recipe)}"
-    )
+    try:
+        present = read_corpus(recipe.data.corpus)["splits"]
+    except ValueError:
+        present = {"test": None}
+    split = "test" if "test" in present else recipe.data.validation
+    lines.append(f"  next      asr evaluate {shlex.quote(str(folder))} --split {split}")
     return "\n".join(lines)
 
 
 def trained_language_model(folder: Path) -> str:
     """What a language model's run reached, and what it cost."""
-    last = json.loads((folder / "ledger.json").read_text())
+    last = read_json(folder / "ledger.json")
     lines = [e for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "validation"]
     best = min((e["validation"] for e in lines), key=lambda v: float(v["loss"]))
     millions = sum(last["parameters"].values()) / 1e6
@@ -88,15 +91,6 @@ def hours(line: dict[str, Any], seconds: float) -> str:
     share = seconds / line["wall_seconds"]
     spent, digits = seconds * line["num_devices"] / 3600, 2 if line["device_hours"] >= 1 else 4
     return f"{spent:.{digits}f} h ({100 * share:.0f} %)"
-
-
-def next_split(recipe: Recipe) -> str:
-    """``test`` where the corpus has it, or else what was watched in training."""
-    try:
-        present = read_corpus(recipe.data.corpus)["splits"]
-    except ValueError:
-        return "test"
-    return "test" if "test" in present else str(recipe.data.validation)
 
 
 def transcribed(results: Sequence[Result], folder: Path | None, kind: str) -> str:

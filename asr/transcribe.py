@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -68,14 +68,15 @@ class Heard:
     """What was recognised in a window; times of words count from the beginning of the file.
 
     Attributes:
-        doubtful: the window, where it may be noise without speech.
+        doubtful: whether there is text, though the window may be noise without speech.
     """
 
+    span: Span
     text: str
     words: tuple[Word, ...]
     score: float
     finished: bool
-    doubtful: Span | None
+    doubtful: bool
 
 
 @dataclass
@@ -85,18 +86,19 @@ class Reading:
     Attributes:
         outputs: the files to write, by format.
         recording: the file as it was before it was read.
-        steady: parts that sound like hum or noise, which are not recognised.
         kept: its transcripts are there and stay, so that it is not read.
+        heard: in any order.
+        steady: parts that sound like hum or noise, which are not recognised.
     """
 
     source: Source
     outputs: dict[str, Path]
+    error: str | None = None
     recording: Recording | None = None
     kept: bool = False
     samples: int = 0
     heard: list[Heard] = field(default_factory=list)
     steady: list[Span] = field(default_factory=list)
-    error: str | None = None
 
     def fail(self, why: str) -> None:
         """Keeps the first error, with the name of the source."""
@@ -175,9 +177,13 @@ def transcribe(
     sources = found or find([str(entry) for entry in inputs], recursive)
     folder = None if output_dir is None else Path(output_dir)
     results: list[Result] = []
-    recogniser = Recogniser(
-        model, formats, window_seconds, batch_seconds, min_confidence, model_name
-    )
+    labels = {
+        "model": model_name,
+        "search": repr(model.search),
+        "min_confidence": min_confidence,
+        "formats": tuple(formats),
+    }
+    recogniser = Recogniser(model.eval(), window_seconds, batch_seconds, labels)
     readings = (_begin(source, folder, existing, recogniser) for source in sources)
     with (
         nullcontext() if folder is None else new_folder(folder),
@@ -189,52 +195,36 @@ def transcribe(
     return results
 
 
+@dataclass(frozen=True)
 class Recogniser:
-    """From sources to transcripts, with the windows of several files in one batch."""
+    """From sources to transcripts, with the windows of several files in one batch.
 
-    def __init__(
-        self,
-        model: "SpeechModel",
-        formats: Sequence[Format],
-        window_seconds: float,
-        batch_seconds: float,
-        min_confidence: float | None,
-        model_name: str,
-    ):
-        self.model, self.model_name = model.eval(), model_name
-        self.formats: tuple[str, ...] = tuple(formats)
-        self.min_confidence = min_confidence
-        self.timed = min_confidence is not None or not TIMED.isdisjoint(formats)
-        self.window_seconds, self.batch_seconds = window_seconds, batch_seconds
+    Attributes:
+        labels: model, search, min_confidence and formats of all transcripts.
+    """
+
+    model: "SpeechModel"
+    window_seconds: float
+    batch_seconds: float
+    labels: dict[str, Any]
 
     def __call__(self, readings: Iterable[Reading]) -> Iterator[Reading]:
         """Each reading when all of it has been heard, in order."""
-        for windows, ended in self._pools(readings):
-            self._hear(windows)
-            windows.clear()  # before the next are decoded
-            yield from ended
-
-    def disagreement(self, heard: Recording | None, told: Path) -> str | None:
-        """How a json file differs from what would be written of the file; see asr.writers."""
-        search = repr(self.model.search)
-        least = self.min_confidence
-        return disagreement(told, heard, self.model_name, search, least, self.formats)
-
-    def _pools(self, readings: Iterable[Reading]) -> Iterator[tuple[list[Window], list[Reading]]]:
-        """Consecutive windows of about POOL_BATCHES batches, and the readings that end there."""
         limit = POOL_BATCHES * self.batch_seconds * self.model.features.sample_rate
-        windows: list[Window] = []
+        pool: list[Window] = []  # consecutive windows of about POOL_BATCHES batches
         ended: list[Reading] = []
         samples = 0
-        for reading, stream in self._streams(readings):
-            for window in stream:
-                windows.append(window)
+        for reading, windows in self._streams(readings):
+            for window in windows:
+                pool.append(window)
                 samples += len(window.wave)
                 if samples >= limit:
-                    yield windows, ended
-                    windows, ended, samples = [], [], 0
+                    self._hear(pool)
+                    yield from ended
+                    ended, samples = [], 0
             ended.append(reading)
-        yield windows, ended
+        self._hear(pool)
+        yield from ended
 
     def _streams(self, readings: Iterable[Reading]) -> Iterator[tuple[Reading, Iterator[Window]]]:
         """Each reading with its windows; meanwhile the first windows of the next are decoded.
@@ -243,21 +233,15 @@ class Recogniser:
         decoded further when its turn has come.
         """
         waiting: deque[tuple[Reading, Future[list[Window]], Iterator[Window]]] = deque()
-
-        def oldest() -> tuple[Reading, Iterator[Window]]:
-            reading, future, rest = waiting.popleft()
-            first = future.result()
-            # Popped, as chain() would keep the whole list alive.
-            return reading, chain((first.pop(0) for _ in range(len(first))), rest)
-
         with ThreadPoolExecutor(FILES_AHEAD) as pool:
-            for reading in readings:
-                stream = self._windows(reading)
-                waiting.append((reading, pool.submit(list, islice(stream, WINDOWS_AHEAD)), stream))
-                if len(waiting) > FILES_AHEAD:
-                    yield oldest()
-            while waiting:
-                yield oldest()
+            for reading in chain(readings, repeat(None, FILES_AHEAD)):
+                if reading is not None:
+                    stream = self._windows(reading)
+                    first = pool.submit(list, islice(stream, WINDOWS_AHEAD))
+                    waiting.append((reading, first, stream))
+                if waiting and (reading is None or len(waiting) > FILES_AHEAD):
+                    oldest, first, rest = waiting.popleft()
+                    yield oldest, chain(first.result(), rest)
 
     def _windows(self, reading: Reading) -> Iterator[Window]:
         """Those in which something can be heard, read as they are asked for."""
@@ -278,38 +262,30 @@ class Recogniser:
         except Exception as error:
             reading.fail(reason(error))
 
-    def _hear(self, windows: Sequence[Window]) -> None:
-        """Notes what is recognised with the readings; longest first: too large a batch fails soon.
+    def _hear(self, windows: list[Window]) -> None:
+        """Recognises windows and removes them; longest first: too large a batch fails soon.
 
         An error of a window is an error of its file.
         """
-        rate = self.model.features.sample_rate
-        order = sorted(range(len(windows)), key=lambda i: -len(windows[i].wave))
-        heard: dict[int, Heard] = {}
-
-        def recognise(batch: Sequence[int]) -> None:
-            heard.update(zip(batch, self._recognise([windows[i] for i in batch]), strict=True))
-
-        while order:
-            longest = len(windows[order[0]].wave) / rate
+        windows.sort(key=lambda window: -len(window.wave))
+        while windows:
+            longest = len(windows[0].wave) / self.model.features.sample_rate
             size = max(1, int(self.batch_seconds / longest))
-            batch, order = order[:size], order[size:]
-            attempt_each(recognise, batch, lambda i, why: windows[i].reading.fail(why))
-        for i in sorted(heard):
-            windows[i].reading.heard.append(heard[i])
+            attempt_each(self._recognise, windows[:size], lambda one, why: one.reading.fail(why))
+            del windows[:size]
 
     @torch.inference_mode()
-    def _recognise(self, windows: Sequence[Window]) -> list[Heard]:
+    def _recognise(self, windows: Sequence[Window]) -> None:
+        """Notes what is recognised with the readings."""
         model = self.model
         waves = pad_sequence([torch.from_numpy(w.wave) for w in windows], batch_first=True)
         lengths = torch.tensor([len(w.wave) for w in windows])  # (B,)
         remedy = f"lower batch_seconds ({self.batch_seconds}) or window_seconds "
         with enough_memory(model.device, f"{remedy}({self.window_seconds})"):
             encoded, frames = model.encode(waves.to(model.device), lengths.to(model.device))
-            n_best = model.decode(encoded, frames)
-            best = [hypotheses[0] for hypotheses in n_best]
+            best = [hypotheses[0] for hypotheses in model.decode(encoded, frames)]
             words: list[list[Word]] = [[] for _ in best]
-            if self.timed:
+            if self.labels["min_confidence"] is not None or TIMED & {*self.labels["formats"]}:
                 words = align(
                     model.decoder, encoded, frames, [own.tokens for own in best],
                     model.tokenizer, model.frame_seconds, model.calibration,
@@ -318,20 +294,23 @@ class Recogniser:
         for window, hypothesis, own in zip(windows, best, words, strict=True):
             text = " ".join(model.text(hypothesis).split())
             placed = tuple(_placed(word, window, model.features.sample_rate) for word in own)
-            doubtful = window.span if window.doubtful and text else None
-            heard.append(Heard(text, placed, hypothesis.score, hypothesis.finished, doubtful))
-        return heard
+            doubtful = window.doubtful and bool(text)
+            found = (text, placed, hypothesis.score, hypothesis.finished, doubtful)
+            heard.append((window.reading, Heard(window.span, *found)))
+        for reading, one in heard:
+            reading.heard.append(one)
 
     def transcript(self, reading: Reading) -> Transcript:
         """What was said in a file that has been heard."""
-        heard, seconds = reading.heard, reading.samples / self.model.features.sample_rate
+        heard = sorted(reading.heard, key=lambda one: one.span)
+        seconds = reading.samples / self.model.features.sample_rate
         notes = []
         if reading.steady:
             notes.append(
                 f"{_listed(reading.steady)}: the level is as steady as that of hum or noise; no "
                 "speech was transcribed there"
             )
-        if doubtful := [h.doubtful for h in heard if h.doubtful is not None]:
+        if doubtful := [one.span for one in heard if one.doubtful]:
             notes.append(
                 f"{_listed(doubtful)}: it is doubtful that there is speech; the level is almost as "
                 "steady as that of noise"
@@ -347,8 +326,8 @@ class Recogniser:
         if guessed := sum(word.confidence is None for word in words):
             notes.append(f"the times of {guessed} words are guesses: more tokens than frames")
         text = " ".join(h.text for h in heard if h.text)
-        if self.min_confidence is not None:
-            least, total = self.min_confidence, len(words)
+        if (least := self.labels["min_confidence"]) is not None:
+            total = len(words)
             words = tuple(w for w in words if w.confidence is not None and w.confidence >= least)
             text = " ".join(word.text for word in words)
             if left := total - len(words):
@@ -360,13 +339,10 @@ class Recogniser:
             text=text,
             words=words,
             duration=seconds,
-            model=self.model_name,
-            search=repr(self.model.search),
-            min_confidence=self.min_confidence,
             score=sum(h.score for h in heard),
-            formats=self.formats,
             recording=reading.recording,
             notes=tuple(notes),
+            **self.labels,
         )
 
 
@@ -407,7 +383,9 @@ def _begin(
     """The reading of a source; existing transcripts may be an error of it, or keep it unread."""
     outputs: dict[str, Path] = {}
     if folder is not None:
-        outputs = {kind: folder / f"{source.output}.{kind}" for kind in recogniser.formats}
+        outputs = {
+            kind: folder / f"{source.output}.{kind}" for kind in recogniser.labels["formats"]
+        }
     reading = Reading(source, outputs, error=source.error)
     if source.error is not None:
         return reading
@@ -433,7 +411,7 @@ def _in_the_way(
         return f"{there[0]} exists; --overwrite replaces it{left}"
     if missing := [path.name for path in outputs.values() if path not in there]:
         return f"{there[0]} exists but no {missing[0]}; --overwrite replaces it"
-    if why := recogniser.disagreement(reading.recording, outputs["json"]):
+    if why := disagreement(outputs["json"], reading.recording, recogniser.labels):
         return f"{outputs['json']} {why}; --overwrite replaces it, another --output-dir keeps both"
     return None
 
@@ -444,7 +422,7 @@ def _finish(reading: Reading, recogniser: Recogniser) -> Result:
     if reading.error is None and not reading.kept:
         try:
             transcript = recogniser.transcript(reading)
-            texts = {kind: FORMATS[kind](transcript) for kind in recogniser.formats}
+            texts = {kind: FORMATS[kind](transcript) for kind in transcript.formats}
             write_all({path: texts[kind] for kind, path in outputs.items()})
         except Exception as error:
             reading.fail(reason(error))
@@ -470,8 +448,5 @@ def _listed(spans: Sequence[Span]) -> str:
         if joined and start <= joined[-1][1]:
             start = joined.pop()[0]
         joined.append((start, end))
-    return ", ".join(f"{_minutes(start)}-{_minutes(end)}" for start, end in joined)
-
-
-def _minutes(seconds: float) -> str:
-    return "{}:{:02}".format(*divmod(round(seconds), 60))
+    times = [[divmod(round(seconds), 60) for seconds in span] for span in joined]
+    return ", ".join("-".join(f"{m}:{s:02}" for m, s in span) for span in times)

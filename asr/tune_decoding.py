@@ -148,43 +148,41 @@ def tune_decoding(
     corpus, rows = read_corpus(corpus_folder), read_rows(corpus_folder, [split])
     normalise = normaliser(corpus["normaliser"])
     lower = f"lower batch_seconds, which is {batch_seconds}"
-    batches: list[Sequence[int]] = []
-    frames: list[tuple[Tensor, Tensor]] = []
+    encoded: list[tuple[Sequence[int], Tensor, Tensor]] = []  # numbers of rows, (B, S, D), (B,)
     failed: dict[int, str] = {}
 
     def encode(batch: Sequence[int]) -> None:
+        rate = model.features.sample_rate
+        waves = [torch.from_numpy(decode(rows[i]["audio"]["bytes"], rate)) for i in batch]
+        lengths = torch.tensor([len(wave) for wave in waves], device=model.device)  # (B,)
         with enough_memory(model.device, f"{lower}, or take a smaller split; it is held encoded"):
-            frames.append(_encoded(model, rows, batch))
-        batches.append(batch)
+            padded = pad_sequence(waves, batch_first=True).to(model.device)
+            encoded.append((batch, *model.encode(padded, lengths)))
 
     for batch in bucket(rows["duration"], batch_seconds):
         attempt_each(encode, batch, failed.__setitem__)
     failures = [{"id": rows["id"][i], "reason": why} for i, why in sorted(failed.items())]
     for failure in failures:
         log.error("%s: %s", failure["id"], failure["reason"])
-    # The utterances that failed are left out; the others are numbered anew.
-    numbers = {index: new for new, index in enumerate(sorted(itertools.chain(*batches)))}
-    batches = [[numbers[index] for index in batch] for batch in batches]
-    references = [rows["text"][index] for index in numbers]
+    numbers = sorted(itertools.chain(*(batch for batch, _, _ in encoded)))
+    references = [rows["text"][i] for i in numbers]
     if not any(text.split() for text in references):
         raise ValueError(f"split {split!r} of {corpus_folder} has no reference words")
     encoding = time.perf_counter() - started
 
-    def attempt(options: dict[str, Any]) -> tuple[Trial, list[Hypothesis]]:
+    def attempt(options: dict[str, Any]) -> tuple[Trial, dict[int, Hypothesis]]:
         began = time.perf_counter()
         search = Beam(**options)
         language_model = model.language_model if search.lm_weight else None
         found: dict[int, Hypothesis] = {}
-        for batch, (encoded, lengths) in zip(batches, frames, strict=True):
+        for batch, x, lengths in encoded:
             with enough_memory(model.device, f"{lower}, or the beam, which is {search.beam}"):
-                n_best = search(model.decoder, encoded, lengths, language_model)
-            found |= {index: best[0] for index, best in zip(batch, n_best, strict=True)}
-        texts = [normalise(model.text(found[index])) for index in range(len(references))]
-        total = pooled(align(references, texts)[0])
+                n_best = search(model.decoder, x, lengths, language_model)
+            found |= {i: best[0] for i, best in zip(batch, n_best, strict=True)}
+        total = pooled(align(references, [normalise(model.text(found[i])) for i in numbers])[0])
         unfinished = sum(not hypothesis.finished for hypothesis in found.values())
         seconds = time.perf_counter() - began
-        trial = Trial(options, total.errors, total.words, unfinished, seconds)
-        return trial, [found[index] for index in range(len(references))]
+        return Trial(options, total.errors, total.words, unfinished, seconds), found
 
     widths = sorted({beam, *BEAMS})
     with tqdm(total=trials + len(widths), unit="trial", disable=None if progress else True) as bar:
@@ -195,9 +193,8 @@ def tune_decoding(
         best = min(done, key=lambda trial: trial.errors)
         wider = [attempt({**best.options, "beam": width}) for width in widths]
         bar.update(len(widths))
-    beams = [trial for trial, _ in wider]
     chosen, hypotheses = min(wider, key=lambda one: (one[0].errors, one[0].options["beam"]))
-    confidence = _calibrate(model, frames, batches, hypotheses, references, normalise)
+    confidence = _calibrate(model, encoded, hypotheses, references, normalise)
     seconds = time.perf_counter() - started
     result = {
         "corpus": {
@@ -215,8 +212,8 @@ def tune_decoding(
         "chosen": chosen.options,
         "wer": chosen.wer,
         "default_wer": done[0].wer,
-        "trials": [_described(trial) for trial in done],
-        "beams": [_described(trial) for trial in beams],
+        "trials": [{**vars(trial), "wer": trial.wer} for trial in done],
+        "beams": [{**vars(trial), "wer": trial.wer} for trial, _ in wider],
         "confidence": confidence,
     }
     _store(model, find_model(folder), result)
@@ -224,29 +221,15 @@ def tune_decoding(
 
 
 def _settings(keys: Sequence[str], trials: int, beam: int, seed: int) -> list[dict[str, Any]]:
-    """The default, then draws; a language model takes part in all of them.
-
-    Without a draw its weight is 0.3, where most toolkits begin.
-    """
-    default: dict[str, Any] = {"beam": beam}
-    if "lm_weight" in keys:
-        default["lm_weight"] = 0.3
-    return [default, *({"beam": beam, **drawn} for drawn in draws(keys, trials - 1, seed))]
-
-
-def _encoded(model: "SpeechModel", rows: Any, batch: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(B, S, D), (B,) of these rows."""
-    rate = model.features.sample_rate
-    waves = [torch.from_numpy(decode(rows[i]["audio"]["bytes"], rate)) for i in batch]
-    lengths = torch.tensor([len(wave) for wave in waves], device=model.device)  # (B,)
-    return model.encode(pad_sequence(waves, batch_first=True).to(model.device), lengths)
+    """The default, then draws; the default weight of a language model is that of most toolkits."""
+    default = {"lm_weight": 0.3} if "lm_weight" in keys else {}
+    return [{"beam": beam, **own} for own in (default, *draws(keys, trials - 1, seed))]
 
 
 def _calibrate(
     model: "SpeechModel",
-    frames: Sequence[tuple[Tensor, Tensor]],
-    batches: Sequence[Sequence[int]],
-    hypotheses: Sequence[Hypothesis],
+    encoded: Sequence[tuple[Sequence[int], Tensor, Tensor]],
+    hypotheses: dict[int, Hypothesis],
     references: Sequence[str],
     normalise: Callable[[str], str],
 ) -> dict[str, Any] | None:
@@ -259,13 +242,13 @@ def _calibrate(
     if not alignment.aligns(model.decoder):
         return None
     words: dict[int, list[alignment.Word]] = {}
-    for batch, (encoded, lengths) in zip(batches, frames, strict=True):
-        tokens = [hypotheses[index].tokens for index in batch]
+    for batch, x, lengths in encoded:
+        tokens = [hypotheses[i].tokens for i in batch]
         aligned = alignment.align(
-            model.decoder, encoded, lengths, tokens, model.tokenizer, model.frame_seconds
+            model.decoder, x, lengths, tokens, model.tokenizer, model.frame_seconds
         )
-        words |= dict(zip(batch, aligned, strict=True))
-    found = judged([words[index] for index in range(len(words))], references, normalise)
+        words |= zip(batch, aligned, strict=True)
+    found = judged([words[i] for i in sorted(words)], references, normalise)
     if len(set(found.correct)) < 2:
         return None  # all words are right, or none is: there is nothing to tell apart
     fitted = cross_fitted(found.confidences, found.correct, np.array(found.utterances) % FOLDS)
@@ -277,17 +260,12 @@ def _calibrate(
     return {"kept": kept, "folds": FOLDS, "before": before, "cross_fitted": after}
 
 
-def _described(trial: Trial) -> dict[str, Any]:
-    return {**trial.__dict__, "wer": trial.wer}
-
-
 def _store(model: "SpeechModel", folder: Path, result: dict[str, Any]) -> None:
     """Writes the model with its search, and how that was chosen."""
     model.search = Beam(**result["chosen"])
     model.description["search"] = {"class_path": "Beam", "init_args": result["chosen"]}
-    kept = ("split", "seed", "device_hours", "wer", "default_wer")
-    tuning = {key: result[key] for key in kept} | {"trials": len(result["trials"])}
-    tuning["rows_sha256"] = result["corpus"]["rows_sha256"]
+    tuning = {key: result[key] for key in ("split", "seed", "device_hours", "wer", "default_wer")}
+    tuning |= {"trials": len(result["trials"]), "rows_sha256": result["corpus"]["rows_sha256"]}
     model.summary = {**model.summary, "tuning": tuning}
     save_model(model, folder, model.summary)
     write(folder / "tuning.json", json.dumps(result, indent=1) + "\n")

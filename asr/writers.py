@@ -3,7 +3,7 @@
 import html
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -143,23 +143,13 @@ def described(word: Word) -> dict[str, Any]:
     }
 
 
-def disagreement(
-    path: Path,
-    heard: Recording | None,
-    model: str,
-    search: str,
-    min_confidence: float | None,
-    formats: Sequence[str],
-) -> str | None:
+def disagreement(path: Path, heard: Recording | None, labels: Mapping[str, Any]) -> str | None:
     """How a json file differs from what transcribing a recording again would say of itself.
 
     Args:
         path: the file, as ``as_json`` wrote it, or anything.
         heard: the recording as it is now.
-        model: what would recognise it.
-        search: how.
-        min_confidence: of the words that would be kept.
-        formats: to be written.
+        labels: model, search, min_confidence and formats of the new transcript.
 
     Returns:
         A predicate for an error message, or None: it is the transcript of this recording, by this
@@ -169,7 +159,7 @@ def disagreement(
         content = json.loads(path.read_text(encoding="utf-8"))
         told = content["recording"] and Recording(**content["recording"])
         whose = told.path if told else content["source"]
-        by, how, together = content["model"], content["search"], set(content["formats"])
+        by, together = (content["model"], content["search"]), set(content["formats"])
         least = content.get("min_confidence")
     except (OSError, ValueError, KeyError, TypeError):
         return "does not say of which recording it is"
@@ -177,11 +167,11 @@ def disagreement(
         return f"is of another recording ({whose})"
     if told != heard:
         return f"is of {whose} as it was before it changed"
-    if (by, how) != (model, search):
-        return f"is by another model or search ({by}, {how})"
-    if least != min_confidence:
+    if by != (labels["model"], labels["search"]):
+        return f"is by another model or search ({', '.join(by)})"
+    if least != labels["min_confidence"]:
         return f"has the words of min_confidence {least}"
-    if new := set(formats) - together:
+    if new := set(labels["formats"]) - together:
         return f"was written without {', '.join(sorted(new))}"
     return None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from asr.catalogue import build_encoder
+from asr.catalogue import build
 from asr.files import write
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "encoders"
@@ -28,7 +28,7 @@ computed depends on the audio (`universal`, `hierarchical-gated`). Look-ahead: e
 def row(path: Path) -> dict[str, Any]:
     """What the table says about one recipe."""
     with torch.device("meta"):  # shapes and counts without memory
-        encoder = build_encoder(path)
+        encoder = build(path)
     name, size = path.stem.rsplit("-", 1)
     behind = encoder.chunk // encoder.stride - 1
     return {

@@ -79,13 +79,10 @@ def _bands(group: Group) -> str:
 
 
 def _energy(group: Group) -> list[str]:
-    notes = {
-        run.totals.get("energy_note")
-        for run in group.runs
-        if run.totals.get("energy_joules") is None
-    }
-    if not any(run.totals.get("energy_joules") is None for run in group.runs):
+    unmetered = [run.totals for run in group.runs if run.totals.get("energy_joules") is None]
+    if not unmetered:
         return []
+    notes = {totals.get("energy_note") for totals in unmetered}
     why = listed(sorted(str(note) for note in notes - {None}))
     return [f"Joules are not shown: energy was not metered{f' ({why})' if why else ''}."]
 
@@ -100,9 +97,6 @@ def _figures(evidence: Evidence) -> tuple[list[str], list[list[str]]]:
 
     def metric(arm: Arm, *keys: str) -> float | None:
         return costs.mean([run.metric(*keys) for run in arm.runs])
-
-    def total(field: str) -> Callable[[Arm], float | None]:
-        return lambda arm: arm_mean(arm, field)
 
     front = costs.pareto(group)
     rows: list[tuple[str, Callable[[Arm], str]]] = [
@@ -135,7 +129,7 @@ def _figures(evidence: Evidence) -> tuple[list[str], list[list[str]]]:
             lambda a: percent(arm_mean(a, "model_flops_utilisation")),
         ),
         (f"peak memory {kind}".strip(), lambda a: mebibytes(arm_mean(a, "peak_memory_bytes"))),
-        ("energy", lambda a: prefixed(total("energy_joules")(a), "J")),
+        ("energy", lambda a: prefixed(arm_mean(a, "energy_joules"), "J")),
         (
             "running cost, seconds per second of audio (real-time factor)",
             lambda a: digits(costs.real_time_factor(a), 2),

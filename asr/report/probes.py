@@ -1,6 +1,5 @@
 """What the probes of ``asr claims`` measured, found by name in the folders that they wrote."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from asr.claims.context_table import Effective, exactness
 from asr.claims.reach import Attempt
-from asr.files import read_json_lines
+from asr.files import read_json, read_json_lines
 
 Rows = list[dict[str, Any]]
 
@@ -126,10 +125,7 @@ def _trained(probe: Probe | None) -> list[Effective]:
 
 def _probe(path: Path) -> Probe:
     key, wanted = ROWS[path.stem]
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); measure it again") from error
+    tree = read_json(path)
     rows = tree.get(key) if isinstance(tree, dict) else None
     if not rows:
         raise ValueError(f"{path} holds no {key}; measure it again: {COMMANDS[path.stem]}")

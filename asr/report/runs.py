@@ -1,6 +1,7 @@
 """Run folders: what they cost and what they reached."""
 
 import json
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from asr.files import read_json_lines
+from asr.files import read_json, read_json_lines
 
 DEVICE = ("device_name", "device_kind", "num_devices")
 UNKNOWN = "unknown"
@@ -26,6 +27,7 @@ class Point:
     audio_hours: float | None
     energy_joules: float | None
     cer: float | None = None
+    loss: float | None = None  # where it is finite
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,10 @@ def read_run(folder: Path, split: str = "test") -> Run:
         raise ValueError(f"{folder / 'recipe.yaml'} holds no recipe; train the run again")
     notes: list[str] = []
     flat = flatten(recipe)
-    lines = _ledger(folder / "ledger.jsonl", notes)
+    ledger = folder / "ledger.jsonl"
+    lines, torn = read_json_lines(ledger) if ledger.is_file() else ([], 0)
+    if torn:
+        notes.append(f"{torn} line{'s' if torn > 1 else ''} of {ledger.name} cut short by a crash")
     metrics, hypotheses, stale = _evaluation(folder, split, notes)
     return Run(
         path=folder,
@@ -242,20 +247,7 @@ def _best_updates(folder: Path) -> int | None:
 
 def _json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None without the file."""
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it and write it again") from error
-
-
-def _ledger(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The lines of the ledger; half a line that a killed session left is noted."""
-    lines, torn = read_json_lines(path) if path.is_file() else ([], 0)
-    if torn:
-        notes.append(f"{torn} line{'s' if torn > 1 else ''} of {path.name} cut short by a crash")
-    return lines
+    return read_json(path) if path.is_file() else None
 
 
 def _totals(
@@ -306,7 +298,7 @@ def _points(lines: list[dict[str, Any]], notes: list[str]) -> list[Point]:
             lost += len(points) - len(kept)
             points = kept
         elif line.get("event") == "validation" and line.get("validation"):
-            audio = line.get("audio_seconds")
+            audio, loss = line.get("audio_seconds"), line["validation"].get("loss", math.nan)
             points.append(
                 Point(
                     updates=line["updates"],
@@ -316,6 +308,7 @@ def _points(lines: list[dict[str, Any]], notes: list[str]) -> list[Point]:
                     audio_hours=None if audio is None else audio / 3600,
                     energy_joules=line.get("energy_joules"),
                     cer=line["validation"].get("cer"),
+                    loss=loss if math.isfinite(loss) else None,
                 )
             )
     if lost:

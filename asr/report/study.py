@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from asr.files import read_json_lines
+from asr.files import read_json, read_json_lines
 from asr.report.groups import Group
 from asr.report.quantities import listed, percent
 from asr.report.runs import Run, differing, flatten, read_run
@@ -56,12 +56,11 @@ class Account:
     @property
     def trial_wers(self) -> list[float]:
         """Validation WER of each trial; a failed one found nothing: 1."""
-        found = [row["validation_wer"] for row in self.trials]
-        bad = [
-            row["status"] == "failed" or wer is None
-            for row, wer in zip(self.trials, found, strict=True)
+        bad = [row["status"] == "failed" or row["validation_wer"] is None for row in self.trials]
+        return [
+            FAILED_WER if b else row["validation_wer"]
+            for b, row in zip(bad, self.trials, strict=True)
         ]
-        return [FAILED_WER if b else wer for b, wer in zip(bad, found, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,7 @@ class Study:
     @property
     def plan(self) -> dict[str, Any]:
         """The study's file with every default."""
-        found: dict[str, Any] = self.registered["resolved"]["study"]
-        return found
+        return self.registered["resolved"]["study"]
 
     @property
     def arms(self) -> list[str]:
@@ -119,8 +117,7 @@ class Study:
 
     def seed(self, row: Row) -> int | None:
         """Of a final run its own, of a trial that of all trials."""
-        seed: int | None = self.plan["tuning"]["seed"] if row["role"] == "trial" else row["seed"]
-        return seed
+        return self.plan["tuning"]["seed"] if row["role"] == "trial" else row["seed"]
 
     @property
     def by_budget(self) -> bool:
@@ -160,10 +157,7 @@ def read_study(folder: Path) -> Study:
     path = folder / "study.json"
     if not path.is_file():
         raise ValueError(f"{folder} is no folder of a study (no study.json); check the path")
-    try:
-        registered = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); restore it") from error
+    registered = read_json(path)
     for key in KEYS:
         if key not in registered:
             raise ValueError(f"{path} has no {key}; it was written by another version of asr")
@@ -345,9 +339,7 @@ def _asked(study: Study, split: str, targets: Sequence[float]) -> list[str]:
     if planned != split:
         found.append(f"The registered split is {planned}; this page shows {split}.")
     wanted = sorted(study.targets, reverse=True)
-    if wanted and [round(t, 9) for t in sorted(targets, reverse=True)] != [
-        round(t, 9) for t in wanted
-    ]:
+    if wanted and {round(t, 9) for t in targets} != {round(t, 9) for t in wanted}:
         told = [listed([percent(t) for t in some]) or "none" for some in (wanted, targets)]
         found.append(f"The registered targets are {told[0]}; this page shows {told[1]}.")
     return found

@@ -10,37 +10,11 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import reduction
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 POLL_SECONDS = 0.05
 # What every run imports: seconds of a processor, and longer on a machine with much installed.
 IMPORTED = ["asr.cli", "asr.train", "asr.evaluate"]
-
-
-class Runner(Protocol):
-    """What carries out ``asr VERB ...``."""
-
-    stopped: bool  # told to end
-
-    def __call__(
-        self,
-        arguments: Sequence[str],
-        *,
-        log: Path,
-        environment: Mapping[str, str],
-        held: list[int],
-    ) -> int:
-        """Exit status, negative where a signal killed it.
-
-        Args:
-            arguments: verb first.
-            log: file that its output is added to.
-            environment: of the process.
-            held: file descriptors of locks, which it holds as long as it lives.
-        """
-
-    def stop(self) -> None:
-        """Tells all that run to save and end, and starts none any more."""
 
 
 class Children:
@@ -57,7 +31,7 @@ class Children:
         self._running: set[ForkServerProcess] = set()
         # Of all that is asked of a process: two threads that wait for one would share its status.
         self._lock = threading.Lock()
-        self.stopped = False
+        self.stopped = False  # whether all were told to end; none is started any more
 
     def __call__(
         self,
@@ -67,7 +41,17 @@ class Children:
         environment: Mapping[str, str],
         held: list[int],
     ) -> int:
-        """Starts one and waits for its end; 143 when told to stop before."""
+        """Starts a process and waits for its end.
+
+        Args:
+            arguments: of ``asr``, the verb first.
+            log: file that the output is added to.
+            environment: of the process.
+            held: file descriptors of locks, which the process holds as long as it lives.
+
+        Returns:
+            Exit status, negative where a signal killed it; 143 when told to stop before.
+        """
         with self._lock:
             if self.stopped:
                 return 143

@@ -5,9 +5,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from asr.recipe import Recipe
 from asr.report import compare
 from asr.report.runs import read_run
 from asr.study import results, slots, standing
-from asr.study.children import Children, Runner
+from asr.study.children import Children
 from asr.study.claims import POLL_SECONDS, Claim, claim, waiting_for
 from asr.study.plan import Plan, Unit
 from asr.study.registration import read_registration, register
@@ -44,17 +44,12 @@ class Selection:
 
     def check(self, plan: Plan) -> None:
         """Refuses what the study does not have."""
-        names: dict[str, list[Any]] = {
-            "arms": list(plan.arms),
-            "budgets": list(plan.study.budgets),
-            "seeds": plan.study.seeds,
-        }
-        for key, known in names.items():
+        known = vars(plan.study) | {"arms": plan.arms}
+        for key in ("arms", "budgets", "seeds"):
             for name in getattr(self, key):
-                if name not in known:
-                    raise ValueError(
-                        f"{key} {name}: not in the study, which has {', '.join(map(str, known))}"
-                    )
+                if name not in known[key]:
+                    has = ", ".join(map(str, known[key]))
+                    raise ValueError(f"{key} {name}: not in the study, which has {has}")
         if self.budgets and not plan.study.separate_budgets:
             raise ValueError(
                 "budgets: they are points of one run here, so that none can be run alone"
@@ -79,7 +74,7 @@ def run_study(
     selection: Selection = Selection(),  # noqa: B008  (frozen)
     amend: bool = False,
     retry: bool = False,
-    runner: Runner | None = None,
+    runner: Children | None = None,
 ) -> dict[str, Any]:
     """Does what is missing of a study, then writes the report; safe from several shells at once.
 
@@ -156,8 +151,8 @@ def _prepared(study: Study, recipe: Recipe) -> dict[str, str]:
     if study.prepare is not None and not place.exists():
         log.info("preparing %s", place)
         prepare(study.prepare(), place, sample_rate=recipe.features.sample_rate)
-    facts = read_corpus(place)["splits"]
-    return {split: facts[split]["rows_sha256"] for split in sorted(facts)}
+    splits = read_corpus(place)["splits"]
+    return {name: splits[name]["rows_sha256"] for name in sorted(splits)}
 
 
 def _forget_failures(plan: Plan, folder: Path, selection: Selection) -> None:
@@ -177,22 +172,19 @@ def _forget_failures(plan: Plan, folder: Path, selection: Selection) -> None:
             held.release()
 
 
+@dataclass
 class Matrix:
     """The units of a study and the workers of this process."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        folder: Path,
-        registered: Row,
-        free: list[slots.Slot],
-        selection: Selection,
-        runner: Runner,
-    ):
-        self.plan, self.folder, self.registered = plan, folder, registered
-        self.free, self.selection, self.runner = free, selection, runner
-        self.failed = False
-        self.stopping, self.waiting = threading.Event(), threading.Event()
+    plan: Plan
+    folder: Path
+    registered: Row
+    free: list[slots.Slot]
+    selection: Selection
+    runner: Children
+    failed: bool = False
+    stopping: threading.Event = field(default_factory=threading.Event)
+    waiting: threading.Event = field(default_factory=threading.Event)
 
     def work(self, workers: int) -> None:
         """Until nothing is missing, here or in another shell.
@@ -203,7 +195,11 @@ class Matrix:
         with ThreadPoolExecutor(workers) as pool, _terminable():
             futures = [pool.submit(self._worker) for _ in range(workers)]
             try:
-                _first_error(futures)
+                waiting = set(futures)
+                while waiting:  # in short steps, so that signals are heard
+                    done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()  # raises what a worker raised
             finally:  # of one worker, or a signal: the others save and end, too
                 self.stopping.set()
                 if not all(future.done() for future in futures):
@@ -218,10 +214,9 @@ class Matrix:
 
     def _missing(self) -> list[Unit]:
         """Units that have no result yet; final runs are known once their arm is tuned."""
-        known = results.units(self.plan, self.folder)
         return [
             unit
-            for unit in known
+            for unit in results.units(self.plan, self.folder)
             if self.selection.holds(unit) and read_result(self.folder, unit) is None
         ]
 
@@ -251,13 +246,10 @@ class Matrix:
                 device.release()
 
     def _do(self, unit: Unit, slot: slots.Slot, held: list[Claim]) -> None:
-        bench = Bench(
-            self.folder,
-            self.registered["study_sha256"],
-            self.runner,
-            slots.environment(slot, self.registered["threads"], os.environ),
-            [one.number for one in held],
-        )
+        sha256, threads = self.registered["study_sha256"], self.registered["threads"]
+        environment = slots.environment(slot, threads, os.environ)
+        numbers = [one.number for one in held]
+        bench = Bench(self.folder, sha256, self.runner, environment, numbers)
         rows = perform(unit, self.plan.study, bench)
         if rows is not None:
             log.info("%s", results.progress(rows[0]))
@@ -266,15 +258,16 @@ class Matrix:
     def report(self) -> Path | None:
         """The page over all final runs that are there; by the first process of a launcher."""
         launched = slots.task()
-        finals = [
-            Path(row["run"])
-            for row in results.collect(self.plan, self.folder)
-            if row["role"] == "final" and row["status"] == "done"
-        ]
-        runs = [run for run in finals if self._is_whole(run)]
+        study, runs = self.plan.study, []
+        for row in results.collect(self.plan, self.folder):
+            if row["role"] == "final" and row["status"] == "done":
+                try:
+                    read_run(Path(row["run"]), study.split)
+                    runs.append(Path(row["run"]))
+                except Exception as error:  # damaged later; it does not cost the others' page
+                    self.fail(f"{row['run']} is not on the page", error)
         if not runs or (launched and launched[0]):
             return None
-        study = self.plan.study
         targets = [target / 100 for target in study.targets] or None
         with waiting_for(self.folder / ".report.lock"):
             written = compare(
@@ -286,28 +279,10 @@ class Matrix:
             )
         return next(path for path in written["files"] if path.suffix == ".html")
 
-    def _is_whole(self, run: Path) -> bool:
-        """Whether a run can be read; one that was damaged later does not cost the others' page."""
-        try:
-            read_run(run, self.plan.study.split)
-        except Exception as error:
-            self.fail(f"{run} is not on the page", error)
-            return False
-        return True
-
     def fail(self, what: str, error: Exception) -> None:
         """Reports what could not be done beside the units, which have rows for their failures."""
         self.failed = True
         log.error("%s: %s", what, reason(error))
-
-
-def _first_error(futures: list["Future[None]"]) -> None:
-    """Waits in short steps, so that signals are heard, and raises what a worker raised."""
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
 
 
 @contextmanager

@@ -73,23 +73,18 @@ class Plan:
         """The final runs of an arm with the settings that tuning chose: by budget, then seed."""
         key = json.dumps([arm, settings])
         if key not in self._finals:
-            self._finals[key] = self._made_finals(arm, settings)
+            study, tree = self.study, self._resolved(arm, settings)
+            names = list(study.budgets) if study.separate_budgets else [study.largest()]
+            self._finals[key] = [
+                Unit(arm, "final", seed, name, settings, _with(tree, seed, study.budgets[name]))
+                for name in names
+                for seed in study.seeds
+            ]
         return self._finals[key]
-
-    def _made_finals(self, arm: str, settings: dict[str, int | float]) -> list[Unit]:
-        study = self.study
-        names = list(study.budgets) if study.separate_budgets else [study.largest()]
-        tree = self._resolved(arm, settings)
-        return [
-            Unit(arm, "final", seed, name, settings, _with(tree, seed, study.budgets[name]))
-            for name in names
-            for seed in study.seeds
-        ]
 
     def any_recipe(self) -> Recipe:
         """A recipe of the study; corpus, features and trainer are those of all."""
-        recipe: Recipe = config.read(Recipe, next(iter(self.recipes.values())))
-        return recipe
+        return config.read(Recipe, next(iter(self.recipes.values())))
 
     def _trial(self, arm: str, number: int) -> Unit:
         tuning = self.study.tuning
@@ -107,10 +102,9 @@ class Plan:
         try:
             task = config.load_file(shipped.find(self.study.recipe, "tasks"))
             tree = config.override(task, words, Recipe)
-            resolved: Tree = config.tree_of(config.read(Recipe, tree))
+            return config.tree_of(config.read(Recipe, tree))
         except ValueError as error:
             raise ValueError(f"arm {name}: {error}") from None
-        return resolved
 
 
 def draw(ranges: dict[str, Range], seed: int, number: int) -> dict[str, int | float]:

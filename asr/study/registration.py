@@ -20,8 +20,7 @@ NAMED = 3  # differing keys in an error
 def resolved(plan: Plan) -> Tree:
     """The study file with every default, and the complete recipe of each arm; plain values."""
     tree = {"study": config.tree_of(plan.study), "recipes": plan.recipes}
-    plain: Tree = json.loads(json.dumps(tree, default=str))
-    return plain
+    return json.loads(json.dumps(tree, default=str))
 
 
 def checksum(tree: Tree) -> str:
@@ -32,10 +31,7 @@ def checksum(tree: Tree) -> str:
 def read_registration(folder: Path) -> dict[str, Any] | None:
     """The content of ``study.json``; None before the first start."""
     path = folder / "study.json"
-    if not path.is_file():
-        return None
-    registered: dict[str, Any] = read_json(path)
-    return registered
+    return read_json(path) if path.is_file() else None
 
 
 def differences(plan: Plan, registered: dict[str, Any]) -> list[str]:
@@ -67,12 +63,9 @@ def _compared(tree: Tree) -> Tree:
 def _different(old: Any, new: Any, key: str = "") -> list[str]:
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [key]
-    found: list[str] = []
-    for name in {**old, **new}:
-        own = f"{key}.{name}" if key else name
-        here = name in old and name in new
-        found += _different(old[name], new[name], own) if here else [own]
-    return found
+    here = f"{key}." if key else ""
+    pairs = [(here + name, old.get(name, ...), new.get(name, ...)) for name in {**old, **new}]
+    return [own for name, a, b in pairs for own in _different(a, b, name)]
 
 
 def register(
@@ -105,7 +98,11 @@ def register(
             "resolved": tree,
         }
     else:
-        _check_corpus(plan, registered, rows_sha256)
+        if other := [k for k, v in registered["rows_sha256"].items() if rows_sha256.get(k) != v]:
+            raise ValueError(
+                f"{plan.any_recipe().data.corpus} is not the corpus that the study began with "
+                f"(other rows in {', '.join(other)}); prepare that one again or give another name"
+            )
         changed = differences(plan, registered)
         if not changed:
             return registered
@@ -126,15 +123,6 @@ def listed(keys: list[str]) -> str:
     """The first few, and how many more."""
     more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
     return ", ".join(keys[:NAMED]) + more
-
-
-def _check_corpus(plan: Plan, registered: dict[str, Any], rows_sha256: dict[str, str]) -> None:
-    changed = [k for k, v in registered["rows_sha256"].items() if rows_sha256.get(k) != v]
-    if changed:
-        raise ValueError(
-            f"{plan.any_recipe().data.corpus} is not the corpus that the study began with (other "
-            f"rows in {', '.join(changed)}); prepare that one again or give another name"
-        )
 
 
 def _check_units(plan: Plan, folder: Path, changed: list[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from asr.files import write
 from asr.report.study import late_seeds
+from asr.scoring import percent
 from asr.study.claims import waiting_for
 from asr.study.plan import TUNING, Plan, Unit
 from asr.study.registration import differences, read_registration
@@ -62,32 +63,13 @@ def progress(row: Row) -> str:
     return f"{head}{wer}, {cost}" + (f" ({settings})" if settings else "")
 
 
-def percent(rate: float | None) -> str:
-    """A rate as people read it."""
-    return "-" if rate is None else f"{100 * rate:.2f} %"
-
-
-HEAD = (
-    "arm",
-    "budget",
-    "test WER",
-    "over seeds",
-    "validation",
-    "runs",
-    "h final",
-    "h tuning",
-    "failed",
-)
-
-
 def table(plan: Plan, rows: Sequence[Row]) -> str:
     """A line per arm and budget: WERs, device-hours (tuning apart, once per arm), failures.
 
     ``over seeds`` is the range from the lowest to the highest test WER.
     """
     metric = "cer" if any(row.get("validation_metric") == "cer" for row in rows) else "wer"
-    shown = "validation" + " CER" * (metric == "cer")
-    lines = [[shown if name == "validation" else name for name in HEAD]]
+    lines = []
     for arm in plan.arms:
         own = [row for row in rows if row["arm"] == arm]
         tuning = sum(row["device_hours"] for row in own if row["role"] == "trial")
@@ -97,23 +79,24 @@ def table(plan: Plan, rows: Sequence[Row]) -> str:
             done = [row for row in of_budget if row["status"] == "done"]
             tested = _values(done, "test_wer")
             spread = f"{percent(min(tested))} to {percent(max(tested))}" if tested else "-"
-            lines.append(
-                [
-                    arm,
-                    budget,
-                    percent(_mean(tested)),
-                    spread,
-                    percent(_mean(_values(done, f"validation_{metric}"))),
-                    f"{len(done)}/{len(plan.study.seeds)}",
-                    f"{sum(_values(of_budget, 'device_hours')):.3f}",
-                    f"{tuning:.3f}",
-                    str(len(failed)),
-                ]
-            )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
+            validation = _mean(_values(done, f"validation_{metric}"))
+            line = {
+                "arm": arm,
+                "budget": budget,
+                "test WER": percent(_mean(tested)),
+                "over seeds": spread,
+                "validation" + " CER" * (metric == "cer"): percent(validation),
+                "runs": f"{len(done)}/{len(plan.study.seeds)}",
+                "h final": f"{sum(_values(of_budget, 'device_hours')):.3f}",
+                "h tuning": f"{tuning:.3f}",
+                "failed": str(len(failed)),
+            }
+            lines.append(line)
+    cells = [list(lines[0]), *(list(line.values()) for line in lines)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+        for line in cells
     )
 
 

@@ -188,7 +188,6 @@ def read_study(path: Path) -> Study:
         ValueError: no such file, or a key is unknown, missing or mistyped; names its path.
     """
     try:
-        study: Study = config.read(Study, config.load_file(path))
+        return config.read(Study, config.load_file(path))
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-    return study

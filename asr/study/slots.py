@@ -117,12 +117,8 @@ def take(free: Sequence[Slot]) -> tuple[Slot, list[Claim]] | None:
     """The first slot of which no study on this machine uses a part; None where there is none."""
     folder = lock_folder()
     for slot in free:
-        held: list[Claim] = []
-        for name in slot.locks:
-            if (one := claim(folder / name)) is None:
-                break
-            held.append(one)
-        else:
+        held = [one for name in slot.locks if (one := claim(folder / name))]
+        if len(held) == len(slot.locks):
             return slot, held
         for one in held:
             one.release()

@@ -19,13 +19,14 @@ from asr.meter import read_ledger
 from asr.recipe import Budget
 from asr.report.runs import Point, Run, read_run
 from asr.scoring import ranked
-from asr.study.children import Runner
+from asr.study.children import Children
 from asr.study.plan import Plan, Unit
 from asr.study.schema import Study
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # of a run that a signal killed: it goes on from its checkpoint
+COSTS = ("device_hours", "train_flops", "audio_hours", "updates", "energy_joules")
 KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # saved and left when told to
 
 
@@ -42,7 +43,7 @@ class Bench:
 
     folder: Path
     study_sha256: str
-    runner: Runner
+    runner: Children
     environment: Mapping[str, str]
     held: list[int]
 
@@ -57,7 +58,8 @@ def perform(unit: Unit, study: Study, bench: Bench) -> list[dict[str, Any]] | No
     remove_stale(place)
     config.dump(unit.recipe, place / "recipe.yaml")
     verbs = [["train", str(place / "recipe.yaml"), "--run", str(place / "run")]]
-    if unit.role == "final" and not _metrics(place, study.split).is_file():
+    metrics = place / "run" / "evaluations" / study.split / "metrics.json"
+    if unit.role == "final" and not metrics.is_file():
         # The class of an encoder of one's own was named in the study's file.
         options = ["--split", study.split, "--allow-code"]
         verbs.append(["evaluate", str(place / "run"), *options])
@@ -65,13 +67,12 @@ def perform(unit: Unit, study: Study, bench: Bench) -> list[dict[str, Any]] | No
     for arguments in verbs:
         try:
             status = _until_it_ends(arguments, place, bench)
+            if status is None:
+                return None
+            reason = _reason(place / "log.txt", status) if status else ""
         except Exception as error:  # what a process or its files can do has no narrower type
             reason = reason_of(error)
-            break
-        if status is None:
-            return None
-        if status:
-            reason = _reason(place / "log.txt", status)
+        if reason:
             break
     rows = _rows(unit, study, bench, reason)
     write(place / "result.json", json.dumps(rows, indent=1))
@@ -107,31 +108,31 @@ def chosen(plan: Plan, folder: Path, arm: str) -> dict[str, int | float] | None:
     trials = [unit for unit in plan.trials if unit.arm == arm]
     if not trials:
         return {}
-    found = [read_result(folder, unit) for unit in trials]
-    rows = [result[0] for result in found if result is not None]
+    rows = [found[0] for unit in trials if (found := read_result(folder, unit))]
     if len(rows) < len(trials) or all(row["status"] == "failed" for row in rows):
         return None
-    best = min(range(len(rows)), key=lambda i: _worth(rows[i]))
-    return trials[best].settings
+
+    def worth(i: int) -> tuple[bool, float, float, float]:
+        """Lower is better."""
+        metric = rows[i].get("validation_metric") or "wer"
+        rates = {name: rows[i].get(f"validation_{name}") for name in ("wer", "cer")}
+        loss = rows[i]["validation_loss"]
+        return rows[i]["status"] == "failed", *ranked(rates, metric), _or_infinity(loss)
+
+    return trials[min(range(len(rows)), key=worth)].settings
 
 
-def _worth(row: dict[str, Any]) -> tuple[float, float, float]:
-    """Lower is better."""
-    if row["status"] == "failed":
-        return math.inf, math.inf, math.inf
-    loss, rates = row["validation_loss"], {n: row.get(f"validation_{n}") for n in ("wer", "cer")}
-    return *ranked(rates, row.get("validation_metric", "wer")), math.inf if loss is None else loss
+def _or_infinity(loss: float | None) -> float:
+    return math.inf if loss is None else loss
 
 
 def _until_it_ends(arguments: list[str], place: Path, bench: Bench) -> int | None:
     """The exit status of a verb; None when it was told to end with the study."""
     for attempt in range(1, ATTEMPTS + 1):
         began, sessions = time.monotonic(), _sessions(place)
+        log_file = place / "log.txt"
         status = bench.runner(
-            arguments,
-            log=place / "log.txt",
-            environment=bench.environment,
-            held=bench.held,
+            arguments, log=log_file, environment=bench.environment, held=bench.held
         )
         killed = status < 0 or status in KILLED
         line = {"verb": arguments[0], "status": status, "seconds": time.monotonic() - began}
@@ -167,10 +168,6 @@ def _reason(log: Path, status: int) -> str:
     return re.sub(r"^asr \w+: ", "", said[-1]) if said else f"exit status {status}; see {log}"
 
 
-def _metrics(place: Path, split: str) -> Path:
-    return place / "run" / "evaluations" / split / "metrics.json"
-
-
 def _rows(unit: Unit, study: Study, bench: Bench, reason: str) -> list[dict[str, Any]]:
     """What the unit reached and cost, then the smaller budgets as points of its curve."""
     place = bench.folder / unit.folder
@@ -178,7 +175,12 @@ def _rows(unit: Unit, study: Study, bench: Bench, reason: str) -> list[dict[str,
     try:
         if (place / "run" / "recipe.yaml").exists():
             run = read_run(place / "run", study.split)
-            loss = _best_loss(place / "run", run)
+            best = min(
+                run.points,
+                key=lambda p: (*ranked(vars(p), run.validation_metric), _or_infinity(p.loss)),
+                default=None,
+            )
+            loss = best and best.loss
     except Exception as error:  # a damaged run folder
         reason = reason or reason_of(error)
     totals = run.totals if run else {}
@@ -219,51 +221,26 @@ def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str
 
     The best rates so far, as the model kept is the best one. Its cost is a part of the run's.
     """
-    within = [point for point in run.points if _is_within(point, budget)]
+    limits = {key: value for key, value in vars(budget).items() if value is not None}
+    within = [p for p in run.points if all((getattr(p, k) or 0.0) <= limits[k] for k in limits)]
     last = within[-1] if within else None
     return row | {
         "role": "point",
         "budget": name,
         "reason": None if last else "no validation within this budget",
         **_lowest(within),
-        "validation_loss": None,
-        "test_wer": None,
-        "real_time_factor": None,
-        "device_hours": last and last.device_hours,
-        "train_flops": last and last.train_flops,
-        "audio_hours": last and last.audio_hours,
-        "updates": last and last.updates,
-        "energy_joules": last and last.energy_joules,
+        **dict.fromkeys(("validation_loss", "test_wer", "real_time_factor")),
+        **{name: last and getattr(last, name) for name in COSTS},
     }
-
-
-def _is_within(point: Point, budget: Budget) -> bool:
-    """Whether a validation was over when the budget was spent."""
-    limits = {key: value for key, value in vars(budget).items() if value is not None}
-    return all((getattr(point, key) or 0.0) <= value for key, value in limits.items())
 
 
 def _lowest(points: Sequence[Point]) -> dict[str, float | None]:
     """The lowest WER and CER; None without any."""
-    rates = {name: [getattr(p, name) for p in points] for name in ("wer", "cer")}
-    known = {name: [rate for rate in own if rate is not None] for name, own in rates.items()}
-    return {f"validation_{name}": min(own, default=None) for name, own in known.items()}
-
-
-def _best_loss(folder: Path, run: Run) -> float | None:
-    """The loss of the validation that chose the best model; None where it is none."""
-    losses = {
-        line["updates"]: line["validation"].get("loss", math.nan)
-        for line in read_ledger(folder / "ledger.jsonl")
-        if line["event"] == "validation"
+    return {
+        f"validation_{name}": min((r for r in rates if r is not None), default=None)
+        for name in ("wer", "cer")
+        for rates in [[getattr(point, name) for point in points]]
     }
-    found = [
-        (*ranked(vars(point), run.validation_metric), loss if math.isfinite(loss) else math.inf)
-        for point in run.points
-        for loss in [losses[point.updates]]
-    ]
-    loss = min(found)[-1] if found else math.inf
-    return loss if math.isfinite(loss) else None
 
 
 def _unmetered_hours(unit: Unit, place: Path) -> float:

@@ -37,10 +37,8 @@ def evaluate(arguments: list[str]) -> int:
     files = ["metrics.json", "hypotheses.jsonl"]
     files += [evaluation.FIGURE] * (output / evaluation.FIGURE).exists()
     print("written: " + ", ".join(str(output / name) for name in files))
-    if failed := len(metrics["failed"]):
-        count = failed + metrics["utterances"]
-        fail(f"asr evaluate: {failed} of {count} utterances failed, see above")
-    return int(failed > 0)
+    failed = len(metrics["failed"])
+    return _status("evaluate", failed, f"of {failed + metrics['utterances']} utterances failed")
 
 
 def tune_decoding(arguments: list[str]) -> int:
@@ -73,9 +71,7 @@ def tune_decoding(arguments: list[str]) -> int:
         batch_seconds=known.batch_seconds,
     )
     print(summaries.tuned(result))
-    if failed := len(result["failed"]):
-        fail(f"asr tune-decoding: {failed} utterances failed and were left out, see above")
-    return int(failed > 0)
+    return _status("tune-decoding", len(result["failed"]), "utterances failed and were left out")
 
 
 def transcribe(arguments: list[str]) -> int:
@@ -141,10 +137,13 @@ def transcribe(arguments: list[str]) -> int:
     )
     print(summaries.transcribed(results, known.output_dir, known.formats[0]), end="")
     failed = sum(result.error is not None for result in results)
+    return _status("transcribe", failed, f"of {summaries.count(len(results), 'file')} failed")
+
+
+def _status(verb: str, failed: int, words: str) -> int:
+    """The exit status of a verb, which tells how many items failed."""
     if failed:
-        fail(
-            f"asr transcribe: {failed} of {summaries.count(len(results), 'file')} failed, see above"
-        )
+        fail(f"asr {verb}: {failed} {words}, see above")
     return int(failed > 0)
 
 
