@@ -27,8 +27,14 @@ APOSTROPHES = str.maketrans(
 )
 
 
-# What transcripts write in brackets is not spoken: [laughter], [[noise]], <unk>, <|en|>, {breath}.
-TAG = re.compile(r"\[+[^\[\]]+\]+|<+[^<>\s](?:[^<>]*[^<>\s])?>+|\{+[^{}]+\}+")
+# What transcripts write in brackets is not spoken: [laughter], [[noise]], <unk>, <|en|>, {breath},
+# ((unclear)), *cough*. Words in single parentheses may be spoken, but not these sounds.
+SOUNDS = "applause|breath|cough|crosstalk|inaudible|laugh|music|nois|silence|unintelligible"
+TAG = re.compile(
+    r"\[+[^\[\]]+\]+|<+[^<>\s](?:[^<>]*[^<>\s])?>+|\{+[^{}]+\}+|\(\([^()]*\)\)|\*[^\s*]+\*|"
+    rf"\((?:{SOUNDS})[a-z]*\)",
+    re.IGNORECASE,
+)
 JOINERS = "\u200c\u200d"  # of no width: with them Persian and Hindi are read otherwise
 NO_LANGUAGE = ("", "und", "mul", "unknown")
 

@@ -22,7 +22,7 @@ from asr.audio import pieces
 from asr.device_memory import enough_memory
 from asr.files import new_folder, write_all
 from asr.items import attempt_each, one_line, reason
-from asr.modulation import DOUBTFUL, STEADY, level_range
+from asr.modulation import kind_of
 from asr.sources import Source, find
 from asr.windows import cut, natural_window
 from asr.writers import FORMATS, TIMED, Recording, Transcript, disagreement, recording
@@ -254,11 +254,11 @@ class Recogniser:
                 if len(wave) < MIN_SECONDS * rate or np.abs(wave).max() < SILENCE:
                     continue
                 span = (start / rate, (start + len(wave)) / rate)
-                varies = level_range(wave, rate, SILENCE)
-                if varies is not None and varies < STEADY:
+                kind = kind_of(wave, rate, SILENCE)
+                if kind == "noise":
                     reading.steady.append(span)
                 else:
-                    yield Window(reading, span, wave, varies is not None and varies < DOUBTFUL)
+                    yield Window(reading, span, wave, doubtful=kind == "doubtful")
         except Exception as error:
             reading.fail(reason(error))
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from asr.modulation import DOUBTFUL, STEADY, level_range
+from asr.modulation import kind_of
 from tests.coded_speech import audio_bytes
 
 SILENCE = 1e-4
@@ -28,8 +28,7 @@ def syllables(seconds, rate, depth_db):
 @pytest.mark.parametrize("power", [0, 1, 2])
 def test_noise_of_any_colour_and_level_is_steady(rate, seconds, level, power):
     rng = np.random.default_rng(power)
-    found = level_range(level * noise(seconds, rate, power, rng), rate, SILENCE)
-    assert 0 < found < STEADY
+    assert kind_of(level * noise(seconds, rate, power, rng), rate, SILENCE) == "noise"
 
 
 @pytest.mark.parametrize("mains", [50, 60])
@@ -43,7 +42,7 @@ def test_a_hum_with_its_harmonics_is_steady_also_after_a_codec(mains, kind):
     wave = sum(0.1 / k * np.sin(2 * np.pi * mains * k * t + k) for k in range(1, 20))
     if kind:
         wave, _ = soundfile.read(io.BytesIO(audio_bytes(wave, 16000, kind)))
-    assert level_range(wave, 16000, SILENCE) < STEADY
+    assert kind_of(wave, 16000, SILENCE) == "noise"
 
 
 @pytest.mark.parametrize("depth", [20, 30])
@@ -53,34 +52,46 @@ def test_a_level_that_moves_as_that_of_speech_is_not(depth, snr):
     speech = syllables(5, 16000, depth) * noise(5, 16000, 1, rng)
     speech /= speech.std()
     other = noise(5, 16000, 1, rng) * 10 ** (-snr / 20)
-    found = level_range(0.05 * (speech + other), 16000, SILENCE)
-    assert found > DOUBTFUL
-    if snr == np.inf:
-        assert found > depth - 4  # frames of 0.1 s smooth it
+    assert kind_of(0.05 * (speech + other), 16000, SILENCE) == "speech"
 
 
 def test_a_loud_hum_does_not_hide_speech_above_it():
     rng = np.random.default_rng(1)
     t = np.arange(5 * 16000) / 16000
     speech = 0.01 * syllables(5, 16000, 25) * noise(5, 16000, 0, rng)
-    found = level_range(speech + np.sin(2 * np.pi * 50 * t), 16000, SILENCE)
-    assert found > DOUBTFUL
+    assert kind_of(speech + np.sin(2 * np.pi * 50 * t), 16000, SILENCE) == "speech"
 
 
-def test_one_syllable_in_half_a_minute_of_noise_is_enough():
+def test_one_syllable_in_half_a_minute_of_noise_is_kept_and_doubted():
     rng = np.random.default_rng(2)
     wave = 0.01 * noise(30, 16000, 0, rng)
     wave[100_000:104_800] *= 10  # 0.3 s at 20 dB
-    assert level_range(wave, 16000, SILENCE) > DOUBTFUL
+    assert kind_of(wave, 16000, SILENCE) == "doubtful"
+
+
+CHANGES = {
+    "clicks": lambda t: np.where(np.mod(t, 3) < 2e-4, 90, 1),
+    "a fade": lambda t: np.minimum(1, t / 10),
+    "a step": lambda t: np.where(t > 10, 6, 1),
+}
+
+
+@pytest.mark.parametrize("power", [0, 1])
+@pytest.mark.parametrize("change", CHANGES)
+def test_noise_with_clicks_fades_or_steps_is_doubted(change, power):
+    t = np.arange(30 * 16000) / 16000
+    wave = 0.01 * noise(30, 16000, power, np.random.default_rng(3)) * CHANGES[change](t)
+    assert kind_of(wave, 16000, SILENCE) == "doubtful"
 
 
 def test_digital_silence_before_and_after_a_noise_does_not_count():
     rng = np.random.default_rng(2)
     wave = np.concatenate([np.zeros(20_000), 0.01 * noise(4, 16000, 0, rng), np.zeros(9_999)])
-    assert level_range(wave, 16000, SILENCE) < STEADY
+    assert kind_of(wave, 16000, SILENCE) == "noise"
 
 
-def test_less_than_a_second_is_not_judged():
+def test_less_than_a_second_of_noise_is_doubted_and_not_left_out():
     rng = np.random.default_rng(2)
-    assert level_range(noise(0.9, 16000, 0, rng), 16000, SILENCE) is None
-    assert level_range(np.zeros(32_000), 16000, SILENCE) is None
+    for seconds in (0.4, 0.9):
+        assert kind_of(0.1 * noise(seconds, 16000, 0, rng), 16000, SILENCE) == "doubtful"
+    assert kind_of(np.zeros(32_000), 16000, SILENCE) == "speech"  # silence is told elsewhere

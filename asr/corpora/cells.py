@@ -40,8 +40,8 @@ def text_of(value: Any, column: str = "text") -> str:
         try:
             value.encode()
         except UnicodeEncodeError:
-            why = f"{column} {printable(value):.60} is not UTF-8; convert the file, for instance"
-            raise CellError("not_utf8", f"{why}: iconv -f LATIN1 -t UTF-8") from None
+            why = f"{column} {printable(value):.60} holds bytes that are not UTF-8, or half of a"
+            raise CellError("not_utf8", f"{why} character; correct it in the source") from None
         return value
     if isinstance(value, int | float | Decimal | np.number) and not isinstance(value, bool):
         if value != value:
@@ -55,7 +55,7 @@ def text_of(value: Any, column: str = "text") -> str:
 
 
 def seconds_of(value: Any, column: str) -> float | None:
-    """A number of seconds; None where it is not given.
+    """A number of seconds; None where it is missing: None, NaN or an empty field.
 
     Raises:
         CellError: it is not a number, is negative or is not finite.
@@ -63,7 +63,10 @@ def seconds_of(value: Any, column: str) -> float | None:
     if value is None or value == "":
         return None
     with contextlib.suppress(TypeError, ValueError):  # a table holds text
-        if not isinstance(value, bool) and 0 <= (seconds := float(value)) < math.inf:
+        seconds = -1.0 if isinstance(value, bool) else float(value)
+        if math.isnan(seconds):
+            return None
+        if 0 <= seconds < math.inf:
             return seconds
     shown = printable(str(value))
     raise CellError("bad_row", f"{column} {shown!r:.60} is not a number of seconds")

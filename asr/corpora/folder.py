@@ -218,7 +218,7 @@ def _kaldi(folder: Path) -> Iterator[Row]:
     else:
         segments = {recording: [recording] for recording in recordings}
     for utterance in sorted({*segments, *texts}):
-        recording, *times = segments.get(utterance, [utterance])
+        recording, *times = segments.get(utterance, [utterance]) or [""]
         # Without an entry the row stays, with a path that does not exist: preflight counts it.
         where = recordings.get(recording, f"(wav.scp has no {recording})")
         if where.endswith("|"):
@@ -262,9 +262,10 @@ def _beside_text(folder: Path) -> Iterator[Row]:
         key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
         (texts if path.suffix.lower() == ".txt" else audio)[key].append(path)
     for key in sorted({*audio, *texts}) if audio else ():
-        # A text without audio is a row whose file is missing: preflight counts it.
-        for path in audio.get(key, [folder / f"{key}.wav"]):
+        for path in audio[key]:
             yield _pair(key, path, texts[key])
+        if not audio[key]:  # a README, or a recording that is missing
+            yield cells.unusable(key, "no audio file has this name", "text_without_audio")
 
 
 def _pair(key: str, audio: Path, texts: list[Path]) -> Row:

@@ -53,7 +53,7 @@ def _row(path: Path, where: str, line: Mapping[str, Any]) -> Row:
         line["text"],
         id=line.get("id") or name,
         speaker=line.get("speaker"),
-        language=line.get("lang"),
+        language=line.get("lang") or line.get("language"),
         offset=offset,
         duration=line.get("duration"),
     )

@@ -31,7 +31,15 @@ ADVICE = {  # by reason; the braces stand for examples
     " which loses no sign of any script",
 }
 # Reasons of rows that could not be read, in distinction to rows that are of no use.
-NOT_READ = ("missing_audio", "unreadable_audio", "truncated_audio", "bad_row", "not_utf8", "error")
+NOT_READ = (
+    "missing_audio",
+    "unreadable_audio",
+    "truncated_audio",
+    "not_finite",
+    "bad_row",
+    "not_utf8",
+    "error",
+)
 MORE_LABELS_THAN_FRAMES = "more_labels_than_frames"
 
 

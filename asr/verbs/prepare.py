@@ -57,7 +57,7 @@ def prepare(arguments: list[str]) -> int:
     dropped = [checked["dropped"] for checked in result["preflight"].values()]
     lost = [row for rows in dropped for reason in NOT_READ for row in rows.get(reason, ())]
     why = f"{counted({'rows': lost})} could not be read; {known.output}/preflight.json says why"
-    return fail(f"asr prepare: {why}; all others were prepared", status=1) if lost else 0
+    return fail(f"asr prepare: {why}", status=1) if lost else 0
 
 
 def prepared(result: dict[str, Any]) -> str:
