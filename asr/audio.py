@@ -120,29 +120,21 @@ def _resampled(waves: Iterable[np.ndarray], rate: int, to_rate: int) -> Iterator
     if rate == to_rate:
         yield from chunks
         return
-    guard = GUARD_SECONDS * rate
-    ahead = next(chunks, None)
-    held, passed = np.zeros(0, np.float32), 0  # read and kept; how much of it was passed on
-    while ahead is not None:
-        held = np.concatenate([held, ahead])
-        ahead = next(chunks, None)
-        # Cut at whole seconds of the file, where samples of both rates coincide.
-        end = len(held) if ahead is None else (len(held) - guard) // rate * rate
-        first = passed // rate * to_rate
-        last = math.ceil(end * to_rate / rate)
-        yield _filtered(held, rate, to_rate)[first:last]
-        passed = min(end, guard)
-        held = held[end - passed :]
-
-
-def _filtered(wave: np.ndarray, rate: int, to_rate: int) -> np.ndarray:
-    """As ``resample``, at once: memory for several times the wave."""
     # Imported here: torch takes seconds to load, and files at the right rate do not need it.
     import torch
 
     from asr.torchaudio_functional import resample as windowed_sinc
 
-    return windowed_sinc(torch.from_numpy(wave), rate, to_rate).numpy()
+    guard = GUARD_SECONDS * rate
+    held, passed = np.zeros(0, np.float32), 0  # read and kept; how much of it was passed on
+    for chunk, ahead in itertools.pairwise(itertools.chain(chunks, [None])):
+        held = np.concatenate([held, chunk])
+        # Cut at whole seconds of the file, where samples of both rates coincide.
+        end = len(held) if ahead is None else (len(held) - guard) // rate * rate
+        first, last = passed // rate * to_rate, math.ceil(end * to_rate / rate)
+        yield windowed_sinc(torch.from_numpy(held), rate, to_rate).numpy()[first:last]
+        passed = min(end, guard)
+        held = held[end - passed :]
 
 
 def _chunks(waves: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
@@ -154,9 +146,10 @@ def _chunks(waves: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
         count += len(wave)
         if count >= length:
             joined = np.concatenate(held)
-            whole = count - count % length
+            count %= length
+            whole = len(joined) - count
             yield from joined[:whole].reshape(-1, length)
-            held, count = [joined[whole:].copy()], count - whole
+            held = [joined[whole:].copy()]
     if count:
         yield np.concatenate(held)
 

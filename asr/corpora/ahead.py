@@ -4,16 +4,16 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 from asr.corpora.corpus import Row
-from asr.corpora.preflight import DroppedError, Utterance, load
+from asr.corpora.preflight import Loaded, Utterance, load
 
 READ_AHEAD = 8  # recordings loaded ahead per thread
 READY_BYTES = 64_000_000  # of audio ready to be written per thread: an hour of speech or two
-Loaded = Utterance | DroppedError
-Recording = list[tuple[Row, "Future[Loaded]"]]  # rows that share their audio, and their results
+Results = SimpleQueue[Loaded | BaseException]  # an exception ended the loading
 
 
 def load_ahead(rows: Iterable[Row], sample_rate: int, workers: int) -> Iterator[tuple[Row, Loaded]]:
@@ -21,17 +21,17 @@ def load_ahead(rows: Iterable[Row], sample_rate: int, workers: int) -> Iterator[
 
     Consecutive rows of one file are one recording: a single thread decodes it, once.
     """
-    pending: deque[Recording] = deque()
+    pending: deque[tuple[list[Row], Results]] = deque()
     ready = _Ready(READY_BYTES * workers)
     with ThreadPoolExecutor(workers) as pool:
         try:
             for _, group in itertools.groupby(rows, _audio_of):
-                pending.append([(row, Future()) for row in group])
-                pool.submit(ready.load, pending[-1], sample_rate)
+                pending.append((list(group), SimpleQueue()))
+                pool.submit(ready.load, *pending[-1], sample_rate)
                 if len(pending) > READ_AHEAD * workers:
-                    yield from ready.take(pending.popleft())
+                    yield from ready.take(*pending.popleft())
             while pending:
-                yield from ready.take(pending.popleft())
+                yield from ready.take(*pending.popleft())
         finally:  # who writes may stop early, as where the disk is full
             ready.stop()
             pool.shutdown(cancel_futures=True)
@@ -46,28 +46,46 @@ class _Ready:
 
     def __init__(self, limit: int) -> None:
         self.limit, self.bytes, self.stopped = limit, 0, False
-        self.wanted: Future[Loaded] | None = None
+        self.wanted: Results | None = None
         self.changed = threading.Condition()
 
-    def load(self, recording: Recording, sample_rate: int) -> None:
+    def load(self, rows: list[Row], results: Results, sample_rate: int) -> None:
         """Loads the rows of a recording, waiting while there is no room for a result."""
-        results = load([row for row, _ in recording], sample_rate)
-        for _, future in recording:
-            try:
-                result = next(results)
-            except BaseException as error:
-                future.set_exception(error)
-                continue
-            with self.changed:
-                while not (self.stopped or self.wanted is future or self.bytes < self.limit):
-                    self.changed.wait()
-                if self.stopped:
-                    return
-                self.bytes += _bytes(result)
-            future.set_result(result)
 
-    def take(self, recording: Recording) -> Iterator[tuple[Row, Loaded]]:
+        def room() -> bool:
+            wanted = results is self.wanted and results.empty()
+            return wanted or self.stopped or self.bytes < self.limit
+
+        try:
+            for result in load(rows, sample_rate):
+                with self.changed:
+                    self.changed.wait_for(room)
+                    if self.stopped:
+                        return
+                    self.bytes += _bytes(result)
+                results.put(result)
+        except BaseException as error:
+            results.put(error)
+
+    def take(self, rows: list[Row], results: Results) -> Iterator[tuple[Row, Loaded]]:
         """The rows of a recording with their results, as they come."""
-        while recording:
-            row, future = recording.pop(0)
-            self._change(wanted=future)
+        for row in rows:
+            with self.changed:
+                self.wanted = results
+                self.changed.notify_all()
+            result = results.get()
+            if not isinstance(result, Loaded):
+                raise result
+            with self.changed:
+                self.bytes -= _bytes(result)
+            yield row, result
+
+    def stop(self) -> None:
+        """Nothing more will be taken."""
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
+
+
+def _bytes(result: Loaded) -> int:
+    return len(result.audio) if isinstance(result, Utterance) else 0
