@@ -57,7 +57,16 @@ def open_sound(source: Source) -> Iterator[Sound]:
         AudioError: as ``decode``; for what comes late in the file, when its piece is asked for.
         OSError: no such file.
     """
-    with _opened(source) as stream:
+    if isinstance(source, bytes):
+        file: BinaryIO = io.BytesIO(source)
+    elif source.is_dir():
+        raise IsADirectoryError(f"{source} is a folder, not an audio file")
+    elif not source.exists():
+        raise FileNotFoundError(f"{source}: no such file; check the path")
+    else:
+        file = source.open("rb")
+    with file:
+        stream = file if file.seekable() else io.BytesIO(file.read())  # a pipe is held whole
         found = blocks(stream, name(source))
         rate, samples = next(found)
         pieces = _at_one_rate(itertools.chain([(rate, samples)], found), rate, source)
@@ -94,14 +103,6 @@ def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, sample_rate, format="FLAC", subtype="PCM_16")
     return file.getvalue()
-
-
-def samples_by_libsndfile(data: bytes) -> int:
-    """How many samples per channel libsndfile alone finds in a file; 0 where it cannot read it."""
-    try:
-        return soundfile.info(io.BytesIO(data)).frames
-    except soundfile.LibsndfileError:
-        return 0
 
 
 def pieces(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
@@ -154,20 +155,6 @@ def _chunks(waves: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
         yield np.concatenate(held)
 
 
-@contextlib.contextmanager
-def _opened(source: Source) -> Iterator[BinaryIO]:
-    """A seekable stream of the file's bytes."""
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
-        return
-    if source.is_dir():
-        raise IsADirectoryError(f"{source} is a folder, not an audio file")
-    if not source.exists():
-        raise FileNotFoundError(f"{source}: no such file; check the path")
-    with source.open("rb") as stream:
-        yield stream if stream.seekable() else io.BytesIO(stream.read())  # a pipe is held whole
-
-
 def _at_one_rate(found: Iterable[Block], rate: int, source: Source) -> Iterator[np.ndarray]:
     """(N, channels) float32 blocks -> (N,) at ``rate``."""
     for block_rate, group in itertools.groupby(found, key=lambda block: block[0]):
@@ -179,7 +166,6 @@ def _mono(samples: np.ndarray, source: Source) -> np.ndarray:
     """(N, channels) -> (N,), checked."""
     wave = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if not np.isfinite(wave).all():
-        raise AudioError(
-            f"{name(source)} holds NaN or infinite samples; export it again", "not finite"
-        )
+        problem = f"{name(source)} holds NaN or infinite samples; export it again"
+        raise AudioError(problem, "not finite")
     return np.ascontiguousarray(wave)

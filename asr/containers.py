@@ -142,10 +142,9 @@ def _chunk(
         start = place if long or multiple == 8 else place + header
         if identifier == wanted:
             return start, length
-        behind = start + length + -length % multiple
-        if behind <= place:
+        if length < 0 or start + length == place:
             break
-        place = behind
+        place = start + length + -length % multiple
     return size, 0
 
 
@@ -210,12 +209,10 @@ def _parts(stream: BinaryIO, size: int, start: int, promised: int, name: str) ->
 def _starts(stream: BinaryIO, magic: bytes) -> list[int]:
     """Where the parts of a file begin."""
     found: set[int] = set()
-    place, data = 0, b""
-    stream.seek(0)
-    while more := stream.read(SCAN_BYTES):
-        data = data[-7:] + more  # a byte less than the longest pattern
-        place += len(more)
-        found |= {place - len(data) + match.start() for match in PARTS[magic].finditer(data)}
+    for place in range(0, stream.seek(0, io.SEEK_END), SCAN_BYTES):
+        stream.seek(place)
+        data = stream.read(SCAN_BYTES + 7)  # a pattern that begins here may end behind
+        found |= {place + match.start() for match in PARTS[magic].finditer(data)}
     # Streams side by side (sound and video) begin on consecutive pages; they are one part.
     beside = {start + _page_bytes(stream, start) for start in found if magic == b"OggS"}
     return sorted({0} | found - beside)
@@ -274,10 +271,8 @@ def _by_ffmpeg(part: _Part, name: str) -> Iterator[Block]:
     try:
         container = av.open(part, "r", options=options, metadata_errors="ignore")
     except av.FFmpegError as error:
-        raise AudioError(
-            f"{name} is not a readable audio file ({error.strerror}); convert it to wav or flac"
-            " first"
-        ) from None
+        problem = f"{name} is not a readable audio file ({error.strerror})"
+        raise AudioError(f"{problem}; convert it to wav or flac first") from None
     with container:
         stream: Any = container.streams.best("audio")
         if stream is None:
@@ -326,10 +321,8 @@ def _packets(container: Any, stream: Any, name: str) -> Iterator[Any]:
 def _floats(frame: Any) -> np.ndarray:
     """(N, channels) float32 in [-1, 1], scaled as libsndfile does."""
     samples = frame.to_ndarray()  # (channels, N), or (1, N * channels) where they alternate
-    if frame.format.is_planar:
-        samples = samples.T
-    else:
-        samples = samples.reshape(-1, frame.layout.nb_channels)
+    planar = frame.format.is_planar
+    samples = samples.T if planar else samples.reshape(-1, frame.layout.nb_channels)
     if samples.dtype.kind == "f":
         return samples.astype(np.float32, copy=False)
     unsigned = samples.dtype.kind == "u"

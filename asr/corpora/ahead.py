@@ -33,7 +33,7 @@ def load_ahead(rows: Iterable[Row], sample_rate: int, workers: int) -> Iterator[
             while pending:
                 yield from ready.take(*pending.popleft())
         finally:  # who writes may stop early, as where the disk is full
-            ready.stop()
+            ready.ask(None)
             pool.shutdown(cancel_futures=True)
 
 
@@ -70,9 +70,7 @@ class _Ready:
     def take(self, rows: list[Row], results: Results) -> Iterator[tuple[Row, Loaded]]:
         """The rows of a recording with their results, as they come."""
         for row in rows:
-            with self.changed:
-                self.wanted = results
-                self.changed.notify_all()
+            self.ask(results)
             result = results.get()
             if not isinstance(result, Loaded):
                 raise result
@@ -80,10 +78,10 @@ class _Ready:
                 self.bytes -= _bytes(result)
             yield row, result
 
-    def stop(self) -> None:
-        """Nothing more will be taken."""
+    def ask(self, results: Results | None) -> None:
+        """Lets the next of these results be loaded; None ends all loading."""
         with self.changed:
-            self.stopped = True
+            self.wanted, self.stopped = results, results is None
             self.changed.notify_all()
 
 

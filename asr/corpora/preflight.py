@@ -7,6 +7,7 @@ splits these are suspicious and stay.
 
 import contextlib
 import hashlib
+import io
 import itertools
 import math
 import sys
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from asr import audio, folders, items, text
 from asr.corpora.corpus import Row
@@ -229,7 +231,10 @@ def _published(row: Row, samples: int) -> tuple[bytes, str] | None:
         data, suffix = row.audio.read_bytes(), row.audio.suffix
     else:
         data, suffix = row.audio, ""
-    return (data, suffix) if audio.samples_by_libsndfile(data) == samples else None
+    with contextlib.suppress(soundfile.LibsndfileError):
+        if soundfile.info(io.BytesIO(data)).frames == samples:
+            return data, suffix
+    return None
 
 
 def check_length(text: str, seconds: float) -> None:
