@@ -25,7 +25,6 @@ MP3_FRAME_BYTES = 1441  # the longest frame of an MP3
 GAP_SECONDS = 0.25  # a file has gaps if more than this is missing in all
 RESUMES = 1000  # how often reading goes on after damage
 SCAN_BYTES = 1 << 20  # read at once when looking for the parts of a file
-PAGE_BYTES = 65307  # the longest page of Ogg
 
 # How files begin that consist of chunks: where the first chunk is, its identifier and length, the
 # multiple that a chunk is padded to, and the identifier of the chunk with the samples.
@@ -45,9 +44,10 @@ PLAIN = {*CHUNKS} - {b"riff"}  # libsndfile reads these, but W64 beyond its end
 STREAMED_MARGIN = 1 << 24
 SLACK = 64  # bytes: some programs count the header among the samples
 COUNTED = {"flac", "tta", "wv", "ape", "au", "nistsphere"}  # FFmpeg tells the samples they promise
-# How each part of a file begins: chained Ogg (RFC 3533, section 4) and FLAC files joined by cat.
+# Pages of Ogg, of which some begin a part (chained Ogg, RFC 3533, section 4), and how each of the
+# FLAC files begins that were joined by cat.
 PARTS = {
-    b"OggS": re.compile(rb"OggS\0\x02"),
+    b"OggS": re.compile(rb"OggS\0[\0-\x07]"),
     b"fLaC": re.compile(rb"fLaC[\0\x80]\0\0\x22"),
 }
 # The number of bytes in the first frame of an MP3 by Xing, LAME or Fraunhofer. In Xing's header the
@@ -194,28 +194,32 @@ def _parts(stream: BinaryIO, size: int, start: int, promised: int, name: str) ->
     magic = stream.read(4)
     starts, head = [0], b""
     if magic in PARTS:
-        starts = _starts(stream, magic)
+        starts = _starts(stream, size, magic, name)
     elif magic in (b"RF64", b"BW64") and not promised:  # RIFF may leave the length open
         head = b"RIFF" + stream.read(start - 8) + b"\xff\xff\xff\xff"
     elif magic == b"riff" and not promised:
         head = magic + stream.read(12) + struct.pack("<q", size)
         head += stream.read(start)[8:] + struct.pack("<q", size - start)
-    if magic == b"OggS" and _ends_within_a_page(stream, size):
-        log.warning("%s ends within a page of Ogg: it was cut; the sound before is used", name)
     for begin, end in zip(starts, [*starts[1:], size], strict=True):
         yield _Part(stream, begin, end, head)
 
 
-def _starts(stream: BinaryIO, magic: bytes) -> list[int]:
+def _starts(stream: BinaryIO, size: int, magic: bytes, name: str) -> list[int]:
     """Where the parts of a file begin."""
-    found: set[int] = set()
-    for place in range(0, stream.seek(0, io.SEEK_END), SCAN_BYTES):
+    found: dict[int, int] = {}  # place -> sixth byte, in Ogg the kind of a page
+    for place in range(0, size, SCAN_BYTES):
         stream.seek(place)
         data = stream.read(SCAN_BYTES + 7)  # a pattern that begins here may end behind
-        found |= {place + match.start() for match in PARTS[magic].finditer(data)}
-    # Streams side by side (sound and video) begin on consecutive pages; they are one part.
-    beside = {start + _page_bytes(stream, start) for start in found if magic == b"OggS"}
-    return sorted({0} | found - beside)
+        found |= {place + match.start(): match[0][5] for match in PARTS[magic].finditer(data)}
+    starts = set(found)
+    if magic == b"OggS":
+        last = max(found, default=0)
+        if last + _page_bytes(stream, last) > size:
+            log.warning("%s ends within a page of Ogg: it was cut; the sound before is used", name)
+        starts = {start for start, kind in found.items() if kind & 2}  # of a stream
+        # Streams side by side (sound and video) begin on consecutive pages; they are one part.
+        starts -= {start + _page_bytes(stream, start) for start in starts}
+    return sorted({0, *starts})
 
 
 def _page_bytes(stream: BinaryIO, start: int) -> int:
@@ -224,14 +228,6 @@ def _page_bytes(stream: BinaryIO, start: int) -> int:
     header = stream.read(27)
     segments = header[26] if len(header) == 27 else 0
     return 27 + segments + sum(stream.read(segments))
-
-
-def _ends_within_a_page(stream: BinaryIO, size: int) -> bool:
-    """Whether the last page of an Ogg file is not whole."""
-    begin = max(0, size - PAGE_BYTES)
-    stream.seek(begin)
-    last = stream.read().rfind(b"OggS")
-    return last >= 0 and begin + last + _page_bytes(stream, begin + last) > size
 
 
 class _Forwards(soundfile.SoundFile):
@@ -275,10 +271,8 @@ def _by_ffmpeg(part: _Part, name: str) -> Iterator[Block]:
         raise AudioError(f"{problem}; convert it to wav or flac first") from None
     with container:
         stream: Any = container.streams.best("audio")
-        if stream is None:
-            raise AudioError(f"{name} holds no sound; give a file with an audio stream")
-        if stream.codec_context is None:
-            raise AudioError(f"{name} holds sound of an unknown or protected kind; convert it")
+        if stream is None or stream.codec_context is None:
+            raise AudioError(f"{name} holds no sound of a known kind; give another file")
         count = damaged = 0
         gaps, end, rate = 0.0, None, stream.rate  # seconds; only they show a lost page of Ogg
         for packet in _packets(container, stream, name):

@@ -212,9 +212,7 @@ def _open(row: Row) -> contextlib.AbstractContextManager[audio.Sound]:
         return audio.open_sound(row.audio)
     assert row.sample_rate is not None, "samples need their rate"
     wave = row.audio
-    if wave.dtype == np.int16:
-        wave = wave.astype(np.float32) / 32768
-    wave = wave.astype(np.float32, copy=False)
+    wave = wave.astype(np.float32, copy=False) / (32768 if wave.dtype == np.int16 else 1)
     if not np.isfinite(wave).all():
         raise audio.AudioError("the samples hold NaN or infinity", "not finite")
     return contextlib.nullcontext(audio.Sound(row.sample_rate, 1, iter([wave])))

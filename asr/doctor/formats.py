@@ -34,7 +34,6 @@ FFMPEG = {
     "amr": ("amr", "amrnb", 8000),
 }
 ENCODERS = {"opus": "libopus", "amrnb": "libopencore_amrnb"}
-BIT_RATES = {"amrnb": 12_200}  # its highest; 64,000 for others, which all of them take
 NEEDED = ("wav", "flac")  # recordings, and how a prepared corpus keeps them
 
 
@@ -113,7 +112,7 @@ def encoded(container: str, codec: str, rate: int) -> bytes:
     with av.open(file, "w", format=container) as output:
         stream = output.add_stream(ENCODERS.get(codec, codec), rate=rate, layout="mono")
         assert isinstance(stream, av.AudioStream)
-        stream.bit_rate = BIT_RATES.get(codec, 64_000)
+        stream.bit_rate = 12_200 if codec == "amrnb" else 64_000
         frame = av.AudioFrame.from_ndarray(tone(rate)[None], format="fltp", layout="mono")
         frame.sample_rate = rate
         output.mux(stream.encode(frame))
