@@ -57,7 +57,16 @@ def open_sound(source: Source) -> Iterator[Sound]:
         AudioError: as ``decode``; for what comes late in the file, when its piece is asked for.
         OSError: no such file.
     """
-    with _opened(source) as stream:
+    if isinstance(source, bytes):
+        file: BinaryIO = io.BytesIO(source)
+    elif source.is_dir():
+        raise IsADirectoryError(f"{source} is a folder, not an audio file")
+    elif not source.exists():
+        raise FileNotFoundError(f"{source}: no such file; check the path")
+    else:
+        file = source.open("rb")
+    with file:
+        stream = file if file.seekable() else io.BytesIO(file.read())  # a pipe is held whole
         found = blocks(stream, name(source))
         rate, samples = next(found)
         pieces = _at_one_rate(itertools.chain([(rate, samples)], found), rate, source)
@@ -96,14 +105,6 @@ def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
     return file.getvalue()
 
 
-def samples_by_libsndfile(data: bytes) -> int:
-    """How many samples per channel libsndfile alone finds in a file; 0 where it cannot read it."""
-    try:
-        return soundfile.info(io.BytesIO(data)).frames
-    except soundfile.LibsndfileError:
-        return 0
-
-
 def pieces(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
     """What ``decode`` gives, in consecutive pieces of about ten seconds; never the whole of it.
 
@@ -120,29 +121,21 @@ def _resampled(waves: Iterable[np.ndarray], rate: int, to_rate: int) -> Iterator
     if rate == to_rate:
         yield from chunks
         return
-    guard = GUARD_SECONDS * rate
-    ahead = next(chunks, None)
-    held, passed = np.zeros(0, np.float32), 0  # read and kept; how much of it was passed on
-    while ahead is not None:
-        held = np.concatenate([held, ahead])
-        ahead = next(chunks, None)
-        # Cut at whole seconds of the file, where samples of both rates coincide.
-        end = len(held) if ahead is None else (len(held) - guard) // rate * rate
-        first = passed // rate * to_rate
-        last = math.ceil(end * to_rate / rate)
-        yield _filtered(held, rate, to_rate)[first:last]
-        passed = min(end, guard)
-        held = held[end - passed :]
-
-
-def _filtered(wave: np.ndarray, rate: int, to_rate: int) -> np.ndarray:
-    """As ``resample``, at once: memory for several times the wave."""
     # Imported here: torch takes seconds to load, and files at the right rate do not need it.
     import torch
 
     from asr.torchaudio_functional import resample as windowed_sinc
 
-    return windowed_sinc(torch.from_numpy(wave), rate, to_rate).numpy()
+    guard = GUARD_SECONDS * rate
+    held, passed = np.zeros(0, np.float32), 0  # read and kept; how much of it was passed on
+    for chunk, ahead in itertools.pairwise(itertools.chain(chunks, [None])):
+        held = np.concatenate([held, chunk])
+        # Cut at whole seconds of the file, where samples of both rates coincide.
+        end = len(held) if ahead is None else (len(held) - guard) // rate * rate
+        first, last = passed // rate * to_rate, math.ceil(end * to_rate / rate)
+        yield windowed_sinc(torch.from_numpy(held), rate, to_rate).numpy()[first:last]
+        passed = min(end, guard)
+        held = held[end - passed :]
 
 
 def _chunks(waves: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
@@ -154,25 +147,12 @@ def _chunks(waves: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
         count += len(wave)
         if count >= length:
             joined = np.concatenate(held)
-            whole = count - count % length
+            count %= length
+            whole = len(joined) - count
             yield from joined[:whole].reshape(-1, length)
-            held, count = [joined[whole:].copy()], count - whole
+            held = [joined[whole:].copy()]
     if count:
         yield np.concatenate(held)
-
-
-@contextlib.contextmanager
-def _opened(source: Source) -> Iterator[BinaryIO]:
-    """A seekable stream of the file's bytes."""
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
-        return
-    if source.is_dir():
-        raise IsADirectoryError(f"{source} is a folder, not an audio file")
-    if not source.exists():
-        raise FileNotFoundError(f"{source}: no such file; check the path")
-    with source.open("rb") as stream:
-        yield stream if stream.seekable() else io.BytesIO(stream.read())  # a pipe is held whole
 
 
 def _at_one_rate(found: Iterable[Block], rate: int, source: Source) -> Iterator[np.ndarray]:
@@ -186,7 +166,6 @@ def _mono(samples: np.ndarray, source: Source) -> np.ndarray:
     """(N, channels) -> (N,), checked."""
     wave = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if not np.isfinite(wave).all():
-        raise AudioError(
-            f"{name(source)} holds NaN or infinite samples; export it again", "not finite"
-        )
+        problem = f"{name(source)} holds NaN or infinite samples; export it again"
+        raise AudioError(problem, "not finite")
     return np.ascontiguousarray(wave)

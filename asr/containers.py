@@ -1,9 +1,8 @@
 """What audio files hold: samples as they are decoded, in order, to the end of the file.
 
-libsndfile reads the files of plain samples (WAV, AIFF, AU, CAF, SPHERE). FFmpeg (PyAV) reads
-everything else, and what libsndfile does not understand. libsndfile stops where it believes that
-the sound ends: in files of plain samples it knows. In MP3 and Ogg it is an estimate, or the end of
-the first of several parts.
+libsndfile reads files of plain samples (WAV, AIFF, CAF), which it does many times faster.
+FFmpeg (PyAV) reads everything else, and what libsndfile does not understand. In MP3 and Ogg
+libsndfile would stop where it estimates the end, or where the first of several parts ends.
 """
 
 import io
@@ -11,7 +10,6 @@ import logging
 import re
 import struct
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -22,19 +20,14 @@ log = logging.getLogger(__name__)
 Reason = Literal["unreadable", "truncated", "no samples", "not finite"]
 Block = tuple[int, np.ndarray]  # rate in Hz, (N, channels) float32 in [-1, 1]
 
-BLOCK_FRAMES = 16384  # read at once by libsndfile
-MP3_FRAME_BYTES = 1441  # of the longest frame of an MP3
-GAP_SECONDS = 0.25  # missing in all, from which a file is said to have gaps
-RESUMES = 1000  # of reading after damage, at most
+BLOCK_FRAMES = 16384  # libsndfile reads so many at once
+MP3_FRAME_BYTES = 1441  # the longest frame of an MP3
+GAP_SECONDS = 0.25  # a file has gaps if more than this is missing in all
+RESUMES = 1000  # how often reading goes on after damage
 SCAN_BYTES = 1 << 20  # read at once when looking for the parts of a file
 
-# Files of plain samples, by how they begin.
-PLAIN = re.compile(
-    rb"(RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|caff|\.snd|NIST_1A",
-    re.DOTALL,
-)
-# Their chunks: where the first begins, its identifier and length, the multiple that a chunk is
-# padded to, and the identifier of the chunk with the samples.
+# How files begin that consist of chunks: where the first chunk is, its identifier and length, the
+# multiple that a chunk is padded to, and the identifier of the chunk with the samples.
 CHUNKS = {
     b"RIFF": (12, "<4sI", 2, b"data"),
     b"RIFX": (12, ">4sI", 2, b"data"),
@@ -43,17 +36,26 @@ CHUNKS = {
     b"FORM": (12, ">4sI", 2, b"SSND"),
     b"caff": (8, ">4sq", 1, b"data"),
     b"riff": (40, "<16sq", 8, b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"),  # Sony W64
+    b"ftyp": (0, ">I4sq", 1, b"mdat"),  # MPEG-4: the length comes first, and again in 64 bits
 }
+PLAIN = {*CHUNKS} - {b"riff"}  # libsndfile reads these, but W64 beyond its end
 # A program that writes to a pipe cannot go back to fill in the length. It leaves 0, or a length
 # just below 2 or 4 GiB: SoX 0x7f000008 and 0x7ffff000, arecord 0x80000000, FFmpeg 0xffffffff.
 STREAMED_MARGIN = 1 << 24
 SLACK = 64  # bytes: some programs count the header among the samples
-# How each part of a file begins: chained Ogg (RFC 3533, section 4) and FLAC files joined by cat.
-COUNTED = {"flac", "tta", "wv", "ape"}  # FFmpeg's names of formats that promise a number of samples
+COUNTED = {"flac", "tta", "wv", "ape", "au", "nistsphere"}  # FFmpeg tells the samples they promise
+# Pages of Ogg, of which some begin a part (chained Ogg, RFC 3533, section 4), and how each of the
+# FLAC files begins that were joined by cat.
 PARTS = {
-    b"OggS": re.compile(rb"OggS\0\x02"),
+    b"OggS": re.compile(rb"OggS\0[\0-\x07]"),
     b"fLaC": re.compile(rb"fLaC[\0\x80]\0\0\x22"),
 }
+# The number of bytes in the first frame of an MP3 by Xing, LAME or Fraunhofer. In Xing's header the
+# lowest bits tell whether the number of frames and the number of bytes follow.
+MP3_BYTES = re.compile(
+    rb"(?:Xing|Info)\0\0\0(?:[\x02\x06\x0a\x0e]|[\x03\x07\x0b\x0f].{4})(.{4})|VBRI.{6}(.{4})",
+    re.DOTALL,
+)
 
 
 class AudioError(ValueError):
@@ -85,178 +87,139 @@ def blocks(stream: BinaryIO, name: str) -> Iterator[Block]:
         raise AudioError(f"{name} is empty (0 bytes); record it again")
     start, promised = _length(stream, size)
     there = size - start
-    if _ends_within_a_page(stream, size):
-        log.warning("%s ends within a page of Ogg: it was cut; the sound before is used", name)
-    cut = promised is not None and promised > there + SLACK
+    cut = promised > there + SLACK
     seconds = 0.0
     try:
-        for part in _parts(stream, size):
+        for part in _parts(stream, size, start, promised, name):
             for rate, samples in _decoded(part, name):
                 seconds += len(samples) / rate
                 yield rate, samples
     except AudioError:
         if not cut:  # otherwise the cut is the reason
             raise
-    if promised is not None and cut:
-        detail = f"{there} of {promised} bytes of samples are there"
-        if seconds:
-            detail += f", {seconds:.2f} of {seconds * promised / there:.2f} s"
-        raise truncated(name, detail)
+    if cut:
+        raise _truncated(name, there, promised, "bytes of samples", seconds)
     if not seconds:
         raise AudioError(f"{name} holds no samples; record it again", "no samples")
 
 
-def truncated(name: str, detail: str) -> AudioError:
+def _truncated(name: str, there: int, promised: int, unit: str, seconds: float) -> AudioError:
     """The error for a file that holds less than its header says."""
+    detail = f"{there} of {promised} {unit} are there"
+    if seconds:
+        detail += f", {seconds:.2f} of {seconds * promised / there:.2f} s"
     return AudioError(f"{name} is truncated ({detail}); copy or download it again", "truncated")
 
 
-def _length(stream: BinaryIO, size: int) -> tuple[int, int | None]:
-    """Where the samples begin, and how many bytes of them the header promises (None: it does not).
-
-    Formats that promise samples and not bytes are counted while decoding.
-    """
+def _length(stream: BinaryIO, size: int) -> tuple[int, int]:
+    """Where the samples begin, and how many bytes of them the header promises; 0 if it does not."""
     stream.seek(0)
-    head = stream.read(1024)
-    if head[:4] in CHUNKS and (PLAIN.match(head) or head[4:7] == b"\x2e\x91\xcf"):
-        start, length = _chunk(stream, size, *CHUNKS[head[:4]])
-        if head[:4] in (b"RF64", b"BW64") and length == 0xFFFFFFFF:
-            stream.seek(20)  # the chunk ds64 comes first: its length, that of the file, of samples
-            length = struct.unpack("<q", stream.read(16)[8:].ljust(8, b"\0"))[0]
-    elif head[:4] == b".snd" and len(head) >= 12:
-        start, length = struct.unpack(">II", head[4:12])
-    elif head[:7] == b"NIST_1A" and (fields := _sphere(head)):
-        start, length = fields
-    elif head[4:8] == b"ftyp":
-        start, length = _chunk(stream, size, 0, ">I4s", 1, b"mdat")
-    else:
+    head = stream.read(8)
+    kind = b"ftyp" if head[4:] == b"ftyp" else head[:4]
+    if kind not in CHUNKS:
         return _mp3_length(stream, size)
+    start, length = _chunk(stream, size, *CHUNKS[kind])
+    if kind in (b"RF64", b"BW64") and length == 0xFFFFFFFF:
+        stream.seek(28)  # in the chunk ds64, which comes first
+        length = int.from_bytes(stream.read(8), "little", signed=True)
     streamed = not 0 < length < 1 << 62 or -length % (1 << 31) <= STREAMED_MARGIN
-    return start, None if streamed else length
+    return start, 0 if streamed else length
 
 
 def _chunk(
     stream: BinaryIO, size: int, place: int, layout: str, multiple: int, wanted: bytes
 ) -> tuple[int, int]:
-    """Where the contents of the first such chunk begin, and its length; (size, 0) without one."""
+    """Where the length of the first such chunk counts from, and the length; (size, 0) without one.
+
+    In W64 and MPEG-4 it counts from the beginning of the chunk, otherwise from that of its content.
+    """
     header = struct.calcsize(layout)
     while place + header <= size:
         stream.seek(place)
-        first, second = struct.unpack(layout, stream.read(header))
-        start = place + header
-        if layout == ">I4s":  # MPEG-4: the length comes first and counts the header
-            identifier, length = second, first - header
-            if first == 1:  # a length of 64 bits follows
-                length = struct.unpack(">q", stream.read(8).ljust(8, b"\0"))[0] - header
-        else:
-            identifier, length = first, second
-            if multiple == 8:  # Sony W64: the length counts the header
-                length -= header
+        identifier, length, *long = struct.unpack(layout, stream.read(header))
+        if long:
+            identifier, length = length, long[0] if identifier == 1 else identifier
+        start = place if long or multiple == 8 else place + header
         if identifier == wanted:
             return start, length
-        if length < 0:
+        if length < 0 or start + length == place:
             break
         place = start + length + -length % multiple
     return size, 0
 
 
-def _sphere(head: bytes) -> tuple[int, int] | None:
-    """As ``_chunk``, of a NIST SPHERE file."""
-    fields = dict(re.findall(rb"(sample_count|channel_count|sample_n_bytes) -i (\d+)", head))
-    start = re.match(rb"NIST_1A\n\s*(\d+)\n", head)
-    if start is None or len(fields) < 3:
-        return None
-    return int(start[1]), int(np.prod([int(n) for n in fields.values()]))
-
-
-def _mp3_length(stream: BinaryIO, size: int) -> tuple[int, int | None]:
-    """As ``_length``, where an MP3 has the header of Xing, LAME or Fraunhofer with its length."""
-    start = 0
+def _mp3_length(stream: BinaryIO, size: int) -> tuple[int, int]:
+    """As ``_length``, where an MP3 has a header with its length."""
     stream.seek(0)
-    tag = stream.read(10)
-    if tag[:3] == b"ID3" and len(tag) == 10:
+    tag, start = stream.read(10), 0
+    if tag[:3] == b"ID3":
         start = 10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(tag[6:]))
     stream.seek(start)
     frame = stream.read(200)
-    xing = re.search(rb"(?:Xing|Info)\0\0\0[\x02\x03\x06\x07\x0a\x0b\x0e\x0f]", frame)
-    vbri = re.search(rb"VBRI.{6}", frame, re.DOTALL)
-    place = 0
-    if xing:
-        place = xing.end() + 4 * (frame[xing.end() - 1] & 1)  # the number of frames may come first
-    elif vbri:
-        place = vbri.end()
-    if not (frame[:1] == b"\xff" and place and len(frame) >= place + 4):
-        return start, None
-    length = struct.unpack(">I", frame[place : place + 4])[0]
+    found = MP3_BYTES.search(frame) if frame[:1] == b"\xff" else None
+    length = int.from_bytes(found[1] or found[2], "big") if found else 0
     # Encoders differ in whether the frame with this header counts.
-    return start, length if length > size - start + MP3_FRAME_BYTES else None
+    return start, length if length > size - start + MP3_FRAME_BYTES else 0
 
 
-class _Part(io.RawIOBase):
-    """``head``, and bytes ``start`` to ``end`` of a stream, as a file of their own."""
+class _Part:
+    """Bytes ``start`` to ``end`` of a stream, as a file of their own that begins with ``head``."""
 
     def __init__(self, stream: BinaryIO, start: int, end: int, head: bytes = b"") -> None:
-        self.stream, self.start, self.head = stream, start - len(head), head
-        self.size, self.place = end - self.start, 0
-
-    def readable(self) -> bool:
-        return True
+        self.stream, self.start, self.size, self.head = stream, start, end - start, head
+        self.place = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         # Libraries seek where a damaged header leads them: before the beginning, or far behind.
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
-        self.place = max(0, origin + offset)
+        place = offset + (0, self.place, self.size)[whence]
+        self.place = min(max(0, place), self.size)
         return self.place
 
     def tell(self) -> int:
         return self.place
 
-    def readinto(self, buffer: Any) -> int:
-        if self.place >= self.size:
-            return 0
+    def read(self, count: int) -> bytes:
         if self.place < len(self.head):
-            data = self.head[self.place : self.place + len(buffer)]
+            data = self.head[self.place : self.place + count]
         else:
             self.stream.seek(self.start + self.place)
-            data = self.stream.read(min(len(buffer), self.size - self.place))
-        buffer[: len(data)] = data
+            data = self.stream.read(min(count, self.size - self.place))
         self.place += len(data)
-        return len(data)
+        return data
 
 
-def _parts(stream: BinaryIO, size: int) -> Iterator[_Part]:
+def _parts(stream: BinaryIO, size: int, start: int, promised: int, name: str) -> Iterator[_Part]:
     """The files that a file is made of; nearly always one, the file itself."""
     stream.seek(0)
     magic = stream.read(4)
-    start, length = _length(stream, size)
-    if magic in PARTS and len(starts := _starts(stream, magic)) > 1:
-        for begin, end in zip(starts, [*starts[1:], size], strict=True):
-            yield _Part(stream, begin, end)
-    elif magic in (b"RF64", b"BW64") and length is None:
-        stream.seek(4)  # without a length it is read to its end under the older name
+    starts, head = [0], b""
+    if magic in PARTS:
+        starts = _starts(stream, size, magic, name)
+    elif magic in (b"RF64", b"BW64") and not promised:  # RIFF may leave the length open
         head = b"RIFF" + stream.read(start - 8) + b"\xff\xff\xff\xff"
-        yield _Part(stream, start, size, head)
-    elif magic == b"riff" and length is None:
-        stream.seek(0)
-        head = stream.read(start - 8)  # with the lengths of the file and of its samples
-        lengths = struct.pack("<q", size), struct.pack("<q", size - start + 24)
-        yield _Part(stream, start, size, head[:16] + lengths[0] + head[24:] + lengths[1])
-    else:
-        yield _Part(stream, 0, size)
+    elif magic == b"riff" and not promised:
+        head = magic + stream.read(12) + struct.pack("<q", size)
+        head += stream.read(start)[8:] + struct.pack("<q", size - start)
+    for begin, end in zip(starts, [*starts[1:], size], strict=True):
+        yield _Part(stream, begin, end, head)
 
 
-def _starts(stream: BinaryIO, magic: bytes) -> list[int]:
+def _starts(stream: BinaryIO, size: int, magic: bytes, name: str) -> list[int]:
     """Where the parts of a file begin."""
-    found: set[int] = set()
-    place, data = 0, b""
-    stream.seek(0)
-    while more := stream.read(SCAN_BYTES):
-        data = data[-7:] + more  # a byte less than the longest pattern
-        place += len(more)
-        found |= {place - len(data) + match.start() for match in PARTS[magic].finditer(data)}
-    # Streams side by side (sound and video) begin on consecutive pages; they are one part.
-    beside = {start + _page_bytes(stream, start) for start in found if magic == b"OggS"}
-    return sorted(found - beside)
+    found: dict[int, int] = {}  # place -> sixth byte, in Ogg the kind of a page
+    for place in range(0, size, SCAN_BYTES):
+        stream.seek(place)
+        data = stream.read(SCAN_BYTES + 7)  # a pattern that begins here may end behind
+        found |= {place + match.start(): match[0][5] for match in PARTS[magic].finditer(data)}
+    starts = set(found)
+    if magic == b"OggS":
+        last = max(found, default=0)
+        if last + _page_bytes(stream, last) > size:
+            log.warning("%s ends within a page of Ogg: it was cut; the sound before is used", name)
+        starts = {start for start, kind in found.items() if kind & 2}  # of a stream
+        # Streams side by side (sound and video) begin on consecutive pages; they are one part.
+        starts -= {start + _page_bytes(stream, start) for start in starts}
+    return sorted({0, *starts})
 
 
 def _page_bytes(stream: BinaryIO, start: int) -> int:
@@ -267,77 +230,49 @@ def _page_bytes(stream: BinaryIO, start: int) -> int:
     return 27 + segments + sum(stream.read(segments))
 
 
-def _ends_within_a_page(stream: BinaryIO, size: int) -> bool:
-    """Whether the last page of an Ogg file is not whole; a page has at most 65,307 bytes."""
-    stream.seek(0)
-    if stream.read(4) != b"OggS":
-        return False
-    begin = max(0, size - 65307)
-    stream.seek(begin)
-    last = stream.read().rfind(b"OggS")
-    return last >= 0 and begin + last + _page_bytes(stream, begin + last) > size
-
-
-def _decoded(part: _Part, name: str) -> Iterator[Block]:
-    """All samples of one part, by the library that reads it."""
-    plain = PLAIN.match(part.read(16))
-    readers = [_by_libsndfile, _by_ffmpeg] if plain else [_by_ffmpeg, _by_libsndfile]
-    why: list[AudioError] = []
-    for reader in readers:
-        part.seek(0)
-        found = reader(part, name)
-        try:
-            first = next(found, None)
-        except AudioError as error:
-            if error.reason != "unreadable":
-                raise
-            why.append(error)
-            continue
-        if first is not None:
-            yield first
-            yield from found
-            return
-    if len(why) == len(readers):
-        raise why[0]
-
-
 class _Forwards(soundfile.SoundFile):
-    """Reads in order: soundfile would seek after every read, and in MP3 that misses the place."""
+    """Reads in order: soundfile would seek after every read, and some codecs miss the place."""
 
     def seekable(self) -> bool:
         return False
 
 
-def _by_libsndfile(part: _Part, name: str) -> Iterator[Block]:
-    try:
-        file = _Forwards(part)
-        if file.subtype.startswith("MPEG"):
-            raise unreadable(name, "FFmpeg reads MP3")
-        with file:
-            while len(samples := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+def _decoded(part: _Part, name: str) -> Iterator[Block]:
+    """All samples of one part, by the library that reads it."""
+    heard = False
+    if part.read(4) in PLAIN:
+        part.seek(0)
+        try:
+            file = _Forwards(part)
+            while not file.subtype.startswith("MPEG") and len(
+                samples := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
+            ):
+                heard = True
                 yield file.samplerate, samples
-    except soundfile.LibsndfileError as error:
-        raise unreadable(name, str(error)) from None
+        except soundfile.LibsndfileError:
+            if heard:
+                raise
+    if not heard:
+        part.seek(0)
+        yield from _by_ffmpeg(part, name)
 
 
 def _by_ffmpeg(part: _Part, name: str) -> Iterator[Block]:
     # Imported here: most files do not need FFmpeg.
     import av
 
-    # Without a name, as the sound of bytes and of a path must be the same; and no file may make
-    # FFmpeg open others.
-    file = SimpleNamespace(read=part.read, seek=part.seek, tell=part.tell)
+    # The part has no name, as the sound of bytes and of a path must be the same; and no file may
+    # make FFmpeg open others.
     options = {"protocol_whitelist": "none"}
     try:
-        container = av.open(file, "r", options=options, metadata_errors="ignore")
+        container = av.open(part, "r", options=options, metadata_errors="ignore")
     except av.FFmpegError as error:
-        raise unreadable(name, str(error.strerror)) from None
+        problem = f"{name} is not a readable audio file ({error.strerror})"
+        raise AudioError(f"{problem}; convert it to wav or flac first") from None
     with container:
         stream: Any = container.streams.best("audio")
-        if stream is None:
-            raise AudioError(f"{name} holds no sound; give a file with an audio stream")
-        if stream.codec_context is None:
-            raise AudioError(f"{name} holds sound of an unknown or protected kind; convert it")
+        if stream is None or stream.codec_context is None:
+            raise AudioError(f"{name} holds no sound of a known kind; give another file")
         count = damaged = 0
         gaps, end, rate = 0.0, None, stream.rate  # seconds; only they show a lost page of Ogg
         for packet in _packets(container, stream, name):
@@ -353,12 +288,10 @@ def _by_ffmpeg(part: _Part, name: str) -> Iterator[Block]:
                 end = None if frame.time is None else frame.time + frame.samples / rate
                 count += frame.samples
                 yield rate, _floats(frame)
-        promised = 0
         if container.format.name in COUNTED and stream.duration:
             promised = round(stream.duration * stream.time_base * stream.rate)
-    if count < promised:
-        detail = f"{count} of {promised} samples are there, {count / rate:.2f} of"
-        raise truncated(name, f"{detail} {promised / rate:.2f} s")
+            if count < promised:
+                raise _truncated(name, count, promised, "samples", count / rate)
     if damaged or gaps > GAP_SECONDS:
         message = "%s is damaged: packets left out: %d, seconds of sound missing: %.2f"
         log.warning(message, name, damaged, gaps)
@@ -382,20 +315,9 @@ def _packets(container: Any, stream: Any, name: str) -> Iterator[Any]:
 def _floats(frame: Any) -> np.ndarray:
     """(N, channels) float32 in [-1, 1], scaled as libsndfile does."""
     samples = frame.to_ndarray()  # (channels, N), or (1, N * channels) where they alternate
-    if frame.format.is_planar:
-        samples = samples.T
-    else:
-        samples = samples.reshape(-1, frame.layout.nb_channels)
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    if samples.dtype.kind == "i":
-        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-    return samples.astype(np.float32, copy=False)
-
-
-def unreadable(name: str, detail: str) -> AudioError:
-    """The error for a file that no library understands."""
-    detail = detail.rsplit(": ", 1)[-1].strip().rstrip(".") or "unknown format"
-    return AudioError(
-        f"{name} is not a readable audio file ({detail}); convert it to wav or flac first"
-    )
+    planar = frame.format.is_planar
+    samples = samples.T if planar else samples.reshape(-1, frame.layout.nb_channels)
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32, copy=False)
+    unsigned = samples.dtype.kind == "u"
+    return samples.astype(np.float32) / 2.0 ** (8 * samples.itemsize - 1) - unsigned

@@ -5,17 +5,20 @@ those that are too short for CTC over characters. A test set is to be the publis
 splits these are suspicious and stay.
 """
 
-import bisect
 import contextlib
 import hashlib
+import io
+import itertools
 import math
-from collections import Counter, deque
+import sys
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from asr import audio, folders, items, text
 from asr.corpora.corpus import Row
@@ -40,7 +43,6 @@ NOT_READ = (
     "not_utf8",
     "error",
 )
-MORE_LABELS_THAN_FRAMES = "more_labels_than_frames"
 
 
 class DroppedError(ValueError):
@@ -76,102 +78,87 @@ class Utterance:
     clipped: bool
 
 
-def load(rows: Sequence[Row], sample_rate: int) -> Iterator[Utterance | DroppedError]:
+Loaded = Utterance | DroppedError
+
+
+def load(rows: Sequence[Row], sample_rate: int) -> Iterator[Loaded]:
     """Decodes and checks the audio of rows that share it: once, in order, whatever their number.
 
     Bytes are kept where nothing has to change. The results come in the order of the rows, each as
-    soon as those before it are there. Memory holds the audio from where the first unfinished row
-    begins, and the finished rows that wait for a row before them. Whatever goes wrong, of any kind,
+    soon as those before it are there. Memory holds the audio of the rows that have begun and not
+    ended, and the finished rows that wait for a row before them. Whatever goes wrong, of any kind,
     is the result of the row or rows that it concerns.
     """
-    finished: dict[int, Future[Utterance | DroppedError]] = {}
-    running: deque[Future[Utterance | DroppedError]] = deque()
+    found: dict[int, Future[Loaded]] = {}
     given = 0
-    failure: Exception = DroppedError("error", "its audio ended early")
     # A thread encodes what is cut out while what follows is decoded.
     with ThreadPoolExecutor(1) as beside:
         try:
             with _open(rows[0]) as sound:
-                for index, cut in _cuts(rows, sound):
-                    finished[index] = beside.submit(_attempt, rows[index], cut, sound, sample_rate)
-                    running.append(finished[index])
-                    if len(running) > 2:
-                        running.popleft().result()
-                    while given in finished and finished[given].done():
-                        yield finished.pop(given).result()
+                latest: Future[Loaded] | None = None
+                for cut in _cuts(rows, sound):
+                    if latest is not None:
+                        latest.result()  # no more than one waits to be encoded
+                    latest = beside.submit(_attempt, rows[cut.index], cut, sound, sample_rate)
+                    found[cut.index] = latest
+                    while given in found and found[given].done():
+                        yield found.pop(given).result()
                         given += 1
         except Exception as error:
-            failure = error
+            for index in {*range(given, len(rows))} - found.keys():
+                found[index] = beside.submit(_dropped, rows[index], error)
         for index in range(given, len(rows)):
-            found = finished.get(index)
-            yield _dropped(rows[index], failure) if found is None else found.result()
+            yield found.pop(index).result()
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Cut:
     """The part of some audio that is an utterance.
 
     Attributes:
-        wave: (N,) float32.
-        end: where it should end, in samples of the audio; None means at its end.
+        index: which of the rows it is.
+        start, end: in samples of the audio; no end is beyond every end.
+        pieces: (N,) float32 each, those read so far.
         length: samples of the audio, None as long as it goes on behind this part.
     """
 
-    wave: np.ndarray
-    end: int | None
-    length: int | None
+    index: int
+    start: int
+    end: int
+    pieces: list[np.ndarray] = field(default_factory=list)
+    length: int | None = None
 
 
-def _cuts(rows: Sequence[Row], sound: audio.Sound) -> Iterator[tuple[int, _Cut]]:
-    """The number and the part of each row, in the order in which the rows end."""
+def _cuts(rows: Sequence[Row], sound: audio.Sound) -> Iterator[_Cut]:
+    """The part of each row, in the order in which the rows end."""
     rate = sound.sample_rate
-    starts = [round(row.start_seconds * rate) for row in rows]
-    ends = [
-        None if row.seconds is None else start + round(row.seconds * rate)
-        for row, start in zip(rows, starts, strict=True)
-    ]
-    coming = sorted(range(len(rows)), key=lambda index: starts[index], reverse=True)
-    current: list[int] = []
-    pieces: list[np.ndarray] = []
-    places: list[int] = []  # where each piece begins
+    cuts = []
+    for index, row in enumerate(rows):
+        start = round(row.start_seconds * rate)
+        end = sys.maxsize if row.seconds is None else start + round(row.seconds * rate)
+        cuts.append(_Cut(index, start, end))
+    coming = deque(sorted(cuts, key=lambda cut: cut.start))
+    current: list[_Cut] = []
     position = 0
-
-    def cut(index: int, length: int | None) -> _Cut:
-        start, end = starts[index], position if ends[index] is None else ends[index]
-        assert end is not None
-        first = max(bisect.bisect_right(places, start) - 1, 0)
-        parts = pieces[first : bisect.bisect_left(places, end)]
-        if not parts:
-            return _Cut(np.zeros(0, np.float32), ends[index], length)
-        parts[-1] = parts[-1][: end - places[first + len(parts) - 1]]
-        parts[0] = parts[0][start - places[first] :]
-        return _Cut(np.concatenate(parts), ends[index], length)
-
     for piece in sound.pieces:
-        pieces.append(piece)
-        places.append(position)
-        position += len(piece)
-        while coming and starts[coming[-1]] < position:
-            current.append(coming.pop())
+        behind = position + len(piece)
+        while coming and coming[0].start < behind:
+            current.append(coming.popleft())
+        for cut in current:
+            cut.pieces.append(piece[max(0, cut.start - position) : cut.end - position])
+        position = behind
         # One that ends here exactly may be the whole of the audio: the next piece tells.
-        done = [i for i in current if (end := ends[i]) is not None and end < position]
-        for index in done:
-            yield index, cut(index, None)
-            current.remove(index)
+        ended = [cut for cut in current if cut.end < position]
+        current = [cut for cut in current if cut.end >= position]
+        yield from ended
         if not current and not coming:
             return
-        needed = min((starts[index] for index in current), default=position)
-        passed = max(bisect.bisect_right(places, needed) - 1, 0)
-        del pieces[:passed], places[:passed]
-    rest = [*current, *reversed(coming)]
-    for index in rest:
-        part = cut(index, position)
-        if index == rest[-1]:
-            pieces.clear()  # of the whole of a long recording two copies would be held
-        yield index, part
+    for cut in [*current, *coming]:
+        cut.length = position
+        yield cut
 
 
-def _attempt(row: Row, cut: _Cut, sound: audio.Sound, sample_rate: int) -> Utterance | DroppedError:
+def _attempt(row: Row, cut: _Cut, sound: audio.Sound, sample_rate: int) -> Loaded:
     try:
         return _utterance(row, cut, sound, sample_rate)
     except Exception as error:
@@ -179,9 +166,11 @@ def _attempt(row: Row, cut: _Cut, sound: audio.Sound, sample_rate: int) -> Utter
 
 
 def _utterance(row: Row, cut: _Cut, sound: audio.Sound, sample_rate: int) -> Utterance:
-    wave, rate = cut.wave, sound.sample_rate
+    wave = np.concatenate([np.zeros(0, np.float32), *cut.pieces])
+    cut.pieces.clear()  # of a long recording two copies would be held
+    rate = sound.sample_rate
     # Manifests round durations: a tenth of a second is forgiven.
-    if cut.length is not None and cut.end is not None and cut.end > cut.length + rate // 10:
+    if cut.length is not None and row.seconds is not None and cut.end > cut.length + rate // 10:
         raise DroppedError(
             "truncated_audio",
             f"{row.id}: ends at {cut.end / rate:.2f} s, the audio at {cut.length / rate:.2f} s",
@@ -192,11 +181,13 @@ def _utterance(row: Row, cut: _Cut, sound: audio.Sound, sample_rate: int) -> Utt
     if peak < SILENCE_PEAK:
         raise DroppedError("silence", f"{row.id}: no sample exceeds {peak:.1g} of full scale")
     full = np.count_nonzero(wave >= 32767 / 32768) + np.count_nonzero(wave <= -32767 / 32768)
-    encoded, suffix = None, ".flac"
+    kept = None
     if (rate, sound.channels, len(wave)) == (sample_rate, 1, cut.length):
-        encoded, suffix = _published(row, len(wave))
-    if encoded is None:
-        encoded = audio.encode_flac(audio.resample(wave, rate, sample_rate), sample_rate)
+        kept = _published(row, len(wave))
+    encoded, suffix = kept or (
+        audio.encode_flac(audio.resample(wave, rate, sample_rate), sample_rate),
+        ".flac",
+    )
     return Utterance(
         row=row,
         audio=encoded,
@@ -214,51 +205,53 @@ def _dropped(row: Row, error: Exception) -> DroppedError:
     if isinstance(error, DroppedError):
         return error
     if isinstance(error, audio.AudioError):
-        reason = {"no samples": "too_short", "not finite": "not_finite"}.get(
-            error.reason, f"{error.reason}_audio"
-        )
-        return DroppedError(reason, f"{row.id}: {error}")
-    kind = "error"
-    if isinstance(error, OSError):
-        kind = "missing_audio" if isinstance(error, FileNotFoundError) else "unreadable_audio"
-    return DroppedError(kind, f"{row.id}: {items.reason(error)}")
+        reasons = {"no samples": "too_short", "not finite": "not_finite"}
+        reason = reasons.get(error.reason, f"{error.reason}_audio")
+    elif isinstance(error, FileNotFoundError):
+        reason = "missing_audio"
+    else:
+        reason = "unreadable_audio" if isinstance(error, OSError) else "error"
+    return DroppedError(reason, f"{row.id}: {items.reason(error)}")
 
 
 def _open(row: Row) -> contextlib.AbstractContextManager[audio.Sound]:
     """The audio of a row, at its own rate."""
+    if isinstance(row.audio, Path) and row.audio.exists() and not row.audio.is_file():
+        raise audio.AudioError(f"{row.audio} is no file but a folder, a pipe or a device")
     if not isinstance(row.audio, np.ndarray):
         return audio.open_sound(row.audio)
     assert row.sample_rate is not None, "samples need their rate"
     wave = row.audio
-    if wave.dtype == np.int16:
-        wave = wave.astype(np.float32) / 32768
-    wave = wave.astype(np.float32, copy=False)
+    wave = wave.astype(np.float32, copy=False) / (32768 if wave.dtype == np.int16 else 1)
     if not np.isfinite(wave).all():
         raise audio.AudioError("the samples hold NaN or infinity", "not finite")
     return contextlib.nullcontext(audio.Sound(row.sample_rate, 1, iter([wave])))
 
 
-def _published(row: Row, samples: int) -> tuple[bytes | None, str]:
+def _published(row: Row, samples: int) -> tuple[bytes, str] | None:
     """The bytes of the audio file and a suffix for it; None where libsndfile reads them otherwise.
 
     What reads a prepared corpus with the library `datasets` uses libsndfile.
     """
     if isinstance(row.audio, np.ndarray):
-        return None, ".flac"
+        return None
     if isinstance(row.audio, Path):
         data, suffix = row.audio.read_bytes(), row.audio.suffix
     else:
         data, suffix = row.audio, ""
-    return (data, suffix) if audio.samples_by_libsndfile(data) == samples else (None, ".flac")
+    with contextlib.suppress(soundfile.LibsndfileError):
+        if soundfile.info(io.BytesIO(data)).frames == samples:
+            return data, suffix
+    return None
 
 
 def check_length(text: str, seconds: float) -> None:
     """Raises DroppedError where CTC over characters has no path: labels and repeats > frames."""
-    repeats = sum(a == b for a, b in zip(text, text[1:], strict=False))
+    repeats = sum(a == b for a, b in itertools.pairwise(text))
     frames = math.ceil(seconds / ENCODER_FRAME_SECONDS)
     if len(text) + repeats > frames:
         raise DroppedError(
-            MORE_LABELS_THAN_FRAMES,
+            "more_labels_than_frames",
             f"{len(text)} characters and {repeats} repeats in {frames} encoder frames",
         )
 
@@ -289,19 +282,18 @@ class Split:
     messages: list[str] = field(default_factory=list)
     suspicious: dict[str, list[str]] = field(default_factory=dict)
     converted: Counter[str] = field(default_factory=Counter)
-    found: dict[str, Counter[str]] = field(default_factory=dict)
+    found: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def __post_init__(self) -> None:
         self._seen: set[str] = set()
 
-    def admit(self, row: Row, loaded: Utterance | DroppedError, words: str) -> Utterance | None:
+    def admit(self, row: Row, loaded: Loaded, words: str) -> Utterance | None:
         """Counts one row, of these normalised words; the utterance when it is kept."""
-        row_id = row.id
         self.read += 1
         try:
-            if row_id in self._seen:
-                raise DroppedError("duplicate_id", f"{row_id}: a row before has the same id")
-            self._seen.add(row_id)
+            if row.id in self._seen:
+                raise DroppedError("duplicate_id", f"{row.id}: a row before has the same id")
+            self._seen.add(row.id)
             if row.fault is not None:
                 raise DroppedError(*row.fault)
             if isinstance(loaded, DroppedError):
@@ -309,13 +301,18 @@ class Split:
             if not words:
                 spoken = row.text.strip()
                 why = "no text is left after normalisation" if spoken else "it has no transcript"
-                raise DroppedError("empty_text", f"{row_id}: {why}")
-            self._check_length(row_id, words, loaded.seconds)
+                raise DroppedError("empty_text", f"{row.id}: {why}")
+            try:
+                check_length(words, loaded.seconds)
+            except DroppedError as error:
+                if self.for_training:
+                    raise DroppedError(error.reason, f"{row.id}: {error}") from None
+                self.suspect(error.reason, [row.id])
         except DroppedError as error:
-            self.dropped.setdefault(error.reason, []).append(row_id)
-            self.messages.append(folders.printable(str(error)))
+            self.dropped.setdefault(error.reason, []).append(row.id)
+            self.messages.append(items.printable(str(error)))
             return None
-        self.ids.append(row_id)
+        self.ids.append(row.id)
         self.texts.append(words)
         self.speakers.append(loaded.row.speaker_id)
         self.seconds.append(loaded.seconds)
@@ -323,33 +320,23 @@ class Split:
         self.converted["resampled"] += loaded.resampled
         self.converted["mixed_to_mono"] += loaded.mixed
         if loaded.clipped:
-            self.suspect("clipped", [row_id])
+            self.suspect("clipped", [row.id])
         return loaded
-
-    def _check_length(self, row_id: str, text: str, seconds: float) -> None:
-        try:
-            check_length(text, seconds)
-        except DroppedError as error:
-            if self.for_training:
-                raise DroppedError(error.reason, f"{row_id}: {error}") from None
-            self.suspect(error.reason, [row_id])
 
     def judge(self, row: Row, normaliser: str, strip_tags: bool) -> None:
         """Suspects a row that was kept of tags, and of a language its normaliser is not for."""
         tags = text.TAG.findall(row.text)
-        if tags and strip_tags:
-            self.converted["tags_stripped"] += 1
-        elif tags:
-            self.suspect("tags", [row.id])
-            self.found.setdefault("tags", Counter()).update(tags)
-        if normaliser == "english" and (why := text.not_english(row.text, row.language)):
-            self.suspect("not_english", [row.id])
-            self.found.setdefault("not_english", Counter())[why] += 1
+        self.converted["tags_stripped"] += bool(tags and strip_tags)
+        foreign = text.not_english(row.text, row.language) if normaliser == "english" else ""
+        what = {"tags": [] if strip_tags else tags, "not_english": [foreign] if foreign else []}
+        for reason, signs in what.items():
+            self.found[reason].update(signs)
+            self.suspect(reason, [row.id] if signs else [])
 
     def advice(self) -> Iterator[str]:
         """What to do about what ``judge`` found."""
         for reason, remedy in ADVICE.items():
-            if counts := self.found.get(reason):
+            if counts := self.found[reason]:
                 number = f"{len(self.suspicious[reason])} of {len(self.ids)} rows"
                 commonest = folders.examples([what for what, _ in counts.most_common()])
                 yield f"{number} {remedy.format(commonest)}"
@@ -374,9 +361,7 @@ class Split:
 
 
 def compare(
-    splits: dict[str, Split],
-    alphabet: str | None = None,
-    expected: dict[str, dict[str, int]] | None = None,
+    splits: dict[str, Split], alphabet: str | None, expected: dict[str, dict[str, int]]
 ) -> None:
     """Lists what is suspicious only in sight of all rows: outliers and what splits share.
 
@@ -386,7 +371,6 @@ def compare(
     known = set(text.composed(alphabet)) if alphabet is not None else None
     if known is None and "train" in splits:
         known = set().union(*splits["train"].texts)
-    earlier: dict[str, Split] = {}
     for name, split in splits.items():
         if known is not None:
             foreign = [i for i, t in zip(split.ids, split.texts, strict=True) if set(t) - known]
@@ -395,22 +379,17 @@ def compare(
         counts = Counter(split.hashes)
         repeated = [i for i, h in zip(split.ids, split.hashes, strict=True) if counts[h] > 1]
         split.suspect("repeated_audio", repeated)
-        for other_name, other in earlier.items():
-            _shared(split, other, other_name)
-        earlier[name] = split
         found = {"utterances": split.read, "words": sum(len(t.split()) for t in split.texts)}
-        for unit, count in (expected or {}).get(name, {}).items():
+        for unit, count in expected.get(name, {}).items():
             if count != found[unit]:
                 split.suspect(f"{unit}_not_as_published", [f"{found[unit]} of {count}"])
-
-
-def _shared(split: Split, other: Split, other_name: str) -> None:
-    ids, hashes = set(other.ids), set(other.hashes)
-    split.suspect(f"id_also_in_{other_name}", [i for i in split.ids if i in ids])
-    pairs = zip(split.ids, split.hashes, strict=True)
-    split.suspect(f"audio_also_in_{other_name}", [i for i, h in pairs if h in hashes])
-    speakers = (set(split.speakers) & set(other.speakers)) - {""}
-    split.suspect(f"speakers_also_in_{other_name}", sorted(speakers))
+    for (earlier, other), (_, split) in itertools.combinations(splits.items(), 2):
+        ids, hashes = set(other.ids), set(other.hashes)
+        split.suspect(f"id_also_in_{earlier}", [i for i in split.ids if i in ids])
+        pairs = zip(split.ids, split.hashes, strict=True)
+        split.suspect(f"audio_also_in_{earlier}", [i for i, h in pairs if h in hashes])
+        speakers = (set(split.speakers) & set(other.speakers)) - {""}
+        split.suspect(f"speakers_also_in_{earlier}", sorted(speakers))
 
 
 def _outliers(split: Split) -> list[str]:

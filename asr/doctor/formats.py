@@ -34,13 +34,12 @@ FFMPEG = {
     "amr": ("amr", "amrnb", 8000),
 }
 ENCODERS = {"opus": "libopus", "amrnb": "libopencore_amrnb"}
-BIT_RATES = {"amrnb": 12_200}  # its highest; 64,000 for others, which all of them take
 NEEDED = ("wav", "flac")  # recordings, and how a prepared corpus keeps them
 
 
 def formats() -> list[Finding]:
     """One line about all that are read, and one for each that is not."""
-    found = [_by_soundfile(name) for name in SOUNDFILE] + [_by_ffmpeg(name) for name in FFMPEG]
+    found = [_finding(name) for name in (*SOUNDFILE, *FFMPEG)]
     read = [finding.detail for finding in found if finding.state == "ok"]
     return [
         Finding("audio formats", "ok", f"read: {', '.join(read)}"),
@@ -66,33 +65,43 @@ def heard(data: bytes, rate: int) -> bool:
     return bool(abs(len(wave) / rate - SECONDS) < 0.2 and abs(peak - HERTZ) < 10)
 
 
-def _by_soundfile(name: str) -> Finding:
+def _finding(name: str) -> Finding:
+    try:
+        sample = _sample(name)
+        if sample is None:
+            return Finding(name, "ok", f"{name} (decoder present, not tried)")
+        if heard(*sample):
+            return Finding(name, "ok", name)
+        problem = "it is read, but not as it was written; convert it to wav or flac"
+    except AudioError as error:
+        problem = str(error)
+    except ImportError as error:
+        problem = f"{error}; pip install --force-reinstall av"
+    reason, _, remedy = problem.rpartition("; ")
+    return Finding(f"audio {name}", "broken" if name in NEEDED else "warning", reason, remedy)
+
+
+def _sample(name: str) -> tuple[bytes, int] | None:
+    """The tone in that format and its rate in Hz; None where no encoder for it is here.
+
+    Raises:
+        AudioError: there is no decoder.
+    """
+    import av
     import soundfile
 
-    kind, subtype = SOUNDFILE[name]
-    file = io.BytesIO()
     try:
-        soundfile.write(file, tone(48000), 48000, format=kind, subtype=subtype)
-    except (soundfile.LibsndfileError, ValueError) as error:
-        reason = f"this libsndfile cannot write it: {error}"
-        return _not_read(name, reason, "pip install --force-reinstall soundfile")
-    return _decoded(name, file.getvalue(), 48000)
-
-
-def _by_ffmpeg(name: str) -> Finding:
-    container, codec, rate = FFMPEG[name]
-    try:
-        import av
-
-        if codec not in av.codecs_available:
-            reason = f"this FFmpeg has no decoder {codec}"
-            return _not_read(name, reason, "convert such files to wav or flac")
-        data = encoded(container, codec, rate)
-    except ImportError as error:
-        return _not_read(name, str(error), "pip install --force-reinstall av")
-    except (av.FFmpegError, ValueError):  # no encoder, or one of another version
-        return Finding(name, "ok", f"{name} (decoder present, not tried)")
-    return _decoded(name, data, rate)
+        if name in SOUNDFILE:
+            file = io.BytesIO()
+            kind, subtype = SOUNDFILE[name]
+            soundfile.write(file, tone(48000), 48000, format=kind, subtype=subtype)
+            return file.getvalue(), 48000
+        container, codec, rate = FFMPEG[name]
+        if codec in av.codecs_available:
+            return encoded(container, codec, rate), rate
+    except (soundfile.LibsndfileError, av.FFmpegError, ValueError):
+        return None
+    raise AudioError(f"this FFmpeg has no decoder {codec}; convert such files to wav or flac")
 
 
 def encoded(container: str, codec: str, rate: int) -> bytes:
@@ -103,25 +112,9 @@ def encoded(container: str, codec: str, rate: int) -> bytes:
     with av.open(file, "w", format=container) as output:
         stream = output.add_stream(ENCODERS.get(codec, codec), rate=rate, layout="mono")
         assert isinstance(stream, av.AudioStream)
-        stream.bit_rate = BIT_RATES.get(codec, 64_000)
+        stream.bit_rate = 12_200 if codec == "amrnb" else 64_000
         frame = av.AudioFrame.from_ndarray(tone(rate)[None], format="fltp", layout="mono")
         frame.sample_rate = rate
         output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return file.getvalue()
-
-
-def _decoded(name: str, data: bytes, rate: int) -> Finding:
-    try:
-        if heard(data, rate):
-            return Finding(name, "ok", name)
-    except AudioError as error:  # what is wrong; what to do
-        reason, _, remedy = str(error).partition("; ")
-        return _not_read(name, reason, remedy)
-    except ImportError as error:
-        return _not_read(name, str(error), "pip install --force-reinstall av")
-    return _not_read(name, "it is read, but not as it was written", "convert it to wav or flac")
-
-
-def _not_read(name: str, reason: str, remedy: str) -> Finding:
-    return Finding(f"audio {name}", "broken" if name in NEEDED else "warning", reason, remedy)
