@@ -92,15 +92,14 @@ def output_names(names: Sequence[str]) -> list[str]:
 def _paths(entry: str, recursive: bool) -> list[Path]:
     path = Path(entry)
     if path.is_dir():
-        # The foreign are refused by the decoder: a folder of them is not passed over in silence.
         walked = walk(path, SUFFIXES, recursive)
         if walked.passed_over:
             log.warning("%s: passed over %s", entry, counted(walked.passed_over))
-        if not recursive and (inside := [p for p in path.iterdir() if p.is_dir()]):
+        if not recursive and (deeper := [p for p in path.iterdir() if p.is_dir()]):
             log.warning(
                 "%s: passed over %s; --recursive looks into them",
                 entry,
-                counted({"folders": inside}),
+                counted({"folders": deeper}),
             )
         found = sorted(walked.files)
         if not found:

@@ -117,7 +117,8 @@ def job(tmp_path_factory) -> Job:
     }
     for verb, arguments in steps.items():
         job.printed[verb] = done = command(verb, *arguments)
-        assert done.status == 0, done.err
+        # The broken recording makes asr prepare exit with 1, and all others are there.
+        assert done.status == int(verb == "prepare"), done.err
     return job
 
 

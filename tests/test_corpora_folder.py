@@ -67,7 +67,7 @@ def test_a_missing_partner_on_either_side_is_counted(tmp_path):
     checks = prepare(Folder(path=tmp_path), tmp_path / "out")["preflight"]["train"]
     assert checks["dropped"] == {
         "unreadable_audio": ["call"],
-        "missing_audio": ["lost"],
+        "text_without_audio": ["lost"],
         "empty_text": ["mute"],
     }
     assert (checks["read"], checks["kept"]) == (4, 1)

@@ -40,8 +40,10 @@ def text_of(value: Any, column: str = "text") -> str:
         try:
             value.encode()
         except UnicodeEncodeError:
-            why = f"{column} {printable(value):.60} holds bytes that are not UTF-8, or half of a"
-            raise CellError("not_utf8", f"{why} character; correct it in the source") from None
+            why = "is not UTF-8; convert the file, for instance: iconv -f LATIN1 -t UTF-8"
+            if not re.search("[\udc80-\udcff]", value):  # which stand for the bytes of a file
+                why = "holds half of a UTF-16 character; write the whole character"
+            raise CellError("not_utf8", f"{column} {printable(value):.60} {why}") from None
         return value
     if isinstance(value, int | float | Decimal | np.number) and not isinstance(value, bool):
         if value != value:
