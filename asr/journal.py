@@ -2,10 +2,10 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from tqdm import tqdm
 
 from asr.files import append_csv
@@ -16,10 +16,21 @@ log = logging.getLogger(__name__)
 class Journal:
     """Shows the lines of a ledger."""
 
-    def __init__(self, folder: Path, fabric: L.Fabric, total: int | None, done: int):
-        self.folder, self.fabric = folder, fabric
+    def __init__(
+        self, folder: Path, loggers: Sequence[Any], total: int | None, done: int, shown: bool
+    ) -> None:
+        """Begins a progress bar.
+
+        Args:
+            folder: of the run.
+            loggers: of Lightning's.
+            total: updates of the run, where they are known.
+            done: updates until now.
+            shown: whether this process shows anything.
+        """
+        self.folder, self.loggers = folder, loggers
         self.metric, self.best = "wer", math.inf
-        silent = None if fabric.is_global_zero else True  # None: only on a terminal
+        silent = None if shown else True  # None: only on a terminal
         self.bar = tqdm(total=total, initial=done, unit="update", disable=silent)
 
     def show(self, line: dict[str, Any]) -> None:
@@ -34,7 +45,8 @@ class Journal:
             **{f"train_{name}": value for name, value in line["train_terms"].items()},
             **{f"validation_{k}": v for k, v in (line["validation"] or {}).items()},
         }
-        self.fabric.log_dict(row, step=line["updates"])
+        for logger in self.loggers:
+            logger.log_metrics(row, step=line["updates"])
         append_csv(self.folder / "logs" / f"{line['event']}.csv", row)
         shown = []
         if line["train_loss"] is not None:

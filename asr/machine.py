@@ -7,16 +7,19 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import lightning as L
+import lightning.pytorch as L
 import torch
-from lightning.fabric.loggers import TensorBoardLogger
 from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.precision import MixedPrecision as LightningMixedPrecision
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from asr.precision import allow_tf32
-from asr.recipe import TrainerOptions
+from asr.recipe import LanguageModelRecipe, Recipe, TrainerOptions
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+
+AnyRecipe = Recipe | LanguageModelRecipe
 
 
 def is_alone(options: TrainerOptions) -> bool:
@@ -36,12 +39,21 @@ def kernel_precision(options: TrainerOptions, device: torch.device) -> str:
     return "tf32" if options.allow_tf32 and device.type == "cuda" else "float32"
 
 
-def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
+class MixedPrecision(LightningMixedPrecision):
+    """Casts a weight once in a forward pass. Lightning's casts it anew at every step of a decoder."""
+
+    def autocast_context_manager(self) -> torch.autocast:
+        """As ``torch.autocast`` does it by default."""
+        return torch.autocast(self.device, dtype=torch.bfloat16)
+
+
+def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
     """The devices of a run, every float32 kernel at the same precision.
 
     Raises:
         ValueError: they are not there.
     """
+    options = recipe.trainer
     accelerator = options.accelerator
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
@@ -49,25 +61,46 @@ def make_fabric(options: TrainerOptions, folder: Path) -> L.Fabric:
     # cuDNN's attention, torch's choice in bf16, makes a plan for every new shape of a batch: 0.13 s
     # an update of an 18-layer Transformer on an H200, more than all else in it.
     torch.backends.cuda.enable_cudnn_sdp(False)
+    plugins: list[Any] = []
     # One process needs no launcher; to look for one starts MPI where its Python package is there.
-    alone = is_alone(options)
-    if alone:  # else one of several tasks that a launcher started would keep no logs
+    if is_alone(options):  # else one of several tasks that a launcher started would keep no logs
         setattr(rank_zero_only, "rank", 0)  # noqa: B010  (for mypy)
+        plugins.append(LightningEnvironment())
+    mixed = options.precision == "bf16-mixed"
+    if mixed:
+        plugins.append(MixedPrecision("bf16-mixed", "cuda" if accelerator == "gpu" else "cpu"))
+    windows = options.accumulate_grad_batches
     try:
-        return L.Fabric(
+        trainer = L.Trainer(
             accelerator=accelerator,
             devices=options.devices,
             num_nodes=options.num_nodes,
             strategy=options.strategy,
-            precision=options.precision,
-            plugins=[LightningEnvironment()] if alone else [],
-            loggers=TensorBoardLogger(folder, name="logs", version=""),
+            precision=None if mixed else options.precision,
+            plugins=plugins,
+            logger=[TensorBoardLogger(folder, name="logs", version="")],
+            max_epochs=-1,
+            accumulate_grad_batches=windows,
+            val_check_interval=windows * recipe.validation.every_updates,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=windows * options.log_every_n_steps,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_autolog_hparams=False,
+            default_root_dir=folder,
         )
     except Exception as error:  # Lightning's, of many kinds
         raise ValueError(
             f"trainer: {str(error).rstrip('.!')}; check accelerator ({options.accelerator}) and "
             f"devices ({options.devices}), or use --trainer.accelerator cpu"
         ) from None
+    # Lightning's handlers of signals would end the run with status 0 and nothing saved, and call
+    # other ranks from within a handler. ``Interruption`` holds ours.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 class Interruption:

@@ -158,6 +158,8 @@ class TrainerOptions:
             attention's, round their factors to TF32.
         log_every_n_steps: updates between two lines of the ledger and the logs.
         checkpoint_every_seconds: seconds of training that a crash may cost.
+        accumulate_grad_batches: batches of each device in an update. Their losses are averaged
+            over all their tokens.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -172,6 +174,7 @@ class TrainerOptions:
     allow_tf32: bool = True
     log_every_n_steps: int = 50
     checkpoint_every_seconds: float = 60.0
+    accumulate_grad_batches: int = 1
 
     def __post_init__(self) -> None:
         check(
@@ -180,6 +183,7 @@ class TrainerOptions:
             num_nodes=(self.num_nodes, 1, math.inf),
             log_every_n_steps=(self.log_every_n_steps, 1, math.inf),
             checkpoint_every_seconds=(self.checkpoint_every_seconds, 0, math.inf),
+            accumulate_grad_batches=(self.accumulate_grad_batches, 1, math.inf),
         )
 
 

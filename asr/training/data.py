@@ -1,0 +1,253 @@
+"""The LightningDataModules: endless training batches that resume at exactly the next one."""
+
+import itertools
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import lightning.pytorch as L
+
+from asr.data import SpeechData, read_corpus
+from asr.model import find_model
+from asr.recipe import LanguageModelRecipe, Recipe
+from asr.text import normaliser, restore
+from asr.text_data import TextData, tokens_of
+
+log = logging.getLogger(__name__)
+
+ENDLESS = 10**12  # batches; more than any run has, and exact when summed over ranks
+
+
+class Loader:
+    """Batches for a Trainer, and how long it waits for them."""
+
+    def __init__(self, batches: Callable[[], Iterable[Any]], enter: Callable[[str], object]) -> None:
+        """``enter`` is told in which phase the time is spent from now on: data_wait or step."""
+        self.batches, self.enter = batches, enter
+
+    def __iter__(self) -> Iterator[Any]:
+        """From where the data module stands."""
+        batches = iter(self.batches())
+        while True:
+            self.enter("data_wait")
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.enter("step")
+            yield batch
+
+
+class TrainLoader(Loader):
+    """A length that no run reaches. Without one, Lightning fetches every batch one ahead."""
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+
+class StreamDataModule(L.LightningDataModule):
+    """Training batches of an endless stream, and validation batches.
+
+    Use it with ``Trainer(use_distributed_sampler=False)``: the batches of a rank are chosen here.
+
+    Attributes:
+        position: batches that all ranks together have trained on. The state of the data.
+        enter: told in which phase the time is spent: data_wait or step.
+        resumed: whether a checkpoint will be loaded.
+    """
+
+    # A rank may have no batch of a small validation split.
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(self, tokenizer: dict[str, str] | None = None) -> None:
+        """``tokenizer`` is the state of that of a run that goes on."""
+        super().__init__()
+        self.position = 0
+        self.window = 0  # position at the end of the last update
+        self.resumed = tokenizer is not None
+        self.enter: Callable[[str], object] = lambda phase: None
+
+    @abstractmethod
+    def train_batches(self, rank: int, ranks: int) -> Iterable[Any]:
+        """The endless batches of a rank, from ``position`` on."""
+
+    @abstractmethod
+    def validation_batches(self, rank: int, ranks: int) -> Iterable[Any]:
+        """The batches of a rank, of the whole validation split."""
+
+    @abstractmethod
+    def longest_batch(self) -> Any:
+        """The training batch that needs most memory."""
+
+    @abstractmethod
+    def num_tokens(self, position: int) -> int:
+        """Tokens and ends of sentences in the batch at a position of the stream."""
+
+    @property
+    @abstractmethod
+    def epoch(self) -> int:
+        """The epoch of the next batch, counted from 0."""
+
+    def train_dataloader(self) -> Loader:
+        """Endless. A new iteration begins at ``position``."""
+        rank, ranks = self._place()
+        return TrainLoader(lambda: self.train_batches(rank, ranks), lambda phase: self.enter(phase))
+
+    def val_dataloader(self) -> Loader:
+        """The validation split."""
+        rank, ranks = self._place()
+        return Loader(lambda: self.validation_batches(rank, ranks), lambda phase: None)
+
+    def _place(self) -> tuple[int, int]:
+        assert self.trainer is not None
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def share_of_update(self) -> float:
+        """Tokens of the next batch of all ranks, in those of the whole update."""
+        assert self.trainer is not None
+        ranks = self.trainer.world_size
+        end = self.window + ranks * self.trainer.accumulate_grad_batches
+        tokens = [self.num_tokens(place) for place in range(self.window, end)]
+        first = self.position - self.window
+        return sum(tokens[first : first + ranks]) / sum(tokens)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands in the stream."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up the stream there. The number of ranks may be another one."""
+        self.position = self.window = state["position"]
+
+
+class SpeechDataModule(StreamDataModule):
+    """Batches of a prepared corpus.
+
+    Attributes:
+        speech: the utterances.
+        tokenizer: that of the model.
+        corpus: what ``corpus.json`` says.
+    """
+
+    def __init__(self, recipe: Recipe, tokenizer: dict[str, str] | None = None) -> None:
+        """Reads nothing but the description of the corpus.
+
+        Args:
+            recipe: of the training.
+            tokenizer: the state of that of a trained model; one is made of the texts without it.
+
+        Raises:
+            ValueError: the corpus is not there, or has a lower sample rate than the features.
+        """
+        super().__init__(tokenizer)
+        self.recipe, self._tokenizer = recipe, tokenizer
+        self.corpus = read_corpus(recipe.data.corpus)
+        self.rows_sha256 = self._checked()
+        self.speech: SpeechData
+
+    def _checked(self) -> dict[str, str]:
+        """The checksums of the splits that are used."""
+        recipe = self.recipe
+        rate, own = recipe.features.sample_rate, self.corpus["sample_rate"]
+        if own < rate:
+            raise ValueError(
+                f"features.sample_rate {rate}: {recipe.data.corpus} has {own} Hz, so the highest "
+                f"mel bins would be empty; use --features.sample_rate {own}"
+            )
+        if own > rate:
+            log.info("%s is converted from %d to %d Hz", recipe.data.corpus, own, rate)
+        splits = [*recipe.data.train, recipe.data.validation]
+        facts = self.corpus["splits"]
+        return {split: facts[split]["rows_sha256"] for split in splits if split in facts}
+
+    def setup(self, stage: str) -> None:
+        """Reads the corpus. A tokenizer is made by rank 0, for all."""
+        if hasattr(self, "speech"):
+            return
+        assert self.trainer is not None
+        recipe, trainer = self.recipe, self.trainer
+        state = self._tokenizer
+        if state is None:
+            made = recipe.tokenizer(SpeechData.texts(recipe.data)).state() if trainer.is_global_zero else {}
+            state = trainer.strategy.broadcast(made)
+        self.tokenizer = restore(state)
+        device = trainer.strategy.root_device
+        self.speech = SpeechData(
+            recipe.data, self.tokenizer, recipe.features.sample_rate, recipe.seed, device
+        )
+
+    def train_batches(self, rank: int, ranks: int) -> Iterable[Any]:
+        """See ``StreamDataModule.train_batches``."""
+        self.speech.position = self.position
+        return self.speech.train_batches(rank, ranks)
+
+    def validation_batches(self, rank: int, ranks: int) -> Iterable[Any]:
+        """See ``StreamDataModule.validation_batches``."""
+        return self.speech.validation_batches(rank, ranks)
+
+    def longest_batch(self) -> Any:
+        """See ``StreamDataModule.longest_batch``."""
+        return self.speech.longest_batch()
+
+    def num_tokens(self, position: int) -> int:
+        """See ``StreamDataModule.num_tokens``."""
+        rows = next(self.speech.stream.batches(position))
+        texts = self.speech.train.texts
+        return sum(len(self.tokenizer.encode(texts[row])) + 1 for row in rows)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch, counted from 0."""
+        return self.speech.stream.locate(self.position)[0]
+
+
+class TextDataModule(StreamDataModule):
+    """Batches of sentences.
+
+    Attributes:
+        text: the sentences.
+        tokenizer: that of the speech model that the recipe names.
+        normaliser: name of that of the speech model.
+    """
+
+    def __init__(self, recipe: LanguageModelRecipe) -> None:
+        """Reads nothing yet."""
+        super().__init__()
+        self.recipe = recipe
+        self.text: TextData
+
+    def setup(self, stage: str) -> None:
+        """Reads the text."""
+        if hasattr(self, "text"):
+            return
+        state, self.normaliser = tokens_of(find_model(self.recipe.tokenizer_of))
+        self.tokenizer = restore(state)
+        recipe = self.recipe
+        self.text = TextData(recipe.text, self.tokenizer, normaliser(self.normaliser), recipe.seed)
+
+    def train_batches(self, rank: int, ranks: int) -> Iterable[Any]:
+        """See ``StreamDataModule.train_batches``."""
+        self.text.position = self.position
+        return self.text.train_batches(rank, ranks)
+
+    def validation_batches(self, rank: int, ranks: int) -> Iterable[Any]:
+        """See ``StreamDataModule.validation_batches``."""
+        text = self.text.validation
+        batches = text.batches(self.recipe.text.max_batch_tokens)
+        return map(text.batch, itertools.islice(batches, rank, None, ranks))
+
+    def longest_batch(self) -> Any:
+        """See ``StreamDataModule.longest_batch``."""
+        return self.text.longest_batch()
+
+    def num_tokens(self, position: int) -> int:
+        """See ``StreamDataModule.num_tokens``."""
+        ids = self.text.train.ids
+        return sum(len(ids[row]) + 1 for row in next(self.text.stream.batches(position)))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch, counted from 0."""
+        return self.text.stream.locate(self.position)[0]
