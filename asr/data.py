@@ -385,13 +385,16 @@ class SpeechData:
         return self._made(self.train, Share(self.stream, self.position, rank, num_ranks))
 
     def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> Iterable[Batch]:
-        """Every validation utterance once, neighbours in length together.
+        """Every validation utterance once, neighbours in length together."""
+        return self._made(self.validation, self.validation_rows()[rank::num_ranks])
+
+    def validation_rows(self) -> list[list[int]]:
+        """The utterances of each validation batch.
 
         A step of a search has as many launches, which a GPU waits for, at any size of a batch.
         """
         larger = GPU_VALIDATION if self.device.type == "cuda" else 1
-        batches = bucket(self.validation.seconds, larger * self.options.max_batch_seconds)
-        return self._made(self.validation, batches[rank::num_ranks])
+        return bucket(self.validation.seconds, larger * self.options.max_batch_seconds)
 
     def _made(self, utterances: Utterances, batches: Iterable[list[int]]) -> Iterable[Batch]:
         """On the device, where the audio is there; else in memory, by a loader."""

@@ -1,9 +1,13 @@
 """What a run has of its machine: devices and their precision, memory, signals."""
 
+import contextlib
 import ctypes
+import logging
 import signal
 import sys
 import threading
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +105,17 @@ def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
     # other ranks from within a handler. ``Interruption`` holds ours.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keeps Lightning's tips and lists of devices out of the log, and warnings it is not to blame for."""
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # importing it sets INFO
+    with warnings.catch_warnings():
+        # Lightning 2.6 with torch 2.14.
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*", FutureWarning)
+        yield
 
 
 class Interruption:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
                     else:
                         for name in BEGINNINGS:
                             (folder / name).unlink(missing_ok=True)
+                        shutil.rmtree(folder / "logs", ignore_errors=True)
             raise
 
 

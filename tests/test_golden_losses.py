@@ -10,8 +10,7 @@ from asr import config
 from asr.meter import read_ledger
 from asr.model import save_model
 from asr.recipe import LanguageModelRecipe, Recipe
-from asr.train import train
-from asr.train_language_model import train_language_model
+from asr.training.run import train
 from tests.corpus import RATE, make_corpus
 from tests.test_model import tiny_model
 
@@ -110,5 +109,5 @@ def test_a_language_model_has_the_losses_that_it_always_had(tmp_path):
         "language_model": {"class_path": "LSTM", "init_args": {"width": 16}},
         **OPTIONS,
     }
-    train_language_model(config.read(LanguageModelRecipe, tree), tmp_path / "run")
+    train(config.read(LanguageModelRecipe, tree), tmp_path / "run")
     assert losses(tmp_path / "run") == pytest.approx(GOLDEN_TEXT, rel=1e-3)

@@ -21,7 +21,9 @@ from asr.model import load_model
 from asr.recipe import OptimizerOptions, Recipe
 from asr.run_folder import check_folder, claimed, run_name
 from asr.summaries import trained
-from asr.train import Run, train
+from asr.training.run import train
+from asr.training.speech import SpeechModule
+from asr.training.state import State
 from tests.corpus import RATE, make_corpus
 
 ENCODERS = {
@@ -97,14 +99,21 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("moment", "number"), [("step", 3), ("step", 9), ("measure", 1), ("save", 2)]
+    ("kind", "moment", "number"),
+    [
+        (SpeechModule, "training_step", 4),  # the longest batch is tried before the first update
+        (SpeechModule, "training_step", 10),
+        (SpeechModule, "optimizer_step", 7),
+        (SpeechModule, "validation_step", 1),
+        (State, "save", 2),
+    ],
 )
 def test_a_run_that_dies_and_resumes_is_the_run_that_did_not(
-    corpus, tmp_path, monkeypatch, moment, number
+    corpus, tmp_path, monkeypatch, kind, moment, number
 ):
     given = recipe(corpus, trainer={"accelerator": "cpu", "checkpoint_every_seconds": 0.0})
     train(given, tmp_path / "whole")
-    original, calls = getattr(Run, moment), []
+    original, calls = getattr(kind, moment), []
 
     def dying(self, *arguments):
         calls.append(1)
@@ -112,10 +121,10 @@ def test_a_run_that_dies_and_resumes_is_the_run_that_did_not(
             raise KilledError
         return original(self, *arguments)
 
-    monkeypatch.setattr(Run, moment, dying)
+    monkeypatch.setattr(kind, moment, dying)
     with pytest.raises(KilledError):
         train(given, tmp_path / "broken")
-    monkeypatch.setattr(Run, moment, original)
+    monkeypatch.setattr(kind, moment, original)
     line = train(given, tmp_path / "broken")
     assert_equal_weights(tmp_path / "whole", tmp_path / "broken")
     assert line["updates"] == 12
@@ -365,19 +374,19 @@ def test_a_budget_is_needed(corpus):
 def test_updates_without_a_finite_gradient_are_skipped_counted_and_at_last_fatal(
     corpus, tmp_path, monkeypatch, caplog
 ):
-    original = Run.total
+    original, until = SpeechModule.mean, 5
 
     def poisoned(self, loss):
-        return original(self, loss) * (math.nan if 3 <= self.updates < self.poison_until else 1.0)
+        factor = math.nan if 3 <= self.progress.updates < until else 1.0
+        return original(self, loss) * factor
 
-    monkeypatch.setattr(Run, "total", poisoned)
-    monkeypatch.setattr(Run, "poison_until", 5, raising=False)
+    monkeypatch.setattr(SpeechModule, "mean", poisoned)
     with caplog.at_level(logging.WARNING):
         line = train(recipe(corpus), tmp_path / "a")
     assert line["nonfinite_updates"] == 2
     assert sum("gradient not finite" in record.message for record in caplog.records) == 2
     assert all(value.isfinite().all() for value in weights(tmp_path / "a").values())
-    monkeypatch.setattr(Run, "poison_until", 999)
+    until = 999
     with pytest.raises(ValueError, match="no finite gradient in 10 updates in a row.*optimizer.lr"):
         train(recipe(corpus, budget={"updates": 30}), tmp_path / "b")
 

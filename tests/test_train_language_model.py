@@ -19,7 +19,7 @@ from asr.recipe import LanguageModelRecipe
 from asr.search import Beam
 from asr.text import Characters
 from asr.text_data import TextData, TextOptions, read_sentences
-from asr.train_language_model import train_language_model
+from asr.training.run import train as train_language_model
 from tests.corpus import make_corpus
 from tests.test_model import tiny_model
 

@@ -1,6 +1,5 @@
 """The LightningDataModules: endless training batches that resume at exactly the next one."""
 
-import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -58,9 +57,6 @@ class StreamDataModule(L.LightningDataModule):
         resumed: whether a checkpoint will be loaded.
     """
 
-    # A rank may have no batch of a small validation split.
-    allow_zero_length_dataloader_with_multiple_devices = True
-
     def __init__(self, tokenizer: dict[str, str] | None = None) -> None:
         """``tokenizer`` is the state of that of a run that goes on."""
         super().__init__()
@@ -76,6 +72,10 @@ class StreamDataModule(L.LightningDataModule):
     @abstractmethod
     def validation_batches(self, rank: int, ranks: int) -> Iterable[Any]:
         """The batches of a rank, of the whole validation split."""
+
+    @abstractmethod
+    def num_validation_batches(self) -> int:
+        """Those of all ranks together."""
 
     @abstractmethod
     def longest_batch(self) -> Any:
@@ -96,9 +96,18 @@ class StreamDataModule(L.LightningDataModule):
         return TrainLoader(lambda: self.train_batches(rank, ranks), lambda phase: self.enter(phase))
 
     def val_dataloader(self) -> Loader:
-        """The validation split."""
+        """The validation split: as many batches for every rank, the last of which may be None.
+
+        DDP synchronises buffers before each step, of validation as well.
+        """
         rank, ranks = self._place()
-        return Loader(lambda: self.validation_batches(rank, ranks), lambda phase: None)
+
+        def batches() -> Iterator[Any]:
+            yield from self.validation_batches(rank, ranks)
+            if rank >= (self.num_validation_batches() - 1) % ranks + 1:
+                yield None
+
+        return Loader(batches, lambda phase: None)
 
     def _place(self) -> tuple[int, int]:
         assert self.trainer is not None
@@ -187,6 +196,10 @@ class SpeechDataModule(StreamDataModule):
         """See ``StreamDataModule.validation_batches``."""
         return self.speech.validation_batches(rank, ranks)
 
+    def num_validation_batches(self) -> int:
+        """See ``StreamDataModule.num_validation_batches``."""
+        return len(self.speech.validation_rows())
+
     def longest_batch(self) -> Any:
         """See ``StreamDataModule.longest_batch``."""
         return self.speech.longest_batch()
@@ -236,7 +249,11 @@ class TextDataModule(StreamDataModule):
         """See ``StreamDataModule.validation_batches``."""
         text = self.text.validation
         batches = text.batches(self.recipe.text.max_batch_tokens)
-        return map(text.batch, itertools.islice(batches, rank, None, ranks))
+        return map(text.batch, batches[rank::ranks])
+
+    def num_validation_batches(self) -> int:
+        """See ``StreamDataModule.num_validation_batches``."""
+        return len(self.text.validation.batches(self.recipe.text.max_batch_tokens))
 
     def longest_batch(self) -> Any:
         """See ``StreamDataModule.longest_batch``."""

@@ -14,6 +14,7 @@ from asr.machine import (
     keep_freed_memory,
     kernel_precision,
     make_trainer,
+    quiet_lightning,
 )
 from asr.meter import Ledger
 from asr.recipe import Recipe
@@ -44,6 +45,7 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         # The other processes work in the folder of the first.
         stack.enter_context(claimed(recipe, folder) if first else contextlib.nullcontext())
+        stack.enter_context(quiet_lightning())
         interruption = stack.enter_context(Interruption())
         saved = checkpoint.read(folder / "last.ckpt")
         task, data = _parts(recipe, saved)

@@ -194,12 +194,14 @@ class SpeechModule(Task):
         """Begins the sums over the validation split."""
         self._validation = Validation(self.evaluated, self.search)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch | None, batch_idx: int) -> None:
         """Searches a batch.
 
         In float32 whatever the precision of training: autocast would cast all weights, which need
         no gradient, anew at every product, and a search makes one for each token.
         """
+        if batch is None:  # this rank has one batch less than others
+            return
         with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False):
             self._validation.add(batch)
 

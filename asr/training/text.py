@@ -67,8 +67,10 @@ class TextModule(Task):
         """Begins the sum over the validation text."""
         self._log_likelihood = 0.0
 
-    def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: TextBatch | None, batch_idx: int) -> None:
         """Adds the log-likelihood of a batch, in float32 whatever the precision of training."""
+        if batch is None:  # this rank has one batch less than others
+            return
         with torch.inference_mode(), torch.autocast(batch[0].device.type, enabled=False):
             scores = self.evaluated.log_probs(*batch)
             self._log_likelihood += float(scores.double().sum())

@@ -1,6 +1,5 @@
 """``asr train``."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,8 +31,6 @@ def train(arguments: list[str]) -> int:
     from asr.machine import is_first_process
     from asr.training.run import train as fit
 
-    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # importing it sets INFO: tips, devices
     fit(recipe, folder)
     if is_first_process(recipe.trainer):
         if isinstance(recipe, LanguageModelRecipe):
