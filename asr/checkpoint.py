@@ -5,6 +5,10 @@ from typing import Any
 
 import torch
 
+from asr.files import check_format
+
+FORMAT = 2  # of ``last.ckpt``; 1 had no number
+
 
 def read(path: Path) -> dict[str, Any] | None:
     """A checkpoint, on the CPU; None when there is none. Plain values and tensors, no code.
@@ -23,6 +27,7 @@ def read(path: Path) -> dict[str, Any] | None:
         state["same"].keys()
     except Exception as error:  # unpickling raises anything
         raise damaged(path, error) from None
+    check_format(path, FORMAT, state)
     return state
 
 

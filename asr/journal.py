@@ -30,6 +30,7 @@ class Journal:
         """
         self.folder, self.loggers = folder, loggers
         self.metric, self.best = "wer", math.inf
+        self.shown = shown
         silent = None if shown else True  # None: only on a terminal
         self.bar = tqdm(total=total, initial=done, unit="update", disable=silent)
 
@@ -65,6 +66,13 @@ class Journal:
             log.info("%s %d: %s", line["event"], line["updates"], "  ".join(shown))
         else:
             self.bar.set_postfix_str("  ".join(shown))
+
+    def compare(self, examples: Sequence[tuple[str, str]]) -> None:
+        """Shows references beside what the model made of them."""
+        if self.shown:
+            for reference, hypothesis in examples:
+                self.bar.clear()
+                log.info("  reference  %s\n  hypothesis %s", reference, hypothesis)
 
     def close(self) -> None:
         """Leaves the terminal in order."""

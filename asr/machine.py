@@ -14,10 +14,12 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision as LightningMixedPrecision
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from asr.plugins import Spec, build, find
 from asr.precision import allow_tf32
 from asr.recipe import LanguageModelRecipe, Recipe, TrainerOptions
 
@@ -44,7 +46,7 @@ def kernel_precision(options: TrainerOptions, device: torch.device) -> str:
 
 
 class MixedPrecision(LightningMixedPrecision):
-    """Casts a weight once in a forward pass. Lightning's casts it anew at every step of a decoder."""
+    """Casts a weight once in a forward pass; Lightning's, at every step of a decoder."""
 
     def autocast_context_manager(self) -> torch.autocast:
         """As ``torch.autocast`` does it by default."""
@@ -74,6 +76,14 @@ def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
     if mixed:
         plugins.append(MixedPrecision("bf16-mixed", "cuda" if accelerator == "gpu" else "cpu"))
     windows = options.accumulate_grad_batches
+    callbacks = [build("Callback", spec, "trainer.callbacks") for spec in options.callbacks]
+    profiler = options.profiler and build(
+        "Profiler",
+        options.profiler,
+        "trainer.profiler",
+        dirpath=folder / "logs",
+        filename="profile",
+    )
     try:
         trainer = L.Trainer(
             accelerator=accelerator,
@@ -82,7 +92,9 @@ def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
             strategy=options.strategy,
             precision=None if mixed else options.precision,
             plugins=plugins,
-            logger=[TensorBoardLogger(folder, name="logs", version="")],
+            logger=[_logger(spec, folder) for spec in options.loggers],
+            callbacks=callbacks,
+            profiler=profiler,
             max_epochs=-1,
             accumulate_grad_batches=windows,
             val_check_interval=windows * recipe.validation.every_updates,
@@ -90,7 +102,7 @@ def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
             num_sanity_val_steps=0,
             log_every_n_steps=windows * options.log_every_n_steps,
             use_distributed_sampler=False,
-            enable_checkpointing=False,
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_autolog_hparams=False,
@@ -107,9 +119,17 @@ def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
     return trainer
 
 
+def _logger(spec: Spec, folder: Path) -> Any:
+    """Files of TensorBoard lie in ``logs``, those of other loggers in folders below it."""
+    where = "trainer.loggers"
+    if issubclass(find("Logger", spec, where)[0], TensorBoardLogger):
+        return build("Logger", spec, where, save_dir=folder, name="logs", version="")
+    return build("Logger", spec, where, save_dir=folder / "logs")
+
+
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keeps Lightning's tips and lists of devices out of the log, and warnings it is not to blame for."""
+    """Keeps Lightning's tips, its lists of devices and a warning out of the log."""
     for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # importing it sets INFO
     with warnings.catch_warnings():

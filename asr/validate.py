@@ -79,7 +79,9 @@ class Validation:
         sums |= {"character_errors": letters.errors, "characters": letters.words}
         sums |= {"utterances": len(self.references), "unfinished": self._unfinished}
         totals = {name: total(value) for name, value in sums.items()}
-        losses = {name: totals[f"{name}_sum"] / max(1.0, totals[f"{name}_count"]) for name in weights}
+        losses = {
+            name: totals[f"{name}_sum"] / max(1.0, totals[f"{name}_count"]) for name in weights
+        }
         return {
             "wer": totals["word_errors"] / max(1.0, totals["words"]),
             "cer": totals["character_errors"] / max(1.0, totals["characters"]),

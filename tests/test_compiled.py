@@ -11,7 +11,6 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
 from asr import config
-from asr.training import speech as speech_module
 from asr.compiled import Shape, Shapes, begin_step, compile_regions, metered
 from asr.data import BatchStream, DataOptions
 from asr.features import FeatureOptions, LogMel
@@ -20,6 +19,7 @@ from asr.model import build_model
 from asr.recipe import Budget, Recipe
 from asr.search import Greedy
 from asr.text import Characters
+from asr.training import speech as speech_module
 from asr.training.run import train
 from tests import tiny
 from tests.corpus import RATE, make_corpus

@@ -13,10 +13,8 @@ from asr.environment import environment
 from asr.files import write
 from asr.journal import Journal
 from asr.meter import Ledger
+from asr.run_folder import FORMAT
 from asr.training.ranks import summed
-from asr.training.task import Task
-
-FORMAT = 2  # of run folders; 1 was written before it was numbered
 
 
 class Account(L.Callback):
@@ -34,16 +32,15 @@ class Account(L.Callback):
         self._before = "step"
         self.journal: Journal | None = None
 
-    def setup(self, trainer: L.Trainer, module: Task, stage: str) -> None:  # type: ignore[override]
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         """Times the data."""
         module.data.enter = self.ledger.enter
 
-    def on_train_start(self, trainer: L.Trainer, module: Task) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         """Opens the ledger, and writes what this session of the run is made with."""
         updates = module.progress.updates
-        self.journal = Journal(
-            self.folder, trainer.loggers, module.recipe.budget.updates, updates, trainer.is_global_zero
-        )
+        total, shown = module.recipe.budget.updates, trainer.is_global_zero
+        self.journal = Journal(self.folder, trainer.loggers, total, updates, shown)
         if trainer.is_global_zero:
             self.ledger.open(updates)
             facts = {
@@ -57,7 +54,7 @@ class Account(L.Callback):
             write(self.folder / "environment.json", json.dumps(facts, indent=1))
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: Task, outputs: Any, batch: Any, batch_idx: int  # type: ignore[override]
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts what the batch held, and writes a line now and then."""
         self.ledger.count(**module.amounts(batch))
@@ -67,28 +64,28 @@ class Account(L.Callback):
             if module.progress.updates % module.recipe.trainer.log_every_n_steps == 0:
                 self.write(trainer, module, "step")
 
-    def on_validation_start(self, trainer: L.Trainer, module: Task) -> None:  # type: ignore[override]
+    def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
         """From now on, time is validation's."""
         self.validation_began = time.monotonic()
         self._before = self.ledger.enter("validation")
 
-    def on_validation_end(self, trainer: L.Trainer, module: Task) -> None:  # type: ignore[override]
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         """Writes the line of a validation."""
         self.write(trainer, module, "validation", validation=module.metrics)
+        assert self.journal is not None
+        self.journal.compare(module.examples())
         self.ledger.enter(self._before)
 
-    def teardown(self, trainer: L.Trainer, module: Task, stage: str) -> None:  # type: ignore[override]
+    def teardown(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         """Leaves the terminal in order."""
         if self.journal is not None:
             self.journal.close()
 
-    def on_exception(
-        self, trainer: L.Trainer, module: Task, exception: BaseException  # type: ignore[override]
-    ) -> None:
+    def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
         """Leaves the terminal in order."""
         self.teardown(trainer, module, "fit")
 
-    def write(self, trainer: L.Trainer, module: Task, event: str, **facts: Any) -> None:
+    def write(self, trainer: L.Trainer, module: Any, event: str, **facts: Any) -> None:
         """One line into the ledger and the journal; call it on every rank."""
         total = functools.partial(summed, trainer)
         told = module.facts(module.means())

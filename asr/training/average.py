@@ -7,8 +7,6 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from asr.training.task import Task
-
 
 class MovingAverage(L.Callback):
     """An exponential moving average of the weights, in a copy of the model.
@@ -16,7 +14,7 @@ class MovingAverage(L.Callback):
     Lightning's own averages after a skipped update, too, and saves the average as the model.
     """
 
-    def on_fit_start(self, trainer: L.Trainer, module: Task) -> None:  # type: ignore[override]
+    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
         """Copies the model, which is on its device now."""
         model = copy.deepcopy(module.model).eval().requires_grad_(False)
         module.validates(model)
@@ -25,9 +23,7 @@ class MovingAverage(L.Callback):
         self.trained: list[Tensor] = list(module.model.parameters())
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: Task, *batch: Any  # type: ignore[override]
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
         """Moves the average after an update; the decay rises, so that it starts well."""
         if not (module.update_ended and module.finite):
             return

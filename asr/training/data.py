@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import lightning.pytorch as L
+import torch
+from torch import Tensor
 
 from asr.data import SpeechData, read_corpus
 from asr.model import find_model
@@ -21,7 +23,9 @@ ENDLESS = 10**12  # batches; more than any run has, and exact when summed over r
 class Loader:
     """Batches for a Trainer, and how long it waits for them."""
 
-    def __init__(self, batches: Callable[[], Iterable[Any]], enter: Callable[[str], object]) -> None:
+    def __init__(
+        self, batches: Callable[[], Iterable[Any]], enter: Callable[[str], object]
+    ) -> None:
         """``enter`` is told in which phase the time is spent from now on: data_wait or step."""
         self.batches, self.enter = batches, enter
 
@@ -82,8 +86,8 @@ class StreamDataModule(L.LightningDataModule):
         """The training batch that needs most memory."""
 
     @abstractmethod
-    def num_tokens(self, position: int) -> int:
-        """Tokens and ends of sentences in the batch at a position of the stream."""
+    def num_tokens(self, position: int) -> list[int]:
+        """Tokens of each sentence in the batch at a position of the stream."""
 
     @property
     @abstractmethod
@@ -113,14 +117,26 @@ class StreamDataModule(L.LightningDataModule):
         assert self.trainer is not None
         return self.trainer.global_rank, self.trainer.world_size
 
-    def share_of_update(self) -> float:
-        """Tokens of the next batch of all ranks, in those of the whole update."""
+    def share_of_update(self, count: Tensor) -> Tensor:
+        """What the next batch of all ranks has of the tokens of the whole update, ().
+
+        Args:
+            count: () of a term of the loss in that batch. A term that counts ends of sentences as
+                well as tokens has its share by both. Terms that count frames, or leave out
+                utterances, have the share of the batch's tokens.
+        """
         assert self.trainer is not None
         ranks = self.trainer.world_size
         end = self.window + ranks * self.trainer.accumulate_grad_batches
-        tokens = [self.num_tokens(place) for place in range(self.window, end)]
+        batches = [self.num_tokens(place) for place in range(self.window, end)]
         first = self.position - self.window
-        return sum(tokens[first : first + ranks]) / sum(tokens)
+        (tokens, ends), (all_tokens, all_ends) = (
+            (sum(map(sum, some)), sum(map(len, some)))
+            for some in (batches[first : first + ranks], batches)
+        )
+        with_ends = (tokens + ends) / (all_tokens + all_ends)
+        share = torch.full_like(count, tokens / max(1, all_tokens))
+        return share.masked_fill(count == tokens + ends, with_ends)
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands in the stream."""
@@ -179,8 +195,10 @@ class SpeechDataModule(StreamDataModule):
         recipe, trainer = self.recipe, self.trainer
         state = self._tokenizer
         if state is None:
-            made = recipe.tokenizer(SpeechData.texts(recipe.data)).state() if trainer.is_global_zero else {}
-            state = trainer.strategy.broadcast(made)
+            if trainer.is_global_zero:
+                state = recipe.tokenizer(SpeechData.texts(recipe.data)).state()
+            state = trainer.strategy.broadcast(state)
+            assert state is not None
         self.tokenizer = restore(state)
         device = trainer.strategy.root_device
         self.speech = SpeechData(
@@ -204,11 +222,10 @@ class SpeechDataModule(StreamDataModule):
         """See ``StreamDataModule.longest_batch``."""
         return self.speech.longest_batch()
 
-    def num_tokens(self, position: int) -> int:
+    def num_tokens(self, position: int) -> list[int]:
         """See ``StreamDataModule.num_tokens``."""
-        rows = next(self.speech.stream.batches(position))
-        texts = self.speech.train.texts
-        return sum(len(self.tokenizer.encode(texts[row])) + 1 for row in rows)
+        texts, rows = self.speech.train.texts, next(self.speech.stream.batches(position))
+        return [len(self.tokenizer.encode(texts[row])) for row in rows]
 
     @property
     def epoch(self) -> int:
@@ -259,10 +276,9 @@ class TextDataModule(StreamDataModule):
         """See ``StreamDataModule.longest_batch``."""
         return self.text.longest_batch()
 
-    def num_tokens(self, position: int) -> int:
+    def num_tokens(self, position: int) -> list[int]:
         """See ``StreamDataModule.num_tokens``."""
-        ids = self.text.train.ids
-        return sum(len(ids[row]) + 1 for row in next(self.text.stream.batches(position)))
+        return [len(self.text.train.ids[row]) for row in next(self.text.stream.batches(position))]
 
     @property
     def epoch(self) -> int:

@@ -10,7 +10,6 @@ from asr.machine import Interruption
 from asr.training.account import Account
 from asr.training.ranks import from_rank_zero, summed
 from asr.training.state import State
-from asr.training.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +23,16 @@ class Told(L.Callback):
     def __init__(self, interruption: Interruption, state: State, account: Account) -> None:
         self.interruption, self.state, self.account = interruption, state, account
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: Task, *batch: Any  # type: ignore[override]
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
         """Saves and ends the process where rank 0 was told to.
 
         Raises:
             SystemExit: 128 plus the signal; 0 on other ranks, whose launcher would otherwise kill
                 the first one.
         """
-        if not module.update_ended or not (told := from_rank_zero(trainer, self.interruption.signal)):
+        if not module.update_ended:
+            return
+        if not (told := from_rank_zero(trainer, self.interruption.signal)):
             return
         self.state.save(trainer, module)
         name = signal.Signals(told).name
@@ -42,9 +41,7 @@ class Told(L.Callback):
         log.info("%s: saved at update %d; the same command goes on from there", name, updates)
         raise SystemExit(128 + told if trainer.is_global_zero else 0)
 
-    def on_exception(
-        self, trainer: L.Trainer, module: Task, exception: BaseException  # type: ignore[override]
-    ) -> None:
+    def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
         """A second Ctrl-C ends it at once; Lightning would make a status of 1 of it."""
         if isinstance(exception, KeyboardInterrupt):
             raise exception
@@ -56,26 +53,24 @@ class Budget(L.Callback):
     def __init__(self, account: Account) -> None:
         self.account, self.reason = account, "a callback stopped the run"
 
-    def on_train_start(self, trainer: L.Trainer, module: Task) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         """Trains nothing where the budget was spent before."""
         self._check(trainer, module)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: Task, *batch: Any  # type: ignore[override]
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
         """Looks after each update. Lightning validates at once when it should stop."""
         if module.update_ended:
             self._check(trainer, module)
 
-    def on_validation_end(self, trainer: L.Trainer, module: Task) -> None:  # type: ignore[override]
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         """Validation is paid for as well."""
         self._check(trainer, module)
 
-    def _check(self, trainer: L.Trainer, module: Task) -> None:
+    def _check(self, trainer: L.Trainer, module: Any) -> None:
         if not trainer.should_stop and (reason := self._reached(trainer, module)) is not None:
             self.reason, trainer.should_stop = reason, True
 
-    def _reached(self, trainer: L.Trainer, module: Task) -> str | None:
+    def _reached(self, trainer: L.Trainer, module: Any) -> str | None:
         """Which part of the budget is spent."""
         budget, ledger, progress = module.recipe.budget, self.account.ledger, module.progress
         if (reason := module.exhausted()) is not None:
@@ -94,7 +89,7 @@ class Budget(L.Callback):
                 return f"budget.device_hours {budget.device_hours} reached"
         return None
 
-    def on_train_end(self, trainer: L.Trainer, module: Task) -> None:  # type: ignore[override]
+    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
         """Validates where it was not done after the last update, and writes the last line."""
         if module.progress.validated_at != module.progress.updates:
             # Lightning validates after an update only, and this session had none.

@@ -59,7 +59,7 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
         account = Account(folder, ledger)
         state = State(folder, account, saved)
         counted = isinstance(task, CountingModule)
-        trainer.callbacks[:0] = [
+        trainer.callbacks[:0] = [  # type: ignore[attr-defined]
             *([] if counted else [MovingAverage()]), account, Told(interruption, state, account),
             state, Budget(account),
         ]  # fmt: skip

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from asr.validate import Validation, try_search
 
 log = logging.getLogger(__name__)
 
+EXAMPLES = 3  # utterances of a validation that the log shows
 WHOLE_SECONDS = 0.64  # on a GPU batches are padded to a multiple of these
 
 
@@ -34,6 +36,12 @@ class SpeechModule(Task):
 
     Every random number is a function of the recipe's seed and of the batch's position in the
     stream, so that a resumed run needs no generator's state.
+
+    Attributes:
+        augmentation: of the waveforms and features.
+        search: how hypotheses are found in validation.
+        shapes: what batches are filled up to, where the model is compiled.
+        computed: the size of the last batch, padding included.
     """
 
     model: SpeechModel
@@ -50,7 +58,8 @@ class SpeechModule(Task):
         self.augmentation = recipe.augmentation
         self.search = recipe.validation.search()
         self.shapes: Shapes | None = None
-        self._shown: tuple[Tensor, Shape] | None = None
+        self.computed = Shape(0, 0, 0)
+        self._frames = torch.zeros(0)
         if model is not None:
             self.model, self.search = model.train(), model.search
 
@@ -157,7 +166,7 @@ class SpeechModule(Task):
             lambda x, frames: augmentation.cover(x, frames, seed + 1),
             self.shapes.fill if self.shapes is not None else None,
         )
-        self._shown = frames, filled
+        self.computed, self._frames = filled, frames
         return loss
 
     def _whole(self, waves: Tensor) -> Tensor:
@@ -173,8 +182,7 @@ class SpeechModule(Task):
 
     def amounts(self, batch: Batch) -> dict[str, float]:
         """Audio and FLOPs of the last batch, and what was computed for it, padding included."""
-        assert self._shown is not None
-        frames, filled = self._shown
+        frames, filled = self._frames, self.computed
         stride = self.model.encoder.stride
 
         def flops(t: int, u: int) -> int:
@@ -212,6 +220,11 @@ class SpeechModule(Task):
         self.metrics = self._validation.metrics(weights, total)
         for name in ("wer", "cer", "loss"):
             self.log(f"validation_{name}", self.metrics[name], logger=False, rank_zero_only=False)
+
+    def examples(self) -> list[tuple[str, str]]:
+        """See ``Task.examples``."""
+        pairs = zip(self._validation.references, self._validation.hypotheses, strict=True)
+        return list(itertools.islice(pairs, EXAMPLES))
 
     def score(self) -> float:
         """Word error rate."""

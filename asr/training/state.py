@@ -13,7 +13,7 @@ from asr import checkpoint, config
 from asr.files import write
 from asr.training.account import Account
 from asr.training.ranks import from_rank_zero, summed
-from asr.training.task import Progress, Task
+from asr.training.task import Progress
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,12 @@ class State(L.Callback):
 
     # --- resuming ---
 
-    def setup(self, trainer: L.Trainer, module: Task, stage: str) -> None:  # type: ignore[override]
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         """Refuses to go on with other data."""
         if self.saved is not None:
             checkpoint.check(self.path, self.saved, module.invariants())
 
-    def on_fit_start(self, trainer: L.Trainer, module: Task) -> None:  # type: ignore[override]
+    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
         """Takes up the run where it was saved.
 
         Raises:
@@ -49,6 +49,7 @@ class State(L.Callback):
         """
         if (saved := self.saved) is None:
             return
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         try:
             weights = {PREFIX + name: value for name, value in saved["model"].items()}
             trainer.strategy.load_model_state_dict({"state_dict": weights})
@@ -56,7 +57,7 @@ class State(L.Callback):
             trainer.strategy.load_optimizer_state_dict({"optimizer_states": [saved["optimizer"]]})
             module.data.load_state_dict(saved["data"])
             module.progress = Progress(**{name: saved[name] for name in NAMES if name in saved})
-            for callback in trainer.callbacks:
+            for callback in callbacks:
                 if (state := saved.get("callbacks", {}).get(callback.state_key)) is not None:
                     callback.load_state_dict(state)
             self.account.ledger.restore(saved["ledger"])
@@ -65,8 +66,8 @@ class State(L.Callback):
         self.saved = None  # its memory
         log.info("resumed %s at update %d", self.folder, module.progress.updates)
 
-    def on_train_start(self, trainer: L.Trainer, module: Task) -> None:  # type: ignore[override]
-        """Lightning's counters: when a validation is due, and the steps of loggers and callbacks."""
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Lightning's counters: when to validate, and the steps of loggers and callbacks."""
         updates, loop = module.progress.updates, trainer.fit_loop.epoch_loop
         loop.batch_progress.total.ready = updates * trainer.accumulate_grad_batches
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = updates
@@ -75,9 +76,7 @@ class State(L.Callback):
 
     # --- saving ---
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: Task, *batch: Any  # type: ignore[override]
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
         """Saves when it is time to, unless a validation comes now, after which it is saved."""
         options, updates = module.recipe, module.progress.updates
         if not module.update_ended or updates % options.validation.every_updates == 0:
@@ -86,7 +85,7 @@ class State(L.Callback):
         if from_rank_zero(trainer, waited > options.trainer.checkpoint_every_seconds):
             self.save(trainer, module)
 
-    def on_validation_end(self, trainer: L.Trainer, module: Task) -> None:  # type: ignore[override]
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         """Saves the best model, and the state."""
         progress, score = module.progress, module.score()
         if score < progress.best:
@@ -98,21 +97,23 @@ class State(L.Callback):
         if trainer.optimizers and (module.update_ended or not module.progress.updates):
             self.save(trainer, module)  # nothing can resume in the middle of an update
 
-    def save(self, trainer: L.Trainer, module: Task) -> None:
+    def save(self, trainer: L.Trainer, module: Any) -> None:
         """The state to resume from and the latest model; call it on every rank."""
         ledger, strategy = self.account.ledger, trainer.strategy
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         with ledger.during("checkpoint"):
             strategy.barrier()
             line = ledger.line("checkpoint", lambda value: summed(trainer, value))
             weights = strategy.lightning_module_state_dict()
             state = {
+                "format": checkpoint.FORMAT,
                 "model": {name.removeprefix(PREFIX): value for name, value in weights.items()},
                 "average": module.evaluated.state_dict(),
                 "optimizer": strategy.optimizer_state(trainer.optimizers[0]),
                 "data": module.data.state_dict(),
                 "tokenizer": dict(module.data.tokenizer.state()),
                 "same": module.invariants(),
-                "callbacks": {c.state_key: s for c in trainer.callbacks if (s := c.state_dict())},
+                "callbacks": {c.state_key: s for c in callbacks if (s := c.state_dict())},
                 **asdict(module.progress),
                 "ledger": line,
             }
@@ -122,7 +123,7 @@ class State(L.Callback):
             strategy.barrier()
         self._saved_at = time.monotonic()
 
-    def save_model(self, trainer: L.Trainer, module: Task, name: str, line: dict[str, Any]) -> None:
+    def save_model(self, trainer: L.Trainer, module: Any, name: str, line: dict[str, Any]) -> None:
         """What is validated, as a model folder."""
         if trainer.is_global_zero:
             summary = {

@@ -96,6 +96,10 @@ class Task(L.LightningModule):
     def score(self) -> float:
         """Of the last validation; the model with the lowest is the best one."""
 
+    def examples(self) -> list[tuple[str, str]]:
+        """A few (reference, hypothesis) of the last validation."""
+        return []
+
     @abstractmethod
     def save_model(self, folder: Path, summary: dict[str, Any]) -> None:
         """Writes the model that is validated as a model folder."""
@@ -132,34 +136,35 @@ class Task(L.LightningModule):
 
     # --- an update ---
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         """That of the recipe. Its learning rate is set at each update."""
-        optimizer: torch.optim.Optimizer = self.recipe.optimizer.build(self.model, self.device)
-        return optimizer
+        return self.recipe.optimizer.build(self.model, self.device)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """The loss of a batch, ()."""
         self.update_ended = False
         self._loss, self._ids = self.loss(batch), getattr(batch, "ids", [])
         self.weights = {name: term.weight for name, term in self._loss.terms.items()}
-        windows = self.trainer.accumulate_grad_batches
-        if windows == 1:
-            return self.mean(self._loss)
-        # Lightning divides by the number of batches; each has a part by its tokens.
-        return self.mean(self._loss) * (windows * self.data.share_of_update())
+        return self.mean(self._loss)
 
     def mean(self, loss: Loss) -> Tensor:
-        """The weighted sum of the terms' means over all ranks' tokens, ().
+        """The weighted sum of the terms' means over all tokens of the update, ().
 
-        Ranks average their gradients, so each divides by the mean count, not by its own.
+        Ranks average their gradients, so each divides by the mean count, not by its own. Lightning
+        divides by the number of batches of an update, so each is given its share of the tokens.
         """
-        if self.trainer.world_size == 1:
+        ranks, batches = self.trainer.world_size, self.trainer.accumulate_grad_batches
+        if ranks == batches == 1:
             return loss.total()
-        reduce = self.trainer.strategy.reduce
-        means = [
-            term.weight * term.sum / reduce(term.count.float(), reduce_op="mean").clamp(min=1)
-            for term in loss.terms.values()
-        ]
+        means = []
+        for term in loss.terms.values():
+            count = term.count.float()
+            if ranks > 1:
+                count = self.trainer.strategy.reduce(count, reduce_op="mean")
+            mean = term.weight * term.sum / count.clamp(min=1)
+            if batches > 1:
+                mean = mean * batches * self.data.share_of_update(count * ranks)
+            means.append(mean)
         return torch.stack(means).sum()
 
     def on_after_backward(self) -> None:

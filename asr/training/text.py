@@ -15,16 +15,15 @@ from asr.recipe import LanguageModelRecipe
 from asr.training.ranks import summed
 from asr.training.task import Task
 
-
 TextBatch = tuple[Tensor, Tensor]  # tokens (B, U), padded with BLANK; their lengths (B,)
 
 
 class TextModule(Task):
     """A neural language model.
 
-    Perplexities are those of the validation text: per token (exp of the mean negative log-likelihood
-    over tokens and ends of sentences) and per word (the same sum over words and ends), which does
-    not depend on the tokens.
+    Perplexities are those of the validation text: per token (exp of the mean negative
+    log-likelihood over tokens and ends of sentences) and per word (the same sum over words and
+    ends), which does not depend on the tokens.
     """
 
     model: LanguageModel
@@ -144,14 +143,14 @@ class CountingModule(TextModule):
         super().__init__(recipe)
         self.automatic_optimization = False
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+    def configure_optimizers(self) -> Any:
         """None: nothing of it is learnt by gradients."""
         return []
 
     def on_fit_start(self) -> None:
         """Nothing to try: a batch takes no memory."""
 
-    def training_step(self, batch: TextBatch, batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: TextBatch, batch_idx: int) -> None:
         """Counts the text, or reads the counts of another program."""
         ids = self.data.text.train.ids
         self.model.fit(ids, self.data.tokenizer.pieces())
