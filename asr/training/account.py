@@ -33,8 +33,8 @@ class Account(L.Callback):
         self.journal: Journal | None = None
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        """Times the data."""
-        module.data.enter = self.ledger.enter
+        """Times the data. Loggers are given the lines of the ledger."""
+        module.data.enter, module.logs = self.ledger.enter, False
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         """Opens the ledger, and writes what this session of the run is made with."""

@@ -219,7 +219,7 @@ class SpeechModule(Task):
         total = functools.partial(summed, self.trainer)
         self.metrics = self._validation.metrics(weights, total)
         for name in ("wer", "cer", "loss"):
-            self.log(f"validation_{name}", self.metrics[name], logger=False, rank_zero_only=False)
+            self.log(f"validation_{name}", self.metrics[name], logger=self.logs)
 
     def examples(self) -> list[tuple[str, str]]:
         """See ``Task.examples``."""

@@ -59,6 +59,7 @@ class Task(L.LightningModule):
         finite: whether the last update changed the weights.
         weights: of the terms of the loss, by name.
         metrics: of the last validation.
+        logs: whether Lightning gives them to its loggers.
     """
 
     model: nn.Module
@@ -70,6 +71,7 @@ class Task(L.LightningModule):
         self.update_ended = self.finite = False
         self.weights: dict[str, float] = {}
         self.metrics: dict[str, Any] = {}
+        self.logs = True
         self._terms: dict[str, Tensor] = {}
         self._loss: Loss | None = None
         self._ids: list[str] = []

@@ -94,7 +94,7 @@ class TextModule(Task):
         if not math.isfinite(self.metrics["loss"]):
             raise ValueError(self._without_loss())
         for name in ("loss", "perplexity", "word_perplexity"):
-            self.log(f"validation_{name}", self.metrics[name], logger=False, rank_zero_only=False)
+            self.log(f"validation_{name}", self.metrics[name], logger=self.logs)
 
     def _without_loss(self) -> str:
         """A model that cannot be compared with others, nor be the best."""
