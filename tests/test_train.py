@@ -463,9 +463,24 @@ def test_processes_share_the_stream_and_the_ledger_and_another_number_of_them_go
     assert more["audio_seconds"] == pytest.approx(sum(expected), rel=1e-3)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_told_to_end_saves_everything_and_goes_on(corpus, tmp_path, number):
-    given = recipe(corpus, budget={"updates": 200}, validation={"every_updates": 100})
+@pytest.mark.parametrize(
+    ("number", "processes"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)]
+)
+def test_a_run_told_to_end_saves_everything_and_goes_on(corpus, tmp_path, number, processes):
+    given = recipe(
+        corpus,
+        budget={"updates": 200 if processes == 1 else 60},
+        validation={"every_updates": 100},
+        trainer={"accelerator": "cpu", "log_every_n_steps": 4, "devices": processes},
+    )
+
+    def complete(folder):
+        if processes == 1:
+            train(given, folder)
+        else:
+            _, errors = (process := start(folder)).communicate(timeout=300)
+            assert process.returncode == 0, errors
+
     config.dump(config.tree_of(given), tmp_path / "recipe.yaml")
     run = tmp_path / "run"
     process = start(run)
@@ -479,9 +494,9 @@ def test_a_run_told_to_end_saves_everything_and_goes_on(corpus, tmp_path, number
     last = json.loads((run / "ledger.json").read_text())
     assert last["reason"] == f"told to end by {number.name}"
     assert not last["finished"]
-    line = train(given, run)
-    assert line["wasted_seconds"] < 1
-    train(given, tmp_path / "whole")
+    complete(run)
+    assert json.loads((run / "ledger.json").read_text())["wasted_seconds"] < 1
+    complete(tmp_path / "whole")
     assert_equal_weights(tmp_path / "whole", run)
 
 
