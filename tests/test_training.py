@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import warnings
+from pathlib import Path
 
 import lightning.pytorch as L
 import pytest
@@ -320,3 +321,22 @@ def test_a_checkpoint_of_the_first_format_goes_on(corpus, tmp_path):
     train(recipe(corpus), tmp_path / "old")
     train(recipe(corpus), tmp_path / "whole")
     assert_equal_weights(tmp_path / "whole", tmp_path / "old")
+
+
+def test_the_readmes_trainer_validates_and_trains_on(corpus, run, tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (source,) = [
+        code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "L.Tr" in code
+    ]
+    monkeypatch.chdir(tmp_path)
+    for shown, tried in (
+        ("runs/fsdd-lstm-tiny-seed1", str(run)),
+        ("max_steps=1000", "max_steps=3"),
+        ("val_check_interval=500", "val_check_interval=3"),
+    ):
+        assert shown in source
+        source = source.replace(shown, tried)
+    names = {}
+    exec(source, names)
+    assert names["module"].progress.updates == 3
+    assert names["data"].position == 3

@@ -22,7 +22,7 @@ from asr.machine import kernel_precision
 from asr.model import SpeechModel, build_model, load_model, save_model
 from asr.recipe import Recipe
 from asr.training.ranks import from_rank_zero, summed
-from asr.training.task import Task
+from asr.training.task import Task, seed
 from asr.validate import Validation, try_search
 
 log = logging.getLogger(__name__)
@@ -142,15 +142,15 @@ class SpeechModule(Task):
         """The terms of the loss, with the augmentation and dropout of this batch."""
         # The position numbers batches over all ranks.
         number = self.data.position + self.global_rank
-        seed = (self.recipe.seed * 1_000_003 + number) * 2
-        torch.manual_seed(seed)
+        number = (self.recipe.seed * 1_000_003 + number) * 2
         model, augmentation = self.model, self.augmentation
+        seed(number, model.device)
         with torch.autocast(model.device.type, enabled=False):
             waves, lengths = augmentation.perturb(
                 self._whole(batch.waves),
                 batch.wave_lengths,
                 self.recipe.features.sample_rate,
-                seed,
+                number,
             )
         waves = self._whole(waves)
         longest = int(model.features.num_frames(torch.tensor(waves.shape[1])))
@@ -163,7 +163,7 @@ class SpeechModule(Task):
             lengths,
             batch.tokens,
             batch.token_lengths,
-            lambda x, frames: augmentation.cover(x, frames, seed + 1),
+            lambda x, frames: augmentation.cover(x, frames, number + 1),
             self.shapes.fill if self.shapes is not None else None,
         )
         self.computed, self._frames = filled, frames

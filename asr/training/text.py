@@ -13,7 +13,7 @@ from asr.language_models.folder import TrainedLanguageModel, save_language_model
 from asr.loss import Loss, Term
 from asr.recipe import LanguageModelRecipe
 from asr.training.ranks import summed
-from asr.training.task import Task
+from asr.training.task import Task, seed
 
 TextBatch = tuple[Tensor, Tensor]  # tokens (B, U), padded with BLANK; their lengths (B,)
 
@@ -44,8 +44,9 @@ class TextModule(Task):
     def loss(self, batch: TextBatch) -> Loss:
         """The negative log-likelihood of a batch, with the dropout of this batch."""
         # The position numbers batches over all ranks.
-        torch.manual_seed(self.recipe.seed * 1_000_003 + self.data.position + self.global_rank)
+        number = self.recipe.seed * 1_000_003 + self.data.position + self.global_rank
         tokens, lengths = batch
+        seed(number, tokens.device)
         total = -self.model.log_probs(tokens, lengths).sum()
         count = (lengths + 1).sum()
         return Loss({"cross_entropy": Term(total, count, 1.0)}, torch.zeros_like(count))
