@@ -56,6 +56,10 @@ class Budget(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         """Trains nothing where the budget was spent before."""
         self._check(trainer, module)
+        if trainer.should_stop and module.progress.updates:
+            log.warning(
+                "%s before: nothing is left to train; raise the budget to go on", self.reason
+            )
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
         """Looks after each update. Lightning validates at once when it should stop."""

@@ -239,6 +239,7 @@ class SpeechModule(Task):
 
     def about(self) -> dict[str, Any]:
         """See ``Task.about``."""
+        splits = self.data.corpus["splits"]
         return {
             "parameters": self.model.num_parameters(),
             "recurrent_kernel": self.recurrent_kernel,
@@ -246,6 +247,7 @@ class SpeechModule(Task):
                 "name": self.data.corpus["name"],
                 "path": self.recipe.data.corpus,
                 "rows_sha256": self.data.rows_sha256,
+                "utterances": {name: split["utterances"] for name, split in splits.items()},
             },
         }
 
