@@ -77,13 +77,10 @@ def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
         plugins.append(MixedPrecision("bf16-mixed", "cuda" if accelerator == "gpu" else "cpu"))
     windows = options.accumulate_grad_batches
     callbacks = [build("Callback", spec, "trainer.callbacks") for spec in options.callbacks]
-    profiler = options.profiler and build(
-        "Profiler",
-        options.profiler,
-        "trainer.profiler",
-        dirpath=folder / "logs",
-        filename="profile",
-    )
+    profiler = None
+    if options.profiler is not None:
+        place: dict[str, Any] = {"dirpath": folder / "logs", "filename": "profile"}
+        profiler = build("Profiler", options.profiler, "trainer.profiler", **place)
     try:
         trainer = L.Trainer(
             accelerator=accelerator,
@@ -158,6 +155,12 @@ class Interruption:
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+
+def leave_group() -> None:
+    """Ends the threads by which processes on CPUs talk, which else outlive the interpreter."""
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
 
 
 def keep_freed_memory() -> None:

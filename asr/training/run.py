@@ -13,6 +13,7 @@ from asr.machine import (
     is_first_process,
     keep_freed_memory,
     kernel_precision,
+    leave_group,
     make_trainer,
     quiet_lightning,
 )
@@ -64,6 +65,7 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
             state, Budget(account),
         ]  # fmt: skip
         stack.enter_context(enough_memory(device, _remedy(recipe)))
+        stack.callback(leave_group)
         trainer.fit(task, datamodule=data)
         return account.line
 
