@@ -1,5 +1,6 @@
 """The LightningDataModules: endless training batches that resume at exactly the next one."""
 
+import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -56,48 +57,35 @@ class StreamDataModule(L.LightningDataModule):
     Use it with ``Trainer(use_distributed_sampler=False)``: the batches of a rank are chosen here.
 
     Attributes:
+        source: the training and validation data, once they are set up.
         position: batches that all ranks together have trained on. The state of the data.
+        window: position at the end of the last update.
         enter: told in which phase the time is spent: data_wait or step.
-        resumed: whether a checkpoint will be loaded.
     """
 
-    def __init__(self, tokenizer: dict[str, str] | None = None) -> None:
-        """``tokenizer`` is the state of that of a run that goes on."""
+    source: SpeechData | TextData
+
+    def __init__(self) -> None:
         super().__init__()
-        self.position = 0
-        self.window = 0  # position at the end of the last update
-        self.resumed = tokenizer is not None
+        self.position = self.window = 0
         self.enter: Callable[[str], object] = lambda phase: None
 
     @abstractmethod
-    def train_batches(self, rank: int, ranks: int) -> Iterable[Any]:
-        """The endless batches of a rank, from ``position`` on."""
-
-    @abstractmethod
-    def validation_batches(self, rank: int, ranks: int) -> Iterable[Any]:
-        """The batches of a rank, of the whole validation split."""
-
-    @abstractmethod
-    def num_validation_batches(self) -> int:
-        """Those of all ranks together."""
-
-    @abstractmethod
-    def longest_batch(self) -> Any:
-        """The training batch that needs most memory."""
-
-    @abstractmethod
-    def num_tokens(self, position: int) -> list[int]:
-        """Tokens of each sentence in the batch at a position of the stream."""
+    def num_tokens(self, row: int) -> int:
+        """Tokens of a training sentence."""
 
     @property
-    @abstractmethod
     def epoch(self) -> int:
         """The epoch of the next batch, counted from 0."""
+        return self.source.stream.locate(self.position)[0]
 
     def train_dataloader(self) -> Loader:
         """Endless. A new iteration begins at ``position``."""
-        rank, ranks = self._place()
-        return TrainLoader(lambda: self.train_batches(rank, ranks), lambda phase: self.enter(phase))
+        place = self._place()
+        return TrainLoader(
+            lambda: self.source.train_batches(self.position, *place),
+            lambda phase: self.enter(phase),
+        )
 
     def val_dataloader(self) -> Loader:
         """The validation split: as many batches for every rank, the last of which may be None.
@@ -107,13 +95,14 @@ class StreamDataModule(L.LightningDataModule):
         rank, ranks = self._place()
 
         def batches() -> Iterator[Any]:
-            yield from self.validation_batches(rank, ranks)
-            if rank >= (self.num_validation_batches() - 1) % ranks + 1:
+            yield from self.source.validation_batches(rank, ranks)
+            if rank > (len(self.source.validation_rows()) - 1) % ranks:
                 yield None
 
         return Loader(batches, lambda phase: None)
 
     def _place(self) -> tuple[int, int]:
+        """Rank, number of ranks."""
         assert self.trainer is not None
         return self.trainer.global_rank, self.trainer.world_size
 
@@ -127,8 +116,9 @@ class StreamDataModule(L.LightningDataModule):
         """
         assert self.trainer is not None
         ranks = self.trainer.world_size
-        end = self.window + ranks * self.trainer.accumulate_grad_batches
-        batches = [self.num_tokens(place) for place in range(self.window, end)]
+        number = ranks * self.trainer.accumulate_grad_batches
+        rows = itertools.islice(self.source.stream.batches(self.window), number)
+        batches = [[self.num_tokens(row) for row in some] for some in rows]
         first = self.position - self.window
         (tokens, ends), (all_tokens, all_ends) = (
             (sum(map(sum, some)), sum(map(len, some)))
@@ -151,10 +141,12 @@ class SpeechDataModule(StreamDataModule):
     """Batches of a prepared corpus.
 
     Attributes:
-        speech: the utterances.
+        resumed: whether the statistics of the features will be loaded with the model.
         tokenizer: that of the model.
         corpus: what ``corpus.json`` says.
     """
+
+    source: SpeechData
 
     def __init__(self, recipe: Recipe, tokenizer: dict[str, str] | None = None) -> None:
         """Reads nothing but the description of the corpus.
@@ -166,11 +158,11 @@ class SpeechDataModule(StreamDataModule):
         Raises:
             ValueError: the corpus is not there, or has a lower sample rate than the features.
         """
-        super().__init__(tokenizer)
+        super().__init__()
         self.recipe, self._tokenizer = recipe, tokenizer
+        self.resumed = False
         self.corpus = read_corpus(recipe.data.corpus)
         self.rows_sha256 = self._checked()
-        self.speech: SpeechData
 
     def _checked(self) -> dict[str, str]:
         """The checksums of the splits that are used."""
@@ -189,7 +181,7 @@ class SpeechDataModule(StreamDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads the corpus. A tokenizer is made by rank 0, for all."""
-        if hasattr(self, "speech"):
+        if hasattr(self, "source"):
             return
         assert self.trainer is not None
         recipe, trainer = self.recipe, self.trainer
@@ -201,86 +193,41 @@ class SpeechDataModule(StreamDataModule):
             assert state is not None
         self.tokenizer = restore(state)
         device = trainer.strategy.root_device
-        self.speech = SpeechData(
+        self.source = SpeechData(
             recipe.data, self.tokenizer, recipe.features.sample_rate, recipe.seed, device
         )
 
-    def train_batches(self, rank: int, ranks: int) -> Iterable[Any]:
-        """See ``StreamDataModule.train_batches``."""
-        self.speech.position = self.position
-        return self.speech.train_batches(rank, ranks)
-
-    def validation_batches(self, rank: int, ranks: int) -> Iterable[Any]:
-        """See ``StreamDataModule.validation_batches``."""
-        return self.speech.validation_batches(rank, ranks)
-
-    def num_validation_batches(self) -> int:
-        """See ``StreamDataModule.num_validation_batches``."""
-        return len(self.speech.validation_rows())
-
-    def longest_batch(self) -> Any:
-        """See ``StreamDataModule.longest_batch``."""
-        return self.speech.longest_batch()
-
-    def num_tokens(self, position: int) -> list[int]:
+    def num_tokens(self, row: int) -> int:
         """See ``StreamDataModule.num_tokens``."""
-        texts, rows = self.speech.train.texts, next(self.speech.stream.batches(position))
-        return [len(self.tokenizer.encode(texts[row])) for row in rows]
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next batch, counted from 0."""
-        return self.speech.stream.locate(self.position)[0]
+        return len(self.tokenizer.encode(self.source.train.texts[row]))
 
 
 class TextDataModule(StreamDataModule):
     """Batches of sentences.
 
     Attributes:
-        text: the sentences.
         tokenizer: that of the speech model that the recipe names.
         normaliser: name of that of the speech model.
     """
+
+    source: TextData
 
     def __init__(self, recipe: LanguageModelRecipe) -> None:
         """Reads nothing yet."""
         super().__init__()
         self.recipe = recipe
-        self.text: TextData
 
     def setup(self, stage: str) -> None:
         """Reads the text."""
-        if hasattr(self, "text"):
+        if hasattr(self, "source"):
             return
         state, self.normaliser = tokens_of(find_model(self.recipe.tokenizer_of))
         self.tokenizer = restore(state)
         recipe = self.recipe
-        self.text = TextData(recipe.text, self.tokenizer, normaliser(self.normaliser), recipe.seed)
+        self.source = TextData(
+            recipe.text, self.tokenizer, normaliser(self.normaliser), recipe.seed
+        )
 
-    def train_batches(self, rank: int, ranks: int) -> Iterable[Any]:
-        """See ``StreamDataModule.train_batches``."""
-        self.text.position = self.position
-        return self.text.train_batches(rank, ranks)
-
-    def validation_batches(self, rank: int, ranks: int) -> Iterable[Any]:
-        """See ``StreamDataModule.validation_batches``."""
-        text = self.text.validation
-        batches = text.batches(self.recipe.text.max_batch_tokens)
-        return map(text.batch, batches[rank::ranks])
-
-    def num_validation_batches(self) -> int:
-        """See ``StreamDataModule.num_validation_batches``."""
-        return len(self.text.validation.batches(self.recipe.text.max_batch_tokens))
-
-    def longest_batch(self) -> Any:
-        """See ``StreamDataModule.longest_batch``."""
-        return self.text.longest_batch()
-
-    def num_tokens(self, position: int) -> list[int]:
+    def num_tokens(self, row: int) -> int:
         """See ``StreamDataModule.num_tokens``."""
-        return [len(self.text.train.ids[row]) for row in next(self.text.stream.batches(position))]
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next batch, counted from 0."""
-        return self.text.stream.locate(self.position)[0]
+        return len(self.source.train.ids[row])

@@ -73,7 +73,9 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
 def _parts(recipe: AnyRecipe, saved: dict[str, Any] | None) -> tuple[Task, StreamDataModule]:
     """What is trained, and on what."""
     if isinstance(recipe, Recipe):
-        return SpeechModule(recipe), SpeechDataModule(recipe, saved and saved["tokenizer"])
+        data = SpeechDataModule(recipe, saved and saved["tokenizer"])
+        data.resumed = saved is not None
+        return SpeechModule(recipe), data
     counted = issubclass(recipe.language_model.kind, NGram)
     return (CountingModule if counted else TextModule)(recipe), TextDataModule(recipe)
 

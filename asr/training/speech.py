@@ -93,7 +93,7 @@ class SpeechModule(Task):
         )
         set_recurrent_precision(model.modules(), recipe.trainer.recurrent_precision)
         if not self.data.resumed:
-            model.features.fit(self.data.speech.sample(500))
+            model.features.fit(self.data.source.sample(500))
         model.eval()
         for search in (self.search, model.search):
             try_search(search, model)
@@ -115,7 +115,7 @@ class SpeechModule(Task):
 
     def _compiled(self, mode: str) -> Shapes:
         """Compiles the model; the shapes that its batches are filled up to."""
-        train = self.data.speech.train
+        train = self.data.source.train
         shapes = Shapes(
             train.seconds,
             [len(train.tokenizer.encode(text)) for text in train.texts],
@@ -267,7 +267,7 @@ class SpeechModule(Task):
         corpus = self.data.corpus
         summary = {
             "corpus": {key: corpus[key] for key in ("name", "synthetic", "normaliser")},
-            "longest_utterance_seconds": max(self.data.speech.train.seconds),
+            "longest_utterance_seconds": max(self.data.source.train.seconds),
             **summary,
         }
         save_model(self.evaluated, folder, summary)

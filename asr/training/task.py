@@ -245,7 +245,7 @@ class Task(L.LightningModule):
         strategy = self.trainer.strategy
         for _ in range(min(2, self.trainer.accumulate_grad_batches)):
             with self.rehearsing():
-                batch = strategy.batch_to_device(self.data.longest_batch())
+                batch = strategy.batch_to_device(self.data.source.longest_batch())
                 strategy.training_step(batch, 0).backward()  # type: ignore[union-attr]
         rehearse(self.trainer.optimizers[0])
 

@@ -82,7 +82,7 @@ class TextModule(Task):
             ValueError: there is none, since a token of the text has no probability.
         """
         total = -summed(self.trainer, self._log_likelihood)
-        text = self.data.text.validation
+        text = self.data.source.validation
         sentences, tokens = len(text.ids), sum(map(len, text.ids))
         self.metrics = {
             "loss": total / (tokens + sentences),
@@ -122,7 +122,7 @@ class TextModule(Task):
         """See ``Task.invariants``."""
         return {
             "tokenizer": dict(self.data.tokenizer.state()),
-            "text": self.data.text.sha256(),
+            "text": self.data.source.sha256(),
             "device": self.trainer.strategy.root_device.type,
         }
 
@@ -153,7 +153,7 @@ class CountingModule(TextModule):
 
     def training_step(self, batch: TextBatch, batch_idx: int) -> None:
         """Counts the text, or reads the counts of another program."""
-        ids = self.data.text.train.ids
+        ids = self.data.source.train.ids
         self.model.fit(ids, self.data.tokenizer.pieces())
         if self.model.arpa is None:
             self.progress.tokens = sum(len(row) + 1 for row in ids)
