@@ -58,11 +58,13 @@ class Account(L.Callback):
     ) -> None:
         """Counts what the batch held, and writes a line now and then."""
         self.ledger.count(**module.amounts(batch))
-        if module.update_ended:
-            assert self.journal is not None
-            self.journal.bar.update()
-            if module.progress.updates % module.recipe.trainer.log_every_n_steps == 0:
-                self.write(trainer, module, "step")
+        if not module.update_ended:
+            return
+        assert self.journal is not None
+        self.journal.bar.update()
+        due = module.progress.updates % module.recipe.trainer.log_every_n_steps == 0
+        if due and module.exhausted() is None:  # else the line of a validation comes at once
+            self.write(trainer, module, "step")
 
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
         """From now on, time is validation's."""
