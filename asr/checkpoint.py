@@ -1,5 +1,6 @@
 """The state to resume a run from: read with care, for it may be damaged or another run's."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ def read(path: Path) -> dict[str, Any] | None:
         # Before all trainings saved the same, each had names of its own.
         if "data" not in state:
             state["data"] = {"position": state["position"]}
-        state["best"] = state["best_wer"] if "best_wer" in state else state["best"]
+        if "best_wer" in state:  # without a metric, the WER alone chose until now
+            state["best"] = (state["best_wer"], math.inf)
+        elif isinstance(state["best"], float):
+            state["best"] = (state["best"],)
         state["same"].keys()
     except Exception as error:  # unpickling raises anything
         raise damaged(path, error) from None

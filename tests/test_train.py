@@ -338,9 +338,9 @@ def test_the_best_model_has_the_lowest_rate_of_the_metric_then_of_the_other(
 
     def measure(self):
         wer, cer = next(told)
-        return {"wer": wer, "cer": cer, "loss": 1.0, "utterances": 1, "words": 1}
+        self.metrics = {"wer": wer, "cer": cer, "loss": 1.0, "utterances": 1, "words": 1}
 
-    monkeypatch.setattr(Run, "measure", measure)
+    monkeypatch.setattr(SpeechModule, "on_validation_epoch_end", measure)
     validation = {"every_updates": 2, "metric": metric}
     given = recipe(corpus, validation=validation, budget={"updates": 6})
     line = train(given, tmp_path)

@@ -41,6 +41,7 @@ class Account(L.Callback):
         updates = module.progress.updates
         total, shown = module.recipe.budget.updates, trainer.is_global_zero
         self.journal = Journal(self.folder, trainer.loggers, total, updates, shown)
+        self.journal.metric = module.progress.metric
         if trainer.is_global_zero:
             self.ledger.open(updates)
             facts = {

@@ -21,6 +21,7 @@ from asr.loss import Loss
 from asr.machine import kernel_precision
 from asr.model import SpeechModel, build_model, load_model, save_model
 from asr.recipe import Recipe
+from asr.scoring import ranked
 from asr.training.ranks import from_rank_zero, summed
 from asr.training.task import Task, seed
 from asr.validate import Validation, try_search
@@ -79,6 +80,8 @@ class SpeechModule(Task):
 
     def configure_model(self) -> None:
         """Builds the model, the same on every rank."""
+        texts = self.data.source.validation.texts
+        self.progress.metric = self.recipe.validation.metric_for(texts)
         if "model" in self._modules:
             return
         recipe = self.recipe
@@ -226,9 +229,9 @@ class SpeechModule(Task):
         pairs = zip(self._validation.references, self._validation.hypotheses, strict=True)
         return list(itertools.islice(pairs, EXAMPLES))
 
-    def score(self) -> float:
-        """Word error rate."""
-        return float(self.metrics["wer"])
+    def score(self) -> tuple[float, ...]:
+        """Error rates, that of the metric first."""
+        return ranked(self.metrics, self.progress.metric)
 
     # --- what is written ---
 
@@ -243,6 +246,7 @@ class SpeechModule(Task):
         return {
             "parameters": self.model.num_parameters(),
             "recurrent_kernel": self.recurrent_kernel,
+            "validation_metric": self.progress.metric,
             "corpus": {
                 "name": self.data.corpus["name"],
                 "path": self.recipe.data.corpus,

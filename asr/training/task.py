@@ -31,7 +31,8 @@ class Progress:
         nonfinite_in_a_row: of them, the last ones without a finite gradient between.
         infeasible: utterances left out of the CTC loss.
         tokens: of a language model, trained on.
-        best: lowest value so far of the metric that chooses the best model.
+        metric: wer or cer, which chooses the best model of a recogniser.
+        best: what chooses the best model, of that model: the lower, the better.
         validated_at: updates at the last validation.
         validation_seconds: how long that took.
     """
@@ -41,7 +42,8 @@ class Progress:
     nonfinite_in_a_row: int = 0
     infeasible: float = 0.0
     tokens: int = 0
-    best: float = math.inf
+    metric: str = "wer"
+    best: tuple[float, ...] = (math.inf,)
     validated_at: int = -1
     validation_seconds: float = 0.0
 
@@ -95,7 +97,7 @@ class Task(L.LightningModule):
         """What ``ledger.json`` says of the model and its data."""
 
     @abstractmethod
-    def score(self) -> float:
+    def score(self) -> tuple[float, ...]:
         """Of the last validation; the model with the lowest is the best one."""
 
     def examples(self) -> list[tuple[str, str]]:

@@ -104,9 +104,9 @@ class TextModule(Task):
             f"{self.progress.updates}: lower optimizer.lr ({self.recipe.optimizer.lr})"
         )
 
-    def score(self) -> float:
+    def score(self) -> tuple[float, ...]:
         """Loss."""
-        return float(self.metrics["loss"])
+        return (float(self.metrics["loss"]),)
 
     # --- what is written ---
 
