@@ -327,7 +327,8 @@ class SpeechData:
     """Training and validation batches of a prepared corpus.
 
     Attributes:
-        position: training batches that all ranks together have trained on.
+        train, validation: the utterances.
+        stream: the order of the training batches.
     """
 
     def __init__(
@@ -345,7 +346,6 @@ class SpeechData:
             for split in splits
         )
         self.stream = BatchStream(self.train.seconds, options, seed)
-        self.position = 0
         if options.device_cache:
             self._stay_on_device()
 
@@ -362,36 +362,28 @@ class SpeechData:
         for split in splits:
             split.stay_on(self.device)
 
-    def state_dict(self) -> dict[str, int]:
-        """Where training stands in the stream."""
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Takes up the stream there; the number of ranks may be another one."""
-        self.position = state["position"]
-
     @staticmethod
     def texts(options: DataOptions) -> list[str]:
         """The training transcripts, on which a tokenizer is made."""
         return list(read_rows(options.corpus, options.train)["text"])
 
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next batch, counted from 0."""
-        return self.stream.locate(self.position)[0]
-
-    def train_batches(self, rank: int = 0, num_ranks: int = 1) -> Iterable[Batch]:
-        """Endless; starts at ``position``."""
-        return self._made(self.train, Share(self.stream, self.position, rank, num_ranks))
+    def train_batches(
+        self, position: int = 0, rank: int = 0, num_ranks: int = 1
+    ) -> Iterable[Batch]:
+        """Endless; ``position`` counts the batches that all ranks together have trained on."""
+        return self._made(self.train, Share(self.stream, position, rank, num_ranks))
 
     def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> Iterable[Batch]:
-        """Every validation utterance once, neighbours in length together.
+        """Every validation utterance once, neighbours in length together."""
+        return self._made(self.validation, self.validation_rows()[rank::num_ranks])
+
+    def validation_rows(self) -> list[list[int]]:
+        """The utterances of each validation batch.
 
         A step of a search has as many launches, which a GPU waits for, at any size of a batch.
         """
         larger = GPU_VALIDATION if self.device.type == "cuda" else 1
-        batches = bucket(self.validation.seconds, larger * self.options.max_batch_seconds)
-        return self._made(self.validation, batches[rank::num_ranks])
+        return bucket(self.validation.seconds, larger * self.options.max_batch_seconds)
 
     def _made(self, utterances: Utterances, batches: Iterable[list[int]]) -> Iterable[Batch]:
         """On the device, where the audio is there; else in memory, by a loader."""

@@ -178,6 +178,25 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON ({error}); restore or remove it") from None
 
 
+def check_format(path: Path, known: int, tree: Any = None) -> None:
+    """Refuses a file of a newer format than ``known``; older ones are read as they are.
+
+    Args:
+        path: a JSON file with a key ``format``, which the first format did not have.
+        known: the newest that is known.
+        tree: what the file holds; it is read, if it is there, when not given.
+
+    Raises:
+        ValueError: it is newer.
+    """
+    if tree is None:
+        tree = read_json(path) if path.is_file() else {}
+    if (found := tree.get("format", 1)) > known:
+        raise ValueError(
+            f"{path} has format {found}, and this version of asr knows {known}; install a newer asr"
+        )
+
+
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The objects in a file with one a line, and how many lines a crash cut short."""
     found, torn = [], 0

@@ -2,10 +2,10 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from tqdm import tqdm
 
 from asr.files import append_csv
@@ -16,10 +16,22 @@ log = logging.getLogger(__name__)
 class Journal:
     """Shows the lines of a ledger."""
 
-    def __init__(self, folder: Path, fabric: L.Fabric, total: int | None, done: int):
-        self.folder, self.fabric = folder, fabric
+    def __init__(
+        self, folder: Path, loggers: Sequence[Any], total: int | None, done: int, shown: bool
+    ) -> None:
+        """Begins a progress bar.
+
+        Args:
+            folder: of the run.
+            loggers: of Lightning's.
+            total: updates of the run, where they are known.
+            done: updates until now.
+            shown: whether this process shows anything.
+        """
+        self.folder, self.loggers = folder, loggers
         self.metric, self.best = "wer", math.inf
-        silent = None if fabric.is_global_zero else True  # None: only on a terminal
+        self.shown = shown
+        silent = None if shown else True  # None: only on a terminal
         self.bar = tqdm(total=total, initial=done, unit="update", disable=silent)
 
     def show(self, line: dict[str, Any]) -> None:
@@ -34,7 +46,8 @@ class Journal:
             **{f"train_{name}": value for name, value in line["train_terms"].items()},
             **{f"validation_{k}": v for k, v in (line["validation"] or {}).items()},
         }
-        self.fabric.log_dict(row, step=line["updates"])
+        for logger in self.loggers:
+            logger.log_metrics(row, step=line["updates"])
         append_csv(self.folder / "logs" / f"{line['event']}.csv", row)
         shown = [] if line["train_loss"] is None else [f"loss {line['train_loss']:.3f}"]
         if line["validation"] and "perplexity" in line["validation"]:
@@ -51,6 +64,13 @@ class Journal:
             log.info("%s %d: %s", line["event"], line["updates"], "  ".join(shown))
         else:
             self.bar.set_postfix_str("  ".join(shown))
+
+    def compare(self, examples: Sequence[tuple[str, str]]) -> None:
+        """Shows references beside what the model made of them."""
+        if self.shown:
+            for reference, hypothesis in examples:
+                self.bar.clear()
+                log.info("  reference  %s\n  hypothesis %s", reference, hypothesis)
 
     def close(self) -> None:
         """Leaves the terminal in order."""

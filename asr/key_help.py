@@ -85,6 +85,10 @@ def _type_name(kind: Any) -> str:
         return " | ".join("null" if k is type(None) else _type_name(k) for k in inner)
     if origin is tuple and inner[-1] is not Ellipsis:
         return f"[{', '.join(map(_type_name, inner))}]"
+    if origin is dict:
+        return "mapping"
+    if origin is list and typing.get_origin(inner[0]) in (typing.Union, types.UnionType):
+        return f"list of {_type_name(inner[0])}"
     if origin is not None:
         return f"list of {_type_name(inner[0])}s"
     return TYPE_NAMES.get(kind, getattr(kind, "__name__", str(kind)))

@@ -24,7 +24,7 @@ from asr.decoders.decoder import Decoder
 from asr.encoders import ENCODERS
 from asr.encoders.encoder import Encoder
 from asr.features import FeatureOptions, LogMel
-from asr.files import Content, new_folder, read_json, write_all
+from asr.files import Content, check_format, new_folder, read_json, write_all
 from asr.language_models import LANGUAGE_MODELS, LanguageModel
 from asr.language_models.folder import DESCRIPTION as LANGUAGE_MODEL
 from asr.language_models.folder import check_tokens, load_language_model
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 Filled = tuple[Tensor, Tensor, Tensor, Tensor]
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+FORMAT = 2  # of model folders; 1 had no number
 
 
 class SpeechModel(nn.Module):
@@ -151,6 +152,7 @@ def build_model(
     )
     model.description = {
         "asr": __version__,
+        "format": FORMAT,
         "features": tree_of(features),
         "encoder": tree_of(encoder),
         "decoder": tree_of(decoder),
@@ -252,6 +254,7 @@ def load_model(
     where = folder / DESCRIPTION
     try:
         described = json.loads(where.read_text(encoding="utf-8"))
+        check_format(where, FORMAT, described)
         model = build_model(
             read(FeatureOptions, described["features"], "features"),
             read_component(ENCODERS, described["encoder"], "encoder", 1, allow_code),

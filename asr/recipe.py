@@ -8,12 +8,14 @@ from typing import Literal
 import torch
 from torch import nn
 
+from asr import plugins
 from asr.config import Component, component
 from asr.data import DataOptions
 from asr.decoders import DECODERS
 from asr.encoders import ENCODERS
 from asr.features import Augmentation, FeatureOptions
-from asr.language_models import LANGUAGE_MODELS
+from asr.language_models import LANGUAGE_MODELS, NGram
+from asr.plugins import Spec
 from asr.scoring import telling_metric
 from asr.search import SEARCHES
 from asr.text import TOKENIZERS
@@ -144,7 +146,7 @@ class TrainerOptions:
         accelerator: auto, cpu or gpu.
         devices: how many.
         num_nodes: machines.
-        strategy: auto or ddp.
+        strategy: auto or ddp. Others of Lightning's are passed on to it, untested.
         precision: 32-true or bf16-mixed, which leaves recurrent kernels of encoders as the next
             key says. Losses are in float32 with both.
         recurrent_precision: of recurrent kernels of encoders: float32, bf16, or fp16 with
@@ -158,12 +160,19 @@ class TrainerOptions:
             attention's, round their factors to TF32.
         log_every_n_steps: updates between two lines of the ledger and the logs.
         checkpoint_every_seconds: seconds of training that a crash may cost.
+        accumulate_grad_batches: batches of each device in an update. Their losses are averaged
+            over all their tokens.
+        loggers: of Lightning's (TensorBoard, CSV, Wandb) or your own, as the name of a class or
+            {class_path, init_args}. CSV files in logs are written without any.
+        callbacks: of Lightning's or your own, likewise. They may watch validation_loss, and
+            validation_wer or validation_perplexity.
+        profiler: of Lightning's (Simple, Advanced, PyTorch) or your own; writes into logs.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     num_nodes: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: str = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     recurrent_precision: Literal["float32", "bf16", "fp16"] = "float32"
     compile: Literal["default", "reduce-overhead", "max-autotune", "eager", "aot_eager"] | None = (
@@ -172,6 +181,10 @@ class TrainerOptions:
     allow_tf32: bool = True
     log_every_n_steps: int = 50
     checkpoint_every_seconds: float = 60.0
+    accumulate_grad_batches: int = 1
+    loggers: list[Spec] = field(default_factory=lambda: ["TensorBoard"])
+    callbacks: list[Spec] = field(default_factory=list)
+    profiler: Spec | None = None
 
     def __post_init__(self) -> None:
         check(
@@ -180,7 +193,15 @@ class TrainerOptions:
             num_nodes=(self.num_nodes, 1, math.inf),
             log_every_n_steps=(self.log_every_n_steps, 1, math.inf),
             checkpoint_every_seconds=(self.checkpoint_every_seconds, 0, math.inf),
+            accumulate_grad_batches=(self.accumulate_grad_batches, 1, math.inf),
         )
+        for spec in self.loggers:
+            if spec != "TensorBoard":  # the default; to look it up would load Lightning
+                plugins.find("Logger", spec, "trainer.loggers")
+        for spec in self.callbacks:
+            plugins.find("Callback", spec, "trainer.callbacks")
+        if self.profiler is not None:
+            plugins.find("Profiler", self.profiler, "trainer.profiler")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,3 +261,13 @@ class LanguageModelRecipe:
     def __post_init__(self) -> None:
         if self.budget.audio_hours is not None:
             raise ValueError("budget.audio_hours: text has none; set updates or device_hours")
+        for key, idle in (("compile", None), ("recurrent_precision", "float32")):
+            if (value := getattr(self.trainer, key)) != idle:
+                raise ValueError(
+                    f"trainer.{key} {value}: a language model does not read it; leave it out"
+                )
+        processes = self.trainer.devices * self.trainer.num_nodes
+        if processes > 1 and issubclass(self.language_model.kind, NGram):
+            raise ValueError(
+                f"trainer.devices, trainer.num_nodes: one process counts n-grams, not {processes}"
+            )

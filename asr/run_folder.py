@@ -4,19 +4,21 @@ import contextlib
 import json
 import logging
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from asr import config
 from asr.data import read_corpus
-from asr.files import locked, new_folder, remove_stale, write
+from asr.files import check_format, locked, new_folder, remove_stale, write
 from asr.recipe import LanguageModelRecipe, Recipe
 
 log = logging.getLogger(__name__)
 
 AnyRecipe = Recipe | LanguageModelRecipe
 
+FORMAT = 2  # of run folders; 1 had no number
 # What may change when a run goes on: its batches and their order do not depend on these keys.
 # A corpus may move, see ``_check_rows``.
 FREE: tuple[str, ...] = ("budget.", "trainer.", "data.corpus:")
@@ -65,6 +67,7 @@ def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
                     else:
                         for name in BEGINNINGS:
                             (folder / name).unlink(missing_ok=True)
+                        shutil.rmtree(folder / "logs", ignore_errors=True)
             raise
 
 
@@ -82,6 +85,7 @@ def check_folder(recipe: AnyRecipe, folder: Path) -> None:
         ValueError: the folder holds a run of another recipe or corpus, or something else.
     """
     path = folder / "recipe.yaml"
+    check_format(folder / "environment.json", FORMAT)
     if path.exists():
         old, new = config.load_file(path), config.tree_of(recipe)
         with contextlib.suppress(ValueError):  # an earlier version's, without the keys of today

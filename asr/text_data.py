@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.batch import BLANK
-from asr.data import BatchStream, DataOptions, bucket, read_corpus, read_rows
+from asr.data import BatchStream, DataOptions, Share, bucket, read_corpus, read_rows
 from asr.text import Normaliser, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,8 @@ class TextData:
     """Training and validation sentences.
 
     Attributes:
-        position: training batches that all ranks together have trained on.
+        train, validation: the sentences.
+        stream: the order of the training batches.
     """
 
     def __init__(
@@ -138,12 +139,6 @@ class TextData:
         lengths = [len(row) + 1.0 for row in self.train.ids]
         stream = DataOptions(corpus="", max_batch_seconds=options.max_batch_tokens)
         self.stream = BatchStream(lengths, stream, seed)  # of tokens where speech has seconds
-        self.position = 0
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next batch, counted from 0."""
-        return self.stream.locate(self.position)[0]
 
     def sha256(self) -> str:
         """Of all tokens of both texts, in their order."""
@@ -154,11 +149,21 @@ class TextData:
                 digest.update(array("q", [len(ids), *ids]).tobytes())
         return digest.hexdigest()
 
-    def train_batches(self, rank: int, num_ranks: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless; starts at ``position``."""
-        for number, indices in enumerate(self.stream.batches(self.position)):
-            if number % num_ranks == rank:
-                yield self.train.batch(indices)
+    def train_batches(
+        self, position: int = 0, rank: int = 0, num_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless; ``position`` counts the batches that all ranks together have trained on."""
+        return map(self.train.batch, Share(self.stream, position, rank, num_ranks))
+
+    def validation_rows(self) -> list[list[int]]:
+        """The sentences of each validation batch."""
+        return self.validation.batches(self.options.max_batch_tokens)
+
+    def validation_batches(
+        self, rank: int = 0, num_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every validation sentence once, neighbours in length together."""
+        return map(self.validation.batch, self.validation_rows()[rank::num_ranks])
 
     def longest_batch(self) -> tuple[Tensor, Tensor]:
         """The batch with most tokens and padding."""

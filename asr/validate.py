@@ -1,6 +1,6 @@
 """Loss and error rates of a model on batches, pooled over processes."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,50 +23,70 @@ def try_search(search: Search, model: SpeechModel) -> None:
     search(model.decoder, frame, torch.ones(1, dtype=torch.int64, device=model.device))
 
 
-@torch.inference_mode()
-def validate(
-    model: SpeechModel,
-    search: Search,
-    batches: Iterable[Batch],
-    weights: Mapping[str, float],
-    total: Callable[[float], float],
-) -> dict[str, Any]:
-    """Sums and counts are added up over utterances and processes, and divided once.
+class Validation:
+    """Sums over the batches of a split. They are added up over processes, and divided once.
 
-    Args:
-        model: in eval mode, on the device of the batches.
-        search: how hypotheses are found.
-        batches: this process' share; it may be empty.
-        weights: of the terms of the loss, by name.
-        total: one number, summed over all processes.
+    Attributes:
+        weights: of the terms of the loss that were met, by name.
+        references, hypotheses: transcripts, in the order of the batches.
     """
-    references: list[str] = []
-    hypotheses: list[str] = []
-    sums = {f"{name}_{part}": 0.0 for name in weights for part in ("sum", "count")}
-    unfinished = 0
-    for batch in batches:
+
+    def __init__(self, model: SpeechModel, search: Search) -> None:
+        """Begins with nothing.
+
+        Args:
+            model: in eval mode.
+            search: how hypotheses are found.
+        """
+        self.model, self.search = model, search
+        self.weights: dict[str, float] = {}
+        self.references: list[str] = []
+        self.hypotheses: list[str] = []
+        self._sums: dict[str, float] = {}
+        self._unfinished = 0
+
+    @torch.inference_mode()
+    def add(self, batch: Batch) -> None:
+        """Searches a batch, which is on the device of the model."""
+        model = self.model
         with collected() as terms:
             encoded, lengths = model.encode(batch.waves, batch.wave_lengths)
         loss = model.decoder.loss(encoded, lengths, batch.tokens, batch.token_lengths)
-        best = [n_best[0] for n_best in search(model.decoder, encoded, lengths)]
-        unfinished += sum(not hypothesis.finished for hypothesis in best)
-        references += batch.texts
-        hypotheses += [model.text(hypothesis) for hypothesis in best]
+        best = [n_best[0] for n_best in self.search(model.decoder, encoded, lengths)]
+        self._unfinished += sum(not hypothesis.finished for hypothesis in best)
+        self.references += batch.texts
+        self.hypotheses += [model.text(hypothesis) for hypothesis in best]
         for name, term in (loss.terms | terms).items():
-            sums[f"{name}_sum"] += float(term.sum)
-            sums[f"{name}_count"] += float(term.count)
-    words = pooled(align(references, hypotheses)[0])
-    letters = characters(references, hypotheses)
-    sums |= {"word_errors": words.errors, "words": words.words}
-    sums |= {"character_errors": letters.errors, "characters": letters.words}
-    sums |= {"utterances": len(references), "unfinished": unfinished}
-    totals = {name: total(value) for name, value in sums.items()}
-    losses = {name: totals[f"{name}_sum"] / max(1.0, totals[f"{name}_count"]) for name in weights}
-    return {
-        "wer": totals["word_errors"] / max(1.0, totals["words"]),
-        "cer": totals["character_errors"] / max(1.0, totals["characters"]),
-        "loss": sum(weight * losses[name] for name, weight in weights.items()),
-        # A term without weight is no loss: the kept fraction, the steps taken.
-        **{f"{name}_loss" if weights[name] else name: value for name, value in losses.items()},
-        **{name: int(totals[name]) for name in ("utterances", "words", "unfinished")},
-    }
+            self.weights[name] = term.weight
+            for part, value in (("sum", term.sum), ("count", term.count)):
+                key = f"{name}_{part}"
+                self._sums[key] = self._sums.get(key, 0.0) + float(value)
+
+    def metrics(
+        self, weights: Mapping[str, float], total: Callable[[float], float]
+    ) -> dict[str, Any]:
+        """Error rates and losses; call it on every process, which may have met no batch.
+
+        Args:
+            weights: of the terms of the loss, by name; the same on every process.
+            total: one number, summed over all processes.
+        """
+        words = pooled(align(self.references, self.hypotheses)[0])
+        letters = characters(self.references, self.hypotheses)
+        sums = {f"{name}_{part}": 0.0 for name in weights for part in ("sum", "count")}
+        sums |= self._sums
+        sums |= {"word_errors": words.errors, "words": words.words}
+        sums |= {"character_errors": letters.errors, "characters": letters.words}
+        sums |= {"utterances": len(self.references), "unfinished": self._unfinished}
+        totals = {name: total(value) for name, value in sums.items()}
+        losses = {
+            name: totals[f"{name}_sum"] / max(1.0, totals[f"{name}_count"]) for name in weights
+        }
+        return {
+            "wer": totals["word_errors"] / max(1.0, totals["words"]),
+            "cer": totals["character_errors"] / max(1.0, totals["characters"]),
+            "loss": sum(weight * losses[name] for name, weight in weights.items()),
+            # A term without weight is no loss: the kept fraction, the steps taken.
+            **{f"{name}_loss" if weights[name] else name: value for name, value in losses.items()},
+            **{name: int(totals[name]) for name in ("utterances", "words", "unfinished")},
+        }

@@ -27,22 +27,24 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from asr import config, shipped
+from asr.batch import Batch
 from asr.environment import environment
 from asr.files import read_json_lines, write
-from asr.journal import Journal
-from asr.machine import keep_freed_memory, kernel_precision, make_fabric
+from asr.machine import keep_freed_memory, kernel_precision, make_trainer, quiet_lightning
 from asr.meter import Ledger
 from asr.recipe import Recipe
-from asr.train import Run
+from asr.training.average import MovingAverage
+from asr.training.data import SpeechDataModule
+from asr.training.speech import SpeechModule
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMem")  # beginnings
 OPERATORS = ("aten", "mkldnn")
@@ -107,22 +109,53 @@ def read_profile(events: Sequence[Any], seconds: float, cuda: bool) -> Row:
     return row
 
 
-class Bench:
-    """A run whose updates are counted here instead of by its own loop."""
+class Bench(L.Callback):
+    """A run on a Trainer whose updates are taken here instead of by its loop.
 
-    def __init__(self, recipe: Recipe, folder: Path):
-        self.fabric = make_fabric(recipe.trainer, folder)
-        self.device = self.fabric.device
+    Attributes:
+        row: what was measured.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, warm: int, updates: int, repeats: int):
+        self.warm, self.number, self.repeats = warm, updates, repeats
+        self.module, self.data = SpeechModule(recipe), SpeechDataModule(recipe)
+        self.trainer = make_trainer(recipe, folder)
+        self.device = self.trainer.strategy.root_device
         precision = kernel_precision(recipe.trainer, self.device)
         self.ledger = Ledger(folder, self.device, 1, precision, began=time.time())
-        self.run = Run(recipe, folder, self.fabric, self.ledger)
-        self.run.journal = Journal(folder, self.fabric, None, 0)
-        self.batches = self.run.batches()
+        self.average = MovingAverage()
+        self.trainer.callbacks[:0] = [self.average, self]
+        self.data.enter = self.ledger.enter
+        with quiet_lightning():
+            self.trainer.fit(self.module, datamodule=self.data)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Everything is on the device: measures, and leaves Lightning's loop nothing to do."""
+        self.go_back(0)
+        for _ in range(self.warm):
+            self.updates(self.number)
+            self.go_back(self.number)
+        self.row = self.timed(self.number)
+        self.row["encoded_hours_per_device_hour"] = self.encoding(self.repeats)
+        self.go_back(1)
+        self.row |= self.profiled()
+        trainer.should_stop = True
 
     def synchronize(self) -> None:
         """Until a GPU has done all that it was asked to."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def step(self, batch: Batch) -> None:
+        """One update, as Lightning's loop takes it."""
+        module, strategy = self.module, self.trainer.strategy
+
+        def closure() -> torch.Tensor:
+            return strategy.backward(strategy.training_step(batch, 0), None)
+
+        module.optimizer_step(0, 0, module.optimizers(), closure)
+        self.average.on_train_batch_end(self.trainer, module)
+        self.ledger.count(**module.amounts(batch))
 
     def updates(self, number: int) -> list[float]:
         """Takes so many; seconds of each, data wait included."""
@@ -130,10 +163,7 @@ class Bench:
         for _ in range(number):
             self.synchronize()
             began = time.perf_counter()
-            self.ledger.enter("data_wait")
-            batch = next(self.batches)
-            self.ledger.enter("step")
-            self.run.step(batch)
+            self.step(self.trainer.strategy.batch_to_device(next(self.batches)))
             self.synchronize()
             taken.append(time.perf_counter() - began)
         self.ledger.enter("startup")
@@ -141,8 +171,8 @@ class Bench:
 
     def go_back(self, number: int) -> None:
         """The next updates have the batches of the last ones, augmented as then."""
-        self.run.data.position -= number
-        self.batches = self.run.batches()
+        self.data.position -= number
+        self.batches = iter(self.data.train_dataloader())
 
     def timed(self, number: int) -> Row:
         """Cost of so many updates from the ledger, which begins with them."""
@@ -170,14 +200,14 @@ class Bench:
     @torch.inference_mode()
     def encoding(self, repeats: int) -> float:
         """Audio-hours per device-hour of features and encoder alone, on the longest batch."""
-        batch = self.run.data.longest_batch().to(self.device)
-        heard = float(batch.wave_lengths.sum()) / self.run.recipe.features.sample_rate
+        batch = self.data.source.longest_batch().to(self.device)
+        heard = float(batch.wave_lengths.sum()) / self.module.recipe.features.sample_rate
         taken = []
-        with self.fabric.autocast():
+        with self.trainer.precision_plugin.forward_context():
             for _ in range(repeats + 1):  # the first warms up
                 self.synchronize()
                 began = time.perf_counter()
-                self.run.average.encode(batch.waves, batch.wave_lengths)
+                self.module.evaluated.encode(batch.waves, batch.wave_lengths)
                 self.synchronize()
                 taken.append(time.perf_counter() - began)
         return heard / statistics.median(taken[1:])
@@ -190,11 +220,6 @@ class Bench:
             (seconds,) = self.updates(1)
         return read_profile(profiler.events(), seconds, cuda)
 
-    def close(self) -> None:
-        """Ends the threads of the run."""
-        self.run.journal.close()
-        self.ledger.close()
-
 
 def measure(recipe: Recipe, warm: int, updates: int, repeats: int) -> Row:
     """Everything about one encoder."""
@@ -204,16 +229,12 @@ def measure(recipe: Recipe, warm: int, updates: int, repeats: int) -> Row:
         torch.cuda.reset_peak_memory_stats()
     else:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it complains that there is no GPU
-    with tempfile.TemporaryDirectory() as folder, closing(Bench(recipe, Path(folder))) as bench:
-        for _ in range(warm):
-            bench.updates(updates)
-            bench.go_back(updates)
-        row = bench.timed(updates)
-        row["encoded_hours_per_device_hour"] = bench.encoding(repeats)
-        bench.go_back(1)
-        row |= bench.profiled()
-        row["parameters"] = bench.run.parameters
-        row["recurrent_kernel"] = bench.run.recurrent_kernel
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(recipe, Path(folder), warm, updates, repeats)
+        bench.ledger.close()
+        row = bench.row
+        row["parameters"] = bench.module.model.num_parameters()
+        row["recurrent_kernel"] = bench.module.recurrent_kernel
         row["device_name"] = bench.ledger.device_name
         row["precision"] = bench.ledger.precision
     return row

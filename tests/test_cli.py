@@ -692,6 +692,6 @@ def test_an_interrupted_run_says_how_to_go_on(job, monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("asr.train.Run.fit", interrupted)
+    monkeypatch.setattr("asr.training.speech.SpeechModule.training_step", interrupted)
     assert main(["train", job.recipe, "--run", f"{job.here}/c"]) == 130
     assert "the same command goes on from the last checkpoint" in capsys.readouterr().err

@@ -11,7 +11,6 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
 from asr import config
-from asr import train as train_module
 from asr.compiled import Shape, Shapes, begin_step, compile_regions, metered
 from asr.data import BatchStream, DataOptions
 from asr.features import FeatureOptions, LogMel
@@ -20,7 +19,8 @@ from asr.model import build_model
 from asr.recipe import Budget, Recipe
 from asr.search import Greedy
 from asr.text import Characters
-from asr.train import train
+from asr.training import speech as speech_module
+from asr.training.run import train
 from tests import tiny
 from tests.corpus import RATE, make_corpus
 from tests.test_decoders import utterances
@@ -145,7 +145,7 @@ def test_a_compiled_run_learns_what_one_that_is_not_does(
 ):
     torch._dynamo.reset()
     losses, steps = {}, []
-    monkeypatch.setattr(train_module, "begin_step", steps.append)
+    monkeypatch.setattr(speech_module, "begin_step", steps.append)
     for mode in (None, backend):
         with caplog.at_level(logging.INFO, logger="asr"):
             line = train(recipe(corpus, encoder, compile=mode), tmp_path / str(mode))

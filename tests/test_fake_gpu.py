@@ -5,10 +5,10 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 from asr import linear
 from asr.alignment import align
@@ -20,15 +20,15 @@ from asr.data import DataOptions, SpeechData
 from asr.encoders.recurrent import set_recurrent_precision
 from asr.evaluate import evaluate
 from asr.features import Augmentation, FeatureOptions, LogMel
-from asr.journal import Journal
 from asr.language_models import LSTM, LanguageModel, NGram, Transformer
 from asr.loss import collected, weighted
-from asr.meter import Ledger
 from asr.model import build_model
 from asr.search import Beam, Greedy
 from asr.study.children import IMPORTED
 from asr.text import Characters
-from asr.train import WHOLE_SECONDS, Run
+from asr.training.average import MovingAverage
+from asr.training.data import SpeechDataModule
+from asr.training.speech import WHOLE_SECONDS, SpeechModule
 from tests import corpus, tiny
 from tests.fake_gpu import CUDA, RefusedError, has_kernel, pretended
 from tests.test_decoders import utterances
@@ -246,28 +246,6 @@ def test_a_split_is_evaluated_on_a_gpu(name, tmp_path, monkeypatch):
     assert metrics["utterances"] == 6
 
 
-class Fabric:
-    """What a run asks of Lightning's, on the pretended GPU, which Lightning cannot set up."""
-
-    device, world_size, global_rank, is_global_zero = CUDA, 1, 0, True
-
-    def broadcast(self, value):
-        return value
-
-    def setup(self, model, optimizer):
-        model.to("cuda")
-        self.module = nn.Module()
-        self.module.module, self.module.forward = model, model.forward
-        return self.module, optimizer
-
-    def backward(self, loss):
-        loss.backward()
-
-    def clip_gradients(self, model, optimizer, max_norm, error_if_nonfinite):
-        # All at once is a kernel that this GPU pretends not to have.
-        return nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=False)
-
-
 IMPORTING = """
 import importlib, sys, threading
 import torch
@@ -317,23 +295,53 @@ def test_a_run_on_a_gpu_waits_seldom_and_is_charged_for_all_that_it_computes(
     augmentation = {"speed": [0.9], "time_masks": 2, "frequency_masks": 1}
     given = recipe(tmp_path / "tones", encoder, data=data, augmentation=augmentation)
     with pretended() as gpu:
-        fabric = Fabric()
-        ledger = Ledger(tmp_path / "run", CUDA, writes=False)
-        run = Run(given, tmp_path / "run", fabric, ledger)
-        run.journal = Journal(tmp_path / "run", fabric, None, 0)
-        model, sizes = fabric.module.module, []
+        module, data = SpeechModule(given), SpeechDataModule(given)
+        # What a module asks of a Trainer, which Lightning cannot set up on a pretended GPU.
+        strategy = SimpleNamespace(root_device=CUDA)
+        trainer = SimpleNamespace(
+            datamodule=data, strategy=strategy, is_global_zero=True, world_size=1, global_rank=0,
+            accumulate_grad_batches=1,
+        )  # fmt: skip
+        module._trainer = data.trainer = trainer
+        strategy.broadcast = lambda value: value
+        strategy.training_step = module.training_step
+        strategy.batch_to_device = lambda batch: batch.to("cuda")
+        data.setup("fit")
+        module.configure_model()
+        model = module.model.to("cuda")
+        average = MovingAverage()
+        average.on_fit_start(trainer, module)
+        optimizer = given.optimizer.build(model, CUDA)
+        trainer.optimizers = [optimizer]
+        module.on_fit_start()
+        sizes = []
         model.encoder.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[:2]))
+        counters = dict.fromkeys(("padded_seconds", "padded_train_flops"), 0.0)
         seconds = flops = 0.0
-        for batch in itertools.islice(run.batches(), 3):
+        for batch in itertools.islice(data.train_dataloader(), 3):
             before = gpu.waits
-            run.step(batch)
+
+            def closure(batch=batch):
+                module.training_step(batch, 0).backward()
+                module.on_after_backward()
+
+            module.optimizer_step(
+                0, 0, SimpleNamespace(optimizer=optimizer, step=optimizer.step), closure
+            )  # noqa: E501
+            average.on_train_batch_end(trainer, module)
+            amounts = module.amounts(batch)
             assert gpu.waits - before <= 5, "for the gradient's norm and the ledger's lengths"
+            for name in counters:
+                counters[name] += amounts[name]
             rows, time = sizes.pop()
             assert (time + 2) % round(100 * WHOLE_SECONDS) == 0, "all but what the window ends on"
             frames = -(-time // model.encoder.stride)
             seconds += rows * time / 100
             flops += 3 * rows * model.encoder.flops([time])
             flops += 3 * rows * model.decoder.flops([frames], [batch.tokens.shape[1]])
-        assert ledger.counters["padded_seconds"] == pytest.approx(seconds)
-        assert ledger.counters["padded_train_flops"] == flops
-        assert run.measure()["utterances"] == 4
+        assert counters["padded_seconds"] == pytest.approx(seconds)
+        assert counters["padded_train_flops"] == flops
+        module.on_validation_epoch_start()
+        for batch in data.val_dataloader():
+            module.validation_step(batch, 0)
+        assert len(module._validation.references) == 4

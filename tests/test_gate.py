@@ -15,7 +15,7 @@ from asr.loss import collected
 from asr.meter import read_ledger
 from asr.model import load_model
 from asr.recipe import Recipe
-from asr.train import train
+from asr.training.run import train
 from tests import tiny
 from tests.corpus import RATE, make_corpus
 

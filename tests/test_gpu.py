@@ -15,7 +15,7 @@ from asr.loss import collected
 from asr.loss import weighted as total
 from asr.meter import read_ledger
 from asr.search import Beam, Greedy
-from asr.train import train
+from asr.training.run import train
 from benchmarks import profile_step
 from tests import tiny
 from tests.corpus import make_corpus

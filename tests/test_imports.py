@@ -7,11 +7,10 @@ ROOT = Path(__file__).parents[1]
 ORDER = """
 files items folders shipped environment config key_help batch text scoring torchaudio_functional
 containers audio features corpora resident data loss linear scan cudnn precision device_memory
-layers text_data encoders decoders language_models catalogue search calibration alignment model
-meter recipe machine run_folder session journal validate checkpoint compiled train
-train_language_model writers reliability evaluate tune_decoding sources windows modulation
-transcribe claims report
-study summaries doctor verbs cli
+layers text_data plugins encoders decoders language_models catalogue search calibration alignment
+model meter recipe machine run_folder journal validate checkpoint compiled training writers
+reliability evaluate tune_decoding sources windows modulation transcribe claims report study
+summaries doctor verbs cli
 """.split()  # noqa: SIM905
 # Pure numpy, and what both evaluation and report rest on.
 ANYWHERE = {"claims.statistics"}

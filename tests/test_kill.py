@@ -1,4 +1,7 @@
-"""kill -9 of the real command at random moments; ``ASR_KILLS=20`` for more of them."""
+"""kill -9 of the real command at random moments.
+
+``ASR_KILLS=20`` kills more often than twice, ``ASR_PROCESSES=2`` trains in two processes.
+"""
 
 import json
 import os
@@ -18,6 +21,7 @@ from tests.test_train import assert_equal_weights, recipe
 
 ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("ASR_KILLS", "2"))
+PROCESSES = int(os.environ.get("ASR_PROCESSES", "1"))
 UPDATES = 60 + 15 * KILLS
 
 
@@ -46,7 +50,12 @@ def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_that_was_not(
             tmp_path / "corpus",
             budget={"updates": UPDATES},
             validation={"every_updates": 10},
-            trainer={"accelerator": "cpu", "checkpoint_every_seconds": 0.2, "log_every_n_steps": 3},
+            trainer={
+                "accelerator": "cpu",
+                "devices": PROCESSES,
+                "checkpoint_every_seconds": 0.2,
+                "log_every_n_steps": 3,
+            },
         )
     )
     config.dump(tree, tmp_path / "recipe.yaml")

@@ -21,7 +21,9 @@ from asr.model import load_model
 from asr.recipe import OptimizerOptions, Recipe
 from asr.run_folder import check_folder, claimed, run_name
 from asr.summaries import trained
-from asr.train import Run, train
+from asr.training.run import train
+from asr.training.speech import SpeechModule
+from asr.training.state import State
 from tests.corpus import RATE, make_corpus
 
 ENCODERS = {
@@ -97,14 +99,21 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("moment", "number"), [("step", 3), ("step", 9), ("measure", 1), ("save", 2)]
+    ("kind", "moment", "number"),
+    [
+        (SpeechModule, "training_step", 4),  # the longest batch is tried before the first update
+        (SpeechModule, "training_step", 10),
+        (SpeechModule, "optimizer_step", 7),
+        (SpeechModule, "validation_step", 1),
+        (State, "save", 2),
+    ],
 )
 def test_a_run_that_dies_and_resumes_is_the_run_that_did_not(
-    corpus, tmp_path, monkeypatch, moment, number
+    corpus, tmp_path, monkeypatch, kind, moment, number
 ):
     given = recipe(corpus, trainer={"accelerator": "cpu", "checkpoint_every_seconds": 0.0})
     train(given, tmp_path / "whole")
-    original, calls = getattr(Run, moment), []
+    original, calls = getattr(kind, moment), []
 
     def dying(self, *arguments):
         calls.append(1)
@@ -112,10 +121,10 @@ def test_a_run_that_dies_and_resumes_is_the_run_that_did_not(
             raise KilledError
         return original(self, *arguments)
 
-    monkeypatch.setattr(Run, moment, dying)
+    monkeypatch.setattr(kind, moment, dying)
     with pytest.raises(KilledError):
         train(given, tmp_path / "broken")
-    monkeypatch.setattr(Run, moment, original)
+    monkeypatch.setattr(kind, moment, original)
     line = train(given, tmp_path / "broken")
     assert_equal_weights(tmp_path / "whole", tmp_path / "broken")
     assert line["updates"] == 12
@@ -329,9 +338,9 @@ def test_the_best_model_has_the_lowest_rate_of_the_metric_then_of_the_other(
 
     def measure(self):
         wer, cer = next(told)
-        return {"wer": wer, "cer": cer, "loss": 1.0, "utterances": 1, "words": 1}
+        self.metrics = {"wer": wer, "cer": cer, "loss": 1.0, "utterances": 1, "words": 1}
 
-    monkeypatch.setattr(Run, "measure", measure)
+    monkeypatch.setattr(SpeechModule, "on_validation_epoch_end", measure)
     validation = {"every_updates": 2, "metric": metric}
     given = recipe(corpus, validation=validation, budget={"updates": 6})
     line = train(given, tmp_path)
@@ -365,19 +374,19 @@ def test_a_budget_is_needed(corpus):
 def test_updates_without_a_finite_gradient_are_skipped_counted_and_at_last_fatal(
     corpus, tmp_path, monkeypatch, caplog
 ):
-    original = Run.total
+    original, until = SpeechModule.mean, 5
 
     def poisoned(self, loss):
-        return original(self, loss) * (math.nan if 3 <= self.updates < self.poison_until else 1.0)
+        factor = math.nan if 3 <= self.progress.updates < until else 1.0
+        return original(self, loss) * factor
 
-    monkeypatch.setattr(Run, "total", poisoned)
-    monkeypatch.setattr(Run, "poison_until", 5, raising=False)
+    monkeypatch.setattr(SpeechModule, "mean", poisoned)
     with caplog.at_level(logging.WARNING):
         line = train(recipe(corpus), tmp_path / "a")
     assert line["nonfinite_updates"] == 2
     assert sum("gradient not finite" in record.message for record in caplog.records) == 2
     assert all(value.isfinite().all() for value in weights(tmp_path / "a").values())
-    monkeypatch.setattr(Run, "poison_until", 999)
+    until = 999
     with pytest.raises(ValueError, match="no finite gradient in 10 updates in a row.*optimizer.lr"):
         train(recipe(corpus, budget={"updates": 30}), tmp_path / "b")
 
@@ -454,9 +463,24 @@ def test_processes_share_the_stream_and_the_ledger_and_another_number_of_them_go
     assert more["audio_seconds"] == pytest.approx(sum(expected), rel=1e-3)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_told_to_end_saves_everything_and_goes_on(corpus, tmp_path, number):
-    given = recipe(corpus, budget={"updates": 200}, validation={"every_updates": 100})
+@pytest.mark.parametrize(
+    ("number", "processes"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)]
+)
+def test_a_run_told_to_end_saves_everything_and_goes_on(corpus, tmp_path, number, processes):
+    given = recipe(
+        corpus,
+        budget={"updates": 200 if processes == 1 else 60},
+        validation={"every_updates": 100},
+        trainer={"accelerator": "cpu", "log_every_n_steps": 4, "devices": processes},
+    )
+
+    def complete(folder):
+        if processes == 1:
+            train(given, folder)
+        else:
+            _, errors = (process := start(folder)).communicate(timeout=300)
+            assert process.returncode == 0, errors
+
     config.dump(config.tree_of(given), tmp_path / "recipe.yaml")
     run = tmp_path / "run"
     process = start(run)
@@ -470,9 +494,9 @@ def test_a_run_told_to_end_saves_everything_and_goes_on(corpus, tmp_path, number
     last = json.loads((run / "ledger.json").read_text())
     assert last["reason"] == f"told to end by {number.name}"
     assert not last["finished"]
-    line = train(given, run)
-    assert line["wasted_seconds"] < 1
-    train(given, tmp_path / "whole")
+    complete(run)
+    assert json.loads((run / "ledger.json").read_text())["wasted_seconds"] < 1
+    complete(tmp_path / "whole")
     assert_equal_weights(tmp_path / "whole", run)
 
 

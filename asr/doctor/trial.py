@@ -22,7 +22,7 @@ def trial() -> list[Finding]:
     from asr.corpora.prepare import prepare
     from asr.model import load_model
     from asr.recipe import Recipe
-    from asr.train import train
+    from asr.training.run import train
     from asr.transcribe import transcribe
 
     with tempfile.TemporaryDirectory(prefix="asr-doctor-") as name:

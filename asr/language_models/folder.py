@@ -11,11 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 
 from asr.config import Component, read_component
-from asr.files import new_folder, write_all
+from asr.files import check_format, new_folder, write_all
 from asr.language_models import LANGUAGE_MODELS, LanguageModel
 from asr.text import Tokenizer, restore
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "language_model.json"
+FORMAT = 2  # of these folders; 1 had no number
 
 
 @dataclass
@@ -39,6 +40,7 @@ class TrainedLanguageModel:
 def save_language_model(trained: TrainedLanguageModel, folder: Path) -> None:
     """Writes the folder; a kill at any moment leaves the old files or the new ones."""
     description = {
+        "format": FORMAT,
         "language_model": trained.component.tree(),
         "tokenizer": trained.tokenizer.state(),
         "normaliser": trained.normaliser,
@@ -85,6 +87,7 @@ def load_language_model(
     where = folder / DESCRIPTION
     try:
         described = json.loads(where.read_text(encoding="utf-8"))
+        check_format(where, FORMAT, described)
         component = read_component(
             LANGUAGE_MODELS, described["language_model"], "language_model", 1, allow_code
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 POLL_SECONDS = 0.05
 # What every run imports: seconds of a processor, and longer on a machine with much installed.
-IMPORTED = ["asr.cli", "asr.train", "asr.evaluate"]
+IMPORTED = ["asr.cli", "asr.training.run", "asr.evaluate"]
 
 
 class Children:

@@ -1,7 +1,5 @@
 """``asr train``."""
 
-import functools
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,19 +29,14 @@ def train(arguments: list[str]) -> int:
 
     from asr import summaries
     from asr.machine import is_first_process
-    from asr.train import train as fit
-    from asr.train_language_model import train_language_model
+    from asr.training.run import train as fit
 
-    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # importing it sets INFO: tips, devices
-    if isinstance(recipe, LanguageModelRecipe):
-        train_language_model(recipe, folder)
-        told = summaries.trained_language_model
-    else:
-        fit(recipe, folder)
-        told = functools.partial(summaries.trained, recipe=recipe)
+    fit(recipe, folder)
     if is_first_process(recipe.trainer):
-        print(told(folder))
+        if isinstance(recipe, LanguageModelRecipe):
+            print(summaries.trained_language_model(folder))
+        else:
+            print(summaries.trained(folder, recipe))
     return 0
 
 

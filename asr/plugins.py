@@ -1,0 +1,68 @@
+"""Loggers, callbacks and profilers of Lightning, or of one's own, that a recipe names by class."""
+
+import importlib
+import inspect
+import os
+import sys
+from typing import Any, Literal
+
+Spec = str | dict[str, Any]  # a class, or {class_path, init_args}
+Kind = Literal["Logger", "Callback", "Profiler"]
+
+
+def build(kind: Kind, spec: Spec, where: str, **defaults: Any) -> Any:
+    """Builds what a recipe names.
+
+    Args:
+        kind: what it has to be.
+        spec: import path of a class, or the name of one of Lightning's, as CSV or CSVLogger.
+        where: the recipe's key, for errors.
+        defaults: arguments that stand where the recipe gives no others, if the class has them.
+
+    Raises:
+        ValueError: no such class, or other arguments than it has; names the key.
+    """
+    found, given = find(kind, spec, where)
+    known = inspect.signature(found).parameters
+    arguments = {name: value for name, value in defaults.items() if name in known} | given
+    try:
+        return found(**arguments)
+    except ModuleNotFoundError as error:  # Lightning's loggers ask for packages of their own
+        raise ValueError(f"{where}: {found.__name__}: {str(error).splitlines()[0]}") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {found.__name__}: {error}") from None
+
+
+def find(kind: Kind, spec: Spec, where: str) -> tuple[type, dict[str, Any]]:
+    """The class that a recipe names, and its arguments.
+
+    Raises:
+        ValueError: no such class, or an argument that it does not have.
+    """
+    tree = {"class_path": spec} if isinstance(spec, str) else spec
+    given = tree.get("init_args") or {}
+    if not set(tree) <= {"class_path", "init_args"} or not isinstance(given, dict):
+        raise ValueError(f"{where}: expects class_path and init_args, got {tree!r}")
+    path = tree.get("class_path")
+    if not isinstance(path, str):
+        raise ValueError(f"{where}.class_path is missing")
+    family = importlib.import_module(f"lightning.pytorch.{kind.lower()}s")
+    module, _, name = path.rpartition(".")
+    sys.path.insert(0, os.getcwd())
+    try:
+        place = importlib.import_module(module) if module else family
+    except ImportError as error:
+        raise ValueError(f"{where}.class_path {path}: {error}") from None
+    finally:
+        sys.path.pop(0)
+    found = getattr(place, name, getattr(place, name + kind, None))
+    if not (isinstance(found, type) and issubclass(found, getattr(family, kind))):
+        raise ValueError(
+            f"{where}.class_path {path!r} is no {kind} of lightning.pytorch; give the name of one "
+            "of Lightning's, or package.module.Class"
+        )
+    known = inspect.signature(found).parameters
+    unknown = [name for name in given if name not in known]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        raise ValueError(f"{where}.{unknown[0]}: no such key; {name} has {', '.join(known)}")
+    return found, given

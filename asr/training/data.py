@@ -1,0 +1,233 @@
+"""The LightningDataModules: endless training batches that resume at exactly the next one."""
+
+import itertools
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+
+from asr.data import SpeechData, read_corpus
+from asr.model import find_model
+from asr.recipe import LanguageModelRecipe, Recipe
+from asr.text import normaliser, restore
+from asr.text_data import TextData, tokens_of
+
+log = logging.getLogger(__name__)
+
+ENDLESS = 10**12  # batches; more than any run has, and exact when summed over ranks
+
+
+class Loader:
+    """Batches for a Trainer, and how long it waits for them."""
+
+    def __init__(
+        self, batches: Callable[[], Iterable[Any]], enter: Callable[[str], object]
+    ) -> None:
+        """``enter`` is told in which phase the time is spent from now on: data_wait or step."""
+        self.batches, self.enter = batches, enter
+
+    def __iter__(self) -> Iterator[Any]:
+        """From where the data module stands."""
+        batches = iter(self.batches())
+        while True:
+            self.enter("data_wait")
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.enter("step")
+            yield batch
+
+
+class TrainLoader(Loader):
+    """A length that no run reaches. Without one, Lightning fetches every batch one ahead."""
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+
+class StreamDataModule(L.LightningDataModule):
+    """Training batches of an endless stream, and validation batches.
+
+    Use it with ``Trainer(use_distributed_sampler=False)``: the batches of a rank are chosen here.
+
+    Attributes:
+        source: the training and validation data, once they are set up.
+        position: batches that all ranks together have trained on. The state of the data.
+        window: position at the end of the last update.
+        enter: told in which phase the time is spent: data_wait or step.
+    """
+
+    source: SpeechData | TextData
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = self.window = 0
+        self.enter: Callable[[str], object] = lambda phase: None
+
+    @abstractmethod
+    def num_tokens(self, row: int) -> int:
+        """Tokens of a training sentence."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch, counted from 0."""
+        return self.source.stream.locate(self.position)[0]
+
+    def train_dataloader(self) -> Loader:
+        """Endless. A new iteration begins at ``position``."""
+        place = self._place()
+        return TrainLoader(
+            lambda: self.source.train_batches(self.position, *place),
+            lambda phase: self.enter(phase),
+        )
+
+    def val_dataloader(self) -> Loader:
+        """The validation split: as many batches for every rank, the last of which may be None.
+
+        DDP synchronises buffers before each step, of validation as well.
+        """
+        rank, ranks = self._place()
+
+        def batches() -> Iterator[Any]:
+            yield from self.source.validation_batches(rank, ranks)
+            if rank > (len(self.source.validation_rows()) - 1) % ranks:
+                yield None
+
+        return Loader(batches, lambda phase: None)
+
+    def _place(self) -> tuple[int, int]:
+        """Rank, number of ranks."""
+        assert self.trainer is not None
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def share_of_update(self, count: Tensor) -> Tensor:
+        """What the next batch of all ranks has of the tokens of the whole update, ().
+
+        Args:
+            count: () of a term of the loss in that batch. A term that counts ends of sentences as
+                well as tokens has its share by both. Terms that count frames, or leave out
+                utterances, have the share of the batch's tokens.
+        """
+        assert self.trainer is not None
+        ranks = self.trainer.world_size
+        number = ranks * self.trainer.accumulate_grad_batches
+        rows = itertools.islice(self.source.stream.batches(self.window), number)
+        batches = [[self.num_tokens(row) for row in some] for some in rows]
+        first = self.position - self.window
+        (tokens, ends), (all_tokens, all_ends) = (
+            (sum(map(sum, some)), sum(map(len, some)))
+            for some in (batches[first : first + ranks], batches)
+        )
+        with_ends = (tokens + ends) / (all_tokens + all_ends)
+        share = torch.full_like(count, tokens / max(1, all_tokens))
+        return share.masked_fill(count == tokens + ends, with_ends)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands in the stream."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up the stream there. The number of ranks may be another one."""
+        self.position = self.window = state["position"]
+
+
+class SpeechDataModule(StreamDataModule):
+    """Batches of a prepared corpus.
+
+    Attributes:
+        resumed: whether the statistics of the features will be loaded with the model.
+        tokenizer: that of the model.
+        corpus: what ``corpus.json`` says.
+    """
+
+    source: SpeechData
+
+    def __init__(self, recipe: Recipe, tokenizer: dict[str, str] | None = None) -> None:
+        """Reads nothing but the description of the corpus.
+
+        Args:
+            recipe: of the training.
+            tokenizer: the state of that of a trained model; one is made of the texts without it.
+
+        Raises:
+            ValueError: the corpus is not there, or has a lower sample rate than the features.
+        """
+        super().__init__()
+        self.recipe, self._tokenizer = recipe, tokenizer
+        self.resumed = False
+        self.corpus = read_corpus(recipe.data.corpus)
+        self.rows_sha256 = self._checked()
+
+    def _checked(self) -> dict[str, str]:
+        """The checksums of the splits that are used."""
+        recipe = self.recipe
+        rate, own = recipe.features.sample_rate, self.corpus["sample_rate"]
+        if own < rate:
+            raise ValueError(
+                f"features.sample_rate {rate}: {recipe.data.corpus} has {own} Hz, so the highest "
+                f"mel bins would be empty; use --features.sample_rate {own}"
+            )
+        if own > rate:
+            log.info("%s is converted from %d to %d Hz", recipe.data.corpus, own, rate)
+        splits = [*recipe.data.train, recipe.data.validation]
+        facts = self.corpus["splits"]
+        return {split: facts[split]["rows_sha256"] for split in splits if split in facts}
+
+    def setup(self, stage: str) -> None:
+        """Reads the corpus. A tokenizer is made by rank 0, for all."""
+        if hasattr(self, "source"):
+            return
+        assert self.trainer is not None
+        recipe, trainer = self.recipe, self.trainer
+        state = self._tokenizer
+        if state is None:
+            if trainer.is_global_zero:
+                state = recipe.tokenizer(SpeechData.texts(recipe.data)).state()
+            state = trainer.strategy.broadcast(state)
+            assert state is not None
+        self.tokenizer = restore(state)
+        device = trainer.strategy.root_device
+        self.source = SpeechData(
+            recipe.data, self.tokenizer, recipe.features.sample_rate, recipe.seed, device
+        )
+
+    def num_tokens(self, row: int) -> int:
+        """See ``StreamDataModule.num_tokens``."""
+        return len(self.tokenizer.encode(self.source.train.texts[row]))
+
+
+class TextDataModule(StreamDataModule):
+    """Batches of sentences.
+
+    Attributes:
+        tokenizer: that of the speech model that the recipe names.
+        normaliser: name of that of the speech model.
+    """
+
+    source: TextData
+
+    def __init__(self, recipe: LanguageModelRecipe) -> None:
+        """Reads nothing yet."""
+        super().__init__()
+        self.recipe = recipe
+
+    def setup(self, stage: str) -> None:
+        """Reads the text."""
+        if hasattr(self, "source"):
+            return
+        state, self.normaliser = tokens_of(find_model(self.recipe.tokenizer_of))
+        self.tokenizer = restore(state)
+        recipe = self.recipe
+        self.source = TextData(
+            recipe.text, self.tokenizer, normaliser(self.normaliser), recipe.seed
+        )
+
+    def num_tokens(self, row: int) -> int:
+        """See ``StreamDataModule.num_tokens``."""
+        return len(self.source.train.ids[row])

@@ -1,0 +1,103 @@
+"""When a run ends: its budget is spent, it is told to end, or a callback stops it."""
+
+import logging
+import signal
+from typing import Any
+
+import lightning.pytorch as L
+
+from asr.machine import Interruption
+from asr.training.account import Account
+from asr.training.ranks import from_rank_zero, summed
+from asr.training.state import State
+
+log = logging.getLogger(__name__)
+
+
+class Told(L.Callback):
+    """After SIGINT or SIGTERM: ends the run within the step at hand, with all saved.
+
+    Lightning's own handler saves nothing and ends with status 0.
+    """
+
+    def __init__(self, interruption: Interruption, state: State, account: Account) -> None:
+        self.interruption, self.state, self.account = interruption, state, account
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
+        """Saves and ends the process where rank 0 was told to.
+
+        Raises:
+            SystemExit: 128 plus the signal; 0 on other ranks, whose launcher would otherwise kill
+                the first one.
+        """
+        if not module.update_ended:
+            return
+        if not (told := from_rank_zero(trainer, self.interruption.signal)):
+            return
+        self.state.save(trainer, module)
+        name = signal.Signals(told).name
+        self.account.write(trainer, module, "end", reason=f"told to end by {name}")
+        updates = module.progress.updates
+        log.info("%s: saved at update %d; the same command goes on from there", name, updates)
+        raise SystemExit(128 + told if trainer.is_global_zero else 0)
+
+    def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
+        """A second Ctrl-C ends it at once; Lightning would make a status of 1 of it."""
+        if isinstance(exception, KeyboardInterrupt):
+            raise exception
+
+
+class Budget(L.Callback):
+    """Ends a run when its budget is spent; the last validation has its share of the budget."""
+
+    def __init__(self, account: Account) -> None:
+        self.account, self.reason = account, "a callback stopped the run"
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Trains nothing where the budget was spent before."""
+        self._check(trainer, module)
+        if trainer.should_stop and module.progress.updates:
+            log.warning(
+                "%s before: nothing is left to train; raise the budget to go on", self.reason
+            )
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
+        """Looks after each update. Lightning validates at once when it should stop."""
+        if module.update_ended:
+            self._check(trainer, module)
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        """Validation is paid for as well."""
+        self._check(trainer, module)
+
+    def _check(self, trainer: L.Trainer, module: Any) -> None:
+        if not trainer.should_stop and (reason := self._reached(trainer, module)) is not None:
+            self.reason, trainer.should_stop = reason, True
+
+    def _reached(self, trainer: L.Trainer, module: Any) -> str | None:
+        """Which part of the budget is spent."""
+        budget, ledger, progress = module.recipe.budget, self.account.ledger, module.progress
+        if (reason := module.exhausted()) is not None:
+            return reason
+        if budget.updates is not None and progress.updates >= budget.updates:
+            return f"budget.updates {budget.updates} reached"
+        if budget.audio_hours is not None:
+            heard = ledger.total("audio_seconds", lambda value: summed(trainer, value)) / 3600
+            if heard >= budget.audio_hours:
+                return f"budget.audio_hours {budget.audio_hours} reached"
+        if budget.device_hours is not None:
+            validated = progress.validated_at == progress.updates
+            pending = 0.0 if validated else progress.validation_seconds
+            spent = ledger.device_hours + pending * ledger.num_devices / 3600
+            if from_rank_zero(trainer, spent >= budget.device_hours):
+                return f"budget.device_hours {budget.device_hours} reached"
+        return None
+
+    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
+        """Validates where it was not done after the last update, and writes the last line."""
+        if module.progress.validated_at != module.progress.updates:
+            # Lightning validates after an update only, and this session had none.
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+        self.account.write(trainer, module, "end", finished=True, reason=self.reason)

@@ -1,0 +1,19 @@
+"""What the processes of a run tell each other."""
+
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+
+
+def summed(trainer: L.Trainer, value: float) -> float:
+    """One number summed over all ranks; call it on every rank."""
+    if trainer.world_size == 1:
+        return value
+    number = torch.tensor(value, dtype=torch.float64, device=trainer.strategy.root_device)
+    return float(trainer.strategy.reduce(number, reduce_op="sum"))
+
+
+def from_rank_zero(trainer: L.Trainer, value: Any) -> Any:
+    """The value of rank 0. Clocks and signals differ, but all ranks must do the same."""
+    return value if trainer.world_size == 1 else trainer.strategy.broadcast(value)

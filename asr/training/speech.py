@@ -1,0 +1,277 @@
+"""The LightningModule of speech recognisers."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asr import config
+from asr.batch import Batch
+from asr.compiled import Shape, Shapes, begin_step, compile_regions
+from asr.encoders.recurrent import recurrent_kernel, set_recurrent_precision
+from asr.loss import Loss
+from asr.machine import kernel_precision
+from asr.model import SpeechModel, build_model, load_model, save_model
+from asr.recipe import Recipe
+from asr.scoring import ranked
+from asr.training.ranks import from_rank_zero, summed
+from asr.training.task import Task, seed
+from asr.validate import Validation, try_search
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = 3  # utterances of a validation that the log shows
+WHOLE_SECONDS = 0.64  # on a GPU batches are padded to a multiple of these
+
+
+class SpeechModule(Task):
+    """A speech recogniser that is trained by a recipe, or was.
+
+    Every random number is a function of the recipe's seed and of the batch's position in the
+    stream, so that a resumed run needs no generator's state.
+
+    Attributes:
+        augmentation: of the waveforms and features.
+        search: how hypotheses are found in validation.
+        shapes: what batches are filled up to, where the model is compiled.
+        computed: the size of the last batch, padding included.
+    """
+
+    model: SpeechModel
+
+    def __init__(self, recipe: Recipe, model: SpeechModel | None = None) -> None:
+        """Without a model, one is built by the recipe when a Trainer has set up the data.
+
+        Args:
+            recipe: of the training.
+            model: a trained one.
+        """
+        super().__init__(recipe)
+        self.recipe: Recipe = recipe
+        self.augmentation = recipe.augmentation
+        self.search = recipe.validation.search()
+        self.shapes: Shapes | None = None
+        self.computed = Shape(0, 0, 0)
+        self._frames = torch.zeros(0)
+        if model is not None:
+            self.model, self.search = model.train(), model.search
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SpeechModule":
+        """The best model of a run folder, or a model folder, with the recipe of its training.
+
+        It is validated with the search that is saved with it, as ``asr evaluate`` does.
+
+        Raises:
+            ValueError: no model there, or it does not say how it was trained.
+        """
+        model = load_model(path)
+        if "recipe" not in model.summary:
+            raise ValueError(f"{path} does not say how it was trained; give a run of asr train")
+        return cls(config.read(Recipe, model.summary["recipe"]), model)
+
+    def configure_model(self) -> None:
+        """Builds the model, the same on every rank."""
+        texts = self.data.source.validation.texts
+        self.progress.metric = self.recipe.validation.metric_for(texts)
+        if "model" in self._modules:
+            return
+        recipe = self.recipe
+        torch.manual_seed(recipe.seed)
+        model = build_model(
+            recipe.features,
+            recipe.encoder,
+            recipe.decoder,
+            recipe.search,
+            self.data.tokenizer,
+            self.data.corpus["normaliser"],
+        )
+        set_recurrent_precision(model.modules(), recipe.trainer.recurrent_precision)
+        if not self.data.resumed:
+            model.features.fit(self.data.source.sample(500))
+        model.eval()
+        for search in (self.search, model.search):
+            try_search(search, model)
+        self.model = model.train()
+
+    def on_fit_start(self) -> None:
+        """Compiles what the recipe wants compiled, and tries the longest batch."""
+        model, recipe = self.model, self.recipe
+        if recipe.trainer.compile is not None:
+            self.shapes = self._compiled(recipe.trainer.compile)
+        self.recurrent_kernel = recurrent_kernel(model.modules(), model.device)
+        # A CPU in float32, the default, has one kernel and nothing to say.
+        chosen = model.device.type == "cuda" or recipe.trainer.recurrent_precision != "float32"
+        if self.recurrent_kernel is not None and chosen:
+            log.info("recurrent kernel: %s", self.recurrent_kernel)
+        self._encoder_flops = functools.cache(lambda frames: model.encoder.flops([frames]))
+        self._decoder_flops = functools.cache(lambda s, u: model.decoder.flops([s], [u]))
+        super().on_fit_start()
+
+    def _compiled(self, mode: str) -> Shapes:
+        """Compiles the model; the shapes that its batches are filled up to."""
+        train = self.data.source.train
+        shapes = Shapes(
+            train.seconds,
+            [len(train.tokenizer.encode(text)) for text in train.texts],
+            self.recipe.data.max_batch_seconds,
+            self.recipe.augmentation.speed,
+            self.model.features.hop_seconds,
+        )
+        regions = compile_regions(self.model, mode, shapes.all)
+        sizes = ", ".join("x".join(map(str, shape)) for shape in shapes.all)
+        log.info("torch.compile, %s: %d regions, filled up to one of %s", mode, len(regions), sizes)
+        return shapes
+
+    @contextlib.contextmanager
+    def rehearsing(self) -> Iterator[None]:
+        """At the slowest speed a batch is longest."""
+        given = self.augmentation
+        self.augmentation = dataclasses.replace(given, speed=[min(given.speed)])
+        yield
+        self.augmentation = given
+
+    # --- training ---
+
+    def loss(self, batch: Batch) -> Loss:
+        """The terms of the loss, with the augmentation and dropout of this batch."""
+        # The position numbers batches over all ranks.
+        number = self.data.position + self.global_rank
+        number = (self.recipe.seed * 1_000_003 + number) * 2
+        model, augmentation = self.model, self.augmentation
+        seed(number, model.device)
+        with torch.autocast(model.device.type, enabled=False):
+            waves, lengths = augmentation.perturb(
+                self._whole(batch.waves),
+                batch.wave_lengths,
+                self.recipe.features.sample_rate,
+                number,
+            )
+        waves = self._whole(waves)
+        longest = int(model.features.num_frames(torch.tensor(waves.shape[1])))
+        filled = Shape(len(waves), longest, batch.tokens.shape[1])
+        if self.shapes is not None:
+            filled = self.shapes.of(*filled)
+            begin_step(self.recipe.trainer.compile)
+        loss, frames = model(
+            waves,
+            lengths,
+            batch.tokens,
+            batch.token_lengths,
+            lambda x, frames: augmentation.cover(x, frames, number + 1),
+            self.shapes.fill if self.shapes is not None else None,
+        )
+        self.computed, self._frames = filled, frames
+        return loss
+
+    def _whole(self, waves: Tensor) -> Tensor:
+        """(B, N) -> (B, N'): on a GPU, of few lengths, as cuDNN plans its convolutions for each.
+
+        Before the speed changes, which is a convolution itself, and after. Of a compiler's shapes
+        there are few anyhow.
+        """
+        if not waves.is_cuda or self.shapes is not None:
+            return waves
+        step = round(WHOLE_SECONDS * self.recipe.features.sample_rate)
+        return F.pad(waves, (0, -waves.shape[1] % step))
+
+    def amounts(self, batch: Batch) -> dict[str, float]:
+        """Audio and FLOPs of the last batch, and what was computed for it, padding included."""
+        frames, filled = self._frames, self.computed
+        stride = self.model.encoder.stride
+
+        def flops(t: int, u: int) -> int:
+            return self._encoder_flops(t) + self._decoder_flops(-(-t // stride), u)
+
+        return {
+            "audio_seconds": int(batch.wave_lengths.sum()) / self.recipe.features.sample_rate,
+            "padded_seconds": filled.rows * filled.frames * self.model.features.hop_seconds,
+            # The backward pass costs twice the forward pass.
+            "train_flops": 3 * sum(map(flops, frames.tolist(), batch.token_lengths.tolist())),
+            "padded_train_flops": 3 * filled.rows * flops(filled.frames, filled.tokens),
+        }
+
+    # --- validation ---
+
+    def on_validation_epoch_start(self) -> None:
+        """Begins the sums over the validation split."""
+        self._validation = Validation(self.evaluated, self.search)
+
+    def validation_step(self, batch: Batch | None, batch_idx: int) -> None:
+        """Searches a batch.
+
+        In float32 whatever the precision of training: autocast would cast all weights, which need
+        no gradient, anew at every product, and a search makes one for each token.
+        """
+        if batch is None:  # this rank has one batch less than others
+            return
+        with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False):
+            self._validation.add(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Loss, WER and CER over all ranks; ``validation_wer`` and others are logged."""
+        weights = self.weights or from_rank_zero(self.trainer, self._validation.weights)
+        total = functools.partial(summed, self.trainer)
+        self.metrics = self._validation.metrics(weights, total)
+        for name in ("wer", "cer", "loss"):
+            self.log(f"validation_{name}", self.metrics[name], logger=self.logs)
+
+    def examples(self) -> list[tuple[str, str]]:
+        """See ``Task.examples``."""
+        pairs = zip(self._validation.references, self._validation.hypotheses, strict=True)
+        return list(itertools.islice(pairs, EXAMPLES))
+
+    def score(self) -> tuple[float, ...]:
+        """Error rates, that of the metric first."""
+        return ranked(self.metrics, self.progress.metric)
+
+    # --- what is written ---
+
+    def facts(self, terms: dict[str, float]) -> dict[str, Any]:
+        """See ``Task.facts``."""
+        infeasible = int(self.progress.infeasible)
+        return {**super().facts(terms), "infeasible_utterances": infeasible}
+
+    def about(self) -> dict[str, Any]:
+        """See ``Task.about``."""
+        splits = self.data.corpus["splits"]
+        return {
+            "parameters": self.model.num_parameters(),
+            "recurrent_kernel": self.recurrent_kernel,
+            "validation_metric": self.progress.metric,
+            "corpus": {
+                "name": self.data.corpus["name"],
+                "path": self.recipe.data.corpus,
+                "rows_sha256": self.data.rows_sha256,
+                "utterances": {name: split["utterances"] for name, split in splits.items()},
+            },
+        }
+
+    def invariants(self) -> dict[str, Any]:
+        """See ``Task.invariants``."""
+        options, device = self.recipe.trainer, self.trainer.strategy.root_device
+        recurrent = options.recurrent_precision
+        return {
+            "data": self.data.rows_sha256,
+            "device": device.type,
+            "precision": kernel_precision(options, device)
+            + (f", recurrent {recurrent}" if recurrent != "float32" else ""),
+        }
+
+    def save_model(self, folder: Path, summary: dict[str, Any]) -> None:
+        """See ``Task.save_model``."""
+        corpus = self.data.corpus
+        summary = {
+            "corpus": {key: corpus[key] for key in ("name", "synthetic", "normaliser")},
+            "longest_utterance_seconds": max(self.data.source.train.seconds),
+            **summary,
+        }
+        save_model(self.evaluated, folder, summary)

@@ -1,0 +1,298 @@
+"""What the training of speech models and of language models has in common."""
+
+import contextlib
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor, nn
+
+from asr.loss import Loss
+from asr.training.ranks import summed
+
+log = logging.getLogger(__name__)
+
+NONFINITE_PATIENCE = 10  # updates in a row without a finite gradient before a run gives up
+
+
+@dataclass
+class Progress:
+    """How far a run is; plain numbers, saved with its state.
+
+    Attributes:
+        updates: steps of the optimiser, skipped ones included.
+        nonfinite: updates that were skipped because the gradient was not finite.
+        nonfinite_in_a_row: of them, the last ones without a finite gradient between.
+        infeasible: utterances left out of the CTC loss.
+        tokens: of a language model, trained on.
+        metric: wer or cer, which chooses the best model of a recogniser.
+        best: what chooses the best model, of that model: the lower, the better.
+        validated_at: updates at the last validation.
+        validation_seconds: how long that took.
+    """
+
+    updates: int = 0
+    nonfinite: int = 0
+    nonfinite_in_a_row: int = 0
+    infeasible: float = 0.0
+    tokens: int = 0
+    metric: str = "wer"
+    best: tuple[float, ...] = (math.inf,)
+    validated_at: int = -1
+    validation_seconds: float = 0.0
+
+
+class Task(L.LightningModule):
+    """A model, its loss and its update, for ``asr train`` or a Trainer of your own.
+
+    One update takes ``accumulate_grad_batches`` batches on each rank. The gradient is that of means
+    over all their tokens. An update without a finite gradient leaves the weights as they are.
+
+    Attributes:
+        model: what is trained.
+        progress: how far training is.
+        update_ended: whether the last batch completed an update.
+        finite: whether the last update changed the weights.
+        weights: of the terms of the loss, by name.
+        metrics: of the last validation.
+        logs: whether Lightning gives them to its loggers.
+    """
+
+    model: nn.Module
+
+    def __init__(self, recipe: Any) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.progress = Progress()
+        self.update_ended = self.finite = False
+        self.weights: dict[str, float] = {}
+        self.metrics: dict[str, Any] = {}
+        self.logs = True
+        self._terms: dict[str, Tensor] = {}
+        self._loss: Loss | None = None
+        self._ids: list[str] = []
+
+    # --- what a task says of itself ---
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Loss:
+        """The terms of the loss of a batch."""
+
+    @abstractmethod
+    def amounts(self, batch: Any) -> dict[str, float]:
+        """What the ledger counts of the batch that was trained on last."""
+
+    @abstractmethod
+    def invariants(self) -> dict[str, Any]:
+        """What may not change between the sessions of a run."""
+
+    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """What ``ledger.json`` says of the model and its data."""
+
+    @abstractmethod
+    def score(self) -> tuple[float, ...]:
+        """Of the last validation; the model with the lowest is the best one."""
+
+    def examples(self) -> list[tuple[str, str]]:
+        """A few (reference, hypothesis) of the last validation."""
+        return []
+
+    @abstractmethod
+    def save_model(self, folder: Path, summary: dict[str, Any]) -> None:
+        """Writes the model that is validated as a model folder."""
+
+    def exhausted(self) -> str | None:
+        """Why there is nothing more to train on, whatever the budget."""
+        return None
+
+    def facts(self, terms: dict[str, float]) -> dict[str, Any]:
+        """What a line of the ledger says, given the means of the terms since the last line."""
+        loss = sum(self.weights[name] * value for name, value in terms.items()) if terms else None
+        return {
+            "updates": self.progress.updates,
+            "epoch": self.data.epoch,
+            "train_loss": loss,
+            "train_terms": terms,
+            "learning_rate": self.recipe.optimizer.rate(self.progress.updates),
+            "nonfinite_updates": self.progress.nonfinite,
+        }
+
+    @property
+    def data(self) -> Any:
+        """The data module of the trainer."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
+    def evaluated(self) -> Any:
+        """What is validated and saved: the moving average of the weights where there is one."""
+        return self.__dict__.get("average", self.model)
+
+    def validates(self, average: nn.Module) -> None:
+        """From now on ``average`` is validated and saved. It is no part of what is trained."""
+        self.__dict__["average"] = average
+
+    # --- an update ---
+
+    def configure_optimizers(self) -> Any:
+        """That of the recipe. Its learning rate is set at each update."""
+        return self.recipe.optimizer.build(self.model, self.device)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """The loss of a batch, ()."""
+        self.update_ended = False
+        self._loss, self._ids = self.loss(batch), getattr(batch, "ids", [])
+        self.weights = {name: term.weight for name, term in self._loss.terms.items()}
+        return self.mean(self._loss)
+
+    def mean(self, loss: Loss) -> Tensor:
+        """The weighted sum of the terms' means over all tokens of the update, ().
+
+        Ranks average their gradients, so each divides by the mean count, not by its own. Lightning
+        divides by the number of batches of an update, so each is given its share of the tokens.
+        """
+        ranks, batches = self.trainer.world_size, self.trainer.accumulate_grad_batches
+        if ranks == batches == 1:
+            return loss.total()
+        means = []
+        for term in loss.terms.values():
+            count = term.count.float()
+            if ranks > 1:
+                count = self.trainer.strategy.reduce(count, reduce_op="mean")
+            mean = term.weight * term.sum / count.clamp(min=1)
+            if batches > 1:
+                mean = mean * batches * self.data.share_of_update(count * ranks)
+            means.append(mean)
+        return torch.stack(means).sum()
+
+    def on_after_backward(self) -> None:
+        """Counts the batch. Of each rank one batch is trained on at the same time."""
+        assert self._loss is not None
+        self.data.position += self.trainer.world_size
+        self._remember(self._loss)
+        self._loss = None
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """One update. Lightning would neither tell the norm nor skip a gradient that is none."""
+        optimizer_closure()
+        options, inner = self.recipe.optimizer, optimizer.optimizer
+        norm = nn.utils.clip_grad_norm_(parameters_of(inner), options.clip_norm)
+        self.finite = bool(norm.isfinite())
+        if self.finite:
+            for group in inner.param_groups:
+                group["lr"] = options.rate(self.progress.updates + 1)
+            optimizer.step()
+        # Lightning clears gradients after the next forward pass: memory would hold both.
+        inner.zero_grad(set_to_none=True)
+        self.data.window = self.data.position
+        self.progress.updates += 1
+        self.update_ended = True
+        self._count_nonfinite()
+
+    def _count_nonfinite(self) -> None:
+        """Counts updates without a finite gradient and gives up when they repeat."""
+        progress = self.progress
+        progress.nonfinite_in_a_row = 0 if self.finite else progress.nonfinite_in_a_row + 1
+        if self.finite:
+            return
+        progress.nonfinite += 1
+        log.warning(
+            "update %d: gradient not finite, batch skipped: %s", progress.updates, self._ids
+        )
+        if progress.nonfinite_in_a_row >= NONFINITE_PATIENCE:
+            raise ValueError(
+                f"no finite gradient in {NONFINITE_PATIENCE} updates in a row, the last at update "
+                f"{progress.updates}: lower optimizer.lr ({self.recipe.optimizer.lr}) or raise "
+                "optimizer.warmup_updates; last.ckpt holds the state before"
+            )
+
+    def _remember(self, loss: Loss) -> None:
+        """Adds to the sums of the next line, on the device, without waiting for it."""
+        pairs = {n: torch.stack([t.sum.detach(), t.count.float()]) for n, t in loss.terms.items()}
+        pairs["infeasible"] = loss.infeasible.float()
+        for name, value in pairs.items():
+            self._terms[name] = self._terms.get(name, torch.zeros_like(value)) + value
+
+    def means(self) -> dict[str, float]:
+        """The means of the terms since the last call, over all ranks; call it on every rank."""
+        terms, self._terms = self._terms, {}
+        sums = {
+            name: [summed(self.trainer, value) for value in pair.flatten().tolist()]
+            for name, pair in terms.items()
+        }
+        lost = sums.pop("infeasible", [0.0])[0]
+        self.progress.infeasible += lost
+        if lost and self.trainer.is_global_zero:
+            log.warning(
+                "update %d: %d utterances left out of the CTC loss since the last line: they have "
+                "more labels than encoder frames", self.progress.updates, lost
+            )  # fmt: skip
+        return {name: total / max(1.0, count) for name, (total, count) in sums.items()}
+
+    # --- memory ---
+
+    def on_fit_start(self) -> None:
+        """Trains on the longest batch first, so that too little memory fails now.
+
+        No weight changes. From the second batch of an update on, a forward pass meets gradients.
+        """
+        strategy = self.trainer.strategy
+        for _ in range(min(2, self.trainer.accumulate_grad_batches)):
+            with self.rehearsing():
+                batch = strategy.batch_to_device(self.data.source.longest_batch())
+                strategy.training_step(batch, 0).backward()  # type: ignore[union-attr]
+        rehearse(self.trainer.optimizers[0])
+
+    @contextlib.contextmanager
+    def rehearsing(self) -> Iterator[None]:
+        """Around the try of the longest batch: it is as large as a batch can be."""
+        yield
+
+    # --- checkpoints of a Trainer of one's own ---
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the progress to a checkpoint of Lightning's."""
+        checkpoint["progress"] = asdict(self.progress)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up the progress."""
+        self.progress = Progress(**checkpoint["progress"])
+
+
+def seed(number: int, device: torch.device) -> None:
+    """Seeds the generators of the CPU and of the device.
+
+    ``torch.manual_seed`` also formats the whole call stack for each accelerator that is not there,
+    which takes a millisecond inside a Trainer.
+    """
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What an optimiser changes."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def rehearse(optimizer: torch.optim.Optimizer) -> None:
+    """After a backward pass: makes room for all that the optimiser keeps; changes no weight."""
+    resumed = bool(optimizer.state)
+    if not resumed:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        for parameter in parameters_of(optimizer):
+            if parameter.grad is not None:
+                parameter.grad.zero_()  # 0 times infinity would be a weight that is no number
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if not resumed:
+        optimizer.state.clear()

@@ -1,0 +1,176 @@
+"""The LightningModules of language models: trained by gradients, or by counting."""
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr.language_models import LanguageModel, NGram
+from asr.language_models.folder import TrainedLanguageModel, save_language_model
+from asr.loss import Loss, Term
+from asr.recipe import LanguageModelRecipe
+from asr.training.ranks import summed
+from asr.training.task import Task, seed
+
+TextBatch = tuple[Tensor, Tensor]  # tokens (B, U), padded with BLANK; their lengths (B,)
+
+
+class TextModule(Task):
+    """A neural language model.
+
+    Perplexities are those of the validation text: per token (exp of the mean negative
+    log-likelihood over tokens and ends of sentences) and per word (the same sum over words and
+    ends), which does not depend on the tokens.
+    """
+
+    model: LanguageModel
+
+    def __init__(self, recipe: LanguageModelRecipe) -> None:
+        super().__init__(recipe)
+        self.recipe: LanguageModelRecipe = recipe
+
+    def configure_model(self) -> None:
+        """Builds the model, the same on every rank."""
+        if "model" not in self._modules:
+            torch.manual_seed(self.recipe.seed)
+            self.model = self.recipe.language_model(self.data.tokenizer.vocabulary_size)
+            self._flops = functools.cache(lambda length: self.model.flops([length]))
+
+    # --- training ---
+
+    def loss(self, batch: TextBatch) -> Loss:
+        """The negative log-likelihood of a batch, with the dropout of this batch."""
+        # The position numbers batches over all ranks.
+        number = self.recipe.seed * 1_000_003 + self.data.position + self.global_rank
+        tokens, lengths = batch
+        seed(number, tokens.device)
+        total = -self.model.log_probs(tokens, lengths).sum()
+        count = (lengths + 1).sum()
+        return Loss({"cross_entropy": Term(total, count, 1.0)}, torch.zeros_like(count))
+
+    def amounts(self, batch: TextBatch) -> dict[str, float]:
+        """FLOPs of the last batch, and what was computed for it, padding included."""
+        sizes = (batch[1] + 1).tolist()
+        self.progress.tokens += round(summed(self.trainer, float(sum(sizes))))
+        return {
+            # The backward pass costs twice the forward pass.
+            "train_flops": 3 * sum(map(self._flops, sizes)),
+            "padded_train_flops": 3 * len(sizes) * self._flops(max(sizes)),
+        }
+
+    # --- validation ---
+
+    def on_validation_epoch_start(self) -> None:
+        """Begins the sum over the validation text."""
+        self._log_likelihood = 0.0
+
+    def validation_step(self, batch: TextBatch | None, batch_idx: int) -> None:
+        """Adds the log-likelihood of a batch, in float32 whatever the precision of training."""
+        if batch is None:  # this rank has one batch less than others
+            return
+        with torch.inference_mode(), torch.autocast(batch[0].device.type, enabled=False):
+            scores = self.evaluated.log_probs(*batch)
+            self._log_likelihood += float(scores.double().sum())
+
+    def on_validation_epoch_end(self) -> None:
+        """Loss and perplexities over all ranks; ``validation_loss`` and others are logged.
+
+        Raises:
+            ValueError: there is none, since a token of the text has no probability.
+        """
+        total = -summed(self.trainer, self._log_likelihood)
+        text = self.data.source.validation
+        sentences, tokens = len(text.ids), sum(map(len, text.ids))
+        self.metrics = {
+            "loss": total / (tokens + sentences),
+            "perplexity": math.exp(min(700.0, total / (tokens + sentences))),
+            "word_perplexity": math.exp(min(700.0, total / (text.words + sentences))),
+            "sentences": sentences,
+            "words": text.words,
+            "tokens": tokens,
+        }
+        if not math.isfinite(self.metrics["loss"]):
+            raise ValueError(self._without_loss())
+        for name in ("loss", "perplexity", "word_perplexity"):
+            self.log(f"validation_{name}", self.metrics[name], logger=self.logs)
+
+    def _without_loss(self) -> str:
+        """A model that cannot be compared with others, nor be the best."""
+        return (
+            f"the loss of {self.recipe.text.validation} is {self.metrics['loss']} at update "
+            f"{self.progress.updates}: lower optimizer.lr ({self.recipe.optimizer.lr})"
+        )
+
+    def score(self) -> tuple[float, ...]:
+        """Loss."""
+        return (float(self.metrics["loss"]),)
+
+    # --- what is written ---
+
+    def facts(self, terms: dict[str, float]) -> dict[str, Any]:
+        """See ``Task.facts``. The loss has one term."""
+        return {**super().facts(terms), "tokens": self.progress.tokens, "train_terms": {}}
+
+    def about(self) -> dict[str, Any]:
+        """See ``Task.about``."""
+        return {"parameters": {"language_model": sum(p.numel() for p in self.model.parameters())}}
+
+    def invariants(self) -> dict[str, Any]:
+        """See ``Task.invariants``."""
+        return {
+            "tokenizer": dict(self.data.tokenizer.state()),
+            "text": self.data.source.sha256(),
+            "device": self.trainer.strategy.root_device.type,
+        }
+
+    def save_model(self, folder: Path, summary: dict[str, Any]) -> None:
+        """See ``Task.save_model``."""
+        trained = TrainedLanguageModel(
+            self.evaluated, self.recipe.language_model, self.data.tokenizer, self.data.normaliser,
+            {"tokens": self.progress.tokens, **summary},
+        )  # fmt: skip
+        save_language_model(trained, folder)
+
+
+class CountingModule(TextModule):
+    """An n-gram model: one update counts the whole text."""
+
+    model: NGram
+
+    def __init__(self, recipe: LanguageModelRecipe) -> None:
+        super().__init__(recipe)
+        self.automatic_optimization = False
+
+    def configure_optimizers(self) -> Any:
+        """None: nothing of it is learnt by gradients."""
+        return []
+
+    def on_fit_start(self) -> None:
+        """Nothing to try: a batch takes no memory."""
+
+    def training_step(self, batch: TextBatch, batch_idx: int) -> None:
+        """Counts the text, or reads the counts of another program."""
+        ids = self.data.source.train.ids
+        self.model.fit(ids, self.data.tokenizer.pieces())
+        if self.model.arpa is None:
+            self.progress.tokens = sum(len(row) + 1 for row in ids)
+        self.progress.updates, self.update_ended = 1, True
+
+    def exhausted(self) -> str | None:
+        """All is counted at once."""
+        if not self.progress.updates:
+            return None
+        return "all text counted" if self.model.arpa is None else f"{self.model.arpa} read"
+
+    def amounts(self, batch: TextBatch) -> dict[str, float]:
+        """To count takes no FLOPs."""
+        return {}
+
+    def _without_loss(self) -> str:
+        return (
+            f"text.validation: {self.recipe.text.validation} has a token to which the n-grams give "
+            "no probability; estimate the ARPA file with <unk>, or validate on text that it knows"
+        )
