@@ -96,11 +96,11 @@ def _paths(entry: str, recursive: bool) -> list[Path]:
         walked = walk(path, SUFFIXES, recursive)
         if walked.passed_over:
             log.warning("%s: passed over %s", entry, counted(walked.passed_over))
-        if not recursive and (inside := [p for p in path.iterdir() if p.is_dir()]):
+        if not recursive and (folders := [p for p in path.iterdir() if p.is_dir()]):
             log.warning(
                 "%s: passed over %s; --recursive looks into them",
                 entry,
-                counted({"folders": inside}),
+                counted({"folders": folders}),
             )
         found = sorted(walked.files)
         if not found:
