@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asr.audio import SUFFIXES
-from asr.folders import counted, walk
+from asr.folders import counted, is_hidden, walk
 from asr.items import printable, reason
 
 log = logging.getLogger(__name__)
@@ -95,12 +95,10 @@ def _paths(entry: str, recursive: bool) -> list[Path]:
         walked = walk(path, SUFFIXES, recursive)
         if walked.passed_over:
             log.warning("%s: passed over %s", entry, counted(walked.passed_over))
-        if not recursive and (deeper := [p for p in path.iterdir() if p.is_dir()]):
-            log.warning(
-                "%s: passed over %s; --recursive looks into them",
-                entry,
-                counted({"folders": deeper}),
-            )
+        deeper = [p for p in path.iterdir() if p.is_dir() and not is_hidden(p.name)]
+        if deeper and not recursive:
+            passed = counted({"folders": deeper})
+            log.warning("%s: passed over %s; --recursive looks into them", entry, passed)
         found = sorted(walked.files)
         if not found:
             inside = "" if recursive else "; --recursive looks into its folders"
