@@ -95,14 +95,12 @@ def load(rows: Sequence[Row], sample_rate: int) -> Iterator[Loaded]:
     with ThreadPoolExecutor(1) as beside:
         try:
             with _open(rows[0]) as sound:
-                running: deque[Future[Loaded]] = deque()
+                latest: Future[Loaded] | None = None
                 for cut in _cuts(rows, sound):
-                    running.append(
-                        beside.submit(_attempt, rows[cut.index], cut, sound, sample_rate)
-                    )
-                    found[cut.index] = running[-1]
-                    if len(running) > 2:
-                        running.popleft().result()
+                    if latest is not None:
+                        latest.result()  # no more than one waits to be encoded
+                    latest = beside.submit(_attempt, rows[cut.index], cut, sound, sample_rate)
+                    found[cut.index] = latest
                     while given in found and found[given].done():
                         yield found.pop(given).result()
                         given += 1
