@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 
 
 class DeviceError(ValueError):
-    """The model's device fails, so that every further item would fail as well."""
+    """A device or a library fails, so that every further item would fail as well."""
 
 
 def reason(error: Exception) -> str:
@@ -18,7 +18,7 @@ def reason(error: Exception) -> str:
 
     Raises:
         OutputError, DeviceError: the error that was given, if it ends the job: the disk is full,
-            the output folder cannot be written, or the device has failed.
+            the output folder cannot be written, or a device or a library has failed.
     """
     if isinstance(error, (OutputError, DeviceError)):
         raise error

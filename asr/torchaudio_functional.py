@@ -8,13 +8,15 @@ whatever does not need these functions works without it, and the error is the sa
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from asr.items import DeviceError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 PAIRS = "torch 2.11.0 with torchaudio 2.11.0, torch 2.13 to 2.14 with torchaudio 2.11.1"
 
 
-class TorchaudioError(ValueError):
+class TorchaudioError(DeviceError):
     """torchaudio cannot be imported; the message is one line with the versions and a remedy."""
 
 

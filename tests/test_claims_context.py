@@ -21,7 +21,7 @@ from asr.features import LogMel
 from asr.model import SpeechModel, save_model
 from asr.search import Greedy
 from asr.text import Characters
-from asr.validate import validate
+from asr.validate import Validation
 from tests.corpus import make_corpus
 from tests.test_model import tiny_model
 from tests.tiny import ENCODER_BUILDERS, NUM_MELS, encoder
@@ -159,7 +159,11 @@ def test_with_the_whole_past_loss_and_wer_are_those_of_a_validation(corpus, deco
     (first, *_) = batches = list(data.validation_batches())
     terms = model(first.waves, first.wave_lengths, first.tokens, first.token_lengths)[0].terms
     weights = {name: term.weight for name, term in terms.items()}
-    expected = validate(model, Greedy(), batches, weights, lambda value: value)
+    validation = Validation(model, Greedy())
+    with torch.inference_mode():
+        for batch in batches:
+            validation.add(batch)
+    expected = validation.metrics(weights, lambda value: value)
     assert last.whole
     assert last.loss == pytest.approx(expected["loss"], rel=1e-5)
     assert (last.wer, last.reference_words) == (expected["wer"], expected["words"])

@@ -154,13 +154,18 @@ def test_training_ends_with_a_summary_in_units_and_the_next_command(job):
 
 
 def test_an_ordinary_run_says_nothing_but_its_own_lines_on_stderr(job):
-    lines = job.printed["train"].err.splitlines()
+    written = job.printed["train"].err.splitlines()
+    lines = [line for line in written if not line.startswith("  ")]
     assert len(lines) == 3  # two validations and the end
+    examples = [line.split()[0] for line in written if line.startswith("  ")]
+    assert examples == ["reference", "hypothesis"] * 6  # three for each validation
     assert all(
         re.match(r"(validation|end) \d+: .*WER .* %.*audio-s/s.*device-h$", x) for x in lines
     )
-    for verb in ("prepare", "evaluate", "transcribe", "compare"):
+    for verb in ("evaluate", "transcribe", "compare"):
         assert job.printed[verb].err == "", verb
+    [line] = job.printed["prepare"].err.splitlines()
+    assert re.match(r"asr prepare: 1 row \(.*\) could not be read", line)
 
 
 def test_evaluating_says_the_rates_with_interval_and_where_they_are(job):
