@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 Reason = Literal["unreadable", "truncated", "no samples", "not finite"]
 Block = tuple[int, np.ndarray]  # rate in Hz, (N, channels) float32 in [-1, 1]
 
+# A FLAC file of these sizes is decoded at once: prepared corpora hold utterances as such files.
+FLAC_BYTES, FLAC_FRAMES = 2_000_000, 1 << 23
 BLOCK_FRAMES = 16384  # libsndfile reads so many at once
 MP3_FRAME_BYTES = 1441  # the longest frame of an MP3
 GAP_SECONDS = 0.25  # a file has gaps if more than this is missing in all
@@ -240,7 +242,13 @@ class _Forwards(soundfile.SoundFile):
 def _decoded(part: _Part, name: str) -> Iterator[Block]:
     """All samples of one part, by the library that reads it."""
     heard = False
-    if part.read(4) in PLAIN:
+    magic = part.read(4)
+    if magic == b"fLaC" and part.size <= FLAC_BYTES and (found := _intact_flac(part)) is not None:
+        rate, samples = found
+        for begin in range(0, len(samples), BLOCK_FRAMES):
+            yield rate, samples[begin : begin + BLOCK_FRAMES]
+        return
+    if magic in PLAIN:
         part.seek(0)
         try:
             file = _Forwards(part)
@@ -255,6 +263,23 @@ def _decoded(part: _Part, name: str) -> Iterator[Block]:
     if not heard:
         part.seek(0)
         yield from _by_ffmpeg(part, name)
+
+
+def _intact_flac(part: _Part) -> Block | None:
+    """The sound of an utterance by libsndfile, in half of FFmpeg's time.
+
+    None where the sound is not as long as the header says, or libsndfile does not reach the end.
+    """
+    part.seek(0)
+    try:
+        with _Forwards(part) as file:
+            if not 0 < file.frames <= FLAC_FRAMES:
+                return None
+            samples = file.read(file.frames, dtype="float32", always_2d=True)
+            complete = len(samples) == file.frames and part.place >= part.size
+            return (file.samplerate, samples) if complete else None
+    except soundfile.LibsndfileError:
+        return None
 
 
 def _by_ffmpeg(part: _Part, name: str) -> Iterator[Block]:
