@@ -13,8 +13,9 @@ from asr.encoders import ENCODERS
 from asr.files import read_json
 from asr.language_models import LANGUAGE_MODELS
 
-# Parameters depend on what a part is connected to. These are the sizes of the tasks; the decoders'
-# are dimension and tokens with the LSTM encoder of the same size.
+# The number of parameters depends on the sizes of the neighbouring parts, which are those of the
+# tasks here. A decoder stands behind the LSTM encoder of its size: the pair is the encoder's
+# dimension and the number of tokens.
 NUM_MELS = {"tiny": 40, "small": 80, "base": 80, "large": 80}
 FRAMES_AND_TOKENS = {"tiny": (200, 31), "small": (376, 256), "base": (768, 500)}
 TOKENS = 256  # of language models
@@ -67,7 +68,7 @@ def parameters(path: Path, family: str) -> int | None:
 
 
 def build(path: Path, family: str = "encoders") -> Any:
-    """The part that a recipe describes, connected to what is usual for its size."""
+    """Builds the part that a recipe describes, for the neighbouring parts of its size."""
     tree, size = config.load_file(path), path.stem.rpartition("-")[2]
     parts: dict[str, tuple[Mapping[str, type], tuple[Any, ...]]] = {
         "encoders": (ENCODERS, (NUM_MELS.get(size),)),

@@ -374,7 +374,7 @@ class SpeechData:
         return self._made(self.train, Share(self.stream, position, rank, num_ranks))
 
     def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> Iterable[Batch]:
-        """Every validation utterance once, neighbours in length together."""
+        """Yields every validation utterance once; a batch holds utterances of similar length."""
         return self._made(self.validation, self.validation_rows()[rank::num_ranks])
 
     def validation_rows(self) -> list[list[int]]:

@@ -66,7 +66,7 @@ class Journal:
             self.bar.set_postfix_str("  ".join(shown))
 
     def compare(self, examples: Sequence[tuple[str, str]]) -> None:
-        """Shows references beside what the model made of them."""
+        """Shows references beside the hypotheses of the model."""
         if self.shown:
             for reference, hypothesis in examples:
                 self.bar.clear()

@@ -59,7 +59,7 @@ def _edits(references: Sequence[str], hypotheses: Sequence[str]) -> Iterator[Edi
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
     found = jiwer.process_words([*map(spaced, references)], [*map(spaced, hypotheses)])
-    # jiwer takes two empty lists for one pair of empty texts.
+    # jiwer scores two empty lists as if they were one pair of empty texts.
     rows = [*zip(found.references, found.hypotheses, found.alignments, strict=True)]
     for before, after, chunks in rows[: len(references)]:
         yield (

@@ -32,7 +32,7 @@ def names(family: str) -> list[str]:
 
 
 def find(text: str, family: str) -> Path:
-    """The name of a recipe, or the path of any file -> a path.
+    """Finds the file of a recipe that is given by its name or by a path.
 
     A name goes before a path, unless that ends in .yaml. Such a path need not exist: whoever reads
     the file says so.

@@ -162,7 +162,7 @@ class TextData:
     def validation_batches(
         self, rank: int = 0, num_ranks: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every validation sentence once, neighbours in length together."""
+        """Yields every validation sentence once; a batch holds sentences of similar length."""
         return map(self.validation.batch, self.validation_rows()[rank::num_ranks])
 
     def longest_batch(self) -> tuple[Tensor, Tensor]:

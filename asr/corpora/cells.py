@@ -87,7 +87,7 @@ def row(
     duration: Any = None,
     sample_rate: int | None = None,
 ) -> Row:
-    """A row from the values of a reader, each of which may be missing or of any type.
+    """Makes a row from the values of a reader. Each value may be missing or be of any type.
 
     A row that cannot be used carries its fault, so that it is counted and ends nothing. ``where``
     is the place of the row, which its message names; it is the id where none is given. Audio is a

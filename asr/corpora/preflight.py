@@ -217,7 +217,7 @@ def _dropped(row: Row, error: Exception) -> DroppedError:
 def _open(row: Row) -> contextlib.AbstractContextManager[audio.Sound]:
     """The audio of a row, at its own rate."""
     if isinstance(row.audio, Path) and row.audio.exists() and not row.audio.is_file():
-        raise audio.AudioError(f"{row.audio} is no file but a folder, a pipe or a device")
+        raise audio.AudioError(f"{row.audio} is a folder, a pipe or a device; give a file")
     if not isinstance(row.audio, np.ndarray):
         return audio.open_sound(row.audio)
     assert row.sample_rate is not None, "samples need their rate"

@@ -222,7 +222,7 @@ def _replace(output: Path, new: Path) -> None:
 
 
 def _check_usable(splits: dict[str, preflight.Split]) -> list[str]:
-    """A remark on a corpus without transcripts, which is prepared empty: nothing in it is broken.
+    """Returns a remark if no row of a corpus has a transcript; such a corpus is prepared empty.
 
     Raises:
         ValueError: a split has no usable row for another reason, or only some splits have rows.

@@ -230,7 +230,7 @@ class SpeechModule(Task):
         return list(itertools.islice(pairs, EXAMPLES))
 
     def score(self) -> tuple[float, ...]:
-        """Error rates, that of the metric first."""
+        """The error rates (as shares); the one that the metric names comes first."""
         return ranked(self.metrics, self.progress.metric)
 
     # --- what is written ---

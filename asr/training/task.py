@@ -279,7 +279,7 @@ def seed(number: int, device: torch.device) -> None:
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """What an optimiser changes."""
+    """The parameters that an optimiser changes."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
