@@ -7,15 +7,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 from asr import __version__
+from asr.commands.compare import claims, compare, study
+from asr.commands.doctor import doctor
+from asr.commands.options import VERBS, fail
+from asr.commands.prepare import prepare
+from asr.commands.recipes import recipes
+from asr.commands.recognise import evaluate, transcribe, tune_decoding
+from asr.commands.train import train
 from asr.files import ESCAPED
 from asr.items import one_line
-from asr.verbs.compare import claims, compare, study
-from asr.verbs.doctor import doctor
-from asr.verbs.options import VERBS, fail
-from asr.verbs.prepare import prepare
-from asr.verbs.recipes import recipes
-from asr.verbs.recognise import evaluate, transcribe, tune_decoding
-from asr.verbs.train import train
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "prepare": prepare,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
-from asr.linear import Linear
+from asr.kernels.linear import Linear
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -318,30 +318,3 @@ def flatten(recurrence: nn.LSTM | nn.GRU) -> None:
     """Moves the weights of a copied module into one block again, which cuDNN would warn about."""
     if len({weight.untyped_storage().data_ptr() for weight in recurrence.parameters()}) > 1:
         recurrence.flatten_parameters()
-
-
-def reversal(lengths: Tensor, time: int) -> Tensor:
-    """(B,) -> (B * time,) rows of the flattened batch, real frames reversed, padding in place."""
-    frames = torch.arange(time, device=lengths.device)
-    order = torch.where(mask(lengths, time), lengths[:, None] - 1 - frames, frames)
-    starts = torch.arange(len(lengths), device=lengths.device)[:, None] * time
-    return (order + starts).flatten()
-
-
-class Permute(torch.autograd.Function):
-    """Rows in another order, where the order is its own inverse.
-
-    So is its gradient, as plain a copy; that of indexing would add atomically.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, order: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        """(B, S, D), (B * S,) -> (B, S, D)."""
-        ctx.save_for_backward(order)
-        return x.flatten(0, 1).index_select(0, order).view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        """(B, S, D) -> (B, S, D), None."""
-        (order,) = ctx.saved_tensors
-        return gradient.flatten(0, 1).index_select(0, order).view_as(gradient), None

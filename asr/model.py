@@ -17,20 +17,20 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from asr import __version__
-from asr.calibration import Calibration
-from asr.config import Component, read, read_component, tree_of
+from asr.audio.features import FeatureOptions, LogMel
+from asr.config.strict_yaml import Component, read, read_component, tree_of
 from asr.decoders import DECODERS
 from asr.decoders.decoder import Decoder
 from asr.encoders import ENCODERS
 from asr.encoders.encoder import Encoder
-from asr.features import FeatureOptions, LogMel
 from asr.files import Content, check_format, new_folder, read_json, write_all
 from asr.language_models import LANGUAGE_MODELS, LanguageModel
 from asr.language_models.folder import DESCRIPTION as LANGUAGE_MODEL
 from asr.language_models.folder import check_tokens, load_language_model
 from asr.loss import Loss, collected
 from asr.search import SEARCHES, Hypothesis, Search
-from asr.text import Tokenizer, restore
+from asr.search.calibration import Calibration
+from asr.text.tokenizers import Tokenizer, restore
 
 log = logging.getLogger(__name__)
 

@@ -55,7 +55,7 @@ from contenders import (
     our_transformer,
 )
 
-from asr.environment import environment
+from asr.metering.environment import environment
 
 ENCODE = "encoder alone"
 SEARCHES = {

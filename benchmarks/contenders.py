@@ -20,10 +20,10 @@ from speechbrain.nnet.RNN import LSTM, AttentionalRNNDecoder
 from torch import Tensor, nn
 
 from asr import decoders, encoders
+from asr.audio.features import LogMel
 from asr.batch import BLANK, EOS
 from asr.decoders.decoder import AttentionDecoder, Decoder, Loss, State
 from asr.encoders.encoder import Encoder
-from asr.features import LogMel
 from asr.search import Beam, Greedy
 
 NUM_MELS, CHANNELS, VOCABULARY = 80, 32, 500

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from asr.catalogue import build
 from asr.files import write
+from asr.recipe.catalogue import build
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "encoders"
 SIZES = ("tiny", "small", "base", "large")

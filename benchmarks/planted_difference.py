@@ -10,9 +10,9 @@ from itertools import product
 
 import numpy as np
 
-from asr.claims.comparison import Comparison, compare_arms
-from asr.claims.statistics import bootstrap_interval
-from asr.claims.student import power
+from asr.statistics.bootstrap import bootstrap_interval
+from asr.statistics.comparison import Comparison, compare_arms
+from asr.statistics.student import power
 
 RATE = 0.06  # of the first arm: about LibriSpeech's test-clean with 100 hours
 UTTERANCE = 20  # words

@@ -35,15 +35,15 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from asr import config, shipped
 from asr.batch import Batch
-from asr.environment import environment
+from asr.config import shipped, strict_yaml
 from asr.files import read_json_lines, write
-from asr.machine import keep_freed_memory, kernel_precision, make_trainer, quiet_lightning
-from asr.meter import Ledger
-from asr.recipe import Recipe
+from asr.metering.environment import environment
+from asr.metering.meter import Ledger
+from asr.recipe.schema import Recipe
 from asr.training.average import MovingAverage
 from asr.training.data import SpeechDataModule
+from asr.training.machine import keep_freed_memory, kernel_precision, make_trainer, quiet_lightning
 from asr.training.speech import SpeechModule
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMem")  # beginnings
@@ -308,9 +308,11 @@ def work(given: argparse.Namespace, overrides: Sequence[str]) -> None:
         if any((row["encoder"], row["options"]) == (path.stem, options) for row in rows):
             continue
         words = ["--encoder", str(path), "--budget", "{updates: 1000000}", *overrides]
-        tree = config.override(config.load_file(shipped.find(given.recipe, "tasks")), words, Recipe)
+        tree = strict_yaml.override(
+            strict_yaml.load_file(shipped.find(given.recipe, "tasks")), words, Recipe
+        )
         row = {"encoder": path.stem, "options": options}
-        row |= measure(config.read(Recipe, tree), given.warm, given.updates, given.repeats)
+        row |= measure(strict_yaml.read(Recipe, tree), given.warm, given.updates, given.repeats)
         with lines.open("a") as file:
             file.write(json.dumps(row) + "\n")
         write(page_path, page([*rows, row]))

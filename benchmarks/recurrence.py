@@ -9,7 +9,7 @@ python -m benchmarks.recurrence --device cuda --output runs/recurrence.json
 - forward alone: one direction over padded frames.
 
 Lengths are drawn evenly from half of the longest to all of it. Milliseconds are medians of
-``--repeats`` calls, the ways taking turns: see ``asr.claims.measure.alternate``.
+``--repeats`` calls, the ways taking turns: see ``asr.probes.measure.alternate``.
 """
 
 import argparse
@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from asr.claims.measure import alternate
-from asr.cudnn import NAMES
-from asr.encoders.narrow import narrow
-from asr.encoders.silent import silent
-from asr.environment import environment
-from asr.layers import Permute, reversal
-from asr.precision import allow_tf32
+from asr.kernels.cudnn_rules import NAMES
+from asr.kernels.low_precision import narrow
+from asr.kernels.padded_cudnn import silent
+from asr.kernels.permute import Permute, reversal
+from asr.metering.environment import environment
+from asr.metering.precision import allow_tf32
+from asr.probes.measure import alternate
 
 # Utterances, frames, width of a frame, cells per direction.
 SIZES = [

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from asr.batch import EOS
 from asr.decoders import CTC, AttentionDecoder, AttentionLSTM, Decoder, State, Transformer
-from asr.environment import environment
 from asr.loss import Loss
+from asr.metering.environment import environment
 from asr.search import Beam
 
 DIM, VOCABULARY, UTTERANCES, BEAM = 384, 500, 16, 8

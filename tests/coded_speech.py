@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from asr.batch import BLANK
-from asr.text import Characters
+from asr.text.tokenizers import Characters
 
 RATE = 8000
 FRAME = 320  # samples of an encoder frame

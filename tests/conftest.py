@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asr.precision import tf32_inside
+from asr.metering.precision import tf32_inside
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

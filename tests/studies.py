@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from asr import config
-from asr.study import Study, matrix, run_study, slots
+from asr.config import strict_yaml
+from asr.study import Study, devices, matrix, run_study
 from tests import run_folders
 
 TASK = {
@@ -60,7 +60,7 @@ def write_inputs(folder: Path) -> None:
 
 def study(**changes: Any) -> Study:
     """The tiny study with some keys changed."""
-    read: Study = config.read(Study, json.loads(json.dumps(STUDY | changes)))
+    read: Study = strict_yaml.read(Study, json.loads(json.dumps(STUDY | changes)))
     return read
 
 
@@ -109,7 +109,7 @@ class Fake:
     def carry_out(self, arguments, log) -> int:
         verb = arguments[0]
         run = Path(arguments[3] if verb == "train" else arguments[1])
-        recipe = config.load_file(run.parent / "recipe.yaml")
+        recipe = strict_yaml.load_file(run.parent / "recipe.yaml")
         if self.stopped:
             return 143
         if status := self.status(verb, recipe):
@@ -155,5 +155,5 @@ class Fake:
 def work(folder: Path, seconds: float = 0.02) -> None:
     """The whole tiny study without its page, in a process of its own."""
     matrix.compare = lambda runs, output, **options: {"files": [output / "report.html"]}
-    slots.lock_folder = lambda: folder / "devices"
+    devices.lock_folder = lambda: folder / "devices"
     run_study(study(), folder / "study", runner=Fake(folder / "journal", seconds=seconds))

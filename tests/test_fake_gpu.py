@@ -10,30 +10,30 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from asr import linear
-from asr.alignment import align
-from asr.claims import horizon
-from asr.claims.decay import squared_gradients
-from asr.claims.windows import encode
-from asr.cudnn import GPU
-from asr.data import DataOptions, SpeechData
+from asr.audio.features import Augmentation, FeatureOptions, LogMel
+from asr.data.utterances import DataOptions, SpeechData
 from asr.encoders.recurrent import set_recurrent_precision
-from asr.evaluate import evaluate
-from asr.features import Augmentation, FeatureOptions, LogMel
+from asr.kernels import linear
+from asr.kernels.cudnn_rules import GPU
 from asr.language_models import LSTM, LanguageModel, NGram, Transformer
 from asr.loss import collected, weighted
 from asr.model import build_model
+from asr.probes import horizon
+from asr.probes.gradient_decay import squared_gradients
+from asr.probes.truncated_context import encode
+from asr.recognition.alignment import align
+from asr.recognition.evaluate import evaluate
 from asr.search import Beam, Greedy
-from asr.study.children import IMPORTED
-from asr.text import Characters
+from asr.study.processes import IMPORTED
+from asr.text.tokenizers import Characters
 from asr.training.average import MovingAverage
 from asr.training.data import SpeechDataModule
 from asr.training.speech import WHOLE_SECONDS, SpeechModule
 from tests import corpus, tiny
+from tests.decoders.test_decoders import utterances
 from tests.fake_gpu import CUDA, RefusedError, has_kernel, pretended
-from tests.test_decoders import utterances
-from tests.test_evaluate import RATE, make_corpus
-from tests.test_train import recipe
+from tests.recognition.test_evaluate import RATE, make_corpus
+from tests.training.test_train import recipe
 
 ROOT = Path(__file__).parents[1]
 ENCODERS, DECODERS = list(tiny.ENCODER_BUILDERS), list(tiny.DECODER_BUILDERS)

@@ -6,22 +6,22 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from asr import compiled
+from asr.audio.features import Augmentation, LogMel
 from asr.batch import EOS
 from asr.encoders.recurrent import RecurrentBlock, set_recurrent_precision
-from asr.encoders.silent import MARK, silent
-from asr.features import Augmentation, LogMel
+from asr.kernels.padded_cudnn import MARK, silent
 from asr.loss import collected
 from asr.loss import weighted as total
-from asr.meter import read_ledger
+from asr.metering.meter import read_ledger
 from asr.search import Beam, Greedy
+from asr.training import compiled
 from asr.training.run import train
 from benchmarks import profile_step
 from tests import tiny
 from tests.corpus import make_corpus
-from tests.test_decoders import utterances
-from tests.test_encoders import weighted
-from tests.test_train import recipe
+from tests.decoders.test_decoders import utterances
+from tests.encoders.test_encoders import weighted
+from tests.training.test_train import recipe
 
 pytestmark = [
     pytest.mark.gpu,

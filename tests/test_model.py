@@ -4,13 +4,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from asr.config import read_component
+from asr.audio.features import FeatureOptions
+from asr.config.strict_yaml import read_component
 from asr.decoders import DECODERS
 from asr.encoders import ENCODERS
-from asr.features import FeatureOptions
 from asr.model import SpeechModel, build_model, corpus_of, find_model, load_model, save_model
 from asr.search import SEARCHES
-from asr.text import Characters
+from asr.text.tokenizers import Characters
 from tests.tiny import DECODER_BUILDERS, ENCODER_BUILDERS
 
 PAIRS = [(encoder, decoder) for encoder in ENCODERS for decoder in DECODERS]

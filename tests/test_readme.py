@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr import config, shipped
 from asr.cli import VERBS
+from asr.commands.train import run_options
+from asr.config import shipped, strict_yaml
 from asr.corpora import CORPORA
-from asr.recipe import LanguageModelRecipe, Recipe
-from asr.verbs.train import run_options
+from asr.recipe.schema import LanguageModelRecipe, Recipe
 from tests.coded_speech import CodedSpeech, audio_bytes, speak
 from tests.tiny import counted_flops, features
 
@@ -39,19 +39,23 @@ def own_encoder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments", verb("train"), ids=" ".join)
 def test_every_training_command_of_the_readme_is_a_valid_recipe(arguments, own_encoder):
     _, _, overrides = run_options(arguments[1:])
-    tree = config.load_file(shipped.find(arguments[0], "tasks"))
+    tree = strict_yaml.load_file(shipped.find(arguments[0], "tasks"))
     schema = LanguageModelRecipe if "language_model" in tree else Recipe
-    recipe = config.read(schema, config.override(tree, overrides, schema))
-    assert config.read(schema, config.tree_of(recipe)) == recipe  # its recipe.yaml repeats it
+    recipe = strict_yaml.read(schema, strict_yaml.override(tree, overrides, schema))
+    assert (
+        strict_yaml.read(schema, strict_yaml.tree_of(recipe)) == recipe
+    )  # its recipe.yaml repeats it
 
 
 @pytest.mark.parametrize("arguments", verb("prepare"), ids=" ".join)
 def test_every_preparing_command_of_the_readme_names_options_that_exist(arguments):
     own = {"output", "sample_rate", "normaliser", "alphabet"}
-    tree = config.override({}, arguments[1:], schema=None)
+    tree = strict_yaml.override({}, arguments[1:], schema=None)
     options = {key: value for key, value in tree.items() if key not in own}
     component = {"class_path": arguments[0], "init_args": options}
-    assert config.read_component(CORPORA, component, arguments[0]).kind is CORPORA[arguments[0]]
+    assert (
+        strict_yaml.read_component(CORPORA, component, arguments[0]).kind is CORPORA[arguments[0]]
+    )
 
 
 def test_the_readmes_transcription_from_python_hears_what_is_said(tmp_path, monkeypatch, capsys):
@@ -64,10 +68,10 @@ def test_the_readmes_transcription_from_python_hears_what_is_said(tmp_path, monk
 
 
 def test_the_readmes_encoder_keeps_the_contract(own_encoder):
-    task = config.load_file(shipped.find("fsdd", "tasks"))
-    recipe = config.override(task, ["--encoder", "my_encoders.Gated"], Recipe)
+    task = strict_yaml.load_file(shipped.find("fsdd", "tasks"))
+    recipe = strict_yaml.override(task, ["--encoder", "my_encoders.Gated"], Recipe)
     torch.manual_seed(0)
-    encoder = config.read(Recipe, recipe).encoder(8).eval()
+    encoder = strict_yaml.read(Recipe, recipe).encoder(8).eval()
     x, lengths = features(40, 21)
     whole, sizes = encoder(x, lengths)
     alone, _ = encoder(x[1:, :21], lengths[1:])

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from asr.audio import SUFFIXES
+from asr.audio.audio_file import SUFFIXES
 from asr.corpora import cells
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
 from asr.corpora.manifest import MANIFESTS, read_manifest, read_text

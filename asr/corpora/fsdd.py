@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from asr import audio
+from asr.audio import audio_file
 from asr.corpora import download
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
 from asr.folders import Walk, walk
@@ -113,7 +113,7 @@ class FSDD(Corpus):
 
     def _read(self, split: str, strings: list[list[Take]]) -> Iterator[Row]:
         generator = random.Random(f"{self.seed}/{split}/pauses")
-        decode = cache(audio.decode_native)  # all takes of a split: 20 MB
+        decode = cache(audio_file.decode_native)  # all takes of a split: 20 MB
         for index, string in enumerate(strings):
             parts: list[np.ndarray] = []
             rate = 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from asr.audio import SUFFIXES
+from asr.audio.audio_file import SUFFIXES
 from asr.corpora import cells
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
 from asr.corpora.manifest import MANIFESTS, Line, read_lines

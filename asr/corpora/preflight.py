@@ -20,8 +20,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asr import audio, folders, items, text
+from asr import folders, items
+from asr.audio import audio_file
 from asr.corpora.corpus import Row
+from asr.text import normalisers
 
 ENCODER_FRAME_SECONDS = 0.04  # four feature frames of 10 ms, the subsampling of every recipe
 SILENCE_PEAK = 1e-4  # -80 dB of full scale
@@ -129,7 +131,7 @@ class _Cut:
     length: int | None = None
 
 
-def _cuts(rows: Sequence[Row], sound: audio.Sound) -> Iterator[_Cut]:
+def _cuts(rows: Sequence[Row], sound: audio_file.Sound) -> Iterator[_Cut]:
     """The part of each row, in the order in which the rows end."""
     rate = sound.sample_rate
     cuts = []
@@ -158,14 +160,14 @@ def _cuts(rows: Sequence[Row], sound: audio.Sound) -> Iterator[_Cut]:
         yield cut
 
 
-def _attempt(row: Row, cut: _Cut, sound: audio.Sound, sample_rate: int) -> Loaded:
+def _attempt(row: Row, cut: _Cut, sound: audio_file.Sound, sample_rate: int) -> Loaded:
     try:
         return _utterance(row, cut, sound, sample_rate)
     except Exception as error:
         return _dropped(row, error)
 
 
-def _utterance(row: Row, cut: _Cut, sound: audio.Sound, sample_rate: int) -> Utterance:
+def _utterance(row: Row, cut: _Cut, sound: audio_file.Sound, sample_rate: int) -> Utterance:
     wave = np.concatenate([np.zeros(0, np.float32), *cut.pieces])
     cut.pieces.clear()  # of a long recording two copies would be held
     rate = sound.sample_rate
@@ -185,7 +187,7 @@ def _utterance(row: Row, cut: _Cut, sound: audio.Sound, sample_rate: int) -> Utt
     if (rate, sound.channels, len(wave)) == (sample_rate, 1, cut.length):
         kept = _published(row, len(wave))
     encoded, suffix = kept or (
-        audio.encode_flac(audio.resample(wave, rate, sample_rate), sample_rate),
+        audio_file.encode_flac(audio_file.resample(wave, rate, sample_rate), sample_rate),
         ".flac",
     )
     return Utterance(
@@ -204,7 +206,7 @@ def _dropped(row: Row, error: Exception) -> DroppedError:
     """Why a row cannot be used, whatever was raised."""
     if isinstance(error, DroppedError):
         return error
-    if isinstance(error, audio.AudioError):
+    if isinstance(error, audio_file.AudioError):
         reasons = {"no samples": "too_short", "not finite": "not_finite"}
         reason = reasons.get(error.reason, f"{error.reason}_audio")
     elif isinstance(error, FileNotFoundError):
@@ -214,18 +216,18 @@ def _dropped(row: Row, error: Exception) -> DroppedError:
     return DroppedError(reason, f"{row.id}: {items.reason(error)}")
 
 
-def _open(row: Row) -> contextlib.AbstractContextManager[audio.Sound]:
+def _open(row: Row) -> contextlib.AbstractContextManager[audio_file.Sound]:
     """The audio of a row, at its own rate."""
     if isinstance(row.audio, Path) and row.audio.exists() and not row.audio.is_file():
-        raise audio.AudioError(f"{row.audio} is a folder, a pipe or a device; give a file")
+        raise audio_file.AudioError(f"{row.audio} is a folder, a pipe or a device; give a file")
     if not isinstance(row.audio, np.ndarray):
-        return audio.open_sound(row.audio)
+        return audio_file.open_sound(row.audio)
     assert row.sample_rate is not None, "samples need their rate"
     wave = row.audio
     wave = wave.astype(np.float32, copy=False) / (32768 if wave.dtype == np.int16 else 1)
     if not np.isfinite(wave).all():
-        raise audio.AudioError("the samples hold NaN or infinity", "not finite")
-    return contextlib.nullcontext(audio.Sound(row.sample_rate, 1, iter([wave])))
+        raise audio_file.AudioError("the samples hold NaN or infinity", "not finite")
+    return contextlib.nullcontext(audio_file.Sound(row.sample_rate, 1, iter([wave])))
 
 
 def _published(row: Row, samples: int) -> tuple[bytes, str] | None:
@@ -325,9 +327,9 @@ class Split:
 
     def judge(self, row: Row, normaliser: str, strip_tags: bool) -> None:
         """Suspects a row that was kept of tags, and of a language its normaliser is not for."""
-        tags = text.TAG.findall(row.text)
+        tags = normalisers.TAG.findall(row.text)
         self.converted["tags_stripped"] += bool(tags and strip_tags)
-        foreign = text.not_english(row.text, row.language) if normaliser == "english" else ""
+        foreign = normalisers.not_english(row.text, row.language) if normaliser == "english" else ""
         what = {"tags": [] if strip_tags else tags, "not_english": [foreign] if foreign else []}
         for reason, signs in what.items():
             self.found[reason].update(signs)
@@ -368,7 +370,7 @@ def compare(
     Characters are compared with ``alphabet``, composed, or else with those of the split "train";
     reading a corpus without either, none is called foreign. ``expected`` has the published counts.
     """
-    known = set(text.composed(alphabet)) if alphabet is not None else None
+    known = set(normalisers.composed(alphabet)) if alphabet is not None else None
     if known is None and "train" in splits:
         known = set().union(*splits["train"].texts)
     for name, split in splits.items():

@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from asr import config, text
+from asr.config import strict_yaml
 from asr.corpora import preflight, snapshot
 from asr.corpora.ahead import load_ahead
 from asr.corpora.corpus import Corpus, Row
 from asr.files import new_folder, read_json, remedy
+from asr.text import normalisers
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def prepare(
         corpus: with its options.
         output: folder to write; must not exist, or hold the same corpus with the same options.
         sample_rate: Hz of the prepared audio.
-        normaliser: name in asr.text.NORMALISERS, applied to the transcripts.
+        normaliser: name in asr.text.normalisers.NORMALISERS, applied to the transcripts.
         alphabet: characters expected after normalisation; by default those of the split "train".
         strip_tags: whether what stands in brackets, as [laughter], is left out of the transcripts.
         refresh: prepare again, also with other options, what the output folder holds.
@@ -79,7 +80,7 @@ def prepare(
         ValueError: the output holds something else, a split has no usable row, or as the corpus.
         OSError: the output cannot be written.
     """
-    text.normaliser(normaliser)
+    normalisers.normaliser(normaliser)
     if sample_rate < 1:
         raise ValueError(f"sample_rate {sample_rate}: it must be positive, for instance 16000")
     assert dataclasses.is_dataclass(corpus), "a corpus is a dataclass of its options"
@@ -150,7 +151,7 @@ def _is_current(
     Raises:
         ValueError: it was prepared with other options.
     """
-    different = config.differences({key: earlier.get(key) for key in wanted}, wanted)
+    different = strict_yaml.differences({key: earlier.get(key) for key in wanted}, wanted)
     if different:
         raise ValueError(
             f"{output} holds {earlier.get('name')} prepared differently ({'; '.join(different)});"
@@ -243,9 +244,9 @@ def _kept(
     strip_tags: bool,
 ) -> Iterator[dict[str, Any]]:
     """The rows of the parquet files; the split counts these and the others."""
-    normalise = text.normaliser(normaliser)
+    normalise = normalisers.normaliser(normaliser)
     for row, result in loaded:
-        normalised = normalise(text.without_tags(row.text) if strip_tags else row.text)
+        normalised = normalise(normalisers.without_tags(row.text) if strip_tags else row.text)
         if (utterance := split.admit(row, result, normalised)) is not None:
             split.judge(row, normaliser, strip_tags)
             yield {

@@ -10,8 +10,8 @@ from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight, input
 from asr.decoders.ctc import CTCHead
 from asr.decoders.decoder import AttentionDecoder, State
 from asr.decoders.location_attention import LocationAttention
+from asr.kernels.linear import Linear
 from asr.layers import dropout, flatten, initialise
-from asr.linear import Linear
 from asr.loss import Loss
 
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import BLANK, EOS, mask
-from asr.linear import Linear
+from asr.kernels.linear import Linear
 from asr.loss import Term
 
 IGNORED = -100  # the target of a position that does not exist

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from asr.batch import BLANK, mask
 from asr.decoders.decoder import Decoder
+from asr.kernels.linear import Linear
 from asr.layers import dropout
-from asr.linear import Linear
 from asr.loss import Loss, Term
 
 

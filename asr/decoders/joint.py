@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from asr.batch import BLANK, EOS
-from asr.linear import Linear
-from asr.torchaudio_functional import rnnt_loss
+from asr.kernels.linear import Linear
+from asr.kernels.torchaudio_functional import rnnt_loss
 
 # Elements of the largest tensor of a group of utterances, which are computed together: 4 MB, what
 # a core's caches hold, or 64 MB, which fill a GPU. An utterance that needs more is a group itself.

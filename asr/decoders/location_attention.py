@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv1d_weight
 
-from asr.linear import Linear
+from asr.kernels.linear import Linear
 
 Memory = dict[str, Tensor]
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import BLANK, Cache
+from asr.kernels.linear import Linear
 from asr.layers import dropout, flatten, initialise
-from asr.linear import Linear
 
 
 class LSTMPrediction(nn.Module):

@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from asr import environment
 from asr.doctor.finding import Finding
+from asr.metering import environment
 
 LITTLE = 2 * 2**30  # bytes of memory
 CGROUPS = Path("/sys/fs/cgroup")
@@ -105,7 +105,7 @@ def gpus() -> list[Finding]:
 def _gpu(number: int) -> list[Finding]:
     import torch
 
-    from asr.meter import EnergyMeter
+    from asr.metering.meter import EnergyMeter
 
     name, device = f"GPU {number}", torch.device("cuda", number)
     facts = torch.cuda.get_device_properties(device)

@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 
-from asr.audio import AudioError, decode
+from asr.audio.audio_file import AudioError, decode
 from asr.doctor.finding import Finding
 
 SECONDS, HERTZ = 0.5, 440.0

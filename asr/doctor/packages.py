@@ -83,7 +83,7 @@ def pair() -> list[Finding]:
     """Whether torch loads, and torchaudio beside it computes what can be told by hand."""
     import torch
 
-    from asr import torchaudio_functional as F
+    from asr.kernels import torchaudio_functional as F
 
     name = "torch, torchaudio"
     try:

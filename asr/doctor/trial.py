@@ -17,13 +17,13 @@ MOMENTS = np.arange(SECONDS * RATE) / RATE
 
 def trial() -> list[Finding]:
     """A line about training and one about transcription, each with the seconds it took."""
-    from asr import config
+    from asr.config import strict_yaml
     from asr.corpora import Folder
     from asr.corpora.prepare import prepare
     from asr.model import load_model
-    from asr.recipe import Recipe
+    from asr.recipe.schema import Recipe
+    from asr.recognition.transcribe import transcribe
     from asr.training.run import train
-    from asr.transcribe import transcribe
 
     with tempfile.TemporaryDirectory(prefix="asr-doctor-") as name:
         folder = Path(name)
@@ -38,7 +38,7 @@ def trial() -> list[Finding]:
             "search": "Greedy",
             "budget": {"updates": UPDATES},
         }
-        train(config.read(Recipe, tree), folder / "run")
+        train(strict_yaml.read(Recipe, tree), folder / "run")
         trained = time.perf_counter()
         recording = folder / "recordings" / "test" / "0.wav"
         [result] = transcribe(load_model(folder / "run"), [str(recording)], progress=False)

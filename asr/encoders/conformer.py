@@ -10,8 +10,8 @@ from asr.encoders.block import Block, Frames, State
 from asr.encoders.depthwise import Depthwise
 from asr.encoders.stack import Stack
 from asr.encoders.transformer import Input
+from asr.kernels.linear import Linear
 from asr.layers import dropout
-from asr.linear import Linear
 
 
 class Conformer(Stack):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from asr.encoders.block import Block, Frames, State
 from asr.encoders.depthwise import Depthwise
 from asr.encoders.stack import Stack
+from asr.kernels.linear import Linear
 from asr.layers import dropout, modules, zero_padding
-from asr.linear import Linear
 
 
 class Convolution(Stack):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from asr.batch import mask
 from asr.encoders.block import Block, Frames, State, Stored
+from asr.kernels.linear import Linear
 from asr.layers import zero_padding
-from asr.linear import Linear
 from asr.loss import add_term, collecting
 
 RATIO_WEIGHT = 0.03  # Hwang et al. 2025, of the loss that holds a learned gate to its rate

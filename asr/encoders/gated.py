@@ -9,8 +9,8 @@ from torch import Tensor
 from asr.encoders.attention import Attention, block_frames
 from asr.encoders.block import State, Stored
 from asr.encoders.gate import Memory
+from asr.kernels.scan import scan
 from asr.layers import Rotary, SelfAttention, attend, rotate, rotation
-from asr.scan import scan
 
 
 class GatedAttention(Attention):

@@ -13,8 +13,8 @@ from asr.encoders.gated_hierarchy import GatedAlignedAttention
 from asr.encoders.hierarchy import AlignedAttention, DilatedAttention, Pooling
 from asr.encoders.stack import Stack
 from asr.encoders.transformer import GatedBlock, Input, TransformerBlock
+from asr.kernels.linear import Linear
 from asr.layers import zero_padding
-from asr.linear import Linear
 from asr.loss import add_term, collecting
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from asr.encoders.attention import Attention, FrameAttention
 from asr.encoders.block import State
+from asr.kernels.linear import Linear
 from asr.layers import attend, modules, rotate, rotation
-from asr.linear import Linear
 
 Pooling = Literal["attention", "mean", "last"]
 

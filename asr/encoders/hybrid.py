@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from asr.config import read_component
+from asr.config.strict_yaml import read_component
 from asr.encoders.block import Block
 from asr.encoders.encoder import Encoder
 from asr.encoders.stack import Stack

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.encoders.block import Block, Frames, State
-from asr.layers import FeedForward, Permute, dropout, modules, reversal
-from asr.linear import Linear
-from asr.scan import scan, sequential
+from asr.kernels.linear import Linear
+from asr.kernels.permute import Permute, reversal
+from asr.kernels.scan import scan, sequential
+from asr.layers import FeedForward, dropout, modules
 
 
 class Minimal(nn.Module):

@@ -7,21 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.cudnn import GPU, MOST_ROWS, NAMES, Call, Choice, algorithm, whole_rows
 from asr.encoders.block import Block, Frames, State
-from asr.encoders.gru_loop import gru
-from asr.encoders.narrow import narrow
-from asr.encoders.silent import Recurrence, silent
-from asr.layers import (
-    Permute,
-    dropout,
-    halved,
-    halved_lengths,
-    initialise,
-    reversal,
-    zero_padding,
-)
-from asr.linear import Linear
+from asr.kernels.cudnn_rules import GPU, MOST_ROWS, NAMES, Call, Choice, algorithm, whole_rows
+from asr.kernels.gru_loop import gru
+from asr.kernels.linear import Linear
+from asr.kernels.low_precision import narrow
+from asr.kernels.padded_cudnn import Recurrence, silent
+from asr.kernels.permute import Permute, reversal
+from asr.layers import dropout, halved, halved_lengths, initialise, zero_padding
 
 FEW_FRAMES = 4  # on a CPU; so many or fewer, all utterances together, are read cell by cell
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from asr.encoders.block import Block, Frames, State
 from asr.encoders.depthwise import Depthwise
 from asr.encoders.stack import Stack
-from asr.layers import Permute, dropout, modules, reversal
-from asr.linear import Linear
+from asr.kernels.linear import Linear
+from asr.kernels.permute import Permute, reversal
+from asr.layers import dropout, modules
 
 CHUNK = 64  # frames whose mutual influence is one matrix; 32 and 128 are slower on a CPU
 KERNEL = 4  # of the convolution before the scan, as published

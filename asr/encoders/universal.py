@@ -10,7 +10,7 @@ from asr.encoders.attention import FrameAttention
 from asr.encoders.block import Block, Frames, State
 from asr.encoders.stack import Stack
 from asr.encoders.transformer import Input, TransformerBlock
-from asr.linear import Linear
+from asr.kernels.linear import Linear
 from asr.loss import add_term
 
 HALTED = 0.99  # 1 - epsilon of Graves 2016: a frame halts when its probabilities sum to more

@@ -10,10 +10,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 
-from asr.config import Component, read_component
+from asr.config.strict_yaml import Component, read_component
 from asr.files import check_format, new_folder, write_all
 from asr.language_models import LANGUAGE_MODELS, LanguageModel
-from asr.text import Tokenizer, restore
+from asr.text.tokenizers import Tokenizer, restore
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "language_model.json"
 FORMAT = 2  # of these folders; 1 had no number

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import BLANK, EOS, mask
-from asr.linear import Linear
+from asr.kernels.linear import Linear
 
 
 class Output(nn.Module):

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from inspect import cleandoc
 from pathlib import Path
 
-from asr.claims.context_table import exactness, remarks, told_context, told_half_life, told_law
-from asr.claims.output import threads
-from asr.claims.reach import (
+from asr.probes.context_table import exactness, remarks, told_context, told_half_life, told_law
+from asr.probes.horizon_summary import (
     AXES,
     EXTRAPOLATED,
     NOTES,
@@ -18,6 +17,7 @@ from asr.claims.reach import (
     told_horizon,
     tried,
 )
+from asr.probes.output import threads
 from asr.report import probe_plots as plots
 from asr.report.arms import curves
 from asr.report.blocks import Block, Folded, Picture, Section, Table, Text

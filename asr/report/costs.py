@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from asr.claims.censoring import median_cost
 from asr.report.groups import Arm, Group
 from asr.report.quantities import listed
 from asr.report.runs import Point, Run
+from asr.statistics.censoring import median_cost
 
 FACTORS = (1.5, 1.15, 1.0)  # of the weaker arm's best validation WER
 # What the times of an evaluation depend on beside the model: keys of metrics.json, in words.

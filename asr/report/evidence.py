@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from asr.claims.comparison import Comparison, Statement, compare_all
-from asr.claims.segments import matched_pairs
-from asr.claims.statistics import METHOD, bootstrap_interval, resampling_unit
 from asr.report.costs import arm_wer
 from asr.report.groups import Arm, Group
 from asr.report.quantities import listed
+from asr.statistics.bootstrap import METHOD, bootstrap_interval, resampling_unit
+from asr.statistics.comparison import Comparison, Statement, compare_all
+from asr.statistics.mpsswe import matched_pairs
 
 LEVEL = 0.95  # of all pairs of a group together
 OPPOSITE: dict[Statement, Statement] = {"better": "worse", "worse": "better"}

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from asr.claims.context_table import Effective
-from asr.claims.reach import AXES, Attempt, extrapolation, horizon
+from asr.probes.context_table import Effective
+from asr.probes.horizon_summary import AXES, Attempt, extrapolation, horizon
 from asr.report.cost_claims import TIMING, same_budget
 from asr.report.evidence import Evidence, weigh
 from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured

@@ -14,7 +14,7 @@ from asr.report.evidence import Evidence, weigh
 from asr.report.groups import read_groups
 from asr.report.probes import Probes, read_probes
 from asr.report.quantities import listed
-from asr.report.sheet import to_csv, verdicts_csv
+from asr.report.runs_csv import to_csv, verdicts_csv
 from asr.report.study import Study, disagreements, known_by_study, late_seeds, read_study
 from asr.report.study_section import study_section
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from asr.claims.context_table import Effective
-from asr.claims.reach import AXES, Attempt, horizon
+from asr.probes.context_table import Effective
+from asr.probes.horizon_summary import AXES, Attempt, horizon
 from asr.report.costs import cost_to, hours_unit
 from asr.report.evidence import Evidence
 from asr.report.plots import COLOURS, FAINT, INK, MARKERS, PAPER, label_ends, plain_log, style

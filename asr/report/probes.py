@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asr.claims.context_table import Effective, exactness
-from asr.claims.reach import Attempt
 from asr.files import read_json, read_json_lines
+from asr.probes.context_table import Effective, exactness
+from asr.probes.horizon_summary import Attempt
 
 Rows = list[dict[str, Any]]
 

@@ -4,9 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from asr.claims.censoring import log_rank
-from asr.claims.comparison import holm
-from asr.claims.power import comparisons_to_decide, least_log_rank, log_rank_floor, seeds_to_decide
 from asr.report.cost_claims import family_pairs
 from asr.report.costs import Cost, arm_mean, common_target, cost_to, hours_unit, seeds_there
 from asr.report.evidence import Evidence
@@ -15,6 +12,14 @@ from asr.report.groups import Arm
 from asr.report.quantities import digits, hours, percent, points_interval
 from asr.report.runs import part
 from asr.report.verdict import EQUAL_COST, group_name
+from asr.statistics.censoring import log_rank
+from asr.statistics.comparison import holm
+from asr.statistics.power import (
+    comparisons_to_decide,
+    least_log_rank,
+    log_rank_floor,
+    seeds_to_decide,
+)
 
 SIGNIFICANT = 0.05
 SEEDS = 5  # of an arm, as studies have, where not more are needed

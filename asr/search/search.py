@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from asr.decoders.decoder import AttentionDecoder, Decoder, TransducerDecoder
+from asr.kernels.linear import packed
 from asr.language_models.language_model import LanguageModel
-from asr.linear import packed
 from asr.search import attention, ctc, transducer
 from asr.search.hypothesis import Hypothesis, Rules
 

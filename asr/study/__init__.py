@@ -10,9 +10,9 @@ A unit is done when its ``result.json`` is there. Whoever works on one holds a l
 the processes that it starts: killed at any moment, the same command goes on where things stand.
 """
 
+from asr.study.devices import task
 from asr.study.matrix import Selection, run_study
 from asr.study.schema import Study, read_study
-from asr.study.slots import task
-from asr.study.standing import status
+from asr.study.status import status
 
 __all__ = ["Selection", "Study", "read_study", "run_study", "status", "task"]

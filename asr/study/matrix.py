@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from asr.corpora.prepare import prepare
-from asr.data import read_corpus
+from asr.data.utterances import read_corpus
 from asr.items import reason
-from asr.recipe import Recipe
+from asr.recipe.schema import Recipe
 from asr.report import compare
 from asr.report.runs import read_run
-from asr.study import results, slots, standing
-from asr.study.children import Children
-from asr.study.claims import POLL_SECONDS, Claim, claim, waiting_for
+from asr.study import devices, results, status
+from asr.study.locks import POLL_SECONDS, Claim, claim, waiting_for
 from asr.study.plan import Plan, Unit
+from asr.study.processes import Children
 from asr.study.registration import read_registration, register
 from asr.study.schema import Study
 from asr.study.units import Bench, perform, read_result
@@ -105,7 +105,7 @@ def run_study(
             "again, and all must be tuned alike; leave --arms out"
         )
     recipe = plan.any_recipe()
-    wanted = study.threads or slots.shared_threads(recipe.trainer, workers)
+    wanted = study.threads or devices.shared_threads(recipe.trainer, workers)
     _room(recipe, (read_registration(folder) or {}).get("threads", wanted), workers)
     folder.mkdir(parents=True, exist_ok=True)
     with waiting_for(folder / ".register.lock"):
@@ -122,17 +122,17 @@ def run_study(
         report = matrix.report()
     except Exception as error:  # the runs and their rows are there in spite of it
         matrix.fail("no report", error)
-    summary = standing.summary(plan, folder, registered)
+    summary = status.summary(plan, folder, registered)
     return {**summary, "report": report, "failed": summary["failed"] or matrix.failed}
 
 
-def _room(recipe: Recipe, threads: int, workers: int | None) -> list[slots.Slot]:
+def _room(recipe: Recipe, threads: int, workers: int | None) -> list[devices.Slot]:
     """The slots of this machine.
 
     Raises:
         ValueError: more workers than it has.
     """
-    free = slots.slots(recipe.trainer, threads)
+    free = devices.slots(recipe.trainer, threads)
     if workers is not None and not 1 <= workers <= len(free):
         raise ValueError(
             f"--workers {workers}: this machine has room for {len(free)} at a time ({threads} "
@@ -179,7 +179,7 @@ class Matrix:
     plan: Plan
     folder: Path
     registered: Row
-    free: list[slots.Slot]
+    free: list[devices.Slot]
     selection: Selection
     runner: Children
     failed: bool = False
@@ -222,13 +222,13 @@ class Matrix:
 
     def _one(self) -> bool:
         """Does a unit that nobody works on; False where there is none, or no device is free."""
-        place = slots.take(self.free)
+        place = devices.take(self.free)
         if place is None:
             if not self.waiting.is_set():
                 log.info("waiting: runs of other processes of asr study have the devices")
                 self.waiting.set()
             return False
-        slot, devices = place
+        slot, held_devices = place
         try:
             for unit in self._missing():
                 held = claim(self.folder / unit.folder / ".claim")
@@ -236,18 +236,18 @@ class Matrix:
                     continue
                 try:
                     if read_result(self.folder, unit) is None:  # ended while we looked
-                        self._do(unit, slot, [*devices, held])
+                        self._do(unit, slot, [*held_devices, held])
                         return True
                 finally:
                     held.release()
             return False
         finally:
-            for device in devices:
+            for device in held_devices:
                 device.release()
 
-    def _do(self, unit: Unit, slot: slots.Slot, held: list[Claim]) -> None:
+    def _do(self, unit: Unit, slot: devices.Slot, held: list[Claim]) -> None:
         sha256, threads = self.registered["study_sha256"], self.registered["threads"]
-        environment = slots.environment(slot, threads, os.environ)
+        environment = devices.environment(slot, threads, os.environ)
         numbers = [one.number for one in held]
         bench = Bench(self.folder, sha256, self.runner, environment, numbers)
         rows = perform(unit, self.plan.study, bench)
@@ -257,7 +257,7 @@ class Matrix:
 
     def report(self) -> Path | None:
         """The page over all final runs that are there; by the first process of a launcher."""
-        launched = slots.task()
+        launched = devices.task()
         study, runs = self.plan.study, []
         for row in results.collect(self.plan, self.folder):
             if row["role"] == "final" and row["status"] == "done":

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from asr import config, shipped
-from asr.config import Tree
-from asr.recipe import Budget, Recipe
+from asr.config import shipped, strict_yaml
+from asr.config.strict_yaml import Tree
+from asr.recipe.schema import Budget, Recipe
 from asr.study.schema import Arm, Range, Study
 
 TUNING = "tuning"  # the budget of trials, in results
@@ -84,7 +84,7 @@ class Plan:
 
     def any_recipe(self) -> Recipe:
         """A recipe of the study; corpus, features and trainer are those of all."""
-        return config.read(Recipe, next(iter(self.recipes.values())))
+        return strict_yaml.read(Recipe, next(iter(self.recipes.values())))
 
     def _trial(self, arm: str, number: int) -> Unit:
         tuning = self.study.tuning
@@ -100,9 +100,9 @@ class Plan:
         words += [*self.study.overrides, *arm.overrides]
         words += [part for key, v in settings.items() for part in (f"--{key}", json.dumps(v))]
         try:
-            task = config.load_file(shipped.find(self.study.recipe, "tasks"))
-            tree = config.override(task, words, Recipe)
-            return config.tree_of(config.read(Recipe, tree))
+            task = strict_yaml.load_file(shipped.find(self.study.recipe, "tasks"))
+            tree = strict_yaml.override(task, words, Recipe)
+            return strict_yaml.tree_of(strict_yaml.read(Recipe, tree))
         except ValueError as error:
             raise ValueError(f"arm {name}: {error}") from None
 
@@ -120,7 +120,7 @@ def draw(ranges: dict[str, Range], seed: int, number: int) -> dict[str, int | fl
 
 
 def _with(tree: Tree, seed: int, budget: Budget) -> Tree:
-    return {**copy.deepcopy(tree), "seed": seed, "budget": config.tree_of(budget)}
+    return {**copy.deepcopy(tree), "seed": seed, "budget": strict_yaml.tree_of(budget)}
 
 
 def _with_decoders(study: Study) -> dict[str, Arm]:

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from asr import config
-from asr.config import Tree
-from asr.environment import environment
+from asr.config import strict_yaml
+from asr.config.strict_yaml import Tree
 from asr.files import read_json, write
-from asr.recipe import Recipe
+from asr.metering.environment import environment
+from asr.recipe.schema import Recipe
 from asr.study.plan import Plan
 from asr.study.units import chosen
 
@@ -19,7 +19,7 @@ NAMED = 3  # differing keys in an error
 
 def resolved(plan: Plan) -> Tree:
     """The study file with every default, and the complete recipe of each arm; plain values."""
-    tree = {"study": config.tree_of(plan.study), "recipes": plan.recipes}
+    tree = {"study": strict_yaml.tree_of(plan.study), "recipes": plan.recipes}
     return json.loads(json.dumps(tree, default=str))
 
 
@@ -41,7 +41,9 @@ def differences(plan: Plan, registered: dict[str, Any]) -> list[str]:
     """
     old, new = _compared(registered["resolved"]), _compared(resolved(plan))
     # A key that recipes have since then counts as its default.
-    old["recipes"] = {n: config.tree_of(config.read(Recipe, r)) for n, r in old["recipes"].items()}
+    old["recipes"] = {
+        n: strict_yaml.tree_of(strict_yaml.read(Recipe, r)) for n, r in old["recipes"].items()
+    }
     found = _different(old, new)
     both = set(old["recipes"]) & set(new["recipes"])
     other = {f"recipes.{name}" for name in {*old["recipes"], *new["recipes"]} - both}
@@ -143,7 +145,7 @@ def _check_units(plan: Plan, folder: Path, changed: list[str]) -> None:
             kept |= {unit.folder: unit for unit in plan.finals(arm, settings)}
     for path in sorted(folder.glob("*s/*/*/recipe.yaml")):
         unit = kept.get(path.parent.relative_to(folder))
-        if unit is None or config.load_file(path) != unit.recipe:
+        if unit is None or strict_yaml.load_file(path) != unit.recipe:
             raise ValueError(
                 f"{path.parent} was trained with other settings than the amended file has; an "
                 "amendment may add to a study, a change of its runs needs another name"

@@ -8,11 +8,11 @@ from typing import Any
 
 from asr.files import write
 from asr.report.study import late_seeds
-from asr.scoring import percent
-from asr.study.claims import waiting_for
+from asr.study.locks import waiting_for
 from asr.study.plan import TUNING, Plan, Unit
 from asr.study.registration import differences, read_registration
 from asr.study.units import chosen, read_result
+from asr.text.scoring import percent
 
 Row = dict[str, Any]
 

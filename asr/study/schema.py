@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from asr import config
-from asr.config import Component
+from asr.config import strict_yaml
+from asr.config.strict_yaml import Component
 from asr.corpora import CORPORA
-from asr.recipe import Budget
+from asr.recipe.schema import Budget
 
 NAME = re.compile(r"[\w.+-]*\w")
 
@@ -21,7 +21,9 @@ def named(schema: type, **default: Any) -> Any:
     def read(tree: Any, path: str) -> dict[str, Any]:
         if not isinstance(tree, dict):
             raise ValueError(f"{path}: expects a section for each name, got {tree!r}")
-        return {str(n): config.read(schema, section, f"{path}.{n}") for n, section in tree.items()}
+        return {
+            str(n): strict_yaml.read(schema, section, f"{path}.{n}") for n, section in tree.items()
+        }
 
     return field(metadata={"read": read}, **default)
 
@@ -188,6 +190,6 @@ def read_study(path: Path) -> Study:
         ValueError: no such file, or a key is unknown, missing or mistyped; names its path.
     """
     try:
-        return config.read(Study, config.load_file(path))
+        return strict_yaml.read(Study, strict_yaml.load_file(path))
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None

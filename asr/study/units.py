@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr import config
+from asr.config import strict_yaml
 from asr.files import read_json, read_json_lines, remove_stale, write
 from asr.items import reason as reason_of
-from asr.meter import read_ledger
-from asr.recipe import Budget
+from asr.metering.meter import read_ledger
+from asr.recipe.schema import Budget
 from asr.report.runs import Point, Run, read_run
-from asr.scoring import ranked
-from asr.study.children import Children
 from asr.study.plan import Plan, Unit
+from asr.study.processes import Children
 from asr.study.schema import Study
+from asr.text.scoring import ranked
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def perform(unit: Unit, study: Study, bench: Bench) -> list[dict[str, Any]] | No
     place = bench.folder / unit.folder
     place.mkdir(parents=True, exist_ok=True)
     remove_stale(place)
-    config.dump(unit.recipe, place / "recipe.yaml")
+    strict_yaml.dump(unit.recipe, place / "recipe.yaml")
     verbs = [["train", str(place / "recipe.yaml"), "--run", str(place / "run")]]
     metrics = place / "run" / "evaluations" / study.split / "metrics.json"
     if unit.role == "final" and not metrics.is_file():

@@ -9,12 +9,12 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from asr.environment import environment
 from asr.files import write
-from asr.journal import Journal
-from asr.meter import Ledger
-from asr.run_folder import FORMAT
+from asr.metering.environment import environment
+from asr.metering.meter import Ledger
+from asr.training.journal import Journal
 from asr.training.ranks import summed
+from asr.training.run_folder import FORMAT
 
 
 class Account(L.Callback):

@@ -10,11 +10,12 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from asr.data import SpeechData, read_corpus
+from asr.data.sentences import TextData, tokens_of
+from asr.data.utterances import SpeechData, read_corpus
 from asr.model import find_model
-from asr.recipe import LanguageModelRecipe, Recipe
-from asr.text import normaliser, restore
-from asr.text_data import TextData, tokens_of
+from asr.recipe.schema import LanguageModelRecipe, Recipe
+from asr.text.normalisers import normaliser
+from asr.text.tokenizers import restore
 
 log = logging.getLogger(__name__)
 

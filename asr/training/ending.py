@@ -6,8 +6,8 @@ from typing import Any
 
 import lightning.pytorch as L
 
-from asr.machine import Interruption
 from asr.training.account import Account
+from asr.training.machine import Interruption
 from asr.training.ranks import from_rank_zero, summed
 from asr.training.state import State
 

@@ -4,11 +4,17 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from asr import checkpoint
-from asr.compiled import metered
-from asr.device_memory import enough_memory
 from asr.language_models import NGram
-from asr.machine import (
+from asr.metering.device_memory import enough_memory
+from asr.metering.meter import Ledger
+from asr.recipe.schema import Recipe
+from asr.training import checkpoint
+from asr.training.account import Account
+from asr.training.average import MovingAverage
+from asr.training.compiled import metered
+from asr.training.data import SpeechDataModule, StreamDataModule, TextDataModule
+from asr.training.ending import Budget, Told
+from asr.training.machine import (
     Interruption,
     is_first_process,
     keep_freed_memory,
@@ -17,13 +23,7 @@ from asr.machine import (
     make_trainer,
     quiet_lightning,
 )
-from asr.meter import Ledger
-from asr.recipe import Recipe
-from asr.run_folder import AnyRecipe, claimed, finished
-from asr.training.account import Account
-from asr.training.average import MovingAverage
-from asr.training.data import SpeechDataModule, StreamDataModule, TextDataModule
-from asr.training.ending import Budget, Told
+from asr.training.run_folder import AnyRecipe, claimed, finished
 from asr.training.speech import SpeechModule
 from asr.training.state import State
 from asr.training.task import Task

@@ -13,18 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr import config
 from asr.batch import Batch
-from asr.compiled import Shape, Shapes, begin_step, compile_regions
+from asr.config import strict_yaml
 from asr.encoders.recurrent import recurrent_kernel, set_recurrent_precision
 from asr.loss import Loss
-from asr.machine import kernel_precision
 from asr.model import SpeechModel, build_model, load_model, save_model
-from asr.recipe import Recipe
-from asr.scoring import ranked
+from asr.recipe.schema import Recipe
+from asr.recognition.validate import Validation, try_search
+from asr.text.scoring import ranked
+from asr.training.compiled import Shape, Shapes, begin_step, compile_regions
+from asr.training.machine import kernel_precision
 from asr.training.ranks import from_rank_zero, summed
 from asr.training.task import Task, seed
-from asr.validate import Validation, try_search
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class SpeechModule(Task):
         model = load_model(path)
         if "recipe" not in model.summary:
             raise ValueError(f"{path} does not say how it was trained; give a run of asr train")
-        return cls(config.read(Recipe, model.summary["recipe"]), model)
+        return cls(strict_yaml.read(Recipe, model.summary["recipe"]), model)
 
     def configure_model(self) -> None:
         """Builds the model, the same on every rank."""

@@ -9,8 +9,9 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from asr import checkpoint, config
+from asr.config import strict_yaml
 from asr.files import write
+from asr.training import checkpoint
 from asr.training.account import Account
 from asr.training.ranks import from_rank_zero, summed
 from asr.training.task import Progress
@@ -133,7 +134,7 @@ class State(L.Callback):
                 "device_name": self.account.ledger.device_name,
                 "validation": line.get("validation"),
                 "seed": module.recipe.seed,
-                "recipe": config.tree_of(module.recipe),
+                "recipe": strict_yaml.tree_of(module.recipe),
             }
             module.save_model(self.folder / name, summary)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from asr.language_models import LanguageModel, NGram
 from asr.language_models.folder import TrainedLanguageModel, save_language_model
 from asr.loss import Loss, Term
-from asr.recipe import LanguageModelRecipe
+from asr.recipe.schema import LanguageModelRecipe
 from asr.training.ranks import summed
 from asr.training.task import Task, seed
 

@@ -1,0 +1,171 @@
+"""Any audio file to mono float32 at a rate; whole, or piece by piece."""
+
+import contextlib
+import io
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from asr.audio.containers import AudioError, Block, blocks
+from asr.items import printable
+
+Source = Path | bytes
+
+# What is taken for audio in a folder. Video counts: its sound is read.
+_SUFFIXES = """
+wav flac mp3 ogg oga opus aif aiff aifc au snd w64 rf64 caf sph m4a m4b mp4 m4v aac webm wma mkv mka
+mov amr 3gp 3g2 mp2 mpga spx wv ape tta ac3 avi flv wmv mpg mpeg ogv weba
+"""
+SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+PIECE_SECONDS = 10
+GUARD_SECONDS = 1  # resampled beside a piece and cut off again: the filter must see no edge
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The sound of a file, read once and in order.
+
+    Attributes:
+        sample_rate: Hz.
+        channels: that the file has; they are averaged.
+        pieces: consecutive (N,) float32, of a few seconds at most.
+    """
+
+    sample_rate: int
+    channels: int
+    pieces: Iterator[np.ndarray]
+
+
+def name(source: Source) -> str:
+    """How an error message calls the source."""
+    if isinstance(source, bytes):
+        return f"audio of {len(source)} bytes"
+    return printable(str(source))
+
+
+@contextlib.contextmanager
+def open_sound(source: Source) -> Iterator[Sound]:
+    """Opens a file to be read once, in order, in bounded memory.
+
+    Raises:
+        AudioError: as ``decode``; for what comes late in the file, when its piece is asked for.
+        OSError: no such file.
+    """
+    if isinstance(source, bytes):
+        file: BinaryIO = io.BytesIO(source)
+    elif source.is_dir():
+        raise IsADirectoryError(f"{source} is a folder, not an audio file")
+    elif not source.exists():
+        raise FileNotFoundError(f"{source}: no such file; check the path")
+    else:
+        file = source.open("rb")
+    with file:
+        stream = file if file.seekable() else io.BytesIO(file.read())  # a pipe is held whole
+        found = blocks(stream, name(source))
+        rate, samples = next(found)
+        pieces = _at_one_rate(itertools.chain([(rate, samples)], found), rate, source)
+        yield Sound(rate, samples.shape[1], pieces)
+
+
+def decode(source: Source, sample_rate: int) -> np.ndarray:
+    """The whole of a file, its channels averaged, at ``sample_rate``: (N,) float32, N >= 1.
+
+    A chained file whose later parts have another rate is brought to the rate of its first part.
+
+    Raises:
+        AudioError: not an audio file, truncated, without samples, or with NaN or infinity.
+        OSError: no such file.
+    """
+    return np.concatenate(list(pieces(source, sample_rate)))
+
+
+def decode_native(source: Source) -> tuple[np.ndarray, int, int]:
+    """As ``decode`` at the file's own rate: (N,) float32, rate in Hz, channels it had."""
+    with open_sound(source) as sound:
+        return np.concatenate(list(sound.pieces)), sound.sample_rate, sound.channels
+
+
+def resample(wave: np.ndarray, rate: int, to_rate: int) -> np.ndarray:
+    """(N,) float32 at ``rate`` Hz -> (ceil(N * to_rate / rate),) at ``to_rate`` Hz."""
+    return wave if rate == to_rate else np.concatenate(list(_resampled([wave], rate, to_rate)))
+
+
+def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
+    """(N,) float in [-1, 1] -> a 16-bit FLAC file; what exceeds the range is clipped."""
+    # libsndfile's own conversion wraps around above 1; rounding here is the same on every machine.
+    samples = np.round(np.clip(wave, -1.0, 32767 / 32768) * 32768).astype(np.int16)
+    file = io.BytesIO()
+    soundfile.write(file, samples, sample_rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+def pieces(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
+    """What ``decode`` gives, in consecutive pieces of about ten seconds; never the whole of it.
+
+    Raises:
+        AudioError, OSError: as ``decode``, when the piece concerned is reached.
+    """
+    with open_sound(source) as sound:
+        yield from _resampled(sound.pieces, sound.sample_rate, sample_rate)
+
+
+def _resampled(waves: Iterable[np.ndarray], rate: int, to_rate: int) -> Iterator[np.ndarray]:
+    """What ``resample`` gives of all waves joined, in consecutive pieces of about ten seconds."""
+    chunks = _chunks(waves, PIECE_SECONDS * rate)
+    if rate == to_rate:
+        yield from chunks
+        return
+    # Imported here: torch takes seconds to load, and files at the right rate do not need it.
+    import torch
+
+    from asr.kernels.torchaudio_functional import resample as windowed_sinc
+
+    guard = GUARD_SECONDS * rate
+    held, passed = np.zeros(0, np.float32), 0  # read and kept; how much of it was passed on
+    for chunk, ahead in itertools.pairwise(itertools.chain(chunks, [None])):
+        held = np.concatenate([held, chunk])
+        # Cut at whole seconds of the file, where samples of both rates coincide.
+        end = len(held) if ahead is None else (len(held) - guard) // rate * rate
+        first, last = passed // rate * to_rate, math.ceil(end * to_rate / rate)
+        yield windowed_sinc(torch.from_numpy(held), rate, to_rate).numpy()[first:last]
+        passed = min(end, guard)
+        held = held[end - passed :]
+
+
+def _chunks(waves: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
+    """Waves of any lengths -> waves of ``length``; the last one may be shorter."""
+    held: list[np.ndarray] = []
+    count = 0
+    for wave in waves:
+        held.append(wave)
+        count += len(wave)
+        if count >= length:
+            joined = np.concatenate(held)
+            count %= length
+            whole = len(joined) - count
+            yield from joined[:whole].reshape(-1, length)
+            held = [joined[whole:].copy()]
+    if count:
+        yield np.concatenate(held)
+
+
+def _at_one_rate(found: Iterable[Block], rate: int, source: Source) -> Iterator[np.ndarray]:
+    """(N, channels) float32 blocks -> (N,) at ``rate``."""
+    for block_rate, group in itertools.groupby(found, key=lambda block: block[0]):
+        waves = (_mono(samples, source) for _, samples in group)
+        yield from waves if block_rate == rate else _resampled(waves, block_rate, rate)
+
+
+def _mono(samples: np.ndarray, source: Source) -> np.ndarray:
+    """(N, channels) -> (N,), checked."""
+    wave = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    if not np.isfinite(wave).all():
+        problem = f"{name(source)} holds NaN or infinite samples; export it again"
+        raise AudioError(problem, "not finite")
+    return np.ascontiguousarray(wave)

@@ -1,0 +1,221 @@
+"""Waveform to normalised log-mel frames on the model's device, and the augmentations of both.
+
+Every constant of the front end is derived here, by exact arithmetic, from a sample rate.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr.batch import mask
+from asr.kernels.torchaudio_functional import resample
+
+WINDOW_SECONDS = (25, 1000)  # 25 ms as a fraction, so that samples per window are exact
+HOP_SECONDS = (10, 1000)
+LOWEST_HERTZ = 20.0
+FLOOR = 1e-6  # power below which a mel bin counts as silent; keeps the logarithm finite
+
+
+def samples(seconds: tuple[int, int], sample_rate: int) -> int:
+    """A fraction of a second in samples.
+
+    Raises:
+        ValueError: it is not a whole number of samples at this rate.
+    """
+    number, rest = divmod(seconds[0] * sample_rate, seconds[1])
+    if rest:
+        raise ValueError(
+            f"sample_rate {sample_rate}: {seconds[0]} ms are not a whole number of samples; "
+            "use a multiple of 200 Hz, for instance 8000 or 16000"
+        )
+    return number
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """The keys of ``features`` in a recipe.
+
+    Args:
+        sample_rate: samples per second that waveforms are converted to.
+        num_mels: mel bins between 20 Hz and half the sample rate.
+    """
+
+    sample_rate: int = 16000
+    num_mels: int = 80
+
+
+class LogMel(nn.Module):
+    """Log-mel energies, normalised by a constant mean and deviation per bin.
+
+    Frame t covers samples [t * hop, t * hop + window) and nothing else (no centring, no reflection,
+    no statistic over the utterance), so neither padding nor the future can change it. The two
+    constants per bin are measured once on training data and belong to the model.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    filters: Tensor
+    hann: Tensor
+
+    def __init__(self, *, sample_rate: int = 16000, num_mels: int = 80):
+        super().__init__()
+        self.sample_rate, self.num_mels = sample_rate, num_mels
+        self.window, self.hop = (
+            samples(WINDOW_SECONDS, sample_rate),
+            samples(HOP_SECONDS, sample_rate),
+        )
+        self.num_fft = 2 ** math.ceil(math.log2(self.window))
+        filters = _mel_filters(self.num_fft, num_mels, sample_rate)
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("hann", torch.hann_window(self.window), persistent=False)
+        self.register_buffer("mean", torch.zeros(num_mels))
+        self.register_buffer("deviation", torch.ones(num_mels))
+
+    @property
+    def hop_seconds(self) -> float:
+        """Seconds from one frame to the next."""
+        return self.hop / self.sample_rate
+
+    def num_frames(self, num_samples: Tensor) -> Tensor:
+        """(B,) samples -> (B,) frames, at least one: shorter audio is filled with zeros."""
+        return ((num_samples - self.window).clamp(min=0) // self.hop) + 1
+
+    def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N), (B,) -> (B, T, F) float32, (B,); frames beyond a length are zero."""
+        with torch.autocast(waves.device.type, enabled=False):
+            x = (self.log_mel(waves, lengths) - self.mean) / self.deviation
+        frames = self.num_frames(lengths)
+        return x.masked_fill(~mask(frames, x.shape[1])[..., None], 0.0), frames
+
+    def log_mel(self, waves: Tensor, lengths: Tensor) -> Tensor:
+        """(B, N), (B,) -> (B, T, F), not normalised; frames beyond a length hold log(FLOOR)."""
+        waves = waves.float().masked_fill(~mask(lengths, waves.shape[1]), 0.0)
+        waves = F.pad(waves, (0, max(0, self.window - waves.shape[1])))
+        frames = waves.unfold(1, self.window, self.hop) * self.hann  # (B, T, window)
+        power = torch.fft.rfft(frames, n=self.num_fft).abs().square()  # (B, T, num_fft / 2 + 1)
+        return torch.log(power @ self.filters + FLOOR)
+
+    @torch.no_grad()
+    def fit(self, waves: Iterable[Tensor]) -> None:
+        """Measures mean and deviation per bin over waveforms (N,), summed in float64."""
+        total, square = torch.zeros(2, self.num_mels, dtype=torch.float64).unbind()
+        count = 0
+        for wave in waves:
+            x = self.log_mel(wave[None], torch.tensor([len(wave)]))[0].double()  # (T, F)
+            total, square, count = total + x.sum(0), square + x.square().sum(0), count + len(x)
+        if not count:
+            raise ValueError(
+                "no audio to measure the features' mean on: the training split is empty"
+            )
+        mean = total / count
+        self.mean.copy_(mean)
+        self.deviation.copy_((square / count - mean.square()).clamp(min=1e-4).sqrt())
+
+
+def _mel_filters(num_fft: int, num_mels: int, sample_rate: int) -> Tensor:
+    """(num_fft / 2 + 1, F) triangular filters on the HTK mel scale."""
+    hertz = torch.linspace(0, sample_rate / 2, num_fft // 2 + 1, device="cpu")
+    edges = torch.linspace(_mel(LOWEST_HERTZ), _mel(sample_rate / 2), num_mels + 2, device="cpu")
+    edges = 700 * (10 ** (edges / 2595) - 1)
+    rising = (hertz[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - hertz[:, None]) / (edges[2:] - edges[1:-1])
+    filters = torch.minimum(rising, falling).clamp(min=0)
+    if (filters.sum(0) == 0).any():
+        raise ValueError(
+            f"num_mels {num_mels} is too many for sample_rate {sample_rate}: some filters hold no "
+            "frequency; use fewer"
+        )
+    return filters
+
+
+def _mel(hertz: float) -> float:
+    return 2595 * math.log10(1 + hertz / 700)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """The keys of ``augmentation`` in a recipe: training only, seeded by the update.
+
+    All but the samples of noise are drawn on the CPU, so every device applies the same masks.
+
+    Args:
+        speed: factors of which one is drawn per batch (Ko et al. 2015); [1.0] turns it off.
+        noise_probability: share of utterances to which white noise is added.
+        noise_snr_db: lowest and highest signal-to-noise ratio in decibels.
+        frequency_masks: SpecAugment masks over mel bins (Park et al. 2019).
+        frequency_width: largest share of the bins that one mask hides.
+        time_masks: SpecAugment masks over time.
+        time_width: largest share of an utterance's frames that one mask hides.
+    """
+
+    speed: list[float] = field(default_factory=lambda: [1.0])
+    noise_probability: float = 0.0
+    noise_snr_db: tuple[float, float] = (10.0, 30.0)
+    frequency_masks: int = 0
+    frequency_width: float = 0.3
+    time_masks: int = 0
+    time_width: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not self.speed or min(self.speed) < 0.5 or max(self.speed) > 2:
+            raise ValueError(f"augmentation.speed {self.speed}: give factors between 0.5 and 2")
+        for name in ("noise_probability", "frequency_width", "time_width"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augmentation.{name} {getattr(self, name)}: a share of 0 to 1")
+        for name in ("frequency_masks", "time_masks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"augmentation.{name} {getattr(self, name)}: expects 0 or more")
+
+    def perturb(
+        self, waves: Tensor, lengths: Tensor, sample_rate: int, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """(B, N), (B,) -> (B, N'), (B,): speed, then noise."""
+        draw = torch.Generator().manual_seed(seed)
+        factor = self.speed[int(torch.randint(len(self.speed), (), generator=draw))]
+        if factor != 1:
+            waves = waves.masked_fill(~mask(lengths, waves.shape[1]), 0.0)
+            heard, wanted = round(sample_rate * factor), sample_rate
+            divisor = math.gcd(heard, wanted)
+            waves = resample(waves, heard // divisor, wanted // divisor)
+            lengths = (lengths * (wanted // divisor) / (heard // divisor)).ceil().long()
+        if self.noise_probability:
+            waves = self._noise(waves, lengths, draw)
+        return waves, lengths
+
+    def _noise(self, waves: Tensor, lengths: Tensor, draw: torch.Generator) -> Tensor:
+        low, high = self.noise_snr_db
+        device = waves.device
+        chosen = torch.rand(len(waves), generator=draw) < self.noise_probability  # (B,)
+        decibels = low + (high - low) * torch.rand(len(waves), generator=draw)  # (B,)
+        real = mask(lengths, waves.shape[1])
+        power = (waves.square() * real).sum(1) / lengths.clamp(min=1)  # (B,)
+        scale = (power * 10 ** (-decibels.to(device) / 10)).sqrt() * chosen.to(device)
+        on_device = torch.Generator(device).manual_seed(draw.initial_seed())
+        noise = torch.randn(waves.shape, generator=on_device, device=device)
+        return waves + noise * scale[:, None]
+
+    def cover(self, x: Tensor, lengths: Tensor, seed: int) -> Tensor:
+        """(B, T, F), (B,) -> the same with bands of bins and of frames set to 0, the mean."""
+        B, T, bins = x.shape
+        draw = torch.Generator().manual_seed(seed)
+        sizes = torch.full((B,), bins, device=x.device)
+        hidden = _bands(sizes, bins, self.frequency_masks, self.frequency_width, draw)[:, None, :]
+        times = _bands(lengths, T, self.time_masks, self.time_width, draw)[:, :, None]
+        return x.masked_fill(hidden | times, 0.0)
+
+
+def _bands(sizes: Tensor, length: int, number: int, width: float, draw: torch.Generator) -> Tensor:
+    """(B,) sizes -> (B, length) bool, the union of ``number`` random bands inside each size.
+
+    Drawn on the CPU, so that every device gets the same; the bands are made where the sizes are.
+    """
+    shares = torch.rand(2, len(sizes), number, generator=draw).to(sizes.device, non_blocking=True)
+    widths = shares[0] * width * sizes[:, None]  # (B, number)
+    starts = shares[1] * (sizes[:, None] - widths)
+    at = torch.arange(length, device=sizes.device)[None, None]  # (1, 1, length)
+    inside = (at >= starts[..., None].round()) & (at < (starts + widths)[..., None].round())
+    return inside.any(1)

@@ -1,0 +1,130 @@
+"""What to transcribe: files, folders, globs and standard input, each with a name of its own."""
+
+import glob
+import hashlib
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from asr.audio.audio_file import SUFFIXES
+from asr.folders import counted, is_hidden, walk
+from asr.items import printable, reason
+
+log = logging.getLogger(__name__)
+
+STDIN = "-"
+NAME_BYTES = 250  # of 255 that a file name can have; the rest is for the ending
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something to transcribe.
+
+    Attributes:
+        name: how it is called in messages, on one line.
+        output: how the files of its transcript are called, without endings; unique.
+        audio: a path, or the bytes of a file.
+        error: why there is nothing to transcribe, in one line; None where there is.
+    """
+
+    name: str
+    output: str
+    audio: Path | bytes
+    error: str | None = None
+
+    @property
+    def shortened(self) -> bool:
+        """Whether its own name was too long for the names of the outputs."""
+        return isinstance(self.audio, Path) and self.audio.stem not in self.output
+
+
+def find(inputs: Iterable[str], recursive: bool = False) -> list[Source]:
+    """Files, folders, globs and ``-`` -> what to transcribe, each once, folders in sorted order.
+
+    An input that names nothing is a source with an error, so that the others are transcribed.
+
+    Raises:
+        ValueError: no input names anything.
+    """
+    found: dict[Path | str, Source] = {}
+    for entry in inputs:
+        if entry == STDIN:
+            if STDIN not in found:
+                found[STDIN] = Source("stdin", "stdin", sys.stdin.buffer.read())
+            continue
+        try:
+            for path in _paths(entry, recursive):
+                found.setdefault(path.resolve(), Source(printable(str(path)), str(path), path))
+        except Exception as error:
+            found[entry] = Source(printable(entry), entry, Path(entry), reason(error))
+    errors = [source.error for source in found.values() if source.error is not None]
+    if not found:
+        raise ValueError("nothing to transcribe: give audio files, folders, globs, or - for stdin")
+    if len(errors) == len(found):
+        others = f" (and {len(errors) - 1} more inputs that name nothing)" * (len(errors) > 1)
+        raise ValueError(errors[0] + others)
+    outputs = output_names([source.output for source in found.values()])
+    return [replace(s, output=own) for s, own in zip(found.values(), outputs, strict=True)]
+
+
+def output_names(names: Sequence[str]) -> list[str]:
+    """A distinct file name without ending for each input: ``a.wav`` gives ``a``.
+
+    Where that would be shared, also by names that differ in capitals only, the folders come before
+    it as far as needed (``x/a.wav`` gives ``x-a``), then its own ending is kept, then a number.
+    A name that is too long for the file system ends with its SHA-256 instead.
+    """
+    left = [_candidates(name) for name in names]
+    while True:
+        chosen = [own[0] for own in left]
+        shared = Counter(name.lower() for name in chosen)
+        clashing = [i for i, name in enumerate(chosen) if shared[name.lower()] > 1]
+        if not clashing:
+            return chosen
+        for i in clashing:
+            left[i] = left[i][1:] or [_fitted(f"{chosen[i]}-{i + 1}")]
+
+
+def _paths(entry: str, recursive: bool) -> list[Path]:
+    path = Path(entry)
+    if path.is_dir():
+        walked = walk(path, SUFFIXES, recursive)
+        if walked.passed_over:
+            log.warning("%s: passed over %s", entry, counted(walked.passed_over))
+        deeper = [p for p in path.iterdir() if p.is_dir() and not is_hidden(p.name)]
+        if deeper and not recursive:
+            passed = counted({"folders": deeper})
+            log.warning("%s: passed over %s; --recursive looks into them", entry, passed)
+        found = sorted(walked.files)
+        if not found:
+            inside = "" if recursive else "; --recursive looks into its folders"
+            raise ValueError(f"{entry} holds no audio file ({' '.join(sorted(SUFFIXES))}){inside}")
+        return found
+    if path.exists():
+        return [path]
+    found = sorted(p for name in glob.glob(entry, recursive=True) if (p := Path(name)).is_file())
+    if not found:
+        kind = "no file matches this pattern" if glob.has_magic(entry) else "no such file"
+        raise ValueError(f"{entry}: {kind}; check the path")
+    return found
+
+
+def _candidates(name: str) -> list[str]:
+    path = Path(name)
+    folders = [part for part in path.parts[:-1] if part not in ("..", path.anchor)]
+    names = ["-".join([*folders[i:], path.stem]) for i in range(len(folders), -1, -1)]
+    return [_fitted(name) for name in [*names, "-".join([*folders, path.name])]]
+
+
+def _fitted(name: str) -> str:
+    """The name, or its beginning and a checksum of the whole where it is too long."""
+    whole = os.fsencode(name)
+    if len(whole) <= NAME_BYTES:
+        return name
+    checksum = hashlib.sha256(whole).hexdigest()[:12]
+    begin = whole[: NAME_BYTES - 13].decode(sys.getfilesystemencoding(), "ignore")
+    return f"{begin}-{checksum}"

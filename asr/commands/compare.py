@@ -1,0 +1,144 @@
+"""``asr compare``, ``asr study`` and ``asr claims``."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from asr.commands.options import device_of, hyphens, parser
+
+PROBES = (
+    "scaling",
+    "horizon",
+    "length",
+    "streaming",
+    "lookahead",
+    "memory",
+    "roofline",
+    "context",
+)  # modules of asr.probes
+
+
+def compare(arguments: list[str]) -> int:
+    """``asr compare RUN ...``."""
+    options = parser("compare")
+    options.usage = "asr compare RUN RUN ... [--output FOLDER] [--option value ...]"
+    options.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
+    options.add_argument(
+        "--output", type=Path, default=Path("report"), metavar="FOLDER", help="to write; report"
+    )
+    options.add_argument(
+        "--targets", nargs="+", type=float, metavar="WER", help="to reach, in percent, as 10 5"
+    )
+    options.add_argument("--split", default="test", help="whose evaluation is compared; test")
+    options.add_argument(
+        "--study",
+        type=Path,
+        metavar="FOLDER",
+        help="of asr study: its final runs, trials, failures",
+    )
+    options.add_argument(
+        "--claims", nargs="+", type=Path, default=[], metavar="FOLDER", help="of asr claims"
+    )
+    known = options.parse_intermixed_args(hyphens(arguments))
+    for run in known.runs:
+        if not run.is_dir():
+            raise ValueError(f"{run}: no such run folder; check the path")
+
+    from asr.report import compare as report
+
+    targets = None if known.targets is None else [t / 100 for t in known.targets]
+    result = report(
+        known.runs,
+        known.output,
+        targets=targets,
+        split=known.split,
+        study=known.study,
+        claims=known.claims,
+    )
+    print(compared(result))
+    return 0
+
+
+def compared(result: dict[str, Any]) -> str:
+    """The answer of each group of comparable runs, and where the page is."""
+    lines = []
+    for number, (answer, arms, why) in enumerate(
+        zip(result["answer"], result["groups"], result["separation"], strict=True), start=1
+    ):
+        if len(result["groups"]) > 1:
+            lines.append(f"Group {number}: {', '.join(arms)}")
+        lines += [f"  not compared with group 1: {reason}" for reason in why]
+        lines += answer
+    lines += [f"{claim}: {words}" for claim, words in result["claims"].items()]
+    lines += [f"results and registered file disagree: {line}" for line in result["disagreements"]]
+    page = next(path for path in result["files"] if path.suffix == ".html")
+    others = [path.name for path in result["files"] if path != page]
+    return "\n".join([*lines, f"written: {page} (beside it {', '.join(others)})"])
+
+
+def study(arguments: list[str]) -> int:
+    """``asr study STUDY``."""
+    options = parser("study")
+    options.add_argument("file", metavar="STUDY", help="name of a shipped study, or a YAML file")
+    options.add_argument("--folder", type=Path, metavar="FOLDER", help="runs/studies/NAME")
+    options.add_argument(
+        "--workers", type=int, metavar="N", help="runs at a time on this machine; one per GPU, or "
+        "as many as the cores have room for"
+    )  # fmt: skip
+    for name, kind in (("arms", str), ("budgets", str), ("seeds", int)):
+        options.add_argument(
+            f"--{name}",
+            nargs="+",
+            type=kind,
+            default=[],
+            metavar="X",
+            help="only these",
+        )
+    options.add_argument("--status", action="store_true", help="print what is done; run nothing")
+    options.add_argument("--retry", action="store_true", help="do again what failed; it stays paid")
+    options.add_argument(
+        "--amend", action="store_true", help="go on with a file that has changed, and record it"
+    )
+    known = options.parse_args(hyphens(arguments))
+
+    from asr.config import shipped
+    from asr.study import Selection, read_study, run_study, status, task
+
+    described = read_study(shipped.find(known.file, "studies"))
+    folder = known.folder or Path("runs") / "studies" / described.name
+    if known.status:
+        print("\n".join(status(described, folder)))
+        return 0
+    result = run_study(
+        described,
+        folder,
+        workers=known.workers,
+        selection=Selection(known.arms, known.budgets, known.seeds),
+        amend=known.amend,
+        retry=known.retry,
+    )
+    if (launched := task()) and launched[0]:
+        return int(result["failed"])  # the first process of srun or torchrun speaks for all
+    print("\n".join([result["table"], *result["remarks"]]))
+    print(f"written: {folder / 'results.jsonl'}" + f", {result['report']}" * bool(result["report"]))
+    return int(result["failed"])
+
+
+def claims(arguments: list[str]) -> int:
+    """``asr claims PROBE``: the options of a probe are in its module."""
+    options = parser("claims")
+    options.usage = "asr claims PROBE [--output FOLDER] [--device DEVICE] [--option value ...]"
+    options.add_argument("probe", choices=PROBES, metavar="PROBE", help=", ".join(PROBES))
+    probe = options.parse_args(arguments[:1]).probe
+    module = importlib.import_module(f"asr.probes.{probe}")
+
+    options = parser("claims")
+    options.prog += f" {probe}"
+    options.add_argument(
+        "--output", type=Path, default=Path("claims"), metavar="FOLDER", help="to write; claims"
+    )
+    options.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, auto; auto")
+    module.add_options(options)
+    known = options.parse_args(hyphens(arguments[1:]))
+    status: int = module.run(known, device_of(None if known.device == "auto" else known.device))
+    return status

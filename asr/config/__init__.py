@@ -1,0 +1,1 @@
+"""Reading YAML strictly, and the recipes that ship."""

@@ -1,0 +1,112 @@
+"""The keys of a recipe for ``--help``: each with type, default and meaning, from the signatures."""
+
+import dataclasses
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import docstring_parser
+
+from asr.config.strict_yaml import groups, nested
+
+
+def describe(schema: type) -> str:
+    """Every key of a schema with type, default and meaning, for ``--help``."""
+    lines: list[str] = []
+    for field in dataclasses.fields(schema):
+        if "table" not in field.metadata and dataclasses.is_dataclass(field.type):
+            assert isinstance(field.type, type)
+            lines += ["", field.name, *_keys(field.type, f"{field.name}.")]
+            lines += _components(field.type, f"{field.name}.")
+    lines += _components(schema, "")
+    return "\n".join([*lines, "", "other", *_keys(schema, "")])
+
+
+def describe_table(table: Mapping[str, type]) -> str:
+    """Every option of every class of a table, for ``--help``."""
+    return "\n".join(line for name, kind in table.items() for line in _keys(kind, "", 0, name))
+
+
+def _components(schema: type, prefix: str) -> list[str]:
+    """The keys of every class that may stand in the components of a section."""
+    lines: list[str] = []
+    for field in dataclasses.fields(schema):
+        if "table" in field.metadata:
+            table, default = field.metadata["table"], field.metadata["default"]
+            key = f"{prefix}{field.name}"
+            head = f"--{key} ({' | '.join(table)}, {default or 'required'})"
+            lines += [f"    {head}  keys as those of --{field.name}"] if prefix else ["", head]
+            if not prefix:
+                for name, kind in table.items():
+                    lines += _keys(kind, f"{key}.", field.metadata["positional"], name)
+    return lines
+
+
+def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list[str]:
+    """``--key (type, default)  meaning`` for each parameter of a section or component."""
+    parameters = list(inspect.signature(kind).parameters.values())[positional:]
+    texts = [inspect.cleandoc(t) for t in (kind.__doc__, kind.__init__.__doc__) if t]  # type: ignore[misc]
+    found = [p for text in texts for p in docstring_parser.parse(text).params]
+    meanings = {p.arg_name: " ".join((p.description or "").split()) for p in found}
+    hints = typing.get_type_hints(kind if dataclasses.is_dataclass(kind) else kind.__init__)  # type: ignore[misc]
+    lines = [f"  {title}"] if title else []
+    inner = {} if dataclasses.is_dataclass(kind) else groups(kind)
+    for p in parameters:
+        if not nested(kind, p.name):
+            default = "required" if p.default is p.empty else _shown(_default(kind, p))
+            head = f"--{prefix}{p.name} ({_type_name(hints[p.name])}, {default})"
+            meaning = meanings.get(p.name, "").replace("``", "")
+            lines += textwrap.wrap(
+                f"{head}  {meaning}",
+                width=100,
+                initial_indent="    ",
+                subsequent_indent=" " * 10,
+                break_on_hyphens=False,
+                break_long_words=False,
+            )
+            if p.name in inner:
+                lines += _keys(inner[p.name], f"{prefix}{p.name}.")
+    return lines
+
+
+TYPE_NAMES = {int: "integer", float: "number", str: "text", bool: "true | false", Path: "path"}
+
+
+def _type_name(kind: Any) -> str:
+    """A type in a reader's words."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return " | ".join(map(str, inner))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join("null" if k is type(None) else _type_name(k) for k in inner)
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"[{', '.join(map(_type_name, inner))}]"
+    if origin is dict:
+        return "mapping"
+    if origin is list and typing.get_origin(inner[0]) in (typing.Union, types.UnionType):
+        return f"list of {_type_name(inner[0])}"
+    if origin is not None:
+        return f"list of {_type_name(inner[0])}s"
+    return TYPE_NAMES.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _shown(value: Any) -> str:
+    """A default as it would stand in a recipe."""
+    if isinstance(value, str | Path):
+        return str(value) or "''"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def _default(kind: type, parameter: inspect.Parameter) -> Any:
+    """A dataclass hides the default of a factory behind a marker."""
+    if dataclasses.is_dataclass(kind):
+        factory = kind.__dataclass_fields__[parameter.name].default_factory
+        if factory is not dataclasses.MISSING:
+            return factory()
+    return parameter.default

@@ -1,0 +1,424 @@
+"""The strict recipe reader: YAML typed by signatures.
+
+A recipe is a tree of plain values. A *section* is a dataclass whose fields are its keys. A
+*component* is ``{class_path: LSTM, init_args: {...}}``: a class by its short name among the shipped
+ones, or a user's own by full import path, whose keyword-only parameters are its keys. jsonargparse
+reads names, types and defaults from the signatures, so nothing is declared twice; every key that is
+unknown, missing or mistyped is an error that names its path.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import itertools
+import os
+import re
+import sys
+import typing
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from asr.config import shipped
+from asr.files import write
+
+Tree = dict[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats (``1e-3`` is a number) and no duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            line = node.start_mark.line + 1
+            raise ValueError(
+                f"key {twice[0]!r} stands twice in the mapping at line {line}; keep one"
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A class and its keyword arguments, waiting for the positional ones."""
+
+    kind: type
+    init_args: Tree
+
+    def __call__(self, *positional: Any) -> Any:
+        """Builds the part.
+
+        Raises:
+            ValueError: its keys do not fit together; names the class.
+        """
+        try:
+            return self.kind(*positional, **self.init_args)
+        except ValueError as error:
+            raise ValueError(f"{self.kind.__name__}: {error}") from None
+
+    def tree(self) -> Tree:
+        """As it stands in a recipe."""
+        shipped = self.kind.__module__.split(".")[0] == "asr"
+        path = self.kind.__name__ if shipped else f"{self.kind.__module__}.{self.kind.__name__}"
+        return {"class_path": path, "init_args": self.init_args}
+
+
+def component(
+    table: Mapping[str, type],
+    positional: int = 0,
+    default: str | None = None,
+    recipes: str | None = None,
+) -> Any:
+    """A dataclass field that holds a Component of ``table``'s family.
+
+    Args:
+        table: the shipped classes by short name; a user's own class must share their base class.
+        positional: leading parameters that the program gives and a recipe does not.
+        default: the class that stands when a recipe names none.
+        recipes: folder of the shipped recipes that may be named in place of a class.
+    """
+    metadata = {"table": table, "positional": positional, "default": default, "recipes": recipes}
+    if default is None:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(
+        metadata=metadata,
+        default_factory=lambda: read_component(table, {"class_path": default}, default, positional),
+    )
+
+
+def load_yaml(text: str, where: str) -> Any:
+    """YAML text -> plain values.
+
+    Raises:
+        ValueError: not YAML, or a key stands twice; names ``where``.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{where}{line}: not YAML ({problem or 'not text'})") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def load_file(path: str | Path) -> Tree:
+    """A recipe file -> tree.
+
+    A file that it names is looked for beside it, then in the working directory.
+
+    Raises:
+        ValueError: no such file, or it is not a mapping.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a recipe (.yaml), of a run {path}/recipe.yaml")
+    if not path.is_file():
+        meant = shipped.instead_of(path)
+        remedy = f"the recipe of this name ships with asr: {meant}" if meant else "check the path"
+        raise ValueError(f"{path}: no such recipe file; {remedy}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file; give a recipe (.yaml)") from None
+    tree = load_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: a recipe is a mapping of keys, not {type(tree).__name__}")
+    return {key: _beside(value, path.parent) for key, value in tree.items()}
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """A value of a file in ``folder``; the recipe files there that it names get their paths."""
+    if isinstance(value, dict):
+        return {key: _beside(below, folder) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_beside(item, folder) for item in value]
+    if isinstance(value, str) and value.endswith(".yaml"):
+        option, sign, path = value.rpartition("=")  # --decoder=mine.yaml, an override of a study
+        if (folder / path).is_file():
+            return f"{option}{sign}{folder / path}"
+    return value
+
+
+def override(tree: Tree, arguments: Sequence[str], schema: type | None) -> Tree:
+    """Applies ``--key.path value`` pairs to a tree; ``--key=value`` is the same.
+
+    A value that ends in .yaml is a file whose content replaces the whole branch. The name of a
+    class or of a shipped recipe replaces the component: it starts from its own defaults and takes
+    nothing from the class that it replaces. Below a component, ``encoder.layers`` is short for
+    ``encoder.init_args.layers``.
+    """
+    words = [part for a in arguments for part in (a.split("=", 1) if a[:2] == "--" else [a])]
+    for key, text in itertools.zip_longest(words[::2], words[1::2]):
+        if not key.startswith("--"):
+            raise ValueError(f"overrides come as --key.path value, got: {key}")
+        if text is None or text.startswith("--"):
+            raise ValueError(f"{key} expects a value")
+        keys = key[2:].replace("-", "_").split(".")
+        if yaml.reader.Reader.NON_PRINTABLE.search(text):
+            value: Any = Path(text)  # of a name that is not UTF-8, which is no YAML
+        else:
+            value = load_file(text) if text.endswith(".yaml") else load_yaml(text, key)
+        branch: Tree = tree
+        place: Any = schema
+        for at, name in enumerate(keys[:-1]):
+            field = _field(place, name)
+            if field is not None and "table" in field.metadata:
+                below = _named(field, branch.get(name, field.metadata["default"] or {}), name)
+                branch[name] = {"class_path": below} if isinstance(below, str) else below
+                if keys[at + 1] not in ("init_args", "class_path"):
+                    branch, name = _section(branch, name, key), "init_args"
+            branch, place = _section(branch, name, key), field and field.type
+        field = _field(place, keys[-1])
+        branch[keys[-1]] = _named(field, value, key) if field else value
+    return tree
+
+
+def _named(field: "dataclasses.Field[Any]", value: Any, key: str) -> Any:
+    """The value of a component; in place of the name or the path of a recipe, what it holds.
+
+    Raises:
+        ValueError: a name that neither a class nor a recipe has; names the nearest.
+    """
+    table, family = field.metadata.get("table"), field.metadata.get("recipes")
+    if table is None or not isinstance(value, str) or value in table:
+        return value
+    if value.endswith(".yaml"):
+        return load_file(value)
+    if family is None or "." in value:  # a class of the user's own: package.module.Class
+        return value
+    names = shipped.names(family)
+    if value not in names:
+        raise ValueError(
+            f"{key} {value}: no recipe and no class has this name; "
+            f"{shipped.nearest(value, [*names, *table])}; your own: package.module.Class, or a "
+            "file: its path, with .yaml"
+        )
+    return load_file(shipped.find(value, family))
+
+
+def _section(tree: Tree, name: str, key: str) -> Tree:
+    """The branch below a name, made where it is missing or null."""
+    if tree.get(name) is None:
+        tree[name] = {}
+    branch = tree[name]
+    if not isinstance(branch, dict):
+        raise ValueError(f"{key}: {name} is a value, not a section")
+    return branch
+
+
+def _field(schema: Any, name: str) -> "dataclasses.Field[Any] | None":
+    """The field of a section, None where the schema has none of that name."""
+    return getattr(schema, "__dataclass_fields__", {}).get(name)
+
+
+def read(schema: type, tree: Tree, path: str = "") -> Any:
+    """A tree -> the dataclass ``schema``, sections and components checked all the way down.
+
+    Raises:
+        ValueError: a key is unknown, missing or of the wrong type; names its path.
+    """
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: expects keys, got {tree!r}")
+    found: Tree = {}
+    rest = dict(tree)
+    for field in (field for field in dataclasses.fields(schema) if field.name in tree):
+        where = f"{path}.{field.name}".lstrip(".")
+        if "read" in field.metadata:  # what reads such a field: (tree, path) -> value
+            found[field.name] = field.metadata["read"](rest.pop(field.name), where)
+        elif "table" in field.metadata:
+            table, positional = field.metadata["table"], field.metadata["positional"]
+            below = _named(field, rest.pop(field.name), where)
+            found[field.name] = read_component(table, below, where, positional)
+        elif dataclasses.is_dataclass(field.type):
+            assert isinstance(field.type, type)
+            found[field.name] = read(field.type, rest.pop(field.name), where)
+    return schema(**_typed(schema, rest, path, given=found))
+
+
+def read_component(
+    table: Mapping[str, type],
+    tree: Any,
+    path: str,
+    positional: int = 0,
+    allow_code: bool = True,
+) -> Component:
+    """``{class_path, init_args}`` -> Component with every default filled in.
+
+    Args:
+        table: the shipped classes by short name.
+        tree: a class name alone is one without init_args.
+        path: of the key, for errors.
+        positional: leading parameters that the program gives.
+        allow_code: whether a class that is not shipped may be imported, which runs its module.
+
+    Raises:
+        ValueError: no such class, or a key of it is wrong; names the path.
+    """
+    tree = {"class_path": tree} if isinstance(tree, str) else tree
+    if not isinstance(tree, dict) or not set(tree) <= {"class_path", "init_args"}:
+        raise ValueError(f"{path}: expects class_path and init_args, got {tree!r}")
+    if not isinstance(tree.get("class_path"), str):
+        raise ValueError(f"{path}.class_path is missing; shipped: {', '.join(table)}")
+    kind = _find(table, tree["class_path"], path, allow_code)
+    return Component(kind, _typed(kind, tree.get("init_args") or {}, path, positional))
+
+
+def _find(table: Mapping[str, type], name: str, path: str, allow_code: bool) -> type:
+    """A shipped class by short name, or a user's own by import path."""
+    if name in table:
+        return table[name]
+    family = next(iter(table.values())).__mro__
+    base = next((c for c in family if ABC in c.__bases__), family[1])
+    if not allow_code:
+        raise ValueError(
+            f"{path}.class_path {name!r} is not shipped, and a model may not run code; if you "
+            "trust it, --allow-code imports the class from the working directory"
+        )
+    module, _, short = name.rpartition(".")
+    try:
+        sys.path.insert(0, os.getcwd())
+        kind = getattr(importlib.import_module(module), short) if module else None
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{path}.class_path {name}: {error}") from None
+    finally:
+        sys.path.pop(0)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise ValueError(
+            f"{path}.class_path {name!r} is no {base.__name__}; shipped: {', '.join(table)}; "
+            f"a file: its path, with .yaml; your own: package.module.Class, a subclass of "
+            f"{base.__module__}.{base.__name__}"
+        )
+    return kind
+
+
+def _typed(
+    kind: type, tree: Tree, path: str, positional: int = 0, given: Tree | None = None
+) -> Tree:
+    """Checks the keys of one section or component against the signature; fills in defaults."""
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: expects keys, got {tree!r}")
+    given = dict(given or {})
+    parameters = dict(inspect.signature(kind).parameters)
+    skip = set(list(parameters)[:positional])  # what the program gives
+    parameters = {name: p for name, p in parameters.items() if name not in skip}
+    if not dataclasses.is_dataclass(kind):  # the groups of a section were read before
+        for key, schema in groups(kind).items():
+            if not isinstance(tree.get(key), schema | None):
+                given[key] = read(schema, tree[key], f"{path}.{key}")
+        tree = {key: value for key, value in tree.items() if key not in given}
+    for key in tree:
+        if key not in parameters:
+            where = f"{path}.{key}".lstrip(".")
+            raise ValueError(f"{where}: no such key; {kind.__name__} has {', '.join(parameters)}")
+    for name, p in parameters.items():
+        if p.default is p.empty and name not in tree and name not in given:
+            raise ValueError(f"{f'{path}.{name}'.lstrip('.')} is missing and has no default")
+    skip |= {name for name in parameters if name in given or nested(kind, name)}
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(kind, None, skip=skip, fail_untyped=True)
+    try:
+        values = parser.parse_object(tree).as_dict()
+    except ArgumentError as error:
+        raise ValueError(_one_line(error, path)) from None
+    for key, value in tree.items():
+        if isinstance(value, str) and isinstance(values[key], (int, float)):
+            where = f"{path}.{key}".lstrip(".")
+            raise ValueError(f"{where}: expects a number, got the text {value!r}; drop the quotes")
+    # What the tree does not name keeps the signature's default, nested dataclasses included.
+    return {**{k: v for k, v in values.items() if k in tree or not nested(kind, k)}, **given}
+
+
+def groups(kind: type) -> dict[str, type]:
+    """The options of a component that hold options of their own: dataclasses, or null."""
+    found: dict[str, type] = {}
+    for name, hint in typing.get_type_hints(kind.__init__).items():  # type: ignore[misc]
+        for inner in typing.get_args(hint) or (hint,):
+            if dataclasses.is_dataclass(inner):
+                assert isinstance(inner, type)
+                found[name] = inner
+    return found
+
+
+def nested(kind: type, name: str) -> bool:
+    """Whether this key is a section or component, whose own default is already complete."""
+    if not dataclasses.is_dataclass(kind):
+        return False
+    field = kind.__dataclass_fields__[name]
+    return bool({"table", "read"} & field.metadata.keys()) or dataclasses.is_dataclass(field.type)
+
+
+JARGON = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "NoneType": "null",
+}
+
+
+def _one_line(error: Exception, path: str) -> str:
+    """Jsonargparse's message as ``key.path: what was expected``."""
+    text = re.sub(r"\s+", " ", str(error)).replace("<class '", "").replace("'>", "")
+    found = re.search(r'Parser key "([^"]+)": (.*)', text)
+    if not found:
+        return f"{path}: {text}".lstrip(": ")
+    where = f"{path}.{found[1]}".lstrip(".")
+    said = f"{found[2][0].lower()}{found[2][1:].replace('. Got value:', ', got')}"
+    if union := re.search(r"Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", said):
+        kinds = [JARGON.get(kind, kind) for kind in union[1].split(", ")]
+        said = f"expected {' or '.join(kinds)}, got {union[2]}"
+    elif literal := re.match(r"expected a typing.Literal\[(.*)\](?=, got)", said):
+        said = f"expected {literal[1].replace(', ', ' or ')}{said[literal.end() :]}"
+    elif single := re.match(r"expected an? (\w+)(?=, got)", said):
+        said = f"expected {JARGON.get(single[1], 'a ' + single[1])}{said[single.end() :]}"
+    listed = re.fullmatch(r"expected a list, got (\S+)", said)
+    return f"{where}: {said}" + (f"; write [{listed[1]}]" if listed else "")
+
+
+def tree_of(value: Any) -> Any:
+    """A read recipe -> plain values, every default written out."""
+    if isinstance(value, Component):
+        return tree_of(value.tree())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: tree_of(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: tree_of(item) for key, item in value.items()}
+    return [tree_of(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Each key that two trees differ in, with both values; keys as the command line has them."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        path = f"{key}." if key else ""
+        names = {"class_path": key, "init_args": key}  # a component is its class and its options
+        return [
+            line
+            for name in {**old, **new}
+            for line in differences(
+                old.get(name, "not set"), new.get(name, "not set"), names.get(name, path + name)
+            )
+        ]
+    return [] if old == new else [f"{key}: was {old!s:.60}, is now {new!s:.60}"]
+
+
+def to_yaml(tree: Tree) -> str:
+    """A tree as a recipe file holds it."""
+    return yaml.safe_dump(tree, sort_keys=False, default_flow_style=False)
+
+
+def dump(tree: Tree, path: Path) -> None:
+    """Writes a tree as YAML."""
+    write(path, to_yaml(tree))

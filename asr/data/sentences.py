@@ -1,0 +1,187 @@
+"""Sentences for a language model: files and transcripts -> token ids, resumable at any batch."""
+
+import gzip
+import hashlib
+import json
+import logging
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from asr.batch import BLANK
+from asr.data.utterances import BatchStream, DataOptions, Share, bucket, read_corpus, read_rows
+from asr.text.normalisers import Normaliser
+from asr.text.tokenizers import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """The keys of ``text`` in a recipe of a language model.
+
+    A source is a text file with a sentence in each line (.gz too), or the folder of a prepared
+    corpus, of which the transcripts are read.
+
+    Args:
+        train: sources; of a corpus its split train.
+        validation: source; of a corpus its split validation. What is in it is not trained on.
+        max_batch_tokens: longest sentence times number of sentences of a batch, at most.
+    """
+
+    train: list[str]
+    validation: str
+    max_batch_tokens: float = 2000.0
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ValueError("text.train: expects at least one file or corpus")
+        if not self.max_batch_tokens > 0:
+            raise ValueError(f"text.max_batch_tokens {self.max_batch_tokens}: expects tokens")
+
+
+def read_sentences(source: str, split: str, normalise: Normaliser) -> list[str]:
+    """The normalised sentences of a source, empty ones left out.
+
+    Raises:
+        ValueError: no such source, or a file that is not UTF-8 text.
+        OSError: it cannot be read.
+    """
+    path = Path(source)
+    if path.is_dir():
+        read_corpus(path)
+        texts = list(read_rows(path, [split])["text"])
+    elif path.is_file():
+        texts = _lines(path)
+    else:
+        raise ValueError(f"{source}: no such text file or prepared corpus; check the path")
+    found = [sentence for text in texts if (sentence := normalise(text)).strip()]
+    if not found:
+        raise ValueError(f"{source} holds no sentence; give another")
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file, however they end; ``splitlines`` would know other separators too."""
+    try:
+        # A byte order mark, of which Windows is fond, is no text.
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8-sig")
+        ) as file:
+            return [line.removesuffix("\n") for line in file]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); convert it") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again") from None
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Token ids of sentences, and how many words they have."""
+
+    ids: list[list[int]]
+    words: int
+
+    @classmethod
+    def of(cls, texts: Sequence[str], tokenizer: Tokenizer) -> "Sentences":
+        """Encodes the texts."""
+        words = sum(len(text.split()) for text in texts)
+        return cls([tokenizer.encode(text) for text in texts], words)
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(B, U) padded with BLANK, (B,)."""
+        rows = [torch.tensor(self.ids[i]) for i in indices]
+        lengths = torch.tensor([len(row) for row in rows])
+        return pad_sequence(rows, batch_first=True, padding_value=BLANK), lengths
+
+    def batches(self, max_batch_tokens: float) -> list[list[int]]:
+        """Neighbours in length together, each sentence once."""
+        return bucket([len(row) + 1.0 for row in self.ids], max_batch_tokens)
+
+
+class TextData:
+    """Training and validation sentences.
+
+    Attributes:
+        train, validation: the sentences.
+        stream: the order of the training batches.
+    """
+
+    def __init__(
+        self, options: TextOptions, tokenizer: Tokenizer, normalise: Normaliser, seed: int
+    ) -> None:
+        held_out = read_sentences(options.validation, "validation", normalise)
+        everything = [
+            sentence
+            for source in options.train
+            for sentence in read_sentences(source, "train", normalise)
+        ]
+        known = set(held_out)
+        texts = [sentence for sentence in everything if sentence not in known]
+        if len(texts) < len(everything):
+            log.info(
+                "%d of %d training sentences are in the validation text and left out",
+                len(everything) - len(texts),
+                len(everything),
+            )
+        if not texts:
+            raise ValueError("text.train: every sentence is in the validation text; give others")
+        self.options = options
+        self.train = Sentences.of(texts, tokenizer)
+        self.validation = Sentences.of(held_out, tokenizer)
+        lengths = [len(row) + 1.0 for row in self.train.ids]
+        stream = DataOptions(corpus="", max_batch_seconds=options.max_batch_tokens)
+        self.stream = BatchStream(lengths, stream, seed)  # of tokens where speech has seconds
+
+    def sha256(self) -> str:
+        """Of all tokens of both texts, in their order."""
+        digest = hashlib.sha256()
+        for sentences in (self.train, self.validation):
+            digest.update(array("q", [len(sentences.ids)]).tobytes())
+            for ids in sentences.ids:
+                digest.update(array("q", [len(ids), *ids]).tobytes())
+        return digest.hexdigest()
+
+    def train_batches(
+        self, position: int = 0, rank: int = 0, num_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless; ``position`` counts the batches that all ranks together have trained on."""
+        return map(self.train.batch, Share(self.stream, position, rank, num_ranks))
+
+    def validation_rows(self) -> list[list[int]]:
+        """The sentences of each validation batch."""
+        return self.validation.batches(self.options.max_batch_tokens)
+
+    def validation_batches(
+        self, rank: int = 0, num_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields every validation sentence once; a batch holds sentences of similar length."""
+        return map(self.validation.batch, self.validation_rows()[rank::num_ranks])
+
+    def longest_batch(self) -> tuple[Tensor, Tensor]:
+        """The batch with most tokens and padding."""
+        batches = self.train.batches(self.options.max_batch_tokens)
+        cost = [len(b) * max(len(self.train.ids[i]) for i in b) for b in batches]
+        return self.train.batch(batches[cost.index(max(cost))])
+
+
+def tokens_of(model_folder: Path) -> tuple[dict[str, str], str]:
+    """(tokenizer state, normaliser) of a speech model's folder.
+
+    Raises:
+        ValueError: its description is damaged.
+    """
+    path = model_folder / "model.json"
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        return described["tokenizer"], described["normaliser"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it or train again") from None

@@ -1,0 +1,105 @@
+"""Recurrent layers in 16 bits: weights cast into one block, fp16 gradients scaled."""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from asr.kernels.cudnn_rules import whole_rows
+from asr.kernels.padded_cudnn import Recurrence, call, in_one_block, marked
+from asr.kernels.permute import Permute, reversal
+
+# The largest gradient that enters an fp16 kernel is brought to this power of two: far enough from
+# fp16's 2^16 for sums over frames and utterances, and 2^21 above the least that it can hold.
+LARGEST_GRADIENT = -3
+
+
+def narrow(
+    recurrence: Recurrence, x: Tensor, lengths: Tensor, dtype: torch.dtype, *, twice: bool
+) -> Tensor:
+    """(B, S, D), (B,) -> (B, S, cells * directions) in float32, computed in the type given.
+
+    Either one call for both directions; or ``twice``, a call for each, the backward one over each
+    utterance reversed within its own length, so that padding comes last in both, and in whole rows
+    of cuDNN's: what its persistent kernel asks for.
+
+    In fp16 every gradient is multiplied by a power of two before it enters the kernel, and divided
+    by it behind: without, those of a mean over a batch's tokens would be less than fp16 can hold.
+    The largest decides anew in each pass, so that nothing is to be tuned and no step is lost.
+    """
+    scale = Scale()
+
+    def enter(value: Tensor) -> Tensor:
+        return cast(Tensor, Enter.apply(value, dtype, scale))
+
+    with torch.autocast(x.device.type, enabled=False):
+        if twice:
+            weights = [weight for weight in recurrence._flat_weights if weight is not None]
+            blocks = [in_one_block(weights[i : i + 4], enter) for i in range(0, len(weights), 4)]
+            y = _twice(recurrence, blocks, enter(x.float()), lengths)
+        else:
+            x, weights = marked(recurrence, x.float(), lengths)
+            block = in_one_block(weights, enter)
+            y = call(recurrence, block, enter(x), recurrence.bidirectional)
+        return cast(Tensor, Leave.apply(y, scale))
+
+
+def _twice(
+    recurrence: Recurrence, blocks: list[list[Tensor]], x: Tensor, lengths: Tensor
+) -> Tensor:
+    """(B, S, D), (B,) -> (B, S, cells * directions)."""
+    rows = len(x)
+    x = F.pad(x, (0, 0, 0, 0, 0, whole_rows(rows) - rows))
+    y = call(recurrence, blocks[0], x, False)
+    if recurrence.bidirectional:
+        order = reversal(F.pad(lengths, (0, len(x) - rows)), x.shape[1])
+        z = call(recurrence, blocks[1], cast(Tensor, Permute.apply(x, order)), False)
+        y = torch.cat([y, cast(Tensor, Permute.apply(z, order))], dim=-1)
+    return y[:rows]
+
+
+class Scale:
+    """The power of two that gradients are multiplied by, while they are in a kernel."""
+
+    value: Tensor | None = None  # None: 1
+
+
+class Leave(torch.autograd.Function):
+    """Results of a kernel in float32; their gradient goes in, scaled where it is fp16."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, scale: Scale) -> Tensor:  # type: ignore[no-untyped-def]
+        """(...) in 16 bits -> (...) float32."""
+        ctx.scale, ctx.dtype = scale, y.dtype
+        return y.float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        """(...) float32 -> (...) in 16 bits; decides on the scale, without waiting for a GPU."""
+        if ctx.dtype == torch.float16:
+            largest = gradient.abs().amax()
+            exponent = torch.frexp(largest).exponent  # largest < 2^exponent
+            scale = torch.ldexp(torch.ones_like(largest), LARGEST_GRADIENT - exponent)
+            ctx.scale.value = scale.where(largest.isfinite() & (largest > 0), 1.0)
+            gradient = gradient * ctx.scale.value
+        return gradient.to(ctx.dtype), None
+
+
+class Enter(torch.autograd.Function):
+    """What a kernel takes, in 16 bits; its gradient comes out, divided by the scale."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, dtype: torch.dtype, scale: Scale) -> Tensor:  # type: ignore[no-untyped-def]
+        """(...) float32 -> (...) in 16 bits."""
+        ctx.scale = scale
+        return x.to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        """(...) in 16 bits -> (...) float32; comes after ``Leave``'s, whose result it needs."""
+        gradient = gradient.float()
+        return gradient if ctx.scale.value is None else gradient / ctx.scale.value, None, None

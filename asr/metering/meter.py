@@ -1,0 +1,307 @@
+"""What a run costs: device-seconds by phase, FLOPs, joules and memory, in a ledger that survives.
+
+It knows nothing of speech: it is told how many seconds of audio and how many FLOPs a step held.
+Cost counts from the start of the process and leaves nothing out; throughput and utilisation are
+over the seconds of training steps only.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr.files import read_json_lines, write
+
+PHASES = ("startup", "compilation", "step", "data_wait", "validation", "checkpoint")
+HEARTBEAT_SECONDS = 0.25
+COUNTERS = ("audio_seconds", "padded_seconds", "train_flops", "padded_train_flops")
+
+# Dense peak FLOP/s of NVIDIA's data sheets, by the name that the driver gives: products in
+# bfloat16, of float32 rounded to TF32, and of float32.
+HOPPER = {"bf16": 989e12, "tf32": 494e12, "float32": 67e12}
+AMPERE = {"bf16": 312e12, "tf32": 156e12, "float32": 19.5e12}
+PEAK_FLOPS = {
+    "NVIDIA H200": HOPPER,
+    "NVIDIA H100 80GB HBM3": HOPPER,
+    "NVIDIA A100-SXM4-40GB": AMPERE,
+    "NVIDIA A100-SXM4-80GB": AMPERE,
+}
+
+
+def process_start() -> float:
+    """Unix time at which this process began; interpreter and imports are part of the cost.
+
+    But for runs of a study, which are forked from a process that has imported everything.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - time.process_time()
+
+
+def peak_flops(device_name: str, precision: str) -> float | None:
+    """Dense peak of one device in bf16, tf32 or float32; None when it is not known."""
+    return PEAK_FLOPS.get(device_name, {}).get(precision)
+
+
+class EnergyMeter:
+    """Joules by the driver's total-energy counter (Volta and later); a reason where none is."""
+
+    def __init__(self, device: torch.device):
+        self.note: str | None = None
+        self._handle: Any = None
+        if device.type != "cuda":
+            self.note = f"no energy counter for a {device.type} device"
+            return
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            uuid = torch.cuda.get_device_properties(device).uuid
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+            self._read = pynvml.nvmlDeviceGetTotalEnergyConsumption
+            self._first = self._read(self._handle)
+        except ImportError:
+            self.note = "nvidia-ml-py is not installed (pip install nvidia-ml-py)"
+        except Exception as error:  # the driver's many errors share no narrower public base
+            self.note, self._handle = f"no energy counter: {error}", None
+
+    def joules(self) -> float | None:
+        """Since construction; None without a counter."""
+        if self._handle is None:
+            return None
+        return (self._read(self._handle) - self._first) / 1000  # the counter is in mJ
+
+
+class Ledger:
+    """The cost of a run, over all sessions (processes) that worked on it.
+
+    Every second of every session is in exactly one place: a phase, or ``wasted_seconds`` when the
+    work of a killed session has to be done again. A heartbeat file holds the time up to the last
+    moment of a session, so that a kill loses less than a second of the account.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        num_devices: int = 1,
+        precision: str = "float32",
+        began: float | None = None,
+        writes: bool = True,
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.device, self.num_devices = folder, device, num_devices
+        self.energy = EnergyMeter(device)
+        self.began = process_start() if began is None else began
+        # Seconds are read off a clock that nobody sets; it reads 0 when the process began.
+        self._zero = time.monotonic() - (time.time() - self.began)
+        self.device_name = device_name(device)
+        self.precision = precision
+        self.peak = peak_flops(self.device_name, precision)
+        self.peak_memory = 0
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.counters = dict.fromkeys(COUNTERS, 0.0)
+        self._restored = dict.fromkeys(COUNTERS, 0.0)
+        before = self._last_heartbeat()
+        self.session: int = before.get("session", 0) + 1
+        self.earlier_wall: float = before.get("wall_seconds", 0.0)
+        self.earlier_device: float = before.get("device_seconds", 0.0)
+        self.earlier_joules: float | None = before.get("energy_joules", 0.0)
+        self.wasted = self.earlier_wall
+        self._phase, self._since = "startup", 0.0
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self.writes = writes  # one process of a run keeps the files
+        if writes:
+            self._heart.start()
+
+    # --- time ---
+
+    def _now(self) -> float:
+        """Seconds that this process has held its devices."""
+        return time.monotonic() - self._zero
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds held by all sessions until now."""
+        return self.earlier_wall + self._now()
+
+    @property
+    def device_seconds(self) -> float:
+        """Devices times seconds held."""
+        return self.earlier_device + self.num_devices * self._now()
+
+    @property
+    def device_hours(self) -> float:
+        """Devices times hours held."""
+        return self.device_seconds / 3600
+
+    def enter(self, phase: str) -> str:
+        """From now on time belongs to ``phase``; returns the phase that ended."""
+        assert phase in PHASES
+        now = self._now()
+        self.seconds[self._phase] += now - self._since
+        ended, self._phase, self._since = self._phase, phase, now
+        return ended
+
+    @contextlib.contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Time inside belongs to ``phase``, afterwards to the one before."""
+        before = self.enter(phase)
+        try:
+            yield
+        finally:
+            self.enter(before)
+
+    # --- sessions ---
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes up the account at a checkpoint; what was spent after it is wasted."""
+        # A checkpoint may be younger than the last heartbeat of the session that wrote it.
+        self.earlier_wall = max(self.earlier_wall, state["wall_seconds"])
+        self.earlier_device = max(self.earlier_device, state["device_hours"] * 3600)
+        startup = self.seconds["startup"]
+        # A checkpoint may be older than a phase.
+        self.seconds = {name: state["seconds"].get(name, 0.0) for name in PHASES}
+        self.seconds["startup"] += startup
+        self.peak_memory = state["peak_memory_bytes"]
+        self.wasted = state["wasted_seconds"] + self.earlier_wall - state["wall_seconds"]
+        self._restored = {name: state[name] for name in COUNTERS}
+
+    def open(self, from_update: int) -> None:
+        """Writes the line that begins a session's work."""
+        self._append(
+            {
+                "event": "start",
+                "session": self.session,
+                "unix_time": self.began,
+                **self._device(),
+                "from_update": from_update,
+                "wasted_seconds": self.wasted,
+            }
+        )
+
+    def close(self) -> None:
+        """Ends the heartbeat at this second."""
+        self._stop.set()
+        if self.writes:
+            self._heart.join()
+            self._write_heartbeat()
+
+    # --- work ---
+
+    def count(self, **amounts: float) -> None:
+        """Adds to the counters of this process: audio_seconds, train_flops, ..."""
+        for name, amount in amounts.items():
+            self.counters[name] += amount
+
+    def totals(self, total: Callable[[float], float] = lambda value: value) -> dict[str, float]:
+        """The counters over all sessions; ``total`` sums one number over all processes."""
+        return {name: self.total(name, total) for name in COUNTERS}
+
+    def total(self, name: str, total: Callable[[float], float]) -> float:
+        """One of the counters over all sessions and processes."""
+        return self._restored[name] + total(self.counters[name])
+
+    def line(self, event: str, total: Callable[[float], float], **facts: Any) -> dict[str, Any]:
+        """One line of the ledger, everything cumulative; call it on every process."""
+        self.enter(self._phase)
+        self.peak_memory = max(self.peak_memory, peak_memory(self.device))
+        totals = self.totals(total)
+        busy = self.seconds["step"] * self.num_devices
+        used = totals["train_flops"] / busy if busy else 0.0
+        return {
+            "event": event,
+            **facts,
+            "wall_seconds": self.wall_seconds,
+            "device_hours": self.device_hours,
+            "seconds": dict(self.seconds),
+            "wasted_seconds": self.wasted,
+            **totals,
+            "model_flops_utilisation": used / self.peak if self.peak else None,
+            "peak_memory_bytes": self.peak_memory,
+            "energy_joules": self._joules(total),
+            "energy_note": self.energy.note,
+        }
+
+    def _joules(self, total: Callable[[float], float]) -> float | None:
+        """Over all sessions and devices; None when any of them could not meter it."""
+        now = self.energy.joules()
+        unmetered = total(float(now is None or self.earlier_joules is None))
+        joules = total(now or 0.0)
+        return None if unmetered else (self.earlier_joules or 0.0) + joules
+
+    def write(self, line: dict[str, Any], **summary: Any) -> None:
+        """Appends a line; ``ledger.json`` holds the last one and the summary."""
+        self._append(line)
+        last = {**line, **self._device(), "sessions": self.session, **summary}
+        write(self.folder / "ledger.json", json.dumps(last, indent=1))
+
+    def _device(self) -> dict[str, Any]:
+        return {
+            "device_name": self.device_name,
+            "device_kind": self.device.type,
+            "num_devices": self.num_devices,
+        }
+
+    def _append(self, line: dict[str, Any]) -> None:
+        path = self.folder / "ledger.jsonl"
+        text = json.dumps(line) + "\n"
+        # A killed session may have left half a line: it ends here, so that only it is lost.
+        if path.exists() and (old := path.read_bytes()[-1:]) and old != b"\n":
+            text = "\n" + text
+        with path.open("a") as file:
+            file.write(text)
+
+    # --- heartbeat ---
+
+    def _last_heartbeat(self) -> dict[str, Any]:
+        path = self.folder / "heartbeat.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _write_heartbeat(self) -> None:
+        beat = {
+            "session": self.session,
+            "wall_seconds": self.wall_seconds,
+            "device_seconds": self.device_seconds,
+            "energy_joules": self._joules(lambda joules: joules * self.num_devices),
+        }
+        write(self.folder / "heartbeat.json", json.dumps(beat))
+
+    def _beat(self) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(OSError):  # a full disk: the loop meets it too and reports it
+                self._write_heartbeat()
+            self._stop.wait(HEARTBEAT_SECONDS)
+
+
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``ledger.jsonl``; the half line of a killed session is left out."""
+    return read_json_lines(path)[0]
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's own name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    from asr.metering.environment import processor
+
+    return processor()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: allocated on a GPU, resident in this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,212 @@
+"""Layers, and the obvious way to do the same or to do without: what a comparison times."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.encoders import ENCODERS, Block, Frames
+from asr.encoders.recurrent import RecurrentBlock, padded
+from asr.kernels.linear import Linear
+from asr.kernels.padded_cudnn import silent
+
+HEADS = 4
+WINDOW = 100
+HEAD_WIDTH, STATE = 32, 64  # of StateSpace by default
+ONE_WAY = {"bidirectional": False}
+HIERARCHY = {"heads": HEADS, "window": WINDOW, "levels": 2}
+CAUSAL = {"heads": HEADS, "causal": True}
+SLIDING = {**CAUSAL, "left_context": 2 * WINDOW - 1}  # as many keys as two levels of windows
+
+
+class Whole(nn.Module):
+    """A block over utterances without padding."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        return self.block(Frames(x, full(x))).x
+
+
+class StateLoop(nn.Module):
+    """A minimal recurrence whose states are computed one after another."""
+
+    def __init__(self, recurrence: Any) -> None:
+        super().__init__()
+        self.recurrence = recurrence
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        log_kept, entering = self.recurrence.coefficients(x)
+        state, states = torch.zeros_like(entering[:, 0]), []
+        # Not frame by frame from the whole: the gradient of each x[:, t] is as large as x.
+        for kept, new in zip(log_kept.exp().unbind(1), entering.unbind(1), strict=True):
+            state = kept * state + new
+            states.append(state)
+        return torch.stack(states, dim=1)
+
+
+class Selection(nn.Module):
+    """The recurrence of StateSpace: a projection to what its scan takes, and a way to scan."""
+
+    def __init__(self, dim: int, scan: Callable[..., tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.scan, self.heads = scan, 2 * dim // HEAD_WIDTH
+        self.widths = [self.heads * HEAD_WIDTH, STATE, STATE, self.heads]
+        self.input = Linear(dim, sum(self.widths))
+        self.decay = nn.Parameter(-torch.linspace(1, 16, self.heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, heads, HEAD_WIDTH)."""
+        u, b, c, sizes = self.input(x).split(self.widths, dim=-1)
+        u, sizes = u.unflatten(-1, (self.heads, -1)), F.softplus(sizes - 3)
+        state = x.new_zeros(len(x), self.heads, HEAD_WIDTH, STATE)
+        return self.scan(u, sizes, self.decay, b, c, state)[0]
+
+
+def scan_by_loop(
+    u: Tensor, sizes: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``asr.encoders.state_space.selective_scan``, one frame after another."""
+    kept, entering, outputs = (sizes * decay).exp(), u * sizes[..., None], []
+    for k, new, write, read in zip(*(z.unbind(1) for z in (kept, entering, b, c)), strict=True):
+        state = k[..., None, None] * state + new[..., None] * write[:, None, None]
+        outputs.append((state @ read[:, None, :, None]).squeeze(-1))
+    return torch.stack(outputs, dim=1), state
+
+
+class Fused(nn.Module):
+    """The recurrence of LSTM and GRU encoders, without norm and residual."""
+
+    def __init__(self, recurrence: nn.LSTM | nn.GRU) -> None:
+        super().__init__()
+        self.recurrence = recurrence
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        run = silent if x.is_cuda else padded
+        return run(self.recurrence, x, full(x))
+
+
+class CellLoop(nn.Module):
+    """The same recurrence with the same weights: torch's cell in a loop over frames."""
+
+    def __init__(self, recurrence: nn.LSTM | nn.GRU) -> None:
+        super().__init__()
+        kind = nn.LSTMCell if isinstance(recurrence, nn.LSTM) else nn.GRUCell
+        self.cell = kind(recurrence.input_size, recurrence.hidden_size)
+        weights = recurrence.state_dict()
+        self.cell.load_state_dict({n.removesuffix("_l0"): w for n, w in weights.items()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        state, outputs = None, []
+        for frame in x.unbind(1):
+            state = self.cell(frame, state)
+            outputs.append(state[0] if isinstance(state, tuple) else state)
+        return torch.stack(outputs, dim=1)
+
+
+def full(x: Tensor) -> Tensor:
+    """(B, T, ...) -> (B,) lengths without padding."""
+    return torch.full(x.shape[:1], x.shape[1], device=x.device)
+
+
+def layer(name: str, dim: int, **options: Any) -> Block:
+    """One block of an encoder, without dropout.
+
+    Raises:
+        ValueError: there is no such encoder.
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"there is no encoder {name}; ENCODERS has {', '.join(ENCODERS)}")
+    encoder: Any = ENCODERS[name](8, dim=dim, layers=1, channels=1, dropout=0.0, **options)
+    return encoder.layers[-1]
+
+
+def loop_of_cells(name: str, dim: int) -> tuple[nn.Module, nn.Module]:
+    """The fused recurrence and the loop over torch's cell."""
+    block = layer(name, dim, bidirectional=False)
+    assert isinstance(block, RecurrentBlock)
+    return Fused(block.recurrence), CellLoop(block.recurrence)
+
+
+def loop_of_states(dim: int) -> tuple[nn.Module, nn.Module]:
+    """The recurrence of MinLSTM by scan, and by a loop."""
+    block: Any = layer("MinLSTM", dim, **ONE_WAY, expansion=1)
+    return block.directions[0], StateLoop(copy.deepcopy(block.directions[0]))
+
+
+def two_recurrences(dim: int) -> tuple[nn.Module, nn.Module]:
+    """Those of MinLSTM and of LSTM, from D to D cells."""
+    block: Any = layer("MinLSTM", dim, **ONE_WAY, expansion=1)
+    return block.directions[0], loop_of_cells("LSTM", dim)[0]
+
+
+def loop_of_selections(dim: int) -> tuple[nn.Module, nn.Module]:
+    """The recurrence of StateSpace as the encoder computes it, and by a loop."""
+    from asr.encoders.state_space import selective_scan
+
+    subject, reference = Selection(dim, selective_scan), Selection(dim, scan_by_loop)
+    reference.load_state_dict(subject.state_dict())
+    return subject, reference
+
+
+def two_layers(dim: int, attention: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """Hierarchical attention and one of a Transformer."""
+    return Whole(layer("Hierarchical", dim, **HIERARCHY)), Whole(
+        layer("Transformer", dim, **attention)
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of the table for each length.
+
+    Attributes:
+        subject: in words.
+        reference: in words.
+        times: encoder frames.
+        build: width -> subject and reference, (B, S, D) -> (B, S, D).
+    """
+
+    subject: str
+    reference: str
+    times: tuple[int, ...]
+    build: Callable[[int], tuple[nn.Module, nn.Module]]
+
+
+SHORT, LONG = (200, 1000, 4000), (400, 2000, 10000)
+
+COMPARISONS: dict[str, Comparison] = {
+    "lstm-loop": Comparison(
+        "fused LSTM", "loop of LSTM cells", SHORT, lambda dim: loop_of_cells("LSTM", dim)
+    ),
+    "gru-loop": Comparison(
+        "fused GRU", "loop of GRU cells", SHORT, lambda dim: loop_of_cells("GRU", dim)
+    ),
+    "minlstm-loop": Comparison("MinLSTM by scan", "MinLSTM by loop", SHORT, loop_of_states),
+    "minlstm-lstm": Comparison("MinLSTM by scan", "fused LSTM", SHORT, two_recurrences),
+    "statespace-loop": Comparison(
+        "StateSpace by scan", "StateSpace by loop", SHORT, loop_of_selections
+    ),
+    "hierarchical-full": Comparison(
+        "Hierarchical layer",
+        "causal attention layer",
+        LONG,
+        lambda dim: two_layers(dim, CAUSAL),
+    ),
+    "hierarchical-window": Comparison(
+        "Hierarchical layer",
+        "sliding-window attention layer",
+        LONG,
+        lambda dim: two_layers(dim, SLIDING),
+    ),
+}

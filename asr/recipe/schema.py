@@ -1,0 +1,273 @@
+"""The schema of a recipe: everything that a published number depends on."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from asr.audio.features import Augmentation, FeatureOptions
+from asr.config import plugins
+from asr.config.plugins import Spec
+from asr.config.strict_yaml import Component, component
+from asr.data.sentences import TextOptions
+from asr.data.utterances import DataOptions
+from asr.decoders import DECODERS
+from asr.encoders import ENCODERS
+from asr.language_models import LANGUAGE_MODELS, NGram
+from asr.search import SEARCHES
+from asr.text.scoring import telling_metric
+from asr.text.tokenizers import TOKENIZERS
+
+
+def check(section: str, **bounds: tuple[float | None, float, float]) -> None:
+    """Refuses values outside of [low, high]; None is a key that is not set.
+
+    Raises:
+        ValueError: names the key and its bounds.
+    """
+    for name, (value, low, high) in bounds.items():
+        if value is not None and not low <= value <= high:
+            top = f" to {high:g}" if high < math.inf else " or more"
+            raise ValueError(f"{section}.{name} {value}: expects {low:g}{top}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """AdamW with an anytime schedule: no point of the curve depends on where the run will end.
+
+    Args:
+        lr: highest learning rate.
+        warmup_updates: updates over which the rate rises linearly from 0.
+        decay: afterwards, with the inverse square root of the update, or not at all.
+        weight_decay: decoupled; on matrices and filters only.
+        betas: decay rates of the moments.
+        clip_norm: gradients with a larger norm are scaled down to it.
+        ema_decay: of the moving average of the weights that is validated and saved.
+    """
+
+    lr: float = 1e-3
+    warmup_updates: int = 500
+    decay: Literal["inverse_sqrt", "constant"] = "inverse_sqrt"
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        check(
+            "optimizer",
+            lr=(self.lr, 1e-12, 1e3),
+            warmup_updates=(self.warmup_updates, 0, math.inf),
+            weight_decay=(self.weight_decay, 0, 1e3),
+            clip_norm=(self.clip_norm, 1e-12, math.inf),
+            ema_decay=(self.ema_decay, 0, 1),
+        )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas {list(self.betas)}: expects two shares below 1")
+
+    def build(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+        """AdamW over what is trained; biases, gains and other vectors are not decayed.
+
+        For a model that is or will be on ``device``; on a GPU an update is one kernel per group
+        of parameters.
+        """
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        fused = True if device.type == "cuda" else None  # None: as torch sees fit
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
+
+    def rate(self, update: int) -> float:
+        """The learning rate of an update, counted from 1."""
+        warmup = max(1, self.warmup_updates)
+        if update < warmup:
+            return self.lr * update / warmup
+        return self.lr * (math.sqrt(warmup / update) if self.decay == "inverse_sqrt" else 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """A run stops at the first of these that is set and reached.
+
+    Args:
+        device_hours: devices times hours held, from process start, everything included.
+        updates: optimiser steps.
+        audio_hours: hours of speech seen, repetitions counted.
+    """
+
+    device_hours: float | None = None
+    updates: int | None = None
+    audio_hours: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.device_hours is self.updates is self.audio_hours is None:
+            raise ValueError("budget: set device_hours, updates or audio_hours")
+        check(
+            "budget",
+            device_hours=(self.device_hours, 0, math.inf),
+            updates=(self.updates, 0, math.inf),
+            audio_hours=(self.audio_hours, 0, math.inf),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationOptions:
+    """When and how the moving average is validated.
+
+    Args:
+        every_updates: updates from one validation to the next.
+        search: how hypotheses are found while training.
+        metric: which error rate chooses the best model; ties are broken by the other one, then the
+            earlier model stays. auto is cer where the texts have no spaces, and wer otherwise.
+    """
+
+    every_updates: int = 500
+    search: Component = component(SEARCHES, default="Greedy")
+    metric: Literal["auto", "wer", "cer"] = "auto"
+
+    def __post_init__(self) -> None:
+        check("validation", every_updates=(self.every_updates, 1, math.inf))
+
+    def metric_for(self, references: Sequence[str]) -> str:
+        """``wer`` or ``cer``, for these texts."""
+        return telling_metric(references) if self.metric == "auto" else self.metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """Lightning's names for where and how the loop runs.
+
+    Args:
+        accelerator: auto, cpu or gpu.
+        devices: how many.
+        num_nodes: machines.
+        strategy: auto or ddp. Others of Lightning's are passed on to it, untested.
+        precision: 32-true or bf16-mixed, which leaves recurrent kernels of encoders as the next
+            key says. Losses are in float32 with both.
+        recurrent_precision: of recurrent kernels of encoders: float32, bf16, or fp16 with
+            gradients scaled by themselves, which alone reaches cuDNN's persistent kernel: on an
+            A100 or newer, with dim and cells (per direction) multiples of 128, cells up to 1024
+            and batches of up to 128 utterances. The run says what it got.
+        compile: torch.compile's mode (default, reduce-overhead for CUDA graphs, max-autotune) for
+            the blocks of the encoder and the layers of the decoder, on batches filled up to a few
+            shapes; eager and aot_eager only trace. Recurrences stay cuDNN's. null: no compiler.
+        allow_tf32: whether float32 products and kernels of a GPU, recurrent ones as well as
+            attention's, round their factors to TF32.
+        log_every_n_steps: updates between two lines of the ledger and the logs.
+        checkpoint_every_seconds: seconds of training that a crash may cost.
+        accumulate_grad_batches: batches of each device in an update. Their losses are averaged
+            over all their tokens.
+        loggers: of Lightning's (TensorBoard, CSV, Wandb) or your own, as the name of a class or
+            {class_path, init_args}. CSV files in logs are written without any.
+        callbacks: of Lightning's or your own, likewise. They may watch validation_loss, and
+            validation_wer or validation_perplexity.
+        profiler: of Lightning's (Simple, Advanced, PyTorch) or your own; writes into logs.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    recurrent_precision: Literal["float32", "bf16", "fp16"] = "float32"
+    compile: Literal["default", "reduce-overhead", "max-autotune", "eager", "aot_eager"] | None = (
+        None
+    )
+    allow_tf32: bool = True
+    log_every_n_steps: int = 50
+    checkpoint_every_seconds: float = 60.0
+    accumulate_grad_batches: int = 1
+    loggers: list[Spec] = field(default_factory=lambda: ["TensorBoard"])
+    callbacks: list[Spec] = field(default_factory=list)
+    profiler: Spec | None = None
+
+    def __post_init__(self) -> None:
+        check(
+            "trainer",
+            devices=(self.devices, 1, math.inf),
+            num_nodes=(self.num_nodes, 1, math.inf),
+            log_every_n_steps=(self.log_every_n_steps, 1, math.inf),
+            checkpoint_every_seconds=(self.checkpoint_every_seconds, 0, math.inf),
+            accumulate_grad_batches=(self.accumulate_grad_batches, 1, math.inf),
+        )
+        for spec in self.loggers:
+            if spec != "TensorBoard":  # the default; to look it up would load Lightning
+                plugins.find("Logger", spec, "trainer.loggers")
+        for spec in self.callbacks:
+            plugins.find("Callback", spec, "trainer.callbacks")
+        if self.profiler is not None:
+            plugins.find("Profiler", self.profiler, "trainer.profiler")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that a published number depends on.
+
+    Args:
+        seed: of weights, batches, augmentation and dropout.
+    """
+
+    data: DataOptions
+    budget: Budget
+    encoder: Component = component(ENCODERS, positional=1, recipes="encoders")
+    decoder: Component = component(DECODERS, positional=2, recipes="decoders")
+    search: Component = component(SEARCHES, default="Beam")
+    tokenizer: Component = component(TOKENIZERS, positional=1, default="Characters")
+    features: FeatureOptions = field(default_factory=FeatureOptions)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    validation: ValidationOptions = field(default_factory=ValidationOptions)
+    trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    seed: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextValidationOptions:
+    """When the moving average of a language model is validated.
+
+    Args:
+        every_updates: updates from one validation to the next.
+    """
+
+    every_updates: int = 500
+
+    def __post_init__(self) -> None:
+        check("validation", every_updates=(self.every_updates, 1, math.inf))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelRecipe:
+    """What the numbers of a language model depend on.
+
+    Args:
+        tokenizer_of: run or model folder of the speech model whose tokens it shares.
+        seed: of weights, batches and dropout.
+    """
+
+    text: TextOptions
+    tokenizer_of: str
+    budget: Budget
+    language_model: Component = component(LANGUAGE_MODELS, positional=1)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    validation: TextValidationOptions = field(default_factory=TextValidationOptions)
+    trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.budget.audio_hours is not None:
+            raise ValueError("budget.audio_hours: text has none; set updates or device_hours")
+        for key, idle in (("compile", None), ("recurrent_precision", "float32")):
+            if (value := getattr(self.trainer, key)) != idle:
+                raise ValueError(
+                    f"trainer.{key} {value}: a language model does not read it; leave it out"
+                )
+        processes = self.trainer.devices * self.trainer.num_nodes
+        if processes > 1 and issubclass(self.language_model.kind, NGram):
+            raise ValueError(
+                f"trainer.devices, trainer.num_nodes: one process counts n-grams, not {processes}"
+            )

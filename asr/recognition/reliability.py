@@ -1,0 +1,126 @@
+"""Whether the words of hypotheses are correct, and the diagram of that against confidence."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from asr.recognition.alignment import Word
+from asr.search.calibration import measured
+from asr.text.scoring import hits
+
+Z = 1.96  # of a 95 % interval
+INK, FAINT, FILL = "#1b1b1f", "#76767c", "#d9d9dc"
+
+
+class Judgement(NamedTuple):
+    """W words and whether they are correct.
+
+    Attributes:
+        confidences: (W,)
+        correct: (W,)
+        utterances: (W,) numbers of the hypotheses that they belong to.
+        left_out: words that could not be judged, or that have no confidence.
+    """
+
+    confidences: list[float]
+    correct: list[bool]
+    utterances: list[int]
+    left_out: int
+
+
+def judged(
+    words: Sequence[Sequence[Word]], references: Sequence[str], normalise: Callable[[str], str]
+) -> Judgement:
+    """The words of each hypothesis, and its reference -> which words are correct.
+
+    A word is correct if all that it becomes under the normaliser are hits of the alignment that
+    the WER is counted by. A word that becomes nothing is not judged, nor are those of utterances
+    which the normaliser changes otherwise than word by word. Deletions have no word.
+
+    Args:
+        words: of each hypothesis as they were recognised.
+        references: normalised.
+        normalise: applied to hypotheses before they are scored.
+
+    Raises:
+        ValueError: the lists differ in length.
+    """
+    whole = [normalise(" ".join(word.text for word in own)) for own in words]
+    confidences: list[float] = []
+    correct: list[bool] = []
+    utterances: list[int] = []
+    left_out = 0
+    for number, right in enumerate(hits(references, whole)):
+        parts = [normalise(word.text).split() for word in words[number]]
+        if [text for part in parts for text in part] != whole[number].split():
+            left_out += len(parts)
+            continue
+        place = 0
+        for word, part in zip(words[number], parts, strict=True):
+            own, place = right[place : place + len(part)], place + len(part)
+            if word.confidence is None or not part:
+                left_out += 1
+            else:
+                confidences.append(word.confidence)
+                correct.append(all(own))
+                utterances.append(number)
+    return Judgement(confidences, correct, utterances, left_out)
+
+
+def diagram(confidences: Sequence[float], correct: Sequence[bool], note: str = "") -> bytes:
+    """(W,), (W,), W > 0 -> the reliability diagram of Guo et al. 2017 as PNG; without colours.
+
+    Above, the share of correct words of each bin at its mean confidence, with 95 % intervals
+    (Wilson 1927, words taken as independent), against the diagonal where confidences are
+    calibrated. Below, how many words each bin holds. The note, if any, is a line of the title.
+    """
+    content = measured(confidences, correct)
+    rows = [row for row in content["bins"] if row["count"]]
+    x = np.array([row["confidence"] for row in rows])
+    share = np.array([row["correct"] for row in rows])
+    counts = np.array([row["count"] for row in rows])
+    low, high = wilson(share, counts)
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], "--", color=FAINT, label="calibrated")
+    upper.errorbar(
+        x, share, yerr=[share - low, high - share], fmt="o", color=INK, capsize=3, markersize=5,
+        label="words of a bin, 95 % interval",
+    )  # fmt: skip
+    upper.set(ylabel="share of correct words", ylim=(-0.03, 1.03))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    title = "\n".join(filter(None, [_caption(content), note]))
+    upper.set_title(title, fontsize="medium")
+    left = [row["low"] for row in rows]
+    widths = [row["high"] - row["low"] for row in rows]
+    bars = lower.bar(left, counts, widths, align="edge", color=FILL, edgecolor=INK, hatch="//")
+    lower.bar_label(bars, fontsize=7)
+    lower.set(yscale="log", xlabel="confidence", ylabel="words", xlim=(-0.03, 1.03))
+    lower.set_ylim(0.7, 5 * max(counts))
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def wilson(share: Any, counts: Any) -> tuple[Any, Any]:
+    """(K,) shares of (K,) words -> both ends of the 95 % interval (Wilson 1927)."""
+    middle = (share + Z**2 / (2 * counts)) / (1 + Z**2 / counts)
+    spread = np.sqrt(share * (1 - share) / counts + Z**2 / (4 * counts**2))
+    width = Z / (1 + Z**2 / counts) * spread
+    return np.minimum(middle - width, share), np.maximum(middle + width, share)
+
+
+def _caption(content: dict[str, Any]) -> str:
+    values = {name: content[name] for name in ("ece", "nce", "auc")}
+    shown = [
+        f"{name.upper()} {'-' if value is None else format(value, '.3f')}"
+        for name, value in values.items()
+    ]
+    return f"{content['count']} words, {content['correct']} correct\n{', '.join(shown)}"

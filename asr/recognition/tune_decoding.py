@@ -1,0 +1,271 @@
+"""How a model is searched, chosen on validation: weights, length bonus, beam; stored with it.
+
+Every arm of a comparison gets the same number of trials, drawn from the same ranges by the same
+generator, and pays for them. The encoder runs once; a trial is one search over the split.
+"""
+
+import itertools
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from asr.audio.audio_file import decode
+from asr.data.utterances import bucket, read_corpus, read_rows
+from asr.decoders import AttentionDecoder, TransducerDecoder
+from asr.files import write
+from asr.items import attempt_each
+from asr.metering.device_memory import enough_memory
+from asr.metering.meter import device_name
+from asr.model import find_model, give_calibration, save_model
+from asr.recognition import alignment
+from asr.recognition.reliability import judged
+from asr.search import Beam, Hypothesis
+from asr.search.calibration import Calibration, cross_fitted, measured
+from asr.text.normalisers import normaliser
+from asr.text.scoring import align, pooled
+
+if TYPE_CHECKING:
+    from asr.model import SpeechModel
+
+log = logging.getLogger(__name__)
+
+# What is drawn, uniformly, and of which decoders; a weight of the internal language model is drawn
+# as a share of that of the language model, which it is there to make room for.
+RANGES = {
+    "ctc_weight": (0.0, 0.7),
+    "lm_weight": (0.0, 1.0),
+    "internal_lm_weight": (0.0, 0.7),
+    "length_bonus": (-0.5, 2.0),
+}
+BEAMS = (1, 2, 4, 8, 16)
+FOLDS = 5  # of the utterances, for the judgement of a calibration
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to search, and what it gave.
+
+    Attributes:
+        options: keyword arguments of ``Beam``.
+        errors, words: on the split, pooled.
+        unfinished: hypotheses that did not end by themselves.
+        seconds: of searching, without the encoder.
+    """
+
+    options: dict[str, Any]
+    errors: int
+    words: int
+    unfinished: int
+    seconds: float
+
+    @property
+    def wer(self) -> float:
+        """Errors per reference word."""
+        return self.errors / self.words
+
+
+def draws(keys: Sequence[str], number: int, seed: int) -> list[dict[str, float]]:
+    """``number`` settings of these keys; the n-th draw of a key is the same for every decoder."""
+    settings: list[dict[str, float]] = []
+    for trial in range(number):
+        random = np.random.default_rng([seed, trial])
+        drawn = {key: float(random.uniform(low, high)) for key, (low, high) in RANGES.items()}
+        drawn["internal_lm_weight"] *= drawn["lm_weight"]
+        settings.append({key: round(drawn[key], 3) for key in keys})
+    return settings
+
+
+def tuned_keys(model: "SpeechModel") -> list[str]:
+    """What there is to choose for this decoder, with or without a language model."""
+    decoder = model.decoder
+    keys = ["length_bonus"]
+    if isinstance(decoder, AttentionDecoder):
+        frame = torch.zeros(1, 1, decoder.dim, device=model.device)
+        if decoder.ctc_log_probs(frame) is not None:
+            keys.append("ctc_weight")
+    if model.language_model is not None:
+        keys.append("lm_weight")
+        if isinstance(decoder, TransducerDecoder):
+            keys.append("internal_lm_weight")
+    return keys
+
+
+@torch.inference_mode()
+def tune_decoding(
+    model: "SpeechModel",
+    folder: str | Path,
+    corpus_folder: str | Path,
+    split: str = "validation",
+    *,
+    trials: int = 20,
+    beam: int = 8,
+    seed: int = 1,
+    batch_seconds: float = 120.0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Searches a split in many ways and stores the best one in the model folder.
+
+    The first trial has no bonus and the default weights, the others are drawn from ``RANGES``, all
+    with one beam; ties go to the earlier. Then the best is tried with that beam and each of
+    ``BEAMS``, and the smallest stays whose WER is not above that of any larger one. The confidences
+    of what it finds are calibrated, if that helps.
+
+    Args:
+        model: with the language model to use, if any.
+        folder: run folder or model folder, whose model is replaced by the one that searches so.
+        corpus_folder: folder that ``asr prepare`` wrote.
+        split: not one that results are reported on.
+        trials: ways to search, the default included.
+        beam: of the trials.
+        seed: of the draws.
+        batch_seconds: longest utterance times number of utterances of a batch, at most.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        The content of ``tuning.json``, which stands beside the model; ``failed`` lists utterances
+        that could not be decoded, which are left out.
+
+    Raises:
+        ValueError: no such corpus or split, ``test`` was asked for, no reference word in what can
+            be decoded, or out of memory; the model is then as it was.
+        OSError: the folder cannot be written.
+    """
+    if "test" in split.lower():
+        raise ValueError(f"--split {split}: results are reported on it; tune on validation")
+    if trials < 1:
+        raise ValueError(f"--trials {trials}: at least 1 is needed, the default")
+    started = time.perf_counter()
+    corpus, rows = read_corpus(corpus_folder), read_rows(corpus_folder, [split])
+    normalise = normaliser(corpus["normaliser"])
+    lower = f"lower batch_seconds, which is {batch_seconds}"
+    encoded: list[tuple[Sequence[int], Tensor, Tensor]] = []  # numbers of rows, (B, S, D), (B,)
+    failed: dict[int, str] = {}
+
+    def encode(batch: Sequence[int]) -> None:
+        rate = model.features.sample_rate
+        waves = [torch.from_numpy(decode(rows[i]["audio"]["bytes"], rate)) for i in batch]
+        lengths = torch.tensor([len(wave) for wave in waves], device=model.device)  # (B,)
+        with enough_memory(model.device, f"{lower}, or take a smaller split; it is held encoded"):
+            padded = pad_sequence(waves, batch_first=True).to(model.device)
+            encoded.append((batch, *model.encode(padded, lengths)))
+
+    for batch in bucket(rows["duration"], batch_seconds):
+        attempt_each(encode, batch, failed.__setitem__)
+    failures = [{"id": rows["id"][i], "reason": why} for i, why in sorted(failed.items())]
+    for failure in failures:
+        log.error("%s: %s", failure["id"], failure["reason"])
+    numbers = sorted(itertools.chain(*(batch for batch, _, _ in encoded)))
+    references = [rows["text"][i] for i in numbers]
+    if not any(text.split() for text in references):
+        raise ValueError(f"split {split!r} of {corpus_folder} has no reference words")
+    encoding = time.perf_counter() - started
+
+    def attempt(options: dict[str, Any]) -> tuple[Trial, dict[int, Hypothesis]]:
+        began = time.perf_counter()
+        search = Beam(**options)
+        language_model = model.language_model if search.lm_weight else None
+        found: dict[int, Hypothesis] = {}
+        for batch, x, lengths in encoded:
+            with enough_memory(model.device, f"{lower}, or the beam, which is {search.beam}"):
+                n_best = search(model.decoder, x, lengths, language_model)
+            found |= {i: best[0] for i, best in zip(batch, n_best, strict=True)}
+        total = pooled(align(references, [normalise(model.text(found[i])) for i in numbers])[0])
+        unfinished = sum(not hypothesis.finished for hypothesis in found.values())
+        seconds = time.perf_counter() - began
+        return Trial(options, total.errors, total.words, unfinished, seconds), found
+
+    widths = sorted({beam, *BEAMS})
+    with tqdm(total=trials + len(widths), unit="trial", disable=None if progress else True) as bar:
+        done: list[Trial] = []
+        for options in _settings(tuned_keys(model), trials, beam, seed):
+            done.append(attempt(options)[0])
+            bar.update()
+        best = min(done, key=lambda trial: trial.errors)
+        wider = [attempt({**best.options, "beam": width}) for width in widths]
+        bar.update(len(widths))
+    chosen, hypotheses = min(wider, key=lambda one: (one[0].errors, one[0].options["beam"]))
+    confidence = _calibrate(model, encoded, hypotheses, references, normalise)
+    seconds = time.perf_counter() - started
+    result = {
+        "corpus": {
+            "name": corpus["name"],
+            "path": str(corpus_folder),
+            "rows_sha256": corpus["splits"][split]["rows_sha256"],
+        },
+        "split": split,
+        "failed": failures,
+        "seed": seed,
+        "ranges": RANGES,
+        "device_name": device_name(model.device),
+        "device_hours": seconds / 3600,
+        "encoding_seconds": encoding,
+        "chosen": chosen.options,
+        "wer": chosen.wer,
+        "default_wer": done[0].wer,
+        "trials": [{**vars(trial), "wer": trial.wer} for trial in done],
+        "beams": [{**vars(trial), "wer": trial.wer} for trial, _ in wider],
+        "confidence": confidence,
+    }
+    _store(model, find_model(folder), result)
+    return result
+
+
+def _settings(keys: Sequence[str], trials: int, beam: int, seed: int) -> list[dict[str, Any]]:
+    """The default, then draws; the default weight of a language model is that of most toolkits."""
+    default = {"lm_weight": 0.3} if "lm_weight" in keys else {}
+    return [{"beam": beam, **own} for own in (default, *draws(keys, trials - 1, seed))]
+
+
+def _calibrate(
+    model: "SpeechModel",
+    encoded: Sequence[tuple[Sequence[int], Tensor, Tensor]],
+    hypotheses: dict[int, Hypothesis],
+    references: Sequence[str],
+    normalise: Callable[[str], str],
+) -> dict[str, Any] | None:
+    """Gives the model a calibration of its words' confidences if it helps; how far it does.
+
+    Every utterance is judged by a fit to the other four fifths, so that a calibration is not
+    praised for what it was fitted to. None where there are no confidences to calibrate.
+    """
+    give_calibration(model, None)
+    if not alignment.aligns(model.decoder):
+        return None
+    words: dict[int, list[alignment.Word]] = {}
+    for batch, x, lengths in encoded:
+        tokens = [hypotheses[i].tokens for i in batch]
+        aligned = alignment.align(
+            model.decoder, x, lengths, tokens, model.tokenizer, model.frame_seconds
+        )
+        words |= zip(batch, aligned, strict=True)
+    found = judged([words[i] for i in sorted(words)], references, normalise)
+    if len(set(found.correct)) < 2:
+        return None  # all words are right, or none is: there is nothing to tell apart
+    fitted = cross_fitted(found.confidences, found.correct, np.array(found.utterances) % FOLDS)
+    before = measured(found.confidences, found.correct)
+    after = measured(fitted, found.correct)
+    kept = after["nce"] > before["nce"]
+    if kept:
+        give_calibration(model, Calibration.fit(found.confidences, found.correct))
+    return {"kept": kept, "folds": FOLDS, "before": before, "cross_fitted": after}
+
+
+def _store(model: "SpeechModel", folder: Path, result: dict[str, Any]) -> None:
+    """Writes the model with its search, and how that was chosen."""
+    model.search = Beam(**result["chosen"])
+    model.description["search"] = {"class_path": "Beam", "init_args": result["chosen"]}
+    tuning = {key: result[key] for key in ("split", "seed", "device_hours", "wer", "default_wer")}
+    tuning |= {"trials": len(result["trials"]), "rows_sha256": result["corpus"]["rows_sha256"]}
+    model.summary = {**model.summary, "tuning": tuning}
+    save_model(model, folder, model.summary)
+    write(folder / "tuning.json", json.dumps(result, indent=1) + "\n")

@@ -1,0 +1,92 @@
+"""Loss and error rates of a model on batches, pooled over processes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from asr.batch import Batch
+from asr.loss import collected
+from asr.model import SpeechModel
+from asr.search import Search
+from asr.text.scoring import align, characters, pooled
+
+
+@torch.inference_mode()
+def try_search(search: Search, model: SpeechModel) -> None:
+    """Searches one frame of nothing: whether search and decoder fit shows before training.
+
+    Raises:
+        ValueError: it asks for a CTC head that the decoder does not have.
+    """
+    frame = torch.zeros(1, 1, model.encoder.dim, device=model.device)
+    search(model.decoder, frame, torch.ones(1, dtype=torch.int64, device=model.device))
+
+
+class Validation:
+    """Sums over the batches of a split. They are added up over processes, and divided once.
+
+    Attributes:
+        weights: of the terms of the loss that were met, by name.
+        references, hypotheses: transcripts, in the order of the batches.
+    """
+
+    def __init__(self, model: SpeechModel, search: Search) -> None:
+        """Begins with nothing.
+
+        Args:
+            model: in eval mode.
+            search: how hypotheses are found.
+        """
+        self.model, self.search = model, search
+        self.weights: dict[str, float] = {}
+        self.references: list[str] = []
+        self.hypotheses: list[str] = []
+        self._sums: dict[str, float] = {}
+        self._unfinished = 0
+
+    @torch.inference_mode()
+    def add(self, batch: Batch) -> None:
+        """Searches a batch, which is on the device of the model."""
+        model = self.model
+        with collected() as terms:
+            encoded, lengths = model.encode(batch.waves, batch.wave_lengths)
+        loss = model.decoder.loss(encoded, lengths, batch.tokens, batch.token_lengths)
+        best = [n_best[0] for n_best in self.search(model.decoder, encoded, lengths)]
+        self._unfinished += sum(not hypothesis.finished for hypothesis in best)
+        self.references += batch.texts
+        self.hypotheses += [model.text(hypothesis) for hypothesis in best]
+        for name, term in (loss.terms | terms).items():
+            self.weights[name] = term.weight
+            for part, value in (("sum", term.sum), ("count", term.count)):
+                key = f"{name}_{part}"
+                self._sums[key] = self._sums.get(key, 0.0) + float(value)
+
+    def metrics(
+        self, weights: Mapping[str, float], total: Callable[[float], float]
+    ) -> dict[str, Any]:
+        """Error rates and losses; call it on every process, which may have met no batch.
+
+        Args:
+            weights: of the terms of the loss, by name; the same on every process.
+            total: one number, summed over all processes.
+        """
+        words = pooled(align(self.references, self.hypotheses)[0])
+        letters = characters(self.references, self.hypotheses)
+        sums = {f"{name}_{part}": 0.0 for name in weights for part in ("sum", "count")}
+        sums |= self._sums
+        sums |= {"word_errors": words.errors, "words": words.words}
+        sums |= {"character_errors": letters.errors, "characters": letters.words}
+        sums |= {"utterances": len(self.references), "unfinished": self._unfinished}
+        totals = {name: total(value) for name, value in sums.items()}
+        losses = {
+            name: totals[f"{name}_sum"] / max(1.0, totals[f"{name}_count"]) for name in weights
+        }
+        return {
+            "wer": totals["word_errors"] / max(1.0, totals["words"]),
+            "cer": totals["character_errors"] / max(1.0, totals["characters"]),
+            "loss": sum(weight * losses[name] for name, weight in weights.items()),
+            # A term without weight is no loss: the kept fraction, the steps taken.
+            **{f"{name}_loss" if weights[name] else name: value for name, value in losses.items()},
+            **{name: int(totals[name]) for name in ("utterances", "words", "unfinished")},
+        }

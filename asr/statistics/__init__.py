@@ -1,0 +1,1 @@
+"""Intervals, tests and power for comparisons of error rates."""

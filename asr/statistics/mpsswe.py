@@ -1,0 +1,93 @@
+"""Two fixed systems on one test set: the matched-pairs sentence-segment word error test."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jiwer
+import numpy as np
+
+from asr.text.scoring import spaced
+
+BOUNDARY = 2  # words that both systems get right end a segment, as in NIST's sc_stats
+
+
+class MatchedPairs(NamedTuple):
+    """Result of the test.
+
+    Attributes:
+        segments: (n, 2) errors of A and of B in each segment.
+        z: mean of the differences A - B over its standard error; positive when B is better, 0 when
+            all differences are the same.
+        p: two-sided, by the normal distribution.
+    """
+
+    segments: np.ndarray
+    z: float
+    p: float
+
+
+def matched_pairs(
+    references: Sequence[str], a: Sequence[str], b: Sequence[str], boundary: int = BOUNDARY
+) -> MatchedPairs:
+    """Whether two systems differ in word errors, by segments that err independently.
+
+    Gillick and Cox, "Some statistical issues in the comparison of speech recognition algorithms",
+    ICASSP 1989; NIST sctk, ``mtchprs.c``. An utterance is cut where both systems have ``boundary``
+    or more words right in a row, with nothing inserted between; the pieces that hold errors are the
+    segments, taken to be independent, as a language model no longer remembers the error before. The
+    test says whether *these two models* differ on such speech: nothing of other seeds, and the
+    speakers are taken as they are.
+
+    Args:
+        references: the words of each utterance.
+        a: what the first system made of them.
+        b: what the second did.
+        boundary: words that both have right, which end a segment.
+
+    Raises:
+        ValueError: the lists differ in length, or fewer than two segments hold errors.
+    """
+    if not len(references) == len(a) == len(b):
+        raise ValueError(f"{len(references)} references, {len(a)} and {len(b)} hypotheses")
+    pairs = zip(errors_by_place(references, a), errors_by_place(references, b), strict=True)
+    found = [piece for first, second in pairs for piece in segment(first, second, boundary)]
+    if len(found) < 2:
+        raise ValueError(f"{len(found)} segments with errors, so there is nothing to test")
+    segments = np.array(found)
+    difference = segments[:, 0] - segments[:, 1]
+    deviation = difference.std(ddof=1)
+    z = float(difference.mean() / deviation * math.sqrt(len(found))) if deviation else 0.0
+    return MatchedPairs(segments, z, math.erfc(abs(z) / math.sqrt(2)))
+
+
+def errors_by_place(references: Sequence[str], hypotheses: Sequence[str]) -> list[np.ndarray]:
+    """Errors where they happened, per utterance: (2 U + 1,) for a reference of U words.
+
+    Place 2 i is before word i: words inserted there. Place 2 i + 1 is word i: 1 if it was
+    substituted or deleted.
+    """
+    if not references:
+        return []
+    result = jiwer.process_words([*map(spaced, references)], [*map(spaced, hypotheses)])
+    places = []
+    for reference, chunks in zip(result.references, result.alignments, strict=True):
+        errors = np.zeros(2 * len(reference) + 1, dtype=np.int64)
+        for chunk in chunks:
+            if chunk.type == "insert":
+                errors[2 * chunk.ref_start_idx] += chunk.hyp_end_idx - chunk.hyp_start_idx
+            elif chunk.type != "equal":
+                errors[2 * chunk.ref_start_idx + 1 : 2 * chunk.ref_end_idx : 2] = 1
+        places.append(errors)
+    return places
+
+
+def segment(a: np.ndarray, b: np.ndarray, boundary: int = BOUNDARY) -> list[tuple[int, int]]:
+    """(errors of A, errors of B) of each segment of one utterance, from its errors by place."""
+    places = np.flatnonzero(a + b)
+    if not len(places):
+        return []
+    right = places[1:] // 2 - (places[:-1] + 1) // 2  # odd places between neighbours
+    starts = np.flatnonzero(np.concatenate([[True], right >= boundary]))
+    sums = [np.add.reduceat(errors[places], starts) for errors in (a, b)]
+    return [(int(first), int(second)) for first, second in zip(*sums, strict=True)]

@@ -1,0 +1,73 @@
+"""What a study can find: the smallest difference that it detects, before and after it is run."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from asr.statistics.censoring import ALIKE, EXACT, log_rank_scores
+
+MOST_SEEDS = 100  # of an arm, up to which it is asked what could decide
+
+
+def least_log_rank(a: int, b: int) -> float:
+    """The lowest p that ``log_rank`` can give for a runs against b, whatever they cost.
+
+    One deal of C(a + b, a) is the most extreme: every run of one arm before every run of the other.
+    Of arms alike in number the mirrored deal is as extreme, so that 3 against 3 give 0.1 or more, 5
+    against 5 0.0079. Deals drawn at random end at one of those drawn.
+
+    Raises:
+        ValueError: an arm without runs.
+    """
+    if min(a, b) < 1:
+        raise ValueError(f"{a} runs against {b} are no comparison; give 1 or more of each")
+    return _share(2 if a == b else 1, math.comb(a + b, a))
+
+
+def log_rank_floor(
+    costs_a: ArrayLike, reached_a: ArrayLike, costs_b: ArrayLike, reached_b: ArrayLike
+) -> float:
+    """The lowest p that ``log_rank`` gives for these very runs, however they are dealt to two arms.
+
+    Above ``least_log_rank`` where runs tie, as all do that were stopped at one budget: with k runs
+    that reached the target, any deal of the others is as extreme. The statistic is a sum of scores,
+    so the most extreme deals take the highest, or the lowest, and as many deals are alike as there
+    are ways to choose among the runs that tie at the edge.
+
+    Raises:
+        ValueError: as ``log_rank``.
+    """
+    costs = np.concatenate([np.asarray(costs_a, float), np.asarray(costs_b, float)])
+    reached = np.concatenate([np.asarray(reached_a, bool), np.asarray(reached_b, bool)])
+    scores = np.sort(log_rank_scores(costs, reached))
+    size, number = len(np.atleast_1d(costs_a)), len(scores)
+    ends = [(scores[:size], scores[size - 1]), (scores[number - size :], scores[number - size])]
+    farthest = max(abs(chosen.sum()) for chosen, _ in ends)
+    if farthest < ALIKE:
+        return 1.0
+    ways = 0
+    for chosen, edge in ends:
+        if abs(chosen.sum()) > farthest - ALIKE:
+            tied, taken = (int((np.abs(some - edge) < ALIKE).sum()) for some in (scores, chosen))
+            ways += math.comb(tied, taken)
+    return _share(ways, math.comb(number, size))
+
+
+def seeds_to_decide(comparisons: int, level: float = 0.95) -> int | None:
+    """Fewest seeds per arm with which ``log_rank`` can be significant in a family of comparisons.
+
+    By Holm's procedure the lowest p of the family is multiplied by their number. None where not
+    even 100 seeds could, as p ends at one deal of those drawn at random.
+    """
+    enough = (n for n in range(2, MOST_SEEDS + 1) if comparisons * least_log_rank(n, n) < 1 - level)
+    return next(enough, None)
+
+
+def comparisons_to_decide(least: float, level: float = 0.95) -> int:
+    """Most comparisons of one family (Holm) in which a p of ``least`` is still significant."""
+    return math.ceil((1 - level) / least - ALIKE) - 1
+
+
+def _share(ways: int, deals: int) -> float:
+    return ways / deals if deals <= EXACT else max(ways / deals, 1 / (EXACT + 1))

@@ -1,0 +1,112 @@
+"""Runs as processes of their own: crashes stay in them, and they are told to end together."""
+
+import multiprocessing
+import os
+import runpy
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing import reduction
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+POLL_SECONDS = 0.05
+# What every run imports: seconds of a processor, and longer on a machine with much installed.
+IMPORTED = ["asr.cli", "asr.training.run", "asr.recognition.evaluate"]
+
+
+class Children:
+    """Runs ``asr VERB ...`` in processes that are forked from one that has imported everything.
+
+    So the imports are paid once for a study and not by each of its runs. Each is a session of its
+    own: a Ctrl-C of the terminal is ours to pass on. Otherwise each would hear it twice, and a
+    second signal ends a run without saving.
+    """
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(IMPORTED)
+        self._running: set[ForkServerProcess] = set()
+        # Of all that is asked of a process: two threads that wait for one would share its status.
+        self._lock = threading.Lock()
+        self.stopped = False  # whether all were told to end; none is started any more
+
+    def __call__(
+        self,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str],
+        held: list[int],
+    ) -> int:
+        """Starts a process and waits for its end.
+
+        Args:
+            arguments: of ``asr``, the verb first.
+            log: file that the output is added to.
+            environment: of the process.
+            held: file descriptors of locks, which the process holds as long as it lives.
+
+        Returns:
+            Exit status, negative where a signal killed it; 143 when told to stop before.
+        """
+        with self._lock:
+            if self.stopped:
+                return 143
+            process = self._context.Process(
+                target=_begin, args=(list(arguments), log, dict(environment), Held(held))
+            )
+            process.start()
+            self._running.add(process)
+        try:
+            while (status := self._status(process)) is None:
+                time.sleep(POLL_SECONDS)
+            return status
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def _status(self, process: ForkServerProcess) -> int | None:
+        with self._lock:
+            return process.exitcode
+
+    def stop(self) -> None:
+        """SIGTERM to all: they save and end."""
+        with self._lock:
+            self.stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+class Held:
+    """File descriptors that a process gets from the one that starts it."""
+
+    def __init__(self, numbers: list[int]):
+        self.numbers = numbers
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, ([reduction.DupFd(number) for number in self.numbers],)
+
+
+def _received(copies: list[Any]) -> Held:
+    return Held([copy.detach() for copy in copies])
+
+
+def _begin(arguments: list[str], log: Path, environment: dict[str, str], held: Held) -> None:
+    """In the new process; ``held`` stays open until it ends."""
+    os.setsid()
+    number = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(number, stream.fileno())
+    os.close(number)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["asr", *arguments]
+
+    import torch
+
+    # torch reads the environment when it is imported, which was before.
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    runpy.run_module("asr", run_name="__main__")

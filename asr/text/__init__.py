@@ -1,0 +1,1 @@
+"""Transcripts: normalisers, tokenizers and errors of words."""

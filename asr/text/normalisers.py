@@ -1,0 +1,96 @@
+"""Named normalisers of transcripts, and the marks in transcripts that nobody spoke."""
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Callable
+
+Normaliser = Callable[[str], str]
+
+APOSTROPHES = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201b\u2032\u02bc\u02b9\u0060\u00b4\uff07", "'")
+)
+
+
+# What transcripts write in brackets is not spoken: [laughter], [[noise]], <unk>, <|en|>, {breath},
+# ((unclear)), *cough*. Words in single parentheses may be spoken, but not these sounds.
+SOUNDS = "applause|breath|cough|crosstalk|inaudible|laugh|music|nois|silence|unintelligible"
+TAG = re.compile(
+    r"\[+[^\[\]]+\]+|<+[^<>\s](?:[^<>]*[^<>\s])?>+|\{+[^{}]+\}+|\(\([^()]*\)\)|\*[^\s*]+\*|"
+    rf"\((?:{SOUNDS})[a-z]*\)",
+    re.IGNORECASE,
+)
+JOINERS = "\u200c\u200d"  # of no width: with them Persian and Hindi are read otherwise
+NO_LANGUAGE = ("", "und", "mul", "unknown")
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's composed form (NFC): é is one character, however it was typed."""
+    return unicodedata.normalize("NFC", text)
+
+
+def lower(text: str) -> str:
+    """Lower case, composed (NFC); runs of white space become one space, none at either end."""
+    return " ".join(composed(composed(text).lower()).split())
+
+
+def english(text: str) -> str:
+    """English words in lower case, separated by single spaces, as LibriSpeech transcribes.
+
+    In this order: curly and other single quotes become ``'``; Unicode NFKC; lower case; control
+    and format characters (zero width, soft hyphen) vanish; every punctuation mark and symbol
+    (Unicode categories P and S) becomes a space, except an apostrophe between two letters or
+    digits (``it's``); white space is collapsed. Numerals, ``$`` and ``%`` are not spelled out:
+    ``$3.50`` becomes ``3 50``. Applying it twice changes nothing.
+    """
+    text = text.translate(APOSTROPHES)
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+    kept = []
+    for character in text:
+        category = unicodedata.category(character)
+        if character == "'" or category[0] not in "PSC":
+            kept.append(character)
+        elif category[0] != "C" or character.isspace():
+            kept.append(" ")
+    text = re.sub(r"(?<![^\W_])'|'(?![^\W_])", " ", "".join(kept))
+    return " ".join(text.split())
+
+
+NORMALISERS: dict[str, Normaliser] = {"none": composed, "lower": lower, "english": english}
+
+
+def without_tags(text: str) -> str:
+    """The text without what ``TAG`` matches, a space in its place."""
+    return re.sub(r"\s+", " ", TAG.sub(" ", text)).strip() if TAG.search(text) else text
+
+
+def not_english(text: str, language: str) -> str:
+    """Why a text is not what the normaliser ``english`` is made for; empty where it may be.
+
+    Args:
+        text: as it is written.
+        language: a name or code, as "de" or "en-US"; empty where unknown.
+    """
+    if language.lower() not in NO_LANGUAGE and not language.lower().startswith("en"):
+        return f"language {language}"
+    if text.isascii():
+        return ""
+    joined = (before for before, mark in itertools.pairwise(text) if mark in JOINERS)
+    if any(c.isalpha() or unicodedata.category(c) in ("Mc", "Mn") for c in joined):
+        return "zero-width joiners are lost"
+    letters = [c for c in unicodedata.normalize("NFKC", text) if c.isalpha()]
+    foreign = [c for c in letters if not unicodedata.name(c, "").startswith("LATIN")]
+    if 2 * len(foreign) < len(letters) or not foreign:
+        return ""
+    return f"script {unicodedata.name(foreign[0], 'unknown').split()[0].title()}"
+
+
+def normaliser(name: str) -> Normaliser:
+    """The normaliser of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in NORMALISERS:
+        raise ValueError(f"normaliser {name!r}: choose one of {', '.join(NORMALISERS)}")
+    return NORMALISERS[name]

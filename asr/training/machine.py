@@ -1,0 +1,175 @@
+"""What a run has of its machine: devices and their precision, memory, signals."""
+
+import contextlib
+import ctypes
+import logging
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.precision import MixedPrecision as LightningMixedPrecision
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from asr.config.plugins import Spec, build, find
+from asr.metering.precision import allow_tf32
+from asr.recipe.schema import LanguageModelRecipe, Recipe, TrainerOptions
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+
+AnyRecipe = Recipe | LanguageModelRecipe
+
+
+def is_alone(options: TrainerOptions) -> bool:
+    """Whether a run has one process, whatever a launcher's variables say of others beside it."""
+    return options.devices * options.num_nodes == 1
+
+
+def is_first_process(options: TrainerOptions) -> bool:
+    """Whether this is the process that keeps the run folder; known before the others are there."""
+    return is_alone(options) or getattr(rank_zero_only, "rank", 0) == 0
+
+
+def kernel_precision(options: TrainerOptions, device: torch.device) -> str:
+    """What large products are computed in: bf16, tf32 (on a GPU) or float32."""
+    if options.precision == "bf16-mixed":
+        return "bf16"
+    return "tf32" if options.allow_tf32 and device.type == "cuda" else "float32"
+
+
+class MixedPrecision(LightningMixedPrecision):
+    """Casts a weight once in a forward pass; Lightning's, at every step of a decoder."""
+
+    def autocast_context_manager(self) -> torch.autocast:
+        """As ``torch.autocast`` does it by default."""
+        return torch.autocast(self.device, dtype=torch.bfloat16)
+
+
+def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
+    """The devices of a run, every float32 kernel at the same precision.
+
+    Raises:
+        ValueError: they are not there.
+    """
+    options = recipe.trainer
+    accelerator = options.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    allow_tf32(options.allow_tf32 and accelerator == "gpu")
+    # cuDNN's attention, torch's choice in bf16, makes a plan for every new shape of a batch: 0.13 s
+    # an update of an 18-layer Transformer on an H200, more than all else in it.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    plugins: list[Any] = []
+    # One process needs no launcher; to look for one starts MPI where its Python package is there.
+    if is_alone(options):  # else one of several tasks that a launcher started would keep no logs
+        setattr(rank_zero_only, "rank", 0)  # noqa: B010  (for mypy)
+        plugins.append(LightningEnvironment())
+    mixed = options.precision == "bf16-mixed"
+    if mixed:
+        plugins.append(MixedPrecision("bf16-mixed", "cuda" if accelerator == "gpu" else "cpu"))
+    windows = options.accumulate_grad_batches
+    callbacks = [build("Callback", spec, "trainer.callbacks") for spec in options.callbacks]
+    profiler = None
+    if options.profiler is not None:
+        place: dict[str, Any] = {"dirpath": folder / "logs", "filename": "profile"}
+        profiler = build("Profiler", options.profiler, "trainer.profiler", **place)
+    try:
+        trainer = L.Trainer(
+            accelerator=accelerator,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy=options.strategy,
+            precision=None if mixed else options.precision,
+            plugins=plugins,
+            logger=[_logger(spec, folder) for spec in options.loggers],
+            callbacks=callbacks,
+            profiler=profiler,
+            max_epochs=-1,
+            accumulate_grad_batches=windows,
+            val_check_interval=windows * recipe.validation.every_updates,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=windows * options.log_every_n_steps,
+            use_distributed_sampler=False,
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_autolog_hparams=False,
+            default_root_dir=folder,
+        )
+    except Exception as error:  # Lightning's, of many kinds
+        raise ValueError(
+            f"trainer: {str(error).rstrip('.!')}; check accelerator ({options.accelerator}) and "
+            f"devices ({options.devices}), or use --trainer.accelerator cpu"
+        ) from None
+    # Lightning's handlers of signals would end the run with status 0 and nothing saved, and call
+    # other ranks from within a handler. ``Interruption`` holds ours.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def _logger(spec: Spec, folder: Path) -> Any:
+    """Files of TensorBoard lie in ``logs``, those of other loggers in folders below it."""
+    where = "trainer.loggers"
+    if issubclass(find("Logger", spec, where)[0], TensorBoardLogger):
+        return build("Logger", spec, where, save_dir=folder, name="logs", version="")
+    return build("Logger", spec, where, save_dir=folder / "logs")
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keeps Lightning's tips, its lists of devices and a warning out of the log."""
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # importing it sets INFO
+    with warnings.catch_warnings():
+        # Lightning 2.6 with torch 2.14.
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*", FutureWarning)
+        yield
+
+
+class Interruption:
+    """SIGINT and SIGTERM end a run after the step at hand; a second one ends it at once."""
+
+    signal = 0
+
+    def __enter__(self) -> "Interruption":
+        self.before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        self.signal = number
+        for other, handler in self.before.items():
+            signal.signal(other, handler)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def leave_group() -> None:
+    """Ends the threads by which processes on CPUs talk, which else outlive the interpreter."""
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
+
+
+def keep_freed_memory() -> None:
+    """Glibc's allocator keeps what a step frees, for the next one to use.
+
+    By default it returns large blocks to the system and takes them back page by page: a quarter of
+    the time of a training step on a CPU. Elsewhere than on glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,145 @@
+"""A run folder: one recipe's, and one process' at a time."""
+
+import contextlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from asr.config import strict_yaml
+from asr.data.utterances import read_corpus
+from asr.files import check_format, locked, new_folder, remove_stale, write
+from asr.recipe.schema import LanguageModelRecipe, Recipe
+
+log = logging.getLogger(__name__)
+
+AnyRecipe = Recipe | LanguageModelRecipe
+
+FORMAT = 2  # of run folders; 1 had no number
+# What may change when a run goes on: its batches and their order do not depend on these keys.
+# A corpus may move, see ``_check_rows``.
+FREE: tuple[str, ...] = ("budget.", "trainer.", "data.corpus:")
+FREE += ("data.num_workers:", "data.cache_gib:", "data.device_cache:")
+BEGINNINGS = (".lock", "recipe.yaml", "heartbeat.json", "environment.json", "ledger.jsonl")
+RESULTS = ("ledger.json", "last.ckpt")
+
+
+def run_name(recipe_file: Path, overrides: list[str], recipe: AnyRecipe) -> str:
+    """Recipe, encoder (of a speech model) and seed: the default name of a run folder."""
+    if recipe_file.name == "recipe.yaml":  # of a run that is repeated
+        name = re.sub(r"-seed\d+$", "", recipe_file.resolve().parent.name)
+        return f"{name}-repeated-seed{recipe.seed}"
+    if isinstance(recipe, LanguageModelRecipe):
+        return f"{recipe_file.stem}-seed{recipe.seed}"
+    encoder = recipe.encoder.kind.__name__.lower()
+    if "--encoder" in overrides:
+        encoder = Path(overrides[overrides.index("--encoder") + 1]).stem
+    return f"{recipe_file.stem}-{encoder}-seed{recipe.seed}"
+
+
+@contextlib.contextmanager
+def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
+    """The folder is this recipe's and this process'; an error before a result leaves it as it was.
+
+    If a new folder stayed, the recipe once corrected would be refused as another one.
+
+    Raises:
+        ValueError: it holds a run of another recipe, something else, or is in use.
+        OSError: it cannot be written.
+    """
+    path = folder / "recipe.yaml"
+    with new_folder(folder), locked(folder / ".lock"):
+        earlier = path.read_text(encoding="utf-8") if path.exists() else None
+        results = _results(folder)
+        try:
+            check_folder(recipe, folder)
+            strict_yaml.dump(strict_yaml.tree_of(recipe), path)
+            remove_stale(folder)
+            yield
+        except Exception:
+            if _results(folder) == results:
+                with contextlib.suppress(OSError):
+                    if earlier is not None:
+                        write(path, earlier)
+                    else:
+                        for name in BEGINNINGS:
+                            (folder / name).unlink(missing_ok=True)
+                        shutil.rmtree(folder / "logs", ignore_errors=True)
+            raise
+
+
+def _results(folder: Path) -> list[int]:
+    """When each of them changed."""
+    return [path.stat().st_mtime_ns for name in RESULTS if (path := folder / name).exists()]
+
+
+def check_folder(recipe: AnyRecipe, folder: Path) -> None:
+    """Refuses a folder of another recipe; the keys in ``FREE`` may change when a run goes on.
+
+    A corpus may move if it holds the same rows.
+
+    Raises:
+        ValueError: the folder holds a run of another recipe or corpus, or something else.
+    """
+    path = folder / "recipe.yaml"
+    check_format(folder / "environment.json", FORMAT)
+    if path.exists():
+        old, new = strict_yaml.load_file(path), strict_yaml.tree_of(recipe)
+        with contextlib.suppress(ValueError):  # an earlier version's, without the keys of today
+            old = strict_yaml.tree_of(strict_yaml.read(type(recipe), old))
+        differing = [d for d in strict_yaml.differences(old, new) if not d.startswith(FREE)]
+        if differing:
+            why = f"{folder} holds a run of another recipe ({'; '.join(differing)})"
+            raise ValueError(f"{why}; choose another --run or remove the folder")
+        if isinstance(recipe, Recipe):
+            _check_rows(recipe.data.corpus, old["data"]["corpus"], folder)
+    elif folder.is_dir():
+        others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        if others:
+            why = f"{folder} holds {others[0]} and no recipe.yaml, so it is not a run folder"
+            raise ValueError(f"{why}; choose another --run")
+
+
+def _check_rows(corpus: str, earlier: str, folder: Path) -> None:
+    """Refuses a corpus that holds other rows than the run was trained on."""
+    try:
+        trained = json.loads((folder / "ledger.json").read_text())["corpus"]
+        splits = read_corpus(corpus)["splits"]
+    except (OSError, ValueError, KeyError):
+        return  # nothing is trained yet; or training will tell what is wrong with the corpus
+    moved = f"data.corpus: was {earlier}, is now {corpus}" if corpus != earlier else ""
+    why = [moved] * bool(moved)
+    for split, checksum in trained["rows_sha256"].items():
+        found = splits.get(split, {"utterances": "none"})
+        if found.get("rows_sha256") != checksum:
+            before, now = trained.get("utterances", {}).get(split, "some"), found["utterances"]
+            others = " others" * (before == now)
+            why.append(f"split {split} had {before} utterances, has {now}{others}")
+    if len(why) > bool(moved):
+        changed = f"the data changed since the run began ({'; '.join(why)})"
+        raise ValueError(f"{folder}: {changed}; restore it, or choose another --run")
+    if moved:
+        log.info("%s, which holds the same rows; the run goes on", moved)
+
+
+def finished(recipe: AnyRecipe, folder: Path) -> dict[str, Any] | None:
+    """The last line of the ledger of a run that has spent this very budget.
+
+    Raises:
+        ValueError: it is a run of another recipe.
+    """
+    try:
+        line = json.loads((folder / "ledger.json").read_text())
+        same = strict_yaml.load_file(folder / "recipe.yaml")["budget"] == strict_yaml.tree_of(
+            recipe.budget
+        )
+    except (OSError, ValueError):  # no run, or one whose files a person must look at
+        return None
+    if not (line["finished"] and same):
+        return None
+    check_folder(recipe, folder)
+    log.info("%s is finished (%s); raise the budget to go on", folder, line["reason"])
+    return line

@@ -1,0 +1,95 @@
+import itertools
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from asr.batch import Batch
+from asr.data.device_cache import Resident, no_room
+from asr.data.utterances import DataOptions, SpeechData, collate
+from asr.text.tokenizers import Characters
+from tests.corpus import WORDS, make_corpus
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus") / "tones"
+    make_corpus(folder, train=30, validation=7)
+    return folder
+
+
+def speech(corpus, device: torch.device = CPU, **keys) -> SpeechData:
+    options = DataOptions(corpus=str(corpus), **{"max_batch_seconds": 4.0, **keys})
+    return SpeechData(options, Characters([" ".join(WORDS)]), 8000, 1, device)
+
+
+def assert_identical(one: Batch, other: Batch) -> None:
+    assert (one.ids, one.texts) == (other.ids, other.texts)
+    for name in ("waves", "wave_lengths", "tokens", "token_lengths"):
+        a, b = getattr(one, name), getattr(other, name)
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b), name
+
+
+def test_batches_on_the_device_are_those_of_the_loader_bit_for_bit(corpus):
+    host, resident = speech(corpus), speech(corpus, device_cache=True)
+    assert resident.train.resident is not None
+    for rank, ranks in ((0, 1), (1, 2)):
+        pairs = zip(
+            host.train_batches(0, rank, ranks),
+            resident.train_batches(0, rank, ranks),
+            strict=False,
+        )
+        for one, other in itertools.islice(pairs, 25):
+            assert_identical(one, other)
+    for one, other in zip(host.validation_batches(), resident.validation_batches(), strict=True):
+        assert_identical(one, other)
+
+
+def test_batches_on_the_device_go_on_from_any_position(corpus):
+    whole = list(itertools.islice(speech(corpus, device_cache=True).train_batches(), 12))
+    resumed = speech(corpus, device_cache=True)
+    for one, other in zip(whole[9:], resumed.train_batches(9), strict=False):
+        assert_identical(one, other)
+
+
+def test_a_cut_is_what_collate_makes_of_sequences_of_any_length():
+    draw = np.random.default_rng(0)
+    sizes = [3, 0, 5, 1, 0]
+    parts = [draw.integers(1, 9, size) for size in sizes]
+    held = Resident(np.concatenate(parts), np.cumsum([0, *sizes]), CPU)
+    for rows in ([0], [2, 1, 0], [4, 3], [1, 4]):
+        items = [("", "", torch.from_numpy(parts[row]), torch.zeros(0)) for row in rows]
+        expected = collate(items)
+        cut, lengths = held.cut(rows, 0)
+        assert torch.equal(cut, expected.waves)
+        assert torch.equal(lengths, expected.wave_lengths)
+    assert held.cut([1, 0], -7)[0].tolist() == [[-7] * 3, parts[0].tolist()]
+
+
+def test_on_a_cpu_the_audio_is_not_held_twice(corpus):
+    data = speech(corpus, device_cache=True)
+    resident = data.train.resident
+    assert resident.samples.flat.data_ptr() == data.train.samples.ctypes.data
+
+
+def test_what_does_not_fit_is_copied_batch_by_batch_and_the_log_says_why(
+    corpus, monkeypatch, caplog
+):
+    with caplog.at_level(logging.WARNING):
+        data = speech(corpus, device_cache=True, cache_gib=0.0)
+    assert data.train.resident is None
+    assert "a split needs more than data.cache_gib 0 in memory" in caplog.text
+    assert len(next(iter(data.train_batches())).ids) > 0
+
+    size = sum(split.samples.nbytes for split in (speech(corpus).train, speech(corpus).validation))
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * size - 1, 10**12))
+    with caplog.at_level(logging.WARNING):
+        data = speech(corpus, cuda, device_cache=True)
+    assert data.train.resident is None
+    assert "are more than half of the" in caplog.text
+    assert no_room(size - 1, cuda) is None

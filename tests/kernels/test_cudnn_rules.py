@@ -1,0 +1,76 @@
+"""The rules of science: torch 2.11, aten/src/ATen/native/cudnn/RNN.cpp."""
+
+import pytest
+import torch
+
+from asr.kernels.cudnn_rules import GPU, Call, algorithm, whole_rows
+
+FAST = Call(torch.float16, inputs=512, cells=512, batch=64)
+H100 = GPU()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        FAST,
+        FAST._replace(cells=1024),
+        FAST._replace(inputs=128),
+        FAST._replace(batch=8),
+        FAST._replace(batch=128),
+    ],
+)
+def test_what_meets_every_condition_gets_the_persistent_kernel(call):
+    for backward in (False, True):
+        assert algorithm(call, H100, backward=backward) == ("persistent", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dtype": torch.bfloat16}, "bf16 is not fp16"),
+        ({"dtype": torch.float32}, "float32 is not fp16"),
+        ({"packed": True}, "the input is packed"),
+        ({"projected": True}, "of the projection"),
+        ({"layers": 2}, "one call has 2 layers"),
+        ({"bidirectional": True}, "one call has two directions"),
+        ({"cells": 1152}, "1152 cells are not a multiple of 128 up to 1024"),
+        ({"cells": 320}, "320 cells are not a multiple of 128 up to 1024"),
+        ({"inputs": 500}, "an input of 500 is not a multiple of 128"),
+        ({"batch": 60}, "a batch of 60 is not a multiple of 8 up to 128"),
+        ({"batch": 136}, "a batch of 136 is not a multiple of 8 up to 128"),
+    ],
+)
+def test_each_condition_that_fails_makes_it_the_standard_one_and_is_named(changes, reason):
+    choice = algorithm(FAST._replace(**changes), H100)
+    assert choice == ("standard", reason)
+    assert str(choice) == f"cuDNN standard, because {reason}"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "expected"),
+    [
+        (GPU((8, 0), 108), "persistent"),  # A100
+        (GPU((8, 0), 56), "standard"),  # A30
+        (GPU((8, 6), 104), "standard"),  # RTX A6000... more than 98 and yet not
+        (GPU((8, 9), 142), "persistent"),  # L40
+        (GPU((7, 5), 72), "standard"),
+    ],
+)
+def test_the_graphics_processor_decides_too(gpu, expected):
+    assert algorithm(FAST, gpu).algorithm == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_few_cells_have_a_kernel_of_their_own_up_to_fewer_backward(dtype):
+    for cells, backward, expected in (
+        (192, False, True), (193, False, False), (128, True, True), (129, True, False),
+    ):  # fmt: skip
+        call = Call(dtype, inputs=80, cells=cells, batch=5, bidirectional=True, layers=4)
+        small = algorithm(call, H100, backward=backward).algorithm == "persistent small"
+        assert small == expected
+    for changes in ({"packed": True}, {"dtype": torch.float64}):
+        assert algorithm(call._replace(cells=64, **changes), H100).algorithm == "standard"
+
+
+def test_whole_rows_are_the_next_multiple_of_eight():
+    assert [whole_rows(n) for n in (1, 7, 8, 9, 128)] == [8, 8, 8, 16, 128]

@@ -1,0 +1,398 @@
+"""The instrument against what is known by hand, and the probe of scaling end to end."""
+
+import csv
+import json
+import re
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch import nn
+
+from asr.cli import main
+from asr.encoders import ENCODERS
+from asr.loss import add_term
+from asr.probes import scaling
+from asr.probes.layers import CAUSAL, COMPARISONS, SLIDING, Whole, layer
+from asr.probes.measure import alternate, exponent, measure, peak_bytes
+from asr.probes.table import Row, growths
+from tests.tiny import ENCODER_BUILDERS, NUM_MELS, counted_flops, encoder
+
+LOOPS = [name for name in COMPARISONS if name.endswith("-loop")]
+
+
+def impossible():
+    """A real failure of the allocator: no machine has as much."""
+    torch.empty(2**62, dtype=torch.uint8)
+
+
+# --- peak memory ---
+
+
+@pytest.mark.parametrize("size", [1, 1000, 123457])
+def test_the_peak_of_forward_and_backward_is_that_by_hand(size):
+    x = torch.randn(size, requires_grad=True)
+
+    def chain():
+        y = x.sin()
+        z = y.exp()
+        z.sum().backward()
+        x.grad = None
+
+    # At the last product: y, z, the gradient of y, cos(x) and the gradient of x; the sum and its
+    # gradient of one number each.
+    assert peak_bytes(chain) == 4 * (5 * size + 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_the_peak_on_a_gpu_is_that_by_hand_in_whole_blocks():
+    x = torch.randn(100 * 128, device="cuda", requires_grad=True)
+
+    def chain():
+        y = x.sin()
+        z = y.exp()
+        z.sum().backward()
+        x.grad = None
+
+    chain()
+    assert peak_bytes(chain, "cuda") == 5 * x.nbytes + 2 * 512
+    assert measure(chain, device="cuda", repeats=2).peak_bytes == 5 * x.nbytes + 2 * 512
+
+
+def test_the_peak_counts_what_lives_at_once():
+    assert peak_bytes(lambda: torch.empty(1000)) == 4000
+    assert peak_bytes(lambda: [torch.empty(1000) for _ in range(3)]) == 12000
+
+    def one_after_another():
+        for size in (100, 1000, 10):
+            torch.empty(size)
+
+    assert peak_bytes(one_after_another) == 4000
+    assert peak_bytes(lambda: None) == 0
+
+
+def test_what_a_call_keeps_counts_for_that_call_only():
+    kept = []
+    assert peak_bytes(lambda: kept.append(torch.empty(1000))) == 4000
+    assert peak_bytes(lambda: kept.append(torch.empty(500))) == 2000
+
+
+def test_the_peak_holds_buffers_that_live_within_a_kernel():
+    x = torch.randn(2, 2, 600, 16)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    # The result and, for a backward pass, one number per query and head; then the scores at hand.
+    assert peak_bytes(lambda: attend(x, x, x)) > x.nbytes + x.nbytes // 16
+
+
+def test_the_allocator_is_left_alone_after_an_error():
+    with pytest.raises(ZeroDivisionError):
+        peak_bytes(lambda: 1 / 0)
+    assert peak_bytes(lambda: torch.empty(10)) == 40
+
+
+# --- turns ---
+
+
+def test_functions_take_turns_after_each_was_warmed_up():
+    calls = []
+    found = alternate([lambda: calls.append("A"), lambda: calls.append("B")], repeats=3)
+    assert "".join(calls) == "AABB" + "ABABAB"
+    assert [len(one.seconds) for one in found] == [3, 3]
+    assert all(seconds > 0 for one in found for seconds in one.seconds)
+
+
+def test_the_median_is_of_the_seconds():
+    found = measure(lambda: torch.empty(25), repeats=4)
+    assert found.median == np.median(found.seconds)
+    assert found.peak_bytes == 100
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError(), None])
+def test_what_does_not_fit_is_left_out_and_the_rest_measured(error):
+    def fails():
+        if error is None:
+            impossible()
+        else:
+            raise error
+
+    failed, measured = alternate([fails, lambda: torch.empty(10)], repeats=2)
+    assert failed is None
+    assert (len(measured.seconds), measured.peak_bytes) == (2, 40)
+    with pytest.raises(ValueError, match="out of memory on cpu; take a smaller batch"):
+        measure(fails)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="size"):
+        measure(lambda: torch.ones(2) + torch.ones(3))
+
+
+# --- growth ---
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 1.73, 2.0])
+def test_an_exponent_is_recovered(power):
+    times = (100, 400, 3000, 10000)
+    found = exponent(times, [3e-4 * time**power for time in times])
+    assert found.value == pytest.approx(power, abs=1e-9)
+    assert found.error == pytest.approx(0, abs=1e-9)
+
+
+def test_the_error_of_an_exponent_is_that_of_linear_regression():
+    random = np.random.default_rng(0)
+    times = [100, 200, 400, 1000, 5000]
+    costs = [time**1.5 * np.exp(0.2 * random.standard_normal()) for time in times]
+    found, known = exponent(times, costs), scipy.stats.linregress(np.log(times), np.log(costs))
+    assert found.value == pytest.approx(known.slope)
+    assert found.error == pytest.approx(known.stderr)
+
+
+def test_two_lengths_have_no_exponent():
+    assert exponent([100, 200, 200], [1.0, 2.0, 2.1]) is None
+
+
+def test_growth_is_fitted_to_subject_and_reference_apart():
+    one = measure(lambda: torch.empty(1), repeats=1)
+    rows = [
+        Row(
+            "pair",
+            "scan",
+            "loop",
+            time,
+            1,
+            replace(one, seconds=(2.0 * time,), peak_bytes=time),
+            replace(one, seconds=(1e-3 * time**2,), peak_bytes=5 * time**3),
+        )
+        for time in (10, 20, 50)
+    ]
+    scan, loop = growths(rows)
+    assert (scan.subject, loop.subject) == ("scan", "loop")
+    assert (scan.seconds, scan.peak_bytes) == (pytest.approx(1), pytest.approx(1))
+    assert (loop.seconds, loop.peak_bytes) == (pytest.approx(2), pytest.approx(3))
+    assert growths(rows[:2]) == []
+
+
+# --- subjects and references ---
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_computes_what_its_subject_computes(name):
+    torch.manual_seed(0)
+    subject, reference = COMPARISONS[name].build(16)
+    inputs = [torch.randn(2, 70, 16).requires_grad_() for _ in range(2)]
+    inputs[1].data.copy_(inputs[0].data)
+    outputs = [module(x) for module, x in zip((subject, reference), inputs, strict=True)]
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
+    for y in outputs:
+        (y * torch.linspace(-1, 2, y.shape[-1])).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("options", "seen"), [(SLIDING, 200), (CAUSAL, 450)])
+def test_the_attention_beside_the_hierarchy_sees_as_many_frames(options, seen):
+    x = torch.randn(1, 450, 16, requires_grad=True)
+    Whole(layer("Transformer", 16, **options))(x)[0, -1].sum().backward()
+    assert int(x.grad.abs().sum(-1).gt(0).sum()) == seen
+
+
+class WithTerm(nn.Module):
+    """A layer with an auxiliary loss that has a parameter of its own."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.inner, self.own = nn.Linear(3, 3), nn.Parameter(torch.ones(()))
+        self.weight = weight
+
+    def forward(self, x):
+        add_term("own", self.own * 2, torch.ones((), dtype=torch.int64), self.weight)
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(("weight", "seen"), [(0.5, [1.0]), (0.0, [])])
+def test_training_goes_through_auxiliary_losses_and_leaves_no_gradients(weight, seen):
+    module, x = WithTerm(weight), torch.randn(2, 4, 3, requires_grad=True)
+    gradients, reached = [], []
+    module.own.register_hook(lambda g: gradients.append(float(g)))
+    module.inner.weight.register_hook(lambda g: reached.append("weight"))
+    x.register_hook(lambda g: reached.append("x"))
+    scaling.training(module, x)()
+    assert gradients == seen
+    assert sorted(reached) == ["weight", "x"]
+    assert [t.grad for t in (x, *module.parameters())] == [None] * 4
+
+
+def test_encoding_keeps_nothing_for_a_backward_pass():
+    layer, x = nn.Linear(10, 10, bias=False), torch.randn(1, 5, 10)
+    module = nn.Sequential(layer, nn.Tanh(), nn.Tanh(), nn.Tanh(), nn.Tanh())
+    assert peak_bytes(scaling.encoding(module, x)) == 2 * x.nbytes
+
+
+# --- encoders ---
+
+
+@pytest.mark.parametrize("name", ["LSTM", "Transformer causal"])
+def test_flops_of_an_encoder_are_those_that_torch_counts(name):
+    rows = scaling.measure_encoders(
+        {name: lambda mels: ENCODER_BUILDERS[name](mels)}, [24], batch=3, device="cpu", repeats=1
+    )
+    built = ENCODER_BUILDERS[name](scaling.NUM_MELS).eval()
+    x = torch.randn(3, 24, scaling.NUM_MELS)
+    counted = counted_flops(lambda: built(x, torch.tensor([24] * 3)))
+    assert {row.subject: row.flops for row in rows} == {
+        "training": 3 * counted,
+        "encoding": counted,
+    }
+    for row in rows:
+        assert row.flops_per_second() == row.flops / row.cost.median
+        assert row.parameters == sum(p.numel() for p in built.parameters())
+
+
+def test_the_state_of_a_stream_is_that_by_hand(monkeypatch):
+    monkeypatch.setattr(scaling, "NUM_MELS", NUM_MELS)
+    subsampling = 4 * (NUM_MELS + 4 * NUM_MELS // 2)
+    lstm = subsampling + 4 * 2 * 2 * 16  # two layers, hidden and cell, 16 cells
+    assert scaling.streamed_bytes(encoder("LSTM causal"), 43) == lstm
+    assert scaling.streamed_bytes(encoder("LSTM causal"), 430) == lstm
+    # 42 encoder frames of keys and values in two layers, each with a position of 8 bytes.
+    attention = subsampling + 2 * (2 * 42 * 16 * 4 + 8)
+    assert scaling.streamed_bytes(encoder("Transformer causal"), 4 * 42 + 3) == attention
+
+
+# --- the command ---
+
+
+RECIPE = "class_path: {}\ninit_args: {{dim: 16, layers: 1, channels: 4{}}}\n"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text(RECIPE.format("LSTM", ", bidirectional: false"))
+    return str(path)
+
+
+def test_the_table_and_its_files(recipe, tmp_path, capsys):
+    out = tmp_path / "found"
+    arguments = ["--times", "4", "8", "16", "--batch", "2", "--dim", "16", "--repeats", "3"]
+    chosen = ["--rows", "lstm-loop", "one", "--encoders", recipe]
+    status = main(
+        ["claims", "scaling", *chosen, *arguments, "--device", "cpu", "--output", f"{out}"]
+    )
+    shown = capsys.readouterr().out
+    assert status == 0
+    assert {path.name for path in out.iterdir()} == {"scaling.json", "scaling.csv", "scaling.md"}
+    assert shown.startswith((out / "scaling.md").read_text())
+
+    found = json.loads((out / "scaling.json").read_text())
+    assert found["machine"]["device"] == "cpu"
+    assert found["machine"]["threads"] == torch.get_num_threads()
+    assert found["machine"]["torch"] == torch.__version__.split("+")[0]
+    keys = [(row["name"], row["subject"], row["time"]) for row in found["rows"]]
+    assert keys == [
+        (*what, time)
+        for what in (("lstm-loop", "fused LSTM"), ("one", "training"), ("one", "encoding"))
+        for time in (4, 8, 16)
+    ]
+    for row in found["rows"]:
+        assert row["batch"] == 2
+        assert row["error"] == ""
+        assert len(row["repeats"]) == 3
+        assert row["seconds"] == statistics.median(row["repeats"])
+        assert (row["seconds_min"], row["seconds_max"]) == (
+            min(row["repeats"]),
+            max(row["repeats"]),
+        )
+        assert row["peak_bytes"] > 0
+        if row["name"] == "lstm-loop":
+            pairs = zip(row["repeats"], row["reference_repeats"], strict=True)
+            assert row["ratio"] == statistics.median(a / b for a, b in pairs)
+            assert row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+            assert row["peak_ratio"] == row["peak_bytes"] / row["reference_peak_bytes"]
+        else:
+            assert row["ratio"] is None
+            assert row["state_bytes"] == 4 * (80 + 4 * 40) + 4 * 2 * 16
+
+    with (out / "scaling.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    for line, row in zip(lines, found["rows"], strict=True):
+        assert line == {k: "" if v is None else str(v) for k, v in row.items() if k in line}
+        assert set(row) - set(line) == {"repeats", "reference_repeats"}
+
+    curves = {(fit["name"], fit["subject"]): fit for fit in found["exponents"]}
+    assert set(curves) == {
+        ("lstm-loop", "fused LSTM"),
+        ("lstm-loop", "loop of LSTM cells"),
+        ("one", "training"),
+        ("one", "encoding"),
+    }
+    fit, rows = curves["one", "encoding"], found["rows"][-3:]
+    known = scipy.stats.linregress(np.log([4, 8, 16]), np.log([row["seconds"] for row in rows]))
+    assert fit["seconds"] == pytest.approx(known.slope)
+    assert f"{known.slope:.2f} ± {known.stderr:.2f}" in shown
+
+
+def test_a_row_that_fails_says_so_and_the_others_are_there(tmp_path, capsys, monkeypatch):
+    class Greedy(nn.Module):
+        def forward(self, x):
+            impossible()
+
+    greedy = replace(COMPARISONS["lstm-loop"], build=lambda dim: (nn.Linear(dim, dim), Greedy()))
+    monkeypatch.setitem(COMPARISONS, "lstm-loop", greedy)
+    monkeypatch.delitem(ENCODERS, "MinLSTM")
+    names = ["lstm-loop", "minlstm-loop", "gru-loop"]
+    arguments = ["--rows", *names, "--times", "5", "--dim", "16", "--output", str(tmp_path / "o")]
+    assert main(["claims", "scaling", *arguments, "--repeats", "1", "--device", "cpu"]) == 1
+    shown = capsys.readouterr().out
+    found = json.loads((tmp_path / "o" / "scaling.json").read_text())
+    rows = {row["name"]: row for row in found["rows"]}
+    assert set(rows) == set(names)
+    assert rows["gru-loop"]["error"] == ""
+    assert rows["gru-loop"]["ratio"] > 0
+    assert rows["lstm-loop"]["error"] == "reference: out of memory"
+    assert rows["lstm-loop"]["seconds"] > 0
+    assert rows["lstm-loop"]["ratio"] is None
+    assert rows["minlstm-loop"]["error"].startswith(
+        "there is no encoder MinLSTM; ENCODERS has LSTM"
+    )
+    assert "- lstm-loop, 5 frames: reference: out of memory" in shown
+
+
+MISTAKES = {
+    "claims": "the following arguments are required: PROBE",
+    "claims scalping": r"argument PROBE: invalid choice: 'scalping' \(choose from '?scaling",
+    "claims scaling --rows lstm": "--rows lstm: no such row; choose of lstm-loop,.* lstm-small",
+    "claims scaling --times 0": "--times: '0' is not a whole number above 0",
+    "claims scaling --batch two": "--batch: 'two' is not a whole number above 0",
+    "claims scaling --device gpu": "--device gpu: no such device; this machine has cpu",
+    "claims scaling --encoders nowhere.yaml": "nowhere.yaml: no such recipe file; check the path",
+    "claims scaling --encoders {recipe} {recipe}": "two rows of one name; rename a recipe file",
+    "claims scaling --encoders {wrong}": "wrong.yaml.width: no such key; LSTM has dim",
+    "claims scaling --rows lstm-loop --times 3 --dim 8 --output {recipe}": "one.yaml .*is a file",
+}
+
+
+@pytest.mark.parametrize("text", list(MISTAKES))
+def test_a_mistake_is_one_line(text, recipe, tmp_path, capsys):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(RECIPE.format("LSTM", ", width: 3"))
+    words = [word.format(recipe=recipe, wrong=wrong) for word in text.split()]
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert captured.out == ""
+    assert line.startswith("asr claims: ")
+    assert re.search(MISTAKES[text], line), line
+
+
+def test_help_of_the_probe_names_every_row(capsys):
+    with pytest.raises(SystemExit):
+        main(["claims", "scaling", "--help"])
+    out = capsys.readouterr().out
+    assert out.startswith("usage: asr claims scaling")
+    out = "".join(out.split())  # long names are broken at hyphens
+    for name in (*COMPARISONS, "lstm-small"):
+        assert name in out

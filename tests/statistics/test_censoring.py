@@ -1,0 +1,98 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from asr.statistics.censoring import (
+    log_rank,
+    log_rank_scores,
+    median_cost,
+    survival,
+)
+
+
+def some_runs(seed, number):
+    """Costs with ties, about a third of the runs stopped before the target."""
+    random = np.random.default_rng(seed)
+    return random.integers(1, 12, number).astype(float), random.random(number) < 0.65
+
+
+def censored(costs, reached):
+    return scipy.stats.CensoredData.right_censored(costs, ~np.asarray(reached))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_survival_is_that_of_scipy(seed):
+    costs, reached = some_runs(seed, 15)
+    found = survival(costs, reached)
+    exact = scipy.stats.ecdf(censored(costs, reached)).sf
+    assert found.share == pytest.approx(exact.evaluate(found.costs))
+
+
+def test_a_run_that_never_arrives_counts_as_still_going():
+    """1, 2 reached; 5, 5, 5 stopped: the median of those that arrived would be 1.5."""
+    costs, reached = [1, 2, 5, 5, 5], [True, True, False, False, False]
+    assert median_cost(costs, reached).value == math.inf
+    assert median_cost(costs, reached).interval[1] == math.inf
+
+
+def test_without_censoring_it_is_the_plain_median():
+    costs = [3.0, 1.0, 7.0, 4.0, 9.0]
+    assert median_cost(costs, [True] * 5).value == np.median(costs)
+    low, high = median_cost(costs, [True] * 5, level=0.99999).interval
+    assert (low, high) == (1, 9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_log_rank_of_few_runs_is_scipys_permutation_test(seed):
+    (a, came_a), (b, came_b) = some_runs(seed, 5), some_runs(seed + 10, 6)
+
+    def statistic(x, y):
+        """Observed less expected, from scipy; runs that stopped are negative."""
+        pair = [censored(np.abs(v), v > 0) for v in (x, y)]
+        at = np.unique(np.abs(np.concatenate([x[x > 0], y[y > 0]])))
+        expected = [
+            ((np.abs(x) >= t).sum() / (np.abs(np.concatenate([x, y])) >= t).sum())
+            * (np.concatenate([x, y]) == t).sum()
+            for t in at
+        ]
+        assert len(pair) == 2
+        return (x > 0).sum() - sum(expected)
+
+    signed = [np.where(came, costs, -costs) for costs, came in ((a, came_a), (b, came_b))]
+    exact = scipy.stats.permutation_test(
+        signed, lambda x, y: abs(statistic(x, y)), n_resamples=np.inf, alternative="greater"
+    )
+    assert log_rank(a, came_a, b, came_b) == pytest.approx(exact.pvalue)
+
+
+def test_log_rank_of_many_runs_is_scipys_chi_squared_test():
+    random = np.random.default_rng(5)
+    a, b = random.exponential(1, 80), random.exponential(1.5, 80)
+    spent = [np.minimum(costs, 2) for costs in (a, b)]
+    exact = scipy.stats.logrank(*(censored(s, s < 2) for s in spent)).pvalue
+    ours = log_rank(spent[0], spent[0] < 2, spent[1], spent[1] < 2)
+    assert ours == pytest.approx(exact, abs=0.01)
+    assert 0.001 < exact < 0.5
+
+
+def test_scores_of_all_runs_sum_to_zero():
+    assert log_rank_scores(*some_runs(7, 40)).sum() == pytest.approx(0, abs=1e-12)
+
+
+def test_three_runs_against_three_prove_nothing_and_four_do():
+    assert log_rank([1, 2, 3], [True] * 3, [7, 8, 9], [True] * 3) == pytest.approx(2 / 20)
+    assert log_rank([1, 2, 3, 4], [True] * 4, [7, 8, 9, 10], [True] * 4) == pytest.approx(2 / 70)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: survival([], []), "not one per run"),
+        (lambda: survival([1, math.nan], [True, True]), "not finite"),
+    ],
+)
+def test_what_cannot_be_estimated_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,77 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from asr.statistics.censoring import log_rank
+from asr.statistics.comparison import holm
+from asr.statistics.power import (
+    comparisons_to_decide,
+    least_log_rank,
+    log_rank_floor,
+    seeds_to_decide,
+)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1, 1), (1, 4), (2, 2), (2, 3), (3, 3), (3, 4)])
+def test_no_order_of_runs_gives_a_lower_p_than_the_formula_and_one_gives_it(a, b):
+    """Every way in which the runs of two arms can come in, without ties, up to renaming."""
+    found = set()
+    for first in itertools.combinations(range(a + b), a):
+        rest = [place for place in range(a + b) if place not in first]
+        found.add(log_rank([1 + place for place in first], [True] * a, np.add(rest, 1), [True] * b))
+    assert min(found) == pytest.approx(least_log_rank(a, b))
+
+
+@pytest.mark.parametrize(("a", "b"), [(2, 3), (3, 3), (4, 4)])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_floor_of_runs_that_tie_is_that_of_all_their_deals(a, b, seed):
+    """Costs of few values, about half of the runs stopped: every deal's p, by the test itself."""
+    random = np.random.default_rng([a, b, seed])
+    costs = random.integers(1, 4, a + b).astype(float)
+    reached = random.random(a + b) < 0.5
+    deals = []
+    for first in itertools.combinations(range(a + b), a):
+        rest = [place for place in range(a + b) if place not in first]
+        mine, theirs = list(first), rest
+        deals.append(log_rank(costs[mine], reached[mine], costs[theirs], reached[theirs]))
+    for mine in (range(a), range(b, a + b)):
+        rest = [place for place in range(a + b) if place not in mine]
+        sides = (costs[list(mine)], reached[list(mine)], costs[rest], reached[rest])
+        assert log_rank_floor(*sides) == pytest.approx(min(deals))
+
+
+def test_where_no_run_reached_the_target_all_deals_are_alike():
+    assert log_rank_floor([5, 5], [False] * 2, [5, 5, 5], [False] * 3) == 1
+
+
+def test_seeds_and_comparisons_that_decide_are_the_edge_of_holms_procedure():
+    """With as many of them the lowest p of a whole family is significant, with fewer it is not."""
+    for pairs in range(1, 30):
+        seeds = seeds_to_decide(pairs)
+        for number, decides in ((seeds, True), (seeds - 1, False)):
+            family = [least_log_rank(number, number)] * pairs
+            assert (holm(family) < 0.05).all() == decides
+    assert [seeds_to_decide(pairs) for pairs in (1, 6, 7, 10**6)] == [4, 5, 6, None]
+    for seeds in range(2, 8):
+        least = least_log_rank(seeds, seeds)
+        most = comparisons_to_decide(least)
+        assert most == 0 or (holm([least] * most) < 0.05).all()
+        assert (holm([least] * (most + 1)) >= 0.05).all()
+
+
+def test_many_runs_are_dealt_at_random_and_end_at_one_of_those_deals():
+    a, b = np.arange(1, 11), np.arange(101, 111)
+    assert log_rank(a, [True] * 10, b, [True] * 10) >= least_log_rank(10, 10) == 1 / 20_001
+    assert log_rank_floor(a, [True] * 10, b, [True] * 10) == 1 / 20_001
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: least_log_rank(0, 5), "0 runs against 5"),
+    ],
+)
+def test_what_shows_nothing_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,254 @@
+import json
+import logging
+import pickle
+import random
+import unicodedata
+
+import pytest
+
+from asr.batch import BLANK, EOS, UNKNOWN
+from asr.text.normalisers import NORMALISERS, english, lower, normaliser, not_english, without_tags
+from asr.text.tokenizers import Characters, SentencePiece, restore
+
+TEXTS = [
+    "turn the light on",
+    "turn the light off at seven",
+    "it's monday june twenty one",
+    "stop now",
+    "set the alarm for sunday at eleven",
+]
+AWKWARD = ["", " ", "a", "é日本", "a  b", " lead and trail ", "it's", "\u2581", "🙂", "x" * 5000]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("HE SAID", "he said"),
+        ("", ""),
+        ("  a \t b\n", "a b"),
+        ("Hello, world! (yes)", "hello world yes"),
+        ("it\u2019s Mr. O\u2019Neill\u2019s", "it's mr o'neill's"),
+        ("'twas the dogs' rock \u2018n\u2019 roll", "twas the dogs rock n roll"),
+        ("well-known", "well known"),
+        ("\u201cquoted\u201d \u2014 dash\u2026", "quoted dash"),
+        ("$3.50 + 20%", "3 50 20"),
+        ("snake_case", "snake case"),
+        ("zero\u200bwidth soft\u00adhyphen", "zerowidth softhyphen"),
+        ("\uff21\uff22\uff23 \ufb01ne \u2460", "abc fine 1"),
+        ("\u00c9t\u00e9 E\u0301te\u0301", "\u00e9t\u00e9 \u00e9t\u00e9"),
+        ("\u65e5\u672c\u8a9e\u3002", "\u65e5\u672c\u8a9e"),
+        ("'''", ""),
+        ("a''b", "a b"),
+        ("... !?", ""),
+    ],
+)
+def test_english_does_what_it_documents(text, expected):
+    assert english(text) == expected
+
+
+def test_normalising_twice_changes_nothing():
+    generator = random.Random(0)
+    alphabet = [chr(generator.randrange(1, 0x3000)) for _ in range(400)] + list("'\u2019 aB-_$.")
+    alphabet += ["\u0130", "\u0301", "\ufb03", "\u00b4", "\u212b"]
+    for normalise in NORMALISERS.values():
+        for _ in range(1500):
+            text = "".join(generator.choice(alphabet) for _ in range(generator.randrange(12)))
+            once = normalise(text)
+            assert normalise(once) == once, repr(text)
+
+
+def test_the_other_normalisers():
+    assert normaliser("none")(" A,  b ") == " A,  b "
+    assert lower(" A,  b\n") == "a, b"
+    with pytest.raises(ValueError, match="'french': choose one of none, lower, english"):
+        normaliser("french")
+
+
+@pytest.mark.parametrize("name", NORMALISERS)
+def test_what_is_typed_in_two_ways_is_one_text(name):
+    for text in ("\u00e9t\u00e9", "\u00c5ngstr\u00f6m", "\ud55c\uad6d\uc5b4", "vi\u1ec7t"):
+        typed = {normaliser(name)(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")}
+        assert len(typed) == 1
+        assert unicodedata.is_normalized("NFC", typed.pop())
+
+
+def test_an_alphabet_is_composed_and_that_of_a_trained_model_stays_as_it_is():
+    assert Characters((), alphabet="te\u0301").characters == "t\u00e9"
+    old = {"class": "Characters", "characters": "et\u0301"}  # of decomposed texts
+    assert restore(old).state() == old
+    assert restore(old).decode(restore(old).encode("e\u0301t")) == "e\u0301t"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("well [laughter] yes", "well yes"),
+        ("[[noise]] <unk> a {breath}", "a"),
+        ("<|en|><|notimestamps|> hello", "hello"),
+        ("a < b and c > d", "a < b and c > d"),
+        ("f(x)  [", "f(x)  ["),
+        ("[a]b", "b"),
+    ],
+)
+def test_tags_are_what_brackets_hold(text, left):
+    assert without_tags(text) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "why"),
+    [
+        ("plain words", "", ""),
+        ("plain words", "en-US", ""),
+        ("plain words", "English", ""),
+        ("plain words", "unknown", ""),
+        ("na\u00efve caf\u00e9, \u00b5 and \U0001f469\u200d\U0001f469", "", ""),
+        ("\uff21\uff22", "", ""),
+        ("gr\u00fc\u00dfe", "de", "language de"),
+        ("plain words", "fr_CA", "language fr_CA"),
+        ("\u0633\u0644\u0627\u0645", "", "script Arabic"),
+        ("\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35", "", "script Thai"),
+        ("\u043f\u0440\u0438\u0432\u0435\u0442 ok", "", "script Cyrillic"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "", "zero-width joiners are lost"),
+        ("\u0915\u094d\u200d\u092f\u093e", "", "zero-width joiners are lost"),
+    ],
+)
+def test_what_the_english_normaliser_is_not_for(text, language, why):
+    assert not_english(text, language) == why
+
+
+def test_lower_loses_no_sign_of_a_script():
+    for text in (
+        "\u0645\u06cc\u200c\u062e",
+        "\u0915\u094d\u200d\u092f\u093e",
+        "l\u00b7l",
+        "\u0f56\u0f7c\u0f51\u0f0b",
+    ):
+        assert lower(text) == text
+
+
+TOKENIZERS = {
+    "characters": lambda: Characters(TEXTS),
+    "alphabet": lambda: Characters(TEXTS, alphabet="abc '"),
+    "bpe": lambda: SentencePiece(TEXTS, size=40),
+    "unigram": lambda: SentencePiece(TEXTS, size=40, kind="unigram"),
+}
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request):
+    return TOKENIZERS[request.param]()
+
+
+def test_texts_of_known_characters_survive(tokenizer):
+    if isinstance(tokenizer, Characters) and "t" not in tokenizer.characters:
+        texts = ["a cab", "bac'a", ""]
+    else:
+        texts = [*TEXTS, "", "t", "one two  three"]
+    for text in texts:
+        ids = tokenizer.encode(text)
+        assert UNKNOWN not in ids
+        assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_anything_encodes_within_the_vocabulary_and_decodes(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert all(UNKNOWN <= i < tokenizer.vocabulary_size for i in ids)
+    assert isinstance(tokenizer.decode(ids), str)
+
+
+def test_every_id_decodes(tokenizer):
+    for i in range(tokenizer.vocabulary_size):
+        assert isinstance(tokenizer.decode([i]), str)
+
+
+def test_blank_and_eos_are_silent(tokenizer):
+    ids = tokenizer.encode("a")
+    assert tokenizer.decode([BLANK, EOS, *ids, EOS, BLANK]) == "a"
+    assert tokenizer.decode([BLANK, EOS]) == ""
+
+
+def test_what_was_never_seen_is_unknown_and_visible(tokenizer):
+    assert tokenizer.encode("a\u65e5").count(UNKNOWN) == 1
+    assert "\ufffd" in tokenizer.decode(tokenizer.encode("a\u65e5"))
+
+
+def test_the_state_survives_json_and_restores_an_equal_tokenizer(tokenizer):
+    again = restore(json.loads(json.dumps(tokenizer.state())))
+    assert type(again) is type(tokenizer)
+    assert again.vocabulary_size == tokenizer.vocabulary_size
+    assert again.state() == tokenizer.state()
+    for text in TEXTS + AWKWARD:
+        assert again.encode(text) == tokenizer.encode(text)
+
+
+def test_it_travels_to_another_process(tokenizer):
+    again = pickle.loads(pickle.dumps(tokenizer))
+    assert again.encode("turn on") == tokenizer.encode("turn on")
+
+
+def test_characters_are_numbered_from_three_by_code_point():
+    tokenizer = Characters(["b a", "c"])
+    assert tokenizer.characters == " abc"
+    assert tokenizer.encode("abc ") == [4, 5, 6, 3]
+    assert tokenizer.vocabulary_size == 7
+
+
+def test_the_order_of_the_texts_does_not_matter_to_characters():
+    assert Characters(TEXTS).state() == Characters(reversed(TEXTS)).state()
+
+
+@pytest.mark.parametrize("make", [Characters, SentencePiece])
+@pytest.mark.parametrize("texts", [[], [""], iter(())])
+def test_no_text_is_an_error(make, texts):
+    with pytest.raises(ValueError, match="the training texts are empty"):
+        make(texts)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_too_large_a_vocabulary_shrinks_and_says_so(caplog, kind):
+    with caplog.at_level(logging.WARNING):
+        tokenizer = SentencePiece(["ab ab", "ba"], size=500, kind=kind)
+    assert tokenizer.vocabulary_size < 30
+    assert f"vocabulary of {tokenizer.vocabulary_size} instead of 500" in caplog.text
+    assert tokenizer.decode(tokenizer.encode("ab ba")) == "ab ba"
+
+
+def test_too_small_a_vocabulary_grows_to_the_characters(caplog):
+    with caplog.at_level(logging.WARNING):
+        tokenizer = SentencePiece(TEXTS, size=3)
+    assert "instead of 3" in caplog.text
+    assert tokenizer.decode(tokenizer.encode(TEXTS[0])) == TEXTS[0]
+
+
+def test_a_size_that_fits_is_met_exactly(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert SentencePiece(TEXTS, size=45).vocabulary_size == 45
+    assert caplog.text == ""
+
+
+def test_pieces_shorten_what_was_seen():
+    tokenizer = SentencePiece(TEXTS * 10, size=80)
+    assert len(tokenizer.encode("turn the light")) < len("turn the light") / 2
+
+
+def test_training_is_silent_and_repeatable(capfd):
+    states = [SentencePiece(TEXTS, size=40).state() for _ in range(2)]
+    assert states[0] == states[1]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_foreign_state_is_refused():
+    for state in ({}, {"class": "Words"}, {"class": "Characters"}):
+        with pytest.raises(ValueError, match="not the state of a tokenizer"):
+            restore(state)
+
+
+def test_pieces_spell_what_the_ids_stand_for():
+    for tokenizer in (Characters(TEXTS), SentencePiece(TEXTS, size=50)):
+        pieces = tokenizer.pieces()
+        assert len(pieces) == tokenizer.vocabulary_size
+        assert pieces[:3] == ["<blank>", "</s>", "<unk>"]
+        for text in TEXTS:
+            spelt = "".join(pieces[token] for token in tokenizer.encode(text))
+            assert spelt.removeprefix("\u2581") == text.replace(" ", "\u2581")
