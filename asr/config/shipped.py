@@ -8,7 +8,9 @@ encoder is ``lstm-tiny``, a study ``quick``.
 import difflib
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "recipes"
+import asr
+
+FOLDER = Path(asr.__file__).parent / "recipes"
 COMMANDS = {
     "tasks": "asr train NAME",
     "encoders": "asr train TASK --encoder NAME",
