@@ -47,7 +47,7 @@ def _git_commit() -> str | None:
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
+            cwd=Path(asr.__file__).parent,
             capture_output=True,
             text=True,
             check=False,
