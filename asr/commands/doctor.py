@@ -2,17 +2,13 @@
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from asr import __version__
 from asr.commands.options import hyphens, parser
 
-if TYPE_CHECKING:
-    from asr.doctor import Finding
-
 
 def doctor(arguments: list[str]) -> int:
-    """``asr doctor [--quick] [--json]``: 1 when something is broken, 0 with warnings alone."""
+    """``asr doctor [--quick] [--json]``: 1 if something is broken, 0 with warnings alone."""
     options = parser("doctor")
     options.add_argument(
         "--quick", action="store_true", help="leave out the trial of training and transcription"
@@ -23,13 +19,15 @@ def doctor(arguments: list[str]) -> int:
     )  # fmt: skip
     known = options.parse_args(hyphens(arguments))
 
-    from asr.doctor import examine
+    from asr.doctor.checks import examine
 
     findings = []
     for finding in examine(known.quick):
         findings.append(finding)
         if not known.json:
-            print(row(finding), flush=True)
+            print(f"{finding.check:20} {finding.state:8} {finding.detail}", flush=True)
+            if finding.remedy:
+                print(f"{'':29} remedy: {finding.remedy}", flush=True)
     states = [finding.state for finding in findings]
     broken, warnings = states.count("broken"), states.count("warning")
     if known.json:
@@ -39,9 +37,3 @@ def doctor(arguments: list[str]) -> int:
     else:
         print(f"{states.count('ok')} ok, {warnings} warnings, {broken} broken")
     return int(broken > 0)
-
-
-def row(finding: "Finding") -> str:
-    """A line of the table, and one with the remedy where there is one."""
-    line = f"{finding.check:20} {finding.state:8} {finding.detail}"
-    return f"{line}\n{'':29} remedy: {finding.remedy}" if finding.remedy else line

@@ -1,4 +1,4 @@
-"""The list of checks, each run so that it can fail, crash or hang without stopping the others."""
+"""The list of checks. A check that fails, crashes or hangs does not stop the others."""
 
 import importlib
 import json
@@ -14,43 +14,35 @@ from asr.doctor.threads import REMEDY as ONE_THREAD
 
 REPORT = "report this line to the project"
 AGAIN = (
-    "put right what the lines above say, or install asr again in a new environment, as "
+    "solve the problems in the lines above, or install asr again in a new environment, as "
     "scripts/setup does"
 )
 
 
 @dataclass(frozen=True)
 class Check:
-    """A function that returns findings.
+    """A function that returns findings."""
 
-    Attributes:
-        name: of the check, in the finding that it failed.
-        function: its import path, as module:function.
-        remedy: for a failure that the function did not expect.
-        seconds: limit for a process of its own, which checks that load compiled code have: it may
-            crash, and slow threads may never end. None: it runs in this process.
-        late: what it means that the limit was reached.
-        quick: whether ``asr doctor --quick`` runs it.
-    """
-
-    name: str
-    function: str
-    remedy: str
+    name: str  # of the finding if the check itself fails
+    function: str  # its import path, as module:function
+    remedy: str  # for a failure that the function did not expect
+    # A check that loads compiled code may crash or hang: it runs in a process of its own with this
+    # time limit. None: the check runs in this process.
     seconds: float | None = None
-    late: State = "broken"
-    quick: bool = True
+    late: State = "broken"  # the state if the limit is reached
+    quick: bool = True  # whether ``asr doctor --quick`` runs it
 
 
 # What torch needs comes before torch, which for instance does not load without a temporary folder.
 CHECKS = (
     Check("versions", "asr.doctor.packages:versions", AGAIN, seconds=120),
     Check("eSpeak", "asr.doctor.packages:espeak", "pip install --force-reinstall espeakng-loader"),
-    Check("processor", "asr.doctor.devices:processor", REPORT),
-    Check("memory", "asr.doctor.devices:memory", REPORT),
-    Check("working folder", "asr.doctor.folders:working_folder", REPORT),
-    Check("temporary folder", "asr.doctor.folders:temporary_folder", REPORT),
+    Check("processor", "asr.doctor.machine:processor", REPORT),
+    Check("memory", "asr.doctor.machine:memory", REPORT),
+    Check("working folder", "asr.doctor.machine:working_folder", REPORT),
+    Check("temporary folder", "asr.doctor.machine:temporary_folder", REPORT),
     Check("torch, torchaudio", "asr.doctor.packages:pair", AGAIN, seconds=120),
-    Check("GPU", "asr.doctor.devices:gpus", AGAIN, seconds=120),
+    Check("GPU", "asr.doctor.machine:gpus", AGAIN, seconds=120),
     Check("threads", "asr.doctor.threads:threads", ONE_THREAD, seconds=40, late="warning"),
     Check("audio formats", "asr.doctor.formats:formats", AGAIN, seconds=120),
     Check("training", "asr.doctor.trial:trial", AGAIN, seconds=300, quick=False),
@@ -58,10 +50,10 @@ CHECKS = (
 
 
 def examine(quick: bool = False) -> Iterator[Finding]:
-    """Findings as the checks end, in the order of CHECKS; it raises nothing.
+    """Runs the checks in order, and yields the findings of each; raises nothing.
 
     Args:
-        quick: without training and transcription.
+        quick: leave out training and transcription.
     """
     for check in CHECKS:
         if check.quick or not quick:
@@ -71,17 +63,17 @@ def examine(quick: bool = False) -> Iterator[Finding]:
 def _here(check: Check) -> list[Finding]:
     module, function = check.function.split(":")
     try:
-        found: list[Finding] = getattr(importlib.import_module(module), function)()
-    except Exception as error:  # whatever it is, it is what this check found
+        return list(getattr(importlib.import_module(module), function)())
+    except Exception as error:  # any error is what this check found
         reason = " ".join(str(error).split())
         return [Finding(check.name, "broken", f"{type(error).__name__}: {reason}", check.remedy)]
-    return found
 
 
 def _apart(check: Check, seconds: float) -> list[Finding]:
-    """The same in a process of its own that is given so many seconds."""
+    """Runs a check in a process of its own."""
     code = f"from asr.doctor.checks import Check, answer; answer({check!r})"
-    # The child finds the modules that this process finds. Its group is its own, and is ended whole.
+    # The child finds the modules that this process finds. It has a process group of its own, which
+    # is killed as a whole.
     with subprocess.Popen(
         [sys.executable, "-P", "-c", code],
         stdin=subprocess.DEVNULL,
@@ -109,7 +101,7 @@ def _apart(check: Check, seconds: float) -> list[Finding]:
 
 
 def answer(check: Check) -> None:
-    """In the child: writes the findings of a check as JSON; other output goes to stderr."""
+    """Runs in the child: writes the findings as JSON to stdout, all other output to stderr."""
     out = os.dup(1)
     os.dup2(2, 1)
     with os.fdopen(out, "w") as file:

@@ -1,7 +1,4 @@
-"""Which containers and codecs ``asr`` reads here: a tone is encoded, and decoded as recordings are.
-
-It is made at the rate that it is read at, so that this says nothing of resampling.
-"""
+"""The containers and codecs that ``asr`` reads here: a tone is encoded in each and decoded again."""
 
 import io
 
@@ -11,68 +8,51 @@ from asr.audio.audio_file import AudioError, decode
 from asr.doctor.finding import Finding
 
 SECONDS, HERTZ = 0.5, 440.0
-# Suffix: libsndfile's format and subtype.
-SOUNDFILE = {
-    "wav": ("WAV", "PCM_16"),
-    "flac": ("FLAC", "PCM_16"),
-    "mp3": ("MP3", "MPEG_LAYER_III"),
-    "ogg (Vorbis)": ("OGG", "VORBIS"),
-    "opus": ("OGG", "OPUS"),
-    "aiff": ("AIFF", "PCM_16"),
-    "au": ("AU", "PCM_16"),
-    "caf": ("CAF", "PCM_16"),
-    "w64": ("W64", "PCM_16"),
+FORMATS = {  # FFmpeg's container and codec
+    "wav": ("wav", "pcm_s16le"),
+    "flac": ("flac", "flac"),
+    "mp3": ("mp3", "mp3"),
+    "ogg (Vorbis)": ("ogg", "vorbis"),
+    "opus": ("ogg", "opus"),
+    "aiff": ("aiff", "pcm_s16be"),
+    "au": ("au", "pcm_s16be"),
+    "caf": ("caf", "pcm_s16be"),
+    "w64": ("w64", "pcm_s16le"),
+    "m4a (AAC)": ("ipod", "aac"),
+    "aac": ("adts", "aac"),
+    "mp4 (AAC)": ("mp4", "aac"),
+    "webm (Opus)": ("webm", "opus"),
+    "mkv (AAC)": ("matroska", "aac"),
+    "wma": ("asf", "wmav2"),
+    "amr": ("amr", "amrnb"),
 }
-# Suffix: FFmpeg's container and codec, and Hz; what encodes a codec may have another name.
-FFMPEG = {
-    "m4a (AAC)": ("ipod", "aac", 48000),
-    "aac": ("adts", "aac", 48000),
-    "mp4 (AAC)": ("mp4", "aac", 48000),
-    "webm (Opus)": ("webm", "opus", 48000),
-    "mkv (AAC)": ("matroska", "aac", 48000),
-    "wma": ("asf", "wmav2", 48000),
-    "amr": ("amr", "amrnb", 8000),
+ENCODERS = {  # by codec, if the encoder has another name
+    "mp3": "libmp3lame",
+    "vorbis": "libvorbis",
+    "opus": "libopus",
+    "amrnb": "libopencore_amrnb",
 }
-ENCODERS = {"opus": "libopus", "amrnb": "libopencore_amrnb"}
-NEEDED = ("wav", "flac")  # recordings, and how a prepared corpus keeps them
+NEEDED = ("wav", "flac")  # recordings are often wav, and a prepared corpus holds flac
 
 
 def formats() -> list[Finding]:
-    """One line about all that are read, and one for each that is not."""
-    found = [_finding(name) for name in (*SOUNDFILE, *FFMPEG)]
+    """One finding lists the formats that are read; each other format has one of its own."""
+    found = [_finding(name) for name in FORMATS]
     read = [finding.detail for finding in found if finding.state == "ok"]
-    return [
-        Finding("audio formats", "ok", f"read: {', '.join(read)}"),
-        *(finding for finding in found if finding.state != "ok"),
-    ]
-
-
-def tone(rate: int) -> np.ndarray:
-    """(N,) float32 at ``rate`` Hz."""
-    time = np.arange(round(SECONDS * rate)) / rate
-    return (0.5 * np.sin(2 * np.pi * HERTZ * time)).astype(np.float32)
-
-
-def heard(data: bytes, rate: int) -> bool:
-    """Whether a file holds the tone.
-
-    Raises:
-        AudioError: it is not read.
-    """
-    wave = decode(data, rate)
-    spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave))))
-    peak = spectrum.argmax() * rate / len(wave)
-    return bool(abs(len(wave) / rate - SECONDS) < 0.2 and abs(peak - HERTZ) < 10)
+    failed = [finding for finding in found if finding.state != "ok"]
+    return [Finding("audio formats", "ok", f"read: {', '.join(read)}"), *failed]
 
 
 def _finding(name: str) -> Finding:
+    container, codec = FORMATS[name]
+    rate = rate_of(codec)  # files are decoded at their own rate: resampling is not tested here
     try:
-        sample = _sample(name)
-        if sample is None:
+        data = encoded(container, codec)
+        if data is None:
             return Finding(name, "ok", f"{name} (decoder present, not tried)")
-        if heard(*sample):
+        if is_tone(decode(data, rate), rate):
             return Finding(name, "ok", name)
-        problem = "it is read, but not as it was written; convert it to wav or flac"
+        problem = "the decoded sound is wrong; convert it to wav or flac"
     except AudioError as error:
         problem = str(error)
     except ImportError as error:
@@ -81,40 +61,44 @@ def _finding(name: str) -> Finding:
     return Finding(f"audio {name}", "broken" if name in NEEDED else "warning", reason, remedy)
 
 
-def _sample(name: str) -> tuple[bytes, int] | None:
-    """The tone in that format and its rate in Hz; None where no encoder for it is here.
+def rate_of(codec: str) -> int:
+    """The sample rate in Hz at which the tone is encoded."""
+    return 8000 if codec == "amrnb" else 48000
+
+
+def tone(rate: int) -> np.ndarray:
+    """(N,) float32 at ``rate`` Hz."""
+    time = np.arange(round(SECONDS * rate)) / rate
+    return (0.5 * np.sin(2 * np.pi * HERTZ * time)).astype(np.float32)
+
+
+def is_tone(wave: np.ndarray, rate: int) -> bool:
+    """Whether (N,) samples at ``rate`` Hz are as long as the tone and have its frequency."""
+    spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave))))
+    peak = spectrum.argmax() * rate / len(wave)
+    return bool(abs(len(wave) / rate - SECONDS) < 0.2 and abs(peak - HERTZ) < 10)
+
+
+def encoded(container: str, codec: str) -> bytes | None:
+    """The tone as FFmpeg encodes it; None if this FFmpeg has no encoder for the codec.
 
     Raises:
-        AudioError: there is no decoder.
+        AudioError: this FFmpeg has no decoder for the codec.
     """
     import av
-    import soundfile
 
+    if codec not in av.codecs_available:
+        raise AudioError(f"this FFmpeg has no decoder {codec}; convert such files to wav or flac")
+    file, rate = io.BytesIO(), rate_of(codec)
     try:
-        if name in SOUNDFILE:
-            file = io.BytesIO()
-            kind, subtype = SOUNDFILE[name]
-            soundfile.write(file, tone(48000), 48000, format=kind, subtype=subtype)
-            return file.getvalue(), 48000
-        container, codec, rate = FFMPEG[name]
-        if codec in av.codecs_available:
-            return encoded(container, codec, rate), rate
-    except (soundfile.LibsndfileError, av.FFmpegError, ValueError):
+        with av.open(file, "w", format=container) as output:
+            stream = output.add_stream(ENCODERS.get(codec, codec), rate=rate, layout="mono")
+            assert isinstance(stream, av.AudioStream)
+            stream.bit_rate = 12_200 if codec == "amrnb" else 64_000
+            frame = av.AudioFrame.from_ndarray(tone(rate)[None], format="fltp", layout="mono")
+            frame.sample_rate = rate
+            output.mux(stream.encode(frame))
+            output.mux(stream.encode(None))
+    except (av.FFmpegError, ValueError):
         return None
-    raise AudioError(f"this FFmpeg has no decoder {codec}; convert such files to wav or flac")
-
-
-def encoded(container: str, codec: str, rate: int) -> bytes:
-    """The tone as FFmpeg writes it."""
-    import av
-
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as output:
-        stream = output.add_stream(ENCODERS.get(codec, codec), rate=rate, layout="mono")
-        assert isinstance(stream, av.AudioStream)
-        stream.bit_rate = 12_200 if codec == "amrnb" else 64_000
-        frame = av.AudioFrame.from_ndarray(tone(rate)[None], format="fltp", layout="mono")
-        frame.sample_rate = rate
-        output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
     return file.getvalue()

@@ -1,8 +1,10 @@
 """Installed packages against what the project declares; whether torch and torchaudio compute."""
 
+import importlib
 import importlib.metadata
 import math
 import platform
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from asr import __version__
@@ -12,99 +14,90 @@ if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
 DISTRIBUTION = "asr-equal-cost"
-# Of the packages declared, those that have a line when nothing is wrong with them.
+# The declared packages that have a line even if nothing is wrong with them.
 SHOWN = (
     "torch torchaudio lightning datasets pyarrow numpy sentencepiece soundfile av".split()  # noqa: SIM905
 )
+LIBRARIES = {  # C libraries inside packages: a name, and the attribute that holds the version
+    "soundfile": ("libsndfile", "__libsndfile_version__"),
+    "av": ("FFmpeg", "ffmpeg_version_info"),
+}
 
 
-def versions() -> list[Finding]:
-    """Python and the project; a line for each package of SHOWN, missing or out of bounds."""
+def versions() -> Iterator[Finding]:
+    """Python, asr, the packages of SHOWN, and each package that is missing or out of bounds."""
     from packaging.requirements import Requirement
 
-    findings = [Finding("python", "ok", platform.python_version())]
+    yield Finding("python", "ok", platform.python_version())
     try:
         declared = importlib.metadata.requires(DISTRIBUTION) or []
-        findings.append(Finding("asr", "ok", __version__))
+        yield Finding("asr", "ok", __version__)
     except importlib.metadata.PackageNotFoundError:
         declared = list(SHOWN)
         detail = f"{__version__} is not an installed package: versions are not compared"
-        findings.append(Finding("asr", "warning", detail, "pip install -e . in its folder"))
+        yield Finding("asr", "warning", detail, "pip install -e . in its folder")
     for requirement in map(Requirement, declared):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            findings += _version(requirement.name, requirement.specifier)
-    return findings
+            yield from _version(requirement.name, requirement.specifier)
 
 
-def _version(name: str, bounds: "SpecifierSet") -> list[Finding]:
+def _version(name: str, bounds: "SpecifierSet") -> Iterator[Finding]:
     remedy = f"pip install '{name}{bounds}'"
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return [Finding(name, "broken", "not installed", remedy)]
+        yield Finding(name, "broken", "not installed", remedy)
+        return
     if not bounds.contains(version, prereleases=True):
-        return [Finding(name, "broken", f"{version}, but asr needs {bounds}", remedy)]
-    if name not in SHOWN:
-        return []
-    try:
-        return [Finding(name, "ok", version + _library(name))]
-    except (ImportError, OSError) as error:
-        return [Finding(name, "broken", f"{version} cannot be imported: {error}", remedy)]
+        yield Finding(name, "broken", f"{version}, but asr needs {bounds}", remedy)
+        return
+    if name in LIBRARIES:
+        library, attribute = LIBRARIES[name]
+        try:
+            version += f" with {library} {getattr(importlib.import_module(name), attribute)}"
+        except (ImportError, OSError) as error:
+            yield Finding(name, "broken", f"{version} cannot be imported: {error}", remedy)
+            return
+    if name in SHOWN:
+        yield Finding(name, "ok", version)
 
 
-def _library(name: str) -> str:
-    """The C library that a package brings."""
-    if name == "soundfile":
-        import soundfile
-
-        return f" with libsndfile {soundfile.__libsndfile_version__}"
-    if name == "av":
-        import av
-
-        return f" with FFmpeg {av.ffmpeg_version_info}"
-    return ""
-
-
-def espeak() -> list[Finding]:
+def espeak() -> Iterator[Finding]:
     """Whether eSpeak NG, which is optional, speaks a word."""
     from asr.corpora.espeak import Request, speak
 
     try:
         version = importlib.metadata.version("espeakng-loader")
     except importlib.metadata.PackageNotFoundError:
-        detail = "not installed; asr prepare spoken needs it, nothing else does"
-        return [Finding("eSpeak", "warning", detail, "pip install espeakng-loader")]
+        detail = "not installed; only asr prepare spoken needs it"
+        yield Finding("eSpeak", "warning", detail, "pip install espeakng-loader")
+        return
     rate, [wave] = speak([Request("one", "en-us", 160, 50)])
     detail = f"espeakng-loader {version}; {len(wave) / 2 / rate:.1f} s spoken at {rate} Hz"
-    return [Finding("eSpeak", "ok", detail)]
+    yield Finding("eSpeak", "ok", detail)
 
 
-def pair() -> list[Finding]:
-    """Whether torch loads, and torchaudio beside it computes what can be told by hand."""
+def pair() -> Iterator[Finding]:
+    """Whether torch and torchaudio load together and compute values that are known."""
     import torch
 
     from asr.kernels import torchaudio_functional as F
 
     name = "torch, torchaudio"
+    one, two = (torch.tensor([length], dtype=torch.int32) for length in (1, 2))
+    chances = torch.tensor([[[0.9, 0.1], [0.2, 0.8], [0.9, 0.1]]])  # (1, T, V)
     try:
         # Two frames, one label, three classes of equal probability: two paths of three steps.
-        loss = F.rnnt_loss(
-            torch.zeros(1, 2, 2, 3),
-            torch.tensor([[1]], dtype=torch.int32),
-            torch.tensor([2], dtype=torch.int32),
-            torch.tensor([1], dtype=torch.int32),
-            blank=0,
-        )
-        chances = torch.tensor([[[0.9, 0.1], [0.2, 0.8], [0.9, 0.1]]])  # (1, T, V)
-        target = torch.tensor([[1]], dtype=torch.int32)
-        path, _ = F.forced_align(chances.log(), target, blank=0)
+        loss = F.rnnt_loss(torch.zeros(1, 2, 2, 3), one[None], two, one, blank=0)
+        path, _ = F.forced_align(chances.log(), one[None], blank=0)
         resampled = F.resample(torch.zeros(100), 8000, 16000)
     except F.TorchaudioError as error:
         detail = f"{F.installed()}: torchaudio cannot be loaded ({F.reason(error)})"
-        return [Finding(name, "broken", f"{detail}; pairs that work: {F.PAIRS}", F.remedy())]
+        yield Finding(name, "broken", f"{detail}; pairs that work: {F.PAIRS}", F.remedy())
+        return
     correct = math.isclose(float(loss), -math.log(2 / 27), rel_tol=1e-4)
-    correct &= path.tolist() == [[0, 1, 0]] and len(resampled) == 200
-    if not correct:
-        return [Finding(name, "broken", f"{F.installed()} compute wrong values", F.remedy())]
-    detail = "rnnt_loss, forced_align and resample give the values expected"
-    return [Finding(name, "ok", detail)]
+    if correct and path.tolist() == [[0, 1, 0]] and len(resampled) == 200:
+        detail = "rnnt_loss, forced_align and resample give the expected values"
+        yield Finding(name, "ok", detail)
+    else:
+        yield Finding(name, "broken", f"{F.installed()} compute wrong values", F.remedy())

@@ -1,24 +1,24 @@
 """Whether threads make this machine faster, or wait for each other.
 
-The threads of OpenMP end every operation at a barrier, where they wait by spinning. When another
+The threads of OpenMP end every operation at a barrier, where they wait by spinning. If another
 program holds a core, one thread of the team is not running, and the others spin until it is: an
-update of training then takes longer than on one thread, by a factor of up to thirty.
+update of training then takes up to thirty times as long as on one thread.
 """
 
 import os
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 from asr.doctor.finding import Finding
 
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 REMEDY = "set OMP_NUM_THREADS=1; more processes use more cores (asr train: --trainer.devices 2)"
-SECONDS = 0.6  # of each of the two measurements
-SIZE = 384  # rows of a square product: about a millisecond on a core, as operations of training
+SECONDS = 0.6  # duration of each of the two measurements
+SIZE = 384  # rows of a square product, which takes about a millisecond, as operations of training
 
 
-def threads() -> list[Finding]:
-    """Times a product on all threads and on one."""
+def threads() -> Iterator[Finding]:
+    """Times a matrix product on all threads and on one."""
     import torch
 
     number = torch.get_num_threads()
@@ -26,13 +26,13 @@ def threads() -> list[Finding]:
     before, own, begin = busy_seconds(), time.process_time(), time.perf_counter()
     one = seconds_per_product(1)
     others = busy_seconds() - before - (time.process_time() - own)
-    found = judge(number, all_threads, one, others / (time.perf_counter() - begin))
+    found = judge(number, all_threads / one, others / (time.perf_counter() - begin))
     settings = [f"{name}={os.environ.get(name, '(not set)')}" for name in VARIABLES]
-    return [Finding("threads", found.state, "; ".join([found.detail, *settings]), found.remedy)]
+    yield Finding("threads", found.state, "; ".join([found.detail, *settings]), found.remedy)
 
 
 def seconds_per_product(threads: int) -> float:
-    """Mean over ``SECONDS`` of products, the first ones left out; at least one is timed."""
+    """The mean time of a product during ``SECONDS``, without the first three products."""
     import torch
 
     torch.set_num_threads(threads)
@@ -47,25 +47,23 @@ def seconds_per_product(threads: int) -> float:
 
 
 def busy_seconds() -> float:
-    """What all cores of the machine have worked so far; 0 where the system does not say."""
-    if not Path("/proc/stat").is_file():
-        return 0.0
-    user, nice, system, _, _, *interrupts = Path("/proc/stat").read_text().split()[1:8]
-    return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
+    """The seconds for which the cores of this machine have worked since it started, summed."""
+    import psutil
+
+    times = psutil.cpu_times()
+    return sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq"))
 
 
-def judge(number: int, all_threads: float, one: float, others: float) -> Finding:
-    """What two timings say.
+def judge(number: int, ratio: float, others: float) -> Finding:
+    """What the timings mean.
 
     Args:
-        number: of threads.
-        all_threads: seconds of a product on so many.
-        one: seconds of the same product on one.
+        number: threads that torch uses.
+        ratio: time of a product on these threads, divided by its time on one thread.
         others: cores that other programs used meanwhile.
     """
     if number == 1:
         return Finding("threads", "ok", "torch uses 1 thread")
-    ratio = all_threads / one
     detail = (
         f"torch uses {number} threads; a product takes {ratio:.2f} times as long as on 1 thread"
     )
