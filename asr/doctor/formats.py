@@ -1,4 +1,4 @@
-"""The containers and codecs that ``asr`` reads here: a tone is encoded in each and decoded again."""
+"""The containers and codecs that ``asr`` reads here: each encodes a tone, which is decoded."""
 
 import io
 
