@@ -5,13 +5,9 @@ from collections.abc import Callable, Sequence
 
 from matplotlib.figure import Figure
 
-from asr.report import costs, plots, verdict
-from asr.report.blocks import Block, Picture, Section, Table, Text
-from asr.report.costs import arm_mean, cost_to, hours_unit
-from asr.report.evidence import Evidence
-from asr.report.groups import Arm, Group
-from asr.report.provenance import measured
-from asr.report.quantities import (
+from asr.document import figures
+from asr.document.blocks import Block, Picture, Section, Table, Text
+from asr.formatting import (
     NONE,
     count,
     digits,
@@ -23,6 +19,11 @@ from asr.report.quantities import (
     points_interval,
     prefixed,
 )
+from asr.report import costs, plots, verdict
+from asr.report.costs import arm_mean, cost_to, hours_unit
+from asr.report.evidence import Evidence
+from asr.report.groups import Arm, Group
+from asr.report.provenance import measured
 from asr.report.runs import Run
 
 
@@ -261,7 +262,7 @@ def _phases(group: Group) -> tuple[list[str], list[list[str]]]:
     spent = [plots.phase_hours(arm) for arm in group.arms]
     rows = [
         [words, *[digits(60 * row[phase]) for row in spent]]
-        for phase, (words, *_) in plots.PHASES.items()
+        for phase, (words, *_) in figures.PHASES.items()
         if any(row[phase] for row in spent)
     ]
     unit = hours_unit(group).replace("hours", "minutes")

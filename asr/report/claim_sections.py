@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from inspect import cleandoc
 from pathlib import Path
 
+from asr.document.blocks import Block, Folded, Picture, Section, Table, Text
+from asr.formatting import NONE, digits, listed, percent, percent_interval, prefixed
 from asr.probes.context_table import exactness, remarks, told_context, told_half_life, told_law
 from asr.probes.horizon_summary import (
     AXES,
@@ -20,12 +22,10 @@ from asr.probes.horizon_summary import (
 from asr.probes.output import threads
 from asr.report import probe_plots as plots
 from asr.report.arms import curves
-from asr.report.blocks import Block, Folded, Picture, Section, Table, Text
 from asr.report.claims import RULES
 from asr.report.evidence import Evidence
 from asr.report.findings import CLAIMS, Verdict
 from asr.report.probes import COMMANDS, Probes
-from asr.report.quantities import NONE, digits, listed, percent, percent_interval, prefixed
 from asr.report.verdict import group_name
 
 SHOWN = 12  # reasons of a claim in its section

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from asr.formatting import digits, listed, points_interval, times
 from asr.report.costs import encoder_factor, real_time_factor, recorded, timed_otherwise
 from asr.report.evidence import Evidence
 from asr.report.families import family
 from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import Arm
 from asr.report.probes import COMMANDS, Probes
-from asr.report.quantities import digits, listed, points_interval, times
 from asr.report.runs import Run, part
 
 TIMING = 1.25  # times closer than this are the same: repeats on one machine differ as much

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from asr.formatting import listed
 from asr.report.groups import Arm, Group
-from asr.report.quantities import listed
 from asr.report.runs import Point, Run
 from asr.statistics.censoring import median_cost
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from asr.formatting import listed
 from asr.report.costs import arm_wer
 from asr.report.groups import Arm, Group
-from asr.report.quantities import listed
 from asr.statistics.bootstrap import METHOD, bootstrap_interval, resampling_unit
 from asr.statistics.comparison import Comparison, Statement, compare_all
 from asr.statistics.mpsswe import matched_pairs

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
 
-from asr.report.quantities import listed
+from asr.formatting import listed
 
 Sign = Literal["for", "against", "unknown"]
 Kind = Literal["supported", "refuted", "depends", "not enough evidence"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+from asr.formatting import digits, listed, percent, points_interval
 from asr.probes.context_table import Effective
 from asr.probes.horizon_summary import AXES, Attempt, extrapolation, horizon
 from asr.report.cost_claims import TIMING, same_budget
@@ -12,7 +13,6 @@ from asr.report.evidence import Evidence, weigh
 from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import SHARED, Arm, Group, settings
 from asr.report.probes import COMMANDS, Probes
-from asr.report.quantities import digits, listed, percent, points_interval
 from asr.report.runs import differing, part, read_run
 
 THOUSANDS = 1_000  # steps: what the claim says an LSTM does not reach

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from asr.document import figures
+from asr.document.blocks import Block, Picture, Section, Text, to_markdown
+from asr.document.web_page import to_page
 from asr.files import new_folder, write_all
-from asr.report import costs, plots, verdict
+from asr.formatting import listed
+from asr.report import costs, verdict
 from asr.report.arms import curves, group_sections
-from asr.report.blocks import Block, Picture, Section, Text, to_markdown, to_page
 from asr.report.claim_sections import claim_sections, overview
 from asr.report.claims import judge
 from asr.report.evidence import Evidence, weigh
 from asr.report.groups import read_groups
 from asr.report.probes import Probes, read_probes
-from asr.report.quantities import listed
 from asr.report.runs_csv import to_csv, verdicts_csv
 from asr.report.study import Study, disagreements, known_by_study, late_seeds, read_study
 from asr.report.study_section import study_section
@@ -101,7 +103,7 @@ def compare(
         f"{block.name}.png": png
         for _, blocks in sections
         for block in blocks
-        if isinstance(block, Picture) and (png := plots.to_png(block.draw)) is not None
+        if isinstance(block, Picture) and (png := figures.to_png(block.draw)) is not None
     }
     title = page.title()
     contents["claims.csv"] = verdicts_csv(page.verdicts).encode()

@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from asr.document.figures import COLOURS, FAINT, INK, MARKERS, PAPER, label_ends, plain_log, style
+from asr.formatting import digits, percent
 from asr.probes.context_table import Effective
 from asr.probes.horizon_summary import AXES, Attempt, horizon
 from asr.report.costs import cost_to, hours_unit
 from asr.report.evidence import Evidence
-from asr.report.plots import COLOURS, FAINT, INK, MARKERS, PAPER, label_ends, plain_log, style
 from asr.report.probes import Probe, Rows
-from asr.report.quantities import digits, percent
 
 APART = 0.06  # trials between arms that stand side by side
 WIDTH = 9.6  # inches, as all figures of the page

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from asr.document.blocks import Block, Table
+from asr.formatting import count, digits, listed
 from asr.report import verdict
-from asr.report.blocks import Block, Table
 from asr.report.groups import Group, place
-from asr.report.quantities import count, digits, listed
 from asr.report.runs import UNKNOWN, Run, part
 
 SHOWN = 3  # runs named one by one where most agree

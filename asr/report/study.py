@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from asr.files import read_json, read_json_lines
+from asr.formatting import listed, percent
 from asr.report.groups import Group
-from asr.report.quantities import listed, percent
 from asr.report.runs import Run, differing, flatten, read_run
 
 Row = dict[str, Any]

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from asr.formatting import digits, hours, percent, points_interval
 from asr.report.cost_claims import family_pairs
 from asr.report.costs import Cost, arm_mean, common_target, cost_to, hours_unit, seeds_there
 from asr.report.evidence import Evidence
 from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import Arm
-from asr.report.quantities import digits, hours, percent, points_interval
 from asr.report.runs import part
 from asr.report.verdict import EQUAL_COST, group_name
 from asr.statistics.censoring import log_rank

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from asr.formatting import digits, hours, listed, percent, points_interval, times
 from asr.report.costs import (
     arm_mean,
     arm_wer,
@@ -20,7 +21,6 @@ from asr.report.costs import (
 )
 from asr.report.evidence import Evidence, Pair
 from asr.report.groups import Arm, Group, settings
-from asr.report.quantities import digits, hours, listed, percent, points_interval, times
 from asr.report.runs import UNKNOWN, Run, differing, part
 
 EQUAL_COST = 1.10  # arms whose device-hours differ by less are called equal in cost

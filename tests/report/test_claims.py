@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from asr.document.blocks import Table, Text
 from asr.probes.horizon_summary import Attempt
-from asr.report.blocks import Table, Text
 from asr.report.claim_sections import claim_sections
 from asr.report.claims import judge
 from asr.report.cost_claims import bandwidth, parallel

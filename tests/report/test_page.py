@@ -12,17 +12,11 @@ import pytest
 import scipy.optimize
 from matplotlib.text import Text
 
+from asr.document.blocks import Table, to_markdown
+from asr.document.figures import COLOURS, spread, style, to_svg
 from asr.report import compare
-from asr.report.blocks import Table, to_markdown
 from asr.report.groups import group_runs
-from asr.report.plots import (
-    COLOURS,
-    spread,
-    style,
-    to_svg,
-    wer_against_costs,
-    wer_against_hours,
-)
+from asr.report.plots import wer_against_costs, wer_against_hours
 from asr.report.probe_plots import scaling, streams, tuning
 from asr.report.runs import read_run
 from tests.run_folders import CURVE, H200, made, pair, stream, write_run

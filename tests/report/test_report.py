@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from asr.data.utterances import DataOptions
+from asr.formatting import digits, hours, percent, percent_interval, prefixed
 from asr.recipe.schema import Recipe
 from asr.report import compare
 from asr.report.costs import cost_to, default_targets, pareto
@@ -17,7 +18,6 @@ from asr.report.plots import (
     mean_curve,
     phase_hours,
 )
-from asr.report.quantities import digits, hours, percent, percent_interval, prefixed
 from asr.report.runs import flatten, read_run
 from asr.report.verdict import inequalities
 from tests.run_folders import (

@@ -1,0 +1,1 @@
+"""Pages for readers: text, tables and figures, as Markdown and as one HTML file."""

@@ -1,0 +1,75 @@
+"""Paragraphs, tables and pictures, and how they are written as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # matplotlib is slow to import, and only drawing needs it
+    from matplotlib.figure import Figure
+
+LISTS = ("answer", "list", "rules")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph, or with ``kind`` list its items; answer, verdict and warning stand out."""
+
+    lines: Sequence[str]
+    kind: str = "paragraph"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under a header; the first column names the row."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: drawn as SVG into the page and as PNG beside it; ``words`` say what it shows."""
+
+    name: str
+    draw: Callable[[], Figure | None]
+    words: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Paragraphs behind a line that opens them; printed in full."""
+
+    title: str
+    blocks: Sequence[Text]
+
+
+Block = Text | Table | Picture | Folded
+Section = tuple[str, list[Block]]
+
+
+def to_markdown(title: str, sections: Sequence[Section]) -> str:
+    """The sections as Markdown; pictures are links to the PNG files beside it."""
+    parts = [f"# {title}"]
+    for heading, blocks in sections:
+        parts.append(f"## {heading}")
+        parts += [_block_markdown(block) for block in blocks]
+    return "\n\n".join(parts) + "\n"
+
+
+def _block_markdown(block: Block) -> str:
+    if isinstance(block, Folded):
+        return "\n\n".join([f"*{block.title}:*", *map(_block_markdown, block.blocks)])
+    if isinstance(block, Picture):
+        return f"![{block.words}]({block.name}.png)"
+    if isinstance(block, Table):
+        rows = [block.header, ["---"] * len(block.header), *block.rows]
+        return "\n".join(
+            f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |" for row in rows
+        )
+    if block.kind in LISTS:
+        return "\n".join(f"- {line}" for line in block.lines)
+    return "\n".join(
+        f"**{line}**" if block.kind in ("warning", "verdict") else line for line in block.lines
+    )
