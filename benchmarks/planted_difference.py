@@ -11,8 +11,8 @@ from itertools import product
 import numpy as np
 
 from asr.statistics.bootstrap import bootstrap_interval
-from asr.statistics.comparison import Comparison, compare_arms
-from asr.statistics.student import power
+from asr.statistics.comparison import Comparison, compare_all
+from asr.statistics.power import power
 
 RATE = 0.06  # of the first arm: about LibriSpeech's test-clean with 100 hours
 UTTERANCE = 20  # words
@@ -80,7 +80,9 @@ def verdicts(
     found = []
     for number in range(repetitions):
         (a, b), counts, names = make(random, World(), rates(excess), seeds, speakers, words)
-        found.append(compare_arms(a, b, counts, names, resamples=RESAMPLES, seed=number))
+        arms = {"A": a, "B": b}
+        pairs = compare_all(arms, counts, names, resamples=RESAMPLES, seed=number)
+        found.append(pairs["A", "B"])
     return found
 
 

@@ -1,12 +1,12 @@
 """Intervals of pooled error rates and of their differences, over speakers and over seeds."""
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from asr.statistics.student import normal, student, tail
 from asr.statistics.variance_components import Floats, Scatter, scatter
 
 MIN_GROUPS = 5  # fewer speakers than this say nothing about other speakers
@@ -23,7 +23,6 @@ class Difference(NamedTuple):
         scatter: its standard error, and degrees of freedom of that.
         units: what a t of 1 is worth (below, above) the value; the scatter's error where draws are
             distributed evenly.
-        probability_of_improvement: share of resamples in which B is strictly better.
         level: coverage of the interval.
         seeds_measured: whether an arm has two seeds. If not, and unless something was assumed,
             this tells two trained models apart and says nothing of what other seeds had given.
@@ -32,14 +31,13 @@ class Difference(NamedTuple):
     value: float
     scatter: Scatter
     units: tuple[float, float]
-    probability_of_improvement: float
     level: float
     seeds_measured: bool
 
     @property
     def interval(self) -> tuple[float, float]:
         """(low, high): as many units to each side as Student's t says for the level."""
-        t = student(self.level, self.scatter.freedom)
+        t = _quantile(self.level, self.scatter.freedom)
         return self.value - t * self.units[0], self.value + t * self.units[1]
 
     @property
@@ -50,10 +48,12 @@ class Difference(NamedTuple):
         would be exact, but for two fixed models only: what one may permute, the two names at each
         speaker, leaves the scatter of the seeds out.
         """
+        from scipy import special
+
         unit = self.units[0] if self.value > 0 else self.units[1]  # of the side on which 0 lies
         if unit == 0:
             return float(self.value == 0)
-        return 2 * tail(abs(self.value) / unit, self.scatter.freedom)
+        return float(2 * special.stdtr(self.scatter.freedom, -abs(self.value) / unit))
 
 
 def bootstrap_interval(
@@ -82,12 +82,8 @@ def bootstrap_interval(
     Raises:
         ValueError: lengths differ, there are no words or no seeds, or a count is negative.
     """
-    blocks, signs = _blocks([errors], words, groups)
-    value, draws = _value(blocks, signs), _draws(blocks, signs, resamples, seed)
-    found = scatter(blocks, signs)
-    below, above = _units(value, draws, found)
-    t = student(level, found.freedom)
-    return max(0.0, value - t * below), value + t * above
+    low, high = _estimate([errors], words, groups, resamples, seed, level).interval
+    return max(0.0, low), high
 
 
 def bootstrap_difference(
@@ -119,17 +115,33 @@ def bootstrap_difference(
     Raises:
         ValueError: lengths differ, there are no words or no seeds, or a count is negative.
     """
-    blocks, signs = _blocks([errors_a, errors_b], words, groups)
-    value, draws = _value(blocks, signs), _draws(blocks, signs, resamples, seed)
+    both = [errors_a, errors_b]
+    return _estimate(both, words, groups, resamples, seed, level, seed_deviation)
+
+
+def _estimate(
+    arms: list[ArrayLike],
+    words: ArrayLike,
+    groups: Sequence[str] | None,
+    resamples: int,
+    seed: int,
+    level: float,
+    seed_deviation: float | None = None,
+) -> Difference:
+    """The rate of one arm, or the difference of two, with all that its interval rests on."""
+    blocks, signs = _blocks(arms, words, groups)
+    sums = blocks.sum(axis=0)
+    value = float(sums[:-1] @ signs / sums[-1])
     found = scatter(blocks, signs, seed_deviation)
-    return Difference(
-        value=value,
-        scatter=found,
-        units=_units(value, draws, found),
-        probability_of_improvement=float((draws[~np.isnan(draws)] < 0).mean()),
-        level=level,
-        seeds_measured=len(signs) > 2,
-    )
+    units = _units(value, _draws(blocks, signs, resamples, seed), found)
+    return Difference(value, found, units, level, seeds_measured=len(signs) > len(arms))
+
+
+def _quantile(level: float, freedom: float) -> float:
+    """The t that Student's distribution stays within, on both sides, with probability ``level``."""
+    from scipy import special
+
+    return float(special.stdtrit(freedom, (1 + level) / 2))
 
 
 def resampling_unit(groups: Sequence[str] | None) -> str:
@@ -172,11 +184,6 @@ def _blocks(
     return blocks, signs
 
 
-def _value(blocks: Floats, signs: Floats) -> float:
-    sums = blocks.sum(axis=0)
-    return float(sums[:-1] @ signs / sums[-1])
-
-
 def _draws(blocks: Floats, signs: Floats, resamples: int, seed: int) -> Floats:
     """(resamples,): the value, of speakers drawn for all models at once and seeds for each arm."""
     sums = _resample(blocks, resamples, seed)  # (resamples, seeds + 1)
@@ -185,7 +192,9 @@ def _draws(blocks: Floats, signs: Floats, resamples: int, seed: int) -> Floats:
     for sign in np.unique(signs):
         arm = np.flatnonzero(signs == sign)
         weights[:, arm] = sign * random.multinomial(len(arm), [1 / len(arm)] * len(arm), resamples)
-    return _rates((sums[:, :-1] * weights).sum(axis=1), sums[:, -1])
+    errors, counted = (sums[:, :-1] * weights).sum(axis=1), sums[:, -1]
+    # NaN for a resample that drew only utterances without words.
+    return np.divide(errors, counted, out=np.full_like(errors, np.nan), where=counted > 0)
 
 
 def _resample(blocks: Floats, resamples: int, seed: int) -> Floats:
@@ -206,11 +215,6 @@ def _resample(blocks: Floats, resamples: int, seed: int) -> Floats:
     return np.concatenate(sums)
 
 
-def _rates(errors: Floats, words: Floats) -> Floats:
-    """Errors per word; NaN for a resample that drew only utterances without words."""
-    return np.divide(errors, words, out=np.full_like(errors, np.nan), where=words > 0)
-
-
 def _units(value: float, draws: Floats, found: Scatter) -> tuple[float, float]:
     """What a t of 1 is worth below and above the value.
 
@@ -223,5 +227,5 @@ def _units(value: float, draws: Floats, found: Scatter) -> tuple[float, float]:
     """
     reach = np.nanquantile(draws, [(1 - SHAPE) / 2, (1 + SHAPE) / 2]) - value
     grown = found.error / found.resampled if found.resampled else 1.0
-    below, above = np.maximum(0, [-1, 1] * reach) * grown / normal(SHAPE)
+    below, above = np.maximum(0, [-1, 1] * reach) * grown / NormalDist().inv_cdf((1 + SHAPE) / 2)
     return float(below), float(above)

@@ -1,7 +1,6 @@
 """The cost of reaching a target when some runs never do: censored, never dropped."""
 
 import math
-from collections.abc import Callable
 from itertools import combinations
 from typing import NamedTuple
 
@@ -45,10 +44,8 @@ def survival(costs: ArrayLike, reached: ArrayLike) -> Survival:
         ValueError: no runs, shapes differ, or a cost is negative or not finite.
     """
     spent, events = _checked(costs, reached)
-    at = np.unique(spent[events])
-    going = (spent[None, :] >= at[:, None]).sum(axis=1)  # (k,) runs that might reach it there
-    came = (spent[events][None, :] == at[:, None]).sum(axis=1)
-    return Survival(at, np.cumprod(1 - came / going))
+    at, hazard = _hazards(spent, events)
+    return Survival(at, np.cumprod(1 - hazard))
 
 
 def median_cost(
@@ -68,7 +65,9 @@ def median_cost(
         ValueError: as ``survival``.
     """
     spent, events = _checked(costs, reached)
-    draws = _drawn(spent, events, resamples, seed, _median)
+    rows = np.random.default_rng(seed).integers(len(spent), size=(resamples, len(spent)))
+    unique, back = np.unique(np.sort(rows, axis=1), axis=0, return_inverse=True)  # 126 for 5 runs
+    draws = np.array([_median(spent[row], events[row]) for row in unique])[back]
     interval = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return Estimate(_median(spent, events), (float(interval[0]), float(interval[1])))
 
@@ -111,11 +110,16 @@ def log_rank_scores(costs: ArrayLike, reached: ArrayLike) -> Floats:
     Their sum over an arm is the log-rank statistic, over all runs 0.
     """
     spent, events = _checked(costs, reached)
+    at, hazard = _hazards(spent, events)
+    return events - (spent[:, None] >= at[None, :]) @ hazard
+
+
+def _hazards(spent: Floats, events: Bools) -> tuple[Floats, Floats]:
+    """(k,), (k,): costs at which a run reached the target, and the share of those still going."""
     at = np.unique(spent[events])
     going = (spent[None, :] >= at[:, None]).sum(axis=1)
     came = (spent[events][None, :] == at[:, None]).sum(axis=1)
-    hazard = (spent[:, None] >= at[None, :]) @ (came / going)
-    return events - hazard
+    return at, came / going
 
 
 def _checked(costs: ArrayLike, reached: ArrayLike) -> tuple[Floats, Bools]:
@@ -125,18 +129,6 @@ def _checked(costs: ArrayLike, reached: ArrayLike) -> tuple[Floats, Bools]:
     if not np.isfinite(spent).all() or (spent < 0).any():
         raise ValueError("a cost is negative or not finite; give what the run had spent at its end")
     return spent, events
-
-
-def _drawn(
-    spent: Floats,
-    events: Bools,
-    resamples: int,
-    seed: int,
-    statistic: Callable[[Floats, Bools], float],
-) -> Floats:
-    rows = np.random.default_rng(seed).integers(len(spent), size=(resamples, len(spent)))
-    unique, back = np.unique(np.sort(rows, axis=1), axis=0, return_inverse=True)  # 126 for 5 runs
-    return np.array([statistic(spent[row], events[row]) for row in unique])[back]
 
 
 def _median(spent: Floats, events: Bools) -> float:

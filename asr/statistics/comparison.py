@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from asr.statistics.bootstrap import MIN_GROUPS, Difference, bootstrap_difference
-from asr.statistics.student import detectable_shift, power
+from asr.statistics.power import detectable_shift
 
 Statement = Literal["better", "worse", "no difference", "not enough evidence"]
 
@@ -31,7 +31,7 @@ class Comparison:
     * **not enough evidence**, with a reason, whatever the interval: fewer than 500 words, fewer
       than 5 speakers, or not one error. Then the interval itself cannot be trusted.
     * **better**, **worse**: the whole interval lies below, above 0, which is p < 1 - level. B makes
-      fewer, more errors. Whether by enough to matter is another question: ``negligible``.
+      fewer, more errors. Whether by enough to matter is another question.
     * **no difference**: the whole interval lies within the margin, -margin to +margin times the
       mean of the two rates. An equivalence test (Schuirmann, 1987): were the true difference
       outside the margin, this would be said in at most (1 - level) / 2 of repetitions. That 0 lies
@@ -78,13 +78,6 @@ class Comparison:
         return found.error * detectable_shift(found.freedom, self.difference.level, POWER)
 
     @property
-    def negligible(self) -> bool:
-        """Whether the whole interval lies within the margin, 0 in it or not."""
-        low, high = self.difference.interval
-        reach = self.margin * sum(self.rates) / 2
-        return -reach < low and high < reach
-
-    @property
     def scope(self) -> str:
         """What the statement is about, in words."""
         if self.difference.seeds_measured:
@@ -96,17 +89,9 @@ class Comparison:
             f"{100 * self.assumed:g} % of the error rate"
         )
 
-    def power(self, truth: float) -> float:
-        """Chance of finding a true difference of this size (a rate, not relative)."""
-        found = self.difference.scatter
-        if found.error == 0:
-            return float(truth != 0)
-        return power(abs(truth) / found.error, found.freedom, self.difference.level)
 
-
-def compare_arms(
-    errors_a: ArrayLike,
-    errors_b: ArrayLike,
+def compare_all(
+    arms: Mapping[str, ArrayLike],
     words: ArrayLike,
     speakers: Sequence[str],
     *,
@@ -115,15 +100,19 @@ def compare_arms(
     seed_deviation: float | None = SEED_DEVIATION,
     resamples: int = 10_000,
     seed: int = 0,
-) -> Comparison:
-    """The difference of two arms, and what may be said of it.
+) -> dict[tuple[str, str], Comparison]:
+    """All pairs as one family: "better" or "worse" is said of any equal pair in at most 5 %.
+
+    Holm's procedure, and for every pair the interval of the level at which Holm tested it, so that
+    an interval excludes 0 exactly when its ``adjusted_p`` is below 1 - level. All pairs are the
+    family because the best of several arms is chosen by the results.
 
     Args:
-        errors_a: (seeds, B) word errors of every model of arm A in every utterance.
-        errors_b: of arm B, which may have another number of seeds.
+        arms: (seeds, B) word errors of every model in every utterance, by name of the arm; arms may
+            differ in their number of seeds.
         words: (B,) reference words of each utterance.
         speakers: (B,) who said it.
-        level: coverage of the interval.
+        level: coverage of the interval of a single pair.
         margin: relative difference below which arms count as the same.
         seed_deviation: relative scatter between seeds, used only where each arm has one seed; None
             compares the two trained models.
@@ -133,51 +122,20 @@ def compare_arms(
     Raises:
         ValueError: shapes do not agree, there are no words or no seeds, or a count is negative.
     """
-    names = {"A": errors_a, "B": errors_b}
-    options = {"resamples": resamples, "seed": seed}
-    found = _difference(names, ("A", "B"), words, speakers, seed_deviation, **options)
-    found = found._replace(level=level)
-    return _stated(found, (errors_a, errors_b), words, speakers, margin, found.p, seed_deviation)
-
-
-def compare_all(
-    arms: Mapping[str, ArrayLike],
-    words: ArrayLike,
-    speakers: Sequence[str],
-    pairs: Sequence[tuple[str, str]] | None = None,
-    *,
-    level: float = LEVEL,
-    margin: float = MARGIN,
-    seed_deviation: float | None = SEED_DEVIATION,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> dict[tuple[str, str], Comparison]:
-    """Pairs of arms as one family: "better" or "worse" is said of any equal pair in at most 5 %.
-
-    Holm's procedure, and for every pair the interval of the level at which Holm tested it, so that
-    an interval excludes 0 exactly when its ``adjusted_p`` is below 1 - level. Pairs must be named
-    before the results are seen; the best of several against each other is chosen by the results,
-    for which all pairs, the default, are the family.
-
-    Arguments are those of ``compare_arms``; ``arms``: (seeds, B) errors by name.
-
-    Raises:
-        ValueError: as ``compare_arms``, or a pair names an arm that is not there.
-    """
-    pairs = list(combinations(arms, 2)) if pairs is None else list(pairs)
-    unknown = {name for pair in pairs for name in pair} - set(arms)
-    if unknown:
-        raise ValueError(f"no arm {sorted(unknown)[0]!r} to compare; there are {', '.join(arms)}")
-    options = {"resamples": resamples, "seed": seed}
-    found = [_difference(arms, pair, words, speakers, seed_deviation, **options) for pair in pairs]
+    pairs = list(combinations(arms, 2))
+    found = [
+        bootstrap_difference(
+            arms[a], arms[b], words, speakers, resamples, seed, seed_deviation=seed_deviation
+        )
+        for a, b in pairs
+    ]
     values = [one.p for one in found]
     stated = {}
-    for pair, one, p, step in zip(
+    for (a, b), one, p, step in zip(
         pairs, found, holm(values), holm_levels(values, level), strict=True
     ):
-        errors = (arms[pair[0]], arms[pair[1]])
-        at_step = one._replace(level=float(step))
-        stated[pair] = _stated(at_step, errors, words, speakers, margin, float(p), seed_deviation)
+        errors, tested = (arms[a], arms[b]), one._replace(level=float(step))
+        stated[a, b] = _stated(tested, errors, words, speakers, margin, float(p), seed_deviation)
     return stated
 
 
@@ -209,21 +167,6 @@ def holm_levels(values: ArrayLike, level: float = LEVEL) -> NDArray[np.float64]:
     levels = np.empty_like(p)
     levels[order] = 1 - alphas
     return levels
-
-
-def _difference(
-    arms: Mapping[str, ArrayLike],
-    pair: tuple[str, str],
-    words: ArrayLike,
-    speakers: Sequence[str],
-    seed_deviation: float | None,
-    resamples: int,
-    seed: int,
-) -> Difference:
-    a, b = (arms[name] for name in pair)
-    return bootstrap_difference(
-        a, b, words, speakers, resamples, seed, seed_deviation=seed_deviation
-    )
 
 
 def _stated(

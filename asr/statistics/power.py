@@ -1,6 +1,7 @@
 """What a study can find: the smallest difference that it detects, before and after it is run."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,6 +9,43 @@ from numpy.typing import ArrayLike
 from asr.statistics.censoring import ALIKE, EXACT, log_rank_scores
 
 MOST_SEEDS = 100  # of an arm, up to which it is asked what could decide
+
+
+def power(shift: float, freedom: float, level: float = 0.95) -> float:
+    """Probability that a two-sided t-test of this level finds a true difference.
+
+    The square of a noncentral t is a noncentral F with 1 degree of freedom in the numerator.
+
+    Args:
+        shift: the true difference in standard errors (the noncentrality).
+        freedom: degrees of freedom of the estimated standard error.
+        level: 1 - the rate of false positives.
+    """
+    from scipy import special
+
+    critical = special.stdtrit(freedom, (1 + level) / 2)
+    return float(1 - special.ncfdtr(1, freedom, shift**2, critical**2))
+
+
+@lru_cache(maxsize=1024)
+def detectable_shift(freedom: float, level: float = 0.95, chance: float = 0.80) -> float:
+    """The true difference, in standard errors, that a t-test of this level finds with ``chance``.
+
+    Raises:
+        ValueError: the chance is not between 1 - level and 1.
+    """
+    from scipy import optimize
+
+    if not 1 - level < chance < 1:
+        raise ValueError(
+            f"a power of {chance} is not between the false positives' {1 - level:.3g} and 1; "
+            "give 0.8"
+        )
+    high = 1.0
+    while power(high, freedom, level) < chance:
+        high *= 2
+    found = optimize.brentq(lambda shift: power(shift, freedom, level) - chance, 0, high)
+    return float(found)
 
 
 def least_log_rank(a: int, b: int) -> float:

@@ -5,8 +5,6 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from asr.statistics.student import normal, student
-
 Floats = NDArray[np.float64]
 
 
@@ -38,13 +36,16 @@ def expected_best_interval(
     Raises:
         ValueError: no trial, or one without a finite value.
     """
+    from scipy import special
+
     trials = _checked(values)
     number = len(trials)
     drawn = np.random.default_rng(seed).choice(trials, (resamples, number))
     best = np.sort(drawn, axis=1) @ _weights(number).T  # (resamples, N)
     best[:, number // 2 :] = np.nan
     freedom = max(1, number - 1)
-    stretch = math.sqrt(number / freedom) * student(level, freedom) / normal(level)
+    t, z = special.stdtrit(freedom, (1 + level) / 2), special.ndtri((1 + level) / 2)
+    stretch = math.sqrt(number / freedom) * t / z
     value = expected_best(trials)
     low, high = value + stretch * (
         np.quantile(best, [(1 - level) / 2, (1 + level) / 2], axis=0) - value

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from asr.statistics.comparison import compare_all, compare_arms, holm, holm_levels
+from asr.statistics.comparison import compare_all, holm, holm_levels
 
 NAMES = [f"s{n % 20}" for n in range(400)]
 WORDS = np.full(400, 50)
@@ -14,8 +14,12 @@ def arm(random, rate, seeds=3):
     return random.binomial(50, rate, (seeds, 400))
 
 
+def compared(a, b, words, speakers, **options):
+    return compare_all({"a": a, "b": b}, words, speakers, **options)["a", "b"]
+
+
 def said(a, b, **options):
-    return compare_arms(a, b, WORDS, NAMES, resamples=1000, **options)
+    return compared(a, b, WORDS, NAMES, resamples=1000, **options)
 
 
 def test_fewer_errors_are_better_and_more_are_worse():
@@ -47,13 +51,14 @@ def test_no_difference_needs_the_whole_interval_inside_the_margin():
     assert "points that count as the same" in close.reason
 
 
-def test_a_difference_too_small_to_matter_is_still_a_difference_and_says_so():
+def test_a_difference_too_small_to_matter_is_still_a_difference():
     random = np.random.default_rng(3)
     a = random.binomial(50, 0.3, (1, 400))
     b = a + (random.random(400) < 0.1)
     found = said(a, b, seed_deviation=None)
     assert found.statement == "worse"
-    assert found.negligible
+    low, high = found.difference.interval
+    assert 0 < low < high < found.margin * sum(found.rates) / 2
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ def test_a_test_set_that_cannot_tell_says_nothing_even_of_a_large_difference(
     errors, words, speakers, reason, decidable
 ):
     """Errors could have told the arms apart where there are words and speakers: none is one."""
-    found = compare_arms(errors, 5 * errors, words, speakers, resamples=200)
+    found = compared(errors, 5 * errors, words, speakers, resamples=200)
     assert found.statement == "not enough evidence"
     assert reason in found.reason
     assert found.decidable == decidable
@@ -79,7 +84,7 @@ def test_neither_few_resamples_nor_few_speakers_are_a_floor_of_p():
     """100 draws, 5 speakers and 2 seeds could give no p below 0.01, 2 / 32 and 1 / 3 if counted."""
     names = [f"s{n % 5}" for n in range(400)]
     steady = np.tile(np.arange(400) % 2, (2, 1))
-    found = compare_arms(steady, steady + 5, WORDS, names, resamples=100)
+    found = compared(steady, steady + 5, WORDS, names, resamples=100)
     assert found.decidable
     assert found.difference.p < 0.001
 
@@ -103,19 +108,10 @@ def test_alike_arms_with_one_seed_each_differ_in_one_test_of_twenty():
             random.poisson(15 * random.normal(1, 0.03), (1, 400)) for _ in "ab"
         )  # 6,000 errors: s.d. 1.3 %, less than the seeds'
         for kind, deviation in kinds.items():
-            found = compare_arms(
-                a, b, WORDS, NAMES, seed_deviation=deviation, resamples=300, seed=seed
-            )
+            found = compared(a, b, WORDS, NAMES, seed_deviation=deviation, resamples=300, seed=seed)
             wrong[kind] += found.statement in ("better", "worse")
     assert wrong["assumed"] / 300 == pytest.approx(0.05, abs=0.04)
     assert wrong["models"] / 300 > 0.3
-
-
-def test_detectable_and_power_are_two_ways_of_asking():
-    random = np.random.default_rng(6)
-    found = said(arm(random, 0.1), arm(random, 0.1))
-    assert found.power(found.detectable) == pytest.approx(0.8, abs=1e-5)
-    assert found.power(0) == pytest.approx(0.05, abs=1e-5)
 
 
 def test_holm_by_hand():
@@ -169,8 +165,3 @@ def test_the_best_of_eight_alike_arms_is_seldom_called_better():
         found = compare_all(arms, WORDS, NAMES, resamples=200, seed=seed)
         wrong += any(one.statement in ("better", "worse") for one in found.values())
     assert wrong <= scipy.stats.binom.ppf(0.999, 60, 0.05)
-
-
-def test_a_pair_of_an_arm_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="no arm 'c' to compare; there are a, b"):
-        compare_all({"a": [1], "b": [1]}, [9], ["s"], [("a", "c")])

@@ -2,13 +2,16 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from asr.statistics.censoring import log_rank
 from asr.statistics.comparison import holm
 from asr.statistics.power import (
     comparisons_to_decide,
+    detectable_shift,
     least_log_rank,
     log_rank_floor,
+    power,
     seeds_to_decide,
 )
 
@@ -66,12 +69,31 @@ def test_many_runs_are_dealt_at_random_and_end_at_one_of_those_deals():
     assert log_rank_floor(a, [True] * 10, b, [True] * 10) == 1 / 20_001
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: least_log_rank(0, 5), "0 runs against 5"),
-    ],
-)
-def test_what_shows_nothing_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_what_shows_nothing_is_refused():
+    with pytest.raises(ValueError, match="0 runs against 5"):
+        least_log_rank(0, 5)
+
+
+@pytest.mark.parametrize("freedom", [1, 1.5, 2, 3, 8, 38.5, 500])
+@pytest.mark.parametrize("shift", [0, 1, 3, 6])
+def test_power_is_that_of_the_noncentral_t(freedom, shift):
+    critical = scipy.stats.t.ppf(0.975, freedom)
+    exact = scipy.stats.nct(freedom, shift)
+    expected = exact.sf(critical) + exact.cdf(-critical)
+    assert power(shift, freedom) == pytest.approx(expected, abs=1e-7)
+    assert power(-shift, freedom) == pytest.approx(power(shift, freedom))
+
+
+def test_power_of_an_error_that_is_known_well_is_the_normals():
+    expected = scipy.stats.norm.sf(1.959964 - 2) + scipy.stats.norm.cdf(-1.959964 - 2)
+    assert power(2, 1e6) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 8, 18.7])
+def test_the_detectable_shift_is_found_four_times_in_five(freedom):
+    assert power(detectable_shift(freedom), freedom) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_a_power_that_no_test_can_have_is_refused():
+    with pytest.raises(ValueError, match=r"a power of 1\.0 is not between"):
+        detectable_shift(5, 0.95, 1.0)

@@ -11,12 +11,11 @@ from asr.statistics.bootstrap import (
 )
 
 
-def test_a_system_against_itself_has_no_difference_and_never_improves():
+def test_a_system_against_itself_has_no_difference():
     errors, words = [1, 0, 3, 2, 0, 1], [9, 8, 12, 10, 7, 11]
     difference = bootstrap_difference(errors, errors, words)
     assert difference.value == 0
     assert difference.interval == (0, 0)
-    assert difference.probability_of_improvement == 0  # strict: a tie is no improvement
 
 
 def test_independent_errors_give_the_binomial_half_width():
@@ -139,20 +138,10 @@ def test_a_rate_is_never_below_zero():
     assert bootstrap_interval([0, 0, 0, 0, 3], [10] * 5)[0] == 0
 
 
-def test_probability_of_improvement_is_one_half_for_mirrored_systems():
-    random = np.random.default_rng(8)
-    x, y = random.integers(0, 5, (2, 400))
-    a, b = np.concatenate([x, y]), np.concatenate([y, x])
-    difference = bootstrap_difference(a, b, np.full(800, 20))
-    assert difference.value == 0
-    assert difference.probability_of_improvement == pytest.approx(0.5, abs=0.03)
-
-
-def test_a_better_system_is_seen_in_every_resample():
+def test_a_system_that_is_better_by_as_much_everywhere_has_no_scatter():
     difference = bootstrap_difference([2, 3, 4, 2, 3], [1, 2, 3, 1, 2], [10] * 5)
     assert difference.value == pytest.approx(-0.1)
     assert difference.interval == pytest.approx((-0.1, -0.1))
-    assert difference.probability_of_improvement == 1
 
 
 def test_the_same_seed_gives_the_same_interval_whatever_the_chunks(monkeypatch):
