@@ -1,12 +1,13 @@
 """A job of many items: an error of one item is reported with it, and the others go on."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from asr.files import OutputError, remedy
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class DeviceError(ValueError):
@@ -26,31 +27,36 @@ def reason(error: Exception) -> str:
 
 
 def attempt_each(
-    work: Callable[[Sequence[Item]], object],
-    items: Sequence[Item],
+    work: Callable[[Sequence[Item]], Result],
+    batches: Iterable[Sequence[Item]],
     failed: Callable[[Item, str], object],
-) -> None:
-    """Calls ``work`` with a batch of items and, if that fails, with each item alone.
+) -> Iterator[tuple[Sequence[Item], Result]]:
+    """Calls ``work`` with each batch and, if that fails, with each item of the batch alone.
 
     So one bad item does not take the others of its batch with it.
 
     Args:
         work: must leave no trace when it fails.
-        items: a batch.
+        batches: of items.
         failed: is called with an item that fails alone, and with the reason.
+
+    Yields:
+        The items that did not fail, and what ``work`` returned for them.
 
     Raises:
         OutputError, DeviceError: see ``reason``.
     """
-    try:
-        work(items)
-    except Exception as error:  # what an item can do to a decoder or a model has no narrower type
-        why = reason(error)
-        if len(items) == 1:
-            failed(items[0], why)
+    for items in batches:
+        try:
+            result = work(items)
+        except Exception as error:  # what an item can do to a model has no narrower type
+            why = reason(error)
+            if len(items) == 1:
+                failed(items[0], why)
+            else:
+                yield from attempt_each(work, [[item] for item in items], failed)
         else:
-            for item in items:
-                attempt_each(work, [item], failed)
+            yield items, result
 
 
 def one_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ from asr.model import build_model
 from asr.probes import horizon
 from asr.probes.gradient_decay import squared_gradients
 from asr.probes.truncated_context import encode
-from asr.recognition.alignment import align
+from asr.recognition.alignment import align_words
 from asr.recognition.evaluate import evaluate
 from asr.search import Beam, Greedy
 from asr.study.processes import IMPORTED
@@ -183,10 +183,10 @@ def test_a_search_on_a_gpu_finds_what_one_on_a_cpu_does(name, beside):
 def test_words_are_aligned_on_a_gpu_where_they_are_on_a_cpu(name):
     decoder, (encoded, lengths, _, _) = tiny.decoder(name), utterances()
     tokens = [[4, 3, 5], [4, 4], []]
-    expected = align(decoder, encoded, lengths, tokens, LETTERS, 0.04)
+    expected = align_words(decoder, encoded, lengths, tokens, LETTERS, 0.04)
     with pretended():
         frames, sizes = on_gpu((encoded, lengths))
-        found = align(decoder.to("cuda"), frames, sizes, tokens, LETTERS, 0.04)
+        found = align_words(decoder.to("cuda"), frames, sizes, tokens, LETTERS, 0.04)
     for one, other in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
         assert (one.text, one.start, one.end) == (other.text, other.start, other.end)
         assert one.confidence == pytest.approx(other.confidence, rel=1e-4)

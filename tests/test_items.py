@@ -7,16 +7,15 @@ from asr.items import DeviceError, attempt_each, one_line, printable, reason
 
 
 def test_a_bad_item_does_not_take_its_batch_with_it():
-    done, failed = [], {}
+    failed = {}
 
     def work(batch):
         if "bad" in batch:
             raise KeyError("no such bin")
-        done.extend(batch)
+        return "".join(batch)
 
-    attempt_each(work, ["a", "bad", "b"], failed.__setitem__)
-    attempt_each(work, ["c", "d"], failed.__setitem__)
-    assert done == ["a", "b", "c", "d"]
+    done = list(attempt_each(work, [["a", "bad", "b"], ["c", "d"]], failed.__setitem__))
+    assert done == [(["a"], "a"), (["b"], "b"), (["c", "d"], "cd")]
     assert failed == {"bad": "KeyError: 'no such bin'"}
 
 
@@ -26,7 +25,7 @@ def test_what_every_item_would_meet_ends_the_job(error):
         raise error
 
     with pytest.raises(type(error)):
-        attempt_each(work, [1, 2], lambda item, why: pytest.fail("it is not the item's"))
+        list(attempt_each(work, [[1, 2]], lambda item, why: pytest.fail("not the item's")))
     with pytest.raises(type(error)):
         reason(error)
 

@@ -27,6 +27,7 @@ from asr.probes.gradient_decay import Decay, Floats, judge, sight, squared_gradi
 from asr.probes.measure import equal_precision
 from asr.probes.scaling import count, facts
 from asr.probes.truncated_context import chunk_frames, encode, whole_chunks
+from asr.recognition.recognise import Encoded, search
 from asr.search import Beam, Greedy, Search
 from asr.statistics.bootstrap import bootstrap_interval
 from asr.text.normalisers import normaliser
@@ -93,9 +94,9 @@ def draw(model: SpeechModel, corpus: str, plan: Plan) -> Sample:
     )
 
 
-def greedy(search: Search) -> Search:
+def greedy(own: Search) -> Search:
     """Greedy search with the CTC weight of a model's own search, without a language model."""
-    return Greedy(ctc_weight=search.ctc_weight if isinstance(search, Beam | Greedy) else None)
+    return Greedy(ctc_weight=own.ctc_weight if isinstance(own, Beam | Greedy) else None)
 
 
 @torch.inference_mode()
@@ -119,12 +120,11 @@ def losses(model: SpeechModel, encoded: Sequence[Tensor], sample: Sample) -> Flo
 @torch.inference_mode()
 def transcripts(model: SpeechModel, encoded: Sequence[Tensor], max_frames: int) -> list[str]:
     """What greedy search reads in the frames (S, D) of each utterance."""
-    search = greedy(model.search)
     found: dict[int, str] = {}
     for batch in bucket([len(y) for y in encoded], max_frames):
         lengths = torch.tensor([len(encoded[i]) for i in batch], device=model.device)
         padded = pad_sequence([encoded[i] for i in batch], batch_first=True)  # (B, S, D)
-        best = [n_best[0] for n_best in search(model.decoder, padded, lengths)]
+        best = search(model, Encoded(padded, lengths), by=greedy(model.search))
         found |= {i: model.text(one) for i, one in zip(batch, best, strict=True)}
     return [found[i] for i in range(len(encoded))]
 

@@ -7,15 +7,12 @@ for the same words; only where it is cut differs, and models are trained on shor
 
 import argparse
 import logging
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio.audio_file import decode
 from asr.config.strict_yaml import load_file
@@ -25,6 +22,8 @@ from asr.model import SpeechModel, corpus_of, load_model
 from asr.probes.measure import equal_precision
 from asr.probes.output import threads, write_probe
 from asr.probes.scaling import count, facts
+from asr.recognition.recognise import recognise
+from asr.search import Hypothesis
 from asr.statistics.bootstrap import bootstrap_interval
 from asr.text.normalisers import normaliser
 from asr.text.scoring import align, pooled
@@ -118,29 +117,9 @@ def join(rows: Any, words: int) -> list[Recording]:
     ]
 
 
-def wave(rows: Any, recording: Recording, rate: int) -> torch.Tensor:
-    """(N,) samples of a recording."""
-    parts = [decode(rows[index]["audio"]["bytes"], rate) for index in recording.rows]
-    return torch.from_numpy(np.concatenate(parts))
-
-
-def recognise(
-    model: SpeechModel, rows: Any, recordings: Sequence[Recording], batch_seconds: float
-) -> tuple[list[Any], float]:
-    """The best hypothesis of each, and the seconds from samples to tokens."""
-    found: dict[int, Any] = {}
-    seconds, rate = 0.0, model.features.sample_rate
-    for batch in bucket([r.seconds for r in recordings], batch_seconds):
-        waves = [wave(rows, recordings[i], rate) for i in batch]
-        lengths = torch.tensor([len(w) for w in waves], device=model.device)  # (B,)
-        padded = pad_sequence(waves, batch_first=True).to(model.device)  # (B, N)
-        began = time.perf_counter()
-        n_best = model.recognise(padded, lengths)
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
-        seconds += time.perf_counter() - began
-        found |= {index: best[0] for index, best in zip(batch, n_best, strict=True)}
-    return [found[index] for index in range(len(recordings))], seconds
+def wave(rows: Any, recording: Recording, rate: int) -> np.ndarray:
+    """(N,) float32 samples of a recording."""
+    return np.concatenate([decode(rows[i]["audio"]["bytes"], rate) for i in recording.rows])
 
 
 def points(
@@ -153,7 +132,14 @@ def points(
     curve = []
     for words in sorted(lengths):
         recordings = join(rows, words)
-        hypotheses, seconds = recognise(model, rows, recordings, batch)
+        found: dict[int, Hypothesis] = {}
+        seconds = 0.0
+        for numbers in bucket([recording.seconds for recording in recordings], batch):
+            waves = [wave(rows, recordings[i], model.features.sample_rate) for i in numbers]
+            result = recognise(model, waves, f"lower --batch-seconds, which is {batch}")
+            seconds += sum(result.seconds.values())
+            found |= zip(numbers, result.best, strict=True)
+        hypotheses = [found[i] for i in range(len(recordings))]
         texts = [normalise(model.text(hypothesis)) for hypothesis in hypotheses]
         alignments, _ = align([recording.text for recording in recordings], texts)
         total = pooled(alignments)

@@ -60,7 +60,7 @@ def aligns(decoder: Decoder) -> bool:
         return decoder.ctc_log_probs(torch.zeros(1, 1, decoder.dim, device=device)) is not None
 
 
-def align(
+def align_words(
     decoder: Decoder,
     encoded: Tensor,
     lengths: Tensor,
@@ -91,7 +91,7 @@ def align(
         spans = _transducer_batch(decoder, encoded, sizes, tokens)
     else:
         log_probs = decoder.ctc_log_probs(encoded)  # (B, S, V)
-        assert log_probs is not None, "align() needs a decoder that aligns()"
+        assert log_probs is not None, "align_words() needs a decoder that aligns()"
         spans = [
             ctc_spans(row[:size], own)
             for row, size, own in zip(log_probs, sizes, tokens, strict=True)

@@ -3,32 +3,26 @@
 import json
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from asr.audio.audio_file import decode
-from asr.data.utterances import bucket, read_corpus, read_rows
 from asr.files import Content, new_folder, write_all
 from asr.items import attempt_each
-from asr.metering.device_memory import enough_memory
 from asr.metering.environment import environment
 from asr.metering.meter import device_name
 from asr.recognition.alignment import CONFIDENCE, Word, aligns
-from asr.recognition.alignment import align as align_words
+from asr.recognition.recognise import Recognised, Split, recognise
 from asr.recognition.reliability import diagram, judged
 from asr.recognition.writers import described as described_word
 from asr.search.calibration import measured
 from asr.statistics.bootstrap import METHOD, bootstrap_interval, resampling_unit
-from asr.text.normalisers import normaliser
 from asr.text.scoring import Alignment, align, percent, pooled, score
 
 if TYPE_CHECKING:
@@ -45,33 +39,6 @@ CHOSEN_HERE = "chosen on these very utterances"
 COLUMNS = ("id", "speaker_id", "text", "original_text", "duration")
 SHOWN_FAILURES = 3
 WARM_UP = 4  # utterances recognised before the clock runs
-
-
-@dataclass
-class Recognised:
-    """What decoding a split gave, by the number of a row, and what it cost.
-
-    Attributes:
-        best: hypotheses of the rows that were recognised.
-        words: of each of them, with times; empty where the model cannot find these.
-        failed: why the others were not.
-        seconds: audio, encode (features and encoder), search (with decoder and language model),
-            alignment (times and confidences of words), total (reading and decoding files as well).
-    """
-
-    best: dict[int, "Hypothesis"] = field(default_factory=dict)
-    words: dict[int, list[Word]] = field(default_factory=dict)
-    failed: dict[int, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-
-class Heard(NamedTuple):
-    """(B, S, D), (B,), the best hypothesis of each utterance of a batch, and the seconds spent."""
-
-    encoded: torch.Tensor
-    frames: torch.Tensor
-    best: list["Hypothesis"]
-    seconds: dict[str, float]
 
 
 def evaluate(
@@ -126,44 +93,34 @@ def evaluate(
             reference word, or a batch too large for the device's memory.
         OSError: the output cannot be written.
     """
-    corpus = read_corpus(corpus_folder)
-    rows = read_rows(corpus_folder, [split])
-    normalise = normaliser(corpus["normaliser"])
-    _warn_of_differences(corpus, model)
-    if not len(rows):
+    data = Split(corpus_folder, split, model.features.sample_rate)
+    _warn_of_differences(data.corpus, model)
+    if not len(data.rows):
         raise ValueError(f"split {split!r} of {corpus_folder} has no utterances")
     output = Path(output)
-    place = torch.device(device) if device else model.device
-    model.to(place).eval()
+    model.to(device or model.device).eval()
     with new_folder(output):
-        recognised = _recognise(model, rows, place, batch_seconds, progress)
-        ids = rows["id"]
-        failed = [{"id": ids[i], "reason": why} for i, why in sorted(recognised.failed.items())]
-        if not recognised.best:
+        found, seconds = _recognise(model, data, batch_seconds, progress)
+        failed = data.failures()
+        if not found:
             first = f"the first is {failed[0]['id']}: {failed[0]['reason']}"
-            raise ValueError(f"all {len(rows)} utterances of {split!r} failed; {first}")
-        numbers = sorted(recognised.best)
-        columns = {key: rows[key] for key in COLUMNS}
-        kept = {key: [own[i] for i in numbers] for key, own in columns.items()}
-        raw = [model.text(recognised.best[i]) for i in numbers]
-        metrics, lines = _measure(kept, recognised, raw, [normalise(text) for text in raw])
-        rows_sha256 = corpus["splits"][split]["rows_sha256"]
-        seen = model.summary.get("tuning", {}).get("rows_sha256") == rows_sha256
-        believed, figure = _confidence(model, recognised, kept, normalise, seen)
+            raise ValueError(f"all {len(data.rows)} utterances of {split!r} failed; {first}")
+        columns = {key: data.rows[key] for key in COLUMNS}
+        kept = {key: [own[i] for i in found] for key, own in columns.items()}
+        raw = [model.text(best) for best, _ in found.values()]
+        metrics, lines = _measure(kept, found, seconds, raw, [data.normalise(t) for t in raw])
+        seen = model.summary.get("tuning", {}).get("rows_sha256") == data.about["rows_sha256"]
+        words = [own for _, own in found.values()]
+        believed, figure = _confidence(model, words, kept, data.normalise, seen)
         described = {
             "model": model_name,
-            "corpus": {
-                "name": corpus["name"],
-                "path": str(corpus_folder),
-                "rows_sha256": rows_sha256,
-                "synthetic": corpus["synthetic"],
-            },
+            "corpus": {**data.about, "synthetic": data.corpus["synthetic"]},
             "split": split,
             "tuned_on_it": seen,
-            "normaliser": corpus["normaliser"],
+            "normaliser": data.corpus["normaliser"],
             "search": repr(model.search),
             "batch_seconds": batch_seconds,
-            "device_name": device_name(place),
+            "device_name": device_name(model.device),
             "threads": torch.get_num_threads(),
             "git_commit": environment()["git_commit"],
             "failed": failed,
@@ -236,88 +193,50 @@ def _believed(confidence: dict[str, Any]) -> str:
     return f"confidences of {confidence['count']} words, {kind}" + f": {values}" * bool(values)
 
 
+# The best hypothesis of each row and its words with times, by the number of the row; no words
+# where the model cannot find their times.
+Found = dict[int, tuple["Hypothesis", list[Word] | None]]
+
+
 def _recognise(
-    model: "SpeechModel", rows: Any, device: torch.device, batch_seconds: float, progress: bool
-) -> Recognised:
-    """The best hypothesis of each row. Longest batch first: too large a batch fails at once."""
-    rate = model.features.sample_rate
-
-    def wave(index: int) -> np.ndarray:
-        return decode(rows[index]["audio"]["bytes"], rate)
-
-    ids = list(rows["id"])
+    model: "SpeechModel", data: Split, batch_seconds: float, progress: bool
+) -> tuple[Found, dict[str, float]]:
+    """What was found in each row that did not fail, and the seconds spent by step."""
+    remedy = f"lower batch_seconds, which is {batch_seconds}"
     timed = aligns(model.decoder)
-    found = Recognised()
-
-    @torch.inference_mode()
-    def recognise(batch: Sequence[int]) -> None:
-        # Nothing is decoded ahead: on a CPU it would slow down what is timed below.
-        waves = list(pool.map(wave, batch))
-        heard = _timed(model, waves, device, batch_seconds)
-        began = time.perf_counter()
-        words: list[list[Word]] = []
-        if timed:
-            words = align_words(
-                model.decoder, heard.encoded, heard.frames, [own.tokens for own in heard.best],
-                model.tokenizer, model.frame_seconds, model.calibration,
-            )  # fmt: skip
-        aligned = time.perf_counter() - began
-        spent = {**heard.seconds, "alignment": aligned, "audio": sum(map(len, waves)) / rate}
-        for name, seconds in spent.items():
-            found.seconds[name] += seconds
-        found.words.update(zip(batch, words, strict=timed))
-        found.best.update(zip(batch, heard.best, strict=True))
-
-    def fail(index: int, why: str) -> None:
-        found.failed[index] = why
-        log.error("%s: %s", ids[index], why)
-
-    def warm_up(batch: Sequence[int]) -> None:
-        _timed(model, [wave(index) for index in batch], device, batch_seconds)
-
+    found: Found = {}
+    seconds = dict.fromkeys(("encode", "search", "alignment", "audio"), 0.0)
     started = time.perf_counter()
-    with (
-        tqdm(total=len(rows), unit="utt", disable=None if progress else True) as bar,
-        ThreadPoolExecutor() as pool,
-    ):
-        batches = bucket(list(rows["duration"]), batch_seconds)[::-1]
-        # What fails here fails again below, and is reported there.
-        attempt_each(warm_up, batches[-1][:WARM_UP], lambda index, why: None)
-        for batch in batches:
-            attempt_each(recognise, batch, fail)
-            bar.update(len(batch))
-    found.seconds["total"] = time.perf_counter() - started
-    return found
+    with ThreadPoolExecutor() as pool:
 
+        def work(batch: Sequence[int]) -> Recognised:
+            # Nothing is decoded ahead: on a CPU it would slow down what is timed.
+            waves = list(pool.map(data.wave, batch))
+            result = recognise(model, waves, remedy, words=timed)
+            result.seconds["audio"] = sum(map(len, waves)) / model.features.sample_rate
+            return result
 
-@torch.inference_mode()
-def _timed(
-    model: "SpeechModel", waves: list[np.ndarray], device: torch.device, batch_seconds: float
-) -> Heard:
-    """The best hypothesis of each wave; the clock waits for the device between the two parts."""
-    padded = pad_sequence([torch.from_numpy(wave) for wave in waves], batch_first=True).to(device)
-    lengths = torch.tensor([len(wave) for wave in waves], device=device)  # (B,)
-    _synchronise(device)
-    started = time.perf_counter()
-    with enough_memory(device, f"lower batch_seconds, which is {batch_seconds}"):
-        encoded, frames = model.encode(padded, lengths)
-        _synchronise(device)
-        encoded_at = time.perf_counter()
-        n_best = model.decode(encoded, frames)
-        _synchronise(device)
-    ended = time.perf_counter()
-    seconds = {"encode": encoded_at - started, "search": ended - encoded_at}
-    return Heard(encoded, frames, [hypotheses[0] for hypotheses in n_best], seconds)
+        batches = data.batches(batch_seconds)
+        # What fails in the warm-up fails again below, and is reported there.
+        for _ in attempt_each(work, [batches[-1][:WARM_UP]], lambda row, why: None):
+            pass
+        shown = tqdm(batches, unit="batch", disable=None if progress else True)
+        for batch, result in attempt_each(work, shown, data.fail):
+            words = result.words if timed else [None] * len(batch)
+            found |= zip(batch, zip(result.best, words, strict=True), strict=True)
+            for step, spent in result.seconds.items():
+                seconds[step] += spent
+    seconds["total"] = time.perf_counter() - started
+    return dict(sorted(found.items())), seconds
 
 
 def _measure(
-    rows: Any, recognised: Recognised, raw: list[str], hypotheses: list[str]
+    rows: Any, found: Found, spent: dict[str, float], raw: list[str], hypotheses: list[str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(metrics without their description, one line per utterance)."""
     references, durations, speakers = rows["text"], rows["duration"], rows["speaker_id"]
-    timed = bool(recognised.words)
     words, confusions = align(references, hypotheses)
-    seconds = {f"{name}_seconds": value for name, value in recognised.seconds.items()}
+    seconds = {f"{name}_seconds": value for name, value in spent.items()}
     seconds["decode_seconds"] = seconds["encode_seconds"] + seconds["search_seconds"]
     verbatim = pooled(align(rows["original_text"], raw)[0])
     scores = score(words, references, hypotheses)
@@ -338,9 +257,9 @@ def _measure(
             "score": best.score,
             **words[i]._asdict(),
             "finished": best.finished,
-            "words": [described_word(w) for w in recognised.words[number]] if timed else None,
+            "words": None if own is None else [described_word(word) for word in own],
         }
-        for i, (number, best) in enumerate(sorted(recognised.best.items()))
+        for i, (best, own) in enumerate(found.values())
     ]
     metrics = {
         **scores,
@@ -357,7 +276,7 @@ def _measure(
 
 def _confidence(
     model: "SpeechModel",
-    recognised: Recognised,
+    words: Sequence[list[Word] | None],
     rows: Any,
     normalise: Callable[[str], str],
     seen: bool,
@@ -366,14 +285,14 @@ def _confidence(
 
     ``seen``: whether they were calibrated on these rows, which the diagram says.
     """
-    if not recognised.words:
+    timed = [own for own in words if own is not None]
+    if not timed:
         log.warning(
             "The model has no CTC head and is no transducer: its words have no times and no "
             "confidences."
         )
         return None, None
-    words = [recognised.words[i] for i in sorted(recognised.words)]
-    judgement = judged(words, rows["text"], normalise)
+    judgement = judged(timed, rows["text"], normalise)
     content = {
         "of": CONFIDENCE,
         "calibration": None if model.calibration is None else asdict(model.calibration),
@@ -437,8 +356,3 @@ def _warn_of_differences(corpus: dict[str, Any], model: "SpeechModel") -> None:
             corpus["sample_rate"],
             rate,
         )
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from asr.audio.audio_file import name as name_of_audio
@@ -21,10 +19,11 @@ from asr.audio.audio_file import pieces
 from asr.audio.modulation import kind_of
 from asr.audio.sources import Source, find
 from asr.audio.windows import cut, natural_window
+from asr.data.utterances import bucket
 from asr.files import new_folder, write_all
 from asr.items import attempt_each, one_line, reason
-from asr.metering.device_memory import enough_memory
-from asr.recognition.alignment import Word, align, aligns
+from asr.recognition.alignment import Word, aligns
+from asr.recognition.recognise import recognise
 from asr.recognition.writers import FORMATS, TIMED, Recording, Transcript, disagreement, recording
 
 if TYPE_CHECKING:
@@ -267,38 +266,31 @@ class Recogniser:
 
         An error of a window is an error of its file.
         """
-        windows.sort(key=lambda window: -len(window.wave))
-        while windows:
-            longest = len(windows[0].wave) / self.model.features.sample_rate
-            size = max(1, int(self.batch_seconds / longest))
-            attempt_each(self._recognise, windows[:size], lambda one, why: one.reading.fail(why))
-            del windows[:size]
+        seconds = [len(window.wave) / self.model.features.sample_rate for window in windows]
+        longest_first = np.argsort([-value for value in seconds], kind="stable").tolist()
+        batches = bucket(seconds, self.batch_seconds, longest_first)
+        work = [[windows[i] for i in batch] for batch in batches]
+        for batch, heard in attempt_each(self._recognise, work, lambda w, why: w.reading.fail(why)):
+            for window, one in zip(batch, heard, strict=True):
+                window.reading.heard.append(one)
+        windows.clear()
 
-    @torch.inference_mode()
-    def _recognise(self, windows: Sequence[Window]) -> None:
-        """Notes what is recognised with the readings."""
+    def _recognise(self, windows: Sequence[Window]) -> list[Heard]:
+        """What was said in each window."""
         model = self.model
-        waves = pad_sequence([torch.from_numpy(w.wave) for w in windows], batch_first=True)
-        lengths = torch.tensor([len(w.wave) for w in windows])  # (B,)
         remedy = f"lower batch_seconds ({self.batch_seconds}) or window_seconds "
-        with enough_memory(model.device, f"{remedy}({self.window_seconds})"):
-            encoded, frames = model.encode(waves.to(model.device), lengths.to(model.device))
-            best = [hypotheses[0] for hypotheses in model.decode(encoded, frames)]
-            words: list[list[Word]] = [[] for _ in best]
-            if self.labels["min_confidence"] is not None or TIMED & {*self.labels["formats"]}:
-                words = align(
-                    model.decoder, encoded, frames, [own.tokens for own in best],
-                    model.tokenizer, model.frame_seconds, model.calibration,
-                )  # fmt: skip
+        timed = self.labels["min_confidence"] is not None or TIMED & {*self.labels["formats"]}
+        found = recognise(
+            model, [window.wave for window in windows],
+            f"{remedy}({self.window_seconds})", words=bool(timed),
+        )  # fmt: skip
         heard = []
-        for window, hypothesis, own in zip(windows, best, words, strict=True):
-            text = " ".join(model.text(hypothesis).split())
-            placed = tuple(_placed(word, window, model.features.sample_rate) for word in own)
+        for window, best, words in zip(windows, found.best, found.words, strict=True):
+            text = " ".join(model.text(best).split())
+            placed = tuple(_placed(word, window, model.features.sample_rate) for word in words)
             doubtful = window.doubtful and bool(text)
-            found = (text, placed, hypothesis.score, hypothesis.finished, doubtful)
-            heard.append((window.reading, Heard(window.span, *found)))
-        for reading, one in heard:
-            reading.heard.append(one)
+            heard.append(Heard(window.span, text, placed, best.score, best.finished, doubtful))
+        return heard
 
     def transcript(self, reading: Reading) -> Transcript:
         """What was said in a file that has been heard."""

@@ -15,23 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from asr.audio.audio_file import decode
-from asr.data.utterances import bucket, read_corpus, read_rows
 from asr.decoders import AttentionDecoder, TransducerDecoder
 from asr.files import write
 from asr.items import attempt_each
-from asr.metering.device_memory import enough_memory
 from asr.metering.meter import device_name
 from asr.model import find_model, give_calibration, save_model
-from asr.recognition import alignment
+from asr.recognition.alignment import Word, aligns
+from asr.recognition.recognise import Encoded, Split, encode, locate_words, search
 from asr.recognition.reliability import judged
 from asr.search import Beam, Hypothesis
 from asr.search.calibration import Calibration, cross_fitted, measured
-from asr.text.normalisers import normaliser
 from asr.text.scoring import align, pooled
 
 if TYPE_CHECKING:
@@ -100,7 +95,6 @@ def tuned_keys(model: "SpeechModel") -> list[str]:
     return keys
 
 
-@torch.inference_mode()
 def tune_decoding(
     model: "SpeechModel",
     folder: str | Path,
@@ -145,41 +139,29 @@ def tune_decoding(
     if trials < 1:
         raise ValueError(f"--trials {trials}: at least 1 is needed, the default")
     started = time.perf_counter()
-    corpus, rows = read_corpus(corpus_folder), read_rows(corpus_folder, [split])
-    normalise = normaliser(corpus["normaliser"])
+    data = Split(corpus_folder, split, model.features.sample_rate)
     lower = f"lower batch_seconds, which is {batch_seconds}"
-    encoded: list[tuple[Sequence[int], Tensor, Tensor]] = []  # numbers of rows, (B, S, D), (B,)
-    failed: dict[int, str] = {}
 
-    def encode(batch: Sequence[int]) -> None:
-        rate = model.features.sample_rate
-        waves = [torch.from_numpy(decode(rows[i]["audio"]["bytes"], rate)) for i in batch]
-        lengths = torch.tensor([len(wave) for wave in waves], device=model.device)  # (B,)
-        with enough_memory(model.device, f"{lower}, or take a smaller split; it is held encoded"):
-            padded = pad_sequence(waves, batch_first=True).to(model.device)
-            encoded.append((batch, *model.encode(padded, lengths)))
+    def encode_rows(batch: Sequence[int]) -> Encoded:
+        waves = [data.wave(row) for row in batch]
+        return encode(model, waves, f"{lower}, or take a smaller split; it is held encoded")
 
-    for batch in bucket(rows["duration"], batch_seconds):
-        attempt_each(encode, batch, failed.__setitem__)
-    failures = [{"id": rows["id"][i], "reason": why} for i, why in sorted(failed.items())]
-    for failure in failures:
-        log.error("%s: %s", failure["id"], failure["reason"])
-    numbers = sorted(itertools.chain(*(batch for batch, _, _ in encoded)))
-    references = [rows["text"][i] for i in numbers]
+    encoded = list(attempt_each(encode_rows, data.batches(batch_seconds), data.fail))
+    numbers = sorted(itertools.chain(*(batch for batch, _ in encoded)))
+    references = [data.rows["text"][i] for i in numbers]
     if not any(text.split() for text in references):
         raise ValueError(f"split {split!r} of {corpus_folder} has no reference words")
     encoding = time.perf_counter() - started
 
     def attempt(options: dict[str, Any]) -> tuple[Trial, dict[int, Hypothesis]]:
         began = time.perf_counter()
-        search = Beam(**options)
-        language_model = model.language_model if search.lm_weight else None
+        by = Beam(**options)
         found: dict[int, Hypothesis] = {}
-        for batch, x, lengths in encoded:
-            with enough_memory(model.device, f"{lower}, or the beam, which is {search.beam}"):
-                n_best = search(model.decoder, x, lengths, language_model)
-            found |= {i: best[0] for i, best in zip(batch, n_best, strict=True)}
-        total = pooled(align(references, [normalise(model.text(found[i])) for i in numbers])[0])
+        for batch, frames in encoded:
+            best = search(model, frames, f"{lower}, or the beam, which is {by.beam}", by)
+            found |= zip(batch, best, strict=True)
+        texts = [data.normalise(model.text(found[i])) for i in numbers]
+        total = pooled(align(references, texts)[0])
         unfinished = sum(not hypothesis.finished for hypothesis in found.values())
         seconds = time.perf_counter() - began
         return Trial(options, total.errors, total.words, unfinished, seconds), found
@@ -194,16 +176,12 @@ def tune_decoding(
         wider = [attempt({**best.options, "beam": width}) for width in widths]
         bar.update(len(widths))
     chosen, hypotheses = min(wider, key=lambda one: (one[0].errors, one[0].options["beam"]))
-    confidence = _calibrate(model, encoded, hypotheses, references, normalise)
+    confidence = _calibrate(model, encoded, hypotheses, references, data.normalise)
     seconds = time.perf_counter() - started
     result = {
-        "corpus": {
-            "name": corpus["name"],
-            "path": str(corpus_folder),
-            "rows_sha256": corpus["splits"][split]["rows_sha256"],
-        },
+        "corpus": data.about,
         "split": split,
-        "failed": failures,
+        "failed": data.failures(),
         "seed": seed,
         "ranges": RANGES,
         "device_name": device_name(model.device),
@@ -228,7 +206,7 @@ def _settings(keys: Sequence[str], trials: int, beam: int, seed: int) -> list[di
 
 def _calibrate(
     model: "SpeechModel",
-    encoded: Sequence[tuple[Sequence[int], Tensor, Tensor]],
+    encoded: Sequence[tuple[Sequence[int], Encoded]],
     hypotheses: dict[int, Hypothesis],
     references: Sequence[str],
     normalise: Callable[[str], str],
@@ -239,24 +217,21 @@ def _calibrate(
     praised for what it was fitted to. None where there are no confidences to calibrate.
     """
     give_calibration(model, None)
-    if not alignment.aligns(model.decoder):
+    if not aligns(model.decoder):
         return None
-    words: dict[int, list[alignment.Word]] = {}
-    for batch, x, lengths in encoded:
-        tokens = [hypotheses[i].tokens for i in batch]
-        aligned = alignment.align(
-            model.decoder, x, lengths, tokens, model.tokenizer, model.frame_seconds
-        )
-        words |= zip(batch, aligned, strict=True)
-    found = judged([words[i] for i in sorted(words)], references, normalise)
-    if len(set(found.correct)) < 2:
+    words: dict[int, list[Word]] = {}
+    for batch, frames in encoded:
+        found = locate_words(model, frames, [hypotheses[i] for i in batch])
+        words |= zip(batch, found, strict=True)
+    judgement = judged([words[i] for i in sorted(words)], references, normalise)
+    confidences, correct = judgement.confidences, judgement.correct
+    if len(set(correct)) < 2:
         return None  # all words are right, or none is: there is nothing to tell apart
-    fitted = cross_fitted(found.confidences, found.correct, np.array(found.utterances) % FOLDS)
-    before = measured(found.confidences, found.correct)
-    after = measured(fitted, found.correct)
+    fitted = cross_fitted(confidences, correct, np.array(judgement.utterances) % FOLDS)
+    before, after = measured(confidences, correct), measured(fitted, correct)
     kept = after["nce"] > before["nce"]
     if kept:
-        give_calibration(model, Calibration.fit(found.confidences, found.correct))
+        give_calibration(model, Calibration.fit(confidences, correct))
     return {"kept": kept, "folds": FOLDS, "before": before, "cross_fitted": after}
 
 

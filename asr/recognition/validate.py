@@ -8,19 +8,20 @@ import torch
 from asr.batch import Batch
 from asr.loss import collected
 from asr.model import SpeechModel
+from asr.recognition.recognise import Encoded, encode_padded, search
 from asr.search import Search
 from asr.text.scoring import align, characters, pooled
 
 
 @torch.inference_mode()
-def try_search(search: Search, model: SpeechModel) -> None:
+def try_search(by: Search, model: SpeechModel) -> None:
     """Searches one frame of nothing: whether search and decoder fit shows before training.
 
     Raises:
         ValueError: it asks for a CTC head that the decoder does not have.
     """
     frame = torch.zeros(1, 1, model.encoder.dim, device=model.device)
-    search(model.decoder, frame, torch.ones(1, dtype=torch.int64, device=model.device))
+    search(model, Encoded(frame, torch.ones(1, dtype=torch.int64, device=model.device)), by=by)
 
 
 class Validation:
@@ -50,9 +51,10 @@ class Validation:
         """Searches a batch, which is on the device of the model."""
         model = self.model
         with collected() as terms:
-            encoded, lengths = model.encode(batch.waves, batch.wave_lengths)
-        loss = model.decoder.loss(encoded, lengths, batch.tokens, batch.token_lengths)
-        best = [n_best[0] for n_best in self.search(model.decoder, encoded, lengths)]
+            encoded = encode_padded(model, batch.waves, batch.wave_lengths)
+        labels = batch.tokens, batch.token_lengths
+        loss = model.decoder.loss(encoded.frames, encoded.lengths, *labels)
+        best = search(model, encoded, by=self.search)
         self._unfinished += sum(not hypothesis.finished for hypothesis in best)
         self.references += batch.texts
         self.hypotheses += [model.text(hypothesis) for hypothesis in best]

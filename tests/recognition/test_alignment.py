@@ -8,7 +8,7 @@ from asr.batch import BLANK, EOS
 from asr.decoders import Transducer
 from asr.recognition import alignment
 from asr.recognition.alignment import (
-    align,
+    align_words,
     aligns,
     confidence,
     ctc_spans,
@@ -38,7 +38,7 @@ def by_ctc(log_probs, text, frame_seconds=0.04, calibration=None):
 
 def alone(decoder, encoded, tokens, *rest):
     """The words of one utterance (1, S, D)."""
-    [words] = align(decoder, encoded, torch.tensor([encoded.shape[1]]), [tokens], *rest)
+    [words] = align_words(decoder, encoded, torch.tensor([encoded.shape[1]]), [tokens], *rest)
     return words
 
 
@@ -331,7 +331,7 @@ def test_words_are_the_same_alone_and_in_a_batch(name):
     said = [[4, 3, 5, 4], [], [5], [4, 5, 5, 3, 5]]
     lengths = torch.tensor([6, 3, 4, 12])
     frames = encoded(12).repeat(4, 1, 1) * torch.tensor([1.0, 0.5, 2.0, 1.5])[:, None, None]
-    together = align(decoder(name), frames, lengths, said, SHORT, 0.04)
+    together = align_words(decoder(name), frames, lengths, said, SHORT, 0.04)
     for row, length, tokens, words in zip(frames, lengths, said, together, strict=True):
         own = alone(decoder(name), row[None, :length], tokens, SHORT, 0.04)
         assert [(w.text, w.start, w.end) for w in own] == [(w.text, w.start, w.end) for w in words]

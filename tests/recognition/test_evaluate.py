@@ -282,8 +282,8 @@ def test_encoder_and_search_are_timed_apart_on_a_device_that_computes_behind_the
             queue[0] += 5.0
             return super().decode(encoded, lengths)
 
-    monkeypatch.setattr("asr.recognition.evaluate.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("asr.recognition.evaluate._synchronise", wait)
+    monkeypatch.setattr("asr.recognition.recognise.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("asr.recognition.recognise._synchronise", wait)
     model = Slow()
     corpus = make_corpus(tmp_path / "corpus")
     metrics = evaluate(model, corpus, "test", output=tmp_path / "out", batch_seconds=3.5)

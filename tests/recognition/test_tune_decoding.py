@@ -182,7 +182,7 @@ def test_the_words_of_the_chosen_search_are_judged(folder, corpus, monkeypatch):
 
 
 def test_a_model_without_times_has_no_confidences_to_calibrate(folder, corpus, monkeypatch):
-    monkeypatch.setattr("asr.recognition.tune_decoding.alignment.aligns", lambda decoder: False)
+    monkeypatch.setattr("asr.recognition.tune_decoding.aligns", lambda decoder: False)
     result = tune(folder, corpus, trials=1)
     assert result["confidence"] is None
     assert "confidences are not calibrated" in tuned(result)

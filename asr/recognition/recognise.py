@@ -1,0 +1,202 @@
+"""The one loop of recognition: audio in batches -> encoder frames -> hypotheses -> words.
+
+``asr evaluate``, ``asr transcribe``, ``asr tune-decoding``, validation during training and the
+probes recognise with these steps. Each step runs on the model's device, is timed apart from the
+others, and says what to lower where the memory of the device is too small.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from asr.audio.audio_file import decode
+from asr.data.utterances import bucket, read_corpus, read_rows
+from asr.metering.device_memory import enough_memory
+from asr.recognition.alignment import Word, align_words
+from asr.search import Hypothesis, Search
+from asr.text.normalisers import normaliser
+
+if TYPE_CHECKING:
+    from asr.model import SpeechModel
+
+log = logging.getLogger(__name__)
+
+REMEDY = "take smaller batches"
+
+
+@dataclass
+class Encoded:
+    """A batch of utterances as the encoder sees it.
+
+    Attributes:
+        frames: (B, S, D).
+        lengths: (B,) encoder frames of each utterance.
+        seconds: spent on the batch so far, by step: ``encode`` (features and encoder), ``search``
+            (with decoder and language model), ``alignment`` (times and confidences of words).
+            Each step waits for the device; padding and copying to the device are not counted.
+    """
+
+    frames: Tensor
+    lengths: Tensor
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A batch of utterances after recognition, in the order of its waves.
+
+    Attributes:
+        best: the best hypothesis of each utterance.
+        words: the words of each utterance with their times; empty where they were not asked for.
+        seconds: as in ``Encoded``.
+    """
+
+    best: list[Hypothesis]
+    words: list[list[Word]]
+    seconds: dict[str, float]
+
+
+def recognise(
+    model: "SpeechModel", waves: Sequence[np.ndarray], remedy: str = REMEDY, *, words: bool = False
+) -> Recognised:
+    """Recognises a batch with the search of the model.
+
+    Args:
+        model: in eval mode.
+        waves: (N,) float32 samples of each utterance at the model's rate.
+        remedy: what to lower where the memory of the device is too small.
+        words: whether to find the times and confidences of words.
+
+    Raises:
+        ValueError: scores are NaN.
+        DeviceError: the memory of the device is too small, or the device has failed.
+    """
+    encoded = encode(model, waves, remedy)
+    best = search(model, encoded, remedy)
+    found = locate_words(model, encoded, best, remedy) if words else [[] for _ in best]
+    return Recognised(best, found, encoded.seconds)
+
+
+@torch.inference_mode()
+def encode(model: "SpeechModel", waves: Sequence[np.ndarray], remedy: str = REMEDY) -> Encoded:
+    """(N,) samples of each utterance -> encoder frames; see ``recognise``."""
+    with enough_memory(model.device, remedy):
+        lengths = torch.tensor([len(wave) for wave in waves], device=model.device)  # (B,)
+        padded = pad_sequence([torch.from_numpy(wave) for wave in waves], batch_first=True)
+        padded = padded.to(model.device)  # (B, N)
+    return encode_padded(model, padded, lengths, remedy)
+
+
+@torch.inference_mode()
+def encode_padded(
+    model: "SpeechModel", waves: Tensor, lengths: Tensor, remedy: str = REMEDY
+) -> Encoded:
+    """(B, N) samples on the device of the model, (B,) -> encoder frames; see ``recognise``."""
+    seconds: dict[str, float] = {}
+    with _timed(model.device, seconds, "encode", remedy):
+        frames, frame_lengths = model.encode(waves, lengths)
+    return Encoded(frames, frame_lengths, seconds)
+
+
+@torch.inference_mode()
+def search(
+    model: "SpeechModel", encoded: Encoded, remedy: str = REMEDY, by: Search | None = None
+) -> list[Hypothesis]:
+    """The best hypothesis of each utterance, by the model's own search or the one given."""
+    frames, lengths = encoded.frames, encoded.lengths
+    with _timed(model.device, encoded.seconds, "search", remedy):
+        if by is None:
+            n_best = model.decode(frames, lengths)
+        else:
+            language_model = model.language_model if by.lm_weight else None
+            n_best = by(model.decoder, frames, lengths, language_model)
+    return [hypotheses[0] for hypotheses in n_best]
+
+
+@torch.inference_mode()
+def locate_words(
+    model: "SpeechModel", encoded: Encoded, best: Sequence[Hypothesis], remedy: str = REMEDY
+) -> list[list[Word]]:
+    """The words of hypotheses with their times; only for a model whose decoder ``aligns``."""
+    with _timed(model.device, encoded.seconds, "alignment", remedy):
+        return align_words(
+            model.decoder, encoded.frames, encoded.lengths, [own.tokens for own in best],
+            model.tokenizer, model.frame_seconds, model.calibration,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _timed(
+    device: torch.device, seconds: dict[str, float], step: str, remedy: str
+) -> Iterator[None]:
+    """Notes the seconds of a step from when the device is idle until it is idle again."""
+    with enough_memory(device, remedy):
+        _synchronise(device)
+        began = time.perf_counter()
+        yield
+        _synchronise(device)
+    seconds[step] = time.perf_counter() - began
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Split:
+    """The utterances of a split of a prepared corpus that are to be recognised.
+
+    Attributes:
+        corpus: the content of ``corpus.json``.
+        rows: of the split; see ``asr.data.utterances.Table``.
+        normalise: the normaliser of the corpus.
+        about: name and path of the corpus, and the checksum of the rows.
+        failed: why rows could not be recognised, by their numbers.
+    """
+
+    def __init__(self, folder: str | Path, split: str, sample_rate: int) -> None:
+        """Reads all columns but the audio.
+
+        Args:
+            folder: that ``asr prepare`` wrote.
+            split: name of one of its splits.
+            sample_rate: of the model, in Hz.
+
+        Raises:
+            ValueError: no such corpus, split or normaliser.
+        """
+        self.corpus, self.rows = read_corpus(folder), read_rows(folder, [split])
+        self.normalise = normaliser(self.corpus["normaliser"])
+        self.about = {
+            "name": self.corpus["name"],
+            "path": str(folder),
+            "rows_sha256": self.corpus["splits"][split]["rows_sha256"],
+        }
+        self.failed: dict[int, str] = {}
+        self._sample_rate, self._ids = sample_rate, self.rows["id"]
+
+    def wave(self, row: int) -> np.ndarray:
+        """(N,) float32 samples at the rate of the model."""
+        return decode(self.rows[row]["audio"]["bytes"], self._sample_rate)
+
+    def batches(self, batch_seconds: float) -> list[list[int]]:
+        """Numbers of rows of similar length, longest first: too large a batch fails at once."""
+        return bucket(self.rows["duration"], batch_seconds)[::-1]
+
+    def fail(self, row: int, why: str) -> None:
+        """Leaves a row out, and says so in the log."""
+        self.failed[row] = why
+        log.error("%s: %s", self._ids[row], why)
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Id and reason of the rows that were left out, in the order of the split."""
+        return [{"id": self._ids[i], "reason": why} for i, why in sorted(self.failed.items())]
