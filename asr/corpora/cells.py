@@ -9,30 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from asr.corpora.corpus import Row
+from asr.corpora.corpus import DroppedError, Row
 from asr.items import printable
 
 # No name of a file holds NUL, or half a character of UTF-16, which JSON can write.
 NO_FILE_NAME = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 
-class CellError(ValueError):
-    """Why a value cannot be used: a reason for the report, and a message."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 def text_of(value: Any, column: str = "text") -> str:
-    """The text that a value stands for; empty where it is missing.
+    """The text that a value stands for; empty if it is missing.
 
     None and NaN are missing. A string is text as it is written: "null", "NA" and "None" are words.
     A number is its digits, and a whole number has no point, as a column of 7, 8 and a gap holds
     7.0, 8.0 and NaN.
 
     Raises:
-        CellError: a boolean, a list, a date or another object; or a string that is not Unicode.
+        DroppedError: a boolean, a list, a date or another object; or a string that is not Unicode.
     """
     if value is None:
         return ""
@@ -43,24 +35,22 @@ def text_of(value: Any, column: str = "text") -> str:
             why = "is not UTF-8; convert the file, for instance: iconv -f LATIN1 -t UTF-8"
             if not re.search("[\udc80-\udcff]", value):  # which stand for the bytes of a file
                 why = "holds half of a UTF-16 character; write the whole character"
-            raise CellError("not_utf8", f"{column} {printable(value):.60} {why}") from None
+            raise DroppedError("not_utf8", f"{column} {printable(value):.60} {why}") from None
         return value
     if isinstance(value, int | float | Decimal | np.number) and not isinstance(value, bool):
         if value != value:
             return ""
         if math.isfinite(value):
             return f"{value:.0f}" if value == int(value) else str(value)
-    kind, shown = type(value).__name__, printable(str(value))
-    raise CellError(
-        f"{column}_is_not_text", f"{column} {shown:.60} is of type {kind}; write a string"
-    )
+    why = f"{printable(str(value)):.60} is of type {type(value).__name__}; write a string"
+    raise DroppedError(f"{column}_is_not_text", f"{column} {why}")
 
 
 def seconds_of(value: Any, column: str) -> float | None:
-    """A number of seconds; None where it is missing: None, NaN or an empty field.
+    """A number of seconds; None if it is missing: None, NaN or an empty field.
 
     Raises:
-        CellError: it is not a number, is negative or is not finite.
+        DroppedError: it is not a number, is negative or is not finite.
     """
     if value is None or value == "":
         return None
@@ -71,7 +61,7 @@ def seconds_of(value: Any, column: str) -> float | None:
         if 0 <= seconds < math.inf:
             return seconds
     shown = printable(str(value))
-    raise CellError("bad_row", f"{column} {shown!r:.60} is not a number of seconds")
+    raise DroppedError("bad_row", f"{column} {shown!r:.60} is not a number of seconds")
 
 
 def row(
@@ -90,16 +80,16 @@ def row(
     """Makes a row from the values of a reader. Each value may be missing or be of any type.
 
     A row that cannot be used carries its fault, so that it is counted and ends nothing. ``where``
-    is the place of the row, which its message names; it is the id where none is given. Audio is a
+    is the place of the row, which its message names; it is the id if none is given. Audio is a
     path, bytes or samples (with their rate in Hz). Offset and duration are seconds.
     """
     name = where
     try:
         name = _name(id, "id") or where
         if audio is None:
-            raise CellError("missing_audio", "no audio is named")
+            raise DroppedError("missing_audio", "no audio is named")
         if isinstance(audio, Path) and NO_FILE_NAME.search(str(audio)):
-            raise CellError("missing_audio", f"{audio} is not the name of a file")
+            raise DroppedError("missing_audio", f"{audio} is not the name of a file")
         return Row(
             id=name,
             audio=audio,
@@ -111,7 +101,7 @@ def row(
             start_seconds=seconds_of(offset, "offset") or 0.0,
             seconds=seconds_of(duration, "duration"),
         )
-    except CellError as error:
+    except DroppedError as error:
         place = where if name == where else f"{name} ({where})"
         return unusable(name, str(error), error.reason, place)
 
@@ -123,5 +113,5 @@ def _name(value: Any, column: str) -> str:
 
 def unusable(name: str, why: str, reason: str = "bad_row", place: str = "") -> Row:
     """A row that is counted as dropped; its message begins with the place, or else the name."""
-    fault = (reason, printable(f"{place or name}: {why}"))
+    fault = DroppedError(reason, printable(f"{place or name}: {why}"))
     return Row(id=printable(name), audio=b"", text="", fault=fault)

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import combinations, product
+from itertools import combinations
 from pathlib import Path
 
 from asr.corpora import cells
-from asr.corpora.corpus import Corpus, Origin, Row, Rows
+from asr.corpora.corpus import Corpus, Origin, Row, Rows, parts_of, remarks_on
 from asr.corpora.manifest import read_table
 from asr.folders import Walk, stored, walk
 
@@ -16,9 +16,9 @@ LICENCE = (
     "CC0 1.0 (Common Voice, R. Ardila et al. 2020); the terms of access forbid identifying"
     " speakers and passing copies on"
 )
-COLUMNS = ("client_id", "path", "sentence")  # in every release; what else there is differs
+COLUMNS = ("client_id", "path", "sentence")  # in every release; the other columns differ
 # A table made of others (https://github.com/common-voice/CorporaCreator): all clips with more votes
-# for than against. Those in other and invalidated have not.
+# for than against. The clips of other and invalidated are not among them.
 PARTS = {"validated": {"train", "dev", "test"}}
 
 
@@ -46,72 +46,56 @@ class CommonVoice(Corpus):
     test: list[str] = field(default_factory=lambda: ["test"])
 
     def splits(self) -> dict[str, Rows]:
-        """The splits whose lists are not empty."""
-        self._check_apart()
-        tables = {
-            split: [self._table(split, name) for name in names]
-            for split, names in self._named().items()
-        }
-        if not tables:
+        """The splits whose lists are not empty; no clip may be in two of them."""
+        parts = parts_of(self)
+        if not parts:
             raise ValueError("no table of Common Voice is asked for; give for instance --train")
+        for (split, names), (other, others) in combinations(parts.items(), 2):
+            for name in names:
+                for its in others:
+                    if PARTS.get(name, {name}) & PARTS.get(its, {its}):
+                        raise ValueError(
+                            f"{name} (for {split}) and {its} (for {other}) have clips in common:"
+                            " validated holds those of train, dev and test; name other tables, or"
+                            f" leave a split out: --{other} '[]'"
+                        )
+        tables = {split: [self._table(split, n) for n in names] for split, names in parts.items()}
         return {split: Rows(partial(_read, paths)) for split, paths in tables.items()}
 
     def origin(self) -> Origin:
-        """Where the language's folder is; the release is told by its parent."""
-        remarks = (f"{split}: {' + '.join(names)}" for split, names in self._named().items())
-        language = self.path.resolve()
-        return Origin(
-            f"common_voice_{language.name}",
-            f"{language.parent.name}/{language.name} of {SOURCE}",
-            LICENCE,
-            remarks=tuple(remarks),
-        )
+        """The language is the name of the folder, the release that of its parent."""
+        folder = self.path.resolve()
+        source = f"{folder.parent.name}/{folder.name} of {SOURCE}"
+        remarks = remarks_on(parts_of(self))
+        return Origin(f"common_voice_{folder.name}", source, LICENCE, remarks=remarks)
 
     def sources(self) -> Walk:
         """The tables in use, and all clips."""
         clips = self.path / "clips"
         found = walk(clips, {".mp3"}) if clips.is_dir() else Walk()
-        named = [name for names in self._named().values() for name in names]
+        named = [name for names in parts_of(self).values() for name in names]
         found.files += [self.path / f"{name}.tsv" for name in named]
         return found
 
-    def _named(self) -> dict[str, list[str]]:
-        named = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {split: names for split, names in named.items() if names}
-
-    def _check_apart(self) -> None:
-        """No clip may be in two splits."""
-        for (split, names), (other, others) in combinations(self._named().items(), 2):
-            for name, its in product(names, others):
-                if PARTS.get(name, {name}) & PARTS.get(its, {its}):
-                    raise ValueError(
-                        f"{name} (for {split}) and {its} (for {other}) have clips in common, as"
-                        " validated holds those of train, dev and test; name other tables, or"
-                        f" leave a split out: --{other} '[]'"
-                    )
-
     def _table(self, split: str, name: str) -> Path:
-        """Checked by its first row: hours of the tables before it would be in vain."""
+        """Checks the first row, before the tables before this one are read for hours."""
         table = self.path / f"{name}.tsv"
+        there = ", ".join(sorted(found.stem for found in self.path.glob("*.tsv"))) or "none"
+        others = f"name other tables (there: {there}), or none: --{split} '[]'"
         if table.is_file():
             lines = (line for _, line in read_table(table))
             first = next((line for line in lines if isinstance(line, dict)), None)
             if first is None:
-                why = "has no rows, as of some small languages"
-                raise ValueError(f"{table} {why}; {self._others(split)}")
+                raise ValueError(f"{table} has no rows, as of some small languages; {others}")
             if missing := [column for column in COLUMNS if column not in first]:
                 raise ValueError(f"{table} has no column {missing[0]}; it has {', '.join(first)}")
             return table
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: no such folder; get Common Voice from {SOURCE}")
-        remedy = f"unpack the archive again, or {self._others(split)}"
+        remedy = f"unpack the archive again, or {others}"
         if languages := sorted(found.parent.name for found in self.path.glob("*/train.tsv")):
             remedy = f"give the folder of a language: {', '.join(languages)}"
         raise FileNotFoundError(f"{self.path} has no {name}.tsv; {remedy}")
-
-    def _others(self, split: str) -> str:
-        there = ", ".join(sorted(found.stem for found in self.path.glob("*.tsv"))) or "none"
-        return f"name other tables (there: {there}), or none: --{split} '[]'"
 
 
 def _read(tables: list[Path]) -> Iterator[Row]:

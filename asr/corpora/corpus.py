@@ -1,7 +1,7 @@
 """What every corpus is: options in, rows of audio and text per split out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,67 +9,55 @@ import numpy as np
 
 from asr.folders import Walk
 
+SPLIT_NAMES = {  # other names of each split
+    "train": ("train", "training", "train.clean.100"),
+    "validation": ("validation", "valid", "dev", "val", "validation.clean"),
+    "test": ("test", "testing", "eval", "test.clean"),
+}
+
+
+class DroppedError(ValueError):
+    """Why a row cannot be used: a reason, as preflight.json counts it, and a message."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
 
 @dataclass(frozen=True)
 class Row:
-    """One utterance as its corpus publishes it, not yet decoded.
+    """One utterance as its corpus publishes it, not yet decoded."""
 
-    Attributes:
-        id: unique within the corpus.
-        audio: a file's path or its bytes, or (N,) float samples, which need ``sample_rate``.
-        text: the transcript, verbatim.
-        speaker_id: empty where unknown.
-        chapter_id: empty where there is none.
-        language: empty where unknown.
-        sample_rate: Hz, of samples only.
-        start_seconds: where in the file the utterance begins.
-        seconds: how long it is; None means to the end of the file.
-        fault: why the row cannot be used, a reason and one line; None where it may be tried.
-    """
-
-    id: str
-    audio: Path | bytes | np.ndarray
-    text: str
-    speaker_id: str = ""
+    id: str  # unique within the corpus
+    audio: Path | bytes | np.ndarray  # a file, its bytes, or (N,) samples
+    text: str  # the transcript, verbatim
+    speaker_id: str = ""  # empty if unknown; so are the next two
     chapter_id: str = ""
     language: str = ""
-    sample_rate: int | None = None
-    start_seconds: float = 0.0
-    seconds: float | None = None
-    fault: tuple[str, str] | None = None
+    sample_rate: int | None = None  # Hz, of samples only
+    start_seconds: float = 0.0  # where in the file the utterance begins
+    seconds: float | None = None  # duration; None means to the end of the file
+    fault: DroppedError | None = None  # why the row cannot be used
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a split, read when iterated over.
+    """The rows of a split, read when iterated over."""
 
-    Attributes:
-        read: starts reading.
-        count: how many there will be, where that is known beforehand.
-    """
-
-    read: Callable[[], Iterator[Row]]
-    count: int | None = None
+    read: Callable[[], Iterator[Row]]  # starts reading
+    count: int | None = None  # the number of rows, if it is known beforehand
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a corpus comes from; written to corpus.json.
-
-    Attributes:
-        name: of the corpus.
-        source: path or address.
-        licence: with its authors, or "unknown".
-        synthetic: whether no human spoke.
-        remarks: what a reader must know (how splits were made, checksums that are unknown).
-        expected: published counts per split (utterances, words), to see that nothing is missing.
-    """
+    """Where a corpus comes from; written to corpus.json."""
 
     name: str
-    source: str
-    licence: str
-    synthetic: bool = False
-    remarks: tuple[str, ...] = ()
+    source: str  # path or address
+    licence: str  # with the authors, or "unknown"
+    synthetic: bool = False  # whether no human spoke
+    remarks: tuple[str, ...] = ()  # what a reader must know, for instance how splits were made
+    # Published numbers of "utterances" and "words" by split, to notice that something is missing.
     expected: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
@@ -86,14 +74,25 @@ class Corpus(ABC):
 
     @abstractmethod
     def origin(self) -> Origin:
-        """Where it comes from; asked for after ``splits``."""
+        """Where it comes from; called after ``splits``."""
 
-    @abstractmethod
     def sources(self) -> Walk:
         """The files on this machine that the rows are read from, and what was passed over there.
 
-        Nothing where the corpus is made or downloaded.
+        There are none if the corpus is generated or downloaded.
 
         Raises:
             ValueError, OSError: as ``splits``.
         """
+        return Walk()
+
+
+def parts_of(corpus: Corpus) -> dict[str, list[str]]:
+    """What the options train, validation, test and test_other list, without empty lists."""
+    splits = (*SPLIT_NAMES, "test_other")
+    return {split: names for split in splits if (names := getattr(corpus, split, None))}
+
+
+def remarks_on(parts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """A line for each split that names its parts."""
+    return tuple(f"{split}: {' + '.join(names)}" for split, names in parts.items())

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import logging
 import os
 import tarfile
 import tempfile
@@ -10,18 +9,15 @@ import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
 
 from tqdm import tqdm
-
-logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60
 
 
-def fetch(url: str, folder: Path, *, sha256: str | None = None) -> Path:
-    """The file behind ``url`` in ``folder``; what an interrupted call left there is continued.
+def fetch(url: str, folder: Path, *, sha256: str = "") -> Path:
+    """The file behind ``url`` in ``folder``; a download that was interrupted is continued.
 
     Raises:
         ValueError: its checksum is not the published one.
@@ -39,11 +35,11 @@ def fetch(url: str, folder: Path, *, sha256: str | None = None) -> Path:
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # the disk, not the net
-        cause = getattr(error, "reason", error)
         raise OSError(
-            f"{url}: download interrupted ({cause}); run the command again to resume"
+            f"{url}: the download failed ({getattr(error, 'reason', error)}); run the command again"
+            " to resume, or give a copy on this machine: --path FOLDER"
         ) from None
-    if sha256 is not None and (found := checksum(partial)) != sha256:
+    if sha256 and (found := checksum(partial)) != sha256:
         partial.unlink()
         raise ValueError(
             f"{url}: the download has SHA-256 {found}, not {sha256} and was removed; try again"
@@ -53,6 +49,7 @@ def fetch(url: str, folder: Path, *, sha256: str | None = None) -> Path:
 
 
 def _continue(url: str, partial: Path) -> None:
+    """Writes what is missing at the end of ``partial``."""
     start = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
@@ -68,22 +65,15 @@ def _continue(url: str, partial: Path) -> None:
         raise OSError(f"the part of {start} bytes does not fit the file, it was removed") from None
     with response:
         resumed = getattr(response, "status", None) == 206
+        done = start if resumed else 0
         left = response.headers.get("Content-Length")
-        if not resumed:
-            start = 0
-        with partial.open("ab" if resumed else "wb") as file:
-            _copy(response, file, start, None if left is None else start + int(left))
-
-
-def _copy(response: BinaryIO, file: BinaryIO, start: int, total: int | None) -> None:
-    done = start
-    with tqdm(
-        initial=start, total=total, unit="B", unit_scale=True, desc="download", disable=None
-    ) as bar:
-        while block := response.read(BLOCK_BYTES):
-            file.write(block)
-            done += len(block)
-            bar.update(len(block))
+        total = None if left is None else done + int(left)
+        form = {"initial": done, "total": total, "unit": "B", "unit_scale": True, "disable": None}
+        with partial.open("ab" if resumed else "wb") as file, tqdm(desc="download", **form) as bar:
+            while block := response.read(BLOCK_BYTES):
+                file.write(block)
+                done += len(block)
+                bar.update(len(block))
     if total is not None and done != total:
         raise OSError(f"{done} of {total} bytes arrived")
 

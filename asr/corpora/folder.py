@@ -12,15 +12,10 @@ from typing import Literal
 
 from asr.audio.audio_file import SUFFIXES
 from asr.corpora import cells
-from asr.corpora.corpus import Corpus, Origin, Row, Rows
+from asr.corpora.corpus import SPLIT_NAMES, Corpus, Origin, Row, Rows
 from asr.corpora.manifest import MANIFESTS, read_manifest, read_text
 from asr.folders import Walk, examples, is_hidden, stored, walk
 
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "dev", "val"),
-    "test": ("test", "testing", "eval"),
-}
 KALDI_TABLES = ("wav.scp", "text", "segments", "utt2spk")
 Layout = Literal["auto", "manifest", "kaldi", "text"]
 
@@ -63,8 +58,7 @@ class Folder(Corpus):
 
     def origin(self) -> Origin:
         """The folder, and how its splits were made."""
-        named = self._named()
-        if named is None:
+        if (named := self._named()) is None:
             remarks = [self._held_out()[1]]
         else:
             remarks = [f"{split}: {source.name}" for split, source in named.items()]
@@ -83,12 +77,7 @@ class Folder(Corpus):
             if layout == "text":
                 found += walk(source, SUFFIXES | {".txt"})
                 continue
-            if source.is_file():
-                found.files.append(source)
-            elif layout == "manifest":
-                found += walk(source, MANIFESTS, recursive=False)
-            else:
-                found.files += [source / name for name in KALDI_TABLES]
+            found += _tables(source, layout)
             rows = _list(source, self.layout)
             found.files += sorted({row.audio for row in rows if isinstance(row.audio, Path)})
         return found
@@ -130,18 +119,17 @@ class Folder(Corpus):
         """Rows by split, and one line that says how."""
         rows = _list(self.path, self.layout)
         usable = [row for row in rows if row.fault is None]
-        speakers = {row.speaker_id for row in usable} - {""}
-        known = all(row.speaker_id for row in usable)
+        speakers = {row.speaker_id for row in usable}
+        known = 0 if "" in speakers else len(speakers)
         shares = {"test": self.test_share, "validation": self.validation_share}
         needed = 1 + sum(share > 0 for share in shares.values())
-        enough = known and len(speakers) >= needed
-        if self.hold_out == "speaker" and not enough:
+        if self.hold_out == "speaker" and known < needed:
             raise ValueError(
-                f"{self.path}: {len(speakers)} speakers are known, {needed} are needed to hold"
-                " out whole speakers; use --hold_out utterance"
+                f"{self.path}: the speakers of all utterances have to be known, at least {needed}"
+                f" (known: {len(speakers - {''})}), to hold out whole speakers; use"
+                " --hold_out utterance"
             )
-        by_speaker = enough and self.hold_out != "utterance"
-        by_speaker = by_speaker and (self.hold_out == "speaker" or len(speakers) >= 3)
+        by_speaker = self.hold_out == "speaker" or (self.hold_out == "auto" and known >= 3)
         key: Callable[[Row], str] = (lambda r: r.speaker_id) if by_speaker else (lambda r: r.id)
         splits = _hold_out(usable, shares, key)
         splits["train"] += [row for row in rows if row.fault is not None]  # to be counted
@@ -158,12 +146,12 @@ def _hold_out(
     for row in rows:
         groups[key(row)].append(row)
     order = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    splits: dict[str, list[Row]] = {"train": []}
-    for split, share in shares.items():
+    splits: dict[str, list[Row]] = {}
+    wanted = {split: share for split, share in shares.items() if share > 0}
+    for reserve, (split, share) in zip(range(len(wanted), 0, -1), wanted.items(), strict=True):
         part: list[Row] = []
         # One group at least stays for each split still to come, and for train.
-        reserve = len([s for s in shares if s not in splits and s != split and shares[s] > 0]) + 1
-        while share > 0 and len(order) > reserve and len(part) < share * len(rows):
+        while len(order) > reserve and len(part) < share * len(rows):
             part += groups[order.pop(0)]
         if part:
             splits[split] = part
@@ -188,7 +176,7 @@ def _list(source: Path, layout: Layout) -> list[Row]:
             f" and text, or a manifest ({', '.join(MANIFESTS)})"
         )
     if all(row.fault for row in rows) and rows[0].fault is not None:
-        raise ValueError(f"{source}: none of {len(rows)} rows is usable; {rows[0].fault[1]}")
+        raise ValueError(f"{source}: none of {len(rows)} rows is usable; {rows[0].fault}")
     return rows
 
 
@@ -202,10 +190,15 @@ def _layout(source: Path, layout: Layout) -> Layout:
     return "manifest" if walk(source, MANIFESTS, recursive=False).files else "text"
 
 
+def _tables(source: Path, layout: Layout) -> Walk:
+    """The manifests, or the tables of a Kaldi folder."""
+    if layout == "kaldi":
+        return Walk([source / name for name in KALDI_TABLES])
+    return Walk([source]) if source.is_file() else walk(source, MANIFESTS, recursive=False)
+
+
 def _manifests(source: Path) -> Iterator[Row]:
-    """One manifest, or those in a folder."""
-    paths = [source] if source.is_file() else walk(source, MANIFESTS, recursive=False).files
-    return chain.from_iterable(map(read_manifest, paths))
+    return chain.from_iterable(map(read_manifest, _tables(source, "manifest").files))
 
 
 def _kaldi(folder: Path) -> Iterator[Row]:

@@ -19,6 +19,7 @@ from asr.folders import Walk, walk
 T = TypeVar("T")
 
 URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip"
+LICENCE = "CC BY-SA 4.0 (Free Spoken Digit Dataset, Z. Jackson et al.)"
 NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")  # {digit}_{speaker}_{take}.wav
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 USES = {"train": 5, "validation": 4, "test": 4}  # of each take, in strings
@@ -87,15 +88,11 @@ class FSDD(Corpus):
 
     def origin(self) -> Origin:
         """Published on GitHub."""
-        return Origin(
-            name="fsdd",
-            source=str(self.path) if self.path is not None else self.url,
-            licence="CC BY-SA 4.0 (Free Spoken Digit Dataset, Z. Jackson et al.)",
-            remarks=(
-                "Official test set: takes 0-4. Validation: takes 5-9. Speakers are in all splits.",
-                "GitHub publishes no checksum of the archive; the zip's own CRCs are checked.",
-            ),
+        remarks = (
+            "Official test set: takes 0-4. Validation: takes 5-9. Speakers are in all splits.",
+            "GitHub publishes no checksum of the archive; the zip's own CRCs are checked.",
         )
+        return Origin("fsdd", str(self.path or self.url), LICENCE, remarks=remarks)
 
     def sources(self) -> Walk:
         """The recordings, where the path is given."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from asr.audio.audio_file import SUFFIXES
 from asr.corpora import cells
-from asr.corpora.corpus import Corpus, Origin, Row, Rows
+from asr.corpora.corpus import SPLIT_NAMES, Corpus, Origin, Row, Rows, parts_of, remarks_on
 from asr.corpora.manifest import MANIFESTS, Line, read_lines
 from asr.folders import Walk, is_hidden, stored, walk
 
@@ -29,12 +29,8 @@ COLUMNS = {  # the usual names of each
     "id": ("id", "utterance_id", "segment_id"),
 }
 FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
+KINDS = (*FORMATS, *MANIFESTS)  # endings of data files
 NUM_LINES_OF_KEYS = 100  # of JSON, whose lines may have different keys
-SPLIT_NAMES = {  # ours: what others call it
-    "train": ("train", "train.clean.100"),
-    "validation": ("validation", "valid", "dev", "validation.clean"),
-    "test": ("test", "test.clean"),
-}
 
 
 class _Tables:
@@ -48,10 +44,8 @@ class _Tables:
     @property
     def column_names(self) -> list[str]:
         """The columns, or the keys of the first lines."""
-        keys: dict[str, None] = {}
-        for line in islice(self, NUM_LINES_OF_KEYS):
-            keys |= dict.fromkeys(line if isinstance(line, dict) else ())
-        return list(keys)
+        lines = [line for line in islice(self, NUM_LINES_OF_KEYS) if isinstance(line, dict)]
+        return list(dict.fromkeys(key for line in lines for key in line))
 
     def __iter__(self) -> Iterator[Line]:
         return (line for path in self.paths for _, line in read_lines(path))
@@ -97,38 +91,32 @@ class Hub(Corpus):
         local = Path(self.path)
         if local.is_file():
             raise ValueError(f"{self.path} is a file; give its folder, and --train {local.name}")
-        wanted = self._wanted()
+        wanted = parts_of(self)
         if any(_is_file(local, name) for names in wanted.values() for name in names):
             parts = {s: [_files(local, name) for name in names] for s, names in wanted.items()}
         else:
             loaded = _load(self.path, self.config, self.streaming)
+            there = ", ".join(loaded)
             parts = {}
-            for split, names in wanted.items():
-                chosen = names or [name for name in SPLIT_NAMES[split] if name in loaded][:1]
+            for split, usual in SPLIT_NAMES.items():
+                chosen = wanted.get(split) or [name for name in usual if name in loaded][:1]
                 if missing := [name for name in chosen if name not in loaded]:
-                    there = ", ".join(loaded)
                     raise ValueError(f"{self.path} has no split {missing[0]!r}; it has {there}")
-                parts[split] = [loaded[name] for name in chosen]
-            if not any(parts.values()):
-                there = ", ".join(loaded)
+                if chosen:
+                    parts[split] = [loaded[name] for name in chosen]
+            if not parts:
                 raise ValueError(f"{self.path} has the splits {there}; say which is --train")
-        return {split: self._rows(split, found) for split, found in parts.items() if found}
+        return {split: self._rows(split, found) for split, found in parts.items()}
 
     def origin(self) -> Origin:
-        """What the options say; the hub knows the licence, its card is not parsed."""
-        wanted = self._wanted().items()
-        remarks = tuple(f"{split}: {' + '.join(names)}" for split, names in wanted if names)
+        """The licence is an option, since the card of a data set is not parsed."""
         name = Path(self.path).resolve().name if Path(self.path).exists() else self.path
-        return Origin(name, self.path, self.licence, remarks=remarks)
+        return Origin(name, self.path, self.licence, remarks=remarks_on(parts_of(self)))
 
     def sources(self) -> Walk:
         """The data files and audio of a local folder; what is on the hub does not change."""
         local = Path(self.path)
-        kinds = {*FORMATS, *MANIFESTS, *SUFFIXES}
-        return walk(local, kinds) if local.is_dir() else Walk()
-
-    def _wanted(self) -> dict[str, list[str]]:
-        return {"train": self.train, "validation": self.validation, "test": self.test}
+        return walk(local, {*KINDS, *SUFFIXES}) if local.is_dir() else Walk()
 
     def _rows(self, split: str, loaded: Sequence[Part]) -> Rows:
         parts = [(part, self._columns(part)) for part in map(_undecoded, loaded)]
@@ -179,16 +167,14 @@ def _files(folder: Path, name: str) -> Part:
     if suffix in MANIFESTS:
         return _Tables(found)
     if suffix not in FORMATS:
-        raise ValueError(f"{found[0]}: use one of {', '.join([*FORMATS, *MANIFESTS])}")
-    paths = [str(path) for path in found]
+        raise ValueError(f"{found[0]}: use one of {', '.join(KINDS)}")
+    options = {"data_files": list(map(str, found)), "split": "train"}
     with _loading(str(found[0])):  # streamed from the files: nothing is copied to a cache
-        return datasets.load_dataset(
-            FORMATS[suffix], data_files=paths, split="train", streaming=True
-        )
+        return datasets.load_dataset(FORMATS[suffix], streaming=True, **options)
 
 
 def _is_file(folder: Path, name: str) -> bool:
-    known = Path(name).suffix.lower() in (*FORMATS, *MANIFESTS)
+    known = Path(name).suffix.lower() in KINDS
     return folder.is_dir() and (known or any(c in name for c in "*?/"))
 
 
@@ -241,7 +227,7 @@ def _loading(path: str) -> Iterator[None]:
     except Exception as error:
         lines = (line.strip() for line in str(error).splitlines())
         line = next(filter(None, lines), type(error).__name__)
-        remedy = "check its name, --config, the net"
+        remedy = "check its name, --config and the network connection"
         if "torchcodec" in line:
             remedy = "name its table: --train '[metadata.csv]' --audio_column file_name"
         raise OSError(f"{path} cannot be loaded: {line}; {remedy}") from None
@@ -258,7 +244,7 @@ def _names(part: Part, path: str) -> list[str]:
 def _audio(value: Any, folder: Path) -> tuple[Path | bytes | np.ndarray | None, int | None]:
     """The audio convention {bytes, path}, decoded {array, sampling_rate}, or a path alone.
 
-    None for what names no audio; the rate, in Hz, of samples only.
+    The audio is None if the value names none. The rate, in Hz, is that of samples only.
     """
     if isinstance(value, dict) and value.get("array") is not None:
         try:
@@ -267,6 +253,6 @@ def _audio(value: Any, folder: Path) -> tuple[Path | bytes | np.ndarray | None, 
             return None, None
     if isinstance(value, dict):
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
-    if isinstance(value, bytes):
-        return value, None
-    return (stored(folder / value), None) if isinstance(value, str) and value else (None, None)
+    if isinstance(value, str) and value:
+        value = stored(folder / value)
+    return (value if isinstance(value, bytes | Path) else None), None

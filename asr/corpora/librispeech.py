@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from asr.corpora import cells, download
-from asr.corpora.corpus import Corpus, Origin, Row, Rows
+from asr.corpora.corpus import Corpus, Origin, Row, Rows, parts_of, remarks_on
 from asr.corpora.manifest import read_text
 from asr.folders import Walk, walk
 
@@ -16,48 +17,31 @@ MIRROR = "https://www.openslr.org/resources"
 LICENCE = "CC BY 4.0 (LibriSpeech, V. Panayotov et al. 2015)"
 
 
-@dataclass(frozen=True)
-class Part:
-    """One published archive.
+class Part(NamedTuple):
+    """One published archive."""
 
-    Attributes:
-        resource: number on openslr.org.
-        sha256: of the archive; None where none is known.
-        utterances: as published.
-        words: as published; None where unknown.
-    """
-
-    resource: int
-    sha256: str | None
-    utterances: int
-    words: int | None = None
+    resource: int  # number on openslr.org
+    sha256: str  # of the archive; empty if none is known
+    utterances: int  # as published
+    words: int = 0  # as published; 0 if unknown
 
 
-# Checksums: torchaudio.datasets.librispeech (2.11). Counts: the corpus' own, checked by us.
+# Resource, utterances, words, SHA-256. The checksums are those of torchaudio.datasets.librispeech
+# (2.11). The counts are the corpus' own, checked by us.
+_PARTS = """
+dev-clean       12   2703 54402 76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3
+dev-other       12   2864 50948 12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365
+test-clean      12   2620 52576 39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23
+test-other      12   2939 52343 d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29
+train-clean-100 12  28539     0 d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2
+train-clean-360 12 104014     0 146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf
+train-other-500 12 148688     0 ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2
+train-clean-5   31   1519     0
+dev-clean-2     31   1089     0
+"""
 PARTS = {
-    "dev-clean": Part(
-        12, "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3", 2703, 54402
-    ),
-    "dev-other": Part(
-        12, "12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365", 2864, 50948
-    ),
-    "test-clean": Part(
-        12, "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23", 2620, 52576
-    ),
-    "test-other": Part(
-        12, "d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29", 2939, 52343
-    ),
-    "train-clean-100": Part(
-        12, "d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2", 28539
-    ),
-    "train-clean-360": Part(
-        12, "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf", 104014
-    ),
-    "train-other-500": Part(
-        12, "ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2", 148688
-    ),
-    "train-clean-5": Part(31, None, 1519),
-    "dev-clean-2": Part(31, None, 1089),
+    name: Part(int(resource), "".join(sha256), int(utterances), int(words))
+    for name, resource, utterances, words, *sha256 in map(str.split, _PARTS.split("\n")[1:-1])
 }
 
 
@@ -88,41 +72,36 @@ class LibriSpeech(Corpus):
         root = self._root()
         return {
             split: Rows(partial(_read, [root / part for part in parts]))
-            for split, parts in self._parts().items()
+            for split, parts in parts_of(self).items()
         }
 
     def origin(self) -> Origin:
         """Published on openslr.org as resource 12, or 31 (mini)."""
-        remarks, expected = [], {}
-        for split, parts in self._parts().items():
-            remarks.append(f"{split}: {' + '.join(parts)}")
+        remarks, expected = list(remarks_on(parts_of(self))), {}
+        for split, parts in parts_of(self).items():
             known = [PARTS[part] for part in parts if part in PARTS]
             if len(known) == len(parts):
                 expected[split] = {"utterances": sum(part.utterances for part in known)}
                 if all(part.words for part in known):
-                    expected[split]["words"] = sum(part.words or 0 for part in known)
+                    expected[split]["words"] = sum(part.words for part in known)
             for part in parts if self.path is None else ():
                 archive = self.download / f"{part}.tar.gz"
-                if PARTS[part].sha256 is None and archive.exists():
+                if not PARTS[part].sha256 and archive.exists():
                     found = download.checksum(archive)
                     remarks.append(f"{archive.name}: no published checksum known; SHA-256 {found}")
         source = str(self.path or self.mirror)
         return Origin("librispeech", source, LICENCE, remarks=tuple(remarks), expected=expected)
 
     def sources(self) -> Walk:
-        """The files of the parts; none where they are downloaded."""
+        """The files of the parts; none if they are downloaded."""
         found = Walk()
-        for part in sorted({*chain(*self._parts().values())}) if self.path else ():
+        for part in sorted({*chain(*parts_of(self).values())}) if self.path else ():
             found += walk(self._root() / part, SUFFIXES)
         return found
 
-    def _parts(self) -> dict[str, list[str]]:
-        splits = ("train", "validation", "test", "test_other")
-        return {split: parts for split in splits if (parts := getattr(self, split))}
-
     def _root(self) -> Path:
         """The folder that has a folder per part; checks that all parts are there."""
-        parts = list(chain(*self._parts().values()))
+        parts = list(chain(*parts_of(self).values()))
         if not parts:
             raise ValueError("no part of LibriSpeech is asked for; give for instance --train")
         if self.path is None:
@@ -164,11 +143,11 @@ class MiniLibriSpeech(Corpus):
         return self._librispeech().splits()
 
     def origin(self) -> Origin:
-        """As of LibriSpeech, but for the name."""
+        """The same as for LibriSpeech, but for the name."""
         return replace(self._librispeech().origin(), name="mini_librispeech")
 
     def sources(self) -> Walk:
-        """The files of the parts; none where they are downloaded."""
+        """The files of the parts; none if they are downloaded."""
         return self._librispeech().sources()
 
     def _librispeech(self) -> LibriSpeech:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from asr.corpora import cells
-from asr.corpora.corpus import Row
+from asr.corpora.corpus import DroppedError, Row
 from asr.folders import stored
 
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv")
@@ -45,7 +45,7 @@ def _row(path: Path, where: str, line: Mapping[str, Any]) -> Row:
         audio = ""
     if audio:
         name = os.path.splitext(audio)[0]
-        with contextlib.suppress(cells.CellError):  # which the row will tell
+        with contextlib.suppress(DroppedError):  # which the row will tell
             name += f"@{start:.3f}" if (start := cells.seconds_of(offset, "offset")) else ""
     return cells.row(
         where,

@@ -1,33 +1,24 @@
 """Checks every row of a corpus before training: what is dropped, what is suspicious, and why.
 
-Dropped is what cannot be used: broken, silent or empty rows and, from the split "train" alone,
-those that are too short for CTC over characters. A test set is to be the published one, so in other
-splits these are suspicious and stay.
+Dropped are rows that cannot be used: their audio is broken or silent, or they have no text. Rows
+too short for CTC over characters are dropped from the split "train" only. In other splits they are
+suspicious and stay, since a test set has to be the published one.
 """
 
-import contextlib
-import hashlib
-import io
 import itertools
 import math
-import sys
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from asr import folders, items
-from asr.audio import audio_file
-from asr.corpora.corpus import Row
+from asr.corpora.corpus import DroppedError, Row
+from asr.corpora.loading import Loaded, Utterance
 from asr.text import normalisers
 
 ENCODER_FRAME_SECONDS = 0.04  # four feature frames of 10 ms, the subsampling of every recipe
-SILENCE_PEAK = 1e-4  # -80 dB of full scale
-CLIPPED_SHARE = 0.001  # of the samples at full scale, from which an utterance is suspicious
 OUTLIER_DEVIATIONS = 5  # robust standard deviations, 1.4826 median absolute deviations each
 OUTLIER_MIN_COUNT = 20  # utterances in a split, below which outliers cannot be told
 ADVICE = {  # by reason; the braces stand for examples
@@ -37,316 +28,106 @@ ADVICE = {  # by reason; the braces stand for examples
 }
 # Reasons of rows that could not be read, in distinction to rows that are of no use.
 NOT_READ = (
-    "missing_audio",
-    "unreadable_audio",
-    "truncated_audio",
-    "not_finite",
-    "bad_row",
-    "not_utf8",
-    "error",
+    "missing_audio unreadable_audio truncated_audio not_finite bad_row not_utf8 error".split()  # noqa: SIM905
 )
 
 
-class DroppedError(ValueError):
-    """Why a row cannot be used."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """A row whose audio was decoded, checked and brought to the corpus' rate.
-
-    Attributes:
-        row: as the corpus published it.
-        audio: an audio file, mono, at the corpus' rate.
-        path: a file name that fits the bytes.
-        seconds: duration.
-        audio_hash: of the bytes as published.
-        resampled: whether the rate was another.
-        mixed: whether there were several channels.
-        clipped: whether many samples are at full scale.
-    """
-
-    row: Row
-    audio: bytes
-    path: str
-    seconds: float
-    audio_hash: str
-    resampled: bool
-    mixed: bool
-    clipped: bool
-
-
-Loaded = Utterance | DroppedError
-
-
-def load(rows: Sequence[Row], sample_rate: int) -> Iterator[Loaded]:
-    """Decodes and checks the audio of rows that share it: once, in order, whatever their number.
-
-    Bytes are kept where nothing has to change. The results come in the order of the rows, each as
-    soon as those before it are there. Memory holds the audio of the rows that have begun and not
-    ended, and the finished rows that wait for a row before them. Whatever goes wrong, of any kind,
-    is the result of the row or rows that it concerns.
-    """
-    found: dict[int, Future[Loaded]] = {}
-    given = 0
-    # A thread encodes what is cut out while what follows is decoded.
-    with ThreadPoolExecutor(1) as beside:
-        try:
-            with _open(rows[0]) as sound:
-                latest: Future[Loaded] | None = None
-                for cut in _cuts(rows, sound):
-                    if latest is not None:
-                        latest.result()  # no more than one waits to be encoded
-                    latest = beside.submit(_attempt, rows[cut.index], cut, sound, sample_rate)
-                    found[cut.index] = latest
-                    while given in found and found[given].done():
-                        yield found.pop(given).result()
-                        given += 1
-        except Exception as error:
-            for index in {*range(given, len(rows))} - found.keys():
-                found[index] = beside.submit(_dropped, rows[index], error)
-        for index in range(given, len(rows)):
-            yield found.pop(index).result()
-
-
-@dataclass(eq=False)
-class _Cut:
-    """The part of some audio that is an utterance.
-
-    Attributes:
-        index: which of the rows it is.
-        start, end: in samples of the audio; no end is beyond every end.
-        pieces: (N,) float32 each, those read so far.
-        length: samples of the audio, None as long as it goes on behind this part.
-    """
-
-    index: int
-    start: int
-    end: int
-    pieces: list[np.ndarray] = field(default_factory=list)
-    length: int | None = None
-
-
-def _cuts(rows: Sequence[Row], sound: audio_file.Sound) -> Iterator[_Cut]:
-    """The part of each row, in the order in which the rows end."""
-    rate = sound.sample_rate
-    cuts = []
-    for index, row in enumerate(rows):
-        start = round(row.start_seconds * rate)
-        end = sys.maxsize if row.seconds is None else start + round(row.seconds * rate)
-        cuts.append(_Cut(index, start, end))
-    coming = deque(sorted(cuts, key=lambda cut: cut.start))
-    current: list[_Cut] = []
-    position = 0
-    for piece in sound.pieces:
-        behind = position + len(piece)
-        while coming and coming[0].start < behind:
-            current.append(coming.popleft())
-        for cut in current:
-            cut.pieces.append(piece[max(0, cut.start - position) : cut.end - position])
-        position = behind
-        # One that ends here exactly may be the whole of the audio: the next piece tells.
-        ended = [cut for cut in current if cut.end < position]
-        current = [cut for cut in current if cut.end >= position]
-        yield from ended
-        if not current and not coming:
-            return
-    for cut in [*current, *coming]:
-        cut.length = position
-        yield cut
-
-
-def _attempt(row: Row, cut: _Cut, sound: audio_file.Sound, sample_rate: int) -> Loaded:
-    try:
-        return _utterance(row, cut, sound, sample_rate)
-    except Exception as error:
-        return _dropped(row, error)
-
-
-def _utterance(row: Row, cut: _Cut, sound: audio_file.Sound, sample_rate: int) -> Utterance:
-    wave = np.concatenate([np.zeros(0, np.float32), *cut.pieces])
-    cut.pieces.clear()  # of a long recording two copies would be held
-    rate = sound.sample_rate
-    # Manifests round durations: a tenth of a second is forgiven.
-    if cut.length is not None and row.seconds is not None and cut.end > cut.length + rate // 10:
-        raise DroppedError(
-            "truncated_audio",
-            f"{row.id}: ends at {cut.end / rate:.2f} s, the audio at {cut.length / rate:.2f} s",
-        )
-    if len(wave) <= 1:
-        raise DroppedError("too_short", f"{row.id}: {len(wave)} samples of audio")
-    peak = float(max(wave.max(), -wave.min()))
-    if peak < SILENCE_PEAK:
-        raise DroppedError("silence", f"{row.id}: no sample exceeds {peak:.1g} of full scale")
-    full = np.count_nonzero(wave >= 32767 / 32768) + np.count_nonzero(wave <= -32767 / 32768)
-    kept = None
-    if (rate, sound.channels, len(wave)) == (sample_rate, 1, cut.length):
-        kept = _published(row, len(wave))
-    encoded, suffix = kept or (
-        audio_file.encode_flac(audio_file.resample(wave, rate, sample_rate), sample_rate),
-        ".flac",
-    )
-    return Utterance(
-        row=row,
-        audio=encoded,
-        path=f"{Path(row.id).name}{suffix}",
-        seconds=len(wave) / rate,
-        audio_hash=hashlib.sha256(wave.data).hexdigest()[:24],
-        resampled=rate != sample_rate,
-        mixed=sound.channels > 1,
-        clipped=bool(full > CLIPPED_SHARE * len(wave)),
-    )
-
-
-def _dropped(row: Row, error: Exception) -> DroppedError:
-    """Why a row cannot be used, whatever was raised."""
-    if isinstance(error, DroppedError):
-        return error
-    if isinstance(error, audio_file.AudioError):
-        reasons = {"no samples": "too_short", "not finite": "not_finite"}
-        reason = reasons.get(error.reason, f"{error.reason}_audio")
-    elif isinstance(error, FileNotFoundError):
-        reason = "missing_audio"
-    else:
-        reason = "unreadable_audio" if isinstance(error, OSError) else "error"
-    return DroppedError(reason, f"{row.id}: {items.reason(error)}")
-
-
-def _open(row: Row) -> contextlib.AbstractContextManager[audio_file.Sound]:
-    """The audio of a row, at its own rate."""
-    if isinstance(row.audio, Path) and row.audio.exists() and not row.audio.is_file():
-        raise audio_file.AudioError(f"{row.audio} is a folder, a pipe or a device; give a file")
-    if not isinstance(row.audio, np.ndarray):
-        return audio_file.open_sound(row.audio)
-    assert row.sample_rate is not None, "samples need their rate"
-    wave = row.audio
-    wave = wave.astype(np.float32, copy=False) / (32768 if wave.dtype == np.int16 else 1)
-    if not np.isfinite(wave).all():
-        raise audio_file.AudioError("the samples hold NaN or infinity", "not finite")
-    return contextlib.nullcontext(audio_file.Sound(row.sample_rate, 1, iter([wave])))
-
-
-def _published(row: Row, samples: int) -> tuple[bytes, str] | None:
-    """The bytes of the audio file and a suffix for it; None where libsndfile reads them otherwise.
-
-    What reads a prepared corpus with the library `datasets` uses libsndfile.
-    """
-    if isinstance(row.audio, np.ndarray):
-        return None
-    if isinstance(row.audio, Path):
-        data, suffix = row.audio.read_bytes(), row.audio.suffix
-    else:
-        data, suffix = row.audio, ""
-    with contextlib.suppress(soundfile.LibsndfileError):
-        if soundfile.info(io.BytesIO(data)).frames == samples:
-            return data, suffix
-    return None
-
-
-def check_length(text: str, seconds: float) -> None:
-    """Raises DroppedError where CTC over characters has no path: labels and repeats > frames."""
+def missing_frames(text: str, seconds: float) -> str:
+    """Why CTC over characters has no path: labels and repeats > frames. Empty if it has one."""
     repeats = sum(a == b for a, b in itertools.pairwise(text))
     frames = math.ceil(seconds / ENCODER_FRAME_SECONDS)
-    if len(text) + repeats > frames:
-        raise DroppedError(
-            "more_labels_than_frames",
-            f"{len(text)} characters and {repeats} repeats in {frames} encoder frames",
-        )
+    if len(text) + repeats <= frames:
+        return ""
+    return f"{len(text)} characters and {repeats} repeats in {frames} encoder frames"
+
+
+def _lists() -> defaultdict[str, list[str]]:
+    return defaultdict(list)
 
 
 @dataclass
 class Split:
-    """What happened to the rows of one split; kept + dropped == read.
+    """What happened to the rows of one split; kept + dropped == read."""
 
-    Attributes:
-        for_training: whether rows too short for CTC are dropped, and not only suspicious.
-        read: rows the corpus gave.
-        ids, texts, speakers, seconds, hashes: of the rows kept, in order.
-        dropped: ids by reason.
-        messages: one line per row dropped.
-        suspicious: ids by reason; kept.
-        converted: rows by kind of conversion.
-        found: what made rows suspicious of tags or of another language, with counts.
-    """
-
-    for_training: bool = True
-    read: int = 0
+    name: str
+    normaliser: str = "none"  # of the transcripts
+    strip_tags: bool = False  # whether transcripts lose what is in brackets, as [laughter]
+    read: int = 0  # rows that the corpus gave
+    # Of the rows that were kept, in order.
     ids: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     speakers: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
-    dropped: dict[str, list[str]] = field(default_factory=dict)
-    messages: list[str] = field(default_factory=list)
-    suspicious: dict[str, list[str]] = field(default_factory=dict)
-    converted: Counter[str] = field(default_factory=Counter)
-    found: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    # Ids by reason. A suspicious row is kept.
+    dropped: defaultdict[str, list[str]] = field(default_factory=_lists)
+    suspicious: defaultdict[str, list[str]] = field(default_factory=_lists)
+    messages: list[str] = field(default_factory=list)  # one for each row dropped
+    converted: Counter[str] = field(default_factory=Counter)  # rows by kind of conversion
+    # The tags and the signs of another language that made rows suspicious.
+    signs: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def __post_init__(self) -> None:
         self._seen: set[str] = set()
+        self._normalise = normalisers.normaliser(self.normaliser)
 
-    def admit(self, row: Row, loaded: Loaded, words: str) -> Utterance | None:
-        """Counts one row, of these normalised words; the utterance when it is kept."""
+    def admit(self, row: Row, loaded: Loaded) -> tuple[Utterance, str] | None:
+        """Counts one row; returns its audio and normalised text if the row is kept."""
         self.read += 1
+        tags = normalisers.TAG.findall(row.text)
+        text = normalisers.without_tags(row.text) if self.strip_tags else row.text
+        words = self._normalise(text)
         try:
-            if row.id in self._seen:
-                raise DroppedError("duplicate_id", f"{row.id}: a row before has the same id")
-            self._seen.add(row.id)
-            if row.fault is not None:
-                raise DroppedError(*row.fault)
-            if isinstance(loaded, DroppedError):
-                raise loaded
-            if not words:
-                spoken = row.text.strip()
-                why = "no text is left after normalisation" if spoken else "it has no transcript"
-                raise DroppedError("empty_text", f"{row.id}: {why}")
-            try:
-                check_length(words, loaded.seconds)
-            except DroppedError as error:
-                if self.for_training:
-                    raise DroppedError(error.reason, f"{row.id}: {error}") from None
-                self.suspect(error.reason, [row.id])
+            utterance = self._checked(row, loaded, words)
         except DroppedError as error:
-            self.dropped.setdefault(error.reason, []).append(row.id)
+            self.dropped[error.reason].append(row.id)
             self.messages.append(items.printable(str(error)))
             return None
         self.ids.append(row.id)
         self.texts.append(words)
-        self.speakers.append(loaded.row.speaker_id)
-        self.seconds.append(loaded.seconds)
-        self.hashes.append(loaded.audio_hash)
-        self.converted["resampled"] += loaded.resampled
-        self.converted["mixed_to_mono"] += loaded.mixed
-        if loaded.clipped:
-            self.suspect("clipped", [row.id])
+        self.speakers.append(row.speaker_id)
+        self.seconds.append(utterance.seconds)
+        self.hashes.append(utterance.audio_hash)
+        self.converted["resampled"] += utterance.resampled
+        self.converted["mixed_to_mono"] += utterance.mixed
+        self.converted["tags_stripped"] += bool(tags and self.strip_tags)
+        if utterance.clipped:
+            self.suspicious["clipped"].append(row.id)
+        signs = {"tags": [] if self.strip_tags else tags, "not_english": []}
+        if self.normaliser == "english":
+            signs["not_english"] += filter(None, [normalisers.not_english(row.text, row.language)])
+        for reason, found in signs.items():
+            if found:
+                self.signs[reason].update(found)
+                self.suspicious[reason].append(row.id)
+        return utterance, words
+
+    def _checked(self, row: Row, loaded: Loaded, words: str) -> Utterance:
+        """Raises DroppedError if the row cannot be used."""
+        if row.id in self._seen:
+            raise DroppedError("duplicate_id", f"{row.id}: a row before has the same id")
+        self._seen.add(row.id)
+        if row.fault is not None:
+            raise row.fault
+        if isinstance(loaded, DroppedError):
+            raise loaded
+        if not words:
+            spoken = row.text.strip()
+            why = "no text is left after normalisation" if spoken else "it has no transcript"
+            raise DroppedError("empty_text", f"{row.id}: {why}")
+        if why := missing_frames(words, loaded.seconds):
+            if self.name == "train":
+                raise DroppedError("more_labels_than_frames", f"{row.id}: {why}")
+            self.suspicious["more_labels_than_frames"].append(row.id)
         return loaded
 
-    def judge(self, row: Row, normaliser: str, strip_tags: bool) -> None:
-        """Suspects a row that was kept of tags, and of a language its normaliser is not for."""
-        tags = normalisers.TAG.findall(row.text)
-        self.converted["tags_stripped"] += bool(tags and strip_tags)
-        foreign = normalisers.not_english(row.text, row.language) if normaliser == "english" else ""
-        what = {"tags": [] if strip_tags else tags, "not_english": [foreign] if foreign else []}
-        for reason, signs in what.items():
-            self.found[reason].update(signs)
-            self.suspect(reason, [row.id] if signs else [])
-
     def advice(self) -> Iterator[str]:
-        """What to do about what ``judge`` found."""
+        """What to do about tags and about text in another language."""
         for reason, remedy in ADVICE.items():
-            if counts := self.found[reason]:
+            if counts := self.signs[reason]:
                 number = f"{len(self.suspicious[reason])} of {len(self.ids)} rows"
-                commonest = folders.examples([what for what, _ in counts.most_common()])
-                yield f"{number} {remedy.format(commonest)}"
-
-    def suspect(self, reason: str, ids: Iterable[str]) -> None:
-        """Lists ids under a reason; no entry when there are none."""
-        if found := list(ids):
-            self.suspicious.setdefault(reason, []).extend(found)
+                commonest = folders.examples([sign for sign, _ in counts.most_common()])
+                yield f"{self.name}: {number} {remedy.format(commonest)}"
 
     def summary(self) -> dict[str, object]:
         """For preflight.json."""
@@ -355,9 +136,9 @@ class Split:
         return {
             "read": self.read,
             "kept": len(self.ids),
-            "dropped": self.dropped,
+            "dropped": dict(self.dropped),
             "messages": self.messages,
-            "suspicious": self.suspicious,
+            "suspicious": {reason: ids for reason, ids in self.suspicious.items() if ids},
             "converted": {kind: n for kind, n in self.converted.items() if n},
         }
 
@@ -365,33 +146,38 @@ class Split:
 def compare(
     splits: dict[str, Split], alphabet: str | None, expected: dict[str, dict[str, int]]
 ) -> None:
-    """Lists what is suspicious only in sight of all rows: outliers and what splits share.
+    """Adds what is suspicious only if all rows are known: outliers, and what splits share.
 
-    Characters are compared with ``alphabet``, composed, or else with those of the split "train";
-    reading a corpus without either, none is called foreign. ``expected`` has the published counts.
+    Args:
+        splits: by name.
+        alphabet: characters that are expected, by default those of the split "train". Without
+            either, no character is unexpected.
+        expected: the published counts.
     """
     known = set(normalisers.composed(alphabet)) if alphabet is not None else None
     if known is None and "train" in splits:
         known = set().union(*splits["train"].texts)
+    before: dict[str, Split] = {}
     for name, split in splits.items():
         if known is not None:
-            foreign = [i for i, t in zip(split.ids, split.texts, strict=True) if set(t) - known]
-            split.suspect("characters_outside_alphabet", foreign)
-        split.suspect("characters_per_second", _outliers(split))
+            split.suspicious["characters_outside_alphabet"] += [
+                i for i, t in zip(split.ids, split.texts, strict=True) if set(t) - known
+            ]
+        split.suspicious["characters_per_second"] += _outliers(split)
         counts = Counter(split.hashes)
-        repeated = [i for i, h in zip(split.ids, split.hashes, strict=True) if counts[h] > 1]
-        split.suspect("repeated_audio", repeated)
+        hashed = list(zip(split.ids, split.hashes, strict=True))
+        split.suspicious["repeated_audio"] += [i for i, h in hashed if counts[h] > 1]
         found = {"utterances": split.read, "words": sum(len(t.split()) for t in split.texts)}
         for unit, count in expected.get(name, {}).items():
             if count != found[unit]:
-                split.suspect(f"{unit}_not_as_published", [f"{found[unit]} of {count}"])
-    for (earlier, other), (_, split) in itertools.combinations(splits.items(), 2):
-        ids, hashes = set(other.ids), set(other.hashes)
-        split.suspect(f"id_also_in_{earlier}", [i for i in split.ids if i in ids])
-        pairs = zip(split.ids, split.hashes, strict=True)
-        split.suspect(f"audio_also_in_{earlier}", [i for i, h in pairs if h in hashes])
-        speakers = (set(split.speakers) & set(other.speakers)) - {""}
-        split.suspect(f"speakers_also_in_{earlier}", sorted(speakers))
+                split.suspicious[f"{unit}_not_as_published"].append(f"{found[unit]} of {count}")
+        for earlier, other in before.items():
+            ids, hashes = set(other.ids), set(other.hashes)
+            speakers = (set(split.speakers) & set(other.speakers)) - {""}
+            split.suspicious[f"id_also_in_{earlier}"] += [i for i in split.ids if i in ids]
+            split.suspicious[f"audio_also_in_{earlier}"] += [i for i, h in hashed if h in hashes]
+            split.suspicious[f"speakers_also_in_{earlier}"] += sorted(speakers)
+        before[name] = split
 
 
 def _outliers(split: Split) -> list[str]:

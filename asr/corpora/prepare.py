@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from asr.config import strict_yaml
 from asr.corpora import preflight, snapshot
-from asr.corpora.ahead import load_ahead
 from asr.corpora.corpus import Corpus, Row
-from asr.files import new_folder, read_json, remedy
+from asr.corpora.loading import Loaded, load_ahead
+from asr.files import new_folder, read_json, remedy, write
 from asr.text import normalisers
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ TYPES = {
     "chapter_id": pa.string(),
     "language": pa.string(),
 }
-FEATURES = {  # how the library `datasets` is told that the column audio holds undecoded audio
+FEATURES = {  # tells the library `datasets` that the column audio holds undecoded audio
     name: {"dtype": "float64" if kind == pa.float64() else "string", "_type": "Value"}
     for name, kind in TYPES.items()
 } | {"audio": {"decode": False, "_type": "Audio"}}
@@ -72,7 +72,7 @@ def prepare(
         sample_rate: Hz of the prepared audio.
         normaliser: name in asr.text.normalisers.NORMALISERS, applied to the transcripts.
         alphabet: characters expected after normalisation; by default those of the split "train".
-        strip_tags: whether what stands in brackets, as [laughter], is left out of the transcripts.
+        strip_tags: leave out of the transcripts what is in brackets, as [laughter].
         refresh: prepare again, also with other options, what the output folder holds.
         num_workers: threads that decode; by default one per core.
 
@@ -102,14 +102,14 @@ def prepare(
         files = snapshot.take(sources.files, output)
         splits: dict[str, preflight.Split] = {}
         for name, rows in corpus.splits().items():
-            split = splits[name] = preflight.Split(for_training=name == "train")
+            splits[name] = preflight.Split(name, normaliser, strip_tags)
             loaded = load_ahead(rows.read(), sample_rate, num_workers or os.cpu_count() or 1)
             bar = {"desc": name, "total": rows.count, "unit": " utterances", "disable": None}
-            _write_shards(partial / name, _kept(split, tqdm(loaded, **bar), normaliser, strip_tags))
+            _write_shards(partial / name, _kept(splits[name], tqdm(loaded, **bar)))
             _check_usable(splits)
         about = dict(vars(corpus.origin()))
         preflight.compare(splits, alphabet, about.pop("expected"))
-        advice = [f"{name}: {line}" for name, split in splits.items() for line in split.advice()]
+        advice = [line for split in splits.values() for line in split.advice()]
         about |= {
             "remarks": [*about["remarks"], *_check_usable(splits), *advice],
             "passed_over": {
@@ -120,9 +120,9 @@ def prepare(
             "splits": {name: _statistics(split) for name, split in splits.items()},
         }
         checks = {name: split.summary() for name, split in splits.items()}
-        _write_json(partial / "corpus.json", about)
-        _write_json(partial / "preflight.json", checks)
-        _write_json(partial / "sources.json", files)
+        for name, value in (("corpus", about), ("preflight", checks), ("sources", files)):
+            text = json.dumps(value, indent=2, ensure_ascii=False)
+            write(partial / f"{name}.json", f"{text}\n")
     return {**about, "preflight": checks, "output": str(output), "reused": False}
 
 
@@ -135,8 +135,8 @@ def _earlier(output: Path) -> dict[str, object] | None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     try:
-        about = json.loads((output / "corpus.json").read_text(encoding="utf-8"))
-        return {**about, "preflight": json.loads((output / "preflight.json").read_text("utf-8"))}
+        checks = read_json(output / "preflight.json")
+        return {**read_json(output / "corpus.json"), "preflight": checks}
     except (OSError, ValueError, TypeError):
         raise ValueError(
             f"{output} exists and is not a prepared corpus; choose another --output"
@@ -146,7 +146,7 @@ def _earlier(output: Path) -> dict[str, object] | None:
 def _is_current(
     corpus: Corpus, output: Path, earlier: dict[str, object], wanted: dict[str, object]
 ) -> bool:
-    """Whether the corpus is prepared from files that have not changed; says what changed.
+    """Whether the corpus is prepared from files that have not changed; logs what changed.
 
     Raises:
         ValueError: it was prepared with other options.
@@ -165,9 +165,8 @@ def _is_current(
         )  # fmt: skip
         return True
     try:
-        changes = snapshot.changes(
-            read_json(sources), snapshot.take(corpus.sources().files, output)
-        )
+        now = snapshot.take(corpus.sources().files, output)
+        changes = snapshot.changes(read_json(sources), now)
     except (OSError, ValueError) as error:
         logger.warning("%s is used as it is: its source cannot be read (%s)", output, error)
         return True
@@ -182,10 +181,10 @@ def _is_current(
 def _partial(output: Path) -> Iterator[Path]:
     """A new sibling folder to write into, which becomes the output when all went well.
 
-    Those that killed processes of this host left are removed.
+    Folders that killed processes of this host left are removed.
     """
     output = output.resolve() if output.is_symlink() else output
-    # Shortened: with what is added it must be a name, too, of at most 255 bytes.
+    # Shortened, since with what is added the name may have at most 255 bytes.
     prefix = f".{output.name:.40}.{socket.gethostname()}-"
     with new_folder(output.parent):
         for stale in output.parent.glob(f"{glob.escape(prefix)}*.partial"):
@@ -237,18 +236,11 @@ def _check_usable(splits: dict[str, preflight.Split]) -> list[str]:
     return []
 
 
-def _kept(
-    split: preflight.Split,
-    loaded: Iterable[tuple[Row, preflight.Utterance | preflight.DroppedError]],
-    normaliser: str,
-    strip_tags: bool,
-) -> Iterator[dict[str, Any]]:
+def _kept(split: preflight.Split, loaded: Iterable[tuple[Row, Loaded]]) -> Iterator[dict[str, Any]]:
     """The rows of the parquet files; the split counts these and the others."""
-    normalise = normalisers.normaliser(normaliser)
     for row, result in loaded:
-        normalised = normalise(normalisers.without_tags(row.text) if strip_tags else row.text)
-        if (utterance := split.admit(row, result, normalised)) is not None:
-            split.judge(row, normaliser, strip_tags)
+        if (admitted := split.admit(row, result)) is not None:
+            utterance, normalised = admitted
             yield {
                 "id": row.id,
                 "audio": {"bytes": utterance.audio, "path": utterance.path},
@@ -304,9 +296,3 @@ def _statistics(split: preflight.Split) -> dict[str, object]:
         "words": sum(len(t.split()) for t in split.texts),
         "rows_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
-
-
-def _write_json(path: Path, value: object) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    # In JSON, too, the escape of a surrogate is one: paths of names that are not UTF-8 survive.
-    path.write_bytes(text.encode("utf-8", "backslashreplace"))

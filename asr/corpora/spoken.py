@@ -13,7 +13,6 @@ import numpy as np
 
 from asr.corpora import espeak
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
-from asr.folders import Walk
 
 T = TypeVar("T")
 
@@ -118,10 +117,6 @@ class Spoken(Corpus):
             synthetic=True,
             remarks=("Synthetic speech: results do not carry over to human speech.",),
         )
-
-    def sources(self) -> Walk:
-        """None: it is made here."""
-        return Walk()
 
     def _read(self, split: str, size: int) -> Iterator[Row]:
         requests = plan(split, size, self.seed, self.max_words, self.grammar)

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from asr.corpora import cells
+from asr.corpora.corpus import DroppedError
 from asr.corpora.folder import Folder
 from asr.corpora.hub import Hub
 from asr.corpora.prepare import prepare
@@ -68,7 +69,7 @@ def test_values_that_are_text_or_missing(value, expected):
     ],
 )
 def test_values_that_are_neither_are_named_with_their_type(value, kind):
-    with pytest.raises(cells.CellError, match=f"text .* is of type {kind}.*; write a string"):
+    with pytest.raises(DroppedError, match=f"text .* is of type {kind}.*; write a string"):
         cells.text_of(value)
 
 
@@ -82,7 +83,7 @@ def test_seconds_that_are_given_or_not(value, seconds):
 
 @pytest.mark.parametrize("value", ["x", "inf", -1, True, [1]])
 def test_seconds_that_are_none_are_named(value):
-    with pytest.raises(cells.CellError, match="offset .* is not a number of seconds"):
+    with pytest.raises(DroppedError, match="offset .* is not a number of seconds"):
         cells.seconds_of(value, "offset")
 
 
@@ -192,7 +193,7 @@ def test_one_line_in_another_encoding_is_that_row_and_its_audio_may_be_named_so(
     lines = b"audio_filepath,text\na.wav,plain\ncaf\xe9.wav,text\nb.wav,gr\xfc\xdfe\n"
     (tmp_path / "m.csv").write_bytes(lines)
     rows = list(one_split(tmp_path / "m.csv").splits()["train"].read())
-    faults = {row.id: row.fault and row.fault[0] for row in rows}
+    faults = {row.id: row.fault and row.fault.reason for row in rows}
     assert faults == {"a": None, "caf\\udce9": None, "b": "not_utf8"}
     (tmp_path / "m.csv").write_bytes(lines.splitlines()[0] + b"\nb.wav,gr\xfc\xdfe\n")
     with pytest.raises(ValueError, match="none of 1 rows is usable.*m.csv, line 2.*iconv"):
@@ -253,7 +254,7 @@ def test_text_columns_of_parquet(tmp_path, column, expected):
     audio = [{"bytes": b"x", "path": None}] * 3
     pq.write_table(pa.table({"audio": audio, "text": column}), tmp_path / "t.parquet")
     rows = Hub(path=str(tmp_path), train=["t.parquet"]).splits()["train"].read()
-    assert [row.fault[0] if row.fault else row.text for row in rows] == expected
+    assert [row.fault.reason if row.fault else row.text for row in rows] == expected
 
 
 def test_audio_columns_without_audio_are_counted(tmp_path):
@@ -262,7 +263,7 @@ def test_audio_columns_without_audio_are_counted(tmp_path):
     pq.write_table(pa.table({"audio": [1.0, None], "text": ["a", "b"]}), tmp_path / "b.parquet")
     for name, count in (("a", 3), ("b", 2)):
         rows = Hub(path=str(tmp_path), train=[f"{name}.parquet"]).splits()["train"].read()
-        assert [row.fault[0] for row in rows] == ["missing_audio"] * count
+        assert [row.fault.reason for row in rows] == ["missing_audio"] * count
 
 
 @pytest.mark.parametrize("name", ["train.csv", "train.csv.gz"])
@@ -283,7 +284,8 @@ def test_json_lines_of_mixed_types_and_a_broken_line(tmp_path):
     (tmp_path / "all.jsonl").write_text("\n".join(lines))
     rows = list(Hub(path=str(tmp_path), train=["all.jsonl"]).splits()["train"].read())
     assert [(row.id, row.text) for row in rows[:2]] == [("train-00000000", "7"), ("3", "seven")]
-    assert rows[2].fault == ("bad_row", "train-00000002: not a JSON object; write one a line")
+    assert rows[2].fault.reason == "bad_row"
+    assert str(rows[2].fault) == "train-00000002: not a JSON object; write one a line"
 
 
 def test_hidden_companions_are_no_data_files(tmp_path):

@@ -135,7 +135,7 @@ def test_when_preparing_again_fails_the_old_corpus_stays(mine, tmp_path, monkeyp
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepare_module, "_write_json", fail)
+    monkeypatch.setattr(prepare_module, "write", fail)
     with pytest.raises(OSError, match="No space left"):
         prepare(everything(mine), tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

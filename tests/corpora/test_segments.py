@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from asr.audio import audio_file
-from asr.corpora import ahead, preflight
-from asr.corpora.ahead import load_ahead
-from asr.corpora.corpus import Row
+from asr.corpora import loading
+from asr.corpora.corpus import DroppedError, Row
 from asr.corpora.folder import Folder
-from asr.corpora.preflight import DroppedError, load
+from asr.corpora.loading import load, load_ahead
 from tests.sound_files import file, speech
 
 RATE = 16000
@@ -174,7 +173,7 @@ def names(rows, workers=2):
 @pytest.mark.parametrize("limit", [1, 100_000, 10**9])
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_rows_come_in_their_order_whoever_loads_them(tmp_path, opened, monkeypatch, limit, workers):
-    monkeypatch.setattr(ahead, "READY_BYTES", limit)
+    monkeypatch.setattr(loading, "READY_BYTES", limit)
     paths = [tmp_path / f"{i}.wav" for i in range(6)]
     for number, path in enumerate(paths):
         path.write_bytes(file(speech(4, seed=number)))
@@ -207,14 +206,14 @@ def test_whatever_one_row_raises_is_that_row_s_result(tmp_path, monkeypatch, err
 
 
 def test_one_who_stops_writing_stops_the_loading(tmp_path, monkeypatch):
-    monkeypatch.setattr(ahead, "READY_BYTES", 1)
+    monkeypatch.setattr(loading, "READY_BYTES", 1)
     path = tmp_path / "a.wav"
     path.write_bytes(file(speech(4)))
     before = threading.active_count()
     rows = (row(path, i % 3, 0.5, str(i)) for i in range(500))
-    loading = load_ahead(rows, RATE, 2)
-    assert next(loading)[0].id == "0"
-    loading.close()
+    loaded = load_ahead(rows, RATE, 2)
+    assert next(loaded)[0].id == "0"
+    loaded.close()
     assert threading.active_count() == before
 
 
@@ -239,7 +238,7 @@ def test_bytes_stay_as_they_are_where_libsndfile_reads_the_same(container, codec
 
 
 def test_no_exception_of_a_row_is_lost(recording, monkeypatch):
-    monkeypatch.setattr(preflight, "_utterance", lambda row, *_: 1 / (row.start_seconds - 2))
+    monkeypatch.setattr(loading, "_utterance", lambda row, *_: 1 / (row.start_seconds - 2))
     results = list(load([row(recording, i, 1) for i in range(5)], RATE))
     assert isinstance(results[2], DroppedError)
     assert results[2].reason == "error"
