@@ -1,6 +1,5 @@
 """Blocks that more than one encoder or decoder uses: subsampling, positions, attention."""
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, cast
 
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
-from asr.kernels.linear import Linear
+from asr.kernels.linear import Linear, xavier
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -158,6 +157,12 @@ def rotate(x: Tensor, factors: Tensor) -> Tensor:
     return torch.view_as_real(pairs * factors).flatten(-2).type_as(x)
 
 
+def turn(x: Tensor, positions: Tensor) -> Tensor:
+    """(B, H, n, d), positions (n,) or (B or 1, n) -> the same, turned by rotary positions."""
+    factors = rotation(positions.flatten(), x.shape[-1]).unflatten(0, positions.shape)
+    return rotate(x, factors if positions.ndim == 1 else factors[:, None])
+
+
 def sinusoids(positions: Tensor, dim: int) -> Tensor:
     """(U,) positions -> (U, dim) sines and cosines to add to frames (Vaswani et al. 2017)."""
     return torch.view_as_real(rotation(positions, dim)).flatten(-2)
@@ -182,11 +187,8 @@ class SelfAttention(nn.Module):
         self.dim, self.heads = dim, heads
         self.input = Linear(dim, 3 * dim)
         self.output = Linear(dim, dim)
-        for weight in self.input.weight.data.chunk(3):
-            nn.init.xavier_uniform_(weight)
-        nn.init.xavier_uniform_(self.output.weight)
-        nn.init.zeros_(self.input.bias)
-        nn.init.zeros_(self.output.bias)
+        xavier(self.input, parts=3)
+        xavier(self.output)
 
     def split(self, x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, S, D) -> query, key, value of (B, H, S, d)."""
@@ -238,10 +240,9 @@ class CrossAttention(nn.Module):
         self.query = Linear(dim, dim)
         self.memory = Linear(dim, 2 * dim)
         self.output = Linear(dim, dim)
-        for weight in (self.query.weight, *self.memory.weight.data.chunk(2), self.output.weight):
-            nn.init.xavier_uniform_(weight)
-        for linear in (self.query, self.memory, self.output):
-            nn.init.zeros_(linear.bias)
+        xavier(self.query)
+        xavier(self.memory, parts=2)
+        xavier(self.output)
 
     def remember(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, D) -> keys and values of (B, H, S, d), computed once per utterance."""
@@ -267,9 +268,7 @@ class FeedForward(nn.Module):
         self.dim, self.inner, self.dropout = dim, inner, dropout
         self.expand = Linear(dim, inner)
         self.reduce = Linear(inner, dim)
-        for linear in (self.expand, self.reduce):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        xavier(self.expand, self.reduce)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
@@ -278,19 +277,6 @@ class FeedForward(nn.Module):
     def flops(self, time: int) -> int:
         """FLOPs of ``time`` positions."""
         return 4 * self.dim * self.inner * time
-
-
-def causal_mask(queries: int, keys: int, left_context: int | None, device: torch.device) -> Tensor:
-    """(queries, keys) bool: the last query sees all keys, each earlier one sees one key less.
-
-    With ``left_context``, that many keys before its own position and no more.
-    """
-    distance = (
-        torch.arange(keys - queries, keys, device=device)[:, None]
-        - torch.arange(keys, device=device)[None, :]
-    )
-    limit = math.inf if left_context is None else left_context
-    return (distance >= 0) & (distance <= limit)
 
 
 def initialise(recurrence: nn.LSTM | nn.GRU, forget_bias: float) -> None:

@@ -1,37 +1,25 @@
-"""The table of encoders; a new one is a file and a line here."""
+"""The table of encoders: those of ``asr.encoders.parts``, and the one that joins them."""
 
 from asr.encoders.block import Block, Frames
-from asr.encoders.conformer import Conformer
-from asr.encoders.convolution import Convolution
 from asr.encoders.encoder import Encoder, EncoderState, state_bytes
 from asr.encoders.gate import Memory
-from asr.encoders.gru import GRU
-from asr.encoders.hierarchical import Hierarchical
 from asr.encoders.hybrid import Hybrid
-from asr.encoders.lstm import LSTM
-from asr.encoders.min_gru import MinGRU
-from asr.encoders.min_lstm import MinLSTM
+from asr.encoders.parts import (
+    GRU,
+    LSTM,
+    PARTS,
+    Conformer,
+    Convolution,
+    Hierarchical,
+    MinGRU,
+    MinLSTM,
+    StateSpace,
+    Transformer,
+    Universal,
+)
 from asr.encoders.stack import Stack
-from asr.encoders.state_space import StateSpace
-from asr.encoders.transformer import Transformer
-from asr.encoders.universal import Universal
 
-ENCODERS: dict[str, type[Encoder]] = {
-    cls.__name__: cls
-    for cls in (
-        LSTM,
-        GRU,
-        MinLSTM,
-        MinGRU,
-        StateSpace,
-        Transformer,
-        Conformer,
-        Universal,
-        Hierarchical,
-        Convolution,
-        Hybrid,
-    )
-}
+ENCODERS: dict[str, type[Encoder]] = {**PARTS, "Hybrid": Hybrid}
 
 __all__ = [
     "ENCODERS",

@@ -8,20 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
-from asr.encoders.block import State
+from asr.encoders.block import Frames, State
 from asr.layers import Rotary, SelfAttention, attend, rotation
 
 LEAST_BLOCK = 16
 
 
 class Attention(nn.Module, ABC):
-    """What a Transformer's block attends with; as a ``Block``, without residual and norm."""
+    """What a Transformer's block attends with: as a ``Block``, without residual and norm."""
 
     causal: bool
     chunk: int = 1
 
     @abstractmethod
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, frames: Frames) -> Tensor:
         """(B, S, D), (B,) -> (B, S, D)."""
 
     @abstractmethod
@@ -29,7 +29,7 @@ class Attention(nn.Module, ABC):
         """What is remembered before the first frame."""
 
     @abstractmethod
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
         """(B, C, D), C a multiple of the chunk -> (B, C, D), next state."""
 
     @abstractmethod
@@ -93,9 +93,9 @@ class FrameAttention(Attention):
         """Whether blocks are less work than a mask over all pairs of frames."""
         return self.window is not None and time > 2 * self.window
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, frames: Frames) -> Tensor:
         """(B, S, D), (B,) -> (B, S, D)."""
-        time = x.shape[1]
+        x, lengths, time = frames.x, frames.lengths, frames.x.shape[1]
         factors = self.rotary(time, x.device) if self.rotary else None
         query, key, value = self.attention.split(x, factors)
         if self.is_windowed(time):
@@ -134,12 +134,12 @@ class FrameAttention(Attention):
         position = torch.zeros((), dtype=torch.int64, device=weight.device)
         return {"keys": empty, "values": empty, "position": position}
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
         """(B, C, D), C a multiple of the chunk -> (B, C, D), next state.
 
         The state grows with the audio, unless ``left_context`` bounds it.
         """
-        time, position = x.shape[1], state["position"]
+        x, time, position = frames.x, frames.x.shape[1], state["position"]
         queries = position + torch.arange(time, device=x.device)
         factors = rotation(queries, self.dim // self.heads) if self.rotary else None
         query, key, value = self.attention.split(x, factors)

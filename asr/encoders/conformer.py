@@ -10,7 +10,7 @@ from asr.encoders.block import Block, Frames, State
 from asr.encoders.depthwise import Depthwise
 from asr.encoders.stack import Stack
 from asr.encoders.transformer import Input
-from asr.kernels.linear import Linear
+from asr.kernels.linear import Linear, xavier
 from asr.layers import dropout
 
 
@@ -94,7 +94,7 @@ class ConformerBlock(Block):
     def forward(self, frames: Frames) -> Frames:
         """(B, S, D) -> (B, S, D)."""
         x = self.first(frames.x)
-        x = self._add(x, self.attention(self.attention_norm(x), frames.lengths))
+        x = self._add(x, self.attention(replace(frames, x=self.attention_norm(x))))
         x = self._add(x, self.convolution(self.convolution_norm(x), frames.lengths))
         return replace(frames, x=self.norm(self.second(x)))
 
@@ -106,7 +106,7 @@ class ConformerBlock(Block):
     def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
         """See ``Block.step``."""
         x = self.first(frames.x)
-        y, after = self.attention.step(self.attention_norm(x), state)
+        y, after = self.attention.step(replace(frames, x=self.attention_norm(x)), state)
         x = self._add(x, y)
         y, convolved = self.convolution.step(self.convolution_norm(x), state["convolved"])
         x = self.norm(self.second(self._add(x, y)))
@@ -129,9 +129,7 @@ class HalfFeedForward(nn.Module):
         self.dim, self.inner, self.dropout = dim, inner, dropout
         self.norm = nn.LayerNorm(dim)
         self.expand, self.reduce = Linear(dim, inner), Linear(inner, dim)
-        for linear in (self.expand, self.reduce):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        xavier(self.expand, self.reduce)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
@@ -152,10 +150,8 @@ class ConvolutionModule(nn.Module):
         self.gated, self.mixed = Linear(dim, 2 * dim), Linear(dim, dim)
         self.depthwise = Depthwise(dim, kernel=kernel, causal=causal)
         self.norm = nn.LayerNorm(dim)
-        for weight in (*self.gated.weight.data.chunk(2), self.mixed.weight):
-            nn.init.xavier_uniform_(weight)
-        for linear in (self.gated, self.mixed):
-            nn.init.zeros_(linear.bias)
+        xavier(self.gated, parts=2)
+        xavier(self.mixed)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """(B, S, D), (B,) -> (B, S, D)."""

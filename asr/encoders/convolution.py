@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from asr.encoders.block import Block, Frames, State
 from asr.encoders.depthwise import Depthwise
 from asr.encoders.stack import Stack
-from asr.kernels.linear import Linear
+from asr.kernels.linear import Linear, xavier
 from asr.layers import dropout, modules, zero_padding
 
 
@@ -148,8 +148,7 @@ class Separable(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.depthwise = Depthwise(dim, kernel=kernel, dilation=dilation, causal=causal)
         self.pointwise = Linear(dim, dim)
-        nn.init.xavier_uniform_(self.pointwise.weight)
-        nn.init.zeros_(self.pointwise.bias)
+        xavier(self.pointwise)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """(B, S, D), (B,) -> (B, S, D)."""
@@ -179,9 +178,7 @@ class Excitation(nn.Module):
         self.dim, self.inner, self.causal = dim, dim // reduction, causal
         self.squeeze = Linear(dim, self.inner)
         self.expand = Linear(self.inner, dim)
-        for linear in (self.squeeze, self.expand):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        xavier(self.squeeze, self.expand)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """(B, S, D), (B,) -> (B, S, D)."""

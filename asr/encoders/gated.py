@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asr.encoders.attention import Attention, block_frames
-from asr.encoders.block import State, Stored
+from asr.encoders.block import Frames, State, Stored
 from asr.encoders.gate import Memory
 from asr.kernels.scan import scan
-from asr.layers import Rotary, SelfAttention, attend, rotate, rotation
+from asr.layers import Rotary, SelfAttention, attend, rotate, turn
 
 
 class GatedAttention(Attention):
@@ -54,9 +54,10 @@ class GatedAttention(Attention):
         self.attention = SelfAttention(dim, heads=heads)
         self.rotary = Rotary(dim // heads) if rotary else None
 
-    def forward(self, x: Tensor, stored: Stored) -> Tensor:  # type: ignore[override]
+    def forward(self, frames: Frames) -> Tensor:
         """(B, S, D), what is stored of it -> (B, S, D)."""
-        time = x.shape[1]
+        x, stored, time = frames.x, frames.stored, frames.x.shape[1]
+        assert stored is not None, "a Gate comes first"
         query, plain, value = self.attention.split(x, None)  # (B, H, S, d)
         key, held, bias = self._groups(plain, value, stored)
         if self.rotary:
@@ -118,14 +119,13 @@ class GatedAttention(Attention):
             "position": torch.zeros((), dtype=torch.int64, device=weight.device),
         }
 
-    def step(  # type: ignore[override]
-        self, x: Tensor, stored: Stored, state: State
-    ) -> tuple[Tensor, State]:
+    def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
         """(B, C, D), frame by frame -> (B, C, D), next state; see ``Block.step``.
 
         The state grows with what is stored, unless ``left_context`` bounds it.
         """
-        outputs = []
+        x, stored, outputs = frames.x, frames.stored, []
+        assert stored is not None, "a Gate comes first"
         for frame, keep in zip(x.split(1, dim=1), stored.keep.unbind(1), strict=True):
             query, key, value = self.attention.split(frame, None)
             at = state["position"].expand(len(x))
@@ -141,10 +141,8 @@ class GatedAttention(Attention):
         return torch.cat(outputs, dim=1), state
 
     def _turn(self, x: Tensor, positions: Tensor) -> Tensor:
-        """(B, H, 1, d), (B,) -> the same, turned by rotary positions."""
-        if self.rotary is None:
-            return x
-        return rotate(x, rotation(positions, self.dim // self.heads)[:, None, None])
+        """(B, H, 1, d), (B,) -> the same, with rotary positions if there are any."""
+        return x if self.rotary is None else turn(x, positions[:, None])
 
     def _store(self, key: Tensor, value: Tensor, keep: Tensor, state: State) -> State:
         """Starts a group with a frame, or merges it into the newest, or drops it; next state."""

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.encoders.block import State, Stored
+from asr.encoders.block import Frames, State
 from asr.encoders.gate import Memory
 from asr.encoders.gated import attend_both, take, widened, window
 from asr.encoders.hierarchy import AlignedAttention, Pooling
-from asr.layers import attend, rotate, rotation
+from asr.layers import attend, turn
 
 
 class GatedAlignedAttention(AlignedAttention):
@@ -37,13 +37,14 @@ class GatedAlignedAttention(AlignedAttention):
         )
         self.memory = memory
 
-    def forward(self, x: Tensor, stored: Stored) -> Tensor:  # type: ignore[override]
+    def forward(self, frames: Frames) -> Tensor:
         """(B, S, D), what is stored of it -> (B, S, D)."""
-        time = x.shape[1]
-        block, frames = min(self.window, time), torch.arange(time, device=x.device)[None]
-        query = self._query(x, frames)
-        key, value = self._key_value(0, x, frames)
-        alone = [(key, value, torch.zeros_like(frames, dtype=query.dtype))]
+        x, stored, time = frames.x, frames.stored, frames.x.shape[1]
+        assert stored is not None, "a Gate comes first"
+        block, at = min(self.window, time), torch.arange(time, device=x.device)[None]
+        query = self._query(x, at)
+        key, value = self._key_value(0, x, at)
+        alone = [(key, value, torch.zeros_like(at, dtype=query.dtype))]
         vectors = x.gather(1, stored.frames[:, :, None].expand(-1, -1, self.dim))
         keys, values = take(key, stored.frames), take(value, stored.frames)
         if stored.weight is not None:
@@ -81,13 +82,13 @@ class GatedAlignedAttention(AlignedAttention):
     def _query(self, x: Tensor, positions: Tensor) -> Tensor:
         """(B, n, D), positions (B or 1, n) -> (B, H, n, d)."""
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return turned(query, positions)
+        return turn(query, positions)
 
     def _key_value(self, level: int, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(B, n, D), positions (B or 1, n) -> keys and values (B, H, n, d) of a level."""
         both = self.key_value[level](x).unflatten(-1, (2 * self.heads, -1)).transpose(1, 2)
         key, value = both.chunk(2, dim=1)
-        return turned(key, positions), value
+        return turn(key, positions), value
 
     def initial_state(self, batch: int) -> State:
         """An empty memory.
@@ -105,11 +106,10 @@ class GatedAlignedAttention(AlignedAttention):
             state[f"middle.{level}"] = zero
         return state | {"count": zero, "position": zero[0]}
 
-    def step(  # type: ignore[override]
-        self, x: Tensor, stored: Stored, state: State
-    ) -> tuple[Tensor, State]:
+    def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
         """(B, C, D), frame by frame -> (B, C, D), next state, which is bounded; ``Block.step``."""
-        state, outputs = dict(state), []
+        x, stored, state, outputs = frames.x, frames.stored, dict(state), []
+        assert stored is not None, "a Gate comes first"
         for frame, keep in zip(x.split(1, dim=1), stored.keep.unbind(1), strict=True):
             at = state["position"].expand(len(x), 1)
             own = torch.stack(self._key_value(0, frame, at), dim=1)  # (B, 2, H, 1, d)
@@ -166,12 +166,6 @@ class GatedAlignedAttention(AlignedAttention):
             width += min(vectors, sum(self._sight(level, block)))
         scores = -(-time // block) * block * (width + 1)
         return total + 4 * self.heads * widened(self.dim // self.heads, 1) * scores
-
-
-def turned(x: Tensor, positions: Tensor) -> Tensor:
-    """(B, H, n, d), (B or 1, n) -> the same, turned by rotary positions."""
-    factors = rotation(positions.flatten(), x.shape[-1]).unflatten(0, positions.shape)
-    return rotate(x, factors[:, None])
 
 
 def placed(slot: Tensor, slots: int) -> Tensor:

@@ -1,18 +1,17 @@
 """The hierarchical neural attention encoder of "The fall of RNN / LSTM" (Culurciello 2018)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from asr.batch import mask
 from asr.encoders.attention import Attention
-from asr.encoders.block import Block
-from asr.encoders.gate import Gate, Memory
+from asr.encoders.gate import Memory
 from asr.encoders.gated_hierarchy import GatedAlignedAttention
 from asr.encoders.hierarchy import AlignedAttention, DilatedAttention, Pooling
 from asr.encoders.stack import Stack
-from asr.encoders.transformer import GatedBlock, Input, TransformerBlock
+from asr.encoders.transformer import transformer_blocks
 from asr.kernels.linear import Linear
 from asr.layers import zero_padding
 from asr.loss import add_term, collecting
@@ -87,30 +86,16 @@ class Hierarchical(Stack):
                 "which stores every frame"
             )
 
-        def attention() -> Attention:
-            if variant == "dilated":
-                return DilatedAttention(dim, heads=heads, window=window, levels=levels)
-            return AlignedAttention(
-                dim,
-                heads=heads,
-                window=window,
-                levels=levels,
-                pooling=pooling,
-                right_context=right_context,
-            )
+        options: dict[str, Any] = {"heads": heads, "window": window, "levels": levels}
 
-        blocks: list[Block] = [Input(dim, dropout=dropout, sinusoidal=False)]
-        for layer in range(layers):
+        def attention(layer: int) -> Attention:
+            if variant == "dilated":
+                return DilatedAttention(dim, **options)
             if memory and layer:
-                blocks += [Gate(dim, memory)] if layer == 1 else []
-                gated = GatedAlignedAttention(
-                    dim, heads=heads, window=window, levels=levels, pooling=pooling, memory=memory
-                )
-                blocks.append(GatedBlock(dim, gated, inner=feedforward * dim, dropout=dropout))
-                continue
-            blocks.append(
-                TransformerBlock(dim, attention(), inner=feedforward * dim, dropout=dropout)
-            )
+                return GatedAlignedAttention(dim, **options, pooling=pooling, memory=memory)
+            return AlignedAttention(dim, **options, pooling=pooling, right_context=right_context)
+
+        blocks = transformer_blocks(dim, layers, attention, memory, feedforward, dropout)
         super().__init__(num_mels, blocks, dim=dim, channels=channels)
         self.next_frame = next_frame
         self.predict = Linear(dim, self.stride * num_mels) if next_frame else None

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.encoders.attention import Attention, FrameAttention
-from asr.encoders.block import State
-from asr.kernels.linear import Linear
-from asr.layers import attend, modules, rotate, rotation
+from asr.encoders.block import Frames, State
+from asr.kernels.linear import Linear, xavier
+from asr.layers import attend, modules, rotation, turn
 
 Pooling = Literal["attention", "mean", "last"]
 
@@ -77,10 +77,8 @@ class AlignedAttention(Attention):
         self.query, self.output = Linear(dim, dim), Linear(dim, dim)
         self.key_value = modules(Linear(dim, 2 * dim) for _ in range(levels))
         self.pools = modules(Pool(dim, heads=heads, pooling=pooling) for _ in range(levels - 1))
-        for linear in (self.query, self.output, *self.key_value):
-            for weight in linear.weight.data.split(dim):
-                nn.init.xavier_uniform_(weight)
-            nn.init.zeros_(linear.bias)
+        xavier(self.query, self.output)
+        xavier(*self.key_value, parts=2)
 
     def keys_and_values(self, level: int, memory: Tensor, first: int | Tensor) -> Tensor:
         """(B, n, D) vectors of a level, from number ``first`` on -> (B, n, 2, H, d)."""
@@ -88,12 +86,8 @@ class AlignedAttention(Attention):
         size = self.window**level
         at = (first + torch.arange(memory.shape[1], device=memory.device)) * size + size // 2
         key, value = key_value.unbind(2)
-        return torch.stack([self.turn(key, at), value.type_as(key)], dim=2)
-
-    def turn(self, x: Tensor, positions: Tensor) -> Tensor:
-        """(B, n, H, d), (n,) -> the same, turned by rotary positions."""
-        factors = rotation(positions, self.dim // self.heads)
-        return rotate(x.transpose(1, 2), factors).transpose(1, 2)
+        key = turn(key.transpose(1, 2), at).transpose(1, 2)
+        return torch.stack([key, value.type_as(key)], dim=2)
 
     def slots(self, time: int) -> list[int]:
         """Keys per block of queries at each level; levels that no frame of ``time`` sees: none."""
@@ -103,16 +97,17 @@ class AlignedAttention(Attention):
         above = [last // self.window**level for level in range(self.levels - 1)]
         return [own, *(min(self.window, there) for there in above if there)]
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, frames: Frames) -> Tensor:
         """(B, S, D), (B,) -> (B, S, D)."""
-        batch, time, _ = x.shape
+        x, (batch, time, _) = frames.x, frames.x.shape
         window, block = self.window, min(self.window, time)
         blocks, slots = -(-time // block), self.slots(time)
         later = blocks * block - time
         left, right = (window, self.right_context) if time > block else (0, 0)
 
         positions = torch.arange(time, device=x.device)
-        query = self.turn(self.query(x).unflatten(-1, (self.heads, -1)), positions)
+        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        query = turn(query, positions).transpose(1, 2)  # (B, S, H, d)
         query = F.pad(query, (0, 0, 0, 0, 0, later)).unflatten(1, (blocks, block))
 
         # Level 0: the block before, each block of frames, and the right context.
@@ -128,7 +123,9 @@ class AlignedAttention(Attention):
         at = starts + torch.arange(-left, block + right, device=x.device)  # (blocks, keys)
         back = torch.arange(block, device=x.device)[:, None] - at[0]  # (block, keys)
         seen = (back < window) & (back >= -self.right_context)
-        there = (at >= 0)[None] if not self.right_context else (at >= 0) & within(at, lengths)
+        there = (at >= 0)[None]
+        if self.right_context:
+            there = there & (at < frames.lengths[:, None, None])  # (B, blocks, keys)
         # What is padding sees itself, so that nothing is NaN.
         real = (seen & there[:, :, None]) | (back == 0)  # (B or 1, blocks, block, keys)
 
@@ -173,18 +170,18 @@ class AlignedAttention(Attention):
     def _open(self) -> range:
         return range(self.levels - 1)
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
         """(B, C, D), frame by frame -> (B, C, D), next state; see ``Block.step``.
 
         The state is bounded: keys and values of ``window`` vectors per level, and the vectors of
         blocks that are not complete.
         """
         state, outputs = dict(state), []
-        for frame in x.split(1, dim=1):
+        for frame in frames.x.split(1, dim=1):
             position = state["position"]
             self._store(state, 0, frame, position)
-            query = self.query(frame).unflatten(-1, (self.heads, -1))
-            query = self.turn(query, position[None]).transpose(1, 2)
+            query = self.query(frame).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            query = turn(query, position[None])
             stored = torch.cat([state[f"stored.{level}"] for level in range(self.levels)], dim=1)
             key, value = stored.to(query.dtype).permute(2, 0, 3, 1, 4)
             outputs.append(self.output(attend(query, key, value, None)))
@@ -222,11 +219,6 @@ class AlignedAttention(Attention):
         return total
 
 
-def within(at: Tensor, lengths: Tensor) -> Tensor:
-    """(blocks, keys) positions, (B,) -> (B, blocks, keys) bool, before the end."""
-    return at < lengths[:, None, None]
-
-
 class DilatedAttention(Attention):
     """Level after level, each attends to w outputs of the level below, w^(level) frames apart.
 
@@ -248,8 +240,9 @@ class DilatedAttention(Attention):
         """Frames from a key to the next; further than ``time`` there is none."""
         return min(self.window**level, time)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, frames: Frames) -> Tensor:
         """(B, S, D), (B,) -> (B, S, D)."""
+        x, lengths = frames.x, frames.lengths
         for level, attention in enumerate(self.levels):
             time = x.shape[1]
             apart = self.apart(level, time)
@@ -257,7 +250,7 @@ class DilatedAttention(Attention):
             phases = F.pad(x, (0, 0, 0, -time % apart)).unflatten(1, (-1, apart))
             phases = phases.transpose(1, 2).flatten(0, 1)
             every = lengths.new_full((len(phases),), phases.shape[1])  # causal: padding is unseen
-            y = attention(phases, every).unflatten(0, (-1, apart))
+            y = attention(Frames(phases, every)).unflatten(0, (-1, apart))
             x = y.transpose(1, 2).flatten(1, 2)[:, :time]
         return x
 
@@ -269,9 +262,9 @@ class DilatedAttention(Attention):
         state = {f"stored.{level}": none for level in range(len(self.levels))}
         return state | {"position": torch.zeros((), dtype=torch.int64, device=weight.device)}
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
         """(B, C, D) -> (B, C, D), next state; the state grows to (w - 1) w^l vectors a level."""
-        new = x.shape[1]
+        x, new = frames.x, frames.x.shape[1]
         positions = state["position"] + torch.arange(new, device=x.device)
         after = {"position": state["position"] + new}
         for level, attention in enumerate(self.levels):

@@ -4,7 +4,7 @@ from typing import Any
 
 from asr.config.strict_yaml import read_component
 from asr.encoders.block import Block
-from asr.encoders.encoder import Encoder
+from asr.encoders.parts import PARTS
 from asr.encoders.stack import Stack
 
 
@@ -52,22 +52,15 @@ class Hybrid(Stack):
 
 def part_blocks(part: dict[str, Any], path: str, dim: int) -> list[Block]:
     """The blocks of an encoder given as in a recipe."""
-    from asr.encoders import ENCODERS  # the table holds Hybrid, too
-
     # Parts come from model files as well: only what is shipped, so that none can run code.
-    shipped: dict[str, type[Encoder]] = {
-        name: kind
-        for name, kind in ENCODERS.items()
-        if issubclass(kind, Stack) and kind is not Hybrid
-    }
-    if not isinstance(part, dict) or part.get("class_path") not in shipped:
+    if not isinstance(part, dict) or part.get("class_path") not in PARTS:
         name = part.get("class_path") if isinstance(part, dict) else part
-        raise ValueError(f"{path}.class_path {name!r}: take one of {', '.join(shipped)}")
+        raise ValueError(f"{path}.class_path {name!r}: take one of {', '.join(PARTS)}")
     given = part.get("init_args") or {}
     if own := {"dim", "channels"} & set(given):
         raise ValueError(f"{path}.{min(own)}: a part takes it from the Hybrid; leave it out")
     tree = {**part, "init_args": {**given, "dim": dim, "channels": 1}}
-    encoder = read_component(shipped, tree, path, positional=1, allow_code=False)(1)
+    encoder = read_component(PARTS, tree, path, positional=1, allow_code=False)(1)
     parts = {name.split(".")[0] for name, _ in encoder.named_parameters()}
     if beyond := parts - {"subsampling", "layers", "norm"}:
         raise ValueError(

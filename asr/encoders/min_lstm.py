@@ -1,57 +1,30 @@
 """MinLSTM encoder: a gated recurrence that trains in parallel."""
 
-from asr.encoders.minimal import MinimalBlock, MinLSTMCell
-from asr.encoders.stack import Stack
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asr.encoders.minimal import MinimalCell, MinimalStack, positive
 
 
-class MinLSTM(Stack):
+class MinLSTMCell(MinimalCell):
+    """h_t = f' h_{t-1} + i' g(W x_t), with f' = f / (f + i) and i' = i / (f + i)."""
+
+    num_gates = 3
+
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``MinimalCell.coefficients``."""
+        forget, enter, new = self.gates(x).float().chunk(3, dim=-1)
+        # log(f / i); the quotient is a logistic function of it, whatever underflows.
+        ratio = F.softplus(-enter) - F.softplus(-forget)
+        return F.logsigmoid(ratio), torch.sigmoid(-ratio) * positive(new)
+
+
+class MinLSTM(MinimalStack):
     """Subsampling, then layers of a minimal recurrence and a feed-forward, then a norm.
 
     The counter-example to "recurrence cannot be parallelised" (Feng et al. 2024): three products
     of the input per frame, none of the state.
     """
 
-    remedy = "set bidirectional: false"
-
-    def __init__(
-        self,
-        num_mels: int,
-        *,
-        dim: int,
-        layers: int,
-        bidirectional: bool = True,
-        expansion: int = 2,
-        feedforward: int = 2,
-        dropout: float = 0.1,
-        forget_bias: float = 1.0,
-        channels: int = 32,
-    ) -> None:
-        """Builds the encoder.
-
-        Args:
-            num_mels: mel bins F.
-            dim: width D.
-            layers: pairs of recurrence and feed-forward.
-            bidirectional: whether the future is seen too; without, the encoder is causal.
-            expansion: cells of the recurrence, in multiples of dim; two directions share them.
-            feedforward: inner width of the feed-forward, in multiples of dim.
-            dropout: probability, on what each block adds and inside feed-forwards.
-            forget_bias: initial bias of the gates that keep the state.
-            channels: channels of the subsampling convolutions.
-
-        Raises:
-            ValueError: two directions cannot share the cells equally.
-        """
-        blocks = (
-            MinimalBlock(
-                dim,
-                cell=MinLSTMCell,
-                bidirectional=bidirectional,
-                expansion=expansion,
-                feedforward=feedforward,
-                dropout=dropout,
-                forget_bias=forget_bias,
-            )
-            for _ in range(layers)
-        )
-        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+    cell = MinLSTMCell

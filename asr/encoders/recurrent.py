@@ -1,19 +1,21 @@
-"""The block of LSTM and GRU encoders: torch's fused kernels, one or two directions."""
+"""LSTM and GRU encoders: torch's fused kernels, one or two directions."""
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.encoders.block import Block, Frames, State
+from asr.encoders.stack import Stack
 from asr.kernels.cudnn_rules import GPU, MOST_ROWS, NAMES, Call, Choice, algorithm, whole_rows
 from asr.kernels.gru_loop import gru
 from asr.kernels.linear import Linear
 from asr.kernels.low_precision import narrow
-from asr.kernels.padded_cudnn import Recurrence, silent
-from asr.kernels.permute import Permute, reversal
+from asr.kernels.padded_cudnn import Recurrence, call, silent
+from asr.kernels.permute import both_directions
 from asr.layers import dropout, halved, halved_lengths, initialise, zero_padding
 
 FEW_FRAMES = 4  # on a CPU; so many or fewer, all utterances together, are read cell by cell
@@ -125,36 +127,59 @@ class RecurrentBlock(Block):
         return flops
 
 
-def recurrent_blocks(
-    kind: type[nn.LSTM] | type[nn.GRU],
-    dim: int,
-    layers: int,
-    bidirectional: bool,
-    cells: int,
-    time_reduction: list[int],
-    dropout: float,
-    forget_bias: float,
-) -> list[RecurrentBlock]:
-    """The blocks of an LSTM or GRU encoder.
+class RecurrentStack(Stack):
+    """An encoder of torch's recurrent layers; a subclass names their ``kind``."""
 
-    Raises:
-        ValueError: odd ``dim`` for two directions, or no such layer in ``time_reduction``.
-    """
-    for layer in time_reduction:
-        if not 1 <= layer <= layers:
-            raise ValueError(f"time_reduction after layer {layer}, of {layers} layers")
-    return [
-        RecurrentBlock(
-            dim,
-            kind=kind,
-            cells=cells,
-            bidirectional=bidirectional,
-            dropout=dropout,
-            forget_bias=forget_bias,
-            reduce=layer in time_reduction,
+    remedy = "set bidirectional: false"
+    kind: type[nn.LSTM] | type[nn.GRU]
+
+    def __init__(
+        self,
+        num_mels: int,
+        *,
+        dim: int,
+        layers: int,
+        bidirectional: bool = True,
+        cells: int = 0,
+        time_reduction: list[int] = [],  # noqa: B006  (as it stands in a recipe; never changed)
+        dropout: float = 0.1,
+        forget_bias: float = 1.0,
+        channels: int = 32,
+    ) -> None:
+        """Builds the encoder.
+
+        Args:
+            num_mels: mel bins F.
+            dim: width D of the output and of the path between layers.
+            layers: recurrent layers.
+            bidirectional: whether the future is seen too; without, the encoder is causal.
+            cells: hidden units per direction; their output is projected to ``dim`` where the two
+                differ in width. 0: dim, or dim / 2 per direction of a bidirectional encoder.
+            time_reduction: after each of these layers (1 is the first) two frames become one.
+            dropout: probability, on each layer's output.
+            forget_bias: initial bias of an LSTM's forget gates or a GRU's update gates, which keep
+                the state where they are 1.
+            channels: channels of the subsampling convolutions.
+
+        Raises:
+            ValueError: odd ``dim`` for two directions, or no such layer in ``time_reduction``.
+        """
+        for layer in time_reduction:
+            if not 1 <= layer <= layers:
+                raise ValueError(f"time_reduction after layer {layer}, of {layers} layers")
+        blocks = (
+            RecurrentBlock(
+                dim,
+                kind=self.kind,
+                cells=cells,
+                bidirectional=bidirectional,
+                dropout=dropout,
+                forget_bias=forget_bias,
+                reduce=layer in time_reduction,
+            )
+            for layer in range(1, layers + 1)
         )
-        for layer in range(1, layers + 1)
-    ]
+        super().__init__(num_mels, blocks, dim=dim, channels=channels)
 
 
 def set_recurrent_precision(modules: Iterable[nn.Module], name: str) -> None:
@@ -182,18 +207,17 @@ def padded(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
 
     For CPUs: oneDNN's fused LSTM refuses packed sequences, for which torch loops over frames:
     1.32 s forward and backward (16 utterances of 250-400 frames, 128 cells per direction, one
-    core of an EPYC) against 0.26 s here, although 27 % of the frames are padding. The backward
-    direction reads each utterance reversed within its own length, so padding comes last in both.
+    core of an EPYC) against 0.26 s here, although 27 % of the frames are padding. See
+    ``both_directions`` for the backward one.
     """
     if isinstance(recurrence, nn.GRU):
         return gru(recurrence, x, lengths)
     weights = [weight for weight in recurrence._flat_weights if weight is not None]
-    y = one_direction(recurrence, weights[:4], x)
+    ahead = partial(call, recurrence, weights[:4], bidirectional=False)
     if not recurrence.bidirectional:
-        return y
-    order = reversal(lengths, x.shape[1])
-    z = one_direction(recurrence, weights[4:], Permute.apply(x, order))
-    return torch.cat([y, Permute.apply(z, order)], dim=-1)
+        return ahead(x)
+    back = partial(call, recurrence, weights[4:], bidirectional=False)
+    return both_directions(ahead, back, x, lengths)
 
 
 def by_cells(
@@ -210,19 +234,3 @@ def by_cells(
         hidden, cell = torch.lstm_cell(frame, (hidden, cell), *weights)
         y.append(hidden)
     return torch.stack(y, dim=1), (hidden[None], cell[None])
-
-
-def one_direction(lstm: nn.LSTM, weights: list[Tensor], x: Tensor) -> Tensor:
-    """(B, S, D) -> (B, S, cells), from a zero state."""
-    zeros = x.new_zeros(1, x.shape[0], lstm.hidden_size)
-    return torch.lstm(
-        x,
-        (zeros, zeros),
-        weights,
-        has_biases=True,
-        num_layers=1,
-        dropout=0.0,
-        train=lstm.training,
-        bidirectional=False,
-        batch_first=True,
-    )[0]

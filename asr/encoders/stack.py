@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
-from asr.encoders.block import Block, Frames
+from asr.encoders.block import Block, Frames, State
 from asr.encoders.encoder import Encoder, EncoderState
 from asr.layers import SUBSAMPLING, Subsampling, halved, modules, zero_padding
 from asr.loss import collecting
@@ -61,9 +61,7 @@ class Stack(Encoder):
             raise ValueError(f"this {name} sees the future and cannot stream; {self.remedy}")
         state = self.subsampling.initial_state(batch)
         for index, block in enumerate(self.layers):
-            state |= {
-                f"{index}.{name}": value for name, value in block.initial_state(batch).items()
-            }
+            state |= prefixed(index, block.initial_state(batch))
         return state
 
     def step(self, x: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
@@ -75,10 +73,8 @@ class Stack(Encoder):
         x, after = self.subsampling.step(x, state)
         frames = Frames(x, x.new_full(x.shape[:1], x.shape[1]).long())
         for index, block in enumerate(self.layers):
-            own = f"{index}."
-            before = {n.removeprefix(own): v for n, v in state.items() if n.startswith(own)}
-            frames, then = block.step(frames, before)
-            after |= {own + name: value for name, value in then.items()}
+            frames, then = block.step(frames, below(index, state))
+            after |= prefixed(index, then)
         return self.norm(frames.x), after
 
     def flops(self, lengths: Sequence[int]) -> int:
@@ -91,6 +87,17 @@ class Stack(Encoder):
                 total += block.flops(time)
                 time = -(-time // block.stride)
         return total
+
+
+def prefixed(index: int, state: State) -> State:
+    """The state of part ``index``, as it stands in the state of the whole."""
+    return {f"{index}.{name}": value for name, value in state.items()}
+
+
+def below(index: int, state: State) -> State:
+    """The state of part ``index``, out of the state of the whole."""
+    own = f"{index}."
+    return {n.removeprefix(own): value for n, value in state.items() if n.startswith(own)}
 
 
 def averaged(x: Tensor, stride: int) -> Tensor:

@@ -2,19 +2,17 @@
 
 import importlib
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.encoders.block import Block, Frames, State
+from asr.encoders.block import State
 from asr.encoders.depthwise import Depthwise
+from asr.encoders.directional import DirectionalBlock
 from asr.encoders.stack import Stack
-from asr.kernels.linear import Linear
-from asr.kernels.permute import Permute, reversal
-from asr.layers import dropout, modules
+from asr.kernels.linear import Linear, xavier
 
 CHUNK = 64  # frames whose mutual influence is one matrix; 32 and 128 are slower on a CPU
 KERNEL = 4  # of the convolution before the scan, as published
@@ -60,70 +58,17 @@ class StateSpace(Stack):
                 f"heads {heads}: {expansion} * dim {dim} channels in {directions} directions do "
                 "not divide by them; change dim or heads"
             )
+        parts = {"inner": expansion * dim // directions, "heads": heads // directions}
         blocks = (
-            StateSpaceBlock(
+            DirectionalBlock(
                 dim,
-                inner=expansion * dim // directions,
-                directions=directions,
-                heads=heads // directions,
-                state=state,
+                [Selective(dim, **parts, state=state) for _ in range(directions)],
+                width=expansion * dim,
                 dropout=dropout,
             )
             for _ in range(layers)
         )
         super().__init__(num_mels, blocks, dim=dim, channels=channels)
-
-
-class StateSpaceBlock(Block):
-    """x + projection(directions(norm(x))): all there is to a layer, without a feed-forward."""
-
-    def __init__(
-        self,
-        dim: int,
-        *,
-        inner: int,
-        directions: int,
-        heads: int,
-        state: int,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.dim, self.dropout, self.causal = dim, dropout, directions == 1
-        self.norm = nn.LayerNorm(dim)
-        self.directions = modules(
-            Selective(dim, inner=inner, heads=heads, state=state) for _ in range(directions)
-        )
-        self.projection = Linear(directions * inner, dim)
-        nn.init.xavier_uniform_(self.projection.weight)
-        nn.init.zeros_(self.projection.bias)
-
-    def forward(self, frames: Frames) -> Frames:
-        """(B, S, D) -> (B, S, D)."""
-        x = self.norm(frames.x)
-        y, _ = self.directions[0](x)
-        if not self.causal:
-            order = reversal(frames.lengths, x.shape[1])
-            back, _ = self.directions[1](Permute.apply(x, order))
-            y = torch.cat([y, Permute.apply(back.contiguous(), order)], dim=-1)
-        return self._join(frames, y)
-
-    def initial_state(self, batch: int) -> State:
-        """Zeros: ``scan`` and the frames that the ``convolution`` sees again."""
-        return self.directions[0].initial_state(batch)
-
-    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
-        """See ``Block.step``."""
-        y, state = self.directions[0](self.norm(frames.x), state)
-        return self._join(frames, y), state
-
-    def _join(self, frames: Frames, y: Tensor) -> Frames:
-        y = self.projection(y)
-        return replace(frames, x=frames.x + dropout(y, self.dropout, self.training))
-
-    def flops(self, time: int) -> int:
-        """FLOPs of one utterance of ``time`` frames; those of the plain scan."""
-        total = sum(direction.flops(time) for direction in self.directions)
-        return total + 2 * self.projection.in_features * self.dim * time
 
 
 class Selective(nn.Module):
@@ -141,7 +86,7 @@ class Selective(nn.Module):
         steps = torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()
         self.step_bias = nn.Parameter(steps + torch.log(-torch.expm1(-steps)))  # softplus inverted
         self.skip = nn.Parameter(torch.ones(self.heads))
-        nn.init.xavier_uniform_(self.input.weight)
+        xavier(self.input)
 
     def initial_state(self, batch: int) -> State:
         """Zeros."""

@@ -1,5 +1,6 @@
 """Transformer encoder: pre-norm, rotary positions; full, causal or chunked attention."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -10,7 +11,6 @@ from asr.encoders.attention import Attention, FrameAttention
 from asr.encoders.block import Block, Frames, State
 from asr.encoders.gate import Gate, Memory
 from asr.encoders.gated import GatedAttention
-from asr.encoders.gated_hierarchy import GatedAlignedAttention
 from asr.encoders.stack import Stack
 from asr.layers import FeedForward, dropout, sinusoids
 
@@ -63,17 +63,14 @@ class Transformer(Stack):
                 f"memory with causal {causal}, chunk {chunk}, layers {layers}: it needs causal: "
                 "true, chunk: 1 and 2 layers or more, the first of which stores every frame"
             )
-        rotary, inner = positions == "rotary", feedforward * dim
-        blocks: list[Block] = [Input(dim, dropout=dropout, sinusoidal=not rotary)]
-        for layer in range(layers):
+        rotary = positions == "rotary"
+
+        def attention(layer: int) -> Attention:
             if memory and layer:
-                blocks += [Gate(dim, memory)] if layer == 1 else []
-                gated = GatedAttention(
+                return GatedAttention(
                     dim, heads=heads, memory=memory, left_context=left_context, rotary=rotary
                 )
-                blocks.append(GatedBlock(dim, gated, inner=inner, dropout=dropout))
-                continue
-            attention = FrameAttention(
+            return FrameAttention(
                 dim,
                 heads=heads,
                 causal=causal,
@@ -81,8 +78,31 @@ class Transformer(Stack):
                 chunk=chunk,
                 rotary=rotary,
             )
-            blocks.append(TransformerBlock(dim, attention, inner=inner, dropout=dropout))
+
+        blocks = transformer_blocks(
+            dim, layers, attention, memory, feedforward, dropout, sinusoidal=not rotary
+        )
         super().__init__(num_mels, blocks, dim=dim, channels=channels)
+
+
+def transformer_blocks(
+    dim: int,
+    layers: int,
+    attention: Callable[[int], Attention],
+    memory: Memory | None,
+    feedforward: int,
+    dropout: float,
+    sinusoidal: bool = False,
+) -> Iterator[Block]:
+    """The input's dropout, then layers; before the second one a gate, if there is a memory.
+
+    ``attention`` makes that of a layer, from 0 up; ``feedforward`` is in multiples of ``dim``.
+    """
+    yield Input(dim, dropout=dropout, sinusoidal=sinusoidal)
+    for layer in range(layers):
+        if memory and layer == 1:
+            yield Gate(dim, memory)
+        yield TransformerBlock(dim, attention(layer), inner=feedforward * dim, dropout=dropout)
 
 
 class Input(Block):
@@ -132,8 +152,8 @@ class TransformerBlock(Block):
 
     def forward(self, frames: Frames) -> Frames:
         """(B, S, D) -> (B, S, D)."""
-        x = frames.x
-        return self._join(frames, self.attention(self.attention_norm(x), frames.lengths))
+        y = self.attention(replace(frames, x=self.attention_norm(frames.x)))
+        return self._join(frames, y)
 
     def initial_state(self, batch: int) -> State:
         """Those of the attention."""
@@ -141,7 +161,8 @@ class TransformerBlock(Block):
 
     def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
         """See ``Block.step``."""
-        y, state = self.attention.step(self.attention_norm(frames.x), state)
+        normed = replace(frames, x=self.attention_norm(frames.x))
+        y, state = self.attention.step(normed, state)
         return self._join(frames, y), state
 
     def _join(self, frames: Frames, y: Tensor) -> Frames:
@@ -153,20 +174,3 @@ class TransformerBlock(Block):
     def flops(self, time: int) -> int:
         """FLOPs of one utterance of ``time`` frames."""
         return self.attention.flops(time) + self.feedforward.flops(time)
-
-
-class GatedBlock(TransformerBlock):
-    """A Transformer's block whose attention sees what a ``Gate`` below it stored."""
-
-    attention: GatedAttention | GatedAlignedAttention
-
-    def forward(self, frames: Frames) -> Frames:
-        """(B, S, D) -> (B, S, D)."""
-        y = self.attention(self.attention_norm(frames.x), frames.stored)
-        return self._join(frames, y)
-
-    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
-        """See ``Block.step``."""
-        assert frames.stored is not None, "a Gate comes first"
-        y, state = self.attention.step(self.attention_norm(frames.x), frames.stored, state)
-        return self._join(frames, y), state

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from asr.batch import mask
 from asr.encoders.attention import FrameAttention
 from asr.encoders.block import Block, Frames, State
-from asr.encoders.stack import Stack
+from asr.encoders.stack import Stack, below, prefixed
 from asr.encoders.transformer import Input, TransformerBlock
 from asr.kernels.linear import Linear
 from asr.loss import add_term
@@ -110,22 +110,20 @@ class UniversalBlock(Block):
 
     def initial_state(self, batch: int) -> State:
         """Those of the attention, once per step in depth."""
-        return {
-            f"{step}.{name}": value
-            for step in range(self.max_steps)
-            for name, value in self.layer.initial_state(batch).items()
-        }
+        state: State = {}
+        for step in range(self.max_steps):
+            state |= prefixed(step, self.layer.initial_state(batch))
+        return state
 
     def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
         """See ``Block.step``; takes all steps, since later frames attend to every one of them."""
         ponder = Ponder(frames.x, self.max_steps)
         after: State = {}
         for step in range(self.max_steps):
-            own = f"{step}."
-            before = {n.removeprefix(own): v for n, v in state.items() if n.startswith(own)}
-            moved, then = self.layer.step(replace(frames, x=ponder.x + self.depth[step]), before)
+            moved = replace(frames, x=ponder.x + self.depth[step])
+            moved, then = self.layer.step(moved, below(step, state))
             ponder.add(moved.x, torch.sigmoid(self.halting(moved.x).float()))
-            after |= {own + name: value for name, value in then.items()}
+            after |= prefixed(step, then)
         return replace(frames, x=ponder.y.to(frames.x.dtype)), after
 
     def flops(self, time: int) -> int:

@@ -31,6 +31,18 @@ class Linear(nn.Linear):
         return product(x, weight, self.bias)
 
 
+def xavier(*layers: nn.Linear, parts: int = 1) -> None:
+    """Draws Xavier weights (Glorot and Bengio 2010), ``parts`` of equal height each by itself.
+
+    Biases become zero.
+    """
+    for layer in layers:
+        for weight in layer.weight.data.chunk(parts):
+            nn.init.xavier_uniform_(weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
 @contextlib.contextmanager
 def packed(*models: object) -> Iterator[None]:
     """Inside, without gradients, layers of these have their weights in oneDNN's own order, too.

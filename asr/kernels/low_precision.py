@@ -1,5 +1,6 @@
 """Recurrent layers in 16 bits: weights cast into one block, fp16 gradients scaled."""
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -9,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from asr.kernels.cudnn_rules import whole_rows
 from asr.kernels.padded_cudnn import Recurrence, call, in_one_block, marked
-from asr.kernels.permute import Permute, reversal
+from asr.kernels.permute import both_directions
 
 # The largest gradient that enters an fp16 kernel is brought to this power of two: far enough from
 # fp16's 2^16 for sums over frames and utterances, and 2^21 above the least that it can hold.
@@ -51,13 +52,12 @@ def _twice(
 ) -> Tensor:
     """(B, S, D), (B,) -> (B, S, cells * directions)."""
     rows = len(x)
-    x = F.pad(x, (0, 0, 0, 0, 0, whole_rows(rows) - rows))
-    y = call(recurrence, blocks[0], x, False)
+    more = whole_rows(rows) - rows
+    x, lengths = F.pad(x, (0, 0, 0, 0, 0, more)), F.pad(lengths, (0, more))
+    calls = [partial(call, recurrence, block, bidirectional=False) for block in blocks]
     if recurrence.bidirectional:
-        order = reversal(F.pad(lengths, (0, len(x) - rows)), x.shape[1])
-        z = call(recurrence, blocks[1], cast(Tensor, Permute.apply(x, order)), False)
-        y = torch.cat([y, cast(Tensor, Permute.apply(z, order))], dim=-1)
-    return y[:rows]
+        return both_directions(calls[0], calls[1], x, lengths)[:rows]
+    return calls[0](x)[:rows]
 
 
 class Scale:

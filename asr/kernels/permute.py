@@ -1,5 +1,7 @@
 """Reading the real frames of each utterance backwards, where its padding stays behind it."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,18 @@ def reversal(lengths: Tensor, time: int) -> Tensor:
     order = torch.where(mask(lengths, time), lengths[:, None] - 1 - frames, frames)
     starts = torch.arange(len(lengths), device=lengths.device)[:, None] * time
     return (order + starts).flatten()
+
+
+def both_directions(
+    ahead: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor], x: Tensor, lengths: Tensor
+) -> Tensor:
+    """(B, S, D), (B,) -> (B, S, 2 * cells), the outputs of two recurrences side by side.
+
+    ``back`` reads each utterance reversed within its own length, so padding comes last in both.
+    """
+    order = reversal(lengths, x.shape[1])
+    y, z = ahead(x), back(Permute.apply(x, order))
+    return torch.cat([y, Permute.apply(z.contiguous(), order)], dim=-1)
 
 
 class Permute(torch.autograd.Function):

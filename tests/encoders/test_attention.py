@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from asr.encoders import Frames
 from asr.encoders.attention import FrameAttention, windowed
 from asr.layers import attend
 
@@ -53,7 +54,7 @@ def test_a_bounded_state_holds_no_more_than_the_left_context():
     attention = FrameAttention(8, heads=2, causal=True, left_context=5, chunk=2).eval()
     state = attention.initial_state(1)
     for _ in range(9):
-        _, state = attention.step(torch.randn(1, 4, 8), state)
+        _, state = attention.step(Frames(torch.randn(1, 4, 8), torch.tensor([4])), state)
         assert state["keys"].shape[2] <= 5
         assert state["keys"].untyped_storage().nbytes() <= 4 * 5 * 8
     assert int(state["position"]) == 36

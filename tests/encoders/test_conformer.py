@@ -38,7 +38,7 @@ def test_modules_come_in_the_published_order():
     block, lengths = encoder.layers[-1], torch.tensor([9])
     x = torch.randn(1, 9, 16)
     y = block.first(x)
-    y = y + block.attention(F.layer_norm(y, (16,)), lengths)
+    y = y + block.attention(Frames(F.layer_norm(y, (16,)), lengths))
     y = y + block.convolution(F.layer_norm(y, (16,)), lengths)
     y = F.layer_norm(block.second(y), (16,))
     torch.testing.assert_close(block(Frames(x, lengths)).x, y, rtol=1e-5, atol=1e-5)

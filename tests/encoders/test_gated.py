@@ -7,7 +7,7 @@ from torch import nn
 
 from asr.encoders import Hierarchical, Transformer
 from asr.encoders.attention import FrameAttention
-from asr.encoders.block import Stored
+from asr.encoders.block import Frames, Stored
 from asr.encoders.gate import Memory
 from asr.encoders.gated import GatedAttention
 from asr.encoders.gated_hierarchy import GatedAlignedAttention
@@ -38,6 +38,12 @@ def attended(attention, x, keep):
     return attention.attention.output(torch.stack(outputs))
 
 
+def frames(x, keep=None, weight=None):
+    """(B, S, D) without padding, and what is stored of it."""
+    lengths = torch.full((len(x),), x.shape[1])
+    return Frames(x, lengths, stored=None if keep is None else Stored.of(keep, weight))
+
+
 KEEP = torch.tensor(
     [
         [1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 1, 1, 1, 1, 0, 0],
@@ -60,7 +66,7 @@ def gated(skipped, left_context=None, rotary=False, seed=0):
 def test_gated_attention_is_that_of_every_frame_to_its_groups(skipped, left_context):
     keep = KEEP.repeat(1, 3)  # long enough for several windows
     attention, x = gated(skipped, left_context), torch.randn(3, 60, 8, requires_grad=True)
-    y = attention(x, Stored.of(keep))
+    y = attention(frames(x, keep))
     expected = torch.stack([attended(attention, *each) for each in zip(x, keep, strict=True)])
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
     parameters = [x, *attention.parameters()]
@@ -79,8 +85,8 @@ def test_where_all_is_stored_it_is_attention_to_frames(skipped, left_context, ro
     attention, x = gated(skipped, left_context, rotary), torch.randn(2, 13, 8)
     plain = FrameAttention(8, heads=2, causal=True, left_context=left_context, rotary=rotary)
     plain.load_state_dict(attention.state_dict())
-    y = attention(x, Stored.of(torch.ones(2, 13).bool()))
-    torch.testing.assert_close(y, plain(x, torch.tensor([13, 13])), rtol=1e-4, atol=1e-5)
+    y = attention(frames(x, torch.ones(2, 13).bool()))
+    torch.testing.assert_close(y, plain(frames(x)), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -89,10 +95,10 @@ def test_merged_copies_count_as_often_as_they_were_seen():
     keep = F.pad(x[:, 1:] != x[:, :-1], (0, 0, 1, 0), value=True).any(-1)
     everything = torch.ones_like(keep)
     merge, drop = gated("merge"), gated("drop")
-    unmerged = merge(x, Stored.of(everything))
-    torch.testing.assert_close(merge(x, Stored.of(keep)), unmerged, rtol=1e-4, atol=1e-5)
+    unmerged = merge(frames(x, everything))
+    torch.testing.assert_close(merge(frames(x, keep)), unmerged, rtol=1e-4, atol=1e-5)
     # Dropped copies do not.
-    assert (drop(x, Stored.of(keep)) - unmerged).abs().max() > 1e-2
+    assert (drop(frames(x, keep)) - unmerged).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("rotary", [False, True])
@@ -101,10 +107,10 @@ def test_merged_copies_count_as_often_as_they_were_seen():
 @torch.no_grad()
 def test_gated_attention_streams(skipped, left_context, rotary):
     attention, x = gated(skipped, left_context, rotary), torch.randn(3, 20, 8)
-    expected = attention(x, Stored.of(KEEP))
+    expected = attention(frames(x, KEEP))
     state, outputs = attention.initial_state(3), []
     for piece, keep in zip(x.split(3, dim=1), KEEP.split(3, dim=1), strict=True):
-        y, state = attention.step(piece, Stored.of(keep), state)
+        y, state = attention.step(frames(piece, keep), state)
         outputs.append(y)
         assert state["stored"].shape[1] <= min(left_context or 20, int(state["count"].max()))
     torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-4, atol=1e-5)
@@ -163,10 +169,10 @@ def aligned(window, levels, kind=GatedAlignedAttention, **options):
 
 def hierarchical(attention, x, keep):
     """One utterance (S, D), query by query and slot by slot."""
-    window, width, frames = attention.window, 4, torch.arange(len(x))
+    window, width, places = attention.window, 4, torch.arange(len(x))
     outputs = []
-    for t in frames.tolist():
-        kept = frames[:t][keep[:t]].tolist()
+    for t in places.tolist():
+        kept = places[:t][keep[:t]].tolist()
         seen = [(0, x[t], t)]
         vectors = [(x[s], s) for s in kept]
         for level in range(attention.levels):
@@ -205,14 +211,14 @@ HIERARCHIES = [(2, 1), (2, 3), (3, 2), (4, 2), (30, 2)]
 def test_gated_hierarchies_equal_the_definition_and_stream(window, levels):
     attention = aligned(window, levels, memory=Memory("last_kept"))
     x = torch.randn(3, 20, 8, requires_grad=True)
-    y = attention(x, Stored.of(KEEP))
+    y = attention(frames(x, KEEP))
     expected = torch.stack([hierarchical(attention, *each) for each in zip(x, KEEP, strict=True)])
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
     gradients = [torch.autograd.grad(out.square().sum(), x)[0] for out in (y, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
     state, outputs = attention.initial_state(3), []
     for piece, keep in zip(x.detach().split(3, dim=1), KEEP.split(3, dim=1), strict=True):
-        out, state = attention.step(piece, Stored.of(keep), state)
+        out, state = attention.step(frames(piece, keep), state)
         outputs.append(out)
         assert all(state[f"stored.{level}"].shape[3] <= window for level in range(levels))
     torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-4, atol=1e-5)
@@ -223,9 +229,9 @@ def test_gated_hierarchies_equal_the_definition_and_stream(window, levels):
 def test_where_all_is_stored_a_hierarchy_is_that_of_frames(window, levels):
     attention = aligned(window, levels, memory=Memory("last_kept"))
     plain = aligned(window, levels, AlignedAttention, right_context=0)
-    x, lengths = torch.randn(2, 27, 8), torch.tensor([27, 27])
-    y = attention(x, Stored.of(torch.ones(2, 27).bool()))
-    torch.testing.assert_close(y, plain(x, lengths), rtol=1e-4, atol=1e-5)
+    x = torch.randn(2, 27, 8)
+    y = attention(frames(x, torch.ones(2, 27).bool()))
+    torch.testing.assert_close(y, plain(frames(x)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -248,8 +254,8 @@ def test_what_is_stored_gives_the_gate_a_gradient_and_keeps_its_value(kind):
     hierarchy = kind == "hierarchy"
     attention = aligned(2, 2, memory=Memory("learned")) if hierarchy else gated(kind)
     x, weight = torch.randn(3, 20, 8), torch.ones(3, 20, requires_grad=True)
-    y = attention(x, Stored.of(KEEP, weight))
-    torch.testing.assert_close(y, attention(x, Stored.of(KEEP)))
+    y = attention(frames(x, KEEP, weight))
+    torch.testing.assert_close(y, attention(frames(x, KEEP)))
     (gradient,) = torch.autograd.grad(y.square().sum(), weight)
     # All but what is stored last, which nothing sees after it.
     assert gradient[0].ne(0).equal(KEEP[0])
@@ -258,7 +264,7 @@ def test_what_is_stored_gives_the_gate_a_gradient_and_keeps_its_value(kind):
 
 def test_levels_that_too_little_is_stored_for_get_gradients_of_zero_in_training():
     attention, keep = aligned(3, 2, memory=Memory("last_kept")).train(), torch.arange(20) < 2
-    attention(torch.randn(1, 20, 8), Stored.of(keep[None])).sum().backward()
+    attention(frames(torch.randn(1, 20, 8), keep[None])).sum().backward()
     for name, parameter in attention.named_parameters():
         reached = name.startswith(("query", "output", "key_value.0"))
         assert parameter.grad is not None, name  # processes that train together wait for it

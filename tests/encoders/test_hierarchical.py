@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from asr.batch import mask
-from asr.encoders import Hierarchical
+from asr.encoders import Frames, Hierarchical
 from asr.encoders.hierarchy import AlignedAttention, DilatedAttention
 from asr.layers import rotate, rotation
 from asr.loss import collected, weighted
@@ -68,7 +68,7 @@ def reference(module, x):
 def test_blocks_equal_the_definition_in_values_and_gradients(window, levels, time):
     module = aligned(window, levels)
     x = torch.randn(1, time, 8, dtype=torch.float64, requires_grad=True)
-    y, expected = module(x, torch.tensor([time]))[0], reference(module, x[0])
+    y, expected = module(Frames(x, torch.tensor([time])))[0], reference(module, x[0])
     # Rotations are complex64, as in every attention here.
     torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-6)
     inputs = [x, *module.parameters()]
@@ -86,7 +86,7 @@ def test_streaming_equals_the_blocks_and_its_state_is_bounded(window, levels, po
     x = torch.randn(2, 120, 8, dtype=torch.float64)
     state, outputs = module.initial_state(2), []
     for piece in x.split([1, 7, 50, 2, 60], dim=1):
-        y, state = module.step(piece, state)
+        y, state = module.step(Frames(piece, torch.tensor([piece.shape[1]])), state)
         outputs.append(y)
         stored = sum(v.shape[1] for name, v in state.items() if name.startswith("stored"))
         unfinished = sum(v.shape[1] for name, v in state.items() if name.startswith("open"))
@@ -94,7 +94,7 @@ def test_streaming_equals_the_blocks_and_its_state_is_bounded(window, levels, po
         assert unfinished <= (levels - 1) * (window - 1)
         for value in state.values():
             assert value.untyped_storage().nbytes() == value.numel() * value.element_size()
-    expected = module(x, torch.tensor([120, 120]))
+    expected = module(Frames(x, torch.tensor([120, 120])))
     torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -105,18 +105,18 @@ def test_streaming_the_dilated_reading_keeps_as_many_vectors_as_it_reaches_befor
     x = torch.randn(1, 40, 8, dtype=torch.float64)
     state, outputs = module.initial_state(1), []
     for piece in x.split([1, 5, 34], dim=1):
-        y, state = module.step(piece, state)
+        y, state = module.step(Frames(piece, torch.tensor([piece.shape[1]])), state)
         outputs.append(y)
     held = [value.shape[3] for name, value in state.items() if name.startswith("stored")]
     assert sum(held) == 3**3 - 1
-    expected = module(x, torch.tensor([40]))
+    expected = module(Frames(x, torch.tensor([40])))
     torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_padding_that_sees_nothing_is_finite():
     module = aligned(4, 1, right_context=2).float()
     with torch.autocast("cpu", torch.bfloat16):
-        y = module(torch.randn(2, 30, 8), torch.tensor([30, 3]))
+        y = module(Frames(torch.randn(2, 30, 8), torch.tensor([30, 3])))
     y.float().sum().backward()
     assert y.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
@@ -125,7 +125,7 @@ def test_padding_that_sees_nothing_is_finite():
 def seen_from(module, time, frame, dim=8):
     """Which frames a frame's output depends on, by gradients."""
     x = torch.randn(1, time, dim, dtype=torch.float64, requires_grad=True)
-    y = module(x, torch.tensor([time]))[0, frame]
+    y = module(Frames(x, torch.tensor([time])))[0, frame]
     (gradient,) = torch.autograd.grad((y * torch.linspace(-1, 2, dim)).sum(), x)
     return gradient[0].abs().sum(1).nonzero()[:, 0].tolist()
 
@@ -168,18 +168,18 @@ def test_dilated_levels_equal_gathered_neighbours(time):
         apart, rows = 3**level, []
         for t in range(time):
             at = [t - k * apart for k in range(3) if t - k * apart >= 0][::-1]
-            rows.append(attention(y[at][None], torch.tensor([len(at)]))[0, -1])
+            rows.append(attention(Frames(y[at][None], torch.tensor([len(at)])))[0, -1])
         y = torch.stack(rows)
-    torch.testing.assert_close(module(x, torch.tensor([time]))[0], y, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(module(Frames(x, torch.tensor([time])))[0], y, rtol=1e-6, atol=1e-6)
 
 
 @torch.no_grad()
 def test_the_future_changes_nothing_bit_for_bit():
     module = aligned(4, 3)
     x = torch.randn(1, 90, 8, dtype=torch.float64)
-    before = module(x, torch.tensor([90]))
+    before = module(Frames(x, torch.tensor([90])))
     x[:, 50:] = torch.randn(1, 40, 8, dtype=torch.float64)
-    assert module(x, torch.tensor([90]))[:, :50].equal(before[:, :50])
+    assert module(Frames(x, torch.tensor([90])))[:, :50].equal(before[:, :50])
 
 
 def test_a_right_context_sees_that_many_frames_more_and_no_padding():
@@ -188,8 +188,8 @@ def test_a_right_context_sees_that_many_frames_more_and_no_padding():
         assert seen_from(module, 40, t)[-1] == t + 2
     x = torch.randn(2, 30, 8, dtype=torch.float64)
     lengths = torch.tensor([30, 21])
-    together = module(x, lengths)[1, :21]
-    torch.testing.assert_close(together, module(x[1:, :21], lengths[1:])[0])
+    together = module(Frames(x, lengths))[1, :21]
+    torch.testing.assert_close(together, module(Frames(x[1:, :21], lengths[1:]))[0])
 
 
 class Largest(TorchDispatchMode):
@@ -254,7 +254,7 @@ def test_impossible_hierarchies_are_refused_in_words(options, message):
 
 def test_levels_that_short_audio_does_not_reach_get_gradients_of_zero_in_training():
     module, x = aligned(4, 3).train(), torch.randn(1, 3, 8, dtype=torch.float64)
-    module(x, torch.tensor([3])).sum().backward()
+    module(Frames(x, torch.tensor([3]))).sum().backward()
     for name, parameter in module.named_parameters():
         reached = name.startswith(("query", "output", "key_value.0"))
         assert parameter.grad is not None, name  # processes that train together wait for it

@@ -1,0 +1,29 @@
+"""The table of encoders that a ``Hybrid`` can be made of; a new one is a file and a line here."""
+
+from asr.encoders.conformer import Conformer
+from asr.encoders.convolution import Convolution
+from asr.encoders.gru import GRU
+from asr.encoders.hierarchical import Hierarchical
+from asr.encoders.lstm import LSTM
+from asr.encoders.min_gru import MinGRU
+from asr.encoders.min_lstm import MinLSTM
+from asr.encoders.stack import Stack
+from asr.encoders.state_space import StateSpace
+from asr.encoders.transformer import Transformer
+from asr.encoders.universal import Universal
+
+PARTS: dict[str, type[Stack]] = {
+    cls.__name__: cls
+    for cls in (
+        LSTM,
+        GRU,
+        MinLSTM,
+        MinGRU,
+        StateSpace,
+        Transformer,
+        Conformer,
+        Universal,
+        Hierarchical,
+        Convolution,
+    )
+}
