@@ -1,4 +1,4 @@
-"""Blocks that more than one encoder or decoder uses: subsampling, positions, attention."""
+"""Layers of more than one encoder, decoder or language model: attention, positions, tokens."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, cast
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.batch import mask
+from asr.batch import BLANK, EOS, Cache, mask
 from asr.kernels.linear import Linear, xavier
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -279,6 +279,45 @@ class FeedForward(nn.Module):
         return 4 * self.dim * self.inner * time
 
 
+class TokenOutput(nn.Module):
+    """A linear layer to all tokens but BLANK, which is no text."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        if vocabulary < 3:
+            raise ValueError(f"a vocabulary of {vocabulary}; BLANK, EOS and one token are needed")
+        self.width, self.vocabulary = width, vocabulary
+        self.output = Linear(width, vocabulary - 1)
+        xavier(self.output)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., V) float32 log-probabilities, that of BLANK -inf."""
+        log_probs = self.output(x).float().log_softmax(-1)
+        return F.pad(log_probs, (BLANK + 1, 0), value=-torch.inf)
+
+    def of(self, x: Tensor, targets: Tensor) -> Tensor:
+        """(B, U, width), (B, U) -> (B, U) float32 log-probabilities of targets; BLANK has 0."""
+        wanted = (targets - (BLANK + 1)).clamp(min=0)[..., None]  # (B, U, 1)
+        scores = self.output(x).float().log_softmax(-1).gather(-1, wanted)[..., 0]
+        return scores.masked_fill(targets == BLANK, 0.0)
+
+    def flops(self, time: int) -> int:
+        """FLOPs of ``time`` positions."""
+        return 2 * self.width * (self.vocabulary - 1) * time
+
+
+def inputs(tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """(B, U), (B,) -> (B, U + 1): EOS, then the tokens; BLANK beyond them."""
+    tokens = tokens.masked_fill(~mask(token_lengths, tokens.shape[1]), BLANK)
+    return F.pad(tokens, (1, 0), value=EOS)
+
+
+def targets(tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """(B, U), (B,) -> (B, U + 1): the tokens, then EOS; BLANK beyond it."""
+    tokens = F.pad(tokens.masked_fill(~mask(token_lengths, tokens.shape[1]), BLANK), (0, 1))
+    return tokens.scatter(1, token_lengths[:, None], EOS)
+
+
 def initialise(recurrence: nn.LSTM | nn.GRU, forget_bias: float) -> None:
     """Orthogonal recurrent weights per gate, Xavier input weights, biases zero but the forget's.
 
@@ -304,3 +343,23 @@ def flatten(recurrence: nn.LSTM | nn.GRU) -> None:
     """Moves the weights of a copied module into one block again, which cuDNN would warn about."""
     if len({weight.untyped_storage().data_ptr() for weight in recurrence.parameters()}) > 1:
         recurrence.flatten_parameters()
+
+
+def lstm_start(lstm: nn.LSTM, rows: int) -> Cache:
+    """The state of N rows before the first token: ``hidden`` and ``cell`` (N, layers, width)."""
+    zeros = lstm.all_weights[0][0].new_zeros(rows, lstm.num_layers, lstm.hidden_size)
+    return {"hidden": zeros, "cell": zeros}
+
+
+def lstm_step(lstm: nn.LSTM, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+    """(N, inputs), state -> (N, width), next state: one token through all layers.
+
+    By torch's cell: the fused kernel of whole sequences takes twice its time for one step.
+    """
+    states = []
+    for layer, weights in enumerate(lstm.all_weights):
+        before = cache["hidden"][:, layer], cache["cell"][:, layer]
+        x, cell = torch.lstm_cell(x, before, *weights)
+        states.append((x, cell))
+    hidden, cell = (torch.stack(state, dim=1) for state in zip(*states, strict=True))
+    return x, {"hidden": hidden, "cell": cell}

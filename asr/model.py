@@ -1,10 +1,5 @@
-"""A speech recogniser: features, encoder, decoder, search and tokenizer; build, save and load.
+"""A speech recogniser: features, encoder, decoder, search and tokenizer; build, save and load."""
 
-A model folder is self-contained: ``model.safetensors`` (weights, and the training summary in its
-header, so that the two always belong together) and ``model.json`` (what to build). No pickle.
-"""
-
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -12,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from asr import __version__
@@ -23,11 +16,19 @@ from asr.decoders import DECODERS
 from asr.decoders.decoder import Decoder
 from asr.encoders import ENCODERS
 from asr.encoders.encoder import Encoder
-from asr.files import Content, check_format, new_folder, read_json, write_all
+from asr.files import read_json
 from asr.language_models import LANGUAGE_MODELS, LanguageModel
 from asr.language_models.folder import DESCRIPTION as LANGUAGE_MODEL
 from asr.language_models.folder import check_tokens, load_language_model
 from asr.loss import Loss, collected
+from asr.model_folder import (
+    FORMAT,
+    WEIGHTS,
+    find_folder,
+    read_description,
+    read_weights,
+    write_folder,
+)
 from asr.search import SEARCHES, Hypothesis, Search
 from asr.search.calibration import Calibration
 from asr.text.tokenizers import Tokenizer, restore
@@ -35,10 +36,9 @@ from asr.text.tokenizers import Tokenizer, restore
 log = logging.getLogger(__name__)
 
 # Features (B, T, F), their lengths (B,), tokens (B, U), their lengths (B,).
-Filled = tuple[Tensor, Tensor, Tensor, Tensor]
+Padded = tuple[Tensor, Tensor, Tensor, Tensor]
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-FORMAT = 2  # of model folders; 1 had no number
+DESCRIPTION = "model.json"
 
 
 class SpeechModel(nn.Module):
@@ -83,8 +83,8 @@ class SpeechModel(nn.Module):
         lengths: Tensor,
         tokens: Tensor,
         token_lengths: Tensor,
-        cover: Callable[[Tensor, Tensor], Tensor] | None = None,
-        fill: Callable[[Filled], Filled] | None = None,
+        spec_augment: Callable[[Tensor, Tensor], Tensor] | None = None,
+        pad_to_shape: Callable[[Padded], Padded] | None = None,
     ) -> tuple[Loss, Tensor]:
         """(B, N), (B,), (B, U), (B,) -> Loss and the feature lengths (B,).
 
@@ -93,19 +93,19 @@ class SpeechModel(nn.Module):
             lengths: in samples.
             tokens: without EOS.
             token_lengths: of them.
-            cover: changes the features (B, T, F), (B,) -> (B, T, F) before the encoder sees them.
-            fill: makes features (B, T, F), (B,) and tokens (B, U), (B,) larger, by padding and by
-                rows of no frames and no tokens at the end, which change no term.
+            spec_augment: changes the features (B, T, F), (B,) -> (B, T, F) before the encoder.
+            pad_to_shape: makes features (B, T, F), (B,) and tokens (B, U), (B,) larger, by padding
+                and by rows of no frames and no tokens at the end, which change no term.
         """
         x, frames = self.features(waves, lengths)
-        if cover is not None:
-            x = cover(x, frames)
-        filled = x, frames, tokens, token_lengths
-        if fill is not None:
-            filled = fill(filled)
-        x, filled_frames, tokens, token_lengths = filled
+        if spec_augment is not None:
+            x = spec_augment(x, frames)
+        padded = x, frames, tokens, token_lengths
+        if pad_to_shape is not None:
+            padded = pad_to_shape(padded)
+        x, padded_frames, tokens, token_lengths = padded
         with collected() as terms:
-            encoded, encoded_lengths = self.encoder(x, filled_frames)
+            encoded, encoded_lengths = self.encoder(x, padded_frames)
         loss = self.decoder.loss(encoded, encoded_lengths, tokens, token_lengths)
         infeasible = loss.infeasible - (len(x) - len(frames))
         return Loss(loss.terms | terms, infeasible), frames
@@ -189,22 +189,8 @@ def give_calibration(model: SpeechModel, calibration: Calibration | None) -> Non
 
 
 def save_model(model: SpeechModel, folder: Path, summary: Mapping[str, Any]) -> None:
-    """Writes a model folder; a kill at any moment leaves the old model or the new one.
-
-    Args:
-        model: what to save.
-        folder: made when absent.
-        summary: plain values about the training: updates, WER, device-hours.
-    """
-    text = json.dumps(model.description, indent=1)
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    contents: dict[Path, Content] = {}
-    described = folder / DESCRIPTION
-    if not described.exists() or described.read_text() != text:
-        contents[described] = text
-    contents[folder / WEIGHTS] = serialised(state, {"summary": json.dumps(dict(summary))})
-    with new_folder(folder):
-        write_all(contents)
+    """Writes a model folder with what is known of its training; see ``write_folder``."""
+    write_folder(folder / DESCRIPTION, model.description, model, summary)
 
 
 def find_model(path: str | Path) -> Path:
@@ -214,9 +200,8 @@ def find_model(path: str | Path) -> Path:
         ValueError: there is none.
     """
     path = Path(path)
-    for folder in (path, path / "best", path / "last"):
-        if (folder / DESCRIPTION).is_file() and (folder / WEIGHTS).is_file():
-            return folder
+    if (folder := find_folder(path, DESCRIPTION)) is not None:
+        return folder
     if not path.exists():
         raise ValueError(f"{path}: no such model or run folder; check the path")
     if any((folder / LANGUAGE_MODEL).is_file() for folder in (path, path / "best")):
@@ -251,43 +236,29 @@ def load_model(
     given = None if search is None else read_component(SEARCHES, search, "search")
     if given is not None:
         given()  # the caller's mistakes come before those of the files
-    where = folder / DESCRIPTION
-    try:
-        described = json.loads(where.read_text(encoding="utf-8"))
-        check_format(where, FORMAT, described)
+
+    def build(described: dict[str, Any]) -> SpeechModel:
+        def part(table: Mapping[str, type], name: str, positional: int) -> Component:
+            return read_component(table, described[name], name, positional, allow_code)
+
         model = build_model(
             read(FeatureOptions, described["features"], "features"),
-            read_component(ENCODERS, described["encoder"], "encoder", 1, allow_code),
-            read_component(DECODERS, described["decoder"], "decoder", 2, allow_code),
-            given or read_component(SEARCHES, described["search"], "search", 0, allow_code),
+            part(ENCODERS, "encoder", 1),
+            part(DECODERS, "decoder", 2),
+            given or part(SEARCHES, "search", 0),
             restore(described["tokenizer"]),
             described["normaliser"],
         )
         if "language_model" in described:
-            component = read_component(
-                LANGUAGE_MODELS, described["language_model"], "language_model", 1, allow_code
-            )
+            component = part(LANGUAGE_MODELS, "language_model", 1)
             model.language_model = component(model.tokenizer.vocabulary_size)
             model.description["language_model"] = component.tree()
         if "calibration" in described:
             give_calibration(model, Calibration(**described["calibration"]))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{where} is damaged ({why}); restore it or train again") from None
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            model.summary = json.loads((file.metadata() or {}).get("summary", "{}"))
-        model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, OSError, json.JSONDecodeError) as error:
-        lines = str(error).splitlines()
-        why = lines[1].strip() if "loading state_dict" in lines[0] else lines[0]
-        raise ValueError(
-            f"{folder / WEIGHTS} is damaged or belongs to another model ({why:.200}); "
-            "restore the file or train again"
-        ) from None
+        return model
+
+    model = read_description(folder / DESCRIPTION, build)
+    model.summary = read_weights(folder, model)
     return model.to(device).eval()
 
 

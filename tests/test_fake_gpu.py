@@ -198,7 +198,7 @@ def test_features_are_made_and_covered_on_a_gpu_without_waiting_for_it():
         waves, lengths = on_gpu((torch.randn(2, 9000), torch.tensor([9000, 5000])))
         waves, lengths = augmentation.perturb(waves, lengths, 8000, 1)
         x, frames = LogMel(sample_rate=8000, num_mels=20).to("cuda")(waves, lengths)
-        augmentation.cover(x, frames, 2)
+        augmentation.spec_augment(x, frames, 2)
         assert gpu.waits == 0
 
 

@@ -189,7 +189,7 @@ def test_features_and_their_augmentation_agree():
         lengths = torch.tensor([9000, 5000], device=device)
         slower, lengths = augmentation.perturb(waves.to(device), lengths, 8000, 1)
         x, frames = front.to(device)(slower, lengths)
-        results.append([augmentation.cover(x, frames, 2).cpu(), frames.cpu()])
+        results.append([augmentation.spec_augment(x, frames, 2).cpu(), frames.cpu()])
     assert_close(*results)
 
 

@@ -198,7 +198,7 @@ class Augmentation:
         noise = torch.randn(waves.shape, generator=on_device, device=device)
         return waves + noise * scale[:, None]
 
-    def cover(self, x: Tensor, lengths: Tensor, seed: int) -> Tensor:
+    def spec_augment(self, x: Tensor, lengths: Tensor, seed: int) -> Tensor:
         """(B, T, F), (B,) -> the same with bands of bins and of frames set to 0, the mean."""
         B, T, bins = x.shape
         draw = torch.Generator().manual_seed(seed)

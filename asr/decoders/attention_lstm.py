@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from asr.batch import mask
-from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight, inputs
+from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight
 from asr.decoders.ctc import CTCHead
 from asr.decoders.decoder import AttentionDecoder, State
 from asr.decoders.location_attention import LocationAttention
-from asr.kernels.linear import Linear
-from asr.layers import dropout, flatten, initialise
+from asr.kernels.linear import Linear, xavier
+from asr.layers import dropout, flatten, initialise, inputs, lstm_start, lstm_step
 from asr.loss import Loss
 
 
@@ -75,11 +75,8 @@ class AttentionLSTM(AttentionDecoder):
     def _initialise(self) -> None:
         """As an LSTM's: orthogonal recurrent weights per gate, forget bias 1."""
         width = self.width
-        nn.init.xavier_uniform_(self.readout.weight)
-        nn.init.zeros_(self.readout.bias)
-        for weight in self.token_gates.weight.data.chunk(4):
-            nn.init.xavier_uniform_(weight)
-        nn.init.zeros_(self.token_gates.bias)
+        xavier(self.readout)
+        xavier(self.token_gates, parts=4)
         nn.init.ones_(self.token_gates.bias[width : 2 * width])
         if self.upper is not None:
             initialise(self.upper, 1.0)
@@ -124,8 +121,8 @@ class AttentionLSTM(AttentionDecoder):
         """(B, S, D), (B,) -> zero states, and the encoder's keys; as ``start`` asks."""
         cache = self.attention.initial_cache(encoded)
         if self.upper is not None:
-            zeros = encoded.new_zeros(len(encoded), self.upper.num_layers, self.width)
-            cache |= {"upper_hidden": zeros, "upper_cell": zeros}
+            upper = lstm_start(self.upper, len(encoded))
+            cache |= {f"upper_{name}": value for name, value in upper.items()}
         return State(self._memory(encoded, lengths), cache)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
@@ -134,16 +131,11 @@ class AttentionLSTM(AttentionDecoder):
         after = self.attention(self._token_gates(tokens), memory, cache)
         x = after["output"]
         if self.upper is not None:
-            before = tuple(
-                cache[name].transpose(0, 1).contiguous() for name in ("upper_hidden", "upper_cell")
-            )
+            before = {name: cache[f"upper_{name}"] for name in ("hidden", "cell")}
             with torch.autocast(x.device.type, enabled=False):  # as in training
-                y, (hidden, cell) = self.upper(x[:, None].float(), before)
-            after["upper_hidden"], after["upper_cell"] = (
-                hidden.transpose(0, 1),
-                cell.transpose(0, 1),
-            )
-            x = torch.cat([y[:, 0], x[:, self.width :]], dim=1)
+                y, upper = lstm_step(self.upper, x.float(), before)
+            after |= {f"upper_{name}": value for name, value in upper.items()}
+            x = torch.cat([y, x[:, self.width :]], dim=1)
         return self.head(self._readout(x)), State(memory, after)
 
     def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:

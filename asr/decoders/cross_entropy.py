@@ -1,35 +1,23 @@
 """What attention decoders are trained with: teacher forcing and a smoothed cross-entropy."""
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from asr.batch import BLANK, EOS, mask
-from asr.kernels.linear import Linear
+from asr.batch import BLANK
+from asr.layers import TokenOutput, targets
 from asr.loss import Term
 
 IGNORED = -100  # the target of a position that does not exist
 
 
-class CrossEntropyHead(nn.Module):
-    """A linear layer to all tokens but BLANK, which a seq2seq decoder never emits."""
+class CrossEntropyHead(TokenOutput):
+    """An output layer with its loss; a seq2seq decoder never emits BLANK."""
 
     def __init__(self, width: int, vocabulary: int, *, label_smoothing: float) -> None:
-        super().__init__()
-        if vocabulary < 3:
-            raise ValueError(f"a vocabulary of {vocabulary}; BLANK, EOS and one token are needed")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing {label_smoothing} is not in [0, 1)")
-        self.width, self.vocabulary = width, vocabulary
+        super().__init__(width, vocabulary)
         self.label_smoothing = label_smoothing
-        self.output = Linear(width, vocabulary - 1)
-        nn.init.xavier_uniform_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., V) float32 log-probabilities, that of BLANK -inf."""
-        log_probs = self.output(x).float().log_softmax(-1)
-        return F.pad(log_probs, (BLANK + 1, 0), value=-torch.inf)
 
     def loss(
         self, x: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor, weight: float
@@ -54,22 +42,6 @@ class CrossEntropyHead(nn.Module):
             label_smoothing=smoothing * tokens_but_blank / (tokens_but_blank - 1),
         )
         return Term(total, ((token_lengths + 1) * there).sum(), weight)
-
-    def flops(self, time: int) -> int:
-        """FLOPs of ``time`` positions."""
-        return 2 * self.width * (self.vocabulary - 1) * time
-
-
-def inputs(tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """(B, U), (B,) -> (B, U + 1): EOS, then the tokens; BLANK beyond them."""
-    tokens = tokens.masked_fill(~mask(token_lengths, tokens.shape[1]), BLANK)
-    return F.pad(tokens, (1, 0), value=EOS)
-
-
-def targets(tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """(B, U), (B,) -> (B, U + 1): the tokens, then EOS; BLANK beyond it."""
-    tokens = F.pad(tokens.masked_fill(~mask(token_lengths, tokens.shape[1]), BLANK), (0, 1))
-    return tokens.scatter(1, token_lengths[:, None], EOS)
 
 
 def check_ctc_weight(weight: float) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from asr.batch import BLANK, mask
 from asr.decoders.decoder import Decoder
-from asr.kernels.linear import Linear
+from asr.kernels.linear import Linear, xavier
 from asr.layers import dropout
 from asr.loss import Loss, Term
 
@@ -20,8 +20,7 @@ class CTCHead(nn.Module):
         super().__init__()
         self.dim, self.vocabulary = dim, vocabulary
         self.output = Linear(dim, vocabulary)
-        nn.init.xavier_uniform_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        xavier(self.output)
 
     def forward(self, encoded: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, V) float32 log-probabilities."""

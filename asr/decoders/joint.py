@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from asr.batch import BLANK, EOS
-from asr.kernels.linear import Linear
+from asr.kernels.linear import Linear, xavier
 from asr.kernels.torchaudio_functional import rnnt_loss
 
 # Elements of the largest tensor of a group of utterances, which are computed together: 4 MB, what
@@ -35,10 +35,7 @@ class Joint(nn.Module):
         self.encoder = Linear(dim, joint, bias=False)
         self.prediction = Linear(width, joint)
         self.output = Linear(joint, vocabulary - 1)
-        for layer in (self.encoder, self.prediction, self.output):
-            nn.init.xavier_uniform_(layer.weight)
-        for layer in (self.prediction, self.output):
-            nn.init.zeros_(layer.bias)
+        xavier(self.encoder, self.prediction, self.output)
 
     def forward(self, frames: Tensor, predictions: Tensor) -> Tensor:
         """(..., J), (..., J) -> (..., V) log-probabilities, that of EOS -inf."""

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import BLANK, Cache
-from asr.kernels.linear import Linear
-from asr.layers import dropout, flatten, initialise
+from asr.kernels.linear import Linear, xavier
+from asr.layers import dropout, flatten, initialise, lstm_start, lstm_step
 
 
 class LSTMPrediction(nn.Module):
@@ -30,20 +30,12 @@ class LSTMPrediction(nn.Module):
         return dropout(y, self.dropout, self.training)
 
     def begin(self, rows: int) -> Cache:
-        """Zeros: ``hidden`` and ``cell`` of (N, layers, width)."""
-        zeros = self.embedding.weight.new_zeros(rows, self.lstm.num_layers, self.width)
-        return {"hidden": zeros, "cell": zeros}
+        """Zeros; see ``lstm_start``."""
+        return lstm_start(self.lstm, rows)
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """(N,) last tokens -> (N, width), next state."""
-        x, states = self.embedding(tokens), []
-        # torch's cell: the fused kernel of whole sequences takes twice its time for one step.
-        for layer, weights in enumerate(self.lstm.all_weights):
-            before = cache["hidden"][:, layer], cache["cell"][:, layer]
-            x, cell = torch.lstm_cell(x, before, *weights)
-            states.append((x, cell))
-        hidden, cell = (torch.stack(state, dim=1) for state in zip(*states, strict=True))
-        return x, {"hidden": hidden, "cell": cell}
+        return lstm_step(self.lstm, self.embedding(tokens), cache)
 
     def flops(self, steps: int) -> int:
         """FLOPs of ``steps`` tokens."""
@@ -62,8 +54,7 @@ class StatelessPrediction(nn.Module):
         # Before the first token there is BLANK, whose vector is and remains zero.
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=BLANK)
         self.convolution = Linear(context * width, width)
-        nn.init.xavier_uniform_(self.convolution.weight)
-        nn.init.zeros_(self.convolution.bias)
+        xavier(self.convolution)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, U) tokens, EOS first -> (B, U, width), each given ``context`` up to its own."""

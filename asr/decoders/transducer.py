@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from asr.batch import Cache
-from asr.decoders.cross_entropy import check_ctc_weight, inputs
+from asr.decoders.cross_entropy import check_ctc_weight
 from asr.decoders.ctc import CTCHead
 from asr.decoders.decoder import TransducerDecoder
 from asr.decoders.joint import Joint
 from asr.decoders.prediction import LSTMPrediction, StatelessPrediction
+from asr.layers import inputs
 from asr.loss import Loss, Term
 
 CONTEXT = 2  # tokens that a stateless prediction network sees, where nothing else is said

@@ -7,11 +7,19 @@ from torch import Tensor, nn
 
 from asr.batch import mask
 from asr.decoders.ancestry import make_room, unseen, with_newest
-from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight, inputs
+from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight
 from asr.decoders.ctc import CTCHead
 from asr.decoders.decoder import AttentionDecoder, State
 from asr.kernels.linear import Linear
-from asr.layers import CrossAttention, FeedForward, SelfAttention, dropout, modules, rotation
+from asr.layers import (
+    CrossAttention,
+    FeedForward,
+    SelfAttention,
+    dropout,
+    inputs,
+    modules,
+    rotation,
+)
 from asr.loss import Loss
 
 FEEDFORWARD = 4  # inner width of the feed-forward, in multiples of width (Vaswani et al. 2017)

@@ -167,7 +167,7 @@ class RecurrentStack(Stack):
         for layer in time_reduction:
             if not 1 <= layer <= layers:
                 raise ValueError(f"time_reduction after layer {layer}, of {layers} layers")
-        blocks = (
+        blocks = [
             RecurrentBlock(
                 dim,
                 kind=self.kind,
@@ -178,7 +178,7 @@ class RecurrentStack(Stack):
                 reduce=layer in time_reduction,
             )
             for layer in range(1, layers + 1)
-        )
+        ]
         super().__init__(num_mels, blocks, dim=dim, channels=channels)
 
 

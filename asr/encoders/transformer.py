@@ -1,6 +1,6 @@
 """Transformer encoder: pre-norm, rotary positions; full, causal or chunked attention."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -93,16 +93,18 @@ def transformer_blocks(
     feedforward: int,
     dropout: float,
     sinusoidal: bool = False,
-) -> Iterator[Block]:
+) -> list[Block]:
     """The input's dropout, then layers; before the second one a gate, if there is a memory.
 
     ``attention`` makes that of a layer, from 0 up; ``feedforward`` is in multiples of ``dim``.
     """
-    yield Input(dim, dropout=dropout, sinusoidal=sinusoidal)
+    blocks: list[Block] = [Input(dim, dropout=dropout, sinusoidal=sinusoidal)]
     for layer in range(layers):
         if memory and layer == 1:
-            yield Gate(dim, memory)
-        yield TransformerBlock(dim, attention(layer), inner=feedforward * dim, dropout=dropout)
+            blocks.append(Gate(dim, memory))
+        inner = feedforward * dim
+        blocks.append(TransformerBlock(dim, attention(layer), inner=inner, dropout=dropout))
+    return blocks
 
 
 class Input(Block):

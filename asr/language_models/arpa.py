@@ -1,4 +1,4 @@
-"""ARPA files: back-off n-gram models as text, as KenLM, SRILM and others write and read them.
+"""ARPA files: back-off n-gram models as text, as KenLM, SRILM and others write them.
 
 Words are the pieces of a tokenizer (see ``Tokenizer.pieces``), which were separated by spaces in
 the text that the model was estimated from. Logarithms in the file are to the base 10.
@@ -13,17 +13,14 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from asr.batch import EOS, UNKNOWN
-from asr.files import write as write_file
 from asr.language_models.backoff import START, Grams, find
 
 logger = logging.getLogger(__name__)
 
-LOG_ZERO = -99.0  # how a probability of 0 is written
 LOG_10 = math.log(10)
 SIZE = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)")  # n-grams of an order
 
@@ -78,25 +75,6 @@ def read(path: Path, pieces: Sequence[str]) -> list[Grams]:
     return orders
 
 
-def write(path: Path, orders: Sequence[Grams], pieces: Sequence[str]) -> None:
-    """Writes an ARPA file; gzip if the name ends in ``.gz``.
-
-    Raises:
-        ValueError: pieces that the format cannot tell apart.
-        OSError: the file cannot be written.
-    """
-    words = [word.decode() for word in _words(pieces)]
-
-    def fill(file: BinaryIO) -> None:
-        if path.suffix == ".gz":
-            with gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed:
-                packed.writelines(line.encode() for line in _lines(orders, words))
-        else:
-            file.writelines(line.encode() for line in _lines(orders, words))
-
-    write_file(path, fill)
-
-
 def _words(pieces: Sequence[str]) -> list[bytes]:
     """What stands for each token in the file."""
     words = [b"<s>", b"</s>", b"<unk>", *(piece.encode() for piece in pieces[UNKNOWN + 1 :])]
@@ -113,26 +91,6 @@ def _words(pieces: Sequence[str]) -> list[bytes]:
                 "cannot tell them apart; normalise the texts"
             )
     return words
-
-
-def _lines(orders: Sequence[Grams], words: list[str]) -> Iterator[str]:
-    yield "\\data\\\n"
-    for n, grams in enumerate(orders, 1):
-        yield f"ngram {n}={len(grams.token)}\n"
-    texts = [""]
-    for n, grams in enumerate(orders, 1):
-        yield f"\n\\{n}-grams:\n"
-        rows = zip(grams.context.tolist(), grams.token.tolist(), strict=True)
-        texts = [f"{texts[context]} {words[token]}".lstrip(" ") for context, token in rows]
-        log_probs = np.maximum(grams.log_prob / LOG_10, LOG_ZERO).tolist()
-        if n == len(orders):
-            for log_prob, text in zip(log_probs, texts, strict=True):
-                yield f"{log_prob:.8g}\t{text}\n"
-            continue
-        log_backoffs = (grams.log_backoff / LOG_10).tolist()
-        for log_prob, text, log_backoff in zip(log_probs, texts, log_backoffs, strict=True):
-            yield f"{log_prob:.8g}\t{text}\t{log_backoff:.8g}\n"
-    yield "\n\\end\\\n"
 
 
 def _parse(path: Path, file: Iterable[bytes], ids: dict[bytes, int]) -> list[Section]:

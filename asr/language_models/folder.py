@@ -1,22 +1,25 @@
-"""A language model's folder: what it is, its tokens and its weights. No pickle."""
+"""A language model's folder: what it is, its tokens and its weights."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialised
 
 from asr.config.strict_yaml import Component, read_component
-from asr.files import check_format, new_folder, write_all
 from asr.language_models import LANGUAGE_MODELS, LanguageModel
+from asr.model_folder import (
+    FORMAT,
+    WEIGHTS,
+    find_folder,
+    read_description,
+    read_weights,
+    write_folder,
+)
 from asr.text.tokenizers import Tokenizer, restore
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "language_model.json"
-FORMAT = 2  # of these folders; 1 had no number
+DESCRIPTION = "language_model.json"
 
 
 @dataclass
@@ -38,36 +41,14 @@ class TrainedLanguageModel:
 
 
 def save_language_model(trained: TrainedLanguageModel, folder: Path) -> None:
-    """Writes the folder; a kill at any moment leaves the old files or the new ones."""
+    """Writes the folder; see ``write_folder``."""
     description = {
         "format": FORMAT,
         "language_model": trained.component.tree(),
         "tokenizer": trained.tokenizer.state(),
         "normaliser": trained.normaliser,
     }
-    state = {k: v.detach().cpu().contiguous() for k, v in trained.model.state_dict().items()}
-    with new_folder(folder):
-        write_all(
-            {
-                folder / DESCRIPTION: json.dumps(description, indent=1),
-                folder / WEIGHTS: serialised(state, {"summary": json.dumps(trained.summary)}),
-            }
-        )
-
-
-def find_language_model(path: str | Path) -> Path:
-    """The folder itself, or the best one of a run.
-
-    Raises:
-        ValueError: there is none.
-    """
-    path = Path(path)
-    for folder in (path, path / "best", path / "last"):
-        if (folder / DESCRIPTION).is_file() and (folder / WEIGHTS).is_file():
-            return folder
-    if not path.exists():
-        raise ValueError(f"{path}: no such language model or run folder; check the path")
-    raise ValueError(f"{path} holds no language model ({DESCRIPTION} and {WEIGHTS})")
+    write_folder(folder / DESCRIPTION, description, trained.model, trained.summary)
 
 
 def load_language_model(
@@ -83,34 +64,25 @@ def load_language_model(
     Raises:
         ValueError: none there, or its files are damaged or do not fit together.
     """
-    folder = find_language_model(path)
-    where = folder / DESCRIPTION
-    try:
-        described = json.loads(where.read_text(encoding="utf-8"))
-        check_format(where, FORMAT, described)
+    path = Path(path)
+    folder = find_folder(path, DESCRIPTION)
+    if folder is None and not path.exists():
+        raise ValueError(f"{path}: no such language model or run folder; check the path")
+    if folder is None:
+        raise ValueError(f"{path} holds no language model ({DESCRIPTION} and {WEIGHTS})")
+
+    def build(described: dict[str, Any]) -> TrainedLanguageModel:
         component = read_component(
             LANGUAGE_MODELS, described["language_model"], "language_model", 1, allow_code
         )
         tokenizer, normaliser = restore(described["tokenizer"]), described["normaliser"]
-        model: LanguageModel = component(tokenizer.vocabulary_size)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{where} is damaged ({why}); restore it or train again") from None
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            summary = json.loads((file.metadata() or {}).get("summary", "{}"))
-        model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, OSError, json.JSONDecodeError) as error:
-        lines = str(error).splitlines()
-        why = lines[1].strip() if "loading state_dict" in lines[0] else lines[0]
-        raise ValueError(
-            f"{folder / WEIGHTS} is damaged or belongs to another model ({why:.200}); "
-            "restore the file or train again"
-        ) from None
-    return TrainedLanguageModel(model.to(device).eval(), component, tokenizer, normaliser, summary)
+        model = component(tokenizer.vocabulary_size)
+        return TrainedLanguageModel(model, component, tokenizer, normaliser)
+
+    trained = read_description(folder / DESCRIPTION, build)
+    trained.summary = read_weights(folder, trained.model)
+    trained.model.to(device).eval()
+    return trained
 
 
 def check_tokens(trained: TrainedLanguageModel, state: Mapping[str, str], path: str | Path) -> None:

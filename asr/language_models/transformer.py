@@ -6,8 +6,18 @@ from torch import Tensor, nn
 
 from asr.batch import Cache
 from asr.language_models.language_model import LanguageModel
-from asr.language_models.output import Output, read
-from asr.layers import FeedForward, SelfAttention, attend, dropout, modules, rotate, rotation
+from asr.layers import (
+    FeedForward,
+    SelfAttention,
+    TokenOutput,
+    attend,
+    dropout,
+    inputs,
+    modules,
+    rotate,
+    rotation,
+    targets,
+)
 
 FEEDFORWARD = 4  # inner width of the feed-forward, in multiples of width
 ROOM = 16  # tokens, at least, for which a growing cache makes room
@@ -38,7 +48,7 @@ class Transformer(LanguageModel):
         self.embedding = nn.Embedding(vocabulary, width)
         self.layers = modules(Layer(width, heads=heads, dropout=dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.output = Output(width, vocabulary)
+        self.output = TokenOutput(width, vocabulary)
 
     def start(self, rows: int) -> Cache:
         """Keys and values ``past.i`` of each layer, (N, P, 2, H, d), and (N,) tokens ``read``."""
@@ -68,18 +78,17 @@ class Transformer(LanguageModel):
 
     def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """(B, U), (B,) -> (B, U + 1); see ``LanguageModel.log_probs``."""
-        inputs, targets = read(tokens, lengths)
-        places = torch.arange(inputs.shape[1], device=inputs.device)
+        places = torch.arange(tokens.shape[1] + 1, device=tokens.device)
         factors = rotation(places, self.width // self.heads)
-        x = dropout(self.embedding(inputs), self.dropout, self.training)
+        x = dropout(self.embedding(inputs(tokens, lengths)), self.dropout, self.training)
         for layer in self.layers:
             x = layer(x, factors)
-        return self.output.of(self.norm(x), targets)
+        return self.output.of(self.norm(x), targets(tokens, lengths))
 
     def flops(self, lengths: list[int]) -> int:
         """Products of attention, feed-forward and output layer; see ``LanguageModel.flops``."""
         return sum(
-            sum(layer.flops(time) for layer in self.layers) + time * self.output.flops()
+            sum(layer.flops(time) for layer in self.layers) + self.output.flops(time)
             for time in lengths
         )
 

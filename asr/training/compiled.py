@@ -16,7 +16,7 @@ from asr.encoders.recurrent import RecurrentBlock
 from asr.encoders.stack import Stack
 from asr.layers import Rotary
 from asr.metering.meter import Ledger
-from asr.model import Filled, SpeechModel
+from asr.model import Padded, SpeechModel
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ SLACK = 4  # frames that rounding, of durations and of resampled lengths, may ma
 
 
 class Shape(NamedTuple):
-    """What a batch is filled up to: utterances, feature frames, tokens."""
+    """What a batch is padded to: utterances, feature frames, tokens."""
 
     rows: int
     frames: int
@@ -67,9 +67,9 @@ class Shapes:
         # At least these, and at most those, are the frames of each utterance.
         fewest = [length / fast / hop_seconds - SLACK for length in seconds]
         last = longest / slow / hop_seconds + SLACK
-        frames, ladder = last, [_whole(last, FRAMES)]
+        frames, ladder = last, [pad_to_multiple(last, FRAMES)]
         while (frames := frames / STEP) > shortest / fast / hop_seconds:
-            ladder.append(_whole(frames, FRAMES))
+            ladder.append(pad_to_multiple(frames, FRAMES))
         self.all: list[Shape] = []
         below = 0
         for frames in sorted(set(ladder)):
@@ -77,7 +77,7 @@ class Shapes:
             least = max(shortest, (below - SLACK) * hop_seconds * slow)
             rows = max(1, min(len(seconds), int(max_batch_seconds / least)))
             tokens = max(n for n, few in zip(num_tokens, fewest, strict=True) if few <= frames)
-            self.all.append(Shape(rows, frames, _whole(tokens, TOKENS)))
+            self.all.append(Shape(rows, frames, pad_to_multiple(tokens, TOKENS)))
             below = frames
 
     def of(self, rows: int, frames: int, tokens: int) -> Shape:
@@ -87,7 +87,7 @@ class Shapes:
                 return shape
         raise AssertionError(f"no shape for {rows} x {frames} x {tokens} in {self.all}")
 
-    def fill(self, given: Filled) -> Filled:
+    def pad(self, given: Padded) -> Padded:
         """Features and tokens of a batch, padded to its shape; see ``SpeechModel.forward``."""
         x, frames, tokens, token_lengths = given
         shape = self.of(len(x), x.shape[1], tokens.shape[1])
@@ -100,7 +100,7 @@ class Shapes:
         )
 
 
-def _whole(number: float, size: int) -> int:
+def pad_to_multiple(number: float, size: int) -> int:
     """The next multiple of ``size``, at least one."""
     return max(1, math.ceil(number / size)) * size
 

@@ -166,8 +166,8 @@ class SpeechModule(Task):
             lengths,
             batch.tokens,
             batch.token_lengths,
-            lambda x, frames: augmentation.cover(x, frames, number + 1),
-            self.shapes.fill if self.shapes is not None else None,
+            lambda x, frames: augmentation.spec_augment(x, frames, number + 1),
+            self.shapes.pad if self.shapes is not None else None,
         )
         self.computed, self._frames = filled, frames
         return loss

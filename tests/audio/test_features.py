@@ -107,9 +107,9 @@ def test_masks_are_bands_within_their_bounds_and_repeat_with_the_seed():
     augmentation = Augmentation(
         frequency_masks=1, frequency_width=0.25, time_masks=1, time_width=0.1
     )
-    covered = augmentation.cover(x, lengths, seed=5)
-    assert torch.equal(covered, augmentation.cover(x, lengths, seed=5))
-    assert not torch.equal(covered, augmentation.cover(x, lengths, seed=6))
+    covered = augmentation.spec_augment(x, lengths, seed=5)
+    assert torch.equal(covered, augmentation.spec_augment(x, lengths, seed=5))
+    assert not torch.equal(covered, augmentation.spec_augment(x, lengths, seed=6))
     for row, length in zip(covered, lengths, strict=True):
         bins, frames = (row == 0).all(0), (row == 0).all(1)
         assert bins.sum() <= 0.25 * 40 + 1

@@ -9,9 +9,10 @@ import torch
 
 from asr.batch import BLANK, EOS
 from asr.decoders import DECODERS, AttentionLSTM
-from asr.decoders.cross_entropy import CrossEntropyHead, inputs, targets
+from asr.decoders.cross_entropy import CrossEntropyHead
 from asr.decoders.ctc import CTCHead, frames_needed
 from asr.decoders.location_attention import LocationAttention, lstm_cell
+from asr.layers import inputs, targets
 from asr.loss import Loss, Term
 from tests import tiny
 

@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from asr.batch import BLANK, EOS
 from asr.decoders import Transducer, joint
-from asr.decoders.cross_entropy import inputs
 from asr.decoders.joint import Joint, groups
+from asr.layers import inputs
 from tests import tiny
 
 NAMES = tiny.TRANSDUCERS

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load, save
 
 from asr.batch import BLANK, EOS, UNKNOWN
-from asr.language_models import arpa
 from asr.language_models.kneser_ney import FALLBACK, estimate
 from asr.language_models.ngram import NGram
+from tests import arpa_writer
 
 PIECES = ["<blank>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz"]
 
@@ -316,6 +316,6 @@ def test_texts_that_cannot_be_counted_are_refused(sentences, message):
 
 def test_the_file_has_the_order_of_the_model(tmp_path):
     path = tmp_path / "bigram.arpa"
-    arpa.write(path, estimate(random_sentences(12, 30), 12, 2), PIECES[:12])
+    arpa_writer.write(path, estimate(random_sentences(12, 30), 12, 2), PIECES[:12])
     with pytest.raises(ValueError, match="order is 5, but .* is of order 2: set order to 2"):
         NGram(12, arpa=str(path)).fit([], PIECES[:12])

@@ -59,7 +59,7 @@ def test_every_batch_has_a_shape_at_any_speed_and_shapes_are_few(corpus):
 def test_a_larger_batch_holds_the_same_and_else_nothing():
     encoded, lengths, tokens, token_lengths = utterances()
     shapes = Shapes([0.1, 0.15, 0.2, 2.0], [9, 3, 5, 30], 8.0, [1.0], 0.01)
-    filled = shapes.fill((encoded, lengths, tokens, token_lengths))
+    filled = shapes.pad((encoded, lengths, tokens, token_lengths))
     shape = shapes.of(*encoded.shape[:2], tokens.shape[1])
     assert filled[0].shape == (shape.rows, shape.frames, encoded.shape[2])
     assert filled[2].shape == (shape.rows, shape.tokens)
