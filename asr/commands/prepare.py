@@ -50,7 +50,7 @@ def prepare(arguments: list[str]) -> int:
         unknown = word.startswith("--") and word.partition("=")[0] not in of_corpus
         if unknown and options.nearest(word):
             options.error(f"unrecognized arguments: {word}")
-    tree = strict_yaml.override({}, rest, schema=None)
+    tree = strict_yaml.override({}, rest, CORPORA[name])
     corpus = strict_yaml.read_component(CORPORA, {"class_path": name, "init_args": tree}, name)()
     result: dict[str, Any] = writer.prepare(corpus, **given)
     print(prepared(result))

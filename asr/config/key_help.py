@@ -3,15 +3,13 @@
 import dataclasses
 import inspect
 import textwrap
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import docstring_parser
 
-from asr.config.strict_yaml import groups, nested
+from asr.config.strict_yaml import groups, nested, type_hints, type_name
 
 
 def describe(schema: type) -> str:
@@ -52,13 +50,13 @@ def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list
     texts = [inspect.cleandoc(t) for t in (kind.__doc__, kind.__init__.__doc__) if t]  # type: ignore[misc]
     found = [p for text in texts for p in docstring_parser.parse(text).params]
     meanings = {p.arg_name: " ".join((p.description or "").split()) for p in found}
-    hints = typing.get_type_hints(kind if dataclasses.is_dataclass(kind) else kind.__init__)  # type: ignore[misc]
+    hints = type_hints(kind)
     lines = [f"  {title}"] if title else []
     inner = {} if dataclasses.is_dataclass(kind) else groups(kind)
     for p in parameters:
         if not nested(kind, p.name):
             default = "required" if p.default is p.empty else _shown(_default(kind, p))
-            head = f"--{prefix}{p.name} ({_type_name(hints[p.name])}, {default})"
+            head = f"--{prefix}{p.name} ({type_name(hints[p.name])}, {default})"
             meaning = meanings.get(p.name, "").replace("``", "")
             lines += textwrap.wrap(
                 f"{head}  {meaning}",
@@ -71,27 +69,6 @@ def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list
             if p.name in inner:
                 lines += _keys(inner[p.name], f"{prefix}{p.name}.")
     return lines
-
-
-TYPE_NAMES = {int: "integer", float: "number", str: "text", bool: "true | false", Path: "path"}
-
-
-def _type_name(kind: Any) -> str:
-    """A type in a reader's words."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return " | ".join(map(str, inner))
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join("null" if k is type(None) else _type_name(k) for k in inner)
-    if origin is tuple and inner[-1] is not Ellipsis:
-        return f"[{', '.join(map(_type_name, inner))}]"
-    if origin is dict:
-        return "mapping"
-    if origin is list and typing.get_origin(inner[0]) in (typing.Union, types.UnionType):
-        return f"list of {_type_name(inner[0])}"
-    if origin is not None:
-        return f"list of {_type_name(inner[0])}s"
-    return TYPE_NAMES.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def _shown(value: Any) -> str:

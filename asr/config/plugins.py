@@ -2,9 +2,9 @@
 
 import importlib
 import inspect
-import os
-import sys
 from typing import Any, Literal
+
+from asr.config.strict_yaml import class_and_arguments, import_module
 
 Spec = str | dict[str, Any]  # a class, or {class_path, init_args}
 Kind = Literal["Logger", "Callback", "Profiler"]
@@ -39,22 +39,12 @@ def find(kind: Kind, spec: Spec, where: str) -> tuple[type, dict[str, Any]]:
     Raises:
         ValueError: no such class, or an argument that it does not have.
     """
-    tree = {"class_path": spec} if isinstance(spec, str) else spec
-    given = tree.get("init_args") or {}
-    if not set(tree) <= {"class_path", "init_args"} or not isinstance(given, dict):
-        raise ValueError(f"{where}: expects class_path and init_args, got {tree!r}")
-    path = tree.get("class_path")
-    if not isinstance(path, str):
-        raise ValueError(f"{where}.class_path is missing")
+    path, given = class_and_arguments(spec, where)
+    if not isinstance(given, dict):
+        raise ValueError(f"{where}: expects class_path and init_args, got {spec!r}")
     family = importlib.import_module(f"lightning.pytorch.{kind.lower()}s")
     module, _, name = path.rpartition(".")
-    sys.path.insert(0, os.getcwd())
-    try:
-        place = importlib.import_module(module) if module else family
-    except ImportError as error:
-        raise ValueError(f"{where}.class_path {path}: {error}") from None
-    finally:
-        sys.path.pop(0)
+    place = import_module(module, f"{where}.class_path {path}") if module else family
     found = getattr(place, name, getattr(place, name + kind, None))
     if not (isinstance(found, type) and issubclass(found, getattr(family, kind))):
         raise ValueError(

@@ -14,12 +14,13 @@ import itertools
 import os
 import re
 import sys
+import types
 import typing
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -152,7 +153,7 @@ def _beside(value: Any, folder: Path) -> Any:
     return value
 
 
-def override(tree: Tree, arguments: Sequence[str], schema: type | None) -> Tree:
+def override(tree: Tree, arguments: Sequence[str], schema: type) -> Tree:
     """Applies ``--key.path value`` pairs to a tree; ``--key=value`` is the same.
 
     A value that ends in .yaml is a file whose content replaces the whole branch. The name of a
@@ -167,10 +168,6 @@ def override(tree: Tree, arguments: Sequence[str], schema: type | None) -> Tree:
         if text is None or text.startswith("--"):
             raise ValueError(f"{key} expects a value")
         keys = key[2:].replace("-", "_").split(".")
-        if yaml.reader.Reader.NON_PRINTABLE.search(text):
-            value: Any = Path(text)  # of a name that is not UTF-8, which is no YAML
-        else:
-            value = load_file(text) if text.endswith(".yaml") else load_yaml(text, key)
         branch: Tree = tree
         place: Any = schema
         for at, name in enumerate(keys[:-1]):
@@ -182,6 +179,12 @@ def override(tree: Tree, arguments: Sequence[str], schema: type | None) -> Tree:
                     branch, name = _section(branch, name, key), "init_args"
             branch, place = _section(branch, name, key), field and field.type
         field = _field(place, keys[-1])
+        if yaml.reader.Reader.NON_PRINTABLE.search(text):
+            value: Any = Path(text)  # of a name that is not UTF-8, which is no YAML
+        else:
+            value = load_file(text) if text.endswith(".yaml") else load_yaml(text, key)
+        if field and field.type in (str, str | None) and isinstance(value, int | float):
+            value = text  # 007 stays 007
         branch[keys[-1]] = _named(field, value, key) if field else value
     return tree
 
@@ -235,7 +238,7 @@ def read(schema: type, tree: Tree, path: str = "") -> Any:
     found: Tree = {}
     rest = dict(tree)
     for field in (field for field in dataclasses.fields(schema) if field.name in tree):
-        where = f"{path}.{field.name}".lstrip(".")
+        where = _at(path, field.name)
         if "read" in field.metadata:  # what reads such a field: (tree, path) -> value
             found[field.name] = field.metadata["read"](rest.pop(field.name), where)
         elif "table" in field.metadata:
@@ -246,6 +249,10 @@ def read(schema: type, tree: Tree, path: str = "") -> Any:
             assert isinstance(field.type, type)
             found[field.name] = read(field.type, rest.pop(field.name), where)
     return schema(**_typed(schema, rest, path, given=found))
+
+
+def _at(path: str, name: str) -> str:
+    return f"{path}.{name}".lstrip(".")
 
 
 def read_component(
@@ -267,13 +274,38 @@ def read_component(
     Raises:
         ValueError: no such class, or a key of it is wrong; names the path.
     """
+    name, init_args = class_and_arguments(tree, path, f"; shipped: {', '.join(table)}")
+    kind = _find(table, name, path, allow_code)
+    return Component(kind, _typed(kind, init_args, path, positional))
+
+
+def class_and_arguments(tree: Any, path: str, choices: str = "") -> tuple[str, Tree]:
+    """``{class_path, init_args}``, or a class alone -> (class_path, init_args).
+
+    Raises:
+        ValueError: the tree is neither; names the path, and the choices if no class is named.
+    """
     tree = {"class_path": tree} if isinstance(tree, str) else tree
     if not isinstance(tree, dict) or not set(tree) <= {"class_path", "init_args"}:
         raise ValueError(f"{path}: expects class_path and init_args, got {tree!r}")
     if not isinstance(tree.get("class_path"), str):
-        raise ValueError(f"{path}.class_path is missing; shipped: {', '.join(table)}")
-    kind = _find(table, tree["class_path"], path, allow_code)
-    return Component(kind, _typed(kind, tree.get("init_args") or {}, path, positional))
+        raise ValueError(f"{path}.class_path is missing{choices}")
+    return tree["class_path"], tree.get("init_args") or {}
+
+
+def import_module(module: str, where: str) -> types.ModuleType:
+    """Imports a module, which may be in the working directory.
+
+    Raises:
+        ValueError: it cannot be imported; names ``where``.
+    """
+    sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{where}: {error}") from None
+    finally:
+        sys.path.pop(0)
 
 
 def _find(table: Mapping[str, type], name: str, path: str, allow_code: bool) -> type:
@@ -288,13 +320,8 @@ def _find(table: Mapping[str, type], name: str, path: str, allow_code: bool) -> 
             "trust it, --allow-code imports the class from the working directory"
         )
     module, _, short = name.rpartition(".")
-    try:
-        sys.path.insert(0, os.getcwd())
-        kind = getattr(importlib.import_module(module), short) if module else None
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{path}.class_path {name}: {error}") from None
-    finally:
-        sys.path.pop(0)
+    where = f"{path}.class_path {name}"
+    kind = getattr(import_module(module, where), short, None) if module else None
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(
             f"{path}.class_path {name!r} is no {base.__name__}; shipped: {', '.join(table)}; "
@@ -321,35 +348,44 @@ def _typed(
         tree = {key: value for key, value in tree.items() if key not in given}
     for key in tree:
         if key not in parameters:
-            where = f"{path}.{key}".lstrip(".")
-            raise ValueError(f"{where}: no such key; {kind.__name__} has {', '.join(parameters)}")
+            known = ", ".join(parameters)
+            raise ValueError(f"{_at(path, key)}: no such key; {kind.__name__} has {known}")
     for name, p in parameters.items():
         if p.default is p.empty and name not in tree and name not in given:
-            raise ValueError(f"{f'{path}.{name}'.lstrip('.')} is missing and has no default")
+            raise ValueError(f"{_at(path, name)} is missing and has no default")
     skip |= {name for name in parameters if name in given or nested(kind, name)}
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(kind, None, skip=skip, fail_untyped=True)
     try:
         values = parser.parse_object(tree).as_dict()
     except ArgumentError as error:
-        raise ValueError(_one_line(error, path)) from None
+        key = re.search(r'Parser key "(\w+)', str(error))[1]  # type: ignore[index]
+        wanted = type_name(type_hints(kind)[key]).replace(" | ", " or ")
+        wanted = {"integer": "an integer", "number": "a number"}.get(wanted, wanted)
+        is_list = isinstance(tree[key], str) and wanted.startswith("list")
+        remedy = f"; write [{tree[key]}]" if is_list else ""
+        raise ValueError(f"{_at(path, key)}: expected {wanted}, got {tree[key]}{remedy}") from None
     for key, value in tree.items():
         if isinstance(value, str) and isinstance(values[key], (int, float)):
-            where = f"{path}.{key}".lstrip(".")
-            raise ValueError(f"{where}: expects a number, got the text {value!r}; drop the quotes")
+            wrong = f"expected a number, got the text {value!r}; drop the quotes"
+            raise ValueError(f"{_at(path, key)}: {wrong}")
     # What the tree does not name keeps the signature's default, nested dataclasses included.
     return {**{k: v for k, v in values.items() if k in tree or not nested(kind, k)}, **given}
 
 
+def type_hints(kind: type) -> dict[str, Any]:
+    """The types of the keys of a section or component."""
+    return typing.get_type_hints(kind if dataclasses.is_dataclass(kind) else kind.__init__)  # type: ignore[misc]
+
+
 def groups(kind: type) -> dict[str, type]:
     """The options of a component that hold options of their own: dataclasses, or null."""
-    found: dict[str, type] = {}
-    for name, hint in typing.get_type_hints(kind.__init__).items():  # type: ignore[misc]
-        for inner in typing.get_args(hint) or (hint,):
-            if dataclasses.is_dataclass(inner):
-                assert isinstance(inner, type)
-                found[name] = inner
-    return found
+    return {
+        name: inner
+        for name, hint in type_hints(kind).items()
+        for inner in typing.get_args(hint) or (hint,)
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner)
+    }
 
 
 def nested(kind: type, name: str) -> bool:
@@ -360,32 +396,24 @@ def nested(kind: type, name: str) -> bool:
     return bool({"table", "read"} & field.metadata.keys()) or dataclasses.is_dataclass(field.type)
 
 
-JARGON = {
-    "int": "an integer",
-    "float": "a number",
-    "str": "text",
-    "bool": "true or false",
-    "NoneType": "null",
-}
+TYPE_NAMES = {int: "integer", float: "number", str: "text", bool: "true | false", type(None): "null"}
 
 
-def _one_line(error: Exception, path: str) -> str:
-    """Jsonargparse's message as ``key.path: what was expected``."""
-    text = re.sub(r"\s+", " ", str(error)).replace("<class '", "").replace("'>", "")
-    found = re.search(r'Parser key "([^"]+)": (.*)', text)
-    if not found:
-        return f"{path}: {text}".lstrip(": ")
-    where = f"{path}.{found[1]}".lstrip(".")
-    said = f"{found[2][0].lower()}{found[2][1:].replace('. Got value:', ', got')}"
-    if union := re.search(r"Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", said):
-        kinds = [JARGON.get(kind, kind) for kind in union[1].split(", ")]
-        said = f"expected {' or '.join(kinds)}, got {union[2]}"
-    elif literal := re.match(r"expected a typing.Literal\[(.*)\](?=, got)", said):
-        said = f"expected {literal[1].replace(', ', ' or ')}{said[literal.end() :]}"
-    elif single := re.match(r"expected an? (\w+)(?=, got)", said):
-        said = f"expected {JARGON.get(single[1], 'a ' + single[1])}{said[single.end() :]}"
-    listed = re.fullmatch(r"expected a list, got (\S+)", said)
-    return f"{where}: {said}" + (f"; write [{listed[1]}]" if listed else "")
+def type_name(kind: Any) -> str:
+    """A type in a reader's words."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return " | ".join(map(str, inner))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(type_name, inner))
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"[{', '.join(map(type_name, inner))}]"
+    if origin is dict:
+        return "mapping"
+    if origin is not None:
+        plural = "" if typing.get_origin(inner[0]) in (typing.Union, types.UnionType) else "s"
+        return f"list of {type_name(inner[0])}{plural}"
+    return TYPE_NAMES.get(kind, getattr(kind, "__name__", str(kind)).lower())
 
 
 def tree_of(value: Any) -> Any:
