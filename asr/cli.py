@@ -17,18 +17,10 @@ from asr.commands.train import train
 from asr.files import ESCAPED
 from asr.items import one_line
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "prepare": prepare,
-    "recipes": recipes,
-    "train": train,
-    "tune-decoding": tune_decoding,
-    "evaluate": evaluate,
-    "transcribe": transcribe,
-    "compare": compare,
-    "study": study,
-    "claims": claims,
-    "doctor": doctor,
-}
+_FUNCTIONS: tuple[Callable[[list[str]], int], ...] = (
+    prepare, recipes, train, tune_decoding, evaluate, transcribe, compare, study, claims, doctor
+)  # fmt: skip
+COMMANDS = {function.__name__.replace("_", "-"): function for function in _FUNCTIONS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(overview())
         return 0
     if not arguments:
-        return fail(f"asr: say what to do: {', '.join(VERBS)} (see: asr --help)")
+        return fail(f"asr: give a verb: {', '.join(VERBS)} (see: asr --help)")
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
         return fail(f"asr {verb}: no such command; choose one of {', '.join(VERBS)}")
@@ -60,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return fail(f"asr {verb}: {one_line(error)}")
     except KeyboardInterrupt:
-        again = "; the same command goes on from the last checkpoint" * (verb in ("train", "study"))
+        again = "; the same command continues from the last checkpoint" * (
+            verb in ("train", "study")
+        )
         return fail(f"asr {verb}: interrupted{again}", status=130)
 
 
@@ -71,7 +65,7 @@ def overview() -> str:
         lines.append(f"  asr {verb:13} {meaning}")
     lines += ["", "For example, from nothing to a comparison:"]
     lines += [f"  {example}" for _, example in VERBS.values()]
-    return "\n".join([*lines, "", "asr VERB --help tells the options of a verb."])
+    return "\n".join([*lines, "", "asr VERB --help lists the options of a verb."])
 
 
 class _Lines(logging.Handler):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from asr.cli import VERBS
-from asr.commands.train import run_options
+from asr.commands.train import split_options, train_options
 from asr.config import shipped, strict_yaml
 from asr.corpora import CORPORA
 from asr.recipe.schema import LanguageModelRecipe, Recipe
@@ -38,7 +38,7 @@ def own_encoder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("arguments", verb("train"), ids=" ".join)
 def test_every_training_command_of_the_readme_is_a_valid_recipe(arguments, own_encoder):
-    _, _, overrides = run_options(arguments[1:])
+    _, overrides = split_options(train_options(), arguments)
     tree = strict_yaml.load_file(shipped.find(arguments[0], "tasks"))
     schema = LanguageModelRecipe if "language_model" in tree else Recipe
     recipe = strict_yaml.read(schema, strict_yaml.override(tree, overrides, schema))
@@ -50,7 +50,7 @@ def test_every_training_command_of_the_readme_is_a_valid_recipe(arguments, own_e
 @pytest.mark.parametrize("arguments", verb("prepare"), ids=" ".join)
 def test_every_preparing_command_of_the_readme_names_options_that_exist(arguments):
     own = {"output", "sample_rate", "normaliser", "alphabet"}
-    tree = strict_yaml.override({}, arguments[1:], schema=None)
+    tree = strict_yaml.override({}, arguments[1:], CORPORA[arguments[0]])
     options = {key: value for key, value in tree.items() if key not in own}
     component = {"class_path": arguments[0], "init_args": options}
     assert (

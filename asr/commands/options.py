@@ -6,47 +6,65 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-VERBS: dict[str, tuple[str, str]] = {
+VERBS: dict[str, tuple[str, str]] = {  # meaning and example
     "prepare": (
-        "public corpus or your own recordings -> prepared parquet and a preflight report",
+        "Writes a public corpus or your own recordings as parquet, with a preflight report.",
         "asr prepare spoken --output data/spoken",
     ),
     "recipes": (
-        "the recipes that ship: name, what each is, parameters and measured cost",
+        "Lists the recipes that ship, with the parameters and the measured cost of each.",
         "asr recipes encoders",
     ),
     "train": (
-        "recipe -> run folder with checkpoints, ledger and logs; resumes by itself",
+        "Trains the model of a recipe; a run that was interrupted resumes by itself.",
         "asr train spoken --encoder lstm-tiny",
     ),
     "tune-decoding": (
-        "model and validation split -> the search that makes the fewest errors, stored with it",
+        "Finds the search that makes the fewest errors on a split, and stores it with the model.",
         "asr tune-decoding runs/spoken-lstm-tiny-seed1 --trials 20",
     ),
     "evaluate": (
-        "model and split -> WER and CER with intervals, real-time factor, hypotheses",
+        "Measures WER and CER with intervals, and the real-time factor, on a split of a corpus.",
         "asr evaluate runs/spoken-lstm-tiny-seed1 --split test",
     ),
     "transcribe": (
-        "audio files of any length -> text, json, srt, vtt, tsv or ctm",
+        "Transcribes audio files of any length to text, JSON, SRT, VTT, TSV or CTM.",
         "asr transcribe runs/spoken-lstm-tiny-seed1 talk.mp3 --formats srt --output-dir subtitles",
     ),
     "compare": (
-        "run folders -> one page: WER against device-hours, cost to reach a WER, significance",
+        "Compares runs on one page: WER against device-hours, with significance.",
         "asr compare runs/spoken-lstm-tiny-seed1 runs/spoken-transformer-tiny-seed1",
     ),
     "study": (
-        "arms x budgets x seeds, all tuned equally -> every run that is missing, and the report",
+        "Trains arms x budgets x seeds, all tuned equally, as far as runs are missing.",
         "asr study quick",
     ),
     "claims": (
-        "what is claimed of encoders, measured: time and memory against the obvious reference",
+        "Measures what is claimed of encoders, for instance their time and memory.",
         "asr claims scaling --rows lstm-loop gru-loop --output claims",
     ),
     "doctor": (
-        "what works on this machine, and what to do about the rest",
+        "Checks what works on this machine, and says how to solve each problem.",
         "asr doctor",
     ),
+}
+MEANT = {  # options that other programs have, by verb, and what to use here
+    "train": {
+        "--epochs": "use --budget.updates, --budget.audio_hours or --budget.device_hours",
+        "--batch-size": "use --data.max_batch_seconds, the seconds of audio in a batch",
+        "--lr": "use --optimizer.lr",
+        "--learning-rate": "use --optimizer.lr",
+        "--output": "use --run",
+        "--output-dir": "use --run",
+        "--data": "use --data.corpus",
+        "--device": "use --trainer.accelerator and --trainer.devices",
+    },
+    "transcribe": {
+        "--language": "a model transcribes the language that it was trained on; leave it out",
+        "--output-format": "use --formats",
+        "--output": "use --output-dir",
+    },
+    "prepare": {"--language": "a manifest names the language of each row in its column language"},
 }
 
 
@@ -54,18 +72,19 @@ class Parser(argparse.ArgumentParser):
     """argparse with our exit: the mistake in one line, no usage dump."""
 
     def error(self, message: str) -> Any:
-        """Called by argparse."""
+        """Raises ValueError with the message; called by argparse."""
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message and (near := self.nearest(unknown.split()[0])):
-            message += f"; did you mean {near}?"
+            message += f"; {near}"
         raise ValueError(f"{message} (see: {self.prog} --help)")
 
-    def nearest(self, word: str) -> str | None:
-        """The option that is spelt almost like a word which is none; None if no one is."""
+    def nearest(self, word: str) -> str:
+        """What to use in place of an option that does not exist; empty if nothing is near."""
         name = word.partition("=")[0]
-        return next(
-            iter(difflib.get_close_matches(name, self._option_string_actions, 1, 0.75)), None
-        )
+        if meant := MEANT.get(self.prog.removeprefix("asr "), {}).get(name):
+            return meant
+        close = difflib.get_close_matches(name, self._option_string_actions, 1, 0.75)
+        return f"did you mean {close[0]}?" if close else ""
 
 
 def parser(verb: str) -> Parser:
@@ -100,8 +119,15 @@ def positive(text: str) -> float:
     return value
 
 
+def at_least_one(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
 def device_of(name: str | None) -> str:
-    """``--device``, or the GPU where there is one.
+    """``--device``, or the GPU if there is one.
 
     Raises:
         ValueError: there is no such device.
@@ -116,6 +142,6 @@ def device_of(name: str | None) -> str:
 
 
 def fail(message: str, status: int = 2) -> int:
-    """One line on stderr."""
+    """Prints one line on stderr, and returns the exit status."""
     print(message, file=sys.stderr)
     return status

@@ -20,27 +20,33 @@ def prepare(arguments: list[str]) -> int:
     options = parser("prepare")
     options.usage = "asr prepare CORPUS --output FOLDER [--option value ...]"
     options.add_argument("corpus", choices=list(CORPORA), metavar="CORPUS", help=", ".join(CORPORA))
-    options.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="to write")
     options.add_argument(
-        "--sample-rate", type=int, default=16000, metavar="HZ", help="of the audio; 16000"
+        "--output", type=Path, required=True, metavar="FOLDER", help="folder to write (required)"
     )
     options.add_argument(
-        "--normaliser",
-        default="english",
-        help="of the transcripts: english; lower, for any language; none",
-    )
-    options.add_argument("--alphabet", help="characters expected; those of the split train")
+        "--sample-rate", type=int, default=16000, metavar="HZ",
+        help="sample rate of the prepared audio (default: 16000)",
+    )  # fmt: skip
+    options.add_argument(
+        "--normaliser", default="english", metavar="NAME",
+        help="how transcripts are normalised: english, lower for any language, or none "
+        "(default: english)",
+    )  # fmt: skip
+    options.add_argument(
+        "--alphabet", metavar="CHARACTERS",
+        help="characters expected in the transcripts (default: those of the split train)",
+    )  # fmt: skip
     options.add_argument(
         "--strip-tags", action="store_true",
         help="leave out what transcripts have in brackets: [laughter], <unk>, {breath}",
     )  # fmt: skip
     options.add_argument(
         "--refresh", action="store_true",
-        help="prepare again what the folder holds, also with other options",
+        help="replace a corpus in the folder, even one prepared with other options",
     )  # fmt: skip
     if {"-h", "--help"} & set(arguments):
         print(options.format_help())
-        print("options of each corpus (type, default):\n" + describe_table(CORPORA))
+        print("options of each corpus:\n" + describe_table(CORPORA))
         return 0
     known, rest = options.parse_known_args(hyphens(arguments))
     given = vars(known)
@@ -66,9 +72,10 @@ def prepared(result: dict[str, Any]) -> str:
     state = "already there, same options" if result["reused"] else "written"
     lines = [f"{result['output']}: {result['name']}{label}, licence {result['licence']}; {state}"]
     for split, facts in result["splits"].items():
+        speakers = f"{facts['speakers']:5} speaker{'s' * (facts['speakers'] != 1)}"
         lines.append(
             f"  {split:12} {facts['utterances']:7} utterances {facts['hours']:8.2f} h "
-            f"{facts['speakers']:5} speakers {facts['words']:8} words"
+            f"{speakers:14} {facts['words']:8} words"
         )
         checked = result["preflight"][split]
         for reason, number in checked["converted"].items():

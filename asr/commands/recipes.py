@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from asr.recipe.catalogue import Entry
 
 NOTE = """\
-The columns are name, millions of parameters, cost of training where it was measured, and meaning.
-Parameters are those of the part alone: encoders with 80 mel bins (tiny: 40), decoders with the
-encoder frames and tokens of their size, language models with 256 tokens. The cost is that of one
-run on a CPU in device-hours, with its test WER; --json has all measured runs and their pages."""
+The columns are the name, millions of parameters, the cost of training if it was measured, and the
+meaning. The parameters are those of the part alone: of encoders with 80 mel bins (tiny: 40), of
+decoders with the encoder frames and tokens of their size, of language models with 256 tokens. The
+cost is that of one run on a CPU in device-hours, with its test WER. --json prints all measured runs
+and their pages."""
 
 
 def recipes(arguments: list[str]) -> int:
@@ -23,7 +24,7 @@ def recipes(arguments: list[str]) -> int:
     families = ", ".join(shipped.COMMANDS)
     options.add_argument(
         "name", nargs="?", default="", metavar="NAME",
-        help=f"a family ({families}) or the beginning of names; all",
+        help=f"a family ({families}) or the beginning of names (default: all recipes)",
     )  # fmt: skip
     options.add_argument("--json", action="store_true", help="print JSON, with every measured run")
     known = options.parse_args(hyphens(arguments))
@@ -35,7 +36,7 @@ def recipes(arguments: list[str]) -> int:
     if not found:
         names = [name for family in shipped.COMMANDS for name in shipped.names(family)]
         near = shipped.nearest(known.name, [*shipped.COMMANDS, *names])
-        raise ValueError(f"{known.name}: no recipe begins so; {near}")
+        raise ValueError(f"{known.name}: no recipe has a name that begins so; {near}")
     if known.json:
         print(json.dumps([asdict(entry) for entry in found], indent=1))
     else:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from asr.commands.options import Parser, device_of, fail, hyphens, parser, positive
+from asr.commands.options import Parser, at_least_one, device_of, fail, hyphens, parser, positive
 
 # Audio in a batch: a GPU waits for its launches, of which a search's step has as many at any size.
 BATCH_SECONDS, GPU_BATCH_SECONDS = 120.0, 960.0
@@ -46,8 +46,12 @@ def tune_decoding(arguments: list[str]) -> int:
     options = model_options("tune-decoding")
     options.add_argument("--split", default="validation", help="of the corpus; validation")
     options.add_argument("--corpus", metavar="FOLDER", help="prepared; that of the training")
-    options.add_argument("--trials", type=int, default=20, metavar="N", help="ways to search; 20")
-    options.add_argument("--beam", type=int, default=8, metavar="K", help="of the trials; 8")
+    options.add_argument(
+        "--trials", type=at_least_one, default=20, metavar="N", help="ways to search; 20"
+    )
+    options.add_argument(
+        "--beam", type=at_least_one, default=8, metavar="K", help="of the trials; 8"
+    )
     options.add_argument("--seed", type=int, default=1, help="of what is tried; 1")
     known = options.parse_args(hyphens(arguments))
     if known.search is not None:
@@ -213,7 +217,7 @@ def load_to_search(known: argparse.Namespace) -> Any:
     model = load(known)
     if known.language_model is not None and not model.search.lm_weight:
         raise ValueError(
-            f"--language-model {known.language_model}: {model.search!r} gives it no weight; run "
+            f"--language-model {known.language_model}: the search gives it no weight; run "
             "asr tune-decoding, or --search with Beam and an lm_weight above 0"
         )
     return model

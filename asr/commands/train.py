@@ -1,31 +1,39 @@
 """``asr train``."""
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
-from asr.commands.options import VERBS
+from asr.commands.options import Parser, hyphens, parser
 
 
 def train(arguments: list[str]) -> int:
     """``asr train RECIPE [--run FOLDER] [--print-config] [--key.path value ...]``."""
+    options = train_options()
     if {"-h", "--help"} & set(arguments):
-        print(train_help())
+        print(train_help(options))
         return 0
     if not arguments or arguments[0].startswith("--"):
         raise ValueError("the recipe comes first: asr train RECIPE ... (see: asr train --help)")
+    known, overrides = split_options(options, arguments)
+
     from asr.config import shipped, strict_yaml
     from asr.recipe.schema import LanguageModelRecipe, Recipe
     from asr.training.run_folder import run_name
 
-    recipe_file = shipped.find(arguments[0], "tasks")
-    folder, only_print, rest = run_options(arguments[1:])
+    recipe_file = shipped.find(known.recipe, "tasks")
     tree = strict_yaml.load_file(recipe_file)
     schema = LanguageModelRecipe if "language_model" in tree else Recipe
-    recipe = strict_yaml.read(schema, strict_yaml.override(tree, rest, schema))
-    if only_print:
+    recipe = strict_yaml.read(schema, strict_yaml.override(tree, overrides, schema))
+    if known.print_config:
         print(strict_yaml.to_yaml(strict_yaml.tree_of(recipe)), end="")
         return 0
-    folder = folder or Path("runs") / run_name(recipe_file, rest, recipe)
+    if isinstance(recipe, Recipe) and not Path(recipe.data.corpus).exists():
+        lines = recipe_file.read_text(encoding="utf-8").splitlines()
+        commands = [line[2:] for line in lines if line.startswith("# asr prepare ")]
+        command = next(iter(commands), "")
+        if command.endswith(f" {recipe.data.corpus}"):
+            raise ValueError(f"there is no {recipe.data.corpus}; prepare it first: {command}")
+    folder = known.run or Path("runs") / run_name(recipe_file, overrides, recipe)
 
     from asr.commands import summaries
     from asr.training.machine import is_first_process
@@ -40,46 +48,51 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
-def run_options(arguments: Sequence[str]) -> tuple[Path | None, bool, list[str]]:
-    """(--run, --print-config, the overrides as --key, value, --key, value ...)."""
-    words = [part for a in arguments for part in (a.split("=", 1) if a[:2] == "--" else [a])]
-    folder: Path | None = None
-    only_print = False
-    rest: list[str] = []
-    while words:
-        word = words.pop(0)
-        if word in ("--print-config", "--print_config"):
-            only_print = True
-        elif word == "--run":
-            if not words or words[0].startswith("--"):
-                raise ValueError("--run expects a folder")
-            folder = Path(words.pop(0))
-        else:
-            rest.append(word)
-    return folder, only_print, rest
+def train_options() -> Parser:
+    """The options that are not keys of a recipe."""
+    options = parser("train")
+    options.usage = "asr train RECIPE [--run FOLDER] [--print-config] [--key.path value ...]"
+    options.add_argument(
+        "recipe", metavar="RECIPE", help="the name of a shipped recipe (asr recipes lists them), "
+        "the path of a YAML file, or RUN/recipe.yaml to repeat a run",
+    )  # fmt: skip
+    options.add_argument(
+        "--run", type=Path, metavar="FOLDER", help="run folder to write (default: "
+        "runs/RECIPE-ENCODER-seedN); the same command continues from the last checkpoint",
+    )  # fmt: skip
+    options.add_argument(
+        "--print-config", action="store_true",
+        help="print the recipe with every default and override, and train nothing",
+    )  # fmt: skip
+    options.add_argument_group(
+        "--key.path value",
+        "Each overrides a key of the recipe. The name of a recipe stands for an encoder or a "
+        "decoder: --encoder lstm-tiny. A value that ends in .yaml is a file that holds the whole "
+        "section.",
+    )
+    return options
 
 
-def train_help() -> str:
-    """The verb's usage and every key of a recipe."""
+def split_options(options: Parser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options that are not keys of a recipe, and the overrides as --key, value, ..."""
+    known, rest = options.parse_known_args(hyphens(arguments))
+    overrides = [part for a in rest for part in (a.split("=", 1) if a[:2] == "--" else [a])]
+    for word in overrides[::2]:
+        if "." not in word and (meant := options.nearest(word)).startswith("use "):
+            raise ValueError(f"{word}: no such option; {meant}")
+    return known, overrides
+
+
+def train_help(options: Parser) -> str:
+    """The options and every key of a recipe."""
     from asr.config.key_help import describe
     from asr.recipe.schema import LanguageModelRecipe, Recipe
 
-    meaning, example = VERBS["train"]
     return (
-        "usage: asr train RECIPE [--run FOLDER] [--print-config] [--key.path value ...]\n\n"
-        f"{meaning}\n\n"
-        "  RECIPE            the name of a shipped recipe (asr recipes lists them), the path of a\n"
-        "                    YAML file, or RUN/recipe.yaml to repeat a run\n"
-        "  --run FOLDER      where to train; runs/RECIPE-ENCODER-seedN. The same command goes on\n"
-        "                    from the last checkpoint.\n"
-        "  --print-config    print the recipe with every default and override, train nothing\n"
-        "  --key.path value  override a key of the recipe. A recipe's name stands for an encoder\n"
-        "                    or a decoder: --encoder lstm-tiny. A value that ends in .yaml is a\n"
-        "                    file that holds the whole section.\n\n"
-        f"example: {example}\n\n"
-        "The keys of a recipe (type, default); of LSTM | Transformer, or your own class by its\n"
-        "import path package.module.Class, those of the class chosen:\n"
+        f"{options.format_help()}\n"
+        "The keys of a recipe. The keys of LSTM | Transformer are those of the class that is\n"
+        "chosen, which may be your own, by its import path package.module.Class.\n"
         f"{describe(Recipe)}\n\n"
-        "The keys of a language model's recipe, known by its key language_model:\n"
+        "The keys of the recipe of a language model, which has the key language_model:\n"
         f"{describe(LanguageModelRecipe)}"
     )

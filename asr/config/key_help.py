@@ -36,7 +36,8 @@ def _components(schema: type, prefix: str) -> list[str]:
         if "table" in field.metadata:
             table, default = field.metadata["table"], field.metadata["default"]
             key = f"{prefix}{field.name}"
-            head = f"--{key} ({' | '.join(table)}, {default or 'required'})"
+            stands = f"default: {default}" if default else "required"
+            head = f"--{key} ({' | '.join(table)}, {stands})"
             lines += [f"    {head}  keys as those of --{field.name}"] if prefix else ["", head]
             if not prefix:
                 for name, kind in table.items():
@@ -55,7 +56,8 @@ def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list
     inner = {} if dataclasses.is_dataclass(kind) else groups(kind)
     for p in parameters:
         if not nested(kind, p.name):
-            default = "required" if p.default is p.empty else _shown(_default(kind, p))
+            shown = f"default: {_shown(_default(kind, p))}"
+            default = "required" if p.default is p.empty else shown
             head = f"--{prefix}{p.name} ({type_name(hints[p.name])}, {default})"
             meaning = meanings.get(p.name, "").replace("``", "")
             lines += textwrap.wrap(

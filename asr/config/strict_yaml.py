@@ -360,8 +360,9 @@ def _typed(
         values = parser.parse_object(tree).as_dict()
     except ArgumentError as error:
         key = re.search(r'Parser key "(\w+)', str(error))[1]  # type: ignore[index]
-        wanted = type_name(type_hints(kind)[key]).replace(" | ", " or ")
-        wanted = {"integer": "an integer", "number": "a number"}.get(wanted, wanted)
+        articles = {"integer": "an integer", "number": "a number"}
+        words = type_name(type_hints(kind)[key]).split(" | ")
+        wanted = " or ".join(articles.get(word, word) for word in words)
         is_list = isinstance(tree[key], str) and wanted.startswith("list")
         remedy = f"; write [{tree[key]}]" if is_list else ""
         raise ValueError(f"{_at(path, key)}: expected {wanted}, got {tree[key]}{remedy}") from None
@@ -396,7 +397,13 @@ def nested(kind: type, name: str) -> bool:
     return bool({"table", "read"} & field.metadata.keys()) or dataclasses.is_dataclass(field.type)
 
 
-TYPE_NAMES = {int: "integer", float: "number", str: "text", bool: "true | false", type(None): "null"}
+TYPE_NAMES = {
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true | false",
+    type(None): "null",
+}
 
 
 def type_name(kind: Any) -> str:

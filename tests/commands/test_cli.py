@@ -296,7 +296,7 @@ def refused(job, capsys, caplog, tmp_path, monkeypatch) -> Callable[..., str]:
 
 
 MISTAKES = {  # arguments, {job's path} filled in, and what the line says
-    "no verb": ("", "asr: say what to do: prepare, recipes, train"),
+    "no verb": ("", "asr: give a verb: prepare, recipes, train"),
     "unknown verb": ("trian x", "asr trian: no such command; choose one of prepare, recipes"),
     "train: no recipe": ("train", "the recipe comes first: asr train RECIPE"),
     "train: missing file": ("train nowhere.yaml", "nowhere.yaml: no such recipe file; check"),
@@ -312,7 +312,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     ),
     "train: misspelt option": ("train {recipe} --rnu x", "rnu: no such key; Recipe has data, bud"),
     "train: no value": ("train {recipe} --seed", "--seed expects a value"),
-    "train: no folder": ("train {recipe} --run", "--run expects a folder"),
+    "train: no folder": ("train {recipe} --run", "argument --run: expected one argument"),
     "train: unknown encoder": (
         "train {recipe} --encoder Conformist",
         "--encoder Conformist: no recipe and no class .*; nearest: Conformer, .*; your own: ",
@@ -320,6 +320,26 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     "train: impossible encoder": (
         "train {recipe} --encoder.dim 33",
         "train: LSTM: dim 33 is odd; two",
+    ),
+    "train: corpus of a recipe not prepared": (
+        "train fsdd",
+        "there is no data/fsdd; prepare it first: asr prepare fsdd .*--output data/fsdd$",
+    ),
+    "train: an option of other programs": (
+        "train {recipe} --epochs 3",
+        "--epochs: no such option; use --budget.updates, ",
+    ),
+    "transcribe: an option of other programs": (
+        "transcribe {run} {audio} --language de",
+        "--language de; a model transcribes the language that it was trained on",
+    ),
+    "transcribe: another option of other programs": (
+        "transcribe {run} {audio} --output_format srt",
+        "unrecognized arguments: --output-format srt; use --formats",
+    ),
+    "tune-decoding: no trials": (
+        "tune-decoding {run} --trials 0",
+        "argument --trials: '0' is not a whole number of 1 or more",
     ),
     "train: no corpus": (
         "train {recipe} --data.corpus nowhere",
@@ -369,7 +389,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     ),
     "prepare: one value for a list": (
         "prepare hub --path {table} --train train.parquet --output x",
-        "hub.train: expected a list, got train.parquet; write .train.parquet.",
+        "hub.train: expected list of texts, got train.parquet; write .train.parquet.",
     ),
     "prepare: no such file": (
         "prepare hub --path {table} --train [tran.parquet] --output x",
@@ -699,4 +719,4 @@ def test_an_interrupted_run_says_how_to_go_on(job, monkeypatch, capsys):
 
     monkeypatch.setattr("asr.training.speech.SpeechModule.training_step", interrupted)
     assert main(["train", job.recipe, "--run", f"{job.here}/c"]) == 130
-    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+    assert "the same command continues from the last checkpoint" in capsys.readouterr().err

@@ -114,7 +114,7 @@ def test_a_study_finds_files_beside_it_and_shipped_names(tmp_path):
         (["study", "quic"], "quic: no recipe has this name; nearest: quick; "),
         (["study", "recipes/studies/quick.yaml"], "ships with asr: asr study quick"),
         (["claims", "streaming", "--encoders", "gru-causal-smal"], "nearest: gru-causal-small, "),
-        (["recipes", "lstn"], "lstn: no recipe begins so; nearest: "),
+        (["recipes", "lstn"], "lstn: no recipe has a name that begins so; nearest: "),
     ],
 )
 def test_a_name_that_is_none_gets_one_line_with_the_nearest(words, message, capsys):

@@ -199,7 +199,7 @@ def test_an_option_may_hold_options_of_its_own(tmp_path):
     assert strict_yaml.read(Outer, again) == read
     help = describe(Outer)
     assert "--shape.border.style (text, required)  how it is drawn." in help
-    assert "--shape.border.width (number, 1.0)" in help
+    assert "--shape.border.width (number, default: 1.0)" in help
 
 
 def test_an_option_that_is_null_takes_options_of_its_own_too():
@@ -293,14 +293,14 @@ def test_numbers_with_an_exponent_are_numbers():
 
 def test_the_description_lists_every_key_with_its_meaning():
     text = describe(Outer)
-    assert "--inner.rate (number, 0.5)  a number." in text
-    assert "--inner.limits ([number, number], [0.0, 1.0])  a pair." in text
+    assert "--inner.rate (number, default: 0.5)  a number." in text
+    assert "--inner.limits ([number, number], default: [0.0, 1.0])  a pair." in text
     assert "--shape.side (number, required)  of the square." in text
-    assert "--shape.colours (list of texts | null, null)  of the sides." in text
-    assert "--inner.names (list of texts, [a])" in text
+    assert "--shape.colours (list of texts | null, default: null)  of the sides." in text
+    assert "--inner.names (list of texts, default: [a])" in text
     assert "--count (integer, required)" in text
     assert "--shape (Square | Circle | Framed, required)" in text
-    assert "--other (Square | Circle | Framed, Circle)" in text
+    assert "--other (Square | Circle | Framed, default: Circle)" in text
 
 
 def test_the_environment_names_machine_versions_and_command():
