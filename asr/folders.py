@@ -16,16 +16,11 @@ NUM_EXAMPLES = 3  # names that a message gives of a list
 
 @dataclass
 class Walk:
-    """The files of folders, and what was passed over.
-
-    Attributes:
-        files: the files found.
-        passed_over: paths by kind: "hidden files" (and folders: names that begin with a dot, or
-            that Windows or macOS added), "broken links", "circular links", "unreadable folders" and
-            "special files", which are neither files nor folders.
-    """
+    """The files of folders, and what was passed over."""
 
     files: list[Path] = field(default_factory=list)
+    # By kind: "hidden files" (and folders), "broken links", "circular links", "unreadable folders"
+    # and "special files", which are neither files nor folders.
     passed_over: defaultdict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
 
     def __iadd__(self, other: "Walk") -> "Walk":
@@ -42,13 +37,10 @@ def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool 
     which is entered once.
 
     Args:
-        folder: where to look.
+        folder: where to look; raises OSError if it cannot be read.
         suffixes: endings of files that are wanted, in lower case; None for all. A broken link of
             such a name is among the files, for the reader of the file to report.
         recursive: look into folders of folders.
-
-    Raises:
-        OSError: the folder itself cannot be read.
     """
     found = Walk()
 
@@ -80,7 +72,7 @@ def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool 
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is one that a person does not see, or did not make."""
+    """Whether a name begins with a dot, or is one that Windows or macOS added."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 

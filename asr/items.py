@@ -17,9 +17,8 @@ class DeviceError(ValueError):
 def reason(error: Exception) -> str:
     """Why an item failed, in one line.
 
-    Raises:
-        OutputError, DeviceError: the error that was given, if it ends the job: the disk is full,
-            the output folder cannot be written, or a device or a library has failed.
+    Raises an OutputError or DeviceError again, since it would meet every further item: the disk is
+    full, the output folder cannot be written, or a device or a library has failed.
     """
     if isinstance(error, (OutputError, DeviceError)):
         raise error

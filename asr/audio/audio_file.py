@@ -29,21 +29,15 @@ GUARD_SECONDS = 1  # resampled beside a piece and cut off again: the filter must
 
 @dataclass(frozen=True)
 class Sound:
-    """The sound of a file, read once and in order.
+    """The sound of a file, read once and in order."""
 
-    Attributes:
-        sample_rate: Hz.
-        channels: that the file has; they are averaged.
-        pieces: consecutive (N,) float32, of a few seconds at most.
-    """
-
-    sample_rate: int
-    channels: int
-    pieces: Iterator[np.ndarray]
+    sample_rate: int  # Hz
+    channels: int  # of the file; they are averaged
+    pieces: Iterator[np.ndarray]  # consecutive (N,) float32, of a few seconds at most
 
 
 def name(source: Source) -> str:
-    """How an error message calls the source."""
+    """The name of the source in an error message."""
     if isinstance(source, bytes):
         return f"audio of {len(source)} bytes"
     return printable(str(source))
@@ -53,9 +47,7 @@ def name(source: Source) -> str:
 def open_sound(source: Source) -> Iterator[Sound]:
     """Opens a file to be read once, in order, in bounded memory.
 
-    Raises:
-        AudioError: as ``decode``; for what comes late in the file, when its piece is asked for.
-        OSError: no such file.
+    Raises the errors of ``decode``, in part when a later piece is asked for.
     """
     if isinstance(source, bytes):
         file: BinaryIO = io.BytesIO(source)
@@ -106,10 +98,9 @@ def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
 
 
 def pieces(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
-    """What ``decode`` gives, in consecutive pieces of about ten seconds; never the whole of it.
+    """What ``decode`` returns, in consecutive pieces of about ten seconds.
 
-    Raises:
-        AudioError, OSError: as ``decode``, when the piece concerned is reached.
+    Raises the errors of ``decode``, when the piece concerned is reached.
     """
     with open_sound(source) as sound:
         yield from _resampled(sound.pieces, sound.sample_rate, sample_rate)
@@ -165,7 +156,6 @@ def _at_one_rate(found: Iterable[Block], rate: int, source: Source) -> Iterator[
 def _mono(samples: np.ndarray, source: Source) -> np.ndarray:
     """(N, channels) -> (N,), checked."""
     wave = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    if not np.isfinite(wave).all():
-        problem = f"{name(source)} holds NaN or infinite samples; export it again"
-        raise AudioError(problem, "not finite")
-    return np.ascontiguousarray(wave)
+    if np.isfinite(wave).all():
+        return np.ascontiguousarray(wave)
+    raise AudioError(f"{name(source)} holds NaN or infinite samples; export it again", "not finite")

@@ -61,11 +61,9 @@ MP3_BYTES = re.compile(
 
 
 class AudioError(ValueError):
-    """A file that is there and is not usable; the message is one line with a remedy.
+    """A file that exists and cannot be used; the message is one line with a remedy."""
 
-    The message alone makes one too: so pickle and the workers of torch's loader pass it on.
-    """
-
+    # The reason has a default for pickle, which passes errors of torch's workers on.
     def __init__(self, message: str, reason: Reason = "unreadable") -> None:
         super().__init__(message)
         self.reason: Reason = reason
@@ -75,10 +73,7 @@ def blocks(stream: BinaryIO, name: str) -> Iterator[Block]:
     """All samples of a file in order, in blocks of a few seconds at most.
 
     The rate and the number of channels may change between blocks: in chained Ogg and joined MP3.
-
-    Args:
-        stream: the file; must be seekable.
-        name: how error messages call it.
+    The stream must be seekable; ``name`` stands for it in error messages.
 
     Raises:
         AudioError: the file is no audio file. Or the file ends before its header says; everything
@@ -106,7 +101,6 @@ def blocks(stream: BinaryIO, name: str) -> Iterator[Block]:
 
 
 def _truncated(name: str, there: int, promised: int, unit: str, seconds: float) -> AudioError:
-    """The error for a file that holds less than its header says."""
     detail = f"{there} of {promised} {unit} are there"
     if seconds:
         detail += f", {seconds:.2f} of {seconds * promised / there:.2f} s"

@@ -14,13 +14,10 @@ def build(kind: Kind, spec: Spec, where: str, **defaults: Any) -> Any:
     """Builds what a recipe names.
 
     Args:
-        kind: what it has to be.
+        kind: the kind of class that it has to be.
         spec: import path of a class, or the name of one of Lightning's, as CSV or CSVLogger.
-        where: the recipe's key, for errors.
-        defaults: arguments that stand where the recipe gives no others, if the class has them.
-
-    Raises:
-        ValueError: no such class, or other arguments than it has; names the key.
+        where: the recipe's key, which a ValueError names.
+        defaults: arguments that the recipe may replace, used if the class has them.
     """
     found, given = find(kind, spec, where)
     known = inspect.signature(found).parameters
@@ -34,11 +31,7 @@ def build(kind: Kind, spec: Spec, where: str, **defaults: Any) -> Any:
 
 
 def find(kind: Kind, spec: Spec, where: str) -> tuple[type, dict[str, Any]]:
-    """The class that a recipe names, and its arguments.
-
-    Raises:
-        ValueError: no such class, or an argument that it does not have.
-    """
+    """The class that a recipe names, and its arguments; raises the errors of ``build``."""
     path, given = class_and_arguments(spec, where)
     if not isinstance(given, dict):
         raise ValueError(f"{where}: expects class_path and init_args, got {spec!r}")

@@ -34,13 +34,10 @@ def names(family: str) -> list[str]:
 
 
 def find(text: str, family: str) -> Path:
-    """Finds the file of a recipe that is given by its name or by a path.
+    """The file of a recipe that is given by its name or by a path; a ValueError names the nearest.
 
-    A name goes before a path, unless that ends in .yaml. Such a path need not exist: whoever reads
-    the file says so.
-
-    Raises:
-        ValueError: it is neither; names the nearest recipes.
+    A name goes before a path, unless that ends in .yaml. Such a path need not exist: the reader of
+    the file raises the error.
     """
     known = names(family)
     if text in known:

@@ -59,11 +59,7 @@ class Component:
     init_args: Tree
 
     def __call__(self, *positional: Any) -> Any:
-        """Builds the part.
-
-        Raises:
-            ValueError: its keys do not fit together; names the class.
-        """
+        """Builds the part; a ValueError of its constructor gets the name of the class."""
         try:
             return self.kind(*positional, **self.init_args)
         except ValueError as error:
@@ -100,11 +96,7 @@ def component(
 
 
 def load_yaml(text: str, where: str) -> Any:
-    """YAML text -> plain values.
-
-    Raises:
-        ValueError: not YAML, or a key stands twice; names ``where``.
-    """
+    """YAML text -> plain values; a ValueError names ``where`` and the line."""
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -119,9 +111,6 @@ def load_file(path: str | Path) -> Tree:
     """A recipe file -> tree.
 
     A file that it names is looked for beside it, then in the working directory.
-
-    Raises:
-        ValueError: no such file, or it is not a mapping.
     """
     path = Path(path)
     if path.is_dir():
@@ -190,11 +179,7 @@ def override(tree: Tree, arguments: Sequence[str], schema: type) -> Tree:
 
 
 def _named(field: "dataclasses.Field[Any]", value: Any, key: str) -> Any:
-    """The value of a component; in place of the name or the path of a recipe, what it holds.
-
-    Raises:
-        ValueError: a name that neither a class nor a recipe has; names the nearest.
-    """
+    """The value of a component; in place of the name or the path of a recipe, what it holds."""
     table, family = field.metadata.get("table"), field.metadata.get("recipes")
     if table is None or not isinstance(value, str) or value in table:
         return value
@@ -213,13 +198,11 @@ def _named(field: "dataclasses.Field[Any]", value: Any, key: str) -> Any:
 
 
 def _section(tree: Tree, name: str, key: str) -> Tree:
-    """The branch below a name, made where it is missing or null."""
-    if tree.get(name) is None:
-        tree[name] = {}
-    branch = tree[name]
-    if not isinstance(branch, dict):
+    """The branch below a name, made if it is missing or null."""
+    tree[name] = {} if tree.get(name) is None else tree[name]
+    if not isinstance(tree[name], dict):
         raise ValueError(f"{key}: {name} is a value, not a section")
-    return branch
+    return tree[name]
 
 
 def _field(schema: Any, name: str) -> "dataclasses.Field[Any] | None":
@@ -256,11 +239,7 @@ def _at(path: str, name: str) -> str:
 
 
 def read_component(
-    table: Mapping[str, type],
-    tree: Any,
-    path: str,
-    positional: int = 0,
-    allow_code: bool = True,
+    table: Mapping[str, type], tree: Any, path: str, positional: int = 0, allow_code: bool = True
 ) -> Component:
     """``{class_path, init_args}`` -> Component with every default filled in.
 
@@ -280,11 +259,7 @@ def read_component(
 
 
 def class_and_arguments(tree: Any, path: str, choices: str = "") -> tuple[str, Tree]:
-    """``{class_path, init_args}``, or a class alone -> (class_path, init_args).
-
-    Raises:
-        ValueError: the tree is neither; names the path, and the choices if no class is named.
-    """
+    """``{class_path, init_args}``, or a class alone -> (class_path, init_args)."""
     tree = {"class_path": tree} if isinstance(tree, str) else tree
     if not isinstance(tree, dict) or not set(tree) <= {"class_path", "init_args"}:
         raise ValueError(f"{path}: expects class_path and init_args, got {tree!r}")
@@ -294,11 +269,7 @@ def class_and_arguments(tree: Any, path: str, choices: str = "") -> tuple[str, T
 
 
 def import_module(module: str, where: str) -> types.ModuleType:
-    """Imports a module, which may be in the working directory.
-
-    Raises:
-        ValueError: it cannot be imported; names ``where``.
-    """
+    """Imports a module, which may be in the working directory; a ValueError names ``where``."""
     sys.path.insert(0, os.getcwd())
     try:
         return importlib.import_module(module)

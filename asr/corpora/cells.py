@@ -47,11 +47,7 @@ def text_of(value: Any, column: str = "text") -> str:
 
 
 def seconds_of(value: Any, column: str) -> float | None:
-    """A number of seconds; None if it is missing: None, NaN or an empty field.
-
-    Raises:
-        DroppedError: it is not a number, is negative or is not finite.
-    """
+    """A number of seconds, at least 0 and finite; None if it is missing: None, NaN or empty."""
     if value is None or value == "":
         return None
     with contextlib.suppress(TypeError, ValueError):  # a table holds text

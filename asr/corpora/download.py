@@ -87,8 +87,7 @@ def checksum(path: Path) -> str:
 def unpack(archive: Path, inner: str, target: Path) -> None:
     """Takes the folder whose path ends in ``inner`` out of a zip or tar; the rest is not kept.
 
-    Raises:
-        ValueError: the archive is damaged, or holds no such folder.
+    Raises ValueError if the archive is damaged or holds no such folder.
     """
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=archive.parent) as unpacked:
         try:

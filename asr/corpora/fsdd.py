@@ -138,11 +138,7 @@ class FSDD(Corpus):
 
 
 def parse_range(digits: str) -> tuple[int, int]:
-    """Lengths: "1..7" is (1, 7), "3" is (3, 3).
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Lengths: "1..7" is (1, 7), "3" is (3, 3); raises ValueError for anything else."""
     match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", digits.strip())
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= low <= high:

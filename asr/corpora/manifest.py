@@ -22,11 +22,8 @@ Line = Mapping[str, Any] | str  # the fields of a line by column, or what is wro
 def read_manifest(path: Path) -> Iterator[Row]:
     """NeMo's keys or columns: audio_filepath, text, duration; optional offset, speaker, lang, id.
 
-    Audio is relative to the manifest's folder; seconds are seconds. A line that cannot be used is
-    a row with a fault, which names the line.
-
-    Raises:
-        OSError: it cannot be read.
+    Audio is relative to the manifest's folder. Duration and offset are in seconds. A line that
+    cannot be used is a row with a fault, which names the line.
     """
     for number, line in read_lines(path):
         where = f"{path.name}, line {number}"
@@ -41,15 +38,13 @@ def read_manifest(path: Path) -> Iterator[Row]:
 
 def _row(path: Path, where: str, line: Mapping[str, Any]) -> Row:
     name, audio, offset = where, line["audio_filepath"], line.get("offset")
-    if not isinstance(audio, str):
-        audio = ""
-    if audio:
+    if isinstance(audio, str) and audio:
         name = os.path.splitext(audio)[0]
         with contextlib.suppress(DroppedError):  # which the row will tell
             name += f"@{start:.3f}" if (start := cells.seconds_of(offset, "offset")) else ""
     return cells.row(
         where,
-        stored(path.parent / audio) if audio else None,
+        stored(path.parent / audio) if isinstance(audio, str) and audio else None,
         line["text"],
         id=line.get("id") or name,
         speaker=line.get("speaker"),
@@ -60,11 +55,7 @@ def _row(path: Path, where: str, line: Mapping[str, Any]) -> Row:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
-    """The lines of a table (.csv, .tsv) or of JSON lines (any other ending), with their numbers.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """The lines of a table (.csv, .tsv) or of JSON lines (any other ending), with their numbers."""
     return read_table(path) if path.suffix.lower() in (".csv", ".tsv") else _objects(path)
 
 
@@ -73,9 +64,6 @@ def read_table(path: Path) -> Iterator[tuple[int, Line]]:
 
     Every field is a string as it is written. A line that has other fields than the header, or
     whose quotes do not match, is an error in its place; the lines after it are read.
-
-    Raises:
-        OSError: it cannot be read.
     """
     form: dict[str, Any] = {"strict": True}
     remedy = "a text with the separator in it goes between quotes"
@@ -121,9 +109,6 @@ def open_text(path: Path) -> TextIO:
     """A text file in UTF-8, or in UTF-16 with a byte order mark; the mark is no text.
 
     Bytes that are not UTF-8 become surrogates, which make a text unusable and a file's name right.
-
-    Raises:
-        OSError: it cannot be read.
     """
     with path.open("rb") as file:
         wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
@@ -131,11 +116,7 @@ def open_text(path: Path) -> TextIO:
 
 
 def read_text(path: Path) -> str:
-    """A whole text file, its lines ending in a newline alone; see ``open_text``.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """A whole text file, its lines ending in a newline alone; see ``open_text``."""
     with open_text(path) as file:
         return file.read()
 

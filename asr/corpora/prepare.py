@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from asr.config import strict_yaml
-from asr.corpora import preflight, snapshot
+from asr.corpora import preflight
 from asr.corpora.corpus import Corpus, Row
 from asr.corpora.loading import Loaded, load_ahead
 from asr.files import new_folder, read_json, remedy, write
+from asr.folders import counted
 from asr.text import normalisers
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def prepare(
     with _partial(output) as partial:
         # Before the rows are read: what changes while they are is noticed the next time.
         sources = corpus.sources()
-        files = snapshot.take(sources.files, output)
+        files = _snapshot(sources.files, output)
         splits: dict[str, preflight.Split] = {}
         for name, rows in corpus.splits().items():
             splits[name] = preflight.Split(name, normaliser, strip_tags)
@@ -127,11 +128,7 @@ def prepare(
 
 
 def _earlier(output: Path) -> dict[str, object] | None:
-    """What the output folder already holds; None if there is nothing.
-
-    Raises:
-        ValueError: it is not a prepared corpus.
-    """
+    """The prepared corpus that the output folder already holds; None if it holds nothing."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     try:
@@ -146,11 +143,7 @@ def _earlier(output: Path) -> dict[str, object] | None:
 def _is_current(
     corpus: Corpus, output: Path, earlier: dict[str, object], wanted: dict[str, object]
 ) -> bool:
-    """Whether the corpus is prepared from files that have not changed; logs what changed.
-
-    Raises:
-        ValueError: it was prepared with other options.
-    """
+    """Whether the corpus is prepared from files that have not changed; logs what changed."""
     different = strict_yaml.differences({key: earlier.get(key) for key in wanted}, wanted)
     if different:
         raise ValueError(
@@ -165,8 +158,8 @@ def _is_current(
         )  # fmt: skip
         return True
     try:
-        now = snapshot.take(corpus.sources().files, output)
-        changes = snapshot.changes(read_json(sources), now)
+        now = _snapshot(corpus.sources().files, output)
+        changes = _changes(read_json(sources), now)
     except (OSError, ValueError) as error:
         logger.warning("%s is used as it is: its source cannot be read (%s)", output, error)
         return True
@@ -175,6 +168,27 @@ def _is_current(
     else:
         logger.info("%s is already prepared with these options", output)
     return not changes
+
+
+Snapshot = Mapping[str, list[int]]  # path -> [bytes, time of the last change in nanoseconds]
+
+
+def _snapshot(files: Iterable[Path], output: Path) -> Snapshot:
+    """Size and time of each file, but for files that do not exist or are in ``output``."""
+    inside = os.path.join(os.path.abspath(output), "")
+    files = [p for p in files if p.is_file() and not os.path.abspath(p).startswith(inside)]
+    return {str(p): [(status := p.stat()).st_size, status.st_mtime_ns] for p in files}
+
+
+def _changes(old: Snapshot, new: Snapshot) -> str:
+    """What differs, in one line; empty if nothing does."""
+    both = old.keys() & new.keys()
+    kinds = {
+        "added files": sorted(new.keys() - old.keys()),
+        "removed files": sorted(old.keys() - new.keys()),
+        "changed files": sorted(path for path in both if old[path] != new[path]),
+    }
+    return counted(kinds)
 
 
 @contextlib.contextmanager
@@ -222,10 +236,9 @@ def _replace(output: Path, new: Path) -> None:
 
 
 def _check_usable(splits: dict[str, preflight.Split]) -> list[str]:
-    """Returns a remark if no row of a corpus has a transcript; such a corpus is prepared empty.
+    """Raises ValueError if a split has no usable row.
 
-    Raises:
-        ValueError: a split has no usable row for another reason, or only some splits have rows.
+    A corpus in which no row has a transcript is prepared empty, with the remark that is returned.
     """
     if all(set(split.dropped) == {"empty_text"} and not split.ids for split in splits.values()):
         return ["No row has a transcript, so the prepared corpus holds no utterance."]

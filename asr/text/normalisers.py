@@ -65,11 +65,9 @@ def without_tags(text: str) -> str:
 
 
 def not_english(text: str, language: str) -> str:
-    """Why a text is not what the normaliser ``english`` is made for; empty where it may be.
+    """Why a text is not what the normaliser ``english`` is made for; empty if it may be.
 
-    Args:
-        text: as it is written.
-        language: a name or code, as "de" or "en-US"; empty where unknown.
+    The language is a name or code, as "de" or "en-US"; empty if unknown.
     """
     if language.lower() not in NO_LANGUAGE and not language.lower().startswith("en"):
         return f"language {language}"
@@ -86,11 +84,7 @@ def not_english(text: str, language: str) -> str:
 
 
 def normaliser(name: str) -> Normaliser:
-    """The normaliser of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The normaliser of that name; raises ValueError if there is none."""
     if name not in NORMALISERS:
         raise ValueError(f"normaliser {name!r}: choose one of {', '.join(NORMALISERS)}")
     return NORMALISERS[name]

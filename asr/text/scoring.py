@@ -23,7 +23,7 @@ class Alignment(NamedTuple):
 
     @property
     def errors(self) -> int:
-        """All that is wrong."""
+        """Substitutions, deletions and insertions."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
@@ -48,27 +48,21 @@ def ranked(rates: Mapping[str, float | None], metric: str) -> tuple[float, float
 
 
 Edits = Iterator[tuple[str, list[str], list[str]]]  # kind, words of the reference and of the other
+CONFUSIONS = {"substitute": "substitutions", "delete": "deletions", "insert": "insertions"}
 
 
 def _edits(references: Sequence[str], hypotheses: Sequence[str]) -> Iterator[Edits]:
-    """The edits that turn each reference into its hypothesis, as jiwer aligns them.
-
-    Raises:
-        ValueError: the lists differ in length.
-    """
+    """The edits that turn each reference into its hypothesis, as jiwer aligns them."""
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
     found = jiwer.process_words([*map(spaced, references)], [*map(spaced, hypotheses)])
     # jiwer scores two empty lists as if they were one pair of empty texts.
     rows = [*zip(found.references, found.hypotheses, found.alignments, strict=True)]
     for before, after, chunks in rows[: len(references)]:
+        places = [(c.type, c.ref_start_idx, c.ref_end_idx, c) for c in chunks]
         yield (
-            (
-                c.type,
-                before[c.ref_start_idx : c.ref_end_idx],
-                after[c.hyp_start_idx : c.hyp_end_idx],
-            )
-            for c in chunks
+            (kind, before[start:end], after[c.hyp_start_idx : c.hyp_end_idx])
+            for kind, start, end, c in places
         )
 
 
@@ -81,33 +75,24 @@ def align(
         ValueError: the lists differ in length.
     """
     alignments = []
-    swaps: Counter[tuple[str, ...]] = Counter()
-    lost: Counter[tuple[str, ...]] = Counter()
-    added: Counter[tuple[str, ...]] = Counter()
+    confused: dict[str, Counter[tuple[str, ...]]] = {kind: Counter() for kind in CONFUSIONS}
     for edits in _edits(references, hypotheses):
-        counts = dict.fromkeys(("substitute", "delete", "insert", "equal"), 0)
+        counts = dict.fromkeys((*CONFUSIONS, "equal"), 0)
         for kind, before, after in edits:
             counts[kind] += max(len(before), len(after))
-            if kind == "substitute":
-                swaps.update(zip(before, after, strict=True))
-            elif kind == "delete":
-                lost.update((word,) for word in before)
-            elif kind == "insert":
-                added.update((word,) for word in after)
+            if kind != "equal":
+                # A word that was deleted or inserted has no partner.
+                sides = [words for words in (before, after) if words]
+                confused[kind].update(zip(*sides, strict=True))
         alignments.append(Alignment(*counts.values()))
-    names = {"substitutions": swaps, "deletions": lost, "insertions": added}
     return alignments, {
-        name: [[*words, n] for words, n in found.most_common(NUM_CONFUSIONS)]
-        for name, found in names.items()
+        name: [[*words, n] for words, n in confused[kind].most_common(NUM_CONFUSIONS)]
+        for kind, name in CONFUSIONS.items()
     }
 
 
 def hits(references: Sequence[str], hypotheses: Sequence[str]) -> list[list[bool]]:
-    """For each word of each hypothesis, whether the alignment of ``align`` makes it a hit.
-
-    Raises:
-        ValueError: the lists differ in length.
-    """
+    """For each word of each hypothesis, whether the alignment of ``align`` makes it a hit."""
     return [
         [kind == "equal" for kind, _, after in edits for _ in after]
         for edits in _edits(references, hypotheses)

@@ -95,7 +95,7 @@ class SentencePiece(Tokenizer):
     """Subword pieces (Kudo and Richardson 2018; BPE: Sennrich et al. 2016).
 
     A small corpus cannot fill a large vocabulary, and every character of the texts needs a piece:
-    the size obtained is logged where it is not the one asked for.
+    a size other than the one asked for is logged.
 
     Args:
         texts: normalised training transcripts.
@@ -104,11 +104,7 @@ class SentencePiece(Tokenizer):
     """
 
     def __init__(
-        self,
-        texts: Iterable[str],
-        *,
-        size: int = 500,
-        kind: Literal["bpe", "unigram"] = "bpe",
+        self, texts: Iterable[str], *, size: int = 500, kind: Literal["bpe", "unigram"] = "bpe"
     ) -> None:
         # SentencePiece drops empty sentences; a tab or newline would end a sentence.
         sentences = [" ".join(text.split()) for text in texts]
@@ -119,12 +115,8 @@ class SentencePiece(Tokenizer):
         needed = len(set().union(*sentences) - {" "}) + 2
         self._load(_train(sentences, max(size - UNKNOWN, needed), kind))
         if self.vocabulary_size != size:
-            logger.warning(
-                "SentencePiece vocabulary of %d instead of %d: the texts have %d characters",
-                self.vocabulary_size,
-                size,
-                needed - 2,
-            )
+            message = "SentencePiece vocabulary of %d instead of %d: the texts have %d characters"
+            logger.warning(message, self.vocabulary_size, size, needed - 2)
 
     def _load(self, model: bytes) -> None:
         self._model = model
