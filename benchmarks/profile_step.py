@@ -43,7 +43,7 @@ from asr.metering.meter import Ledger
 from asr.recipe.schema import Recipe
 from asr.training.average import MovingAverage
 from asr.training.data import SpeechDataModule
-from asr.training.machine import keep_freed_memory, kernel_precision, make_trainer, quiet_lightning
+from asr.training.machine import kernel_precision, make_trainer, quiet_lightning
 from asr.training.speech import SpeechModule
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMem")  # beginnings
@@ -330,7 +330,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--updates", type=int, default=20, help="timed; 20")
     parser.add_argument("--repeats", type=int, default=10, help="of encoding alone; 10")
     parser.add_argument("--output", type=Path, default=Path("runs/profile"))
-    keep_freed_memory()
     try:
         work(*parser.parse_known_args(arguments))
     except ValueError as error:

@@ -28,7 +28,7 @@ from asr.study.processes import IMPORTED
 from asr.text.tokenizers import Characters
 from asr.training.average import MovingAverage
 from asr.training.data import SpeechDataModule
-from asr.training.speech import WHOLE_SECONDS, SpeechModule
+from asr.training.speech import MULTIPLE_SECONDS, SpeechModule
 from tests import corpus, tiny
 from tests.decoders.test_decoders import utterances
 from tests.fake_gpu import CUDA, RefusedError, has_kernel, pretended
@@ -275,7 +275,7 @@ def test_a_gpu_validates_in_fewer_batches(tmp_path):
         SpeechData(options, LETTERS, corpus.RATE, 1, torch.device(device)).validation_batches()
         for device in ("cpu", "cuda")
     )
-    seconds = cpu.dataset.seconds
+    seconds = cpu.dataset.sizes
     for loader, limit in ((cpu, 2.0), (cuda, 8.0)):
         batches = loader.batch_sampler
         assert sorted(itertools.chain(*batches)) == list(range(20))
@@ -334,7 +334,7 @@ def test_a_run_on_a_gpu_waits_seldom_and_is_charged_for_all_that_it_computes(
             for name in counters:
                 counters[name] += amounts[name]
             rows, time = sizes.pop()
-            assert (time + 2) % round(100 * WHOLE_SECONDS) == 0, "all but what the window ends on"
+            assert (time + 2) % round(100 * MULTIPLE_SECONDS) == 0, "all but the end of a window"
             frames = -(-time // model.encoder.stride)
             seconds += rows * time / 100
             flops += 3 * rows * model.encoder.flops([time])

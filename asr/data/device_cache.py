@@ -6,9 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.batch import BLANK, Batch, mask
-
-FULL_SCALE = 32768  # of samples of 16 bits; a power of two, so that dividing by it is exact
+from asr.batch import mask
 
 
 def no_room(size: int, device: torch.device) -> str | None:
@@ -48,45 +46,3 @@ class Resident:
         place = first[:, None] + torch.arange(longest, device=first.device)  # (B, longest)
         cut = self.flat[place.masked_fill_(~real, 0)]
         return cut.masked_fill(~real, fill), lengths
-
-
-class ResidentUtterances:
-    """The samples and tokens of all utterances of some splits."""
-
-    def __init__(
-        self,
-        samples: np.ndarray,
-        starts: np.ndarray,
-        tokens: Sequence[Sequence[int]],
-        ids: Sequence[str],
-        texts: Sequence[str],
-        device: torch.device,
-    ) -> None:
-        """Copies them to the device.
-
-        Args:
-            samples: (total,) int16 of all utterances, one after the other.
-            starts: (number + 1,) int64, where each begins, and the end of the last.
-            tokens: of each, without EOS.
-            ids: of each.
-            texts: of each.
-            device: where batches are wanted.
-        """
-        self.samples = Resident(samples, starts, device)
-        ends = np.cumsum([0, *map(len, tokens)])
-        flat = np.fromiter((token for each in tokens for token in each), dtype=np.int64)
-        self.tokens = Resident(flat, ends, device)
-        self.ids, self.texts = ids, texts
-
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """Equal to ``asr.data.utterances.collate`` of these utterances, bit for bit."""
-        samples, wave_lengths = self.samples.cut(rows, 0)
-        tokens, token_lengths = self.tokens.cut(rows, BLANK)
-        return Batch(
-            waves=samples.float() / FULL_SCALE,
-            wave_lengths=wave_lengths,
-            tokens=tokens,
-            token_lengths=token_lengths,
-            ids=[self.ids[row] for row in rows],
-            texts=[self.texts[row] for row in rows],
-        )

@@ -6,7 +6,7 @@ import json
 import logging
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.batch import BLANK
-from asr.data.utterances import BatchStream, DataOptions, Share, bucket, read_corpus, read_rows
+from asr.data.batches import BatchSource
+from asr.data.utterances import read_corpus, read_rows
 from asr.text.normalisers import Normaliser
 from asr.text.tokenizers import Tokenizer
 
@@ -83,18 +84,23 @@ def _lines(path: Path) -> list[str]:
         raise ValueError(f"{path} is damaged ({error}); copy it again") from None
 
 
-@dataclass(frozen=True)
 class Sentences:
-    """Token ids of sentences, and how many words they have."""
+    """Token ids of sentences.
 
-    ids: list[list[int]]
-    words: int
+    Attributes:
+        ids: tokens of each sentence, without EOS.
+        sizes: tokens and end of each sentence.
+        words: of all sentences together.
+    """
 
-    @classmethod
-    def of(cls, texts: Sequence[str], tokenizer: Tokenizer) -> "Sentences":
-        """Encodes the texts."""
-        words = sum(len(text.split()) for text in texts)
-        return cls([tokenizer.encode(text) for text in texts], words)
+    def __init__(self, texts: Sequence[str], tokenizer: Tokenizer) -> None:
+        self.ids = [tokenizer.encode(text) for text in texts]
+        self.sizes = [len(row) + 1.0 for row in self.ids]
+        self.words = sum(len(text.split()) for text in texts)
+
+    def tokens(self, index: int) -> list[int]:
+        """The tokens of a sentence, without EOS."""
+        return self.ids[index]
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(B, U) padded with BLANK, (B,)."""
@@ -102,18 +108,12 @@ class Sentences:
         lengths = torch.tensor([len(row) for row in rows])
         return pad_sequence(rows, batch_first=True, padding_value=BLANK), lengths
 
-    def batches(self, max_batch_tokens: float) -> list[list[int]]:
-        """Neighbours in length together, each sentence once."""
-        return bucket([len(row) + 1.0 for row in self.ids], max_batch_tokens)
 
+class TextData(BatchSource):
+    """Training and validation batches of sentences."""
 
-class TextData:
-    """Training and validation sentences.
-
-    Attributes:
-        train, validation: the sentences.
-        stream: the order of the training batches.
-    """
+    train: Sentences
+    validation: Sentences
 
     def __init__(
         self, options: TextOptions, tokenizer: Tokenizer, normalise: Normaliser, seed: int
@@ -134,12 +134,8 @@ class TextData:
             )
         if not texts:
             raise ValueError("text.train: every sentence is in the validation text; give others")
-        self.options = options
-        self.train = Sentences.of(texts, tokenizer)
-        self.validation = Sentences.of(held_out, tokenizer)
-        lengths = [len(row) + 1.0 for row in self.train.ids]
-        stream = DataOptions(corpus="", max_batch_seconds=options.max_batch_tokens)
-        self.stream = BatchStream(lengths, stream, seed)  # of tokens where speech has seconds
+        train, validation = (Sentences(each, tokenizer) for each in (texts, held_out))
+        super().__init__(train, validation, options.max_batch_tokens, seed)
 
     def sha256(self) -> str:
         """Of all tokens of both texts, in their order."""
@@ -149,28 +145,6 @@ class TextData:
             for ids in sentences.ids:
                 digest.update(array("q", [len(ids), *ids]).tobytes())
         return digest.hexdigest()
-
-    def train_batches(
-        self, position: int = 0, rank: int = 0, num_ranks: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless; ``position`` counts the batches that all ranks together have trained on."""
-        return map(self.train.batch, Share(self.stream, position, rank, num_ranks))
-
-    def validation_rows(self) -> list[list[int]]:
-        """The sentences of each validation batch."""
-        return self.validation.batches(self.options.max_batch_tokens)
-
-    def validation_batches(
-        self, rank: int = 0, num_ranks: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields every validation sentence once; a batch holds sentences of similar length."""
-        return map(self.validation.batch, self.validation_rows()[rank::num_ranks])
-
-    def longest_batch(self) -> tuple[Tensor, Tensor]:
-        """The batch with most tokens and padding."""
-        batches = self.train.batches(self.options.max_batch_tokens)
-        cost = [len(b) * max(len(self.train.ids[i]) for i in b) for b in batches]
-        return self.train.batch(batches[cost.index(max(cost))])
 
 
 def tokens_of(model_folder: Path) -> tuple[dict[str, str], str]:

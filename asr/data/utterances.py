@@ -17,17 +17,19 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from asr.audio.audio_file import decode
 from asr.batch import BLANK, Batch
-from asr.data.device_cache import FULL_SCALE, ResidentUtterances, no_room
+from asr.data.batches import BatchSource, bucket
+from asr.data.device_cache import Resident, no_room
 from asr.text.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 GPU_VALIDATION = 4  # on a GPU: batches of validation, in those of training
+FULL_SCALE = 32768  # of samples of 16 bits; a power of two, so that dividing by it is exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,18 +183,24 @@ def _shards(folder: Path, split: str) -> list[Path]:
 
 
 class Utterances(Dataset):
-    """One utterance an item: (id, text, wave (N,) float32, tokens (U,) int64)."""
+    """One utterance an item: (id, text, wave (N,) float32, tokens (U,) int64).
+
+    Attributes:
+        sizes: seconds of each utterance.
+        samples: (total,) int16 of all utterances, one after the other, if they fit into memory.
+        starts: (number + 1,) int64, where each of them begins, and where the last one ends.
+        resident: samples and tokens of all utterances on a device, see ``keep_on``.
+    """
 
     def __init__(self, rows: Any, tokenizer: Tokenizer, sample_rate: int, cache_gib: float):
         self.rows, self.tokenizer, self.sample_rate = rows, tokenizer, sample_rate
-        self.seconds: list[float] = list(rows["duration"])
+        self.sizes: list[float] = list(rows["duration"])
         self.texts: list[str] = list(rows["text"])
         self.ids: list[str] = list(rows["id"])
-        self.resident: ResidentUtterances | None = None
-        # Of all utterances, one after the other, and where each begins and the last one ends.
+        self.resident: tuple[Resident, Resident] | None = None
         self.samples: np.ndarray | None = None
         self.starts = np.zeros(len(rows) + 1, dtype=np.int64)
-        if sum(self.seconds) * sample_rate * 2 <= cache_gib * 2**30:
+        if sum(self.sizes) * sample_rate * 2 <= cache_gib * 2**30:
             with ThreadPoolExecutor() as pool:
                 waves = list(pool.map(self._stored, range(len(rows)), rows.audio()))
             np.cumsum([len(wave) for wave in waves], out=self.starts[1:])
@@ -205,7 +213,7 @@ class Utterances(Dataset):
             raise ValueError(f"{self.ids[index]}: {error}; prepare the corpus again") from None
 
     def _stored(self, index: int, audio: bytes) -> np.ndarray:
-        """16 bits, in half the memory: exact for files of 16 bits, which prepared ones are."""
+        """16 bits take half the memory. They are exact for files of 16 bits, as prepared ones."""
         scaled = (self._decoded(index, audio) * FULL_SCALE).round()
         return scaled.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
@@ -216,21 +224,42 @@ class Utterances(Dataset):
             return torch.from_numpy(samples.astype(np.float32) / FULL_SCALE)
         return torch.from_numpy(self._decoded(index, self.rows[index]["audio"]["bytes"]))
 
-    def stay_on(self, device: torch.device) -> None:
-        """From now on ``resident`` makes batches there; only with the audio in memory."""
-        assert self.samples is not None
-        tokens = [self.tokenizer.encode(text) for text in self.texts]
-        self.resident = ResidentUtterances(
-            self.samples, self.starts, tokens, self.ids, self.texts, device
-        )
+    def tokens(self, index: int) -> list[int]:
+        """The tokens of a transcript, without EOS."""
+        return self.tokenizer.encode(self.texts[index])
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, index: int) -> tuple[str, str, Tensor, Tensor]:
-        text = self.texts[index]
-        tokens = torch.tensor(self.tokenizer.encode(text), dtype=torch.int64)
-        return self.ids[index], text, self.wave(index), tokens
+        tokens = torch.tensor(self.tokens(index), dtype=torch.int64)
+        return self.ids[index], self.texts[index], self.wave(index), tokens
+
+    def keep_on(self, device: torch.device) -> None:
+        """Copies samples and tokens to a device, where ``batch`` then cuts batches out of them."""
+        assert self.samples is not None
+        tokens = [self.tokens(index) for index in range(len(self))]
+        flat = np.fromiter(itertools.chain(*tokens), dtype=np.int64)
+        self.resident = (
+            Resident(self.samples, self.starts, device),
+            Resident(flat, np.cumsum([0, *map(len, tokens)]), device),
+        )
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """These utterances; the batch is the same bit for bit, wherever it is made."""
+        if self.resident is None:
+            return collate([self[index] for index in indices])
+        samples, tokens = self.resident
+        waves, wave_lengths = samples.cut(indices, 0)
+        padded, token_lengths = tokens.cut(indices, BLANK)
+        return Batch(
+            waves=waves.float() / FULL_SCALE,
+            wave_lengths=wave_lengths,
+            tokens=padded,
+            token_lengths=token_lengths,
+            ids=[self.ids[index] for index in indices],
+            texts=[self.texts[index] for index in indices],
+        )
 
 
 def collate(items: Sequence[tuple[str, str, Tensor, Tensor]]) -> Batch:
@@ -246,90 +275,11 @@ def collate(items: Sequence[tuple[str, str, Tensor, Tensor]]) -> Batch:
     )
 
 
-def bucket(
-    seconds: Sequence[float], max_batch_seconds: float, order: Sequence[int] | None = None
-) -> list[list[int]]:
-    """Neighbours in length share a batch whose padded length is at most ``max_batch_seconds``.
+class SpeechData(BatchSource):
+    """Training and validation batches of a prepared corpus."""
 
-    Args:
-        seconds: length of each utterance.
-        max_batch_seconds: bound on longest times number; a longer utterance is alone.
-        order: indices by (nearly) rising length; by length when not given.
-    """
-    batches: list[list[int]] = []
-    longest = 0.0
-    for index in np.argsort(seconds, kind="stable") if order is None else order:
-        longest = max(longest, seconds[index])
-        if not batches or longest * (len(batches[-1]) + 1) > max_batch_seconds:
-            batches.append([])
-            longest = seconds[index]
-        batches[-1].append(int(index))
-    return batches
-
-
-class BatchStream:
-    """The endless sequence of training batches, from any point on: a pure function of the seed.
-
-    The sequence is the epochs one after the other, each shuffled anew, whatever the number of
-    ranks: rank r of R takes batches r, r + R, r + 2R, ... of it. Being pure it can be iterated any
-    number of times, which is what makes a resumed run exact.
-    """
-
-    def __init__(self, seconds: Sequence[float], options: DataOptions, seed: int):
-        self.seconds, self.options, self.seed = np.asarray(seconds), options, seed
-        self._ends: list[int] = []  # batches up to the end of each epoch
-
-    def epoch(self, epoch: int) -> list[list[int]]:
-        """The batches of one epoch in their order."""
-        draw = np.random.default_rng([self.seed, epoch])
-        limits = self.options.curriculum_seconds
-        limit = limits[epoch] if epoch < len(limits) else np.inf
-        allowed = np.flatnonzero(self.seconds <= limit)
-        if not len(allowed):
-            raise ValueError(
-                f"data.curriculum_seconds: no utterance is as short as {limit} s "
-                f"(the shortest lasts {self.seconds.min():.2f} s); give longer ones, or []"
-            )
-        # A little noise on the length, so that an utterance meets other company every epoch.
-        noisy = self.seconds[allowed] * draw.uniform(0.95, 1.05, len(allowed))
-        order = allowed[np.argsort(noisy, kind="stable")].tolist()
-        batches = bucket(self.seconds.tolist(), self.options.max_batch_seconds, order)
-        return [batches[i] for i in draw.permutation(len(batches))]
-
-    def locate(self, position: int) -> tuple[int, int]:
-        """(epoch, batches of it before) of the batch at this position of the stream."""
-        while not self._ends or position >= self._ends[-1]:
-            before = self._ends[-1] if self._ends else 0
-            self._ends.append(before + len(self.epoch(len(self._ends))))
-        epoch = bisect.bisect_right(self._ends, position)
-        return epoch, position - (self._ends[epoch - 1] if epoch else 0)
-
-    def batches(self, position: int) -> Iterator[list[int]]:
-        """From this position on, without end."""
-        epoch, skip = self.locate(position)
-        while True:
-            yield from self.epoch(epoch)[skip:]
-            epoch, skip = epoch + 1, 0
-
-
-class Share(Sampler[list[int]]):
-    """Every ``num_ranks``-th batch of a stream from ``position + rank`` on."""
-
-    def __init__(self, stream: BatchStream, position: int, rank: int = 0, num_ranks: int = 1):
-        self.stream, self.position, self.rank, self.num_ranks = stream, position, rank, num_ranks
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """A new iteration begins at the same batch."""
-        return itertools.islice(self.stream.batches(self.position), self.rank, None, self.num_ranks)
-
-
-class SpeechData:
-    """Training and validation batches of a prepared corpus.
-
-    Attributes:
-        train, validation: the utterances.
-        stream: the order of the training batches.
-    """
+    train: Utterances
+    validation: Utterances
 
     def __init__(
         self,
@@ -339,18 +289,18 @@ class SpeechData:
         seed: int,
         device: torch.device = CPU,
     ):
-        self.options, self.seed, self.device = options, seed, device
-        splits = (options.train, [options.validation])
-        self.train, self.validation = (
+        train, validation = (
             Utterances(read_rows(options.corpus, split), tokenizer, sample_rate, options.cache_gib)
-            for split in splits
+            for split in (options.train, [options.validation])
         )
-        self.stream = BatchStream(self.train.seconds, options, seed)
+        curriculum = options.curriculum_seconds
+        super().__init__(train, validation, options.max_batch_seconds, seed, curriculum)
+        self.options, self.seed, self.device = options, seed, device
         if options.device_cache:
-            self._stay_on_device()
+            self._keep_on_device()
 
-    def _stay_on_device(self) -> None:
-        """Keeps the audio of both on the device, or says in the log why it cannot."""
+    def _keep_on_device(self) -> None:
+        """Keeps the audio of both splits on the device, or says in the log why it cannot."""
         splits = (self.train, self.validation)
         held = [split.samples for split in splits if split.samples is not None]
         why = no_room(sum(samples.nbytes for samples in held), self.device)
@@ -360,22 +310,7 @@ class SpeechData:
             log.warning("data.device_cache: batches are copied to the device one by one: %s", why)
             return
         for split in splits:
-            split.stay_on(self.device)
-
-    @staticmethod
-    def texts(options: DataOptions) -> list[str]:
-        """The training transcripts, on which a tokenizer is made."""
-        return list(read_rows(options.corpus, options.train)["text"])
-
-    def train_batches(
-        self, position: int = 0, rank: int = 0, num_ranks: int = 1
-    ) -> Iterable[Batch]:
-        """Endless; ``position`` counts the batches that all ranks together have trained on."""
-        return self._made(self.train, Share(self.stream, position, rank, num_ranks))
-
-    def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> Iterable[Batch]:
-        """Yields every validation utterance once; a batch holds utterances of similar length."""
-        return self._made(self.validation, self.validation_rows()[rank::num_ranks])
+            split.keep_on(self.device)
 
     def validation_rows(self) -> list[list[int]]:
         """The utterances of each validation batch.
@@ -383,25 +318,19 @@ class SpeechData:
         A step of a search has as many launches, which a GPU waits for, at any size of a batch.
         """
         larger = GPU_VALIDATION if self.device.type == "cuda" else 1
-        return bucket(self.validation.seconds, larger * self.options.max_batch_seconds)
+        return bucket(self.validation.sizes, larger * self.max_batch_size)
 
-    def _made(self, utterances: Utterances, batches: Iterable[list[int]]) -> Iterable[Batch]:
-        """On the device, where the audio is there; else in memory, by a loader."""
-        if utterances.resident is not None:
-            return map(utterances.resident.batch, batches)
+    def made(self, items: Any, rows: Iterable[list[int]]) -> Iterable[Batch]:
+        """On the device, if the audio is there; otherwise in memory, by a loader."""
+        if items.resident is not None:
+            return map(items.batch, rows)
         return DataLoader(
-            utterances,
-            batch_sampler=batches,
+            items,
+            batch_sampler=rows,
             collate_fn=collate,
             num_workers=self.options.num_workers,
             pin_memory=self.device.type == "cuda",
         )
-
-    def longest_batch(self) -> Batch:
-        """The batch with most padded seconds; those of an epoch are longer by 5 % at most."""
-        batches = bucket(self.train.seconds, self.options.max_batch_seconds)
-        cost = [len(b) * max(self.train.seconds[i] for i in b) for b in batches]
-        return collate([self.train[i] for i in batches[int(np.argmax(cost))]])
 
     def sample(self, number: int) -> Iterator[Tensor]:
         """Waveforms (N,) of a fixed random sample of the training utterances."""

@@ -1,8 +1,7 @@
-"""What a run costs: device-seconds by phase, FLOPs, joules and memory, in a ledger that survives.
+"""The ledger of a run: device-seconds by phase, FLOPs, joules and memory.
 
-It knows nothing of speech: it is told how many seconds of audio and how many FLOPs a step held.
-Cost counts from the start of the process and leaves nothing out; throughput and utilisation are
-over the seconds of training steps only.
+Cost counts from the start of the process and leaves nothing out. Utilisation is over the seconds of
+training steps only.
 """
 
 import contextlib
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from asr.files import read_json_lines, write
+from asr.metering.environment import processor
 
 PHASES = ("startup", "compilation", "step", "data_wait", "validation", "checkpoint")
 HEARTBEAT_SECONDS = 0.25
@@ -39,18 +39,14 @@ PEAK_FLOPS = {
 def process_start() -> float:
     """Unix time at which this process began; interpreter and imports are part of the cost.
 
-    But for runs of a study, which are forked from a process that has imported everything.
+    Runs of a study are forked from a process that has imported everything. The boot time that
+    psutil counts from is rounded to a second.
     """
     with contextlib.suppress(OSError, ValueError):
         ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
         uptime = float(Path("/proc/uptime").read_text().split()[0])
         return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
     return time.time() - time.process_time()
-
-
-def peak_flops(device_name: str, precision: str) -> float | None:
-    """Dense peak of one device in bf16, tf32 or float32; None when it is not known."""
-    return PEAK_FLOPS.get(device_name, {}).get(precision)
 
 
 class EnergyMeter:
@@ -96,23 +92,35 @@ class Ledger:
         device: torch.device,
         num_devices: int = 1,
         precision: str = "float32",
-        began: float | None = None,
+        total: Callable[[float], float] = lambda value: value,
         writes: bool = True,
+        began: float | None = None,
     ):
+        """Begins a session.
+
+        Args:
+            folder: of the run.
+            device: of this process.
+            num_devices: of the run.
+            precision: of large products: bf16, tf32 or float32.
+            total: sums a number over the processes of the run, which all call it.
+            writes: whether this process writes the files; one process of a run does.
+            began: Unix time, in seconds, from which the session counts; the start of the process.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.device, self.num_devices = folder, device, num_devices
+        self.precision, self.total, self.writes = precision, total, writes
         self.energy = EnergyMeter(device)
         self.began = process_start() if began is None else began
         # Seconds are read off a clock that nobody sets; it reads 0 when the process began.
         self._zero = time.monotonic() - (time.time() - self.began)
         self.device_name = device_name(device)
-        self.precision = precision
-        self.peak = peak_flops(self.device_name, precision)
+        self.peak_flops = PEAK_FLOPS.get(self.device_name, {}).get(precision)  # per second
         self.peak_memory = 0
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.counters = dict.fromkeys(COUNTERS, 0.0)
-        self._restored = dict.fromkeys(COUNTERS, 0.0)
-        before = self._last_heartbeat()
+        path = folder / "heartbeat.json"
+        before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         self.session: int = before.get("session", 0) + 1
         self.earlier_wall: float = before.get("wall_seconds", 0.0)
         self.earlier_device: float = before.get("device_seconds", 0.0)
@@ -121,7 +129,6 @@ class Ledger:
         self._phase, self._since = "startup", 0.0
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
-        self.writes = writes  # one process of a run keeps the files
         if writes:
             self._heart.start()
 
@@ -170,13 +177,15 @@ class Ledger:
         # A checkpoint may be younger than the last heartbeat of the session that wrote it.
         self.earlier_wall = max(self.earlier_wall, state["wall_seconds"])
         self.earlier_device = max(self.earlier_device, state["device_hours"] * 3600)
-        startup = self.seconds["startup"]
         # A checkpoint may be older than a phase.
-        self.seconds = {name: state["seconds"].get(name, 0.0) for name in PHASES}
-        self.seconds["startup"] += startup
+        for name in PHASES:
+            self.seconds[name] = state["seconds"].get(name, 0.0) + (
+                self.seconds[name] if name == "startup" else 0.0
+            )
         self.peak_memory = state["peak_memory_bytes"]
         self.wasted = state["wasted_seconds"] + self.earlier_wall - state["wall_seconds"]
-        self._restored = {name: state[name] for name in COUNTERS}
+        if self.writes:  # the counters are summed over the processes
+            self.counters = {name: state[name] for name in COUNTERS}
 
     def open(self, from_update: int) -> None:
         """Writes the line that begins a session's work."""
@@ -205,19 +214,11 @@ class Ledger:
         for name, amount in amounts.items():
             self.counters[name] += amount
 
-    def totals(self, total: Callable[[float], float] = lambda value: value) -> dict[str, float]:
-        """The counters over all sessions; ``total`` sums one number over all processes."""
-        return {name: self.total(name, total) for name in COUNTERS}
-
-    def total(self, name: str, total: Callable[[float], float]) -> float:
-        """One of the counters over all sessions and processes."""
-        return self._restored[name] + total(self.counters[name])
-
-    def line(self, event: str, total: Callable[[float], float], **facts: Any) -> dict[str, Any]:
+    def line(self, event: str, **facts: Any) -> dict[str, Any]:
         """One line of the ledger, everything cumulative; call it on every process."""
         self.enter(self._phase)
         self.peak_memory = max(self.peak_memory, peak_memory(self.device))
-        totals = self.totals(total)
+        totals = {name: self.total(self.counters[name]) for name in COUNTERS}
         busy = self.seconds["step"] * self.num_devices
         used = totals["train_flops"] / busy if busy else 0.0
         return {
@@ -228,9 +229,9 @@ class Ledger:
             "seconds": dict(self.seconds),
             "wasted_seconds": self.wasted,
             **totals,
-            "model_flops_utilisation": used / self.peak if self.peak else None,
+            "model_flops_utilisation": used / self.peak_flops if self.peak_flops else None,
             "peak_memory_bytes": self.peak_memory,
-            "energy_joules": self._joules(total),
+            "energy_joules": self._joules(self.total),
             "energy_note": self.energy.note,
         }
 
@@ -255,19 +256,14 @@ class Ledger:
         }
 
     def _append(self, line: dict[str, Any]) -> None:
-        path = self.folder / "ledger.jsonl"
-        text = json.dumps(line) + "\n"
-        # A killed session may have left half a line: it ends here, so that only it is lost.
-        if path.exists() and (old := path.read_bytes()[-1:]) and old != b"\n":
-            text = "\n" + text
-        with path.open("a") as file:
-            file.write(text)
+        with (self.folder / "ledger.jsonl").open("ab+") as file:
+            # A killed session may have left half a line: it ends here, so that only it is lost.
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                file.write(b"" if file.read() == b"\n" else b"\n")
+            file.write(json.dumps(line).encode() + b"\n")
 
     # --- heartbeat ---
-
-    def _last_heartbeat(self) -> dict[str, Any]:
-        path = self.folder / "heartbeat.json"
-        return json.loads(path.read_text()) if path.exists() else {}
 
     def _write_heartbeat(self) -> None:
         beat = {
@@ -294,8 +290,6 @@ def device_name(device: torch.device) -> str:
     """The accelerator's own name, or the processor's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    from asr.metering.environment import processor
-
     return processor()
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio.audio_file import decode
-from asr.data.utterances import bucket, read_corpus, read_rows
+from asr.data.batches import bucket
+from asr.data.utterances import read_corpus, read_rows
 from asr.files import new_folder
 from asr.model import SpeechModel, corpus_of, load_model
 from asr.probes.context_table import Effective, Point, save

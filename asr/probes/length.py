@@ -16,7 +16,8 @@ import numpy as np
 
 from asr.audio.audio_file import decode
 from asr.config.strict_yaml import load_file
-from asr.data.utterances import bucket, read_corpus, read_rows
+from asr.data.batches import bucket
+from asr.data.utterances import read_corpus, read_rows
 from asr.files import new_folder
 from asr.model import SpeechModel, corpus_of, load_model
 from asr.probes.measure import equal_precision

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from asr.data.utterances import bucket
+from asr.data.batches import bucket
 from asr.encoders import Encoder
 
 

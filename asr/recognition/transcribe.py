@@ -19,7 +19,7 @@ from asr.audio.audio_file import pieces
 from asr.audio.modulation import kind_of
 from asr.audio.sources import Source, find
 from asr.audio.windows import cut, natural_window
-from asr.data.utterances import bucket
+from asr.data.batches import bucket
 from asr.files import new_folder, write_all
 from asr.items import attempt_each, one_line, reason
 from asr.recognition.alignment import Word, aligns

@@ -1,17 +1,28 @@
-"""The state to resume a run from: read with care, for it may be damaged or another run's."""
+"""The state of a run: saved whole or not at all, and taken up at exactly the next batch."""
 
+import logging
 import math
+import time
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import torch
 
-from asr.files import check_format
+from asr.config import strict_yaml
+from asr.files import check_format, write
+from asr.training.ledger import LedgerCallback
+from asr.training.ranks import from_rank_zero
+from asr.training.task import Progress
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2  # of ``last.ckpt``; 1 had no number
+PREFIX = "model."  # of the names of weights in a module
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
     """A checkpoint, on the CPU; None when there is none. Plain values and tensors, no code.
 
     Raises:
@@ -21,41 +32,150 @@ def read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        # Before all trainings saved the same, each had names of its own.
+        # The first format had other names.
         if "data" not in state:
             state["data"] = {"position": state["position"]}
-        if "best_wer" in state:  # without a metric, the WER alone chose until now
+        if "best_wer" in state:  # the WER alone chose the best model
             state["best"] = (state["best_wer"], math.inf)
         elif isinstance(state["best"], float):
             state["best"] = (state["best"],)
         state["same"].keys()
     except Exception as error:  # unpickling raises anything
-        raise damaged(path, error) from None
+        raise _damaged(path, error) from None
     check_format(path, FORMAT, state)
     return state
 
 
-def check(path: Path, state: dict[str, Any], same: dict[str, Any]) -> None:
-    """Refuses a checkpoint of a run with other data, or of another device.
-
-    Args:
-        path: the file.
-        state: what was read from it.
-        same: what may not have changed since it was written, by name.
-
-    Raises:
-        ValueError: something changed; names it.
-    """
-    before = state["same"]
-    for name, now in same.items():
-        if before.get(name) != now:
-            raise ValueError(
-                f"{path.parent}: the {name} changed since the run began ({before.get(name)}, now "
-                f"{now}); restore it, or choose another --run"
-            )
-
-
-def damaged(path: Path, error: Exception) -> ValueError:
-    """One line about a checkpoint that cannot be used."""
+def _damaged(path: Path, error: Exception) -> ValueError:
     reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
     return ValueError(f"{path} is damaged ({reason:.200}); remove it to begin again from update 0")
+
+
+class CheckpointCallback(L.Callback):
+    """Saves and resumes a run, and saves its models.
+
+    Lightning's own checkpoints hold the counters of its loops, which replay batches and validations
+    after some resumes, and are not written whole or not at all. Here the position of the data and
+    the progress of the task say everything, and Lightning's counters follow from them.
+    """
+
+    def __init__(self, account: LedgerCallback, saved: dict[str, Any] | None) -> None:
+        """``saved`` is what ``read_checkpoint`` found in the folder."""
+        self.folder, self.account, self.saved = account.folder, account, saved
+        self.path = self.folder / "last.ckpt"
+        self._saved_at = time.monotonic()
+
+    # --- resuming ---
+
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        """Refuses to go on with other data or on another kind of device.
+
+        Raises:
+            ValueError: something changed; names it.
+        """
+        if self.saved is None:
+            return
+        before = self.saved["same"]
+        for name, now in module.resume_invariants().items():
+            if before.get(name) != now:
+                raise ValueError(
+                    f"{self.folder}: the {name} changed since the run began ({before.get(name)}, "
+                    f"now {now}); restore it, or choose another --run"
+                )
+
+    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Takes up the run where it was saved.
+
+        Raises:
+            ValueError: the checkpoint is damaged.
+        """
+        if (saved := self.saved) is None:
+            return
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        names = [field.name for field in fields(Progress)]
+        try:
+            weights = {PREFIX + name: value for name, value in saved["model"].items()}
+            trainer.strategy.load_model_state_dict({"state_dict": weights})
+            module.evaluated.load_state_dict(saved["average"])
+            trainer.strategy.load_optimizer_state_dict({"optimizer_states": [saved["optimizer"]]})
+            module.data.load_state_dict(saved["data"])
+            module.progress = Progress(**{name: saved[name] for name in names if name in saved})
+            for callback in callbacks:
+                if (state := saved.get("callbacks", {}).get(callback.state_key)) is not None:
+                    callback.load_state_dict(state)
+            self.account.ledger.restore(saved["ledger"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise _damaged(self.path, error) from None
+        self.saved = None  # its memory
+        log.info("resumed %s at update %d", self.folder, module.progress.updates)
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Lightning's counters: when to validate, and the steps of loggers and callbacks."""
+        updates, loop = module.progress.updates, trainer.fit_loop.epoch_loop
+        loop.batch_progress.total.ready = updates * trainer.accumulate_grad_batches
+        loop.automatic_optimization.optim_progress.optimizer.step.total.completed = updates
+        loop._batches_that_stepped = updates
+        self._saved_at = time.monotonic()
+
+    # --- saving ---
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
+        """Saves when it is time to, unless a validation comes now, after which it is saved."""
+        options, updates = module.recipe, module.progress.updates
+        if not module.update_ended or updates % options.validation.every_updates == 0:
+            return
+        waited = time.monotonic() - self._saved_at  # by the clock of this process
+        if from_rank_zero(trainer, waited > options.trainer.checkpoint_every_seconds):
+            self.save(trainer, module)
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        """Saves the best model, and the state."""
+        progress, score = module.progress, module.score()
+        if score < progress.best:
+            progress.best = score
+            with self.account.ledger.during("checkpoint"):
+                self.save_model(trainer, module, "best", self.account.line)
+        progress.validated_at = progress.updates
+        progress.validation_seconds = time.monotonic() - self.account.validation_began
+        if trainer.optimizers and (module.update_ended or not module.progress.updates):
+            self.save(trainer, module)  # nothing can resume in the middle of an update
+
+    def save(self, trainer: L.Trainer, module: Any) -> None:
+        """The state to resume from and the latest model; call it on every rank."""
+        ledger, strategy = self.account.ledger, trainer.strategy
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        with ledger.during("checkpoint"):
+            strategy.barrier()
+            line = ledger.line("checkpoint")
+            weights = strategy.lightning_module_state_dict()
+            state = {
+                "format": FORMAT,
+                "model": {name.removeprefix(PREFIX): value for name, value in weights.items()},
+                "average": module.evaluated.state_dict(),
+                "optimizer": strategy.optimizer_state(trainer.optimizers[0]),
+                "data": module.data.state_dict(),
+                "tokenizer": dict(module.data.tokenizer.state()),
+                "same": module.resume_invariants(),
+                "callbacks": {c.state_key: s for c in callbacks if (s := c.state_dict())},
+                **asdict(module.progress),
+                "ledger": line,
+            }
+            if trainer.is_global_zero:
+                write(self.path, lambda file: torch.save(state, file))
+            self.save_model(trainer, module, "last", line)
+            strategy.barrier()
+        self._saved_at = time.monotonic()
+
+    def save_model(self, trainer: L.Trainer, module: Any, name: str, line: dict[str, Any]) -> None:
+        """What is validated, as a model folder."""
+        if trainer.is_global_zero:
+            summary = {
+                "updates": module.progress.updates,
+                "audio_hours": line["audio_seconds"] / 3600,
+                "device_hours": line["device_hours"],
+                "device_name": self.account.ledger.device_name,
+                "validation": line.get("validation"),
+                "seed": module.recipe.seed,
+                "recipe": strict_yaml.tree_of(module.recipe),
+            }
+            module.save_model(self.folder / name, summary)

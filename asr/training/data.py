@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from asr.data.sentences import TextData, tokens_of
-from asr.data.utterances import SpeechData, read_corpus
+from asr.data.utterances import SpeechData, read_corpus, read_rows
 from asr.model import find_model
 from asr.recipe.schema import LanguageModelRecipe, Recipe
 from asr.text.normalisers import normaliser
-from asr.text.tokenizers import restore
+from asr.text.tokenizers import Tokenizer, restore
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +23,30 @@ ENDLESS = 10**12  # batches; more than any run has, and exact when summed over r
 
 
 class Loader:
-    """Batches for a Trainer, and how long it waits for them."""
+    """Batches for a Trainer, which can time how long it waits for them.
+
+    It has a length, since Lightning fetches every batch one ahead without one.
+    """
 
     def __init__(
-        self, batches: Callable[[], Iterable[Any]], enter: Callable[[str], object]
+        self,
+        batches: Callable[[], Iterable[Any]],
+        length: int,
+        enter: Callable[[str], object] = lambda phase: None,
     ) -> None:
-        """``enter`` is told in which phase the time is spent from now on: data_wait or step."""
-        self.batches, self.enter = batches, enter
+        """Reads nothing yet.
+
+        Args:
+            batches: called at each iteration.
+            length: batches of an iteration.
+            enter: told the phase on which time is spent from now on: data_wait or step.
+        """
+        self.batches, self.length, self.enter = batches, length, enter
+
+    def __len__(self) -> int:
+        return self.length
 
     def __iter__(self) -> Iterator[Any]:
-        """From where the data module stands."""
         batches = iter(self.batches())
         while True:
             self.enter("data_wait")
@@ -45,13 +59,6 @@ class Loader:
             yield batch
 
 
-class TrainLoader(Loader):
-    """A length that no run reaches. Without one, Lightning fetches every batch one ahead."""
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-
 class StreamDataModule(L.LightningDataModule):
     """Training batches of an endless stream, and validation batches.
 
@@ -59,12 +66,14 @@ class StreamDataModule(L.LightningDataModule):
 
     Attributes:
         source: the training and validation data, once they are set up.
+        tokenizer: that of the model, once the data are set up.
         position: batches that all ranks together have trained on. The state of the data.
         window: position at the end of the last update.
-        enter: told in which phase the time is spent: data_wait or step.
+        enter: told the phase on which time is spent from now on: data_wait or step.
     """
 
     source: SpeechData | TextData
+    tokenizer: Tokenizer
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,19 +81,31 @@ class StreamDataModule(L.LightningDataModule):
         self.enter: Callable[[str], object] = lambda phase: None
 
     @abstractmethod
-    def num_tokens(self, row: int) -> int:
-        """Tokens of a training sentence."""
+    def read(self, trainer: L.Trainer) -> None:
+        """Sets ``tokenizer`` and ``source``."""
+
+    def setup(self, stage: str) -> None:
+        """Reads the data, once."""
+        if not hasattr(self, "source"):
+            assert self.trainer is not None
+            self.read(self.trainer)
 
     @property
     def epoch(self) -> int:
         """The epoch of the next batch, counted from 0."""
         return self.source.stream.locate(self.position)[0]
 
+    def _place(self) -> tuple[int, int]:
+        """Rank, number of ranks."""
+        assert self.trainer is not None
+        return self.trainer.global_rank, self.trainer.world_size
+
     def train_dataloader(self) -> Loader:
         """Endless. A new iteration begins at ``position``."""
         place = self._place()
-        return TrainLoader(
+        return Loader(
             lambda: self.source.train_batches(self.position, *place),
+            ENDLESS,
             lambda phase: self.enter(phase),
         )
 
@@ -94,18 +115,13 @@ class StreamDataModule(L.LightningDataModule):
         DDP synchronises buffers before each step, of validation as well.
         """
         rank, ranks = self._place()
+        length = -(-len(self.source.validation_rows()) // ranks)
 
         def batches() -> Iterator[Any]:
-            yield from self.source.validation_batches(rank, ranks)
-            if rank > (len(self.source.validation_rows()) - 1) % ranks:
-                yield None
+            padded = itertools.chain(self.source.validation_batches(rank, ranks), [None])
+            return itertools.islice(padded, length)
 
-        return Loader(batches, lambda phase: None)
-
-    def _place(self) -> tuple[int, int]:
-        """Rank, number of ranks."""
-        assert self.trainer is not None
-        return self.trainer.global_rank, self.trainer.world_size
+        return Loader(batches, length)
 
     def share_of_update(self, count: Tensor) -> Tensor:
         """What the next batch of all ranks has of the tokens of the whole update, ().
@@ -119,7 +135,7 @@ class StreamDataModule(L.LightningDataModule):
         ranks = self.trainer.world_size
         number = ranks * self.trainer.accumulate_grad_batches
         rows = itertools.islice(self.source.stream.batches(self.window), number)
-        batches = [[self.num_tokens(row) for row in some] for some in rows]
+        batches = [[len(self.source.train.tokens(row)) for row in some] for some in rows]
         first = self.position - self.window
         (tokens, ends), (all_tokens, all_ends) = (
             (sum(map(sum, some)), sum(map(len, some)))
@@ -142,9 +158,9 @@ class SpeechDataModule(StreamDataModule):
     """Batches of a prepared corpus.
 
     Attributes:
-        resumed: whether the statistics of the features will be loaded with the model.
-        tokenizer: that of the model.
+        of_trained_model: whether a tokenizer was given.
         corpus: what ``corpus.json`` says.
+        rows_sha256: checksums of the rows of each split that is used.
     """
 
     source: SpeechData
@@ -154,20 +170,16 @@ class SpeechDataModule(StreamDataModule):
 
         Args:
             recipe: of the training.
-            tokenizer: the state of that of a trained model; one is made of the texts without it.
+            tokenizer: state of the tokenizer of a trained model. Without it, a tokenizer is made
+                of the training transcripts.
 
         Raises:
             ValueError: the corpus is not there, or has a lower sample rate than the features.
         """
         super().__init__()
         self.recipe, self._tokenizer = recipe, tokenizer
-        self.resumed = False
+        self.of_trained_model = tokenizer is not None
         self.corpus = read_corpus(recipe.data.corpus)
-        self.rows_sha256 = self._checked()
-
-    def _checked(self) -> dict[str, str]:
-        """The checksums of the splits that are used."""
-        recipe = self.recipe
         rate, own = recipe.features.sample_rate, self.corpus["sample_rate"]
         if own < rate:
             raise ValueError(
@@ -176,39 +188,31 @@ class SpeechDataModule(StreamDataModule):
             )
         if own > rate:
             log.info("%s is converted from %d to %d Hz", recipe.data.corpus, own, rate)
-        splits = [*recipe.data.train, recipe.data.validation]
         facts = self.corpus["splits"]
-        return {split: facts[split]["rows_sha256"] for split in splits if split in facts}
+        splits = [*recipe.data.train, recipe.data.validation]
+        self.rows_sha256: dict[str, str] = {
+            split: facts[split]["rows_sha256"] for split in splits if split in facts
+        }
 
-    def setup(self, stage: str) -> None:
-        """Reads the corpus. A tokenizer is made by rank 0, for all."""
-        if hasattr(self, "source"):
-            return
-        assert self.trainer is not None
-        recipe, trainer = self.recipe, self.trainer
-        state = self._tokenizer
+    def read(self, trainer: L.Trainer) -> None:
+        """Reads the corpus. Rank 0 makes the tokenizer of all ranks."""
+        recipe, state = self.recipe, self._tokenizer
         if state is None:
             if trainer.is_global_zero:
-                state = recipe.tokenizer(SpeechData.texts(recipe.data)).state()
+                texts = read_rows(recipe.data.corpus, recipe.data.train)["text"]
+                state = recipe.tokenizer(texts).state()
             state = trainer.strategy.broadcast(state)
             assert state is not None
         self.tokenizer = restore(state)
-        device = trainer.strategy.root_device
-        self.source = SpeechData(
-            recipe.data, self.tokenizer, recipe.features.sample_rate, recipe.seed, device
-        )
-
-    def num_tokens(self, row: int) -> int:
-        """See ``StreamDataModule.num_tokens``."""
-        return len(self.tokenizer.encode(self.source.train.texts[row]))
+        rate, device = recipe.features.sample_rate, trainer.strategy.root_device
+        self.source = SpeechData(recipe.data, self.tokenizer, rate, recipe.seed, device)
 
 
 class TextDataModule(StreamDataModule):
-    """Batches of sentences.
+    """Batches of sentences, in the tokens of the speech model that the recipe names.
 
     Attributes:
-        tokenizer: that of the speech model that the recipe names.
-        normaliser: name of that of the speech model.
+        normaliser: name of the normaliser of the speech model.
     """
 
     source: TextData
@@ -218,17 +222,9 @@ class TextDataModule(StreamDataModule):
         super().__init__()
         self.recipe = recipe
 
-    def setup(self, stage: str) -> None:
+    def read(self, trainer: L.Trainer) -> None:
         """Reads the text."""
-        if hasattr(self, "source"):
-            return
         state, self.normaliser = tokens_of(find_model(self.recipe.tokenizer_of))
         self.tokenizer = restore(state)
-        recipe = self.recipe
-        self.source = TextData(
-            recipe.text, self.tokenizer, normaliser(self.normaliser), recipe.seed
-        )
-
-    def num_tokens(self, row: int) -> int:
-        """See ``StreamDataModule.num_tokens``."""
-        return len(self.source.train.ids[row])
+        normalise = normaliser(self.normaliser)
+        self.source = TextData(self.recipe.text, self.tokenizer, normalise, self.recipe.seed)

@@ -6,25 +6,27 @@ from typing import Any
 
 import lightning.pytorch as L
 
-from asr.training.account import Account
+from asr.training.checkpoint import CheckpointCallback
+from asr.training.ledger import LedgerCallback
 from asr.training.machine import Interruption
 from asr.training.ranks import from_rank_zero, summed
-from asr.training.state import State
 
 log = logging.getLogger(__name__)
 
 
-class Told(L.Callback):
-    """After SIGINT or SIGTERM: ends the run within the step at hand, with all saved.
+class SignalCallback(L.Callback):
+    """After SIGINT or SIGTERM: ends the run after the update at hand, with all saved.
 
     Lightning's own handler saves nothing and ends with status 0.
     """
 
-    def __init__(self, interruption: Interruption, state: State, account: Account) -> None:
-        self.interruption, self.state, self.account = interruption, state, account
+    def __init__(
+        self, interruption: Interruption, checkpoints: CheckpointCallback, account: LedgerCallback
+    ) -> None:
+        self.interruption, self.checkpoints, self.account = interruption, checkpoints, account
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
-        """Saves and ends the process where rank 0 was told to.
+        """Saves and ends the process if rank 0 got a signal.
 
         Raises:
             SystemExit: 128 plus the signal; 0 on other ranks, whose launcher would otherwise kill
@@ -32,14 +34,14 @@ class Told(L.Callback):
         """
         if not module.update_ended:
             return
-        if not (told := from_rank_zero(trainer, self.interruption.signal)):
+        if not (number := from_rank_zero(trainer, self.interruption.signal)):
             return
-        self.state.save(trainer, module)
-        name = signal.Signals(told).name
+        self.checkpoints.save(trainer, module)
+        name = signal.Signals(number).name
         self.account.write(trainer, module, "end", reason=f"told to end by {name}")
         updates = module.progress.updates
         log.info("%s: saved at update %d; the same command goes on from there", name, updates)
-        raise SystemExit(128 + told if trainer.is_global_zero else 0)
+        raise SystemExit(128 + number if trainer.is_global_zero else 0)
 
     def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
         """A second Ctrl-C ends it at once; Lightning would make a status of 1 of it."""
@@ -47,14 +49,14 @@ class Told(L.Callback):
             raise exception
 
 
-class Budget(L.Callback):
+class BudgetCallback(L.Callback):
     """Ends a run when its budget is spent; the last validation has its share of the budget."""
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: LedgerCallback) -> None:
         self.account, self.reason = account, "a callback stopped the run"
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Trains nothing where the budget was spent before."""
+        """Trains nothing if the budget was spent before."""
         self._check(trainer, module)
         if trainer.should_stop and module.progress.updates:
             log.warning(
@@ -77,12 +79,12 @@ class Budget(L.Callback):
     def _reached(self, trainer: L.Trainer, module: Any) -> str | None:
         """Which part of the budget is spent."""
         budget, ledger, progress = module.recipe.budget, self.account.ledger, module.progress
-        if (reason := module.exhausted()) is not None:
-            return reason
+        if module.exhausted is not None:
+            return module.exhausted
         if budget.updates is not None and progress.updates >= budget.updates:
             return f"budget.updates {budget.updates} reached"
         if budget.audio_hours is not None:
-            heard = ledger.total("audio_seconds", lambda value: summed(trainer, value)) / 3600
+            heard = summed(trainer, ledger.counters["audio_seconds"]) / 3600
             if heard >= budget.audio_hours:
                 return f"budget.audio_hours {budget.audio_hours} reached"
         if budget.device_hours is not None:

@@ -1,10 +1,8 @@
 """What a run has of its machine: devices and their precision, memory, signals."""
 
 import contextlib
-import ctypes
 import logging
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -21,11 +19,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from asr.config.plugins import Spec, build, find
 from asr.metering.precision import allow_tf32
-from asr.recipe.schema import LanguageModelRecipe, Recipe, TrainerOptions
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
-
-AnyRecipe = Recipe | LanguageModelRecipe
+from asr.recipe.schema import TrainerOptions
+from asr.training.run_folder import AnyRecipe
 
 
 def is_alone(options: TrainerOptions) -> bool:
@@ -161,15 +156,3 @@ def leave_group() -> None:
     """Ends the threads by which processes on CPUs talk, which else outlive the interpreter."""
     if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
         torch.distributed.destroy_process_group()
-
-
-def keep_freed_memory() -> None:
-    """Glibc's allocator keeps what a step frees, for the next one to use.
-
-    By default it returns large blocks to the system and takes them back page by page: a quarter of
-    the time of a training step on a CPU. Elsewhere than on glibc nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

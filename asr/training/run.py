@@ -1,31 +1,33 @@
 """A training run: joins a recipe, a run folder and Lightning's Trainer."""
 
 import contextlib
+import functools
 from pathlib import Path
 from typing import Any
+
+import lightning.pytorch as L
 
 from asr.language_models import NGram
 from asr.metering.device_memory import enough_memory
 from asr.metering.meter import Ledger
 from asr.recipe.schema import Recipe
-from asr.training import checkpoint
-from asr.training.account import Account
 from asr.training.average import MovingAverage
+from asr.training.checkpoint import CheckpointCallback, read_checkpoint
 from asr.training.compiled import metered
 from asr.training.data import SpeechDataModule, StreamDataModule, TextDataModule
-from asr.training.ending import Budget, Told
+from asr.training.ending import BudgetCallback, SignalCallback
+from asr.training.ledger import LedgerCallback
 from asr.training.machine import (
     Interruption,
     is_first_process,
-    keep_freed_memory,
     kernel_precision,
     leave_group,
     make_trainer,
     quiet_lightning,
 )
+from asr.training.ranks import summed
 from asr.training.run_folder import AnyRecipe, claimed, finished
 from asr.training.speech import SpeechModule
-from asr.training.state import State
 from asr.training.task import Task
 from asr.training.text import CountingModule, TextModule
 
@@ -40,48 +42,50 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
     """
     if (line := finished(recipe, folder)) is not None:
         return line
-    keep_freed_memory()
-    options = recipe.trainer
-    first = is_first_process(options)
+    first = is_first_process(recipe.trainer)
     with contextlib.ExitStack() as stack:
         # The other processes work in the folder of the first.
         stack.enter_context(claimed(recipe, folder) if first else contextlib.nullcontext())
         stack.enter_context(quiet_lightning())
         interruption = stack.enter_context(Interruption())
-        saved = checkpoint.read(folder / "last.ckpt")
-        task, data = _parts(recipe, saved)
+        saved = read_checkpoint(folder / "last.ckpt")
+        task, data, remedy = _parts(recipe, saved)
         trainer = make_trainer(recipe, folder)
         device = trainer.strategy.root_device
-        precision = kernel_precision(options, device)
-        ledger = Ledger(folder, device, trainer.world_size, precision, writes=first)
+        ledger = Ledger(
+            folder,
+            device,
+            trainer.world_size,
+            kernel_precision(recipe.trainer, device),
+            functools.partial(summed, trainer),
+            writes=first,
+        )
         stack.enter_context(contextlib.closing(ledger))
-        if options.compile is not None:
+        if recipe.trainer.compile is not None:
             stack.enter_context(metered(ledger))
-        account = Account(folder, ledger)
-        state = State(folder, account, saved)
-        counted = isinstance(task, CountingModule)
-        trainer.callbacks[:0] = [  # type: ignore[attr-defined]
-            *([] if counted else [MovingAverage()]), account, Told(interruption, state, account),
-            state, Budget(account),
-        ]  # fmt: skip
-        stack.enter_context(enough_memory(device, _remedy(recipe)))
+        account = LedgerCallback(ledger)
+        checkpoints = CheckpointCallback(account, saved)
+        # In this order after each batch; the callbacks of the recipe follow.
+        callbacks: list[L.Callback] = [
+            *([] if isinstance(task, CountingModule) else [MovingAverage()]),
+            account,
+            SignalCallback(interruption, checkpoints, account),
+            checkpoints,
+            BudgetCallback(account),
+        ]
+        trainer.callbacks[:0] = callbacks  # type: ignore[attr-defined]
+        stack.enter_context(enough_memory(device, remedy))
         stack.callback(leave_group)
         trainer.fit(task, datamodule=data)
         return account.line
 
 
-def _parts(recipe: AnyRecipe, saved: dict[str, Any] | None) -> tuple[Task, StreamDataModule]:
-    """What is trained, and on what."""
+def _parts(recipe: AnyRecipe, saved: dict[str, Any] | None) -> tuple[Task, StreamDataModule, str]:
+    """The model in training, its data, and what to lower when memory runs out."""
     if isinstance(recipe, Recipe):
-        data = SpeechDataModule(recipe, saved and saved["tokenizer"])
-        data.resumed = saved is not None
-        return SpeechModule(recipe), data
+        remedy = f"lower data.max_batch_seconds, which is {recipe.data.max_batch_seconds}"
+        return SpeechModule(recipe), SpeechDataModule(recipe, saved and saved["tokenizer"]), remedy
     counted = issubclass(recipe.language_model.kind, NGram)
-    return (CountingModule if counted else TextModule)(recipe), TextDataModule(recipe)
-
-
-def _remedy(recipe: AnyRecipe) -> str:
-    """What to lower when memory runs out."""
-    if isinstance(recipe, Recipe):
-        return f"lower data.max_batch_seconds, which is {recipe.data.max_batch_seconds}"
-    return f"lower text.max_batch_tokens, which is {recipe.text.max_batch_tokens:g}"
+    task = CountingModule(recipe) if counted else TextModule(recipe)
+    remedy = f"lower text.max_batch_tokens, which is {recipe.text.max_batch_tokens:g}"
+    return task, TextDataModule(recipe), remedy

@@ -1,11 +1,9 @@
 """The LightningModule of speech recognisers."""
 
-import contextlib
 import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from asr.training.task import Task, seed
 log = logging.getLogger(__name__)
 
 EXAMPLES = 3  # utterances of a validation that the log shows
-WHOLE_SECONDS = 0.64  # on a GPU batches are padded to a multiple of these
+MULTIPLE_SECONDS = 0.64  # on a GPU batches are padded to a multiple of these
 
 
 class SpeechModule(Task):
@@ -95,7 +93,7 @@ class SpeechModule(Task):
             self.data.corpus["normaliser"],
         )
         set_recurrent_precision(model.modules(), recipe.trainer.recurrent_precision)
-        if not self.data.resumed:
+        if not self.data.of_trained_model:  # else its weights will be loaded
             model.features.fit(self.data.source.sample(500))
         model.eval()
         for search in (self.search, model.search):
@@ -114,14 +112,18 @@ class SpeechModule(Task):
             log.info("recurrent kernel: %s", self.recurrent_kernel)
         self._encoder_flops = functools.cache(lambda frames: model.encoder.flops([frames]))
         self._decoder_flops = functools.cache(lambda s, u: model.decoder.flops([s], [u]))
+        # At the slowest speed a batch is longest.
+        given = self.augmentation
+        self.augmentation = dataclasses.replace(given, speed=[min(given.speed)])
         super().on_fit_start()
+        self.augmentation = given
 
     def _compiled(self, mode: str) -> Shapes:
         """Compiles the model; the shapes that its batches are filled up to."""
         train = self.data.source.train
         shapes = Shapes(
-            train.seconds,
-            [len(train.tokenizer.encode(text)) for text in train.texts],
+            train.sizes,
+            [len(train.tokens(index)) for index in range(len(train))],
             self.recipe.data.max_batch_seconds,
             self.recipe.augmentation.speed,
             self.model.features.hop_seconds,
@@ -130,14 +132,6 @@ class SpeechModule(Task):
         sizes = ", ".join("x".join(map(str, shape)) for shape in shapes.all)
         log.info("torch.compile, %s: %d regions, filled up to one of %s", mode, len(regions), sizes)
         return shapes
-
-    @contextlib.contextmanager
-    def rehearsing(self) -> Iterator[None]:
-        """At the slowest speed a batch is longest."""
-        given = self.augmentation
-        self.augmentation = dataclasses.replace(given, speed=[min(given.speed)])
-        yield
-        self.augmentation = given
 
     # --- training ---
 
@@ -150,12 +144,12 @@ class SpeechModule(Task):
         seed(number, model.device)
         with torch.autocast(model.device.type, enabled=False):
             waves, lengths = augmentation.perturb(
-                self._whole(batch.waves),
+                self._pad_to_multiple(batch.waves),
                 batch.wave_lengths,
                 self.recipe.features.sample_rate,
                 number,
             )
-        waves = self._whole(waves)
+        waves = self._pad_to_multiple(waves)
         longest = int(model.features.num_frames(torch.tensor(waves.shape[1])))
         filled = Shape(len(waves), longest, batch.tokens.shape[1])
         if self.shapes is not None:
@@ -172,7 +166,7 @@ class SpeechModule(Task):
         self.computed, self._frames = filled, frames
         return loss
 
-    def _whole(self, waves: Tensor) -> Tensor:
+    def _pad_to_multiple(self, waves: Tensor) -> Tensor:
         """(B, N) -> (B, N'): on a GPU, of few lengths, as cuDNN plans its convolutions for each.
 
         Before the speed changes, which is a convolution itself, and after. Of a compiler's shapes
@@ -180,7 +174,7 @@ class SpeechModule(Task):
         """
         if not waves.is_cuda or self.shapes is not None:
             return waves
-        step = round(WHOLE_SECONDS * self.recipe.features.sample_rate)
+        step = round(MULTIPLE_SECONDS * self.recipe.features.sample_rate)
         return F.pad(waves, (0, -waves.shape[1] % step))
 
     def amounts(self, batch: Batch) -> dict[str, float]:
@@ -255,8 +249,8 @@ class SpeechModule(Task):
             },
         }
 
-    def invariants(self) -> dict[str, Any]:
-        """See ``Task.invariants``."""
+    def resume_invariants(self) -> dict[str, Any]:
+        """See ``Task.resume_invariants``."""
         options, device = self.recipe.trainer, self.trainer.strategy.root_device
         recurrent = options.recurrent_precision
         return {
@@ -271,7 +265,7 @@ class SpeechModule(Task):
         corpus = self.data.corpus
         summary = {
             "corpus": {key: corpus[key] for key in ("name", "synthetic", "normaliser")},
-            "longest_utterance_seconds": max(self.data.source.train.seconds),
+            "longest_utterance_seconds": max(self.data.source.train.sizes),
             **summary,
         }
         save_model(self.evaluated, folder, summary)

@@ -1,10 +1,8 @@
 """What the training of speech models and of language models has in common."""
 
-import contextlib
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +60,14 @@ class Task(L.LightningModule):
         weights: of the terms of the loss, by name.
         metrics: of the last validation.
         logs: whether Lightning gives them to its loggers.
+        exhausted: why there is nothing more to train on, whatever the budget.
+        average: a moving average of ``model``, if there is one, in a tuple, as it is no part of
+            what is trained.
     """
 
     model: nn.Module
+    exhausted: str | None = None
+    average: tuple[nn.Module, ...] = ()
 
     def __init__(self, recipe: Any) -> None:
         super().__init__()
@@ -89,7 +92,7 @@ class Task(L.LightningModule):
         """What the ledger counts of the batch that was trained on last."""
 
     @abstractmethod
-    def invariants(self) -> dict[str, Any]:
+    def resume_invariants(self) -> dict[str, Any]:
         """What may not change between the sessions of a run."""
 
     @abstractmethod
@@ -107,10 +110,6 @@ class Task(L.LightningModule):
     @abstractmethod
     def save_model(self, folder: Path, summary: dict[str, Any]) -> None:
         """Writes the model that is validated as a model folder."""
-
-    def exhausted(self) -> str | None:
-        """Why there is nothing more to train on, whatever the budget."""
-        return None
 
     def facts(self, terms: dict[str, float]) -> dict[str, Any]:
         """What a line of the ledger says, given the means of the terms since the last line."""
@@ -131,12 +130,8 @@ class Task(L.LightningModule):
 
     @property
     def evaluated(self) -> Any:
-        """What is validated and saved: the moving average of the weights where there is one."""
-        return self.__dict__.get("average", self.model)
-
-    def validates(self, average: nn.Module) -> None:
-        """From now on ``average`` is validated and saved. It is no part of what is trained."""
-        self.__dict__["average"] = average
+        """What is validated and saved: the moving average of the weights if there is one."""
+        return self.average[0] if self.average else self.model
 
     # --- an update ---
 
@@ -175,7 +170,7 @@ class Task(L.LightningModule):
         """Counts the batch. Of each rank one batch is trained on at the same time."""
         assert self._loss is not None
         self.data.position += self.trainer.world_size
-        self._remember(self._loss)
+        self._accumulate_terms(self._loss)
         self._loss = None
 
     def optimizer_step(
@@ -193,13 +188,9 @@ class Task(L.LightningModule):
         # Lightning clears gradients after the next forward pass: memory would hold both.
         inner.zero_grad(set_to_none=True)
         self.data.window = self.data.position
-        self.progress.updates += 1
         self.update_ended = True
-        self._count_nonfinite()
-
-    def _count_nonfinite(self) -> None:
-        """Counts updates without a finite gradient and gives up when they repeat."""
         progress = self.progress
+        progress.updates += 1
         progress.nonfinite_in_a_row = 0 if self.finite else progress.nonfinite_in_a_row + 1
         if self.finite:
             return
@@ -214,7 +205,7 @@ class Task(L.LightningModule):
                 "optimizer.warmup_updates; last.ckpt holds the state before"
             )
 
-    def _remember(self, loss: Loss) -> None:
+    def _accumulate_terms(self, loss: Loss) -> None:
         """Adds to the sums of the next line, on the device, without waiting for it."""
         pairs = {n: torch.stack([t.sum.detach(), t.count.float()]) for n, t in loss.terms.items()}
         pairs["infeasible"] = loss.infeasible.float()
@@ -244,17 +235,11 @@ class Task(L.LightningModule):
 
         No weight changes. From the second batch of an update on, a forward pass meets gradients.
         """
-        strategy = self.trainer.strategy
+        strategy, optimizer = self.trainer.strategy, self.trainer.optimizers[0]
         for _ in range(min(2, self.trainer.accumulate_grad_batches)):
-            with self.rehearsing():
-                batch = strategy.batch_to_device(self.data.source.longest_batch())
-                strategy.training_step(batch, 0).backward()  # type: ignore[union-attr]
-        rehearse(self.trainer.optimizers[0])
-
-    @contextlib.contextmanager
-    def rehearsing(self) -> Iterator[None]:
-        """Around the try of the longest batch: it is as large as a batch can be."""
-        yield
+            batch = strategy.batch_to_device(self.data.source.longest_batch())
+            strategy.training_step(batch, 0).backward()  # type: ignore[union-attr]
+        rehearse(optimizer)
 
     # --- checkpoints of a Trainer of one's own ---
 
@@ -285,14 +270,12 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 def rehearse(optimizer: torch.optim.Optimizer) -> None:
     """After a backward pass: makes room for all that the optimiser keeps; changes no weight."""
-    resumed = bool(optimizer.state)
-    if not resumed:
+    if not optimizer.state:  # of a resumed run there is room
         for group in optimizer.param_groups:
             group["lr"] = 0.0
         for parameter in parameters_of(optimizer):
             if parameter.grad is not None:
                 parameter.grad.zero_()  # 0 times infinity would be a weight that is no number
         optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if not resumed:
         optimizer.state.clear()
+    optimizer.zero_grad(set_to_none=True)

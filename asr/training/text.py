@@ -118,8 +118,8 @@ class TextModule(Task):
         """See ``Task.about``."""
         return {"parameters": {"language_model": sum(p.numel() for p in self.model.parameters())}}
 
-    def invariants(self) -> dict[str, Any]:
-        """See ``Task.invariants``."""
+    def resume_invariants(self) -> dict[str, Any]:
+        """See ``Task.resume_invariants``."""
         return {
             "tokenizer": dict(self.data.tokenizer.state()),
             "text": self.data.source.sha256(),
@@ -158,12 +158,9 @@ class CountingModule(TextModule):
         if self.model.arpa is None:
             self.progress.tokens = sum(len(row) + 1 for row in ids)
         self.progress.updates, self.update_ended = 1, True
-
-    def exhausted(self) -> str | None:
-        """All is counted at once."""
-        if not self.progress.updates:
-            return None
-        return "all text counted" if self.model.arpa is None else f"{self.model.arpa} read"
+        self.exhausted = (
+            "all text counted" if self.model.arpa is None else f"{self.model.arpa} read"
+        )
 
     def amounts(self, batch: TextBatch) -> dict[str, float]:
         """To count takes no FLOPs."""

@@ -73,7 +73,7 @@ def test_a_cut_is_what_collate_makes_of_sequences_of_any_length():
 def test_on_a_cpu_the_audio_is_not_held_twice(corpus):
     data = speech(corpus, device_cache=True)
     resident = data.train.resident
-    assert resident.samples.flat.data_ptr() == data.train.samples.ctypes.data
+    assert resident[0].flat.data_ptr() == data.train.samples.ctypes.data
 
 
 def test_what_does_not_fit_is_copied_batch_by_batch_and_the_log_says_why(

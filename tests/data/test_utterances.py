@@ -7,12 +7,10 @@ import pytest
 import torch
 
 from asr.batch import BLANK
+from asr.data.batches import BatchSource, BatchStream, bucket
 from asr.data.utterances import (
-    BatchStream,
     DataOptions,
-    Share,
     SpeechData,
-    bucket,
     collate,
     read_corpus,
     read_rows,
@@ -23,8 +21,17 @@ from tests.corpus import WORDS, make_corpus
 SECONDS = list(np.random.default_rng(0).uniform(0.3, 9.0, 200))
 
 
-def options(**keys):
-    return DataOptions(corpus="unused", **{"max_batch_seconds": 20.0, **keys})
+class Rows:
+    """Items whose batches are the numbers of their items."""
+
+    sizes = SECONDS
+
+    def batch(self, indices):
+        return indices
+
+
+def batches(*place):
+    return BatchSource(Rows(), Rows(), 20.0, seed=3).train_batches(*place)
 
 
 def test_buckets_hold_everything_once_within_the_bound():
@@ -41,54 +48,51 @@ def test_an_utterance_longer_than_the_bound_is_alone():
 
 
 def test_a_stream_is_epochs_of_all_utterances_in_ever_new_batches():
-    stream = BatchStream(SECONDS, options(), seed=3)
+    stream = BatchStream(SECONDS, 20.0, seed=3)
     first, second = stream.epoch(0), stream.epoch(1)
     for epoch in (first, second):
         assert sorted(itertools.chain(*epoch)) == list(range(200))
         assert all(len(b) * max(SECONDS[i] for i in b) <= 20.0 for b in epoch)
     assert {frozenset(b) for b in first} != {frozenset(b) for b in second}
-    assert first != BatchStream(SECONDS, options(), seed=4).epoch(0)
+    assert first != BatchStream(SECONDS, 20.0, seed=4).epoch(0)
     expected = first + second
     assert list(itertools.islice(stream.batches(0), len(expected))) == expected
 
 
 @pytest.mark.parametrize("start", [0, 1, 17, 55, 56, 57, 120])
 def test_a_resumed_stream_goes_on_with_exactly_the_next_batch(start):
-    whole = list(itertools.islice(BatchStream(SECONDS, options(), seed=3).batches(0), 200))
-    resumed = Share(BatchStream(SECONDS, options(), seed=3), start)
-    again = [list(itertools.islice(resumed, 20)) for _ in range(2)]
-    assert again[0] == again[1] == whole[start : start + 20], "iterating does not consume it"
+    whole = list(itertools.islice(BatchStream(SECONDS, 20.0, seed=3).batches(0), 200))
+    assert list(itertools.islice(batches(start), 20)) == whole[start : start + 20]
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_any_number_of_ranks_takes_the_same_stream_and_resumes_in_it(ranks):
-    stream = BatchStream(SECONDS, options(), seed=3)
+    stream = BatchStream(SECONDS, 20.0, seed=3)
     whole = list(itertools.islice(stream.batches(0), 200))
     for start in (0, 29):
-        shares = [Share(stream, start, rank, ranks) for rank in range(ranks)]
-        parts = [list(itertools.islice(share, 50)) for share in shares]
+        parts = [list(itertools.islice(batches(start, r, ranks), 50)) for r in range(ranks)]
         together = list(itertools.chain(*zip(*parts, strict=True)))
         assert together == whole[start : start + 50 * ranks]
 
 
 def test_a_position_is_found_in_its_epoch():
-    stream = BatchStream(SECONDS, options(), seed=3)
+    stream = BatchStream(SECONDS, 20.0, seed=3)
     sizes = [len(stream.epoch(epoch)) for epoch in range(4)]
     expected = [(epoch, i) for epoch, size in enumerate(sizes) for i in range(size)]
     assert [stream.locate(position) for position in range(sum(sizes))] == expected
-    later = BatchStream(SECONDS, options(), seed=3)
+    later = BatchStream(SECONDS, 20.0, seed=3)
     assert later.locate(sum(sizes) - 1) == expected[-1]
 
 
 def test_the_curriculum_begins_with_short_utterances():
-    stream = BatchStream(SECONDS, options(curriculum_seconds=[1.0, 4.0]), seed=3)
+    stream = BatchStream(SECONDS, 20.0, 3, curriculum=[1.0, 4.0])
     for epoch, limit in enumerate((1.0, 4.0, 9.0)):
         used = set(itertools.chain(*stream.epoch(epoch)))
         assert used == {i for i, s in enumerate(SECONDS) if s <= limit}
     with pytest.raises(
         ValueError, match=r"no utterance is as short as 0.1 s .*; give longer ones, or \[\]$"
     ):
-        BatchStream(SECONDS, options(curriculum_seconds=[0.1]), seed=3).epoch(0)
+        BatchStream(SECONDS, 20.0, 3, curriculum=[0.1]).epoch(0)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -16,14 +16,15 @@ import torch
 
 from asr.commands.summaries import trained
 from asr.config import strict_yaml
-from asr.data.utterances import BatchStream, read_rows
+from asr.data.batches import BatchStream
+from asr.data.utterances import read_rows
 from asr.metering.meter import read_ledger
 from asr.model import load_model
 from asr.recipe.schema import OptimizerOptions, Recipe
+from asr.training.checkpoint import CheckpointCallback
 from asr.training.run import train
 from asr.training.run_folder import check_folder, claimed, run_name
 from asr.training.speech import SpeechModule
-from asr.training.state import State
 from tests.corpus import RATE, make_corpus
 
 ENCODERS = {
@@ -105,7 +106,7 @@ class KilledError(Exception):
         (SpeechModule, "training_step", 10),
         (SpeechModule, "optimizer_step", 7),
         (SpeechModule, "validation_step", 1),
-        (State, "save", 2),
+        (CheckpointCallback, "save", 2),
     ],
 )
 def test_a_run_that_dies_and_resumes_is_the_run_that_did_not(
@@ -449,7 +450,7 @@ def test_processes_share_the_stream_and_the_ledger_and_another_number_of_them_go
     assert process.returncode == 0, errors
     line = json.loads((run / "ledger.json").read_text())
     seconds = list(read_rows(corpus, ["train"])["duration"])
-    stream = BatchStream(seconds, given.data, given.seed)
+    stream = BatchStream(seconds, given.data.max_batch_seconds, given.seed)
     batches = list(itertools.islice(stream.batches(0), 15))
     expected = [sum(seconds[i] for i in batch) for batch in batches]
     assert line["audio_seconds"] == pytest.approx(sum(expected[:12]), rel=1e-3)

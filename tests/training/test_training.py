@@ -14,7 +14,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from asr.config import strict_yaml
-from asr.data.utterances import BatchStream, SpeechData
+from asr.data.batches import BatchStream
+from asr.data.utterances import SpeechData
 from asr.metering.meter import read_ledger
 from asr.model import build_model, load_model
 from asr.recipe.schema import LanguageModelRecipe, TrainerOptions
@@ -99,8 +100,8 @@ def test_a_run_with_accumulation_counts_updates_and_resumes(corpus, tmp_path):
     assert validated == [3, 6, 8]
     seconds = SpeechData(
         recipe(corpus).data, restore(load_model(tmp_path / "whole").tokenizer.state()), 8000, 1
-    ).train.seconds
-    stream = BatchStream(seconds, recipe(corpus).data, 1)
+    ).train.sizes
+    stream = BatchStream(seconds, recipe(corpus).data.max_batch_seconds, 1)
     heard = sum(seconds[row] for rows in itertools.islice(stream.batches(0), 16) for row in rows)
     assert line["audio_seconds"] == pytest.approx(heard, rel=1e-3)
 

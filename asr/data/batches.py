@@ -1,0 +1,126 @@
+"""The order of training batches and validation batches: by size, resumable at any batch."""
+
+import bisect
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def bucket(
+    sizes: Sequence[float], max_batch_size: float, order: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Neighbours in size share a batch whose padded size is at most ``max_batch_size``.
+
+    Args:
+        sizes: of each item, in any unit.
+        max_batch_size: bound on largest size times number; a larger item is alone.
+        order: indices by (nearly) rising size; by size when not given.
+    """
+    batches: list[list[int]] = []
+    longest = 0.0
+    for index in np.argsort(sizes, kind="stable") if order is None else order:
+        longest = max(longest, sizes[index])
+        if not batches or longest * (len(batches[-1]) + 1) > max_batch_size:
+            batches.append([])
+            longest = sizes[index]
+        batches[-1].append(int(index))
+    return batches
+
+
+class BatchStream:
+    """The endless sequence of training batches, from any point on: a pure function of the seed.
+
+    The sequence is the epochs one after the other, each shuffled anew. It does not depend on the
+    number of ranks: rank r of R takes batches r, r + R, r + 2R, ... of it.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[float],
+        max_batch_size: float,
+        seed: int,
+        curriculum: Sequence[float] = (),
+    ):
+        """See ``BatchSource``; the first epochs use only items up to the sizes of a curriculum."""
+        self.sizes, self.max_batch_size, self.seed = np.asarray(sizes), max_batch_size, seed
+        self.curriculum = curriculum
+        self._ends: list[int] = []  # batches up to the end of each epoch
+
+    def epoch(self, epoch: int) -> list[list[int]]:
+        """The batches of one epoch in their order."""
+        draw = np.random.default_rng([self.seed, epoch])
+        limits = self.curriculum
+        limit = limits[epoch] if epoch < len(limits) else np.inf
+        allowed = np.flatnonzero(self.sizes <= limit)
+        if not len(allowed):
+            raise ValueError(
+                f"data.curriculum_seconds: no utterance is as short as {limit} s "
+                f"(the shortest lasts {self.sizes.min():.2f} s); give longer ones, or []"
+            )
+        # A little noise on the length, so that an utterance meets other company every epoch.
+        noisy = self.sizes[allowed] * draw.uniform(0.95, 1.05, len(allowed))
+        order = allowed[np.argsort(noisy, kind="stable")].tolist()
+        batches = bucket(self.sizes.tolist(), self.max_batch_size, order)
+        return [batches[i] for i in draw.permutation(len(batches))]
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """(epoch, batches of it before) of the batch at this position of the stream."""
+        while not self._ends or position >= self._ends[-1]:
+            before = self._ends[-1] if self._ends else 0
+            self._ends.append(before + len(self.epoch(len(self._ends))))
+        epoch = bisect.bisect_right(self._ends, position)
+        return epoch, position - (self._ends[epoch - 1] if epoch else 0)
+
+    def batches(self, position: int) -> Iterator[list[int]]:
+        """From this position on, without end."""
+        epoch, skip = self.locate(position)
+        while True:
+            yield from self.epoch(epoch)[skip:]
+            epoch, skip = epoch + 1, 0
+
+
+class BatchSource:
+    """Training and validation batches for any number of ranks, from any point on.
+
+    Attributes:
+        train, validation: items with ``sizes`` (of each item, in the unit of ``max_batch_size``),
+            ``tokens(index)`` and ``batch(indices)``.
+        max_batch_size: largest item times number of items of a batch, at most.
+        stream: the order of the training batches.
+    """
+
+    def __init__(
+        self,
+        train: Any,
+        validation: Any,
+        max_batch_size: float,
+        seed: int,
+        curriculum: Sequence[float] = (),
+    ) -> None:
+        self.train, self.validation, self.max_batch_size = train, validation, max_batch_size
+        self.stream = BatchStream(train.sizes, max_batch_size, seed, curriculum)
+
+    def train_batches(self, position: int = 0, rank: int = 0, num_ranks: int = 1) -> Iterable[Any]:
+        """Endless; ``position`` counts the batches that all ranks together have trained on."""
+        rows = itertools.islice(self.stream.batches(position), rank, None, num_ranks)
+        return self.made(self.train, rows)
+
+    def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> Iterable[Any]:
+        """Yields every validation item once; a batch holds items of similar size."""
+        return self.made(self.validation, self.validation_rows()[rank::num_ranks])
+
+    def validation_rows(self) -> list[list[int]]:
+        """The items of each validation batch."""
+        return bucket(self.validation.sizes, self.max_batch_size)
+
+    def made(self, items: Any, rows: Iterable[list[int]]) -> Iterable[Any]:
+        """The batches of these items."""
+        return map(items.batch, rows)
+
+    def longest_batch(self) -> Any:
+        """The batch with the largest padded size; those of an epoch are larger by 5 % at most."""
+        sizes = self.train.sizes
+        batches = bucket(sizes, self.max_batch_size)
+        return self.train.batch(max(batches, key=lambda b: len(b) * max(sizes[i] for i in b)))

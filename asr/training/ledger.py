@@ -1,0 +1,139 @@
+"""The ledger of a run on Lightning's Trainer: every second in its phase, and a line for events."""
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from tqdm import tqdm
+
+from asr.files import append_csv, write
+from asr.metering.environment import environment
+from asr.metering.meter import Ledger
+from asr.training.run_folder import FORMAT
+
+log = logging.getLogger(__name__)
+
+
+class LedgerCallback(L.Callback):
+    """Keeps the ledger, and shows its lines in the log or a progress bar and in loggers.
+
+    Attributes:
+        ledger: the cost of the run.
+        line: the last line of it.
+        validation_began: by the monotonic clock, in seconds.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self.folder = ledger, ledger.folder
+        self.line: dict[str, Any] = {}
+        self.validation_began = 0.0
+        self.best = math.inf  # error rate in this session
+        self._before = "step"
+        self._bar = tqdm(disable=True)
+
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        """Times the data. Loggers are given the lines of the ledger."""
+        module.data.enter, module.logs = self.ledger.enter, False
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Opens the ledger, and writes what this session of the run is made with."""
+        if not trainer.is_global_zero:
+            return
+        updates, total = module.progress.updates, module.recipe.budget.updates
+        # disable=None: the bar is shown only on a terminal.
+        self._bar = tqdm(total=total, initial=updates, unit="update", disable=None)
+        self.ledger.open(updates)
+        facts = {
+            **environment(),
+            "format": FORMAT,
+            "working_directory": str(Path.cwd()),  # from which the recipe's paths count
+            "device_name": self.ledger.device_name,
+            "threads": torch.get_num_threads(),
+            "kernel_precision": self.ledger.precision,
+        }
+        write(self.folder / "environment.json", json.dumps(facts, indent=1))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts what the batch held, and writes a line now and then."""
+        self.ledger.count(**module.amounts(batch))
+        if not module.update_ended:
+            return
+        self._bar.update()
+        due = module.progress.updates % module.recipe.trainer.log_every_n_steps == 0
+        if due and module.exhausted is None:  # else the line of a validation comes at once
+            self.write(trainer, module, "step")
+
+    def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
+        """From now on, time is validation's."""
+        self.validation_began = time.monotonic()
+        self._before = self.ledger.enter("validation")
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        """Writes the line of a validation, and shows examples."""
+        self.write(trainer, module, "validation", validation=module.metrics)
+        if trainer.is_global_zero:
+            for reference, hypothesis in module.examples():
+                self._bar.clear()
+                log.info("  reference  %s\n  hypothesis %s", reference, hypothesis)
+        self.ledger.enter(self._before)
+
+    def teardown(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        """Leaves the terminal in order."""
+        self._bar.close()
+
+    def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
+        """Leaves the terminal in order."""
+        self._bar.close()
+
+    def write(self, trainer: L.Trainer, module: Any, event: str, **facts: Any) -> None:
+        """One line into the ledger and on every channel; call it on every rank."""
+        self.line = self.ledger.line(
+            event, **module.facts(module.means()), **{"validation": None, **facts}
+        )
+        if trainer.is_global_zero:
+            self.ledger.write(
+                self.line,
+                **{"finished": False, "reason": None, **facts},
+                seed=module.recipe.seed,
+                num_threads=torch.get_num_threads(),
+                **module.about(),
+            )
+            self._show(self.line, trainer.loggers, module.progress.metric)
+
+    def _show(self, line: dict[str, Any], loggers: list[Any], metric: str) -> None:
+        """Shows a line to Lightning's loggers, in CSV files, and in the log or the bar."""
+        busy = max(1e-9, line["seconds"]["step"] + line["seconds"]["data_wait"])
+        heard, unit = ("tokens", "tokens/s") if "tokens" in line else ("audio_seconds", "audio-s/s")
+        validation = line["validation"] or {}
+        row: dict[str, float] = {
+            "updates": line["updates"],
+            "device_hours": line["device_hours"],
+            f"{heard}_per_second": line[heard] / busy,
+            "learning_rate": line["learning_rate"],
+            **{f"train_{name}": value for name, value in line["train_terms"].items()},
+            **{f"validation_{name}": value for name, value in validation.items()},
+        }
+        for logger in loggers:
+            logger.log_metrics(row, step=line["updates"])
+        append_csv(self.folder / "logs" / f"{line['event']}.csv", row)
+        shown = [] if line["train_loss"] is None else [f"loss {line['train_loss']:.3f}"]
+        if "perplexity" in validation:
+            shown.append(f"perplexity {validation['perplexity']:.2f}")
+        elif validation:
+            self.best = min(self.best, validation[metric])
+            shown.append(f"{metric.upper()} {100 * validation[metric]:.1f} %")
+        elif math.isfinite(self.best):
+            shown.append(f"best {metric.upper()} {100 * self.best:.1f} %")
+        speed = f"{row[f'{heard}_per_second']:.0f} {unit}"
+        shown += [speed, f"{line['device_hours']:.4f} device-h"]
+        if self._bar.disable:
+            log.info("%s %d: %s", line["event"], line["updates"], "  ".join(shown))
+        else:
+            self._bar.set_postfix_str("  ".join(shown))
