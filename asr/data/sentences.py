@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import json
 import logging
 import zlib
 from array import array
@@ -145,17 +144,3 @@ class TextData(BatchSource):
             for ids in sentences.ids:
                 digest.update(array("q", [len(ids), *ids]).tobytes())
         return digest.hexdigest()
-
-
-def tokens_of(model_folder: Path) -> tuple[dict[str, str], str]:
-    """(tokenizer state, normaliser) of a speech model's folder.
-
-    Raises:
-        ValueError: its description is damaged.
-    """
-    path = model_folder / "model.json"
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        return described["tokenizer"], described["normaliser"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it or train again") from None

@@ -10,9 +10,10 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from asr.data.sentences import TextData, tokens_of
+from asr.data.sentences import TextData
 from asr.data.utterances import SpeechData, read_corpus, read_rows
-from asr.model import find_model
+from asr.model import DESCRIPTION, find_model
+from asr.model_folder import read_description
 from asr.recipe.schema import LanguageModelRecipe, Recipe
 from asr.text.normalisers import normaliser
 from asr.text.tokenizers import Tokenizer, restore
@@ -158,7 +159,7 @@ class SpeechDataModule(StreamDataModule):
     """Batches of a prepared corpus.
 
     Attributes:
-        of_trained_model: whether a tokenizer was given.
+        resumed: whether the statistics of the features will be loaded with the model.
         corpus: what ``corpus.json`` says.
         rows_sha256: checksums of the rows of each split that is used.
     """
@@ -178,7 +179,7 @@ class SpeechDataModule(StreamDataModule):
         """
         super().__init__()
         self.recipe, self._tokenizer = recipe, tokenizer
-        self.of_trained_model = tokenizer is not None
+        self.resumed = False
         self.corpus = read_corpus(recipe.data.corpus)
         rate, own = recipe.features.sample_rate, self.corpus["sample_rate"]
         if own < rate:
@@ -224,7 +225,9 @@ class TextDataModule(StreamDataModule):
 
     def read(self, trainer: L.Trainer) -> None:
         """Reads the text."""
-        state, self.normaliser = tokens_of(find_model(self.recipe.tokenizer_of))
-        self.tokenizer = restore(state)
+        described = find_model(self.recipe.tokenizer_of) / DESCRIPTION
+        self.tokenizer, self.normaliser = read_description(
+            described, lambda tree: (restore(tree["tokenizer"]), tree["normaliser"])
+        )
         normalise = normaliser(self.normaliser)
         self.source = TextData(self.recipe.text, self.tokenizer, normalise, self.recipe.seed)

@@ -84,7 +84,9 @@ def _parts(recipe: AnyRecipe, saved: dict[str, Any] | None) -> tuple[Task, Strea
     """The model in training, its data, and what to lower when memory runs out."""
     if isinstance(recipe, Recipe):
         remedy = f"lower data.max_batch_seconds, which is {recipe.data.max_batch_seconds}"
-        return SpeechModule(recipe), SpeechDataModule(recipe, saved and saved["tokenizer"]), remedy
+        data = SpeechDataModule(recipe, saved and saved["tokenizer"])
+        data.resumed = saved is not None
+        return SpeechModule(recipe), data, remedy
     counted = issubclass(recipe.language_model.kind, NGram)
     task = CountingModule(recipe) if counted else TextModule(recipe)
     remedy = f"lower text.max_batch_tokens, which is {recipe.text.max_batch_tokens:g}"

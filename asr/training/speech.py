@@ -93,7 +93,7 @@ class SpeechModule(Task):
             self.data.corpus["normaliser"],
         )
         set_recurrent_precision(model.modules(), recipe.trainer.recurrent_precision)
-        if not self.data.of_trained_model:  # else its weights will be loaded
+        if not self.data.resumed:
             model.features.fit(self.data.source.sample(500))
         model.eval()
         for search in (self.search, model.search):
