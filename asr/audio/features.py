@@ -21,11 +21,7 @@ FLOOR = 1e-6  # power below which a mel bin counts as silent; keeps the logarith
 
 
 def samples(seconds: tuple[int, int], sample_rate: int) -> int:
-    """A fraction of a second in samples.
-
-    Raises:
-        ValueError: it is not a whole number of samples at this rate.
-    """
+    """A fraction of a second in samples; raises ValueError if their number is not whole."""
     number, rest = divmod(seconds[0] * sample_rate, seconds[1])
     if rest:
         raise ValueError(
@@ -64,10 +60,8 @@ class LogMel(nn.Module):
     def __init__(self, *, sample_rate: int = 16000, num_mels: int = 80):
         super().__init__()
         self.sample_rate, self.num_mels = sample_rate, num_mels
-        self.window, self.hop = (
-            samples(WINDOW_SECONDS, sample_rate),
-            samples(HOP_SECONDS, sample_rate),
-        )
+        self.window = samples(WINDOW_SECONDS, sample_rate)
+        self.hop = samples(HOP_SECONDS, sample_rate)
         self.num_fft = 2 ** math.ceil(math.log2(self.window))
         filters = _mel_filters(self.num_fft, num_mels, sample_rate)
         self.register_buffer("filters", filters, persistent=False)
@@ -108,9 +102,7 @@ class LogMel(nn.Module):
             x = self.log_mel(wave[None], torch.tensor([len(wave)]))[0].double()  # (T, F)
             total, square, count = total + x.sum(0), square + x.square().sum(0), count + len(x)
         if not count:
-            raise ValueError(
-                "no audio to measure the features' mean on: the training split is empty"
-            )
+            raise ValueError("the training split is empty: there is no audio to normalise by")
         mean = total / count
         self.mean.copy_(mean)
         self.deviation.copy_((square / count - mean.square()).clamp(min=1e-4).sqrt())

@@ -33,8 +33,6 @@ def build(kind: Kind, spec: Spec, where: str, **defaults: Any) -> Any:
 def find(kind: Kind, spec: Spec, where: str) -> tuple[type, dict[str, Any]]:
     """The class that a recipe names, and its arguments; raises the errors of ``build``."""
     path, given = class_and_arguments(spec, where)
-    if not isinstance(given, dict):
-        raise ValueError(f"{where}: expects class_path and init_args, got {spec!r}")
     family = importlib.import_module(f"lightning.pytorch.{kind.lower()}s")
     module, _, name = path.rpartition(".")
     place = import_module(module, f"{where}.class_path {path}") if module else family

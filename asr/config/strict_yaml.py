@@ -8,6 +8,7 @@ unknown, missing or mistyped is an error that names its path.
 """
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import itertools
@@ -89,10 +90,8 @@ def component(
     metadata = {"table": table, "positional": positional, "default": default, "recipes": recipes}
     if default is None:
         return dataclasses.field(metadata=metadata)
-    return dataclasses.field(
-        metadata=metadata,
-        default_factory=lambda: read_component(table, {"class_path": default}, default, positional),
-    )
+    made = functools.partial(read_component, table, default, default, positional)
+    return dataclasses.field(metadata=metadata, default_factory=made)
 
 
 def load_yaml(text: str, where: str) -> Any:
@@ -216,10 +215,8 @@ def read(schema: type, tree: Tree, path: str = "") -> Any:
     Raises:
         ValueError: a key is unknown, missing or of the wrong type; names its path.
     """
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path}: expects keys, got {tree!r}")
     found: Tree = {}
-    rest = dict(tree)
+    rest = dict(_keys(tree, path))
     for field in (field for field in dataclasses.fields(schema) if field.name in tree):
         where = _at(path, field.name)
         if "read" in field.metadata:  # what reads such a field: (tree, path) -> value
@@ -265,7 +262,14 @@ def class_and_arguments(tree: Any, path: str, choices: str = "") -> tuple[str, T
         raise ValueError(f"{path}: expects class_path and init_args, got {tree!r}")
     if not isinstance(tree.get("class_path"), str):
         raise ValueError(f"{path}.class_path is missing{choices}")
-    return tree["class_path"], tree.get("init_args") or {}
+    return tree["class_path"], _keys(tree.get("init_args") or {}, path)
+
+
+def _keys(tree: Any, path: str) -> Tree:
+    """Checks that a tree is a section."""
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: expects keys, got {tree!r}")
+    return tree
 
 
 def import_module(module: str, where: str) -> types.ModuleType:
@@ -306,8 +310,6 @@ def _typed(
     kind: type, tree: Tree, path: str, positional: int = 0, given: Tree | None = None
 ) -> Tree:
     """Checks the keys of one section or component against the signature; fills in defaults."""
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path}: expects keys, got {tree!r}")
     given = dict(given or {})
     parameters = dict(inspect.signature(kind).parameters)
     skip = set(list(parameters)[:positional])  # what the program gives

@@ -19,7 +19,7 @@ LICENCE = (
 COLUMNS = ("client_id", "path", "sentence")  # in every release; the other columns differ
 # A table made of others (https://github.com/common-voice/CorporaCreator): all clips with more votes
 # for than against. The clips of other and invalidated are not among them.
-PARTS = {"validated": {"train", "dev", "test"}}
+UNIONS = {"validated": {"train", "dev", "test"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class CommonVoice(Corpus):
         for (split, names), (other, others) in combinations(parts.items(), 2):
             for name in names:
                 for its in others:
-                    if PARTS.get(name, {name}) & PARTS.get(its, {its}):
+                    if UNIONS.get(name, {name}) & UNIONS.get(its, {its}):
                         raise ValueError(
                             f"{name} (for {split}) and {its} (for {other}) have clips in common:"
                             " validated holds those of train, dev and test; name other tables, or"

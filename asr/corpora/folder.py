@@ -24,17 +24,17 @@ Layout = Literal["auto", "manifest", "kaldi", "text"]
 class Folder(Corpus):
     """Your own recordings; folders or manifests named train, validation (dev) and test are splits.
 
-    Without such names shares are held out: whole speakers where at least three are known, single
-    utterances otherwise. The choice depends on names alone, and corpus.json says what was done.
+    Without such names, shares of the utterances are held out: whole speakers if at least three are
+    known, single utterances otherwise. The choice depends on names alone; corpus.json describes it.
 
     Args:
         path: folder, or one manifest (.jsonl, .csv, .tsv) with audio_filepath and text, as well as
             speaker, offset, duration (seconds) and id where they are known.
-        layout: "manifest", "kaldi" (wav.scp and text), "text" (audio beside .txt), or found out.
-        validation_share: of the utterances, held out where the folder has no splits; may be 0.
-        test_share: of the utterances, held out where the folder has no splits; may be 0.
+        layout: "manifest", "kaldi" (wav.scp and text), "text" (audio beside .txt), or "auto".
+        validation_share: share of the utterances held out if the folder has no splits; may be 0.
+        test_share: share of the utterances held out if the folder has no splits; may be 0.
         hold_out: whole speakers, utterances, or "auto".
-        licence: to be noted in corpus.json.
+        licence: written to corpus.json.
     """
 
     path: Path

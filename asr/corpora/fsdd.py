@@ -49,12 +49,12 @@ class FSDD(Corpus):
 
     Args:
         path: folder "recordings", or a folder that contains it; by default it is downloaded.
-        digits: length of the strings: "1" for single digits, "1..7" for one to seven.
-        train: strings of the split train; by default each take is used 5 times.
-        validation: strings of the split validation; by default each take is used 4 times.
-        test: strings of the split test; by default each take is used 4 times.
+        digits: number of digits in a string: "1", or a range as "1..7".
+        train: number of strings of the split train; by default each take is used 5 times.
+        validation: number of strings of the split validation; by default each take is used 4 times.
+        test: number of strings of the split test; by default each take is used 4 times.
         pause_seconds: longest silence inserted between two digits; each is drawn uniformly.
-        seed: of the strings and pauses.
+        seed: random seed of the strings and pauses.
         download: folder to download to.
         url: archive to download.
     """

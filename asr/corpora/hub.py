@@ -28,8 +28,8 @@ COLUMNS = {  # the usual names of each
     "language": ("language", "locale"),
     "id": ("id", "utterance_id", "segment_id"),
 }
-FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
-KINDS = (*FORMATS, *MANIFESTS)  # endings of data files
+BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}  # of the library, by ending
+KINDS = (*BUILDERS, *MANIFESTS)  # endings of data files
 NUM_LINES_OF_KEYS = 100  # of JSON, whose lines may have different keys
 
 
@@ -51,7 +51,7 @@ class _Tables:
         return (line for path in self.paths for _, line in read_lines(path))
 
 
-Part: TypeAlias = "datasets.Dataset | _Tables"
+Table: TypeAlias = "datasets.Dataset | _Tables"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,8 @@ class Hub(Corpus):
     """A Hugging Face data set; scripts of data sets are never run.
 
     Each of train, validation and test lists splits of the data set or, for a local folder, files
-    and globs in it (as "train.*.parquet"); an empty list takes the split of the usual name, and
-    leaves it out where there is none.
+    and globs in it (as "train.*.parquet"). An empty list takes the split of the usual name, if
+    there is one.
 
     Args:
         path: name on the hub ("openslr/librispeech_asr") or local folder.
@@ -72,7 +72,7 @@ class Hub(Corpus):
         text_column: by default text, sentence, transcription or transcript.
         speaker_column: by default speaker_id, speaker or client_id; may be absent.
         streaming: read from the hub without keeping a copy.
-        licence: to be noted in corpus.json.
+        licence: written to corpus.json.
     """
 
     path: str
@@ -92,7 +92,9 @@ class Hub(Corpus):
         if local.is_file():
             raise ValueError(f"{self.path} is a file; give its folder, and --train {local.name}")
         wanted = parts_of(self)
-        if any(_is_file(local, name) for names in wanted.values() for name in names):
+        named = [name for names in wanted.values() for name in names]
+        files = [n for n in named if Path(n).suffix.lower() in KINDS or set(n) & set("*?/")]
+        if local.is_dir() and files:
             parts = {s: [_files(local, name) for name in names] for s, names in wanted.items()}
         else:
             loaded = _load(self.path, self.config, self.streaming)
@@ -118,13 +120,13 @@ class Hub(Corpus):
         local = Path(self.path)
         return walk(local, {*KINDS, *SUFFIXES}) if local.is_dir() else Walk()
 
-    def _rows(self, split: str, loaded: Sequence[Part]) -> Rows:
+    def _rows(self, split: str, loaded: Sequence[Table]) -> Rows:
         parts = [(part, self._columns(part)) for part in map(_undecoded, loaded)]
         counts = [getattr(part, "num_rows", None) or 0 for part, _ in parts]  # 0 of a stream
         count = sum(counts) if all(counts) else None
         return Rows(partial(self._read, split, parts), count)
 
-    def _columns(self, part: Part) -> dict[str, str]:
+    def _columns(self, part: Table) -> dict[str, str]:
         """The columns that are there, by kind; they need a name for audio and one for text."""
         names = _names(part, self.path)
         found = {}
@@ -141,7 +143,7 @@ class Hub(Corpus):
                 )
         return found
 
-    def _read(self, split: str, parts: list[tuple[Part, dict[str, str]]]) -> Iterator[Row]:
+    def _read(self, split: str, parts: list[tuple[Table, dict[str, str]]]) -> Iterator[Row]:
         rows = ((part, names, row) for part, names in parts for row in _rows_of(part, self.path))
         for index, (part, names, row) in enumerate(rows):
             where = f"{split}-{index:08d}"
@@ -156,7 +158,7 @@ class Hub(Corpus):
             yield cells.row(where, audio, text, sample_rate=rate, **values)
 
 
-def _files(folder: Path, name: str) -> Part:
+def _files(folder: Path, name: str) -> Table:
     import datasets
 
     found = sorted(path for path in folder.glob(name) if not is_hidden(path.name))
@@ -166,19 +168,14 @@ def _files(folder: Path, name: str) -> Part:
     suffix = found[0].suffix.lower()
     if suffix in MANIFESTS:
         return _Tables(found)
-    if suffix not in FORMATS:
+    if suffix not in BUILDERS:
         raise ValueError(f"{found[0]}: use one of {', '.join(KINDS)}")
     options = {"data_files": list(map(str, found)), "split": "train"}
     with _loading(str(found[0])):  # streamed from the files: nothing is copied to a cache
-        return datasets.load_dataset(FORMATS[suffix], streaming=True, **options)
+        return datasets.load_dataset(BUILDERS[suffix], streaming=True, **options)
 
 
-def _is_file(folder: Path, name: str) -> bool:
-    known = Path(name).suffix.lower() in KINDS
-    return folder.is_dir() and (known or any(c in name for c in "*?/"))
-
-
-def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, Part]:
+def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, Table]:
     import datasets
 
     folder = Path(path)
@@ -204,7 +201,7 @@ def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, Part]:
         return datasets.load_dataset(path, config, **options)
 
 
-def _undecoded(part: Any) -> Part:
+def _undecoded(part: Any) -> Table:
     """Audio as bytes and paths: decoding needs torchcodec and ffmpeg."""
     import datasets
 
@@ -214,7 +211,7 @@ def _undecoded(part: Any) -> Part:
     return part
 
 
-def _rows_of(part: Part, path: str) -> Iterator[Line]:
+def _rows_of(part: Table, path: str) -> Iterator[Line]:
     with _loading(path):
         yield from part
 
@@ -233,7 +230,7 @@ def _loading(path: str) -> Iterator[None]:
         raise OSError(f"{path} cannot be loaded: {line}; {remedy}") from None
 
 
-def _names(part: Part, path: str) -> list[str]:
+def _names(part: Table, path: str) -> list[str]:
     """The columns of a part."""
     if part.column_names is not None:
         return list(part.column_names)

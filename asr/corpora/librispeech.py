@@ -12,12 +12,12 @@ from asr.corpora.corpus import Corpus, Origin, Row, Rows, parts_of, remarks_on
 from asr.corpora.manifest import read_text
 from asr.folders import Walk, walk
 
-SUFFIXES = frozenset({".flac", ".txt"})
+FILES = frozenset({".flac", ".txt"})
 MIRROR = "https://www.openslr.org/resources"
 LICENCE = "CC BY 4.0 (LibriSpeech, V. Panayotov et al. 2015)"
 
 
-class Part(NamedTuple):
+class Archive(NamedTuple):
     """One published archive."""
 
     resource: int  # number on openslr.org
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 # Resource, utterances, words, SHA-256. The checksums are those of torchaudio.datasets.librispeech
 # (2.11). The counts are the corpus' own, checked by us.
-_PARTS = """
+_ARCHIVES = """
 dev-clean       12   2703 54402 76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3
 dev-other       12   2864 50948 12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365
 test-clean      12   2620 52576 39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23
@@ -39,9 +39,9 @@ train-other-500 12 148688     0 ddb22f27f96ec163645d53215559df6aa36515f26e01dd70
 train-clean-5   31   1519     0
 dev-clean-2     31   1089     0
 """
-PARTS = {
-    name: Part(int(resource), "".join(sha256), int(utterances), int(words))
-    for name, resource, utterances, words, *sha256 in map(str.split, _PARTS.split("\n")[1:-1])
+ARCHIVES = {
+    name: Archive(int(resource), "".join(sha256), int(utterances), int(words))
+    for name, resource, utterances, words, *sha256 in map(str.split, _ARCHIVES.split("\n")[1:-1])
 }
 
 
@@ -79,14 +79,14 @@ class LibriSpeech(Corpus):
         """Published on openslr.org as resource 12, or 31 (mini)."""
         remarks, expected = list(remarks_on(parts_of(self))), {}
         for split, parts in parts_of(self).items():
-            known = [PARTS[part] for part in parts if part in PARTS]
+            known = [ARCHIVES[part] for part in parts if part in ARCHIVES]
             if len(known) == len(parts):
                 expected[split] = {"utterances": sum(part.utterances for part in known)}
                 if all(part.words for part in known):
                     expected[split]["words"] = sum(part.words for part in known)
             for part in parts if self.path is None else ():
                 archive = self.download / f"{part}.tar.gz"
-                if not PARTS[part].sha256 and archive.exists():
+                if not ARCHIVES[part].sha256 and archive.exists():
                     found = download.checksum(archive)
                     remarks.append(f"{archive.name}: no published checksum known; SHA-256 {found}")
         source = str(self.path or self.mirror)
@@ -96,7 +96,7 @@ class LibriSpeech(Corpus):
         """The files of the parts; none if they are downloaded."""
         found = Walk()
         for part in sorted({*chain(*parts_of(self).values())}) if self.path else ():
-            found += walk(self._root() / part, SUFFIXES)
+            found += walk(self._root() / part, FILES)
         return found
 
     def _root(self) -> Path:
@@ -156,19 +156,19 @@ class MiniLibriSpeech(Corpus):
 
 def _download(part: str, folder: Path, mirror: str) -> None:
     """One archive to ``folder``/LibriSpeech/``part``; the archive is kept."""
-    if part not in PARTS:
-        raise ValueError(f"no part {part!r} of LibriSpeech; there are {', '.join(PARTS)}")
+    if part not in ARCHIVES:
+        raise ValueError(f"no part {part!r} of LibriSpeech; there are {', '.join(ARCHIVES)}")
     target = folder / "LibriSpeech" / part
     if not target.is_dir():
-        url = f"{mirror}/{PARTS[part].resource}/{part}.tar.gz"
-        archive = download.fetch(url, folder, sha256=PARTS[part].sha256)
+        url = f"{mirror}/{ARCHIVES[part].resource}/{part}.tar.gz"
+        archive = download.fetch(url, folder, sha256=ARCHIVES[part].sha256)
         download.unpack(archive, f"LibriSpeech/{part}", target)
 
 
 def _read(folders: list[Path]) -> Iterator[Row]:
     """Speakers and chapters in numerical order, as the ids count them."""
     for folder in folders:
-        files = walk(folder, SUFFIXES).files
+        files = walk(folder, FILES).files
         files.sort(key=lambda path: [(len(name), name) for name in path.parts[-3:-1]])
         for chapter, inside in groupby(files, lambda path: path.parent):
             yield from _chapter(chapter, list(inside))

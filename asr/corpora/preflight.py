@@ -41,10 +41,6 @@ def missing_frames(text: str, seconds: float) -> str:
     return f"{len(text)} characters and {repeats} repeats in {frames} encoder frames"
 
 
-def _lists() -> defaultdict[str, list[str]]:
-    return defaultdict(list)
-
-
 @dataclass
 class Split:
     """What happened to the rows of one split; kept + dropped == read."""
@@ -60,8 +56,8 @@ class Split:
     seconds: list[float] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
     # Ids by reason. A suspicious row is kept.
-    dropped: defaultdict[str, list[str]] = field(default_factory=_lists)
-    suspicious: defaultdict[str, list[str]] = field(default_factory=_lists)
+    dropped: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    suspicious: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     messages: list[str] = field(default_factory=list)  # one for each row dropped
     converted: Counter[str] = field(default_factory=Counter)  # rows by kind of conversion
     # The tags and the signs of another language that made rows suspicious.

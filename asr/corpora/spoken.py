@@ -81,10 +81,10 @@ class Spoken(Corpus):
     """Synthetic speech, generated offline: ids and texts depend on the options alone.
 
     Args:
-        train: utterances of the split train.
-        validation: utterances of the split validation, in voices of its own.
-        test: utterances of the split test, in voices of its own.
-        seed: of the texts, voices, speeds and pitches.
+        train: number of utterances of the split train.
+        validation: number of utterances of the split validation, in voices of its own.
+        test: number of utterances of the split test, in voices of its own.
+        seed: random seed of the texts, voices, speeds and pitches.
         max_words: longest sentence; three in ten utterances are single words.
         grammar: "digits" for strings of digits, "commands", or "all" with dates and numbers too.
     """
@@ -148,7 +148,10 @@ def plan(split: str, size: int, seed: int, max_words: int, grammar: str) -> list
             length = 2 + int(generator.random() * (max_words - 1))
             text = " ".join(_pick(GRAMMAR["DIGIT"], generator) for _ in range(length))
         else:
-            text = _sentence(ROOTS[grammar], max_words, generator)
+            said: list[str] = []
+            while not 2 <= len(said) <= max_words:  # every root has sentences of two words
+                said = _expand(ROOTS[grammar], generator)
+            text = " ".join(said)
         voice = f"{_pick(ACCENTS, generator)}+{_pick(VARIANTS[split], generator)}"
         speed = _between(WORDS_PER_MINUTE, generator)
         requests.append(espeak.Request(text, voice, speed, _between(PITCH, generator)))
@@ -168,13 +171,6 @@ def vocabulary(root: str) -> list[str]:
             elif word not in seen:
                 waiting.append(word)
     return sorted(found)
-
-
-def _sentence(root: str, max_words: int, generator: random.Random) -> str:
-    while True:  # every root has sentences of two words, so this ends
-        words = _expand(root, generator)
-        if 2 <= len(words) <= max_words:
-            return " ".join(words)
 
 
 def _expand(symbol: str, generator: random.Random) -> list[str]:

@@ -8,7 +8,7 @@ from asr.audio.audio_file import AudioError, decode
 from asr.doctor.finding import Finding
 
 SECONDS, HERTZ = 0.5, 440.0
-FORMATS = {  # FFmpeg's container and codec
+SAMPLES = {  # FFmpeg's container and codec
     "wav": ("wav", "pcm_s16le"),
     "flac": ("flac", "flac"),
     "mp3": ("mp3", "mp3"),
@@ -37,14 +37,14 @@ NEEDED = ("wav", "flac")  # recordings are often wav, and a prepared corpus hold
 
 def formats() -> list[Finding]:
     """One finding lists the formats that are read; each other format has one of its own."""
-    found = [_finding(name) for name in FORMATS]
+    found = [_finding(name) for name in SAMPLES]
     read = [finding.detail for finding in found if finding.state == "ok"]
     failed = [finding for finding in found if finding.state != "ok"]
     return [Finding("audio formats", "ok", f"read: {', '.join(read)}"), *failed]
 
 
 def _finding(name: str) -> Finding:
-    container, codec = FORMATS[name]
+    container, codec = SAMPLES[name]
     rate = rate_of(codec)  # files are decoded at their own rate: resampling is not tested here
     try:
         data = encoded(container, codec)

@@ -9,7 +9,7 @@ import pytest
 
 from asr.audio import audio_file
 from asr.corpora import download, librispeech
-from asr.corpora.librispeech import PARTS, LibriSpeech, MiniLibriSpeech, Part
+from asr.corpora.librispeech import ARCHIVES, Archive, LibriSpeech, MiniLibriSpeech
 from asr.corpora.prepare import prepare
 
 NOISE = audio_file.encode_flac(np.random.default_rng(0).normal(0, 0.1, 32000), 16000)
@@ -106,9 +106,10 @@ def test_a_part_of_unknown_name_is_not_downloaded(tmp_path):
 
 def test_the_counts_are_those_of_the_paper_s_corpus():
     assert (
-        sum(PARTS[p].utterances for p in PARTS if p.startswith("train") and p[-1] == "0") == 281241
+        sum(ARCHIVES[p].utterances for p in ARCHIVES if p.startswith("train") and p[-1] == "0")
+        == 281241
     )
-    assert all(len(part.sha256) == 64 for part in PARTS.values() if part.sha256)
+    assert all(len(part.sha256) == 64 for part in ARCHIVES.values() if part.sha256)
 
 
 # Downloading, from a server on this machine
@@ -191,8 +192,8 @@ def test_a_wrong_checksum_removes_the_download(layout, server, tmp_path, monkeyp
         corpus.splits()
     assert not any((tmp_path / "got").iterdir())
     Path(tmp_path / "right").write_bytes(Server.files["/12/test-clean.tar.gz"])
-    right = Part(12, download.checksum(tmp_path / "right"), 1)
-    monkeypatch.setitem(librispeech.PARTS, "test-clean", right)
+    right = Archive(12, download.checksum(tmp_path / "right"), 1)
+    monkeypatch.setitem(librispeech.ARCHIVES, "test-clean", right)
     assert len(list(corpus.splits()["train"].read())) == 1
 
 
