@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from asr import __version__
-from asr.commands.compare import claims, compare, study
+from asr.commands.claims import claims
+from asr.commands.compare import compare, study
 from asr.commands.doctor import doctor
 from asr.commands.options import VERBS, fail
 from asr.commands.prepare import prepare

@@ -9,7 +9,7 @@ python -m benchmarks.recurrence --device cuda --output runs/recurrence.json
 - forward alone: one direction over padded frames.
 
 Lengths are drawn evenly from half of the longest to all of it. Milliseconds are medians of
-``--repeats`` calls, the ways taking turns: see ``asr.probes.measure.alternate``.
+``--repeats`` calls, the ways taking turns: see ``asr.probes.instrument.alternate``.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from asr.kernels.padded_cudnn import silent
 from asr.kernels.permute import Permute, reversal
 from asr.metering.environment import environment
 from asr.metering.precision import allow_tf32
-from asr.probes.measure import alternate
+from asr.probes.instrument import alternate
 
 # Utterances, frames, width of a frame, cells per direction.
 SIZES = [

@@ -11,8 +11,8 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
-from asr.probes.context_table import Effective, Point
-from asr.probes.horizon_summary import Attempt
+from asr.probes.context import Effective, Point
+from asr.probes.horizon import Attempt
 
 CPU = {"device_name": "EPYC", "device_kind": "cpu", "num_devices": 1}
 H200 = {"device_name": "NVIDIA H200", "device_kind": "cuda", "num_devices": 2}

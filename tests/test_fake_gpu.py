@@ -18,7 +18,7 @@ from asr.kernels.cudnn_rules import GPU
 from asr.language_models import LSTM, LanguageModel, NGram, Transformer
 from asr.loss import collected, weighted
 from asr.model import build_model
-from asr.probes import horizon
+from asr.probes import horizon_measure as horizon
 from asr.probes.gradient_decay import squared_gradients
 from asr.probes.truncated_context import encode
 from asr.recognition.alignment import align_words

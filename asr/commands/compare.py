@@ -1,21 +1,9 @@
-"""``asr compare``, ``asr study`` and ``asr claims``."""
+"""``asr compare`` and ``asr study``."""
 
-import importlib
 from pathlib import Path
 from typing import Any
 
-from asr.commands.options import device_of, hyphens, parser
-
-PROBES = (
-    "scaling",
-    "horizon",
-    "length",
-    "streaming",
-    "lookahead",
-    "memory",
-    "roofline",
-    "context",
-)  # modules of asr.probes
+from asr.commands.options import hyphens, parser
 
 
 def compare(arguments: list[str]) -> int:
@@ -122,23 +110,3 @@ def study(arguments: list[str]) -> int:
     print("\n".join([result["table"], *result["remarks"]]))
     print(f"written: {folder / 'results.jsonl'}" + f", {result['report']}" * bool(result["report"]))
     return int(result["failed"])
-
-
-def claims(arguments: list[str]) -> int:
-    """``asr claims PROBE``: the options of a probe are in its module."""
-    options = parser("claims")
-    options.usage = "asr claims PROBE [--output FOLDER] [--device DEVICE] [--option value ...]"
-    options.add_argument("probe", choices=PROBES, metavar="PROBE", help=", ".join(PROBES))
-    probe = options.parse_args(arguments[:1]).probe
-    module = importlib.import_module(f"asr.probes.{probe}")
-
-    options = parser("claims")
-    options.prog += f" {probe}"
-    options.add_argument(
-        "--output", type=Path, default=Path("claims"), metavar="FOLDER", help="to write; claims"
-    )
-    options.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, auto; auto")
-    module.add_options(options)
-    known = options.parse_args(hyphens(arguments[1:]))
-    status: int = module.run(known, device_of(None if known.device == "auto" else known.device))
-    return status

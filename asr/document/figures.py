@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+WIDTH = 9.6  # inches, of all figures of the page
 # Okabe and Ito's colours, which stay apart for colour-blind readers; the page replaces each of
 # these exact values by a variable of its theme.
 COLOURS = ("#0072b2", "#c04f00", "#007a58", "#a4487e", "#8a6d00", "#4b5dbd")
@@ -52,6 +54,66 @@ STYLE: dict[Any, Any] = {
 TIE: dict[str, Any] = {
     "arrowstyle": "-", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 4, "relpos": (0, 0.5)
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: values with least and greatest over an abscissa, in ascending order of it."""
+
+    label: str
+    x: list[float]
+    y: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def new_figure(height: float, panels: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of the page's width, ``height`` inches high, with panels side by side."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, list(figure.subplots(1, panels, squeeze=False, **options)[0])
+
+
+def whiskers(line: Series) -> list[list[float]]:
+    """What reaches below and above each value; none where rounding puts an end beside it."""
+    below = [max(0.0, y - low) for y, low in zip(line.y, line.low, strict=True)]
+    return [below, [max(0.0, high - y) for y, high in zip(line.y, line.high, strict=True)]]
+
+
+def draw_lines(
+    figure: Figure,
+    axes: Axes,
+    lines: Sequence[Series],
+    *,
+    log: bool = True,
+    legend: Sequence[str] = (),
+) -> None:
+    """Lines with whiskers, named at their right ends, or by the figure's legend of these names.
+
+    A name of the legend looks the same in every panel, whichever lines a panel has.
+    """
+    ends = []
+    for index, line in enumerate(lines):
+        look = style(legend.index(line.label) if legend else index)
+        axes.errorbar(
+            line.x, line.y, whiskers(line), linewidth=1.8, markersize=6, markeredgecolor=PAPER,
+            capsize=3, elinewidth=1, zorder=3, label=line.label, **look,
+        )  # fmt: skip
+        ends.append((line.x[-1], line.y[-1], line.label, look["color"]))
+    axes.set_xscale("log")
+    plain_log(axes, "x")
+    if log:
+        axes.set_yscale("log")
+    if not legend:
+        label_ends(figure, axes, ends)
+
+
+def legend_above(figure: Figure, axes: Axes, columns: int) -> None:
+    """The names of all lines of ``axes``, above the panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=10,
+        handlelength=3.5,
+    )  # fmt: skip
 
 
 def style(index: int) -> dict[str, Any]:

@@ -1,323 +1,321 @@
-"""Effective context of trained models: how far back their encoders look, in loss, WER and gradient.
-
-Each output frame of the encoder sees a limited part of the past (``truncated_context``) and the
-whole future, and the decoder says what that costs. The **effective context** is the shortest
-tried whose loss is at most 1.01 times that of the whole past (Khandelwal et al. 2018). Beside it
-stands how fast gradients fade (``gradient_decay``). This is what was learnt from short
-utterances, not what an encoder could hold: that is ``asr claims horizon``.
-"""
+"""How far back the encoders of trained models look, in loss, word error rate and gradient."""
 
 import argparse
-import logging
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from asr.document.blocks import Block, Picture, Text
+from asr.formatting import digits, percent
+from asr.probes.length import SEVERAL, add_corpus
+from asr.probes.probe import (
+    Columns,
+    Measured,
+    Part,
+    Probe,
+    count,
+    groups,
+    run_names,
+    seconds,
+    table,
+)
 
-from asr.audio.audio_file import decode
-from asr.data.batches import bucket
-from asr.data.utterances import read_corpus, read_rows
-from asr.files import new_folder
-from asr.model import SpeechModel, corpus_of, load_model
-from asr.probes.context_table import Effective, Point, save
-from asr.probes.gradient_decay import Decay, Floats, judge, sight, squared_gradients
-from asr.probes.measure import equal_precision
-from asr.probes.scaling import count, facts
-from asr.probes.truncated_context import chunk_frames, encode, whole_chunks
-from asr.recognition.recognise import Encoded, search
-from asr.search import Beam, Greedy, Search
-from asr.statistics.bootstrap import bootstrap_interval
-from asr.text.normalisers import normaliser
-from asr.text.scoring import align, pooled
-
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SECONDS = (0.0, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24)
-BOUND = 1.01  # of the loss, over that of the whole past; Khandelwal et al. 2018 take 1 % as well
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What every model is asked.
+class Point:
+    """One model whose encoder hears so much of the past.
 
     Attributes:
-        split: of the corpus.
-        seconds: contexts to try, beside the whole past.
-        utterances: drawn, the same for all models of a corpus.
-        block: encoder frames that share a run; 1: each has a context of its own.
-        gradients: frames drawn per utterance, whose gradients are taken.
-        seed: of the draws.
-        batch_seconds: features encoded at once, padding included.
+        run: folder of the model.
+        encoder, decoder, seed: of the run.
+        context, frames: seconds and encoder frames before its own that a frame may hear; of the
+            whole past, those of the last frame of the longest utterance.
+        whole: whether it is the whole past, an ordinary evaluation.
+        loss: of the decoder per token, in evaluation.
+        loss_ratio, ratio_low, ratio_high: loss over that of the whole past, with its 95 % interval
+            over speakers, of the same utterances in both.
+        errors, reference_words: pooled, of greedy search.
+        wer, low, high: with its 95 % interval over speakers.
     """
 
-    split: str
-    seconds: tuple[float, ...]
-    utterances: int
-    block: int
-    gradients: int
+    run: str
+    encoder: str
+    decoder: str
     seed: int
-    batch_seconds: float
+    context: float
+    frames: int
+    whole: bool
+    loss: float
+    loss_ratio: float
+    ratio_low: float
+    ratio_high: float
+    errors: int
+    reference_words: int
+    wer: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Utterances drawn from a split: features (T, F), tokens (U,), texts and speakers."""
+class Effective:
+    """What the contexts and the gradients of one model come to.
 
-    features: list[Tensor]
-    tokens: list[Tensor]
-    texts: list[str]
-    speakers: list[str]
-    of: int
+    Attributes:
+        run, encoder, decoder, seed: as of a point.
+        search: what found the words.
+        utterances, utterances_of: drawn, and how many there are.
+        frame_seconds, chunk_seconds: of an encoder frame, and of the frames that see each other.
+        loss, wer: with the whole past.
+        context: seconds, the shortest tried that is enough; None: only the whole past is.
+        context_low, context_high: enough by the lower and by the upper end of the ratio's interval.
+        again_above: longer contexts, in seconds, whose loss is above the bound again.
+        half_life: seconds, of the exponential; None: the gradient does not fall, or too few lags.
+        half_life_low, half_life_high: 95 % interval over utterances; None: it does not fall.
+        exponent: of the power law.
+        aic_difference: AIC of the power law less that of the exponential.
+        law: which of them fits better, or neither clearly; empty: too few lags.
+        agreement: share of resamples of the utterances that prefer the same.
+        sight: seconds after which the gradient is exactly zero; None: not within the lags.
+        draws: frames whose gradient was taken.
+        gradient: r at lags of 0, 1, ... encoder frames.
+    """
+
+    run: str
+    encoder: str
+    decoder: str
+    seed: int
+    search: str
+    utterances: int
+    utterances_of: int
+    frame_seconds: float
+    chunk_seconds: float
+    loss: float
+    wer: float
+    context: float | None
+    context_low: float | None
+    context_high: float | None
+    again_above: list[float]
+    half_life: float | None
+    half_life_low: float | None
+    half_life_high: float | None
+    exponent: float | None
+    aic_difference: float | None
+    law: str
+    agreement: float | None
+    sight: float | None
+    draws: int
+    gradient: list[float]
 
 
-def draw(model: SpeechModel, corpus: str, plan: Plan) -> Sample:
-    """The utterances of a plan, in the order of the split."""
-    rows = read_rows(corpus, [plan.split])
-    chosen = np.random.default_rng(plan.seed).permutation(len(rows))[: plan.utterances]
-    picked = sorted(chosen.tolist())
-    texts, speakers = rows["text"], rows["speaker_id"]
-    features = []
-    for index in picked:
-        samples = decode(rows[index]["audio"]["bytes"], model.features.sample_rate)
-        wave = torch.from_numpy(samples)[None].to(model.device)  # (1, N)
-        x, _ = model.features(wave, torch.tensor([wave.shape[1]], device=model.device))
-        features.append(x[0])
-    return Sample(
-        features,
-        [torch.tensor(model.tokenizer.encode(texts[i]), dtype=torch.int64) for i in picked],
-        [texts[i] for i in picked],
-        [str(speakers[i]) for i in picked],
-        len(rows),
+def exactness(plan: dict[str, Any]) -> str:
+    """How the past was cut."""
+    exact = (
+        "Exact: each encoder frame is that of a run that begins so long before it"
+        if plan["block"] == 1
+        else f"Blocks of {plan['block']} encoder frames share a run: a context is what the first "
+        "of them has, the last has a block less one frame more"
+    )
+    return (
+        f"{exact}; the whole future is heard. A run that begins within speech is unlike those "
+        "of training, which can make contexts longer than what is remembered."
     )
 
 
-def greedy(own: Search) -> Search:
-    """Greedy search with the CTC weight of a model's own search, without a language model."""
-    return Greedy(ctc_weight=own.ctc_weight if isinstance(own, Beam | Greedy) else None)
-
-
-@torch.inference_mode()
-def losses(model: SpeechModel, encoded: Sequence[Tensor], sample: Sample) -> Floats:
-    """(B,) what each utterance adds to the loss of all: their sum is the loss of a validation.
-
-    The loss is that of the decoder in evaluation, the weighted sum of its terms' means per token:
-    teacher-forced, and without the label smoothing of training.
-    """
-    sums: dict[str, list[float]] = {}
-    counts: dict[str, float] = {}
-    for y, tokens in zip(encoded, sample.tokens, strict=True):
-        sizes = torch.tensor([[len(y)], [len(tokens)]], device=y.device)
-        loss = model.decoder.loss(y[None], sizes[0], tokens[None].to(y.device), sizes[1])
-        for name, term in loss.terms.items():
-            sums.setdefault(name, []).append(term.weight * float(term.sum))
-            counts[name] = counts.get(name, 0.0) + float(term.count)
-    return np.sum([np.array(sums[name]) / max(1.0, counts[name]) for name in sums], axis=0)
-
-
-@torch.inference_mode()
-def transcripts(model: SpeechModel, encoded: Sequence[Tensor], max_frames: int) -> list[str]:
-    """What greedy search reads in the frames (S, D) of each utterance."""
-    found: dict[int, str] = {}
-    for batch in bucket([len(y) for y in encoded], max_frames):
-        lengths = torch.tensor([len(encoded[i]) for i in batch], device=model.device)
-        padded = pad_sequence([encoded[i] for i in batch], batch_first=True)  # (B, S, D)
-        best = search(model, Encoded(padded, lengths), by=greedy(model.search))
-        found |= {i: model.text(one) for i, one in zip(batch, best, strict=True)}
-    return [found[i] for i in range(len(encoded))]
-
-
-def contexts(model: SpeechModel, plan: Plan) -> list[int | None]:
-    """Those of a plan in encoder frames, rounded up to whole chunks, and None, the whole past."""
-    chunk = chunk_frames(model.encoder)
-    frames = {whole_chunks(s / model.frame_seconds, chunk) for s in plan.seconds}
-    return [*sorted(frames), None]
-
-
-def points(run: str, model: SpeechModel, corpus: str, sample: Sample, plan: Plan) -> list[Point]:
-    """One model at every context, shortest first and the whole past last."""
-    normalise = normaliser(read_corpus(corpus)["normaliser"])
-    max_frames = round(plan.batch_seconds / model.features.hop_seconds)
-    longest = -(-max(map(len, sample.features)) // model.encoder.stride) - 1
-    measured = []
-    for context in contexts(model, plan):
-        encoded = [
-            encode(model.encoder, x, context, block=plan.block, max_frames=max_frames)
-            for x in sample.features
-        ]
-        texts = [normalise(t) for t in transcripts(model, encoded, max_frames)]
-        alignments, _ = align(sample.texts, texts)
-        measured.append((context, losses(model, encoded, sample), alignments))
-        told = "whole past" if context is None else f"{context * model.frame_seconds:.2f} s"
-        log.info("%s, %s: loss %.4f", run, told, measured[-1][1].sum())
-    whole = measured[-1][1]
-    curve = []
-    for context, loss, alignments in measured:
-        total = pooled(alignments)
-        if not total.words:
-            raise ValueError(
-                f"--utterances {plan.utterances}: those drawn from {plan.split} of {corpus} hold "
-                "no word; draw more"
+def remarks(runs: Sequence[Effective]) -> list[str]:
+    """What the tables do not show."""
+    lines = []
+    for one in runs:
+        if one.again_above:
+            longer = ", ".join(f"{s:.2f} s" for s in one.again_above)
+            lines.append(f"{one.run}: above the bound again at {longer}.")
+        if one.chunk_seconds > one.frame_seconds:
+            lines.append(
+                f"{one.run}: frames share chunks of {one.chunk_seconds:.2f} s, so a context is "
+                "that of the first of a chunk."
             )
-        ratio = bootstrap_interval(loss, whole, sample.speakers)
-        errors, words = [a.errors for a in alignments], [a.words for a in alignments]
-        low, high = bootstrap_interval(errors, words, sample.speakers)
-        frames = longest if context is None else context
-        curve.append(
-            Point(
-                run=run,
-                encoder=model.description["encoder"]["class_path"],
-                decoder=model.description["decoder"]["class_path"],
-                seed=model.summary.get("seed", 0),
-                context=frames * model.frame_seconds,
-                frames=frames,
-                whole=context is None,
-                loss=float(loss.sum()),
-                loss_ratio=float(loss.sum() / whole.sum()),
-                ratio_low=ratio[0],
-                ratio_high=ratio[1],
-                errors=total.errors,
-                reference_words=total.words,
-                wer=total.errors / total.words,
-                low=low,
-                high=high,
-            )
-        )
-    return curve
+        if not one.law:
+            lines.append(f"{one.run}: too few lags ({len(one.gradient)}) to fit a law.")
+    return lines
 
 
-def decay(model: SpeechModel, sample: Sample, plan: Plan) -> Decay:
-    """r(k) over frames drawn from the later half of each utterance, where long lags are."""
-    random, signs = np.random.default_rng([plan.seed, 1]), torch.Generator().manual_seed(plan.seed)
-    found = Decay()
-    for x in sample.features:
-        frames = -(-len(x) // model.encoder.stride)
-        chosen = random.integers(frames // 2, frames, plan.gradients).tolist()
-        found.add(squared_gradients(model.encoder, x, chosen, signs), chosen)
-    return found
+def format_context(one: Effective) -> str:
+    """``0.64 s [0.32 to 1.28]``; ``all`` where nothing less is enough."""
+    low, high = ("all" if c is None else f"{c:.2f}" for c in (one.context_low, one.context_high))
+    return ("all" if one.context is None else f"{one.context:.2f} s") + f" [{low} to {high}]"
 
 
-def effective(
-    curve: Sequence[Point], gradients: Decay, model: SpeechModel, sample: Sample
-) -> Effective:
-    """The shortest context that is enough, and the laws of the gradients.
+def format_half_life(one: Effective) -> str:
+    """``0.21 s [0.18 to 0.25]``, or why there is none."""
+    if not one.law:
+        return "too few lags"
+    if one.half_life is None:
+        return "does not fall"
+    ends = (one.half_life_low, one.half_life_high)
+    low, high = ("no end" if end is None else f"{end:.3f}" for end in ends)
+    return f"{one.half_life:.3f} s [{low} to {high}]"
 
-    The interval holds the contexts that are enough by the lower and by the upper end of the 95 %
-    interval of the ratio. None: nothing less than the whole past is enough.
-    """
-    r = gradients.curve()
-    seen, judged = sight(r), judge(gradients, model.frame_seconds)
-    laws = judged.fit if judged else None
-    low, high = judged.interval if judged else (math.inf, math.inf)
 
-    def enough(name: str) -> float | None:
-        return next((p.context for p in curve if not p.whole and getattr(p, name) <= BOUND), None)
+def format_law(one: Effective) -> str:
+    """``power (-12.6, in 98 %)``: the difference of AIC, and the share of resamples that agree."""
+    if one.aic_difference is None or one.agreement is None:
+        return "too few lags"
+    return f"{one.law} ({one.aic_difference:+.1f}, in {100 * one.agreement:.0f} %)"
 
-    context = enough("loss_ratio")
-    longer = [p for p in curve if context is not None and p.context > context]
-    return Effective(
-        run=curve[0].run,
-        encoder=curve[0].encoder,
-        decoder=curve[0].decoder,
-        seed=curve[0].seed,
-        search=repr(greedy(model.search)),
-        utterances=len(sample.texts),
-        utterances_of=sample.of,
-        frame_seconds=model.frame_seconds,
-        chunk_seconds=model.frame_seconds * chunk_frames(model.encoder),
-        loss=curve[-1].loss,
-        wer=curve[-1].wer,
-        context=context,
-        context_low=enough("ratio_low"),
-        context_high=enough("ratio_high"),
-        again_above=[p.context for p in longer if p.loss_ratio > BOUND],
-        half_life=laws.half_life if laws else None,
-        half_life_low=low if math.isfinite(low) else None,
-        half_life_high=high if math.isfinite(high) else None,
-        exponent=laws.exponent if laws else None,
-        aic_difference=laws.aic_difference if laws else None,
-        law=laws.law if laws else "",
-        agreement=judged.agreement if judged else None,
-        sight=None if seen is None else seen * model.frame_seconds,
-        draws=gradients.draws,
-        gradient=r.tolist(),
+
+def effective_contexts(measured: Measured) -> list[Effective]:
+    """What the contexts of each model come to."""
+    return [Effective(**run) for run in measured.rest["runs"]]
+
+
+def check(rest: Mapping[str, Any]) -> None:
+    """Raises KeyError or TypeError where plan or runs are not as they are written."""
+    exactness(rest["plan"])
+    for run in rest["runs"]:
+        Effective(**run)
+
+
+def draw(measured: Measured) -> list[Block]:
+    """A line per model with what its contexts come to, then a line per model with each of them."""
+    runs, plan, name = (
+        effective_contexts(measured),
+        measured.rest["plan"],
+        run_names(measured.rows)[1],
     )
+    summary: Columns = {
+        "run folder": name,
+        "encoder + decoder": lambda r: f"{r.encoder} + {r.decoder}",
+        "seed": lambda r: str(r.seed),
+        "utterances": lambda r: f"{r.utterances} of {r.utterances_of}",
+        "loss": lambda r: f"{r.loss:.4f}",
+        "WER": lambda r: percent(r.wer),
+        "search": lambda r: r.search,
+        "effective context [95 % interval]": format_context,
+        "in encoder frames": lambda r: (
+            "all" if r.context is None else f"{r.context / r.frame_seconds:.0f}"
+        ),
+        "half-life of gradients": format_half_life,
+        "exponent": lambda r: digits(r.exponent),
+        "law (difference of AIC, agreement)": format_law,
+        "no gradient beyond": lambda r: "" if r.sight is None else f"{r.sight:.2f} s",
+    }
+    tried = sorted({round(p.context, 4) for p in measured.rows if not p.whole})
+    contexts: Columns = {
+        "run folder: loss ratio, WER": lambda own: name(own[0]),
+        **{f"{context:.2f} s": partial(_at, context=context) for context in tried},
+        "whole past": partial(_at, context=None),
+    }
+    note = (
+        f"Split {plan['split']}, utterances drawn with seed {plan['seed']}. Effective context of "
+        "trained models: the shortest past that an encoder frame may hear with a loss of at most "
+        "1.01 times that of the whole past (of the decoder per token, teacher-forced, without "
+        "label smoothing); in brackets by the ends of the 95 % interval of that ratio over "
+        "speakers. "
+        "Gradients of a frame by the features k frames before, each by a random projection, root "
+        "mean square over frames and utterances: fitted by an exponential (half-life) and by a "
+        "power of k (exponent). The law is the one that AIC prefers, or neither where fewer than "
+        "19 of 20 resamples of the utterances agree. Utterances are short, so this is what was "
+        "used, not what could be remembered: it stands beside the verdict and decides nothing."
+    )
+    words = (
+        "Left: WER of greedy search when a frame hears no more of the past, itself included. "
+        f"Right: gradient against distance, relative to that of the frame's own features. {SEVERAL}"
+    )
+    own_of = [own for _, own in groups(measured.rows, "run")]
+    return [
+        Picture("context", lambda: draw_figure(measured.rows, runs), words),
+        table(runs, summary),
+        table(own_of, contexts),
+        Text([note, exactness(plan), *remarks(runs)], "list"),
+    ]
 
 
-def seconds(text: str) -> float:
-    """A context: 0 seconds or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
-    return value
+def _at(points: Sequence[Point], context: float | None) -> str:
+    """``1.012, 10.3 %``: loss ratio and WER at a context; None: with the whole past."""
+    for point in points:
+        if context == (None if point.whole else round(point.context, 4)):
+            return f"{point.loss_ratio:.3f}, {percent(point.wer)}"
+    return ""
 
 
-def above_zero(text: str) -> float:
-    """A batch: more than 0 seconds."""
-    value = seconds(text)
-    if not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value
+def draw_figure(points: Sequence[Point], runs: Sequence[Effective]) -> "Figure":
+    """WER against the past that a frame hears, and gradients against distance, a line per model."""
+    from asr.document.figures import Series, draw_lines, legend_above, new_figure
+    from asr.probes.curves import models, wer_over_runs
+
+    kinds = models(points)
+    figure, panels = new_figure(3.6 + 0.09 * len(kinds), 2)
+    errors, gradients = [], []
+    for label, own in kinds.items():
+        trained = [run for run in runs if f"{run.encoder} + {run.decoder}" == label]
+        frame = trained[0].frame_seconds
+        errors.append(wer_over_runs(label, own, "context", frame))
+        curves = [run.gradient for run in trained if run.gradient[0] > 0]
+        ratios = list(zip(*([r / one[0] for r in one] for one in curves), strict=False))
+        lags = [k for k in range(1, len(ratios)) if min(ratios[k]) > 0]
+        if lags:
+            means = [sum(ratios[k]) / len(curves) for k in lags]
+            low, high = ([edge(ratios[k]) for k in lags] for edge in (min, max))
+            gradients.append(Series(label, [k * frame for k in lags], means, low, high))
+    draw_lines(figure, panels[0], errors, log=False, legend=list(kinds))
+    legend_above(figure, panels[0], 3)
+    panels[0].set_ylim(bottom=0)
+    panels[0].set_xlabel("past heard, seconds")
+    panels[0].set_ylabel("WER, %")
+    if gradients:
+        draw_lines(figure, panels[1], gradients, legend=list(kinds))
+    panels[1].set_xlabel("distance, seconds")
+    panels[1].set_ylabel("gradient, relative")
+    return figure
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims context``, beside --device and --output."""
-    options.epilog = "example: asr claims context runs/fsdd-transducer --split validation"
-    options.add_argument("runs", nargs="+", metavar="RUN", help="run or model folders")
-    options.add_argument("--corpus", metavar="FOLDER", help="prepared; that of the training")
-    options.add_argument("--split", default="validation", help="of the corpus; validation")
+    """Those of ``asr claims context``."""
+    add_corpus(options, "validation")
     options.add_argument(
         "--contexts", nargs="+", type=seconds, default=list(SECONDS), metavar="S",
-        help="seconds of the past, beside all of it; 0 0.08 0.16 0.32 ... 10.24",
+        help="seconds of the past that a frame may hear, beside all of it (default: 0 0.08 0.16 "
+        "0.32 ... 10.24)",
     )  # fmt: skip
     options.add_argument(
-        "--utterances", type=count, default=50, metavar="N", help="drawn from the split; 50"
-    )
-    options.add_argument(
-        "--block", type=count, default=1, metavar="S", help="encoder frames that share a run: as "
-        "many times cheaper, and contexts longer by up to one less; 1, exact"
+        "--utterances", type=count, default=50, metavar="N",
+        help="utterances drawn from the split (default: 50)",
     )  # fmt: skip
     options.add_argument(
-        "--gradients", type=count, default=8, metavar="N", help="frames an utterance; 8"
-    )
-    options.add_argument("--seed", type=int, default=0, help="of what is drawn; 0")
+        "--block", type=count, default=1, metavar="S",
+        help="encoder frames that share a run of the encoder: as many times cheaper, and contexts "
+        "longer by up to one frame less (default: 1, which is exact)",
+    )  # fmt: skip
     options.add_argument(
-        "--batch-seconds", type=above_zero, default=120.0, metavar="S", help="encoded at once; 120"
+        "--gradients", type=count, default=8, metavar="N",
+        help="frames of an utterance whose gradient is taken (default: 8)",
+    )  # fmt: skip
+    options.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of what is drawn (default: 0)"
     )
 
 
-def run(known: argparse.Namespace, device: str) -> int:
-    """Measures, writes context.json, .csv and .md, and prints the last.
-
-    Raises:
-        ValueError: no such model, corpus or split.
-    """
-    plan = Plan(
-        known.split,
-        tuple(known.contexts),
-        known.utterances,
-        known.block,
-        known.gradients,
-        known.seed,
-        known.batch_seconds,
-    )
-    curves: list[Point] = []
-    runs: list[Effective] = []
-    with new_folder(known.output), equal_precision(device):
-        for folder in known.runs:
-            model = load_model(folder, device)
-            corpus = known.corpus or corpus_of(model, folder)
-            sample = draw(model, corpus, plan)
-            curve = points(folder, model, corpus, sample, plan)
-            curves += curve
-            runs.append(effective(curve, decay(model, sample, plan), model, sample))
-            page = save(curves, runs, facts(device), known.output, asdict(plan))
-    print(page, end="")
-    print(f"written: {known.output / 'context.md'} (beside it context.csv, context.json)")
-    return 0
+PROBE = Probe(
+    name="context",
+    title="Effective context",
+    meaning="how far back the encoders of trained models look: loss, word error rate, gradients",
+    example="asr claims context runs/fsdd-transducer --split validation --output claims",
+    module="asr.probes.context_measure",
+    row=Point,
+    add_options=add_options,
+    parts=(
+        Part(
+            "C3",
+            "By model and context",
+            draw,
+            "Trained models: effective context not measured.",
+        ),
+    ),
+    takes_runs=True,
+    check=check,
+)

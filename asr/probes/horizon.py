@@ -1,64 +1,31 @@
-"""How far an encoder remembers: trained to answer at a lag, under equal updates and equal seconds.
+"""How far an encoder remembers: trained to answer at a lag, at equal updates and equal seconds.
 
-The blocks of causal encoders, without their subsampling, read tokens one frame each and answer
-after the last (``memory_tasks``). The **horizon** of an arm is the longest lag of the grid
-that it answers in the median of its seeds, trained at that very lag, at the best of the learning
-rates that every arm tries; "answers" means 90 % of the accuracy that chance leaves. Whether an
-encoder can hold something and whether training finds it are not told apart by that: the
-initialisation decides as much as the architecture, so the LSTM stands here three times. The mixed
-tasks train at lags drawn up to the one of the test, so that the short lead to the long; and
-``--extrapolate`` asks whoever answers the lag twice, four times, ... that lag without further
-training.
+The **horizon** of an arm is the longest lag of the grid that it answers in the median of its seeds,
+trained at that very lag, at the best of the learning rates that every arm tries; "answers" means
+90 % of the accuracy that chance leaves.
 """
 
 import argparse
-import json
-import logging
-import math
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import product
-from pathlib import Path
-from typing import Any
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from asr.document.blocks import Block, Picture, Text
+from asr.probes.probe import Columns, Measured, Part, Probe, count, groups, table
 
-from asr.config import strict_yaml
-from asr.encoders import ENCODERS, Encoder, Frames
-from asr.encoders.stack import Stack
-from asr.files import locked, new_folder, write_all
-from asr.probes.horizon_summary import (
-    AXES,
-    EXTRAPOLATED,
-    NOTES,
-    SOLVED,
-    Attempt,
-    extrapolations,
-    median_accuracy,
-    told_horizon,
-    tried,
-)
-from asr.probes.layers import full
-from asr.probes.measure import equal_precision
-from asr.probes.memory_tasks import SYMBOLS, TASKS, Questions, corrected
-from asr.probes.output import threads, to_csv
-from asr.probes.scaling import count, facts
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-log = logging.getLogger(__name__)
-
-TOLERANCE = 0.05  # arms differ in parameters by no more
-BATCH, QUESTIONS = 32, 512  # of training, of a test
-TEST_TOKENS = 2**19  # in a batch of a test, which is smaller at the longest lags
-CHECK_EVERY = 25  # updates
-CLIP_NORM = 1.0
+SOLVED = 0.9  # of the accuracy that chance leaves
+AXES = ("updates", "seconds")  # on which budgets are equal
+TASK_NAMES = ("latch", "recall", "latch-mixed", "recall-mixed")
 LAGS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-ONE_WAY: strict_yaml.Tree = {"bidirectional": False, "dropout": 0.0}
-CAUSAL: strict_yaml.Tree = {"heads": 4, "causal": True, "dropout": 0.0}
+ONE_WAY: dict[str, Any] = {"bidirectional": False, "dropout": 0.0}
+CAUSAL: dict[str, Any] = {"heads": 4, "causal": True, "dropout": 0.0}
 # About 100,000 parameters in the blocks of each. ``bias``: of the forget gates at the start.
-ARMS: dict[str, tuple[str, strict_yaml.Tree, float | str | None]] = {
+ARMS: dict[str, tuple[str, dict[str, Any], float | str | None]] = {
     "lstm, bias 0": ("LSTM", {**ONE_WAY, "dim": 80, "layers": 2}, 0.0),
     "lstm, bias 1": ("LSTM", {**ONE_WAY, "dim": 80, "layers": 2}, 1.0),
     "lstm, chrono": ("LSTM", {**ONE_WAY, "dim": 80, "layers": 2}, "chrono"),
@@ -74,347 +41,288 @@ ARMS: dict[str, tuple[str, strict_yaml.Tree, float | str | None]] = {
         None,
     ),
 }
+NOTES = (
+    "Latch: a symbol, then noise, then the question which it was. Recall: pairs of a key and a "
+    "value, then one of the keys. Mixed: trained at lags drawn log-uniformly up to the one of the "
+    "test, which at equal updates are fewer tokens. An accuracy far below 0.9 may rest on only 50 "
+    "questions, since a test ends where too many answers are wrong (standard error 0.05)."
+)
+EXTRAPOLATED = (
+    "The longest lag answered without further training once the one trained at was, of that, twice "
+    "that and so on: the lower median of the seeds, each at the learning rate that takes it "
+    "farthest; at equal updates / equal seconds. Of a mixed task the longest lag trained at is "
+    "named. 0: not even that one is answered; -: not asked."
+)
 
 
 @dataclass(frozen=True)
-class Budget:
-    """An attempt goes on until both are spent, or it answers."""
+class Attempt:
+    """One training at one lag.
 
+    Attributes:
+        arm, task, lag, seed, rate: what was trained and how; ``rate`` is the learning rate.
+        parameters: of the blocks.
+        accuracy_updates, accuracy_seconds: chance-corrected, when each budget was spent.
+        solved_updates, solved_seconds: after how many it answered; None: it did not.
+        updates, seconds: spent in all; of training, without tests.
+        budget_updates, budget_seconds: that were allowed.
+        device_name: where.
+        git_commit: of the code; None where it was not written down.
+        extrapolate: the longest lag that it was to be asked as trained; 0: none.
+        extrapolates_to: the longest that it answered as trained, of its own, twice that and so on
+            up to ``extrapolate``; None: not asked, or it does not answer its own.
+    """
+
+    arm: str
+    task: str
+    lag: int
+    seed: int
+    rate: float
+    parameters: int
+    accuracy_updates: float
+    accuracy_seconds: float
+    solved_updates: int | None
+    solved_seconds: float | None
     updates: int
     seconds: float
+    budget_updates: int
+    budget_seconds: float
+    device_name: str
+    git_commit: str | None = None
+    extrapolate: int = 0
+    extrapolates_to: int | None = None
+
+    def accuracy(self, axis: str) -> float:
+        """When the budget of ``updates`` or ``seconds`` was spent; 1 once it had answered."""
+        return float(getattr(self, f"accuracy_{axis}"))
 
 
-class Reader(nn.Module):
-    """Tokens -> the blocks of an encoder -> what the last frame answers."""
-
-    def __init__(self, encoder: Encoder, vocabulary: int) -> None:
-        super().__init__()
-        assert isinstance(encoder, Stack)
-        self.embedding = nn.Embedding(vocabulary, encoder.dim)
-        self.layers, self.norm = encoder.layers, encoder.norm
-        self.answer = nn.Linear(encoder.dim, SYMBOLS)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, S) -> (B, SYMBOLS)."""
-        x = self.embedding(tokens)
-        frames = Frames(x, full(x))
-        for block in self.layers:
-            frames = block(frames)
-        return self.answer(self.norm(frames.x[:, -1]))
-
-
-def build(arm: str, vocabulary: int, lag: int, seed: int) -> Reader:
-    """An arm with its initialisation; chrono is told the lag, as in the paper.
-
-    Raises:
-        ValueError: no such arm.
-    """
-    if arm not in ARMS:
-        raise ValueError(f"--arms {arm}: no such arm; choose of {', '.join(ARMS)}")
-    kind, options, bias = ARMS[arm]
-    torch.manual_seed(seed)
-    given = options if bias in (None, "chrono") else {**options, "forget_bias": bias}
-    tree = {"class_path": kind, "init_args": given}
-    encoder: Encoder = strict_yaml.read_component(ENCODERS, tree, arm, 1)(vocabulary)
-    if bias == "chrono":
-        for module in encoder.modules():
-            if isinstance(module, nn.LSTM):
-                chrono(module, lag)
-    return Reader(encoder, vocabulary)
-
-
-@torch.no_grad()
-def chrono(lstm: nn.LSTM, longest: int) -> None:
-    """Forget biases log U[1, longest - 1], input biases their negative (Tallec and Ollivier 2018).
-
-    A gate with the bias log(t - 1) forgets in about t steps: the cells begin with time constants
-    spread up to ``longest``.
-    """
-    cells = lstm.hidden_size
-    for layer in range(lstm.num_layers):
-        bias, other = getattr(lstm, f"bias_ih_l{layer}"), getattr(lstm, f"bias_hh_l{layer}")
-        bias.zero_()
-        other.zero_()
-        forget = torch.empty(cells).uniform_(1, max(longest - 1, 1.001)).log()
-        bias[cells : 2 * cells] = forget.to(bias)
-        bias[:cells] = -forget.to(bias)
-
-
-def attempt(
-    arm: str,
-    task: str,
-    lag: int,
-    *,
-    seed: int,
-    rate: float,
-    budget: Budget,
-    device: str,
-    name: str,
-    commit: str | None = None,
-    extrapolate: int = 0,
-) -> Attempt:
-    """Trains one arm at one lag, and tests it with questions that it never saw.
-
-    Who answers is asked at longer lags, too, up to ``extrapolate``, without further training.
-    """
-    asked = TASKS[task]
-    reader = build(arm, asked.questions.vocabulary, lag, seed).to(device)
-    optimizer = torch.optim.Adam(reader.parameters(), lr=rate)
-    training = torch.Generator().manual_seed(2 * seed)
-    testing = torch.Generator().manual_seed(2 * seed + 1)
-
-    def test(distance: int) -> float:
-        reader.eval()
-        right = wrong = 0
-        batch = max(1, min(BATCH, TEST_TOKENS // distance))
-        with torch.inference_mode():
-            # Ends where the answer is known to be no: a mixed task is trained at shorter lags.
-            while right + wrong < QUESTIONS and corrected(1 - wrong / QUESTIONS) >= SOLVED:
-                number = min(batch, QUESTIONS - right - wrong)
-                tokens, answers = asked.questions.draw(number, distance, testing)
-                hits = int((reader(tokens.to(device)).argmax(1).cpu() == answers).sum())
-                right, wrong = right + hits, wrong + number - hits
-        reader.train()
-        return corrected(right / (right + wrong))
-
-    def gradient(questions: Questions) -> None:
-        F.cross_entropy(
-            reader(questions.tokens.to(device)), questions.answers.to(device)
-        ).backward()
-
-    # The first call loads a GPU's kernels, which the first arm alone would pay for.
-    gradient(asked.questions.draw(BATCH, lag, torch.Generator().manual_seed(0)))
-    optimizer.zero_grad(set_to_none=True)
-    updates, seconds, accuracy = 0, 0.0, 0.0
-    at: dict[str, float] = {}
-    while len(at) < 2:
-        _wait(device)
-        began = time.perf_counter()
-        for _ in range(CHECK_EVERY):
-            gradient(asked.draw_for_training(BATCH, lag, training))
-            nn.utils.clip_grad_norm_(reader.parameters(), CLIP_NORM)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        _wait(device)
-        seconds += time.perf_counter() - began
-        updates += CHECK_EVERY
-        accuracy = test(lag)
-        solved = accuracy >= SOLVED
-        if updates >= budget.updates or solved:
-            at.setdefault("updates", accuracy)
-        if seconds >= budget.seconds or solved:
-            at.setdefault("seconds", accuracy)
-    solved = accuracy >= SOLVED
-    reached = lag if solved and extrapolate else None
-    while reached and 2 * reached <= extrapolate and test(2 * reached) >= SOLVED:
-        reached *= 2
-    return Attempt(
-        arm,
-        task,
-        lag,
-        seed,
-        rate,
-        sum(p.numel() for p in reader.layers.parameters()),  # type: ignore[attr-defined]
-        at["updates"],
-        at["seconds"],
-        updates if solved else None,
-        seconds if solved else None,
-        updates,
-        seconds,
-        budget.updates,
-        budget.seconds,
-        name,
-        commit,
-        extrapolate,
-        reached,
+def median_accuracy(rows: Sequence[Attempt], axis: str) -> float:
+    """Of the seeds, each at its best learning rate; of two in the middle the lower."""
+    seeds = {row.seed for row in rows}
+    return statistics.median_low(
+        max(row.accuracy(axis) for row in rows if row.seed == seed) for seed in seeds
     )
 
 
-def _wait(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
+    """The longest lag of one arm and task that is answered in the median; None: not the first."""
+    lags = sorted({row.lag for row in rows})
+    answered = [
+        lag for lag in lags if median_accuracy([r for r in rows if r.lag == lag], axis) >= SOLVED
+    ]
+    return max(answered, default=None)
 
 
-def attempts(
-    arms: Sequence[str],
-    tasks: Sequence[str],
-    lags: Sequence[int],
-    seeds: int,
-    rates: Sequence[float],
-    budget: Budget,
-    device: str,
-    done: list[Attempt],
-    extrapolate: int = 0,
-) -> Iterator[Attempt]:
-    """What is missing of the grid; an arm stops at the second lag in a row that it cannot answer.
+def extrapolation(rows: Sequence[Attempt], axis: str) -> int | None:
+    """The longest lag that the median seed answers as trained, of attempts at one lag.
 
-    Arms take turns at each lag, so that a run that is ended early has compared all of them.
+    Each seed at the learning rate that takes it farthest; of two in the middle the lower. 0: the
+    median seed does not answer the lag that it was trained at. None: none was asked.
     """
-    machine = facts(device)
-    shared: dict[str, Any] = {"budget": budget, "device": device, "extrapolate": extrapolate}
-    shared |= {"name": machine["device_name"], "commit": machine["git_commit"]}
-    failures = dict.fromkeys(product(arms, tasks), 0)
-    for lag in sorted(lags):
-        for (arm, task), failed in list(failures.items()):
-            if failed >= 2:
-                continue
-            here = [r for r in done if (r.arm, r.task, r.lag) == (arm, task, lag)]
-            for seed, rate in product(range(seeds), rates):
-                if any(r.seed == seed and r.rate == rate for r in here):
-                    continue
-                row = attempt(arm, task, lag, seed=seed, rate=rate, **shared)
-                here.append(row)
-                yield row
-            answered = max(median_accuracy(here, axis) for axis in AXES) >= SOLVED
-            failures[arm, task] = 0 if answered else failed + 1
+    asked = [row for row in rows if row.extrapolate]
+    if not asked:
+        return None
+    answered: dict[int, int] = {}
+    for row in asked:
+        found = (row.extrapolates_to or 0) if row.accuracy(axis) >= SOLVED else 0
+        answered[row.seed] = max(answered.get(row.seed, 0), found)
+    return statistics.median_low(answered.values())
+
+
+def format_tried(rows: Sequence[Attempt]) -> tuple[str, str]:
+    """How many seeds and which learning rates an arm had at each lag of a task, in words.
+
+    An attempt that was not made, as where a probe was ended early, is said to be missing.
+    """
+    lags = {row.lag for row in rows}
+    seeds = sorted({len({row.seed for row in rows if row.lag == lag}) for lag in lags})
+    rates = sorted({row.rate for row in rows})
+    places = {(row.lag, row.seed) for row in rows}
+    whole = len({(row.lag, row.seed, row.rate) for row in rows}) == len(places) * len(rates)
+    number = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    listed = ", ".join(f"{rate:g}" for rate in rates)
+    return number, listed if whole else f"{listed}, not all by every seed"
+
+
+def format_horizon(rows: Sequence[Attempt], axis: str) -> str:
+    """The horizon of one arm and task in a table, as a bound where no other lag was tried."""
+    tried_at, found = [row.lag for row in rows], horizon(rows, axis)
+    if found is None:
+        return f"< {min(tried_at):,}"
+    return f"≥ {found:,}" if found == max(tried_at) else f"{found:,}"
+
+
+def _format_beyond(own: Sequence[Attempt], lag: int) -> str:
+    """``512 / ≥ 4,096``: extrapolations, as bounds where the next lag was not asked."""
+    here = [row for row in own if row.lag == lag]
+    limit = max((row.extrapolate for row in here), default=0)
+    cells = []
+    for axis in AXES:
+        found = extrapolation(here, axis)
+        bound = "≥ " * bool(found and 2 * found > limit)
+        cells.append("-" if found is None else f"{bound}{found:,}")
+    return " / ".join(cells)
+
+
+def _format_accuracy(own: Sequence[Attempt], lag: int) -> str:
+    """``1.00 / 0.94``: median accuracies on both axes."""
+    here = [row for row in own if row.lag == lag]
+    accuracies = [f"{median_accuracy(here, axis):z.2f}" for axis in AXES] if here else []
+    return " / ".join(accuracies) or "not tried"
+
+
+def draw(measured: Measured) -> list[Block]:
+    """A line per task and arm; below it the lags answered untrained."""
+    attempts: Sequence[Attempt] = measured.rows
+    first = attempts[0]
+    arms = [own for _, own in sorted_arms(attempts)]
+    columns: Columns = {
+        "task: arm": lambda own: f"{own[0].task}: {own[0].arm}",
+        "parameters": lambda own: f"{own[0].parameters:,}",
+        "seeds": lambda own: format_tried(own)[0],
+        "learning rates": lambda own: format_tried(own)[1],
+        **{f"horizon in steps, equal {axis}": partial(format_horizon, axis=axis) for axis in AXES},
+        **{
+            f"lag {lag:,}": partial(_format_accuracy, lag=lag)
+            for lag in sorted({row.lag for row in attempts})
+        },
+    }
+    note = (
+        f"Trained at each lag with {first.budget_updates} updates, and with "
+        f"{first.budget_seconds:g} s. Horizon: the longest lag that is answered. Accuracies, at "
+        "equal updates / at equal seconds: 0 is chance, 1 is all; a lag is answered from 0.9 on, "
+        "in the median of the seeds, each at the best of its learning rates. An arm that misses "
+        "two lags in a row is not tried at longer ones, nor at lags that its attempts were not "
+        "asked for. Arms compare only where they had the same seeds and learning rates."
+    )
+    words = (
+        "Longest lag answered. Hollow: not even the shortest. Arrow: the longest that was tried."
+    )
+    commits = dict.fromkeys(row.git_commit or "not recorded" for row in attempts)
+    return [
+        Picture("horizon", lambda: draw_figure(attempts), words),
+        table(arms, columns),
+        Text([note, NOTES, f"Commits of the attempts: {', '.join(commits)}."], "list"),
+        *extrapolations(attempts),
+    ]
+
+
+def sorted_arms(attempts: Sequence[Attempt]) -> list[tuple[tuple[Any, ...], list[Attempt]]]:
+    """Attempts by task and arm: tasks in the order in which they come, and so the arms of each."""
+    tasks = list(dict.fromkeys(row.task for row in attempts))
+    found = groups(attempts, "task", "arm")
+    return sorted(found, key=lambda one: tasks.index(one[0][0]))
+
+
+def extrapolations(attempts: Sequence[Attempt]) -> list[Block]:
+    """A line per task and arm, a column per lag trained at; none where nothing was asked."""
+    asked = [row for row in attempts if row.extrapolate]
+    if not asked:
+        return []
+    columns: Columns = {
+        "task: arm": lambda own: f"{own[0].task}: {own[0].arm}",
+        **{
+            f"trained at {lag:,}": partial(_format_beyond, lag=lag)
+            for lag in sorted({row.lag for row in asked})
+        },
+    }
+    own = [
+        [row for row in attempts if (row.task, row.arm) == names]
+        for names, _ in groups(asked, "task", "arm")
+    ]
+    return [table(own, columns), Text([EXTRAPOLATED])]
+
+
+def draw_figure(attempts: Sequence[Attempt]) -> "Figure":
+    """Longest lag that each arm answers, by task, at equal updates and at equal seconds."""
+    from asr.document.figures import COLOURS, FAINT, INK, PAPER, new_figure
+
+    tasks = list(dict.fromkeys(row.task for row in attempts))
+    arms = list(dict.fromkeys(row.arm for row in attempts))
+    lags = sorted({row.lag for row in attempts})
+    looks = list(zip(AXES, COLOURS, ("o", "s"), (-0.14, 0.14), strict=False))
+    figure, panels = new_figure(1.6 + 0.36 * len(arms), len(tasks), sharex=True, sharey=True)
+    for (task, arm), own in groups(attempts, "task", "arm"):
+        panel = panels[tasks.index(task)]
+        for axis, colour, marker, shift in looks:
+            row, found = arms.index(arm) + shift, horizon(own, axis)
+            place = min(a.lag for a in own) / 1.5 if found is None else found
+            face = PAPER if found is None else colour
+            panel.plot([lags[0] / 1.5, place], [row] * 2, color=FAINT, linewidth=0.8)
+            panel.plot(
+                place, row, color=colour, marker=marker, markerfacecolor=face, markersize=7,
+                linestyle="none",
+            )  # fmt: skip
+            if found == max(a.lag for a in own):
+                panel.annotate(
+                    "→", (place, row), xytext=(6, 0), textcoords="offset points", va="center",
+                    fontsize=10, color=INK,
+                )  # fmt: skip
+    for panel, task in zip(panels, tasks, strict=True):
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(lags, [str(lag) for lag in lags], rotation=45, fontsize=9)
+        panel.minorticks_off()
+        panel.set_xlim(lags[0] / 1.8, lags[-1] * 1.5)  # the arrows' room
+        panel.set_title(task, fontsize=11)
+        panel.set_xlabel("longest lag answered, frames")
+    panels[0].set_yticks(range(len(arms)), arms)
+    panels[0].set_ylim(len(arms) - 0.5, -0.5)
+    handles = [
+        panels[0].plot(
+            [], [], color=colour, marker=marker, linestyle="none", label=f"equal {axis}"
+        )[0]
+        for axis, colour, marker, _ in looks
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+    return figure
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims horizon``, beside --device and --output."""
-    options.add_argument("--arms", nargs="+", metavar="ARM", help=f"all; of {'; '.join(ARMS)}")
+    """Those of ``asr claims horizon``."""
     options.add_argument(
-        "--tasks", nargs="+", choices=list(TASKS), default=["latch", "recall"],
-        help="latch and recall; mixed: trained at lags drawn up to the one of the test",
+        "--arms", nargs="+", metavar="ARM", help=f"encoders (default: all of {'; '.join(ARMS)})"
+    )
+    options.add_argument(
+        "--tasks", nargs="+", choices=TASK_NAMES, default=["latch", "recall"],
+        help="what to remember; mixed tasks are trained at lags drawn up to the lag of the test "
+        "(default: latch recall)",
     )  # fmt: skip
     options.add_argument(
-        "--lags", nargs="+", type=count, default=list(LAGS), metavar="K", help="64 to 16384"
-    )
-    options.add_argument("--seeds", type=count, default=3, metavar="N", help="of each; 3")
+        "--lags", nargs="+", type=count, default=list(LAGS), metavar="K",
+        help="steps between what is written and the question (default: 64 128 256 ... 16384)",
+    )  # fmt: skip
     options.add_argument(
-        "--rates", nargs="+", type=float, default=[1e-3, 3e-3], metavar="LR", help="1e-3 3e-3"
+        "--seeds", type=count, default=3, metavar="N", help="seeds of each arm (default: 3)"
     )
-    options.add_argument("--updates", type=count, default=1500, metavar="N", help="budget; 1500")
-    options.add_argument("--seconds", type=float, default=60.0, metavar="S", help="budget; 60")
+    options.add_argument(
+        "--rates", nargs="+", type=float, default=[1e-3, 3e-3], metavar="LR",
+        help="learning rates, of which each seed counts with its best (default: 1e-3 3e-3)",
+    )  # fmt: skip
+    options.add_argument(
+        "--updates", type=count, default=1500, metavar="N",
+        help="updates of an attempt (default: 1500)",
+    )  # fmt: skip
+    options.add_argument(
+        "--seconds", type=float, default=60.0, metavar="S",
+        help="seconds of an attempt; it goes on until both budgets are spent (default: 60)",
+    )  # fmt: skip
     options.add_argument(
         "--extrapolate", type=count, default=0, metavar="K",
-        help="ask whoever answers a lag twice, four times, ... that lag, up to K, untrained; none",
+        help="also test arms that answer a lag at twice, four times, ... that lag, up to K, "
+        "without further training (default: no such test)",
     )  # fmt: skip
 
 
-def run(known: argparse.Namespace, device: str) -> int:
-    """Does what is missing, line by line into horizon.jsonl; then writes and prints horizon.md.
-
-    Raises:
-        ValueError: no such arm, arms of different sizes, or a folder of other budgets.
-    """
-    arms = known.arms or list(ARMS)
-    check_sizes(arms)
-    for rate in known.rates:
-        if not 0 < rate < math.inf:
-            raise ValueError(f"--rates {rate}: give learning rates above 0")
-    if 0 < known.extrapolate < 2 * min(known.lags):
-        raise ValueError(
-            f"--extrapolate {known.extrapolate}: twice the shortest of --lags is "
-            f"{2 * min(known.lags)}; give as much or more"
-        )
-    budget = Budget(known.updates, known.seconds)
-    path: Path = known.output / "horizon.jsonl"
-    with new_folder(known.output), locked(known.output / ".lock"), equal_precision(device):
-        rows = read(path, budget, facts(device)["device_name"])
-        grid = (arms, known.tasks, known.lags, known.seeds, known.rates)
-        missing = attempts(*grid, budget, device, list(rows), known.extrapolate)
-        with path.open("a", encoding="utf-8") as file:
-            for row in missing:
-                rows.append(row)
-                file.write(json.dumps(asdict(row)) + "\n")
-                file.flush()
-                log.info(
-                    "%s, %s, lag %d, seed %d, rate %g: %.2f after %d updates, %.1f s",
-                    *(row.task, row.arm, row.lag, row.seed, row.rate),
-                    *(row.accuracy_updates, row.updates, row.seconds),
-                )
-        page = to_page(rows, facts(device))
-        table = to_csv([asdict(row) for row in rows])
-        write_all({known.output / "horizon.md": page, known.output / "horizon.csv": table})
-    print(page, end="")
-    print(f"written: {known.output / 'horizon.md'} (beside it horizon.csv, horizon.jsonl)")
-    return 0
-
-
-def check_sizes(arms: Sequence[str]) -> dict[str, int]:
-    """Parameters of the blocks of each arm.
-
-    Raises:
-        ValueError: they differ by more than 5 %, so that the comparison would not be one.
-    """
-    sizes = {
-        arm: sum(p.numel() for p in build(arm, 17, 64, 0).layers.parameters())  # type: ignore[attr-defined]
-        for arm in arms
-    }
-    if max(sizes.values()) > (1 + TOLERANCE) ** 2 * min(sizes.values()):
-        raise ValueError(f"the arms differ in parameters by more than 5 %: {sizes}")
-    return sizes
-
-
-def read(path: Path, budget: Budget, device_name: str) -> list[Attempt]:
-    """What was done before, under the same budgets on the same kind of machine.
-
-    Raises:
-        ValueError: it was done otherwise.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]  # a kill may leave a part of the last
-    if len(whole) < len(lines):
-        path.write_text("".join(whole), encoding="utf-8")
-    rows = [Attempt(**json.loads(line)) for line in whole]
-    for row in rows:
-        before = (row.budget_updates, row.budget_seconds, row.device_name)
-        if before != (budget.updates, budget.seconds, device_name):
-            raise ValueError(
-                f"{path} was measured with {before[0]} updates, {before[1]:g} s on {before[2]}; "
-                "choose another --output"
-            )
-    return rows
-
-
-def to_page(rows: Sequence[Attempt], machine: dict[str, Any]) -> str:
-    """Horizons of the arms, and below the accuracy at every lag.
-
-    ``machine``: what wrote the page, which may be later than what made the attempts.
-    """
-    first = rows[0]
-    commits = dict.fromkeys(row.git_commit or "not recorded" for row in rows)
-    parts = [
-        "# Memory horizon",
-        f"{first.device_name}. Commits of the attempts: {', '.join(commits)}; this page: "
-        f"{threads(machine)}, torch {machine['torch']}, commit {machine['git_commit']}. "
-        f"Trained at each lag with {first.budget_updates} updates, and with "
-        f"{first.budget_seconds:g} s.",
-        f"Horizon: the longest lag with {SOLVED:.0%} of the accuracy that chance leaves, in the "
-        "median of the seeds, each at the best of the learning rates. Arms compare only where they "
-        "had the same of both. Accuracies are chance-corrected medians; -: not tried, since the "
-        "two lags before were not answered, or not yet.",
-        NOTES,
-    ]
-    for task in dict.fromkeys(row.task for row in rows):
-        own = [row for row in rows if row.task == task]
-        for axis, words in (("updates", "equal updates"), ("seconds", "equal device-seconds")):
-            parts += [f"## {task.capitalize()}, {words}", _table(own, axis)]
-    if table := extrapolations(rows):
-        parts += ["## Extrapolation", EXTRAPOLATED, _markdown(table)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _table(rows: Sequence[Attempt], axis: str) -> str:
-    """A line per arm of one task."""
-    lags = sorted({row.lag for row in rows})
-    head = ["arm", "parameters", "seeds", "learning rates", "horizon", *map(str, lags)]
-    table = [head]
-    for arm in dict.fromkeys(row.arm for row in rows):
-        mine = [row for row in rows if row.arm == arm]
-        cells = []
-        for lag in lags:
-            here = [row for row in mine if row.lag == lag]
-            cells.append(f"{median_accuracy(here, axis):z.2f}" if here else "-")
-        table.append(
-            [arm, f"{mine[0].parameters:,}", *tried(mine), told_horizon(mine, axis), *cells]
-        )
-    return _markdown(table)
-
-
-def _markdown(table: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown; the first line is its header."""
-    lines = [table[0], ["---"] * len(table[0]), *table[1:]]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+PROBE = Probe(
+    name="horizon",
+    title="Memory horizon",
+    meaning="how far back encoders remember, trained at equal updates and at equal seconds; "
+    "continues where it was interrupted",
+    example="asr claims horizon --lags 64 128 256 --output claims",
+    module="asr.probes.horizon_measure",
+    row=Attempt,
+    add_options=add_options,
+    parts=(Part("C3", "By task and arm", draw),),
+    key="",
+)

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from asr.encoders import ENCODERS, Block, Frames
 from asr.encoders.recurrent import RecurrentBlock, padded
+from asr.encoders.state_space import selective_scan
 from asr.kernels.linear import Linear
 from asr.kernels.padded_cudnn import silent
 
@@ -152,8 +152,6 @@ def two_recurrences(dim: int) -> tuple[nn.Module, nn.Module]:
 
 def loop_of_selections(dim: int) -> tuple[nn.Module, nn.Module]:
     """The recurrence of StateSpace as the encoder computes it, and by a loop."""
-    from asr.encoders.state_space import selective_scan
-
     subject, reference = Selection(dim, selective_scan), Selection(dim, scan_by_loop)
     reference.load_state_dict(subject.state_dict())
     return subject, reference
@@ -166,47 +164,13 @@ def two_layers(dim: int, attention: dict[str, Any]) -> tuple[nn.Module, nn.Modul
     )
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One line of the table for each length.
-
-    Attributes:
-        subject: in words.
-        reference: in words.
-        times: encoder frames.
-        build: width -> subject and reference, (B, S, D) -> (B, S, D).
-    """
-
-    subject: str
-    reference: str
-    times: tuple[int, ...]
-    build: Callable[[int], tuple[nn.Module, nn.Module]]
-
-
-SHORT, LONG = (200, 1000, 4000), (400, 2000, 10000)
-
-COMPARISONS: dict[str, Comparison] = {
-    "lstm-loop": Comparison(
-        "fused LSTM", "loop of LSTM cells", SHORT, lambda dim: loop_of_cells("LSTM", dim)
-    ),
-    "gru-loop": Comparison(
-        "fused GRU", "loop of GRU cells", SHORT, lambda dim: loop_of_cells("GRU", dim)
-    ),
-    "minlstm-loop": Comparison("MinLSTM by scan", "MinLSTM by loop", SHORT, loop_of_states),
-    "minlstm-lstm": Comparison("MinLSTM by scan", "fused LSTM", SHORT, two_recurrences),
-    "statespace-loop": Comparison(
-        "StateSpace by scan", "StateSpace by loop", SHORT, loop_of_selections
-    ),
-    "hierarchical-full": Comparison(
-        "Hierarchical layer",
-        "causal attention layer",
-        LONG,
-        lambda dim: two_layers(dim, CAUSAL),
-    ),
-    "hierarchical-window": Comparison(
-        "Hierarchical layer",
-        "sliding-window attention layer",
-        LONG,
-        lambda dim: two_layers(dim, SLIDING),
-    ),
+# Subject and reference, (B, S, D) -> (B, S, D), of a width: those of scaling.COMPARISONS.
+BUILD: dict[str, Callable[[int], tuple[nn.Module, nn.Module]]] = {
+    "lstm-loop": lambda dim: loop_of_cells("LSTM", dim),
+    "gru-loop": lambda dim: loop_of_cells("GRU", dim),
+    "minlstm-loop": loop_of_states,
+    "minlstm-lstm": two_recurrences,
+    "statespace-loop": loop_of_selections,
+    "hierarchical-full": lambda dim: two_layers(dim, CAUSAL),
+    "hierarchical-window": lambda dim: two_layers(dim, SLIDING),
 }

@@ -8,16 +8,19 @@ one that cannot stream.
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asr.config.strict_yaml import load_file, read_component
-from asr.encoders import ENCODERS, Encoder
-from asr.files import new_folder
-from asr.probes.output import write_probe
-from asr.probes.scaling import facts
+from asr.document.blocks import Block, Text
+from asr.formatting import digits, percent, percent_interval
+from asr.probes.probe import Measured, Part, Probe, groups, run_names, table
 from asr.probes.streaming import HOP_SECONDS
+
+if TYPE_CHECKING:
+    from asr.encoders import Encoder
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Point:
         seed: of the run.
         most: seconds of look-ahead of the first frame of a chunk; None: the whole utterance.
         mean: seconds of look-ahead, over the frames of a chunk.
-        wer, low, high: on the split that was evaluated.
+        wer, low, high: on the split that was evaluated, with its 95 % interval over speakers.
         device_hours: of training.
     """
 
@@ -46,7 +49,7 @@ class Point:
     device_hours: float
 
 
-def look_ahead(encoder: Encoder) -> tuple[float, float] | None:
+def look_ahead(encoder: "Encoder") -> tuple[float, float] | None:
     """The most and the mean look-ahead of an encoder's frames, in seconds; None: it sees all.
 
     Frame j of a chunk of C feature frames, at a stride of s, sees the C - (j + 1) s that follow.
@@ -57,12 +60,14 @@ def look_ahead(encoder: Encoder) -> tuple[float, float] | None:
     return most, most / 2
 
 
-def read_run(folder: Path, split: str) -> Point:
+def read_point(folder: Path, split: str) -> Point:
     """What the files of a run folder say.
 
     Raises:
         ValueError: no run folder, or one that was not evaluated on this split.
     """
+    from asr.encoders import ENCODERS
+
     if not (folder / "ledger.json").is_file():
         raise ValueError(f"{folder} is no run folder with a ledger.json; train it to its end")
     path = folder / "evaluations" / split / "metrics.json"
@@ -73,75 +78,84 @@ def read_run(folder: Path, split: str) -> Point:
         json.loads(file.read_text(encoding="utf-8")) for file in (folder / "ledger.json", path)
     )
     build = read_component(ENCODERS, recipe["encoder"], "encoder", 1)
-    seen = look_ahead(build(recipe["features"]["num_mels"]))
+    most, mean = look_ahead(build(recipe["features"]["num_mels"])) or (None, None)
+    low, high = metrics["wer"]["interval"]
     return Point(
         run=str(folder),
         encoder=recipe["encoder"]["class_path"],
         decoder=recipe["decoder"]["class_path"],
         seed=recipe["seed"],
-        most=None if seen is None else seen[0],
-        mean=None if seen is None else seen[1],
+        most=most,
+        mean=mean,
         wer=metrics["wer"]["rate"],
-        low=metrics["wer"]["interval"][0],
-        high=metrics["wer"]["interval"][1],
+        low=low,
+        high=high,
         device_hours=ledger["device_hours"],
     )
 
 
-def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims lookahead``, beside --device and --output."""
-    options.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    options.add_argument("--split", default="test", help="whose evaluation is read; test")
-    options.epilog = "example: asr claims lookahead runs/causal runs/chunked runs/full"
-
-
-def run(known: argparse.Namespace, device: str) -> int:
-    """Reads, writes lookahead.json, .csv and .md, and prints the last.
+def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
+    """Reads the runs.
 
     Raises:
         ValueError: a folder that is no run, or that was not evaluated.
     """
-    points = [read_run(folder, known.split) for folder in known.runs]
+    from asr.probes.instrument import facts
+
+    points = [read_point(Path(folder), options.split) for folder in options.runs]
     points.sort(key=lambda p: (p.encoder, p.decoder, p.most is None, p.most or 0.0, p.seed))
-    rows = [asdict(point) for point in points]
-    page = to_page(points, known.split)
-    everything = {"machine": facts(device), "points": rows}
-    with new_folder(known.output):
-        write_probe(known.output, "lookahead", rows, everything, page)
-    print(page, end="")
-    print(f"written: {known.output / 'lookahead.md'} (beside it lookahead.csv, lookahead.json)")
-    return 0
+    yield Measured(points, facts(device))
 
 
-def seconds(most: float | None) -> str:
-    """A look-ahead as tables show it."""
-    return "the utterance" if most is None else f"{most:.2f} s"
+def format_seconds(ahead: float | None) -> str:
+    """A look-ahead of a trained model."""
+    return "the utterance" if ahead is None else f"{ahead:.2f} s"
 
 
-def to_page(points: Sequence[Point], split: str) -> str:
-    """A row per run."""
-    head = [
-        "encoder",
-        "decoder",
-        "look-ahead, most",
-        "mean",
-        "seed",
-        f"{split} WER",
-        "device-hours",
-    ]
-    table = [head, ["---"] * 2 + ["--:"] * (len(head) - 2)]
-    for p in points:
-        table.append(
-            [
-                p.encoder,
-                p.decoder,
-                seconds(p.most),
-                "" if p.mean is None else seconds(p.mean),
-                str(p.seed),
-                f"{100 * p.wer:.2f} % [{100 * p.low:.2f} to {100 * p.high:.2f}]",
-                f"{p.device_hours:.4f}",
-            ]
-        )
-    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-    about = "Intervals: 95 %, over speakers. Runs of other budgets are not comparable."
-    return "\n\n".join(["# Word error rate against look-ahead", lines, about]) + "\n"
+def draw(measured: Measured) -> list[Block]:
+    """A line per look-ahead with the mean over its runs, then a line per run."""
+    together = [own for _, own in groups(measured.rows, "encoder", "decoder", "most")]
+    name = run_names(measured.rows)[1]
+    shared = {
+        "trained model: encoder": lambda own: own[0].encoder,
+        "decoder": lambda own: own[0].decoder,
+        "look-ahead, at most": lambda own: format_seconds(own[0].most),
+        "runs": lambda own: str(len(own)),
+        "WER": lambda own: _span([point.wer for point in own]),
+    }
+    single = {
+        "run folder": name,
+        "seed": lambda p: str(p.seed),
+        "look-ahead, at most": lambda p: format_seconds(p.most),
+        "in the mean": lambda p: format_seconds(p.mean),
+        "WER [95 % interval]": lambda p: percent_interval(p.wer, (p.low, p.high)),
+        "device-hours": lambda p: digits(p.device_hours),
+    }
+    note = "Intervals: over speakers. Runs of other budgets are not comparable."
+    return [table(together, shared), table(measured.rows, single), Text([note])]
+
+
+def _span(wers: list[float]) -> str:
+    """Their mean, and the lowest and the highest."""
+    mean = percent(sum(wers) / len(wers))
+    return mean if len(wers) == 1 else f"{mean}, {percent(min(wers))} to {percent(max(wers))}"
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """Those of ``asr claims lookahead``."""
+    options.add_argument(
+        "--split", default="test", help="split whose evaluation is read (default: test)"
+    )
+
+
+PROBE = Probe(
+    name="lookahead",
+    title="Word error rate against look-ahead",
+    meaning="word error rate of trained models against how far ahead their encoders see",
+    example="asr claims lookahead runs/causal runs/chunked runs/full --output claims",
+    module="asr.probes.lookahead",
+    row=Point,
+    add_options=add_options,
+    parts=(Part("C2", "By look-ahead", draw, "Errors against look-ahead: not measured."),),
+    takes_runs=True,
+)

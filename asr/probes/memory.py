@@ -7,15 +7,18 @@ belong into the table, and their absence is said.
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asr.config.strict_yaml import load_file
-from asr.files import new_folder
-from asr.metering.meter import read_ledger
-from asr.probes.output import write_probe
-from asr.probes.scaling import facts
+from asr.document.blocks import Block, Picture, Text
+from asr.formatting import digits, percent, percent_interval, prefixed
+from asr.probes.probe import Measured, Part, Probe, groups, run_names, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CONTROLS = ("uniform", "random")
 EVERYTHING = "none"  # the gate of an encoder that stores every frame
@@ -27,8 +30,8 @@ class Point:
 
     Attributes:
         run: its folder.
-        encoder, gate, seed: what it is; ``none``: every frame is stored.
-        setting: threshold or rate.
+        encoder, gate, seed: what was trained; gate ``none``: every frame is stored.
+        setting: threshold or rate of the gate.
         kept, kept_speech, kept_silence: shares of the validation frames stored at the end.
         validation_wer: the best one.
         wer, low, high: on the split that was evaluated; None: it was not.
@@ -54,12 +57,14 @@ class Point:
     real_time_factor: float | None
 
 
-def read_run(folder: Path, split: str) -> Point:
+def read_point(folder: Path, split: str) -> Point:
     """What the files of a run folder say.
 
     Raises:
         ValueError: no run folder, or one without a validation.
     """
+    from asr.metering.meter import read_ledger
+
     if not (folder / "ledger.jsonl").is_file():
         raise ValueError(f"{folder} is no run folder (no ledger.jsonl); check the path")
     recipe = load_file(folder / "recipe.yaml")
@@ -95,77 +100,103 @@ def read_run(folder: Path, split: str) -> Point:
     )
 
 
-def missing(points: Sequence[Point]) -> list[str]:
-    """What a fair reading lacks, in words."""
-    lacks = []
-    for encoder in dict.fromkeys(point.encoder for point in points):
-        gates = {point.gate for point in points if point.encoder == encoder}
-        if not gates - {*CONTROLS, EVERYTHING}:
-            continue
-        for control in (EVERYTHING, *CONTROLS):
-            if control not in gates:
-                told = "without a memory" if control == EVERYTHING else f"with gate: {control}"
-                lacks.append(f"No run of {encoder} {told}: what its gates are worth is not known.")
-    return lacks
-
-
-def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims memory``, beside --device and --output."""
-    options.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    options.add_argument("--split", default="test", help="whose evaluation is read; test")
-
-
-def run(known: argparse.Namespace, device: str) -> int:
-    """Reads, writes memory.json, .csv and .md, and prints the last.
+def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
+    """Reads the runs.
 
     Raises:
         ValueError: a folder that is no run, or given twice, which would count as two seeds.
     """
-    places = [folder.resolve() for folder in known.runs]
-    for folder, place in zip(known.runs, places, strict=True):
+    from asr.probes.instrument import facts
+
+    places = [Path(folder).resolve() for folder in options.runs]
+    for folder, place in zip(options.runs, places, strict=True):
         if places.count(place) > 1:
             raise ValueError(f"{folder} is given twice; give each run once")
-    points = [read_run(folder, known.split) for folder in known.runs]
+    points = [read_point(Path(folder), options.split) for folder in options.runs]
     points.sort(key=lambda point: (point.encoder, point.gate, -point.kept))
-    rows = [asdict(point) for point in points]
-    page = to_page(points, known.split)
-    everything = {"machine": facts(device), "points": rows}
-    with new_folder(known.output):
-        write_probe(known.output, "memory", rows, everything, page)
-    print(page, end="")
-    print(f"written: {known.output / 'memory.md'} (beside it memory.csv, memory.json)")
-    return 0
+    yield Measured(points, facts(device))
 
 
-def to_page(points: Sequence[Point], split: str) -> str:
-    """A row per run."""
-    head = ["encoder", "gate", "setting", "seed", "stored", "of speech", "of silence"]
-    head += ["validation WER", f"{split} WER", "device-hours", "training TFLOP", "real-time factor"]
-    table = [head, ["---"] * 2 + ["--:"] * (len(head) - 2)]
-    for p in points:
-        table.append(
-            [
-                p.encoder,
-                p.gate,
-                "" if p.setting is None else f"{p.setting:g}",
-                str(p.seed),
-                *(_percent(share) for share in (p.kept, p.kept_speech, p.kept_silence)),
-                f"{100 * p.validation_wer:.2f} %",
-                _interval(p),
-                f"{p.device_hours:.4f}",
-                f"{p.train_flops / 1e12:.1f}",
-                "" if p.real_time_factor is None else f"{p.real_time_factor:.4f}",
-            ]
-        )
-    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-    return "\n\n".join(["# Stored frames", lines, *missing(points)]) + "\n"
+def missing(points: Sequence[Point]) -> list[str]:
+    """What a fair reading lacks, in words."""
+    lacks = []
+    for (encoder,), own in groups(points, "encoder"):
+        gates = {point.gate for point in own}
+        if not gates - {*CONTROLS, EVERYTHING}:
+            continue
+        for control in (EVERYTHING, *CONTROLS):
+            if control not in gates:
+                what = "without a memory" if control == EVERYTHING else f"with gate: {control}"
+                lacks.append(f"No run of {encoder} {what}: what its gates are worth is not known.")
+    return lacks
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f} %"
+def format_gate(gate: str, setting: float | None) -> str:
+    """``everything stored``, ``last_kept 0.9``."""
+    return "everything stored" if gate == EVERYTHING or setting is None else f"{gate} {setting:g}"
 
 
-def _interval(p: Point) -> str:
-    if p.wer is None or p.low is None or p.high is None:
-        return "not evaluated"
-    return f"{100 * p.wer:.2f} % [{100 * p.low:.2f}, {100 * p.high:.2f}]"
+def draw(measured: Measured) -> list[Block]:
+    """A line per run."""
+    columns = {
+        "run folder": run_names(measured.rows)[1],
+        "encoder": lambda p: p.encoder,
+        "gate and setting": lambda p: format_gate(p.gate, p.setting),
+        "seed": lambda p: str(p.seed),
+        "stored": lambda p: percent(p.kept),
+        "of speech": lambda p: percent(p.kept_speech),
+        "of silence": lambda p: percent(p.kept_silence),
+        "validation WER": lambda p: percent(p.validation_wer),
+        "WER [95 % interval]": lambda p: percent_interval(
+            p.wer, None if p.low is None else (p.low, p.high)
+        ),
+        "device-hours": lambda p: digits(p.device_hours),
+        "training compute": lambda p: prefixed(p.train_flops, "FLOP"),
+        "real-time factor": lambda p: digits(p.real_time_factor),
+    }
+    words = "WER against the share of frames stored, one mark per run; whiskers over speakers."
+    notes = [Text(lacks, "list")] if (lacks := missing(measured.rows)) else []
+    picture = Picture("stored", lambda: draw_figure(measured.rows), words)
+    return [picture, table(measured.rows, columns), *notes]
+
+
+def draw_figure(points: Sequence[Point]) -> "Figure | None":
+    """WER against the share of frames that is stored, by gate; whiskers over speakers."""
+    from asr.document.figures import Series, new_figure, style, whiskers
+
+    known = [point for point in points if point.wer is not None]
+    if not known:
+        return None
+    figure, (axes,) = new_figure(3.8)
+    for index, ((encoder, gate), own) in enumerate(groups(known, "encoder", "gate")):
+        label = f"{encoder}, {'everything stored' if gate == EVERYTHING else gate}"
+        ends = [[100 * getattr(p, key) for p in own] for key in ("kept", "wer", "low", "high")]
+        line = Series(label, *ends)
+        look = style(index) | {"linestyle": "none"}
+        axes.errorbar(line.x, line.y, whiskers(line), markersize=7, capsize=3, label=label, **look)
+    axes.set_xlim(0, 105)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("frames stored, %")
+    axes.set_ylabel("WER, %")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=10)
+    return figure
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """Those of ``asr claims memory``."""
+    options.add_argument(
+        "--split", default="test", help="split whose evaluation is read (default: test)"
+    )
+
+
+PROBE = Probe(
+    name="memory",
+    title="Stored frames",
+    meaning="word error rate of trained models against the share of frames that they store",
+    example="asr claims memory runs/gated runs/uniform runs/random runs/all --output claims",
+    module="asr.probes.memory",
+    row=Point,
+    add_options=add_options,
+    parts=(Part("C7", "By gate and share stored", draw),),
+    takes_runs=True,
+)

@@ -1,280 +1,140 @@
-"""What bounds a recurrent step: latency, memory or arithmetic, against what the machine can do.
-
-"An LSTM does four affine maps a step, so it is bound by memory" is a statement about weights that
-are read anew at every step. Whether they are, and whether that is what a step waits for, is
-measured: the time of one step over widths and batches, fitted by
-
-    t = t0 + c * work,  work = FLOPs of the step,
-
-next to the machine's own ridge, the FLOPs per byte above which arithmetic is the bound (Williams,
-Waterman and Patterson 2009). t0 is what a step costs that does no work: the latency.
-"""
+"""What a step of an LSTM waits for, by width and batch, below what the machine can do."""
 
 import argparse
-import logging
-import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import product
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from asr.document.blocks import Block, Picture, Text
+from asr.formatting import digits, percent, prefixed
+from asr.probes.probe import Measured, Part, Probe, count, table
 
-from asr.encoders.recurrent import padded
-from asr.files import new_folder
-from asr.kernels.linear import linear
-from asr.kernels.padded_cudnn import silent
-from asr.probes.layers import full
-from asr.probes.measure import alternate, equal_precision
-from asr.probes.output import threads, write_probe
-from asr.probes.scaling import count, facts
-from asr.probes.table import digits, prefixed
-
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDTHS, BATCHES = (64, 128, 256, 512, 1024), (1, 4, 16, 64)
-SQUARE = 2048  # rows and columns of the product that shows the peak
-COPIED = 1 << 26  # float32 elements of the copy that shows the bandwidth: 256 MB
-FLOAT = 4  # bytes
+BOUNDS = ("latency", "memory", "arithmetic")
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What the device does at best, measured: FLOPs and bytes per second."""
-
-    peak: float
-    bandwidth: float
-
-    @property
-    def ridge(self) -> float:
-        """FLOPs per byte above which arithmetic, not memory, is the bound."""
-        return self.peak / self.bandwidth
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One step of an LSTM whose width is also that of its input.
 
     Attributes:
         width, batch: H and B.
-        seconds: of a step forward; the constant cost of a call is taken out, see ``step_seconds``.
+        seconds: of a step forward.
+        flops: of a step.
+        intensity: FLOPs per byte of the recurrent half, if its weights are read anew.
+        latency_share: of the step's time, as fitted.
+        bound: what it waits for, one of ``BOUNDS``.
     """
 
     width: int
     batch: int
     seconds: float
-
-    @property
-    def flops(self) -> int:
-        """Four gates, each of the input and of the state: 16 B H^2."""
-        return 16 * self.batch * self.width**2
-
-    @property
-    def bytes(self) -> int:
-        """Moved if the recurrent weights are read anew: 4 H^2 of them, and about 8 B H of states.
-
-        The input's weights are used by all frames at once.
-        """
-        return FLOAT * (4 * self.width**2 + 8 * self.batch * self.width)
-
-    @property
-    def intensity(self) -> float:
-        """FLOPs of the recurrent half per byte."""
-        return self.flops / 2 / self.bytes
+    flops: int
+    intensity: float
+    latency_share: float | None = None
+    bound: str
 
 
-@dataclass(frozen=True)
-class Fit:
-    """t = t0 + c * work, by least squares of relative errors.
-
-    Attributes:
-        latency: t0 in seconds, at least 0.
-        latency_error: its standard error.
-        rate: 1 / c, FLOPs per second beyond the latency.
-        error: root mean square of the relative residuals.
-    """
-
-    latency: float
-    latency_error: float
-    rate: float
-    error: float
-
-    def share(self, step: Step) -> float:
-        """Of the step's time that is latency, as fitted."""
-        return self.latency / (self.latency + step.flops / self.rate)
-
-
-def fit(steps: Sequence[Step]) -> Fit:
-    """Fits the time of steps.
-
-    Raises:
-        ValueError: fewer than three steps, or all of one size.
-    """
-    if len({step.flops for step in steps}) < 3:
-        raise ValueError(f"{len(steps)} steps: give three or more different widths or batches")
-    seconds = np.array([step.seconds for step in steps])
-    design = np.array([[1.0, step.flops] for step in steps]) / seconds[:, None]
-    scale = design.max(axis=0)  # both columns near 1
-    found, *_ = np.linalg.lstsq(design / scale, np.ones(len(steps)), rcond=None)
-    if found[0] < 0:  # no latency: work alone
-        found = np.array([0.0, 1 / (design[:, 1] / scale[1]).mean()])
-    residuals = design / scale @ found - 1
-    variance = residuals @ residuals / (len(steps) - 2)
-    covariance = variance * np.linalg.inv((design / scale).T @ (design / scale))
-    latency, cost = found / scale
-    error = float(np.sqrt(covariance[0, 0]) / scale[0])
-    return Fit(float(latency), error, float(1 / cost), float(np.sqrt(np.mean(residuals**2))))
-
-
-Bound = Literal["latency", "memory", "arithmetic"]
-
-
-def bound(step: Step, fitted: Fit, machine: Machine) -> Bound:
-    """What the step waits for.
-
-    Latency where it is more than half of the fitted time; otherwise memory or arithmetic by the
-    side of the ridge on which the step lies, if its weights were read anew. A step that is faster
-    than its bytes at the measured bandwidth keeps its weights in a cache: arithmetic.
-    """
-    if fitted.share(step) > 0.5:
-        return "latency"
-    cached = step.bytes / machine.bandwidth > step.seconds
-    return "memory" if step.intensity < machine.ridge and not cached else "arithmetic"
-
-
-def machine_limits(device: str, repeats: int) -> Machine:
-    """The best of some repeats of a large product and of a large copy."""
-    a = torch.randn(SQUARE, SQUARE, device=device)
-    source = torch.zeros(COPIED, device=device)
-    target = torch.empty_like(source)
-    work = [lambda: linear(a, a), lambda: target.copy_(source)]
-    arithmetic, memory = alternate(work, device=device, repeats=repeats)
-    if arithmetic is None or memory is None:
-        raise ValueError(f"out of memory on {device} measuring what it can do; free some")
-    return Machine(
-        2 * SQUARE**3 / min(arithmetic.seconds), 2 * FLOAT * COPIED / min(memory.seconds)
+def draw(measured: Measured) -> list[Block]:
+    """A line per step, and what the machine does at best."""
+    machine, fit = measured.rest["machine"], measured.rest["fit"]
+    columns = {
+        "width x batch": lambda s: f"{s.width} x {s.batch}",
+        "µs a step": lambda s: digits(1e6 * s.seconds),
+        "speed": lambda s: prefixed(s.flops / s.seconds, "FLOP/s"),
+        "of the peak": lambda s: percent(s.flops / s.seconds / machine["peak"]),
+        "FLOP per byte": lambda s: digits(s.intensity),
+        "share of latency": lambda s: percent(s.latency_share),
+        "bound by": lambda s: s.bound,
+    }
+    words = (
+        f"At best {digits(machine['peak'] / 1e9)} GFLOP/s and {digits(machine['bandwidth'] / 1e9)} "
+        f"GB/s were measured: a ridge of {digits(machine['ridge'])} FLOP per byte. "
+        "A step above the slope keeps its recurrent weights, or some of them, in a cache; roof and "
+        "steps were timed apart, so that one may touch the other."
     )
+    note = (
+        f"Fit: {digits(1e6 * fit['latency'])} ± {digits(1e6 * fit['latency_error'])} µs a step, "
+        f"and work at {prefixed(fit['rate'], 'FLOP/s')} (residuals {100 * fit['error']:.0f} %). "
+        f"FLOP per byte: if recurrent weights were read anew. {words}"
+    )
+    picture = Picture("roofline", lambda: draw_figure(measured.rows, machine), words)
+    return [picture, table(measured.rows, columns), Text([note])]
 
 
-@torch.inference_mode()
-def step_seconds(
-    widths: Sequence[int], batches: Sequence[int], *, frames: int, device: str, repeats: int
-) -> list[Step]:
-    """The time of a step by the kernel that encoders use: of 2 T frames less T, over T."""
-    steps = []
-    run = silent if torch.device(device).type == "cuda" else padded
-    for width, batch in product(widths, batches):
-        torch.manual_seed(0)
-        lstm = nn.LSTM(width, width, batch_first=True).to(device).eval()
-        inputs = [torch.randn(batch, n * frames, width, device=device) for n in (1, 2)]
+def draw_figure(steps: Sequence[Step], machine: Mapping[str, float]) -> "Figure":
+    """FLOP/s of each step against FLOP per byte, below what the machine can do."""
+    from asr.document.figures import COLOURS, INK, MARKERS, new_figure, plain_log
 
-        def call(x: Tensor, lstm: nn.LSTM = lstm) -> None:
-            run(lstm, x, full(x))
-
-        short, long = alternate(
-            [lambda x=inputs[0]: call(x), lambda x=inputs[1]: call(x)],  # type: ignore[misc]
-            device=device,
-            repeats=repeats,
+    figure, (axes,) = new_figure(3.8)
+    reach = [step.intensity for step in steps]
+    ends = [min(reach) / 1.5, machine["ridge"], max([*reach, machine["ridge"]]) * 1.5]
+    roof = [min(machine["peak"], machine["bandwidth"] * x) / 1e9 for x in ends]
+    axes.plot(ends, roof, color=INK, linewidth=1.5, label="roof: bandwidth, then arithmetic")
+    for index, bound in enumerate(BOUNDS):
+        own = [step for step in steps if step.bound == bound]
+        axes.plot(
+            [step.intensity for step in own],
+            [step.flops / step.seconds / 1e9 for step in own],
+            color=COLOURS[index],
+            marker=MARKERS[index],
+            linestyle="none",
+            markersize=7,
+            label=f"bound by {bound}: {len(own)}",
         )
-        if short is None or long is None:
-            log.warning("width %d, batch %d: out of memory, left out", width, batch)
-            continue
-        pairs = zip(long.seconds, short.seconds, strict=True)
-        seconds = statistics.median(b - a for b, a in pairs) / frames
-        if seconds <= 0:
-            log.warning("width %d, batch %d: too short to be timed, left out", width, batch)
-            continue
-        steps.append(Step(width, batch, seconds))
-        log.info("width %d, batch %d: %.2f us a step", width, batch, 1e6 * seconds)
-    return steps
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    plain_log(axes, "x")
+    plain_log(axes, "y")
+    axes.set_xlabel("FLOP per byte, if recurrent weights are read anew at every step")
+    axes.set_ylabel("GFLOP/s")
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=10)
+    return figure
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims roofline``, beside --device and --output."""
-    options.add_argument("--widths", nargs="+", type=count, default=list(WIDTHS), metavar="H")
-    options.add_argument("--batches", nargs="+", type=count, default=list(BATCHES), metavar="B")
-    options.add_argument("--frames", type=count, default=100, metavar="T", help="and twice; 100")
-    options.add_argument("--repeats", type=count, default=5, metavar="N", help="of each call; 5")
-
-
-def run(known: argparse.Namespace, device: str) -> int:
-    """Measures, writes roofline.json, .csv and .md, and prints the last.
-
-    Raises:
-        ValueError: too few sizes for a fit.
-    """
-    if len({b * h**2 for h, b in product(known.widths, known.batches)}) < 3:
-        raise ValueError("--widths and --batches: give three or more different sizes of a step")
-    with new_folder(known.output), equal_precision(device):
-        machine = machine_limits(device, known.repeats)
-        steps = step_seconds(
-            known.widths, known.batches, frames=known.frames, device=device, repeats=known.repeats
-        )
-        page = save(steps, fit(steps), machine, facts(device), known.output)
-    print(page, end="")
-    print(f"written: {known.output / 'roofline.md'} (beside it roofline.csv, roofline.json)")
-    return 0
-
-
-def save(
-    steps: Sequence[Step], fitted: Fit, machine: Machine, about: dict[str, Any], output: Path
-) -> str:
-    """Writes the three files; the Markdown page."""
-    lines = [
-        {
-            **asdict(step),
-            "flops": step.flops,
-            "intensity": step.intensity,
-            "latency_share": fitted.share(step),
-            "bound": bound(step, fitted, machine),
-        }
-        for step in steps
-    ]
-    everything = {
-        "about": about,
-        "machine": {**asdict(machine), "ridge": machine.ridge},
-        "fit": asdict(fitted),
-        "steps": lines,
-    }
-    page = to_page(steps, fitted, machine, about)
-    write_probe(output, "roofline", lines, everything, page)
-    return page
-
-
-def to_page(steps: Sequence[Step], fitted: Fit, machine: Machine, about: dict[str, Any]) -> str:
-    """The machine, the fit, and a row per step."""
-    head = ["width", "batch", "us a step", "FLOP/s", "of the peak", "FLOP/byte", "latency", "bound"]
-    table = [head, ["--:"] * (len(head) - 1) + ["---"]]
-    for step in steps:
-        rate = step.flops / step.seconds
-        table.append(
-            [
-                str(step.width),
-                str(step.batch),
-                digits(1e6 * step.seconds),
-                prefixed(rate, ""),
-                f"{100 * rate / machine.peak:.1f} %",
-                digits(step.intensity),
-                f"{100 * fitted.share(step):.0f} %",
-                bound(step, fitted, machine),
-            ]
-        )
-    return (
-        "\n\n".join(
-            [
-                "# What bounds a step of an LSTM",
-                f"{about['device_name']}, {threads(about)}, {about['precision']}; torch "
-                f"{about['torch']}; commit {about['git_commit']}. Measured at best: "
-                f"{prefixed(machine.peak, 'FLOP/s')}, {prefixed(machine.bandwidth, 'B/s')}, "
-                f"hence a ridge of {digits(machine.ridge)} FLOP per byte.",
-                f"Fit: {digits(1e6 * fitted.latency)} +- {digits(1e6 * fitted.latency_error)} us a "
-                f"step, and work at {prefixed(fitted.rate, 'FLOP/s')} (residuals "
-                f"{100 * fitted.error:.0f} %). FLOP/byte: if recurrent weights were read anew.",
-                "\n".join(f"| {' | '.join(cells)} |" for cells in table),
-            ]
-        )
-        + "\n"
+    """Those of ``asr claims roofline``."""
+    options.add_argument(
+        "--widths", nargs="+", type=count, default=list(WIDTHS), metavar="H",
+        help="widths of the LSTM (default: 64 128 256 512 1024)",
+    )  # fmt: skip
+    options.add_argument(
+        "--batches", nargs="+", type=count, default=list(BATCHES), metavar="B",
+        help="utterances (default: 1 4 16 64)",
+    )  # fmt: skip
+    options.add_argument(
+        "--frames", type=count, default=100, metavar="T",
+        help="a step is the difference of calls over T and over 2 T frames (default: 100)",
+    )  # fmt: skip
+    options.add_argument(
+        "--repeats", type=count, default=5, metavar="N", help="timed calls of each (default: 5)"
     )
+
+
+def check(rest: Mapping[str, Any]) -> None:
+    """Raises KeyError where the machine or the fit lacks what the page and the verdict read."""
+    needed = {
+        "machine": ("peak", "bandwidth", "ridge"),
+        "fit": ("latency", "latency_error", "rate", "error"),
+    }
+    for name, keys in needed.items():
+        for key in keys:
+            rest[name][key]
+
+
+PROBE = Probe(
+    name="roofline",
+    title="What bounds a step of an LSTM",
+    meaning="what a recurrent step waits for: latency, memory or arithmetic",
+    example="asr claims roofline --widths 64 256 1024 --output claims",
+    module="asr.probes.roofline_measure",
+    row=Step,
+    add_options=add_options,
+    parts=(Part("C5", "By width and batch", draw),),
+    key="steps",
+    machine_key="about",
+    check=check,
+)

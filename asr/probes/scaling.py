@@ -1,172 +1,196 @@
-"""Time and peak memory of forward and backward: layers against their references, and encoders.
-
-A comparison is a subject and the obvious way to do the same or to do without it, of equal width;
-both take turns within one run, so that their ratio holds on a noisy machine. Encoders of recipes
-take turns as well; beside them stands what their formulas say.
-"""
+"""How time and peak memory grow with length: layers against the obvious reference, and encoders."""
 
 import argparse
-import copy
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from asr.config import shipped
+from asr.document.blocks import Block, Picture, Text
+from asr.formatting import NONE, digits, prefixed
+from asr.probes.probe import Measured, Part, Probe, count, groups, table
 
-from asr.config import shipped, strict_yaml
-from asr.encoders import ENCODERS, Encoder, state_bytes
-from asr.files import new_folder
-from asr.loss import collected, weighted
-from asr.metering.environment import environment, processor
-from asr.probes.layers import COMPARISONS, full
-from asr.probes.measure import alternate, equal_precision
-from asr.probes.output import write_probe
-from asr.probes.table import Row, everything, to_tables
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-log = logging.getLogger(__name__)
-
-NUM_MELS = 80
-TRAINING, ENCODING = "training", "encoding"
-ENCODER_TIMES = (400, 1600, 6400)  # feature frames: 4, 16 and 64 s
-
-
-class Features(nn.Module):
-    """An encoder over utterances without padding."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, F) -> (B, S, D)."""
-        return self.encoder(x, full(x))[0]
+# Of each comparison of layers: the subject, the reference, and the encoder frames of its rows.
+SHORT, LONG = (200, 1000, 4000), (400, 2000, 10000)
+COMPARISONS: dict[str, tuple[str, str, tuple[int, ...]]] = {
+    "lstm-loop": ("fused LSTM", "loop of LSTM cells", SHORT),
+    "gru-loop": ("fused GRU", "loop of GRU cells", SHORT),
+    "minlstm-loop": ("MinLSTM by scan", "MinLSTM by loop", SHORT),
+    "minlstm-lstm": ("MinLSTM by scan", "fused LSTM", SHORT),
+    "statespace-loop": ("StateSpace by scan", "StateSpace by loop", SHORT),
+    "hierarchical-full": ("Hierarchical layer", "causal attention layer", LONG),
+    "hierarchical-window": ("Hierarchical layer", "sliding-window attention layer", LONG),
+}
+ONE_BY_ONE = ("minlstm-loop", "statespace-loop", "lstm-loop", "gru-loop", "minlstm-lstm")
+HIERARCHICAL = ("hierarchical-full", "hierarchical-window")
+BELOW = "Below the dotted line the one named first takes less time than the one it is divided by."
 
 
-def training(module: nn.Module, x: Tensor) -> Callable[[], None]:
-    """One pass forward and back, auxiliary losses included; it leaves no gradients behind."""
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measurement, or one pair of them; times and ratios are medians over repeats.
 
-    def step() -> None:
-        try:
-            with collected() as terms:
-                y = module(x)
-            tensors = [y, *([weighted(terms)] if any(t.weight for t in terms.values()) else [])]
-            torch.autograd.backward(tensors, [torch.ones_like(t) for t in tensors])
-        finally:  # also when the memory did not suffice
-            module.zero_grad(set_to_none=True)
-            x.grad = None
+    Attributes:
+        name: of the comparison, or of the encoder's recipe.
+        subject: in words; of an encoder ``training`` (forward and backward) or ``encoding``.
+        reference: in words; empty for an encoder.
+        time: encoder frames of a layer, feature frames of an encoder.
+        batch: utterances.
+        seconds, seconds_min, seconds_max: of the subject; None where its memory did not suffice.
+        peak_bytes: the most memory that the call had allocated at once.
+        reference_seconds, ...: of the reference; None where it failed, or there is none.
+        ratio, ratio_min, ratio_max: seconds of the subject over those of the reference, by repeat.
+        peak_ratio: peak memory of the subject over that of the reference.
+        flops: of the call by the encoder's formula; a backward pass is two forward passes.
+        parameters: of the encoder.
+        state_bytes: what a causal encoder remembers of one utterance after ``time`` frames.
+        flops_per_second: FLOPs by the formula per median second.
+        error: why there is no measurement.
+        repeats, reference_repeats: seconds of each repeat, in the order in which they were taken.
+    """
 
-    return step
-
-
-def encoding(module: nn.Module, x: Tensor) -> Callable[[], None]:
-    """One pass forward that nothing is learnt from."""
-
-    def step() -> None:
-        with torch.inference_mode():
-            module(x)
-
-    return step
-
-
-def compare(
-    name: str, times: Sequence[int], *, batch: int, dim: int, device: str, repeats: int
-) -> list[Row]:
-    """The rows of one comparison."""
-    comparison = COMPARISONS[name]
-    words = (name, comparison.subject, comparison.reference)
-    rows = []
-    for time in times or comparison.times:
-        log.info("%s, %d frames", name, time)
-        torch.manual_seed(0)
-        try:
-            pair = [module.to(device).train() for module in comparison.build(dim)]
-        except (ValueError, ImportError) as error:  # no such encoder, or of another width
-            rows.append(Row(*words, time, batch, None, error=str(error)))
-            continue
-        # Below a layer lie others, which need the gradient of its input.
-        x = torch.randn(batch, time, dim, device=device, requires_grad=True)
-        steps = [training(module, x) for module in pair]
-        subject, reference = alternate(steps, device=device, repeats=repeats)
-        failed = "; ".join(
-            f"{side}: out of memory"
-            for side, cost in (("subject", subject), ("reference", reference))
-            if cost is None
-        )
-        rows.append(Row(*words, time, batch, subject, reference, error=failed))
-    return rows
+    name: str
+    subject: str
+    reference: str
+    time: int
+    batch: int
+    seconds: float | None
+    seconds_min: float | None = None
+    seconds_max: float | None = None
+    peak_bytes: int | None = None
+    reference_seconds: float | None = None
+    reference_seconds_min: float | None = None
+    reference_seconds_max: float | None = None
+    reference_peak_bytes: int | None = None
+    ratio: float | None = None
+    ratio_min: float | None = None
+    ratio_max: float | None = None
+    peak_ratio: float | None = None
+    flops: int | None = None
+    parameters: int | None = None
+    state_bytes: int | None = None
+    flops_per_second: float | None = None
+    error: str
+    repeats: Sequence[float] = ()
+    reference_repeats: Sequence[float] = ()
 
 
-def measure_encoders(
-    recipes: dict[str, strict_yaml.Component],
-    times: Sequence[int],
-    *,
-    batch: int,
-    device: str,
-    repeats: int,
-) -> list[Row]:
-    """Two rows per encoder and length: training and encoding; all encoders take turns."""
-    encoders: dict[str, Encoder] = {}
-    for name, component in recipes.items():
-        torch.manual_seed(0)
-        encoders[name] = component(NUM_MELS).to(device).train()
-    rows = []
-    for time in times or ENCODER_TIMES:
-        log.info("%d encoders, %d feature frames", len(encoders), time)
-        x = torch.randn(batch, time, NUM_MELS, device=device)
-        steps = []
-        for encoder in encoders.values():
-            steps.append(training(Features(encoder), x))
-            steps.append(encoding(Features(copy.deepcopy(encoder)).eval(), x))
-        costs = iter(alternate(steps, device=device, repeats=repeats))
-        for name, encoder in encoders.items():
-            flops = encoder.flops([time] * batch)
-            facts: dict[str, Any] = {
-                "parameters": sum(p.numel() for p in encoder.parameters()),
-                "state_bytes": streamed_bytes(encoder, time) if encoder.causal else None,
-            }
-            for subject, passes in ((TRAINING, 3), (ENCODING, 1)):
-                cost = next(costs)
-                error = "" if cost else "out of memory"
-                words = (name, subject, "", time, batch, cost)
-                rows.append(Row(*words, flops=passes * flops, error=error, **facts))
-    return sorted(rows, key=lambda row: (list(recipes).index(row.name), row.subject != TRAINING))
+def _spread(row: Row, name: str, factor: float = 1.0) -> str:
+    """``1.20 [1.10 to 1.30]``: the median, the least and the greatest of the repeats."""
+    middle, low, high = (getattr(row, name + end) for end in ("", "_min", "_max"))
+    if None in (middle, low, high):
+        return NONE
+    return f"{digits(factor * middle)} [{digits(factor * low)} to {digits(factor * high)}]"
 
 
-def streamed_bytes(encoder: Encoder, time: int) -> int:
-    """What a causal encoder remembers of one utterance of ``time`` frames, in whole chunks."""
-    encoder = copy.deepcopy(encoder).eval()
-    state = encoder.initial_state(1)
-    device = next(encoder.parameters()).device
-    chunks = time // encoder.chunk
-    with torch.inference_mode():
-        for count in [8] * (chunks // 8) + [1] * (chunks % 8):
-            x = torch.randn(1, count * encoder.chunk, NUM_MELS, device=device)
-            state = encoder.step(x, state)[1]
-    return state_bytes(state)
+def _power(measured: Measured, row: Row, subject: str) -> str:
+    fitted = _exponents(measured).get((row.name, subject))
+    return NONE if fitted is None else f"{fitted['seconds']:.2f} ± {fitted['seconds_error']:.2f}"
 
 
-def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims scaling``, beside --device and --output."""
-    rows = ", ".join([*COMPARISONS, *small_encoders()])
-    options.add_argument("--rows", nargs="+", metavar="NAME", help=f"all; of {rows}")
-    options.add_argument(
-        "--encoders", nargs="+", metavar="NAME", help="recipes, or YAML files; all small ones"
+def _exponents(measured: Measured) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(e["name"], e["subject"]): e for e in measured.rest.get("exponents", ())}
+
+
+def _layers(measured: Measured, names: Sequence[str], figure: str, words: str) -> list[Block]:
+    rows = [row for row in measured.rows if row.name in names]
+    if not rows:
+        return []
+    columns = {
+        "subject / reference": lambda r: f"{r.subject} / {r.reference}",
+        "frames": lambda r: f"{r.time:,}",
+        "batch": lambda r: str(r.batch),
+        "ms [least to greatest]": lambda r: _spread(r, "seconds", 1e3),
+        "reference, ms": lambda r: _spread(r, "reference_seconds", 1e3),
+        "ratio of the times": lambda r: r.error or _spread(r, "ratio"),
+        "peak memory": lambda r: prefixed(r.peak_bytes, "B"),
+        "reference's": lambda r: prefixed(r.reference_peak_bytes, "B"),
+        "ratio of peak memory": lambda r: digits(r.peak_ratio),
+        "exponent of the time": lambda r: _power(measured, r, r.subject),
+        "reference's exponent": lambda r: _power(measured, r, r.reference),
+    }
+    words = f"{words} {BELOW}"
+    return [Picture(figure, lambda: draw_ratios(rows, names), words), table(rows, columns)]
+
+
+def _encoders(measured: Measured) -> list[Block]:
+    rows = [row for row in measured.rows if not row.reference]
+    if not rows:
+        return []
+    columns = {
+        "encoder, pass": lambda r: f"{r.name}, {r.subject}",
+        "feature frames": lambda r: f"{r.time:,}",
+        "batch": lambda r: str(r.batch),
+        "ms [least to greatest]": lambda r: r.error or _spread(r, "seconds", 1e3),
+        "peak memory": lambda r: prefixed(r.peak_bytes, "B"),
+        "FLOP": lambda r: prefixed(r.flops, "FLOP"),
+        "speed": lambda r: prefixed(r.flops_per_second, "FLOP/s"),
+        "parameters": lambda r: prefixed(r.parameters, "").strip(),
+        "state": lambda r: (
+            "sees the future" if r.state_bytes is None else prefixed(r.state_bytes, "B")
+        ),
+        "exponent of the time": lambda r: _power(measured, r, r.subject),
+    }
+    words = "Time of a training pass against length; T^p: fitted exponent with its standard error."
+    note = (
+        "Medians of repeats, during which all encoders take turns. The exponent is the p of "
+        "time ~ T^p, fitted over the lengths."
     )
-    options.add_argument(
-        "--times", nargs="+", type=count, default=[], metavar="T", help="lengths; those of each row"
-    )
-    options.add_argument("--batch", type=count, default=4, metavar="B", help="utterances; 4")
-    options.add_argument("--dim", type=count, default=192, metavar="D", help="of the layers; 192")
-    options.add_argument("--repeats", type=count, default=5, metavar="N", help="of each call; 5")
+    picture = Picture("scaling", lambda: draw_encoders(rows, measured), words)
+    return [picture, table(rows, columns), Text([note])]
 
 
-def count(text: str) -> int:
-    """A number above zero."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
+def draw_ratios(rows: Sequence[Row], names: Sequence[str]) -> "Figure | None":
+    """Time of a subject over that of its reference against the length; below 1 it is faster."""
+    from asr.document.figures import FAINT, Series, draw_lines, new_figure, plain_log
+
+    lines = []
+    for name in names:
+        own = sorted((r for r in rows if r.name == name and not r.error), key=lambda r: r.time)
+        if own:
+            ends = [[getattr(r, k) for r in own] for k in ("ratio", "ratio_min", "ratio_max")]
+            label = f"{own[0].subject} / {own[0].reference}"
+            lines.append(Series(label, [float(r.time) for r in own], *ends))
+    if not lines:
+        return None
+    figure, (axes,) = new_figure(3.8)
+    axes.axhline(1, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+    draw_lines(figure, axes, lines)
+    plain_log(axes, "y")
+    axes.set_xlabel("frames")
+    axes.set_ylabel("time of the first over that of the second")
+    return figure
+
+
+def draw_encoders(rows: Sequence[Row], measured: Measured) -> "Figure | None":
+    """Seconds of a training pass of whole encoders against the length, with fitted exponents."""
+    from asr.document.figures import Series, draw_lines, new_figure
+
+    order = [encoder.lower() for encoder in measured.first]
+
+    def place(group: tuple[Any, ...]) -> int:
+        kind = group[0][0].split("-")[0]
+        return order.index(kind) if kind in order else len(order)
+
+    lines = []
+    timed = [row for row in rows if row.subject == "training" and row.seconds]
+    for (name,), own in sorted(groups(timed, "name"), key=place):
+        own.sort(key=lambda row: row.time)
+        ends = [[getattr(r, k) for r in own] for k in ("seconds", "seconds_min", "seconds_max")]
+        power = f"  T^{_power(measured, own[0], 'training')}"
+        label = name.removesuffix("-small") + power * ((name, "training") in _exponents(measured))
+        lines.append(Series(label, [float(r.time) for r in own], *ends))
+    if not lines:
+        return None
+    figure, (axes,) = new_figure(3.0 + 0.22 * len(lines))
+    draw_lines(figure, axes, lines)
+    axes.set_xlabel("feature frames of 10 ms")
+    axes.set_ylabel("seconds, forward and backward")
+    return figure
 
 
 def small_encoders() -> list[str]:
@@ -184,61 +208,58 @@ def encoder_files(given: Sequence[str] | None) -> dict[str, Path]:
     return {path.stem: path for path in paths}
 
 
-def run(known: argparse.Namespace, device: str) -> int:
-    """Measures, writes scaling.json, .csv and .md and prints the last; 1 if a row failed.
-
-    Raises:
-        ValueError: no such row, or a recipe that is wrong.
-    """
-    recipes = encoder_files(known.encoders)
-    names = [*COMPARISONS, *recipes]
-    if len(recipes) < len(known.encoders or ()) or len(set(names)) < len(names):
-        raise ValueError("--encoders: two rows of one name; rename a recipe file")
-    for name in known.rows or ():
-        if name not in names:
-            raise ValueError(f"--rows {name}: no such row; choose of {', '.join(names)}")
-    chosen = [name for name in names if not known.rows or name in known.rows]
-    components = {
-        name: strict_yaml.read_component(
-            ENCODERS, strict_yaml.load_file(recipes[name]), str(recipes[name]), 1
-        )
-        for name in chosen
-        if name in recipes
-    }
-    settings = {"batch": known.batch, "device": device, "repeats": known.repeats}
-    rows: list[Row] = []
-    with new_folder(known.output), equal_precision(device):
-        machine = facts(device)
-        for name in chosen:
-            if name in COMPARISONS:
-                rows += compare(name, known.times, dim=known.dim, **settings)
-                page = save(rows, machine, known.output)  # a later row may be interrupted
-        if components:
-            rows += measure_encoders(components, known.times, **settings)
-            page = save(rows, machine, known.output)
-    print(page, end="")
-    print(f"written: {known.output / 'scaling.md'} (beside it scaling.csv, scaling.json)")
-    failed = sum(bool(row.error) for row in rows)
-    if failed:
-        log.warning("%d of %d rows failed, see above", failed, len(rows))
-    return int(failed > 0)
+def add_encoders(options: argparse.ArgumentParser) -> None:
+    """``--encoders``, which the probes of encoders share."""
+    options.add_argument(
+        "--encoders", nargs="+", metavar="NAME",
+        help="names of recipes, or YAML files (default: every small recipe)",
+    )  # fmt: skip
 
 
-def save(rows: Sequence[Row], machine: dict[str, Any], output: Path) -> str:
-    """Writes the three files, in place of those of fewer rows; the Markdown page."""
-    page = to_tables(rows, machine)
-    lines = [row.flat() for row in rows]
-    write_probe(output, "scaling", lines, everything(rows, machine), page)
-    return page
+def add_options(options: argparse.ArgumentParser) -> None:
+    """Those of ``asr claims scaling``."""
+    rows = ", ".join([*COMPARISONS, *small_encoders()])
+    options.add_argument(
+        "--rows", nargs="+", metavar="NAME", help=f"rows to measure (default: all of {rows})"
+    )
+    add_encoders(options)
+    options.add_argument(
+        "--times", nargs="+", type=count, default=[], metavar="T",
+        help="lengths in frames (default: three lengths of each row)",
+    )  # fmt: skip
+    for name, value, metavar, words in (
+        ("batch", 4, "B", "utterances"),
+        ("dim", 192, "D", "width of the layers"),
+        ("repeats", 5, "N", "timed calls of each"),
+    ):
+        options.add_argument(
+            f"--{name}", type=count, default=value, metavar=metavar,
+            help=f"{words} (default: {value})",
+        )  # fmt: skip
 
 
-def facts(device: str) -> dict[str, Any]:
-    """What a time depends on beside the code."""
-    is_cpu = torch.device(device).type == "cpu"
-    return {
-        **environment(),
-        "device": device,
-        "device_name": processor() if is_cpu else torch.cuda.get_device_name(device),
-        "threads": torch.get_num_threads(),
-        "precision": "float32" if is_cpu else "tf32",
-    }
+PROBE = Probe(
+    name="scaling",
+    title="Time and memory against length",
+    meaning="time and peak memory of layers against the obvious reference, and of encoders, by "
+    "length",
+    example="asr claims scaling --rows lstm-loop gru-loop --output claims",
+    module="asr.probes.scaling_measure",
+    row=Row,
+    add_options=add_options,
+    parts=(
+        Part(
+            "C4",
+            "Recurrences by scan and by loop: forward and backward",
+            lambda m: _layers(m, ONE_BY_ONE, "ratios_scan", "Two ways of computing."),
+        ),
+        Part(
+            "C6",
+            "Layers of attention: forward and backward",
+            lambda m: _layers(m, HIERARCHICAL, "ratios_hierarchy", "Layers of attention."),
+        ),
+        Part("Cost against length", "Encoders", _encoders, "Not measured."),
+    ),
+    key="rows",
+    not_in_csv=frozenset({"repeats", "reference_repeats"}),
+)

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from asr.audio.audio_file import decode
 from asr.data.batches import bucket
 from asr.data.utterances import read_corpus, read_rows
+from asr.metering.device_clock import wait_for
 from asr.metering.device_memory import enough_memory
 from asr.recognition.alignment import Word, align_words
 from asr.search import Hypothesis, Search
@@ -141,16 +142,11 @@ def _timed(
 ) -> Iterator[None]:
     """Notes the seconds of a step from when the device is idle until it is idle again."""
     with enough_memory(device, remedy):
-        _synchronise(device)
+        wait_for(device)
         began = time.perf_counter()
         yield
-        _synchronise(device)
+        wait_for(device)
     seconds[step] = time.perf_counter() - began
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class Split:

@@ -1,34 +1,20 @@
-"""The verdicts on C1 to C7, in this order; each rule is the docstring of its function."""
+"""The rules of C1 to C7, in this order, and the verdicts that they come to."""
 
 from collections.abc import Sequence
 
-from asr.report.cost_claims import bandwidth, parallel, running
+from asr.report.cost_claims import BANDWIDTH, PARALLEL, RUNNING
 from asr.report.evidence import Evidence
-from asr.report.findings import Verdict
-from asr.report.memory_claims import hierarchy, lstm_memory, storing
+from asr.report.findings import Rule, Verdict
+from asr.report.memory_claims import HIERARCHY, LSTM_MEMORY, STORING
 from asr.report.probes import Probes
-from asr.report.training_claim import training
+from asr.report.training_claim import TRAINING
 
-RULES = {
-    "C1": training,
-    "C2": running,
-    "C3": lstm_memory,
-    "C4": parallel,
-    "C5": bandwidth,
-    "C6": hierarchy,
-    "C7": storing,
+RULES: dict[str, Rule] = {
+    rule.claim: rule
+    for rule in (TRAINING, RUNNING, LSTM_MEMORY, PARALLEL, BANDWIDTH, HIERARCHY, STORING)
 }
 
 
 def judge(found: Sequence[Evidence], probes: Probes) -> list[Verdict]:
     """A verdict for every claim, whatever was measured."""
-    split = found[0].group.runs[0].split
-    return [
-        training(found),
-        running(found, probes),
-        lstm_memory(probes),
-        parallel(found, probes),
-        bandwidth(probes),
-        hierarchy(found, probes),
-        storing(probes, split),
-    ]
+    return [rule.judge(found, probes) for rule in RULES.values()]

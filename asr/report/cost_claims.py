@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from asr.formatting import digits, listed, points_interval, times
+from asr.formatting import digits, listed, times
+from asr.probes import PROBES
+from asr.probes.roofline import BOUNDS
+from asr.probes.scaling import Row
 from asr.report.costs import encoder_factor, real_time_factor, recorded, timed_otherwise
 from asr.report.evidence import Evidence
-from asr.report.families import family
-from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured
+from asr.report.families import family, unknown_families
+from asr.report.findings import MEASUREMENT, Finding, Rule, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import Arm
-from asr.report.probes import COMMANDS, Probes
-from asr.report.runs import Run, part
+from asr.report.pairs import TIMING, errors, family_pairs, layer_times
+from asr.report.probes import Probes, rows_of
+from asr.report.runs import Run
 
-TIMING = 1.25  # times closer than this are the same: repeats on one machine differ as much
 LONG = 1000  # frames from which C4 is judged; below, the cost of a call hides that of its frames
 FEW, MANY = 0.1, 0.9  # shares of steps or of pairs of seeds: at most, at least
 POOR_FIT = 0.5  # relative residuals above which no share of the fit is believed
@@ -22,65 +25,35 @@ STREAM = (
 )
 
 
-def same_budget(a: Arm, b: Arm) -> bool:
-    """Whether two arms were given as much; what more of it buys is no matter of the encoder."""
-    return part(a.runs[0].recipe, ("budget",)) == part(b.runs[0].recipe, ("budget",))
-
-
-def family_pairs(evidence: Evidence) -> list[tuple[Arm, Arm]]:
-    """(recurrent, attention) arms that had the same budget."""
-    arms = evidence.group.arms
-    return [
-        (r, a)
-        for r in arms
-        for a in arms
-        if family(r.runs[0].encoder) == "recurrent"
-        and family(a.runs[0].encoder) == "attention"
-        and same_budget(r, a)
-    ]
-
-
 def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
-    """C2: recurrent against attention, by three measurements, all of which are needed.
-
-    * Offline: seconds of features and encoder per second of audio in the evaluation of arms of one
-      group; means over seeds. The search is no part of it: arms of a group share decoder, search
-      and language model, which would hide what the encoders differ in. Where an evaluation did not
-      time them apart, the whole (the real-time factor) stands in: *for* as below, since a common
-      part only makes a ratio smaller; *against* only when the recurrent arm takes no longer in all;
-      else undecided.
-    * As a stream: milliseconds per frame of causal encoders at the last position, where both
-      answer as late (equal chunks).
-    * As a stream: bytes of state at the last position.
-
-    *For* when the recurrent one takes more than 1.25 times as much, *against* otherwise: the claim
-    says "more", so that as much refutes it. Timings have no interval: 1.25 is what repeats on one
-    quiet machine differ by. On a busy one they differ by more, so that offline 90 % of the pairs of
-    a seed of the one and a seed of the other must say the same, however many seeds there are; else
-    undecided. Evaluations on other devices, with other threads, batches or searches are not
-    compared; other commits are said.
-    """
+    """The rule of C2, see ``RUNNING``."""
     findings = [f for e in found for r, a in family_pairs(e) for f in _offline(r, a)]
     offline = any(finding.sign != "unknown" for finding in findings)
-    rows = probes.rows("streaming")
-    last = {row["encoder"]: row for row in sorted(rows, key=lambda row: row["position"])}
-    mine_of = [row for row in last.values() if family(row["encoder"]) == "recurrent"]
-    theirs_of = [row for row in last.values() if family(row["encoder"]) == "attention"]
-    pairs = [(r, a) for r in mine_of for a in theirs_of if r["chunk"] == a["chunk"]]
-    for mine_row, theirs_row in pairs:
-        names = (mine_row["encoder"], theirs_row["encoder"])
+    points = sorted(rows_of(probes, "streaming"), key=lambda point: point.position)
+    last = {point.encoder: point for point in points}.values()
+    pairs = [
+        (r, a)
+        for r in last
+        for a in last
+        if (family(r.encoder), family(a.encoder)) == ("recurrent", "attention")
+        and r.chunk == a.chunk
+    ]
+    for r, a in pairs:
         for measure, key, unit in STREAM:
-            one, other = mine_row[key], theirs_row[key]
-            words = f"at frame {mine_row['position']:,} {names[0]} against {names[1]}, "
-            words += f"{digits(one)} and {digits(other)} {unit}"
-            findings.append(_more(measure, words, one, other, *names))
+            one, other = getattr(r, key), getattr(a, key)
+            sign: Sign = "for" if one > TIMING * other else "against"
+            words = f"at frame {r.position:,} {r.encoder} against {a.encoder}, {digits(one)} and "
+            words += f"{digits(other)} {unit}, {times(one / other)}."
+            findings.append(Finding(sign, words, _facets(measure, r.encoder, a.encoder)))
     missing = [] if offline else [again([run for e in found for run in e.group.runs])]
-    missing += [] if pairs else [COMMANDS["streaming"]]
+    missing += [] if pairs else [PROBES["streaming"].command]
+    names = [arm.runs[0].encoder for e in found for arm in e.group.arms]
+    beside = unknown_families([*names, *(point.encoder for point in last)])
     if not findings:
-        return unmeasured("C2", "not measured", missing)
+        return replace(unmeasured("C2", "not measured", missing), beside=beside)
     needs = "not all of offline speed, streaming speed and state are known" if missing else ""
     verdict = conclude("C2", findings, missing, needs)
-    return replace(verdict, reasons=_in_short(findings))
+    return replace(verdict, reasons=_in_short(findings), beside=beside)
 
 
 def again(runs: Sequence[Run]) -> str:
@@ -167,11 +140,6 @@ def _in_short(findings: Sequence[Finding]) -> list[str]:
     return reasons
 
 
-def _more(measure: str, words: str, mine: float, theirs: float, r: str, a: str) -> Finding:
-    sign: Sign = "for" if mine > TIMING * theirs else "against"
-    return Finding(sign, f"{words}, {times(mine / theirs)}.", _facets(measure, r, a))
-
-
 def _facets(measure: str, r: str, a: str) -> dict[str, str]:
     return {
         MEASUREMENT: measure,
@@ -181,78 +149,37 @@ def _facets(measure: str, r: str, a: str) -> dict[str, str]:
 
 
 def parallel(found: Sequence[Evidence], probes: Probes) -> Verdict:
-    """C4: whether some recurrence is computed faster by a scan than step by step.
+    """The rule of C4, see ``PARALLEL``."""
 
-    *Against*: at every length of 1,000 frames and more, in every repeat, MinLSTM (or StateSpace) by
-    scan takes less than 1 / 1.25 of the time of its own loop: the same function of the same
-    weights. *For*: it is not faster than 1 / 1.25 in any repeat. Else undecided. Whether the one
-    that scans is as good as the LSTM is a second question: when MinLSTM makes significantly more
-    errors than the LSTM at the same budget, that is a finding *for*, since the recurrence which the
-    claim is about was given up; no difference or fewer, *against*.
-    """
-    rows = [row for row in probes.rows("scaling") if not row["error"]]
-    findings = []
-    for name in ("minlstm-loop", "statespace-loop"):
-        long = [row for row in rows if row["name"] == name and row["time"] >= LONG]
-        for row in long:
-            low, high, middle = row["ratio_min"], row["ratio_max"], row["ratio"]
-            sign: Sign = "unknown"
-            if high < 1 / TIMING:
-                sign = "against"
-            elif low > 1 / TIMING:
-                sign = "for"
-            words = f"{row['subject']} takes {digits(middle, 2)} [{digits(low, 2)} to "
-            words += (
-                f"{digits(high, 2)}] of the time of {row['reference']} at {row['time']:,} frames."
-            )
-            context = {MEASUREMENT: "speed", "the recurrence": name, "the length": str(row["time"])}
-            findings.append(Finding(sign, words, context))
+    def context(row: Row) -> dict[str, str]:
+        return {MEASUREMENT: "speed", "the recurrence": row.name, "the length": str(row.time)}
+
+    rows = rows_of(probes, "scaling")
+    findings = [
+        finding
+        for name in ("minlstm-loop", "statespace-loop")
+        for finding in layer_times(rows, name, LONG, "against", context)
+    ]
     if not findings:
-        return unmeasured("C4", "not measured", [COMMANDS["scaling"]])
-    findings += [f for e in found for f in _price(e)]
+        return unmeasured("C4", "not measured", [PROBES["scaling"].command])
+    findings += [f for e in found for f in errors(e, "MinLSTM", ("LSTM",), worse="for")]
     return conclude("C4", findings)
 
 
-def _price(evidence: Evidence) -> list[Finding]:
-    """Errors of MinLSTM against LSTM, where both were trained with several seeds."""
-    findings = []
-    of = {
-        n: [a for a in evidence.group.arms if a.runs[0].encoder == n] for n in ("MinLSTM", "LSTM")
-    }
-    for scan in of["MinLSTM"]:
-        for exact in of["LSTM"]:
-            pair = evidence.pair(scan, exact)
-            said = evidence.statement(scan, exact)
-            if pair.found is None or not pair.of_arms or not same_budget(scan, exact):
-                continue
-            sign: Sign = "for" if said == "worse" else "against"
-            if said == "not enough evidence":
-                sign = "unknown"
-            value = points_interval(pair.found.difference.value, pair.found.difference.interval)
-            words = f"errors, {pair.b.label} less {pair.a.label}: {value}; "
-            words += f"{scan.label}: {evidence.told(scan, exact)}."
-            findings.append(Finding(sign, words, {MEASUREMENT: "errors"}, pair.undecidable))
-    return findings
-
-
-def bandwidth(probes: Probes) -> Verdict:
-    """C5: what a step of an LSTM waits for, over widths and batches, by the fitted roofline.
-
-    *Supported*: memory bounds 90 % of the steps measured or more. *Refuted*: 10 % or fewer. Else it
-    depends on width and batch. A fit whose residuals exceed 50 % decides nothing.
-    """
-    command = [COMMANDS["roofline"]]
-    steps = probes.rows("roofline")
+def bandwidth(found: Sequence[Evidence], probes: Probes) -> Verdict:
+    """The rule of C5, see ``BANDWIDTH``; trained arms have no say."""
+    command = [PROBES["roofline"].command]
+    steps = rows_of(probes, "roofline")
     if not steps:
         return unmeasured("C5", "not measured", command)
-    probe = probes.found["roofline"]
-    share = sum(step["bound"] == "memory" for step in steps) / len(steps)
-    of = {b: sum(step["bound"] == b for step in steps) for b in ("latency", "memory", "arithmetic")}
-    told = ", ".join(f"{number} by {bound}" for bound, number in of.items())
-    bound = [f"{s['width']} x {s['batch']}" for s in steps if s["bound"] == "memory"]
-    fit, ridge = probe.rest["fit"], probe.rest["machine"]["ridge"]
+    rest = probes["roofline"].rest
+    fit, ridge = rest["fit"], rest["machine"]["ridge"]
+    number = {bound: sum(step.bound == bound for step in steps) for bound in BOUNDS}
+    share = number["memory"] / len(steps)
+    numbers = ", ".join(f"{steps} by {bound}" for bound, steps in number.items())
+    bound = [f"{s.width} x {s.batch}" for s in steps if s.bound == "memory"]
     reasons = [
-        f"Of {len(steps)} steps, each of one width and batch, bound: {told}.",
+        f"Of {len(steps)} steps, each of one width and batch, bound: {numbers}.",
         f"Ridge of this machine {digits(ridge)} FLOP per byte; latency of a step "
         f"{digits(1e6 * fit['latency'])} µs; residuals of the fit {100 * fit['error']:.0f} %.",
     ]
@@ -265,3 +192,57 @@ def bandwidth(probes: Probes) -> Verdict:
     if share <= FEW:
         return Verdict("C5", "refuted", "refuted", reasons)
     return Verdict("C5", "depends", "depends on width and batch", reasons)
+
+
+RUNNING = Rule(
+    "C2",
+    "A recurrent network needs more resources to run.",
+    (
+        "Recurrent encoders are compared with attention by three measurements, all of which are "
+        "needed.",
+        (
+            "Offline: seconds of features and encoder per second of audio in the evaluation of "
+            "arms of one group; means over seeds. The search is no part of it: arms of a group "
+            "share decoder, search and language model, which would hide what the encoders differ "
+            "in. Where an evaluation did not time them apart, the whole (the real-time factor) "
+            "stands in: ‘for’ as below, since a common part only makes a ratio smaller; ‘against’ "
+            "only when the recurrent arm takes no longer in all; else undecided.",
+            "As a stream: milliseconds per frame of causal encoders at the last position, where "
+            "both answer as late (equal chunks).",
+            "As a stream: bytes of state at the last position.",
+        ),
+        "‘For’ when the recurrent one takes more than 1.25 times as much, ‘against’ otherwise: the "
+        "claim says “more”, so that as much refutes it. Timings have no interval: 1.25 is what "
+        "repeats on one quiet machine differ by. On a busy machine they differ by more. Offline, "
+        "therefore, 90 % of the pairs of a seed of the one and a seed of the other must say the "
+        "same, however many seeds there are; else undecided. Evaluations on other devices, with "
+        "other threads, batches or searches are not compared; evaluations at other commits are "
+        "compared, and the commits are named.",
+    ),
+    running,
+)
+PARALLEL = Rule(
+    "C4",
+    "Recurrence cannot be parallelised.",
+    (
+        "‘Against’: at every length of 1,000 frames and more, in every repeat, MinLSTM (or "
+        "StateSpace) by scan takes less than 1 / 1.25 of the time of its own loop, which computes "
+        "the same function of the same weights. ‘For’: it is not faster than 1 / 1.25 in any "
+        "repeat. Else undecided.",
+        "Whether the recurrence that scans is as good as the LSTM is a second question. When "
+        "MinLSTM makes significantly more errors than the LSTM at the same budget, that is a "
+        "finding ‘for’, since the recurrence which the claim is about was given up; no difference "
+        "or fewer errors are ‘against’.",
+    ),
+    parallel,
+)
+BANDWIDTH = Rule(
+    "C5",
+    "An LSTM does four affine maps a step, so it is bound by memory bandwidth.",
+    (
+        "What a step of an LSTM waits for, over widths and batches, by the fitted roofline.",
+        "Supported: memory bounds 90 % of the steps measured or more. Refuted: 10 % or fewer. Else "
+        "it depends on width and batch. A fit whose residuals exceed 50 % decides nothing.",
+    ),
+    bandwidth,
+)

@@ -1,24 +1,17 @@
 """Single findings for or against a claim, and the verdict that they come to together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
 
 from asr.formatting import listed
+from asr.report.evidence import Evidence
+from asr.report.probes import Probes
 
 Sign = Literal["for", "against", "unknown"]
 Kind = Literal["supported", "refuted", "depends", "not enough evidence"]
 
-CLAIMS = {
-    "C1": "A recurrent network needs more resources to train.",
-    "C2": "A recurrent network needs more resources to run.",
-    "C3": "An LSTM remembers 100s of steps, not 1,000s or 10,000s.",
-    "C4": "Recurrence cannot be parallelised.",
-    "C5": "An LSTM does four affine maps a step, so it is bound by memory bandwidth.",
-    "C6": "A hierarchical attention encoder, 100 x 100, reaches 10,000 past vectors.",
-    "C7": "Near-duplicate frames need not be stored; what to store can be learnt.",
-}
 MEASUREMENT = "the measurement"  # the facet that says how a finding was come by
 DECIDED = 0.5  # share of the findings that must have a sign before the whole has one
 
@@ -61,6 +54,23 @@ class Verdict:
     beside: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Rule:
+    """How a claim is decided.
+
+    Attributes:
+        claim: C1 to C7.
+        statement: what is claimed.
+        how: the rule in words for the page, by paragraphs; a tuple is a list of points.
+        judge: follows it, whatever was measured.
+    """
+
+    claim: str
+    statement: str
+    how: Sequence[str | tuple[str, ...]]
+    judge: Callable[[Sequence[Evidence], Probes], Verdict]
+
+
 def conclude(
     claim: str, findings: Sequence[Finding], commands: Sequence[str] = (), needs: str = ""
 ) -> Verdict:
@@ -77,10 +87,10 @@ def conclude(
     first reason.
     """
     signs = [finding.sign for finding in findings if finding.sign != "unknown"]
-    hopeless = _undecidable(findings)
+    undecidable = _undecidable(findings)
     reasons = [_marked(finding) for finding in findings]
-    if hopeless:
-        reasons.insert(0, f"Of {len(findings)} comparisons {hopeless}.")
+    if undecidable:
+        reasons.insert(0, f"Of {len(findings)} comparisons {undecidable}.")
     if len(set(signs)) == 2:
         words = f"depends on {separating(findings)}"
         return Verdict(claim, "depends", words, reasons, list(commands) if needs else [])
@@ -88,8 +98,8 @@ def conclude(
         return unmeasured(claim, needs, commands, reasons)
     if not signs or len(signs) < DECIDED * len(findings):
         told = f"{len(signs)} of {len(findings)} comparisons decided"
-        told += f"; {hopeless}" if hopeless else ""
-        return unmeasured(claim, told, commands, reasons[bool(hopeless) :])
+        told += f"; {undecidable}" if undecidable else ""
+        return unmeasured(claim, told, commands, reasons[bool(undecidable) :])
     kind: Kind = "supported" if signs[0] == "for" else "refuted"
     return Verdict(claim, kind, kind + _resting_on(findings), reasons)
 

@@ -1,18 +1,21 @@
 """The rules of C3 (an LSTM's memory), C6 (hierarchical attention) and C7 (what to store)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 from asr.formatting import digits, listed, percent, points_interval
-from asr.probes.context_table import Effective
-from asr.probes.horizon_summary import AXES, Attempt, extrapolation, horizon
-from asr.report.cost_claims import TIMING, same_budget
+from asr.probes import PROBES
+from asr.probes.context import Effective, effective_contexts
+from asr.probes.horizon import AXES, Attempt, extrapolation, horizon
+from asr.probes.memory import CONTROLS, EVERYTHING, Point, format_gate
+from asr.probes.probe import groups
 from asr.report.evidence import Evidence, weigh
-from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured
+from asr.report.findings import MEASUREMENT, Finding, Rule, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import SHARED, Arm, Group, settings
-from asr.report.probes import COMMANDS, Probes
+from asr.report.pairs import OPPOSITE, errors, layer_times
+from asr.report.probes import Probes, rows_of
 from asr.report.runs import differing, part, read_run
 
 THOUSANDS = 1_000  # steps: what the claim says an LSTM does not reach
@@ -20,10 +23,10 @@ TEN_THOUSAND = 10_000  # steps: what the claim says the hierarchy reaches
 SEEDS = 3  # fewer have no median to speak of
 # Tasks that ask for distance alone, recall asks for capacity as well; by what they are trained at.
 DISTANCE = {"latch": "the lag asked for", "latch-mixed": "lags drawn up to the one asked for"}
-EVERYTHING, CONTROLS = "none", ("uniform", "random")
 NEAR = 0.05  # shares stored that are called equal
 STORED = 0.9  # a gate that stores more has left nothing out
 TRAINED_AT = "the lags of training"
+FORGET_GATE = "the initialisation of the forget gate"
 
 
 def _reach(attempts: Sequence[Attempt], arm: str, axis: str) -> int:
@@ -44,7 +47,7 @@ def _reached(
     if not tried:
         return None, f"no lag with {SEEDS} seeds."
     found = _reach(attempts, arm, axis)
-    words = f"longest lag answered {_told(found)}"
+    words = f"longest lag answered {_format_lag(found)}"
     if found >= wanted:
         return True, f"{words}."
     if found == max(tried):
@@ -64,57 +67,50 @@ def _with_median(attempts: Sequence[Attempt]) -> list[Attempt]:
     return [row for row in attempts if len(seeds[row.arm, row.lag]) >= SEEDS]
 
 
-def _counted(findings: Sequence[Finding]) -> tuple[list[Finding], list[str]]:
-    """Those of the lags of training that decided anything, and what is said of the others.
+def _reach_findings(
+    attempts: Sequence[Attempt], arms: Iterable[str], wanted: int, reached: Sign
+) -> tuple[list[Finding], list[str]]:
+    """Whether arms answer a lag of ``wanted`` or more, by the lags of training and both budgets.
 
-    Attempts that decide nothing, as where they were ended early, do not undo what others decided.
+    ``reached`` is what it says of the claim when they do; when they do not, it is the opposite.
+
+    Returns:
+        The findings of those lags of training that decided anything, and what is said of the
+        others: attempts that decide nothing, as where they were ended early, do not undo what
+        others decided.
     """
+    findings = []
+    for task, arm, axis in product(DISTANCE, arms, AXES):
+        own = [row for row in attempts if row.task == task]
+        if arm not in {row.arm for row in own}:
+            continue
+        yes, figures = _reached(own, arm, axis, wanted)
+        sign = "unknown" if yes is None else reached if yes else OPPOSITE[reached]
+        words = f"{arm}, trained at {DISTANCE[task]}, equal {axis}: {figures}"
+        facets = {MEASUREMENT: "reach", TRAINED_AT: DISTANCE[task], FORGET_GATE: arm}
+        facets["which budget is equal"] = f"equal {axis}"
+        findings.append(Finding(sign, words, facets))
     known = {one.context[TRAINED_AT] for one in findings if one.sign != "unknown"}
     counted = [one for one in findings if not known or one.context[TRAINED_AT] in known]
-    rest = [one.words for one in findings if known and one.context[TRAINED_AT] not in known]
+    rest = [one.words for one in findings if one not in counted]
     return counted, [f"Not counted, since not yet decided: {words}" for words in rest]
 
 
-def _told(found: int) -> str:
-    return "none" if not found else f"{found:,} steps"
+def _format_lag(lag: int) -> str:
+    return "none" if not lag else f"{lag:,} steps"
 
 
-def lstm_memory(probes: Probes) -> Verdict:
-    """C3: the horizon of the LSTM arms on the latch tasks, which ask for distance alone.
-
-    For each choice of lags to train at, each initialisation of the forget gate and on both axes
-    (equal updates, equal seconds): *against* when it answers a lag of 1,000 or more in the median
-    of at least 3 seeds; *for* when it does not and another arm does under the same budget;
-    undecided when no arm does, or when no longer lag was tried. A horizon that one initialisation
-    or one choice of lags to train at has and another has not is no property of the architecture:
-    the verdict is then that it depends on that. Lags of training that decide nothing do not count
-    where others decide.
-
-    Beside it, without a say, stand the lags that arms answer untrained, and the effective context
-    of trained models. An utterance is shorter than the lags in question, so how far back an encoder
-    looked does not tell how far it can: it may give reasons, and decides nothing.
-    """
-    findings = []
-    arms = dict.fromkeys(a.arm for a in probes.attempts if a.arm.split(",")[0] == "lstm")
-    for task, arm, axis in product(DISTANCE, arms, AXES):
-        attempts = [row for row in probes.attempts if row.task == task]
-        if arm not in {row.arm for row in attempts}:
-            continue
-        yes, told = _reached(attempts, arm, axis, THOUSANDS)
-        sign: Sign = "unknown" if yes is None else "against" if yes else "for"
-        words = f"{arm}, trained at {DISTANCE[task]}, equal {axis}: {told}"
-        facets = {
-            TRAINED_AT: DISTANCE[task],
-            "the initialisation of the forget gate": arm,
-            "which budget is equal": f"equal {axis}",
-        }
-        findings.append(Finding(sign, words, facets))
-    counted, rest = _counted(findings)
-    command = [COMMANDS["horizon"]]
+def lstm_memory(found: Sequence[Evidence], probes: Probes) -> Verdict:
+    """The rule of C3, see ``LSTM_MEMORY``; trained arms have no say."""
+    attempts = rows_of(probes, "horizon")
+    arms = list(dict.fromkeys(row.arm for row in attempts if row.arm.split(",")[0] == "lstm"))
+    findings, rest = _reach_findings(attempts, arms, THOUSANDS, "against")
+    command = [PROBES["horizon"].command]
     verdict = (
-        conclude("C3", counted, command) if counted else unmeasured("C3", "not measured", command)
+        conclude("C3", findings, command) if findings else unmeasured("C3", "not measured", command)
     )
-    beside = [*rest, *_untrained(probes.attempts, list(arms)), *_trained_memory(probes.trained)]
+    trained = effective_contexts(probes["context"]) if "context" in probes else []
+    beside = [*rest, *_untrained(attempts, arms), *_trained_memory(trained)]
     return replace(verdict, beside=beside)
 
 
@@ -132,7 +128,7 @@ def _untrained(attempts: Sequence[Attempt], arms: Sequence[str]) -> list[str]:
             upto = "up to " if task.endswith("mixed") else ""
             told.append(
                 f"Beside the verdict, {arm}, trained at {upto}{lag:,} steps, answers "
-                f"{_told(beyond[lag])} without further training."
+                f"{_format_lag(beyond[lag])} without further training."
             )
     return told
 
@@ -164,39 +160,20 @@ def _range(values: Sequence[float]) -> str:
 
 
 def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
-    """C6: reach, cost and errors of the hierarchical encoder; the reach must be known.
-
-    * Reach: *for* when it answers a lag of 10,000 or more (latch, 3 seeds, equal updates and equal
-      seconds, for each choice of lags to train at); *against* when it does not and another arm
-      does.
-    * Cost: time of its layer over that of full causal attention at 10,000 frames or more: *for*
-      below 1 / 1.25 in every repeat, *against* when more than 1 / 1.25 in every repeat.
-    * Errors against full attention (Transformer, Conformer) on speech, at one budget: *for* when
-      fewer or no different, *against* when more. Utterances are too short to need the reach, so
-      this only says what it costs there.
-
-    The reach comes first: when it is there in no case, the claim is refuted, whatever its layer
-    costs.
-    """
-    findings = []
-    for task, axis in product(DISTANCE, AXES):
-        attempts = [row for row in probes.attempts if row.task == task]
-        if "hierarchical" not in {row.arm for row in attempts}:
-            continue
-        yes, told = _reached(attempts, "hierarchical", axis, TEN_THOUSAND)
-        sign: Sign = "unknown" if yes is None else "for" if yes else "against"
-        words = f"trained at {DISTANCE[task]}, equal {axis}: {told}"
-        facets = {MEASUREMENT: "reach", TRAINED_AT: DISTANCE[task]}
-        facets |= {"which budget is equal": f"equal {axis}"}
-        findings.append(Finding(sign, words, facets))
-    findings, rest = _counted(findings)
+    """The rule of C6, see ``HIERARCHY``."""
+    attempts = rows_of(probes, "horizon")
+    findings, rest = _reach_findings(attempts, ["hierarchical"], TEN_THOUSAND, "for")
     known = [f.sign for f in findings if f.sign != "unknown"]
     short = bool(known) and known == ["against"] * len(findings)
-    findings += _price_of_hierarchy(probes)
-    findings += [f for evidence in found for f in _errors_of_hierarchy(evidence)]
-    commands = [] if known else [COMMANDS["horizon"]]
-    if not probes.rows("scaling"):
-        commands.append(COMMANDS["scaling"])
+    layers = rows_of(probes, "scaling")
+    findings += layer_times(
+        layers, "hierarchical-full", TEN_THOUSAND, "for", lambda row: {MEASUREMENT: "cost"}
+    )
+    full = ("Transformer", "Conformer")
+    findings += [f for e in found for f in errors(e, "Hierarchical", full, worse="against")]
+    commands = [] if known else [PROBES["horizon"].command]
+    if not layers:
+        commands.append(PROBES["scaling"].command)
     if not findings:
         return unmeasured("C6", "not measured", commands)
     verdict = conclude("C6", findings)
@@ -207,88 +184,45 @@ def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
     return replace(verdict, beside=rest)
 
 
-def _price_of_hierarchy(probes: Probes) -> list[Finding]:
-    findings = []
-    for row in probes.rows("scaling"):
-        if row["name"] != "hierarchical-full" or row["time"] < TEN_THOUSAND or row["error"]:
-            continue
-        low, high = row["ratio_min"], row["ratio_max"]
-        sign: Sign = "unknown"
-        if high < 1 / TIMING or low > 1 / TIMING:
-            sign = "for" if high < 1 / TIMING else "against"
-        words = f"{digits(row['ratio'], 2)} [{digits(low, 2)} to {digits(high, 2)}] of the time of "
-        words += f"full attention at {row['time']:,} frames, "
-        words += f"{digits(row['peak_ratio'], 2)} of its memory."
-        findings.append(Finding(sign, words, {MEASUREMENT: "cost"}))
-    return findings
-
-
-def _errors_of_hierarchy(evidence: Evidence) -> list[Finding]:
-    findings = []
-    arms = evidence.group.arms
-    for h in (arm for arm in arms if arm.runs[0].encoder == "Hierarchical"):
-        for full in (arm for arm in arms if arm.runs[0].encoder in ("Transformer", "Conformer")):
-            pair = evidence.pair(h, full)
-            if pair.found is None or not pair.of_arms or not same_budget(h, full):
-                continue
-            said = evidence.statement(h, full)
-            sign: Sign = "against" if said == "worse" else "for"
-            sign = "unknown" if said == "not enough evidence" else sign
-            value = points_interval(pair.found.difference.value, pair.found.difference.interval)
-            words = f"errors, {pair.b.label} less {pair.a.label}: {value}; "
-            words += f"{h.label}: {evidence.told(h, full)}."
-            facets = {MEASUREMENT: "errors"}
-            findings.append(Finding(sign, words, facets, pair.undecidable))
-    return findings
-
-
 @dataclass(frozen=True)
 class Stored:
     """Runs of one gate at one setting: an arm, and the share of frames that it stored."""
 
     encoder: str
     gate: str
-    setting: float | None
     kept: float
     arm: Arm
 
 
-def stored(probes: Probes, split: str) -> tuple[list[Stored], list[str]]:
-    """Arms of the memory probe with their run folders, and folders that are gone."""
-    together: dict[tuple[str, str, float | None], list[dict[str, object]]] = {}
-    gone = []
-    for row in probes.rows("memory"):
-        if not (Path(str(row["run"])) / "recipe.yaml").is_file():
-            gone.append(str(row["run"]))
-            continue
-        together.setdefault((row["encoder"], row["gate"], row["setting"]), []).append(row)
-    arms = []
-    for (encoder, gate, setting), rows in together.items():
-        runs = [read_run(Path(str(row["run"])), split) for row in rows]
-        kept = sum(float(str(row["kept"])) for row in rows) / len(rows)
-        told = "everything stored" if gate == EVERYTHING else f"{gate} {setting:g}"
-        label = f"{encoder}, {told}"
-        arms.append(Stored(encoder, gate, setting, kept, Arm(label, runs)))
-    return arms, gone
+def stored(points: Sequence[Point], split: str) -> list[Stored]:
+    """The arms of the memory probe, read anew from their run folders."""
+    return [
+        Stored(
+            encoder,
+            gate,
+            sum(point.kept for point in own) / len(own),
+            Arm(
+                f"{encoder}, {format_gate(gate, setting)}",
+                [read_run(Path(point.run), split) for point in own],
+            ),
+        )
+        for (encoder, gate, setting), own in groups(points, "encoder", "gate", "setting")
+    ]
 
 
-def storing(probes: Probes, split: str) -> Verdict:
-    """C7: gates against storing everything, and against both controls at the same stored share.
-
-    A gate counts where it stores at most 90 % of the frames. Against storing everything: *for* with
-    no difference or fewer errors, *against* with more. Against a control (uniform stride, random)
-    within 0.05 of its stored share: *for* only when the gate makes fewer errors; *against* when
-    there is no difference or it makes more, since then what to store need not be learnt. Both
-    controls are needed. An arm of one seed decides nothing, nor do runs that differ in budget,
-    data, features, tokenizer, decoder or search, or within an arm in more than the seed.
-    """
-    command = [COMMANDS["memory"]]
-    if not probes.rows("memory"):
+def storing(found: Sequence[Evidence], probes: Probes) -> Verdict:
+    """The rule of C7, see ``STORING``."""
+    split = found[0].group.runs[0].split
+    command = [PROBES["memory"].command]
+    points: Sequence[Point] = rows_of(probes, "memory")
+    if not points:
         return unmeasured("C7", "not measured", command)
-    arms, gone = stored(probes, split)
+    there = [point for point in points if (Path(point.run) / "recipe.yaml").is_file()]
+    gone = [point.run for point in points if point not in there]
     reasons = [f"Run folders that are gone: {', '.join(gone)}."] if gone else []
-    if not arms:
+    if not there:
         return unmeasured("C7", "the run folders are gone", command, reasons)
+    arms = stored(there, split)
     evidence = weigh(Group([one.arm for one in arms]), [])
     findings, missing = [], set()
     for gate in (one for one in arms if one.gate not in (EVERYTHING, *CONTROLS)):
@@ -305,8 +239,8 @@ def storing(probes: Probes, split: str) -> Verdict:
     if not findings and not missing:
         why = f"no gate stores less than {percent(STORED)}"
         return unmeasured("C7", why, command, reasons)
-    found = conclude("C7", findings, command, "; ".join(sorted(missing)))
-    return Verdict("C7", found.kind, found.words, reasons + found.reasons, found.commands)
+    verdict = conclude("C7", findings, command, "; ".join(sorted(missing)))
+    return replace(verdict, reasons=reasons + verdict.reasons)
 
 
 def _against(evidence: Evidence, gate: Stored, other: Stored) -> Finding:
@@ -336,3 +270,60 @@ def _unlike(a: Arm, b: Arm) -> list[str]:
     alike = ("budget", *(name for names in SHARED.values() for name in names))
     between = differing([part(run.recipe, alike) for run in [*a.runs, *b.runs]])
     return list(dict.fromkeys([*within, *between]))
+
+
+LSTM_MEMORY = Rule(
+    "C3",
+    "An LSTM remembers 100s of steps, not 1,000s or 10,000s.",
+    (
+        "The horizon of the LSTM arms on the latch tasks, which ask for distance alone.",
+        "For each choice of lags to train at, each initialisation of the forget gate and on both "
+        "axes (equal updates, equal seconds): ‘against’ when it answers a lag of 1,000 or more in "
+        "the median of at least 3 seeds; ‘for’ when it does not and another arm does under the "
+        "same budget; undecided when no arm does, or when no longer lag was tried. A horizon that "
+        "one initialisation or one choice of lags to train at has and another has not is no "
+        "property of the architecture: the verdict is then that it depends on that. Lags of "
+        "training that decide nothing do not count where others decide.",
+        "Two kinds of measurement stand beside the verdict and decide nothing: the lags that arms "
+        "answer untrained, and the effective context of trained models. An utterance is shorter "
+        "than the lags in question, so how far back an encoder looked does not tell how far it "
+        "can.",
+    ),
+    lstm_memory,
+)
+HIERARCHY = Rule(
+    "C6",
+    "A hierarchical attention encoder, 100 x 100, reaches 10,000 past vectors.",
+    (
+        "Reach, cost and errors of the hierarchical encoder; the reach must be known.",
+        (
+            "Reach: ‘for’ when it answers a lag of 10,000 or more (latch, 3 seeds, equal updates "
+            "and equal seconds, for each choice of lags to train at); ‘against’ when it does not "
+            "and another arm does.",
+            "Cost: time of its layer over that of full causal attention at 10,000 frames or more: "
+            "‘for’ below 1 / 1.25 in every repeat, ‘against’ when more than 1 / 1.25 in every "
+            "repeat.",
+            "Errors against full attention (Transformer, Conformer) on speech, at one budget: "
+            "‘for’ when fewer or no different, ‘against’ when more. Utterances are too short to "
+            "need the reach, so this only says what it costs there.",
+        ),
+        "The reach comes first: when it is there in no case, the claim is refuted, whatever its "
+        "layer costs.",
+    ),
+    hierarchy,
+)
+STORING = Rule(
+    "C7",
+    "Near-duplicate frames need not be stored; what to store can be learnt.",
+    (
+        "Gates against storing everything, and against both controls at the same stored share.",
+        "A gate counts where it stores at most 90 % of the frames. Against storing everything: "
+        "‘for’ with no difference or fewer errors, ‘against’ with more. Against a control (uniform "
+        "stride, random) within 0.05 of its stored share: ‘for’ only when the gate makes fewer "
+        "errors; ‘against’ when there is no difference or it makes more, since then what to store "
+        "need not be learnt. Both controls are needed. An arm of one seed decides nothing, nor do "
+        "runs that differ in budget, data, features, tokenizer, decoder or search, or within an "
+        "arm in more than the seed.",
+    ),
+    storing,
+)

@@ -1,5 +1,6 @@
 """The figures: readable without colour, as SVG that follows the page's light or dark theme."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -7,13 +8,36 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from asr.document.figures import FAINT, INK, PAPER, PHASES, label_ends, plain_log, style, under
+from asr.document.figures import (
+    FAINT,
+    INK,
+    PAPER,
+    PHASES,
+    Series,
+    label_ends,
+    legend_above,
+    new_figure,
+    plain_log,
+    style,
+    under,
+    whiskers,
+)
 from asr.formatting import digits, percent, scale
-from asr.report.costs import arm_mean, arm_wer, hours_unit, mean, pareto, real_time_factor
+from asr.report.costs import (
+    arm_mean,
+    arm_wer,
+    cost_to,
+    hours_unit,
+    mean,
+    pareto,
+    real_time_factor,
+)
+from asr.report.evidence import Evidence
 from asr.report.groups import Arm, Group
 from asr.report.runs import Run
 
 BARE = {"linestyle": "none"}
+APART = 0.06  # trials between arms that stand side by side
 LOG_SPAN = 10  # an axis whose values span more is logarithmic
 GRID = 60  # abscissae at which curves of several seeds are averaged
 Axis = tuple[str, str, str]  # field of Point, words, unit
@@ -273,4 +297,82 @@ def pareto_front(
         panel.xaxis.set_major_locator(MaxNLocator(5))
     panels[0].set_ylabel(f"{group.runs[0].split} WER, %")
     _legend(figure, group, lines=False)
+    return figure
+
+
+def costs_to_targets(evidence: Evidence) -> Figure | None:
+    """Device-hours to each target with intervals, a row per arm; arrows: not reached."""
+    arms, targets = evidence.group.arms, evidence.targets
+    found = {t: [cost_to(arm, t, "device_hours") for arm in arms] for t in targets}
+    shown = [t for t in targets if any(c.value is not None and c.reached for c in found[t])]
+    if not shown:
+        return None
+    figure, panels = new_figure(1.4 + 0.36 * len(arms), len(shown), sharey=True)
+    for panel, target in zip(panels, shown, strict=True):
+        for row, cost in enumerate(found[target]):
+            look = style(row)
+            dot = {"color": look["color"], "marker": look["marker"], "linestyle": "none"}
+            if cost.value is None:
+                continue
+            if math.isinf(cost.value):
+                limit = cost.limit or 0.0
+                panel.plot(limit, row, color=look["color"], marker=">", markersize=8, mfc="none")
+                panel.annotate(
+                    " not reached", (limit, row), va="center", ha="right", fontsize=9,
+                    xytext=(-8, 0), textcoords="offset points",
+                )  # fmt: skip
+                continue
+            panel.plot(cost.value, row, markersize=7, zorder=3, **dot)
+            if cost.interval is not None:
+                low, high = cost.interval
+                end = max(cost.spent) if math.isinf(high) else high
+                panel.plot([low, end], [row, row], color=look["color"], linewidth=1.5)
+                if math.isinf(high):
+                    panel.plot(end, row, color=look["color"], marker=">", markersize=7)
+        panel.set_xlim(0, 1.08 * panel.get_xlim()[1])
+        panel.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
+        panel.set_title(f"to {percent(target)}", fontsize=11)
+        panel.set_xlabel(hours_unit(evidence.group), fontsize=10)
+    panels[0].set_yticks(range(len(arms)), [arm.label for arm in arms])
+    panels[0].set_ylim(len(arms) - 0.5, -0.5)
+    return figure
+
+
+Curve = tuple[str, list[float], list[float], list[float]]  # arm, expected best, low, high
+
+
+def tuning(curves: Sequence[Curve], hours: Sequence[float], unit: str) -> Figure | None:
+    """Expected best validation WER against trials, and against their mean cost.
+
+    Whiskers where there is an interval; the arms stand side by side, so that each can be seen. WERs
+    above 100 % are cut off.
+    """
+    if not curves:
+        return None
+    figure, panels = new_figure(3.8, 2, sharey=True)
+    places: list[tuple[Axes, Callable[[float, int], float], str]] = [
+        (panels[0], lambda n, _: n, "trials"),
+        (panels[1], lambda n, arm: n * hours[arm], f"cost of the trials, {unit}"),
+    ]
+    for panel, place, words in places:
+        for index, (label, best, low, high) in enumerate(curves):
+            aside = APART * (index - (len(curves) - 1) / 2)
+            x = [place(n + aside, index) for n in range(1, len(best) + 1)]
+            # A WER without an interval has no whiskers.
+            sides = [
+                [100 * (b if math.isnan(end) else end) for b, end in zip(best, side, strict=True)]
+                for side in (low, high)
+            ]
+            line = Series(label, x, [100 * b for b in best], *sides)
+            panel.errorbar(
+                line.x, line.y, whiskers(line), markersize=6, linewidth=1.8, elinewidth=1,
+                label=label, **style(index),
+            )  # fmt: skip
+        panel.set_xlabel(words)
+        panel.set_xlim(left=0)
+    ends = [100 * v for _, best, _, high in curves for v in (*best, *high) if not math.isnan(v)]
+    panels[0].set_ylim(0, 1.04 * min(100.0, max(ends)))
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_ylabel("expected best validation WER, %")
+    legend_above(figure, panels[0], 5)
     return figure

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from asr.report import costs
-from asr.report.findings import CLAIMS, Verdict
+from asr.report.claims import RULES
+from asr.report.findings import Verdict
 from asr.report.groups import Arm, Group
 from asr.report.runs import Run
 from asr.report.study import Row, Study
@@ -47,7 +48,7 @@ def verdicts_csv(verdicts: Sequence[Verdict]) -> str:
     writer.writerow(["claim", "text", "verdict", "words", "reasons"])
     for v in verdicts:
         writer.writerow(
-            [v.claim, CLAIMS[v.claim], v.kind, v.words, " ".join([*v.reasons, *v.beside])]
+            [v.claim, RULES[v.claim].statement, v.kind, v.words, " ".join([*v.reasons, *v.beside])]
         )
     return buffer.getvalue()
 

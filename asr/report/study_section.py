@@ -3,7 +3,7 @@
 from asr.document.blocks import Block, Picture, Section, Table, Text
 from asr.formatting import digits, listed, percent, percent_interval
 from asr.report.costs import mean
-from asr.report.probe_plots import Curve, tuning
+from asr.report.plots import Curve, tuning
 from asr.report.study import FAILED_WER, Study, remarks
 from asr.statistics.tuning import expected_best, expected_best_interval
 

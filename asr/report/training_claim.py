@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from asr.formatting import digits, hours, percent, points_interval
-from asr.report.cost_claims import family_pairs
 from asr.report.costs import Cost, arm_mean, common_target, cost_to, hours_unit, seeds_there
 from asr.report.evidence import Evidence
-from asr.report.findings import MEASUREMENT, Finding, Sign, Verdict, conclude, unmeasured
+from asr.report.families import unknown_families
+from asr.report.findings import MEASUREMENT, Finding, Rule, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import Arm
+from asr.report.pairs import family_pairs
+from asr.report.probes import Probes
 from asr.report.runs import part
 from asr.report.verdict import EQUAL_COST, group_name
 from asr.statistics.censoring import log_rank
@@ -25,21 +28,8 @@ SIGNIFICANT = 0.05
 SEEDS = 5  # of an arm, as studies have, where not more are needed
 
 
-def training(found: Sequence[Evidence]) -> Verdict:
-    """C1: recurrent against attention arms of one budget, by two measurements.
-
-    * Cost to a target: device-hours to the lowest WER that most arms reached. *For* when the
-      recurrent arm took more, *against* when less, by the log-rank test over seeds, p < 0.05 with
-      Holm's correction over all such pairs; else undecided.
-    * Errors at equal cost, on the test split: *for* when the recurrent arm makes significantly more
-      errors and had not less device-hours (10 %); *against* when it makes fewer or there is no
-      difference (equivalence within 10 %), and it had not more; else undecided.
-
-    An arm of one seed decides nothing: it tells trained models apart, not encoders. A test that
-    could not have been significant, whatever its runs had cost, is called undecidable, with what
-    would decide it: of n seeds against n the log-rank test gives no p below 2 / C(2n, n). Where it
-    could not for the runs that tie, as all short of the target do, it is undecided, and says so.
-    """
+def training(found: Sequence[Evidence], probes: Probes) -> Verdict:
+    """The rule of C1, see ``TRAINING``; the probes have no say."""
     costs = _targets(found)
     pairs = ((e, r, a) for e in found for r, a in family_pairs(e))
     findings = [*costs, *(_errors(e, r, a, _head(found, e)) for e, r, a in pairs)]
@@ -47,9 +37,11 @@ def training(found: Sequence[Evidence]) -> Verdict:
     command = (
         f"asr train RECIPE --seed N ({seeds} seeds of a recurrent and of an attention encoder)"
     )
+    beside = unknown_families([arm.runs[0].encoder for e in found for arm in e.group.arms])
     if not findings:
-        return unmeasured("C1", "not measured on arms of both families", [command])
-    return conclude("C1", findings, [command])
+        why = "not measured on arms of both families"
+        return replace(unmeasured("C1", why, [command]), beside=beside)
+    return replace(conclude("C1", findings, [command]), beside=beside)
 
 
 def _context(evidence: Evidence, measure: str, recurrent: Arm, attention: Arm) -> dict[str, str]:
@@ -78,7 +70,7 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
     findings = []
     for (evidence, target, r, a), both in zip(rows, costs, strict=True):
         test = next(found_of) if _testable(both) else None
-        hopeless = _no_test(both, len(rows)) if test is None else test.undecidable
+        undecidable = _no_test(both, len(rows)) if test is None else test.undecidable
         unit = hours_unit(evidence.group)
         told = [
             f"{arm.label} "
@@ -98,12 +90,12 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
         sure = "no test" if test is None else f"log-rank p {digits(test.p, 2)}"
         family = sum(map(_testable, costs))
         sure += f" after Holm over {family} pairs" if test is not None and family > 1 else ""
-        why = hopeless or (test.tied if test is not None else "")
+        why = undecidable or (test.tied if test is not None else "")
         sure += f"; {why}" if why else ""
         head = f"{_head(found, evidence)}to {percent(target)} validation WER"
         words = f"{head} {told[0]}, {told[1]} ({sure})."
         context = _context(evidence, "cost to a target", r, a)
-        findings.append(Finding(sign, words, context, hopeless))
+        findings.append(Finding(sign, words, context, undecidable))
     return findings
 
 
@@ -207,3 +199,27 @@ def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
     elif said != "not enough evidence":
         words += "; the costs are too unequal to say"
     return Finding(sign, f"{words}.", context, pair.undecidable)
+
+
+TRAINING = Rule(
+    "C1",
+    "A recurrent network needs more resources to train.",
+    (
+        "Recurrent arms are compared with attention arms of the same budget, by two measurements.",
+        (
+            "Cost to a target: device-hours to the lowest WER that most arms reached. ‘For’ when "
+            "the recurrent arm took more, ‘against’ when it took less, by the log-rank test over "
+            "seeds, p < 0.05 with Holm's correction over all such pairs; else undecided.",
+            "Errors at equal cost, on the test split. ‘For’ when the recurrent arm makes "
+            "significantly more errors and had not less device-hours (10 %). ‘Against’ when it "
+            "makes fewer or there is no difference (equivalence within 10 %), and it had not more. "
+            "Else undecided.",
+        ),
+        "An arm of one seed decides nothing: it tells trained models apart, not encoders. A test "
+        "that could not have been significant, whatever its runs had cost, is called undecidable, "
+        "with what would decide it: of n seeds against n the log-rank test gives no p below "
+        "2 / C(2n, n). A test that could not be significant because runs tie, as all runs short of "
+        "the target do, is undecided, and its finding says so.",
+    ),
+    training,
+)

@@ -15,8 +15,8 @@ from asr.data.utterances import DataOptions, SpeechData
 from asr.decoders import CTC
 from asr.encoders import ENCODERS, Encoder
 from asr.model import SpeechModel, save_model
-from asr.probes.context import BOUND, Plan, contexts, draw, effective, losses, points
-from asr.probes.context_table import Point
+from asr.probes.context import Point
+from asr.probes.context_measure import BOUND, Plan, contexts, draw, effective, losses, points
 from asr.probes.gradient_decay import Decay, fit, judge, sight, squared_gradients
 from asr.probes.truncated_context import chunk_frames, encode, whole_chunks, windows
 from asr.recognition.validate import Validation
@@ -426,7 +426,7 @@ def test_the_verb_writes_a_row_per_model_and_context(runs, tmp_path, capsys):
     assert main(["claims", "context", *runs, "--output", str(out), *options]) == 0
     page = (out / "context.md").read_text()
     assert page in capsys.readouterr().out
-    assert f"| {runs[0]} | LSTM | AttentionLSTM | 1 | 4 of 9 |" in page
+    assert "| run1 | LSTM + AttentionLSTM | 1 | 4 of 9 |" in page
     assert "Exact: each encoder frame is that of a run" in page
     assert f"{runs[2]}: frames share chunks of 0.12 s" in page
     written = json.loads((out / "context.json").read_text())

@@ -9,10 +9,19 @@ from torch import nn
 
 from asr.cli import main
 from asr.metering.environment import environment
-from asr.probes import horizon as probe
-from asr.probes.horizon import ARMS, Attempt, Budget, attempts, build, check_sizes, chrono
-from asr.probes.horizon_summary import extrapolation, extrapolations, horizon
+from asr.probes import horizon_measure as probe
+from asr.probes.horizon import (
+    ARMS,
+    PROBE,
+    Attempt,
+    extrapolation,
+    extrapolations,
+    horizon,
+    median_accuracy,
+)
+from asr.probes.horizon_measure import Budget, attempts, build, check_sizes, chrono
 from asr.probes.memory_tasks import NOISE, SYMBOLS, TASKS, Latch, Recall, corrected
+from asr.probes.probe import Measured
 
 
 def generator(seed=0):
@@ -205,9 +214,9 @@ def test_extrapolation_is_of_the_lower_median_seed_at_its_best_rate():
     assert extrapolation(rows[2:3], "updates") == 1024
     assert extrapolation(rows[3:4], "updates") == 0  # asked, and not even 64
     assert extrapolation(rows[4:], "updates") is None
-    table = extrapolations([*rows, replace(rows[2], arm="b"), replace(rows[3], arm="c")])
-    assert table == [
-        ["task: arm", "trained at 64"],
+    table, _ = extrapolations([*rows, replace(rows[2], arm="b"), replace(rows[3], arm="c")])
+    assert table.header == ["task: arm", "trained at 64"]
+    assert table.rows == [
         ["latch: a", "256 / 0"],
         ["latch: b", "≥ 1,024 / 0"],
         ["latch: c", "0 / 0"],
@@ -217,7 +226,7 @@ def test_extrapolation_is_of_the_lower_median_seed_at_its_best_rate():
 
 def test_of_two_seeds_the_worse_is_the_median():
     rows = [row("a", 64, 0, 1.0), row("a", 64, 1, 0.85)]
-    assert probe.median_accuracy(rows, "updates") == 0.85
+    assert median_accuracy(rows, "updates") == 0.85
     assert horizon(rows, "updates") is None
 
 
@@ -267,21 +276,21 @@ def test_the_page_says_what_each_arm_was_tried_with_and_which_commits_made_it():
     rows += [row("ended", 64, *rest) for rest in ((0, 1.0), (1, 1.0), (1, 1.0, 3e-3))]
     rows += [row("later", 64, seed, 1.0) for seed in range(3)] + [row("later", 128, 0, 1.0)]
     machine = {"threads": 4, "torch": "2.11.0", "git_commit": "def5678"}
-    page = probe.to_page(rows, machine)
-    assert "Commits of the attempts: not recorded, abc1234; this page: 4 threads" in page
-    assert "commit def5678" in page
-    assert "Extrapolation" not in page
+    page = PROBE.page(Measured(rows, machine))
+    assert "Commits of the attempts: not recorded, abc1234." in page
+    assert "4 threads; torch 2.11.0; commit def5678" in page
+    assert "| trained at" not in page
     rows = [replace(r, extrapolate=512, extrapolates_to=256) if r.arm == "all" else r for r in rows]
-    page = probe.to_page(rows, machine)
-    assert page.endswith(
+    page = PROBE.page(Measured(rows, machine))
+    assert (
         "| task: arm | trained at 64 | trained at 128 |\n| --- | --- | --- |\n"
         "| latch: all | 256 / 0 | 256 / 0 |\n"
-    )
+    ) in page
     for line in (
-        "| all | 10 | 3 | 0.001, 0.003 | ≥ 128 | 1.00 | 1.00 |",
-        "| one | 10 | 1 | 0.003 | < 64 | 0.10 | - |",
-        "| ended | 10 | 2 | 0.001, 0.003, not all by every seed | ≥ 64 | 1.00 | - |",
-        "| later | 10 | 1 to 3 | 0.001 | ≥ 128 | 1.00 | 1.00 |",
+        "| latch: all | 10 | 3 | 0.001, 0.003 | ≥ 128 | < 64 | 1.00 / 0.50 | 1.00 / 0.50 |",
+        "| latch: one | 10 | 1 | 0.003 | < 64 | < 64 | 0.10 / 0.05 | not tried |",
+        "| latch: ended | 10 | 2 | 0.001, 0.003, not all by every seed | ≥ 64 | < 64 | 1.00 / ",
+        "| latch: later | 10 | 1 to 3 | 0.001 | ≥ 128 | < 64 | 1.00 / 0.50 | 1.00 / 0.50 |",
     ):
         assert line in page
 
@@ -300,16 +309,16 @@ def test_the_verb_goes_on_where_it_was_killed(tmp_path, capsys):
     assert [one["arm"] for one in made] == ["transformer", "gru"]
     assert {one["git_commit"] for one in made} == {environment()["git_commit"]}
     page = capsys.readouterr().out
-    assert "Latch, equal updates" in page
+    assert "| latch: gru |" in page
     assert (tmp_path / "out" / "horizon.md").read_text() in page
-    assert "Extrapolation" not in page
+    assert "trained at 4" not in page
     mixed = ["transformer", "--tasks", "latch-mixed", "--extrapolate", "8"]
     assert main([*command, *mixed]) == 0
     asked = json.loads(written.read_text().splitlines()[-1])
     assert (asked["task"], asked["extrapolate"]) == ("latch-mixed", 8)
     page = capsys.readouterr().out
-    assert "## Latch-mixed, equal updates" in page
-    assert "| latch-mixed: transformer | " in page.split("## Extrapolation")[1]
+    assert page.count("| latch-mixed: transformer | ") == 2
+    assert "| trained at 4 |" in page
 
 
 def test_mistakes_of_the_verb_are_one_line(tmp_path, capsys):

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from asr.cli import main
-from asr.probes.memory import missing, read_run
+from asr.probes.memory import missing, read_point
 from tests.run_folders import write_run
 
 
@@ -35,7 +35,7 @@ def runs(tmp_path):
 
 
 def test_what_was_stored_and_what_it_cost_is_read_from_the_run(runs):
-    everything, gate, uniform = (read_run(run, "test") for run in runs)
+    everything, gate, uniform = (read_point(run, "test") for run in runs)
     assert (everything.gate, everything.kept, everything.setting) == ("none", 1.0, None)
     assert (gate.gate, gate.kept, gate.setting) == ("last_kept", 0.4, 0.8)
     assert (gate.kept_speech, gate.kept_silence) == (0.8, 0.2)
@@ -46,7 +46,7 @@ def test_what_was_stored_and_what_it_cost_is_read_from_the_run(runs):
 
 
 def test_a_gate_without_its_controls_is_said_to_prove_nothing(runs):
-    points = [read_run(run, "test") for run in runs]
+    points = [read_point(run, "test") for run in runs]
     assert missing(points) == [
         "No run of Transformer with gate: random: what its gates are worth is not known."
     ]
@@ -58,7 +58,9 @@ def test_the_verb_writes_a_row_per_run(runs, tmp_path, capsys):
     assert main(["claims", "memory", *map(str, runs), "--output", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "memory.md").read_text()
     assert page in capsys.readouterr().out
-    assert "| Transformer | last_kept | 0.8 | 1 | 40 % | 80 % | 20 % | 10.00 % | 20.00 % [" in page
+    assert (
+        "| Transformer | last_kept 0.8 | 1 | 40.0 % | 80.0 % | 20.0 % | 10.0 % | 20.0 % [" in page
+    )
     assert page.count("| Transformer |") == 3
     assert len(json.loads((tmp_path / "out" / "memory.json").read_text())["points"]) == 3
 

@@ -6,7 +6,7 @@ import pytest
 from torch import nn, randn
 
 from asr.cli import main
-from asr.probes.roofline import Fit, Machine, Step, bound, fit, step_seconds
+from asr.probes.roofline_measure import Fit, Machine, Timed, bound, fit, time_steps
 from tests.tiny import counted_flops
 
 SIZES = [(width, batch) for width in (64, 128, 256, 512) for batch in (1, 8, 64)]
@@ -15,7 +15,7 @@ SIZES = [(width, batch) for width in (64, 128, 256, 512) for batch in (1, 8, 64)
 def planted(latency, rate, noise=0.0):
     random = np.random.default_rng(0)
     return [
-        Step(h, b, (latency + 16 * b * h**2 / rate) * float(1 + noise * random.standard_normal()))
+        Timed(h, b, (latency + 16 * b * h**2 / rate) * float(1 + noise * random.standard_normal()))
         for h, b in SIZES
     ]
 
@@ -37,32 +37,32 @@ def test_the_fit_finds_it_within_its_error_on_a_noisy_machine():
 
 def test_a_latency_is_never_negative():
     # Small steps that are faster than in proportion to their work.
-    found = fit([Step(h, 1, 1e-12 * h**3) for h in (64, 128, 256)])
+    found = fit([Timed(h, 1, 1e-12 * h**3) for h in (64, 128, 256)])
     assert found.latency == 0
 
 
 def test_fewer_than_three_sizes_are_no_fit():
     with pytest.raises(ValueError, match="three or more different widths or batches"):
-        fit([Step(64, 4, 1.0), Step(128, 1, 1.0)])  # as much work
+        fit([Timed(64, 4, 1.0), Timed(128, 1, 1.0)])  # as much work
 
 
 def test_the_work_of_a_step_is_that_of_the_layer():
     lstm, frames = nn.LSTM(32, 32, batch_first=True), 10
     x = randn(3, frames, 32)
-    assert frames * Step(32, 3, 1.0).flops == counted_flops(lambda: lstm(x))
+    assert frames * Timed(32, 3, 1.0).flops == counted_flops(lambda: lstm(x))
 
 
 def test_the_bound_is_told_by_the_fit_and_the_ridge():
     machine = Machine(peak=1e12, bandwidth=1e11)  # ridge 10
     fitted = Fit(latency=1e-5, latency_error=0, rate=1e12, error=0)
-    small = Step(64, 1, 1e-5)
+    small = Timed(64, 1, 1e-5)
     assert small.intensity == pytest.approx(8 * 64**2 / (4 * (4 * 64**2 + 8 * 64)))
     assert bound(small, fitted, machine) == "latency"
-    wide = Step(4096, 2, 3e-3)  # 268 MB at 100 GB/s: 2.7 ms
+    wide = Timed(4096, 2, 3e-3)  # 268 MB at 100 GB/s: 2.7 ms
     assert wide.intensity < machine.ridge
     assert bound(wide, fitted, machine) == "memory"
-    assert bound(Step(4096, 2, 1e-3), fitted, machine) == "arithmetic"  # faster than its bytes
-    assert bound(Step(4096, 64, 2e-2), fitted, machine) == "arithmetic"
+    assert bound(Timed(4096, 2, 1e-3), fitted, machine) == "arithmetic"  # faster than its bytes
+    assert bound(Timed(4096, 64, 2e-2), fitted, machine) == "arithmetic"
 
 
 def test_a_step_takes_the_median_difference_of_both_lengths_by_their_frames(monkeypatch):
@@ -83,16 +83,16 @@ def test_a_step_takes_the_median_difference_of_both_lengths_by_their_frames(monk
             called.append(function)
         return next(timings)
 
-    monkeypatch.setattr("asr.probes.roofline.alternate", alternate)
-    [step] = step_seconds([8, 16], [2], frames=50, device="cpu", repeats=3)
+    monkeypatch.setattr("asr.probes.roofline_measure.alternate", alternate)
+    [step] = time_steps([8, 16], [2], frames=50, device="cpu", repeats=3)
     assert (step.width, step.batch) == (8, 2)  # the other size was too short to be timed
     assert step.seconds == pytest.approx(1.0 / 50)
     assert len(called) == 4
 
 
 def test_the_verb_writes_a_row_per_step(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("asr.probes.roofline.SQUARE", 128)
-    monkeypatch.setattr("asr.probes.roofline.COPIED", 1 << 16)
+    monkeypatch.setattr("asr.probes.roofline_measure.SQUARE", 128)
+    monkeypatch.setattr("asr.probes.roofline_measure.COPIED", 1 << 16)
     words = "--widths 16 128 256 --batches 2 16 --frames 50 --repeats 3"
     assert main(["claims", "roofline", "--output", str(tmp_path / "o"), *words.split()]) == 0
     page = (tmp_path / "o" / "roofline.md").read_text()

@@ -6,8 +6,8 @@ import torch
 from asr.cli import main
 from asr.config import strict_yaml
 from asr.encoders import ENCODERS
-from asr.probes.scaling import streamed_bytes
-from asr.probes.streaming import Stream, measure_streams
+from asr.probes.scaling_measure import streamed_bytes
+from asr.probes.streaming_measure import Stream, measure_streams
 from tests.tiny import ENCODER_BUILDERS
 
 CAUSAL = {"heads": 2, "causal": True, "dim": 16, "layers": 1, "channels": 4}
@@ -92,7 +92,7 @@ def test_the_verb_writes_a_row_per_encoder(tmp_path, capsys):
     page = (tmp_path / "o" / "streaming.md").read_text()
     assert page in capsys.readouterr().out
     assert "| small | " in page
-    assert "3 streams" in page
+    assert "Streams read side by side, chunk by chunk: 3." in page
     written = json.loads((tmp_path / "o" / "streaming.json").read_text())["points"]
     assert [point["position"] for point in written] == [40, 80]
 

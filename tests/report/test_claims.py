@@ -2,22 +2,27 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from asr.document.blocks import Table, Text
-from asr.probes.horizon_summary import Attempt
+from asr.encoders import ENCODERS
+from asr.probes import PROBES
+from asr.probes.curves import models, wer_over_runs
+from asr.probes.horizon import Attempt
+from asr.probes.length import Point
+from asr.probes.probe import Measured
 from asr.report.claim_sections import claim_sections
-from asr.report.claims import judge
-from asr.report.cost_claims import bandwidth, parallel
+from asr.report.claims import RULES, judge
+from asr.report.cost_claims import bandwidth, parallel, running
 from asr.report.evidence import Evidence, weigh
-from asr.report.families import family
-from asr.report.findings import CLAIMS, Finding, conclude
+from asr.report.families import FAMILIES, family
+from asr.report.findings import Finding, conclude
 from asr.report.groups import group_runs
 from asr.report.memory_claims import hierarchy, lstm_memory, storing
-from asr.report.probe_plots import models, wer_over_runs
-from asr.report.probes import COMMANDS, Probe, Probes, read_probes
+from asr.report.probes import Probes, read_probes
 from asr.report.runs import read_run
 from asr.report.training_claim import training
 from tests.run_folders import (
@@ -122,20 +127,30 @@ def test_a_verdict_depends_on_the_fewest_facets_that_separate_the_signs():
     ("name", "expected"),
     [
         ("LSTM", "recurrent"),
-        ("lstm, chrono", "recurrent"),
+        ("lstm-causal-small", "recurrent"),
         ("minlstm-causal-small", "recurrent"),
         ("StateSpace", "recurrent"),
         ("Hierarchical", "attention"),
         ("conformer-chunked-small", "attention"),
         ("Convolution", "other"),
         ("Hybrid", "other"),
-        ("window 200", "other"),
-        ("MyLSTM", "other"),
-        ("", "other"),
+        ("window 200", None),
+        ("MyLSTM", None),
+        ("", None),
     ],
 )
 def test_families_are_told_by_class_and_by_name(name, expected):
     assert family(name) == expected
+
+
+def test_every_encoder_that_ships_has_a_family():
+    assert set(FAMILIES) == set(ENCODERS)
+
+
+def test_an_encoder_of_no_known_family_is_named_beside_the_verdicts(tmp_path):
+    found = evidence(tmp_path, ("Mamba", 0.1, 1.0), ("LSTM", 0.1, 1.0), number=1)
+    for verdict in (training([found], {}), running([found], {})):
+        assert "whether these encoders are recurrent or attend: Mamba." in verdict.beside[0]
 
 
 # --- C1 ---
@@ -153,12 +168,12 @@ def test_training_is_judged_by_cost_to_a_target_and_errors_at_equal_cost(
     tmp_path, lstm, transformer, words
 ):
     found = evidence(tmp_path, ("LSTM", *lstm), ("Transformer", *transformer))
-    assert training([found]).words.startswith(words)
+    assert training([found], {}).words.startswith(words)
 
 
 def test_one_seed_says_nothing_of_encoders(tmp_path):
     found = evidence(tmp_path, ("LSTM", 0.2, 2.0), ("Transformer", 0.1, 1.0), number=1)
-    verdict = training([found])
+    verdict = training([found], {})
     assert verdict.words == (
         "not enough evidence: 0 of 2 comparisons decided; 2 could not have been decided: one seed "
         "of an arm allows no test; 4 seeds per arm could decide; an arm of one seed tells trained "
@@ -171,7 +186,7 @@ def test_an_arm_of_one_seed_says_nothing_beside_one_of_five(tmp_path):
     """The seeds of the other arm would have to tell how much its own scatter."""
     runs = seeds(tmp_path, "LSTM", 0.2, 5) + seeds(tmp_path, "Transformer", 0.1, 1)
     (group,) = group_runs([read_run(run) for run in runs])
-    verdict = training([weigh(group, [0.2])])
+    verdict = training([weigh(group, [0.2])], {})
     assert verdict.words.startswith("not enough evidence: 0 of 2 comparisons decided; 2 could not")
     assert "LSTM: worse" in verdict.reasons[1]  # as two trained models
 
@@ -185,7 +200,7 @@ def test_many_pairs_need_more_seeds_than_one(tmp_path):
     )
     for number, sign in ((2, "For"), (3, "Undecidable")):
         found = evidence(tmp_path / str(number), *arms[:number], number=4)
-        verdict = training([found])
+        verdict = training([found], {})
         reasons = [r for r in verdict.reasons if "log-rank p" in r]
         assert len(reasons) == number - 1
         assert all(reason.startswith(sign) for reason in reasons)
@@ -197,7 +212,7 @@ def test_many_pairs_need_more_seeds_than_one(tmp_path):
 def test_where_no_comparison_could_be_decided_the_verdict_says_so_and_what_could(tmp_path):
     """Three against three: p is 0.1 at least, whatever they cost, and errors are all alike."""
     found = evidence(tmp_path, ("LSTM", 0.1, 3.0), ("Transformer", 0.1, 1.0), number=3)
-    verdict = training([found])
+    verdict = training([found], {})
     assert verdict.words == (
         "not enough evidence: 0 of 2 comparisons decided; 1 could not have been decided: 3 seeds "
         "against 3 give no p below 0.10, whatever they cost; 4 seeds per arm could decide"
@@ -207,14 +222,16 @@ def test_where_no_comparison_could_be_decided_the_verdict_says_so_and_what_could
 
 def test_training_needs_arms_of_both_families_and_one_budget(tmp_path):
     alone = evidence(tmp_path / "a", ("LSTM", 0.2, 1.0), ("Convolution", 0.1, 1.0), number=2)
-    assert training([alone]).words == "not enough evidence: not measured on arms of both families"
+    assert (
+        training([alone], {}).words == "not enough evidence: not measured on arms of both families"
+    )
     longer = {"recipe": {"budget": {"device_hours": 0.5, "updates": None}}}
     runs = [
         *seeds(tmp_path / "b", "LSTM", 0.2, 2),
         *seeds(tmp_path / "b", "Transformer", 0.1, 2, **longer),
     ]
     (group,) = group_runs([read_run(run) for run in runs])
-    assert training([weigh(group, [0.2])]).reasons == []
+    assert training([weigh(group, [0.2])], {}).reasons == []
 
 
 def test_errors_at_unequal_cost_count_only_where_cost_cannot_excuse_them(tmp_path):
@@ -223,11 +240,11 @@ def test_errors_at_unequal_cost_count_only_where_cost_cannot_excuse_them(tmp_pat
     twice = [run for arm in dear.group.arms for run in arm.runs if run.encoder == "Transformer"]
     for run in twice:
         run.totals["device_hours"] *= 2
-    reasons = training([dear]).reasons
+    reasons = training([dear], {}).reasons
     assert any("the costs are too unequal to say" in reason for reason in reasons)
     for run in dear.group.arms[0].runs:
         run.totals["device_hours"] *= 4
-    reasons = training([dear]).reasons
+    reasons = training([dear], {}).reasons
     assert any(r.startswith("For: errors, LSTM less Transformer") for r in reasons)
 
 
@@ -250,27 +267,31 @@ def test_errors_at_unequal_cost_count_only_where_cost_cannot_excuse_them(tmp_pat
 )
 def test_an_lstm_forgets_only_where_another_arm_remembers(tmp_path, horizons, number, words):
     probes = read_probes([write_horizon(tmp_path, horizons, LAGS, number)])
-    assert lstm_memory(probes).words.startswith(words)
+    assert lstm_memory([], probes).words.startswith(words)
 
 
 def test_a_horizon_at_the_longest_lag_that_was_tried_is_no_limit(tmp_path):
     probes = read_probes([write_horizon(tmp_path, {"lstm, chrono": 256}, [64, 256])])
-    verdict = lstm_memory(probes)
+    verdict = lstm_memory([], probes)
     assert verdict.kind == "not enough evidence"
     assert "no longer lag than 256 was tried" in verdict.reasons[0]
+
+
+def attempted(attempts: list[Attempt]) -> Probes:
+    return {"horizon": Measured(attempts, {})}
 
 
 def tried_both_ways(folder, fixed, mixed):
     """Attempts trained at the lag of the test, and at all lags up to it."""
     ways = {"latch": fixed, "latch-mixed": mixed}
     folders = [write_horizon(folder / t, h, LAGS, tasks=(t,)) for t, h in ways.items()]
-    return Probes(attempts=[row for one in folders for row in read_probes([one]).attempts])
+    return attempted([row for one in folders for row in read_probes([one])["horizon"].rows])
 
 
 def test_a_horizon_that_other_lags_of_training_lengthen_is_theirs(tmp_path):
     fixed = {"lstm, bias 1": 256, "lstm, chrono": 512, "transformer": 16384}
     probes = tried_both_ways(tmp_path, fixed, {"lstm, bias 1": 4096, "lstm, chrono": 4096})
-    assert lstm_memory(probes).words == (
+    assert lstm_memory([], probes).words == (
         "depends on the lags of training (for: the lag asked for; "
         "against: lags drawn up to the one asked for)"
     )
@@ -283,9 +304,9 @@ def test_lags_of_training_that_decide_nothing_do_not_undo_what_others_decide(tmp
     cheap = write_probe(
         tmp_path / "scaling", "scaling", [compared_layers("hierarchical-full", 10_000, 0.4)]
     )
-    cost = replace(probes, found=read_probes([cheap]).found)
+    cost = {**probes, **read_probes([cheap])}
     for verdict, words, sign in (
-        (lstm_memory(probes), "supported", "For"),
+        (lstm_memory([], probes), "supported", "For"),
         (hierarchy([], cost), "refuted", "Against"),
     ):
         assert verdict.words == words
@@ -302,31 +323,33 @@ def test_a_lag_counts_where_enough_seeds_were_tried_at_it(tmp_path, number, word
     horizons = {"lstm, chrono": 4096}
     attempts = [
         row
-        for row in read_probes([write_horizon(tmp_path, horizons, LAGS)]).attempts
+        for row in read_probes([write_horizon(tmp_path, horizons, LAGS)])["horizon"].rows
         if row.lag < 1024 or row.seed < number
     ]
-    assert lstm_memory(Probes(attempts=attempts)).words == words
+    assert lstm_memory([], attempted(attempts)).words == words
 
 
 def test_lags_answered_untrained_are_told_and_decide_nothing(tmp_path):
     horizons = {"lstm, chrono": 256, "transformer": 16384}
     probes = read_probes([write_horizon(tmp_path, horizons, LAGS, tasks=("latch",))])
-    without = lstm_memory(probes)
+    without = lstm_memory([], probes)
     far = {64: (4096, 2048, 64), 256: (1024, 4096, 256)}  # by lag and seed; 32 and 4 times as far
     asked = [
         replace(row, extrapolate=4096, extrapolates_to=far[row.lag][row.seed])
         if row.arm == "lstm, chrono" and row.lag in far
         else row
-        for row in probes.attempts
+        for row in probes["horizon"].rows
     ]
-    verdict = lstm_memory(replace(probes, attempts=asked))
+    verdict = lstm_memory([], attempted(asked))
     assert replace(verdict, beside=[]) == without
     assert verdict.beside == [
         "Beside the verdict, lstm, chrono, trained at 64 steps, answers 2,048 steps without "
         "further training."
     ]
-    nowhere = [replace(row, extrapolate=128, extrapolates_to=row.lag) for row in probes.attempts]
-    assert lstm_memory(replace(probes, attempts=nowhere)) == without
+    nowhere = [
+        replace(row, extrapolate=128, extrapolates_to=row.lag) for row in probes["horizon"].rows
+    ]
+    assert lstm_memory([], attempted(nowhere)) == without
 
 
 def test_the_page_shows_how_far_beyond_training_arms_answer_and_counts_each_from_its_own_lags():
@@ -343,8 +366,8 @@ def test_the_page_shows_how_far_beyond_training_arms_answer_and_counts_each_from
         extrapolates_to=4096,
     )
     failed = replace(mixed, arm="gru", accuracy_updates=0.1, extrapolates_to=None)
-    probes = Probes({"horizon": Probe(Path("horizon.jsonl"), [], {})}, [made, mixed, failed])
-    sections = claim_sections([lstm_memory(probes)], [], probes)
+    probes = attempted([made, mixed, failed])
+    sections = claim_sections([lstm_memory([], probes)], [], probes)
     horizons, beyond = [b for b in sections[0][1] if isinstance(b, Table)]
     assert [line[0] for line in horizons.rows] == [
         "latch: lstm, bias 1",
@@ -366,9 +389,9 @@ def test_the_context_of_trained_models_gives_reasons_and_decides_nothing(
     tmp_path, horizons, context
 ):
     folders = [write_horizon(tmp_path / "a", horizons, LAGS)] if horizons else []
-    without = lstm_memory(read_probes(folders))
+    without = lstm_memory([], read_probes(folders))
     contexts = write_context(tmp_path / "b", {"LSTM": context, "Conformer": 0.64})
-    verdict = lstm_memory(read_probes([*folders, contexts]))
+    verdict = lstm_memory([], read_probes([*folders, contexts]))
     assert replace(verdict, beside=[]) == without
     lstm, conformer = verdict.beside
     told = "the whole past is needed" if context is None else f"effective context {context:.3g}"
@@ -424,7 +447,7 @@ def test_errors_at_other_budgets_say_nothing_of_what_scans(tmp_path):
     ],
 )
 def test_bandwidth_is_judged_by_what_bounds_the_steps(tmp_path, bounds, error, words):
-    assert bandwidth(read_probes([write_roofline(tmp_path, bounds, error)])).words == words
+    assert bandwidth([], read_probes([write_roofline(tmp_path, bounds, error)])).words == words
 
 
 # --- C6 ---
@@ -475,6 +498,11 @@ def test_errors_and_cost_decide_nothing_while_the_reach_is_not_known(tmp_path):
 # --- C7 ---
 
 
+def evaluated() -> Any:
+    """Evidence of which only the split is read."""
+    return SimpleNamespace(group=SimpleNamespace(runs=[SimpleNamespace(split="test")]))
+
+
 def gates(
     folder: Path, *arms: tuple[str, float, float], number: int = 5, **recipes: dict[str, Any]
 ) -> Probes:
@@ -487,6 +515,8 @@ def gates(
         rows += [
             {"run": str(run), "encoder": "Transformer", "gate": gate, "seed": seed, "kept": kept}
             | {"setting": None if gate == "none" else 0.5, "wer": rate, "low": rate, "high": rate}
+            | {"kept_speech": kept, "kept_silence": kept, "validation_wer": rate}
+            | {"device_hours": 0.1, "train_flops": 1e12, "real_time_factor": 0.1}
             for seed, run in enumerate(runs, 1)
         ]
     return read_probes([write_probe(folder, "memory", rows)])
@@ -508,12 +538,12 @@ def test_a_gate_must_beat_blind_storing_of_as_much(tmp_path, gate, everything, c
         ("uniform", 0.5, controls),
         ("random", 0.52, controls),
     )
-    assert storing(probes, "test").words.startswith(words)
+    assert storing([evaluated()], probes).words.startswith(words)
 
 
 def test_a_gate_without_its_controls_is_not_judged(tmp_path):
     probes = gates(tmp_path, ("last_kept", 0.5, 0.1), ("none", 1.0, 0.2), ("uniform", 0.9, 0.2))
-    verdict = storing(probes, "test")
+    verdict = storing([evaluated()], probes)
     assert verdict.words == (
         "not enough evidence: no run of Transformer with random at 50.0 % stored; "
         "no run of Transformer with uniform at 50.0 % stored"
@@ -528,14 +558,14 @@ def test_gates_of_other_budgets_are_not_compared(tmp_path):
         ("random", 0.5, 0.2),
     ]
     longer = {"budget": {"device_hours": 0.5, "updates": None}}
-    verdict = storing(gates(tmp_path, *arms, last_kept=longer), "test")
+    verdict = storing([evaluated()], gates(tmp_path, *arms, last_kept=longer))
     assert verdict.words == "not enough evidence: 0 of 3 comparisons decided"
     assert all("their runs differ in budget.device_hours" in told for told in verdict.reasons)
 
 
 def test_a_gate_that_stores_nearly_all_is_none(tmp_path):
     probes = gates(tmp_path, ("last_kept", 0.95, 0.1), ("none", 1.0, 0.1), number=1)
-    assert storing(probes, "test").words.endswith("no gate stores less than 90.0 %")
+    assert storing([evaluated()], probes).words.endswith("no gate stores less than 90.0 %")
 
 
 # --- nothing measured ---
@@ -543,19 +573,20 @@ def test_a_gate_that_stores_nearly_all_is_none(tmp_path):
 
 def test_what_was_not_measured_is_said_with_the_command_that_measures_it(tmp_path):
     (group,) = group_runs([read_run(write_run(tmp_path / "a", errors=made(0.1, 60)))])
-    verdicts = judge([weigh(group, [])], Probes())
-    assert [v.claim for v in verdicts] == list(CLAIMS)
+    verdicts = judge([weigh(group, [])], {})
+    assert [v.claim for v in verdicts] == list(RULES)
     assert {v.kind for v in verdicts} == {"not enough evidence"}
     told = {v.claim: v.commands for v in verdicts}
-    assert told["C3"] == [COMMANDS["horizon"]]
-    assert told["C5"] == [COMMANDS["roofline"]]
+    assert told["C3"] == [PROBES["horizon"].command]
+    assert told["C5"] == [PROBES["roofline"].command]
     assert all(told.values())
 
 
 def test_runs_of_one_model_are_drawn_as_their_mean_between_the_least_and_the_greatest():
-    def row(run, words, wer):
-        names = {"encoder": "LSTM", "decoder": "CTC"}
-        return {"run": run, "mean_seconds": words, "wer": wer, "low": 0.0, "high": 1.0} | names
+    def row(run, seconds, wer):
+        return Point(
+            run, "LSTM", "CTC", 1, 1, 9, 1.0, seconds, seconds, 0, 9, wer, 0.0, 1.0, 0.0, 0, 0, 0.1
+        )
 
     rows = [row("a", 2.0, 0.2), row("a", 1.0, 0.1), row("b", 1.0, 0.3), row("b", 2.0, 0.6)]
     assert list(models(rows)) == ["LSTM + CTC"]

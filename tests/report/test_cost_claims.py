@@ -28,7 +28,7 @@ def test_runs_that_stopped_alike_leave_a_test_that_cannot_be_significant(tmp_pat
     for run in runs[3:8]:
         shutil.copy(runs[-1] / "ledger.jsonl", run / "ledger.jsonl")
     (group,) = group_runs([read_run(run) for run in runs])
-    (reason,) = [r for r in training([weigh(group, [0.2])]).reasons if "log-rank" in r]
+    (reason,) = [r for r in training([weigh(group, [0.2])], {}).reasons if "log-rank" in r]
     assert reason.startswith("Undecided: ")
     assert "log-rank p 0.17; as runs tie (3 of 10 at the target), p cannot come below 0.17; " in (
         reason
@@ -45,7 +45,7 @@ def test_a_family_is_named_as_what_keeps_a_test_of_tied_runs_from_significance(t
             late = {"seed": 5, "curve": NEVER, "errors": made(0.1, 80)}
             runs.append(write_run(tmp_path / f"{encoder}-never", encoder, **late))
     (group,) = group_runs([read_run(run) for run in runs])
-    verdict = training([weigh(group, [0.2])])
+    verdict = training([weigh(group, [0.2])], {})
     reasons = [reason for reason in verdict.reasons if "log-rank" in reason]
     assert len(reasons) == 6
     said = (
@@ -64,7 +64,7 @@ def test_that_no_arm_made_an_error_is_an_outcome_and_says_so(tmp_path):
         for seed in (1, 2)
     ]
     (group,) = group_runs([read_run(run) for run in runs])
-    (reason,) = [r for r in training([weigh(group, [])]).reasons if "errors" in r]
+    (reason,) = [r for r in training([weigh(group, [])], {}).reasons if "errors" in r]
     assert reason.startswith("Undecided: ")
     assert "(no arm made an error on 800 words: harder or more speech is needed)" in reason
 
@@ -115,7 +115,7 @@ def test_offline_speed_is_that_of_the_encoders_where_the_search_was_timed_apart(
     runs = seeds(tmp_path, "LSTM", 0.1, 2, **dict(zip(names, lstm, strict=True)))
     runs += seeds(tmp_path, "Transformer", 0.1, 2, **dict(zip(names, transformer, strict=True)))
     (group,) = group_runs([read_run(run) for run in runs])
-    (reason,) = running([weigh(group, [])], Probes()).reasons
+    (reason,) = running([weigh(group, [])], {}).reasons
     assert reason.startswith(f"{sign}, offline speed: 1 of 1 pairs")
     apart = None not in (lstm[1], transformer[1])
     assert ("s of features and encoder per second" in reason) == apart
@@ -136,7 +136,7 @@ def test_seeds_that_were_timed_on_a_busy_machine_must_be_at_one(tmp_path, encode
         for seed, (seconds, part) in enumerate(zip(both, encode, strict=True))
     ]  # fmt: skip
     (group,) = group_runs([read_run(run) for run in runs])
-    (reason,) = running([weigh(group, [])], Probes()).reasons
+    (reason,) = running([weigh(group, [])], {}).reasons
     assert reason.startswith("Undecided, offline speed")
     assert reason.endswith(
         "0.80 to 2.4 times, above 1.25 in 2 of 4 pairs of seeds, which are not at one: "
@@ -164,7 +164,7 @@ def twice(folder: Path, **options: object) -> Group:
 
 
 def offline(group: Group) -> str:
-    (reason,) = running([weigh(group, [])], Probes()).reasons
+    (reason,) = running([weigh(group, [])], {}).reasons
     return reason
 
 
@@ -187,7 +187,7 @@ def test_times_of_evaluations_that_are_not_alike_are_not_compared(
         if not recorded and key != "threads":
             del run.metrics["threads"]
     group.arms[1].runs[0].metrics[key] = value
-    verdict = running([weigh(group, [])], Probes())
+    verdict = running([weigh(group, [])], {})
     (reason,) = verdict.reasons
     assert reason.startswith("Undecided, offline speed")
     said = f"as the evaluations differ in {differ}: OMP_NUM_THREADS=2 asr evaluate RUN for all"

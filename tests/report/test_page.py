@@ -14,10 +14,11 @@ from matplotlib.text import Text
 
 from asr.document.blocks import Table, to_markdown
 from asr.document.figures import COLOURS, spread, style, to_svg
+from asr.probes import scaling, streaming
+from asr.probes.probe import Measured
 from asr.report import compare
 from asr.report.groups import group_runs
-from asr.report.plots import wer_against_costs, wer_against_hours
-from asr.report.probe_plots import scaling, streams, tuning
+from asr.report.plots import tuning, wer_against_costs, wer_against_hours
 from asr.report.runs import read_run
 from tests.run_folders import CURVE, H200, made, pair, stream, write_run
 
@@ -129,7 +130,9 @@ def test_a_name_that_was_pushed_aside_is_tied_to_its_line(tmp_path):
 def test_an_encoder_looks_the_same_in_every_panel_and_figure():
     def row(name, time):
         times = dict.fromkeys(("seconds", "seconds_min", "seconds_max"), 0.1 * time)
-        return {"name": name, "subject": "training", "reference": "", "time": time} | times
+        return scaling.Row(
+            name=name, subject="training", reference="", time=time, batch=1, error="", **times
+        )
 
     def look(axes):
         handles, labels = axes.get_legend_handles_labels()
@@ -140,11 +143,12 @@ def test_an_encoder_looks_the_same_in_every_panel_and_figure():
 
     names = ("lstm", "conformer", "transformer")
     rows = [row(f"{name}-small", time) for name in sorted(names) for time in (100, 200)]
-    (axes,) = scaling(rows, [], ["LSTM", "Transformer"]).axes
+    measured = Measured(rows, {}, first=["LSTM", "Transformer"])
+    (axes,) = scaling.draw_encoders(rows, measured).axes
     expected = [(style(i)["color"], style(i)["marker"]) for i in range(3)]
     assert look(axes) == dict(zip(("lstm", "transformer", "conformer"), expected, strict=True))
     streamed = [point for name in names for point in stream(f"{name}-small", 1.0, 100)]
-    left, right = streams(streamed).axes
+    left, right = streaming.draw_figure([streaming.Point(**point) for point in streamed]).axes
     assert look(left) == look(right)
     assert len(set(look(left).values())) == 3
 

@@ -1,6 +1,7 @@
 """A study's page: what it registered and cost, and what contradicts that; the probes' files."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import re
@@ -11,10 +12,11 @@ import pytest
 import yaml
 
 from asr.cli import main
+from asr.probes import PROBES
 from asr.report import compare
 from asr.report.costs import cost_to
 from asr.report.groups import group_runs
-from asr.report.probes import COMMANDS, ROWS, read_probes
+from asr.report.probes import read_probes
 from asr.report.runs import read_run
 from asr.report.study import disagreements, known_by_study, read_study, remarks
 from asr.statistics.tuning import expected_best
@@ -360,10 +362,13 @@ def write_all_probes(folder: Path) -> Path:
     write_probe(folder, "scaling", layers + passes, exponents=[power])
     point = {"run": "runs/a", "encoder": "LSTM", "decoder": "CTC", "seed": 1, "deletions": 0.01}
     point |= {"mean_words": 5.0, "wer": 0.1, "low": 0.08, "high": 0.12, "unfinished": 0}
+    point |= {"recordings": 9, "longest_seconds": 9.0, "errors": 5, "reference_words": 50}
+    point |= {"empty": 0, "real_time_factor": 0.1}
     places = [point | {"words": n, "mean_seconds": 2.0 * n} for n in (1, 20)]
     write_context(folder, {"LSTM": 0.64, "Transformer": None})
     ahead = {"run": "runs/a", "encoder": "LSTM", "decoder": "CTC", "seed": 1}
-    write_probe(folder, "lookahead", [ahead | {"most": most, "wer": 0.1} for most in (0.6, None)])
+    ahead |= {"mean": None, "wer": 0.1, "low": 0.08, "high": 0.12, "device_hours": 0.1}
+    write_probe(folder, "lookahead", [ahead | {"most": most} for most in (0.6, None)])
     return write_probe(folder, "length", places)
 
 
@@ -385,20 +390,23 @@ def test_probes_are_drawn_and_told_with_their_files_and_the_page_stands_alone(tm
         "length",
         "context",
     } <= names
-    for name in ("horizon.jsonl", *(f"{name}.json" for name in ROWS if name != "memory")):
-        assert f"From {tmp_path / 'claims' / name}: EPYC" in page
+    for probe in PROBES.values():
+        said = f"From {probe.path(tmp_path / 'claims')}: EPYC" in page
+        assert said == (probe.name != "memory")
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "| lstm-small, training | 6,400 | 6,400 |" in text
+    assert "| lstm-small, training | 6,400 | 4 | 6,400 [3,200 to 12,800] |" in text
     assert "1.00 ± 0.02" in text
     assert "| out of memory |" in text
     assert "| LSTM | CTC | 0.60 s | 1 | 10.0 % |" in text
     assert "| LSTM | CTC | the utterance | 1 | 10.0 % |" in text
     tried = "| latch: lstm, bias 1 | 100,000 | 3 | 0.001 |"
     assert f"{tried} 64 | 64 | 1.00 / 1.00 | 0.10 / 0.10 |" in text
-    context = "| LSTM + CTC | 0.64 s [0.64 to all] | 0.250 s [0.200 to 0.300] | 1.20 |"
+    context = "| 0.64 s [0.64 to all] | 16 | 0.250 s [0.200 to 0.300] | 1.20 |"
     assert context in text
     assert "| exponential (+12.3, in 98 %) |" in text
-    assert "| Transformer | Transformer + CTC | all [all to all] |" in text
+    assert re.search(
+        r"\| Transformer \| Transformer \+ CTC \|.*\| all \[all to all\] \| all \|", text
+    )
     assert re.search(r"context.json: EPYC.* Run folders are below runs\.", text)
     with (tmp_path / "out" / "claims.csv").open() as file:
         table = {row["claim"]: row["words"] for row in csv.DictReader(file)}
@@ -420,12 +428,13 @@ def test_run_folders_of_which_some_are_absolute_stay_as_they_were_given(tmp_path
 def test_missing_probes_are_said_with_their_commands(tmp_path):
     compare([write_run(tmp_path / "a", errors=[1] * 60)], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
-    for command in COMMANDS.values():
-        assert command in text
+    for probe in PROBES.values():
+        assert probe.command in text
     assert text.count("**Verdict: not enough evidence: not measured") == 7
 
 
-CONTEXT = json.dumps({"points": [dict.fromkeys(ROWS["context"][1], 1)], "plan": {}, "runs": []})
+FIELDS = [field.name for field in dataclasses.fields(PROBES["context"].row)]
+CONTEXT = json.dumps({"points": [dict.fromkeys(FIELDS, 1)], "plan": {}, "runs": []})
 
 
 @pytest.mark.parametrize(
@@ -435,9 +444,9 @@ CONTEXT = json.dumps({"points": [dict.fromkeys(ROWS["context"][1], 1)], "plan": 
         ("length.json", "{", "is not JSON"),
         ("length.json", '{"points": []}', "holds no points; measure it again: asr claims length"),
         ("length.json", '{"points": [{"run": "a"}]}', "points without encoder; measure it again"),
-        ("context.json", CONTEXT, "plan and runs: 'block'; measure it again"),
+        ("context.json", CONTEXT, "plan, runs: 'block'; measure it again"),
         ("horizon.jsonl", "", "holds no attempt yet"),
-        ("horizon.jsonl", '{"arm": "lstm"}\n', "missing 14 required .*; measure it again"),
+        ("horizon.jsonl", '{"arm": "lstm"}\n', "attempts without task; measure it again"),
     ],
 )
 def test_a_folder_or_file_that_is_no_probe_is_named(tmp_path, name, text, error):

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a call, and how they grow: the instrument of the probes."""
+"""Seconds and peak memory of a call, and how they grow; on which machine that holds."""
 
 import math
 import os
@@ -21,6 +21,8 @@ from torch.autograd import (
     _prepare_profiler,
 )
 
+from asr.metering.device_clock import wait_for
+from asr.metering.environment import environment, processor
 from asr.metering.precision import tf32_inside
 
 Function = Callable[[], object]
@@ -42,18 +44,6 @@ class Measurement:
     def median(self) -> float:
         """Of the seconds."""
         return statistics.median(self.seconds)
-
-
-def measure(function: Function, *, device: str = "cpu", repeats: int = 5) -> Measurement:
-    """Calls once to warm up, once for the memory and ``repeats`` times for the time.
-
-    Raises:
-        ValueError: it runs out of memory.
-    """
-    (found,) = alternate([function], device=device, repeats=repeats)
-    if found is None:
-        raise ValueError(f"out of memory on {device}; take a smaller batch or shorter utterances")
-    return found
 
 
 def alternate(
@@ -99,17 +89,11 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _seconds(function: Function, device: str) -> float:
-    _wait(device)
+    wait_for(device)
     start = time.perf_counter()
     function()
-    _wait(device)
+    wait_for(device)
     return time.perf_counter() - start
-
-
-def _wait(device: str) -> None:
-    """Until a GPU has done all that it was asked to."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def peak_bytes(function: Function, device: str = "cpu") -> int:
@@ -121,11 +105,11 @@ def peak_bytes(function: Function, device: str = "cpu") -> int:
     """
     if torch.device(device).type != "cuda":
         return int(np.cumsum(_allocations(function)).max(initial=0))
-    _wait(device)
+    wait_for(device)
     base = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     function()
-    _wait(device)
+    wait_for(device)
     return torch.cuda.max_memory_allocated(device) - base
 
 
@@ -178,3 +162,15 @@ def exponent(times: Sequence[float], costs: Sequence[float]) -> Exponent | None:
     slope = float(x @ y / (x @ x))
     residuals = y - y.mean() - slope * x
     return Exponent(slope, math.sqrt(residuals @ residuals / (len(x) - 2) / (x @ x)))
+
+
+def facts(device: str) -> dict[str, Any]:
+    """What a time depends on beside the code."""
+    is_cpu = torch.device(device).type == "cpu"
+    return {
+        **environment(),
+        "device": device,
+        "device_name": processor() if is_cpu else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+        "precision": "float32" if is_cpu else "tf32",
+    }

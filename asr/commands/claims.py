@@ -1,0 +1,33 @@
+"""``asr claims``."""
+
+from pathlib import Path
+
+from asr.commands.options import device_of, hyphens, parser
+
+
+def claims(arguments: list[str]) -> int:
+    """``asr claims PROBE``: what a probe measures and its options are the probe's own."""
+    from asr.probes import PROBES
+
+    options = parser("claims")
+    options.usage = "asr claims PROBE [--output FOLDER] [--device DEVICE] [--option value ...]"
+    meanings = "; ".join(f"{probe.name}: {probe.meaning}" for probe in PROBES.values())
+    options.add_argument("probe", choices=PROBES, metavar="PROBE", help=meanings)
+    probe = PROBES[options.parse_args(arguments[:1]).probe]
+
+    options = parser("claims")
+    options.prog += f" {probe.name}"
+    options.description, options.epilog = probe.meaning, f"example: {probe.example}"
+    if probe.takes_runs:
+        options.add_argument("runs", nargs="+", metavar="RUN", help="run or model folders")
+    options.add_argument(
+        "--output", type=Path, default=Path("claims"), metavar="FOLDER",
+        help="folder of the files that are written (default: claims)",
+    )  # fmt: skip
+    options.add_argument(
+        "--device", default="auto",
+        help="cpu, cuda, cuda:N or auto, which is the GPU where there is one (default: auto)",
+    )  # fmt: skip
+    probe.add_options(options)
+    known = options.parse_args(hyphens(arguments[1:]))
+    return probe.run(known, device_of(None if known.device == "auto" else known.device))

@@ -1,0 +1,9 @@
+"""Waiting for a device, so that a clock that is read next holds its work."""
+
+import torch
+
+
+def wait_for(device: str | torch.device) -> None:
+    """Returns when a GPU has done all that it was asked to; at once on a CPU."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,308 @@
+"""How far an encoder remembers: trained to answer at a lag, under equal updates and equal seconds.
+
+The blocks of causal encoders, without their subsampling, read tokens one frame each and answer
+after the last (``memory_tasks``). The **horizon** of an arm is the longest lag of the grid
+that it answers in the median of its seeds, trained at that very lag, at the best of the learning
+rates that every arm tries; "answers" means 90 % of the accuracy that chance leaves. Whether an
+encoder can hold something and whether training finds it are not told apart by that: the
+initialisation decides as much as the architecture, so the LSTM stands here three times. The mixed
+tasks train at lags drawn up to the one of the test, so that the short lead to the long; and
+``--extrapolate`` asks whoever answers the lag twice, four times, ... that lag without further
+training.
+"""
+
+import argparse
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.config import strict_yaml
+from asr.encoders import ENCODERS, Encoder, Frames
+from asr.encoders.stack import Stack
+from asr.files import locked
+from asr.metering.device_clock import wait_for
+from asr.probes.horizon import ARMS, AXES, SOLVED, Attempt, median_accuracy
+from asr.probes.instrument import facts
+from asr.probes.layers import full
+from asr.probes.memory_tasks import SYMBOLS, TASKS, Questions, corrected
+from asr.probes.probe import Measured
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 0.05  # arms differ in parameters by no more
+BATCH, QUESTIONS = 32, 512  # of training, of a test
+TEST_TOKENS = 2**19  # in a batch of a test, which is smaller at the longest lags
+CHECK_EVERY = 25  # updates
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An attempt goes on until both are spent, or it answers."""
+
+    updates: int
+    seconds: float
+
+
+class Reader(nn.Module):
+    """Tokens -> the blocks of an encoder -> what the last frame answers."""
+
+    def __init__(self, encoder: Encoder, vocabulary: int) -> None:
+        super().__init__()
+        assert isinstance(encoder, Stack)
+        self.embedding = nn.Embedding(vocabulary, encoder.dim)
+        self.layers, self.norm = encoder.layers, encoder.norm
+        self.answer = nn.Linear(encoder.dim, SYMBOLS)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, S) -> (B, SYMBOLS)."""
+        x = self.embedding(tokens)
+        frames = Frames(x, full(x))
+        for block in self.layers:
+            frames = block(frames)
+        return self.answer(self.norm(frames.x[:, -1]))
+
+
+def build(arm: str, vocabulary: int, lag: int, seed: int) -> Reader:
+    """An arm with its initialisation; chrono is told the lag, as in the paper.
+
+    Raises:
+        ValueError: no such arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"--arms {arm}: no such arm; choose of {', '.join(ARMS)}")
+    kind, options, bias = ARMS[arm]
+    torch.manual_seed(seed)
+    given = options if bias in (None, "chrono") else {**options, "forget_bias": bias}
+    tree = {"class_path": kind, "init_args": given}
+    encoder: Encoder = strict_yaml.read_component(ENCODERS, tree, arm, 1)(vocabulary)
+    if bias == "chrono":
+        for module in encoder.modules():
+            if isinstance(module, nn.LSTM):
+                chrono(module, lag)
+    return Reader(encoder, vocabulary)
+
+
+@torch.no_grad()
+def chrono(lstm: nn.LSTM, longest: int) -> None:
+    """Forget biases log U[1, longest - 1], input biases their negative (Tallec and Ollivier 2018).
+
+    A gate with the bias log(t - 1) forgets in about t steps: the cells begin with time constants
+    spread up to ``longest``.
+    """
+    cells = lstm.hidden_size
+    for layer in range(lstm.num_layers):
+        bias, other = getattr(lstm, f"bias_ih_l{layer}"), getattr(lstm, f"bias_hh_l{layer}")
+        bias.zero_()
+        other.zero_()
+        forget = torch.empty(cells).uniform_(1, max(longest - 1, 1.001)).log()
+        bias[cells : 2 * cells] = forget.to(bias)
+        bias[:cells] = -forget.to(bias)
+
+
+def attempt(
+    arm: str,
+    task: str,
+    lag: int,
+    *,
+    seed: int,
+    rate: float,
+    budget: Budget,
+    device: str,
+    name: str,
+    commit: str | None = None,
+    extrapolate: int = 0,
+) -> Attempt:
+    """Trains one arm at one lag, and tests it with questions that it never saw.
+
+    Who answers is asked at longer lags, too, up to ``extrapolate``, without further training.
+    """
+    asked = TASKS[task]
+    reader = build(arm, asked.questions.vocabulary, lag, seed).to(device)
+    optimizer = torch.optim.Adam(reader.parameters(), lr=rate)
+    training = torch.Generator().manual_seed(2 * seed)
+    testing = torch.Generator().manual_seed(2 * seed + 1)
+
+    def test(distance: int) -> float:
+        reader.eval()
+        right = wrong = 0
+        batch = max(1, min(BATCH, TEST_TOKENS // distance))
+        with torch.inference_mode():
+            # Ends where the answer is known to be no: a mixed task is trained at shorter lags.
+            while right + wrong < QUESTIONS and corrected(1 - wrong / QUESTIONS) >= SOLVED:
+                number = min(batch, QUESTIONS - right - wrong)
+                tokens, answers = asked.questions.draw(number, distance, testing)
+                hits = int((reader(tokens.to(device)).argmax(1).cpu() == answers).sum())
+                right, wrong = right + hits, wrong + number - hits
+        reader.train()
+        return corrected(right / (right + wrong))
+
+    def gradient(questions: Questions) -> None:
+        F.cross_entropy(
+            reader(questions.tokens.to(device)), questions.answers.to(device)
+        ).backward()
+
+    # The first call loads a GPU's kernels, which the first arm alone would pay for.
+    gradient(asked.questions.draw(BATCH, lag, torch.Generator().manual_seed(0)))
+    optimizer.zero_grad(set_to_none=True)
+    updates, seconds, accuracy = 0, 0.0, 0.0
+    at: dict[str, float] = {}
+    while len(at) < 2:
+        wait_for(device)
+        began = time.perf_counter()
+        for _ in range(CHECK_EVERY):
+            gradient(asked.draw_for_training(BATCH, lag, training))
+            nn.utils.clip_grad_norm_(reader.parameters(), CLIP_NORM)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        wait_for(device)
+        seconds += time.perf_counter() - began
+        updates += CHECK_EVERY
+        accuracy = test(lag)
+        solved = accuracy >= SOLVED
+        if updates >= budget.updates or solved:
+            at.setdefault("updates", accuracy)
+        if seconds >= budget.seconds or solved:
+            at.setdefault("seconds", accuracy)
+    solved = accuracy >= SOLVED
+    reached = lag if solved and extrapolate else None
+    while reached and 2 * reached <= extrapolate and test(2 * reached) >= SOLVED:
+        reached *= 2
+    return Attempt(
+        arm,
+        task,
+        lag,
+        seed,
+        rate,
+        sum(p.numel() for p in reader.layers.parameters()),  # type: ignore[attr-defined]
+        at["updates"],
+        at["seconds"],
+        updates if solved else None,
+        seconds if solved else None,
+        updates,
+        seconds,
+        budget.updates,
+        budget.seconds,
+        name,
+        commit,
+        extrapolate,
+        reached,
+    )
+
+
+def attempts(
+    arms: Sequence[str],
+    tasks: Sequence[str],
+    lags: Sequence[int],
+    seeds: int,
+    rates: Sequence[float],
+    budget: Budget,
+    device: str,
+    done: list[Attempt],
+    extrapolate: int = 0,
+) -> Iterator[Attempt]:
+    """What is missing of the grid; an arm stops at the second lag in a row that it cannot answer.
+
+    Arms take turns at each lag, so that a run that is ended early has compared all of them.
+    """
+    machine = facts(device)
+    shared: dict[str, Any] = {"budget": budget, "device": device, "extrapolate": extrapolate}
+    shared |= {"name": machine["device_name"], "commit": machine["git_commit"]}
+    failures = dict.fromkeys(product(arms, tasks), 0)
+    for lag in sorted(lags):
+        for (arm, task), failed in list(failures.items()):
+            if failed >= 2:
+                continue
+            here = [r for r in done if (r.arm, r.task, r.lag) == (arm, task, lag)]
+            for seed, rate in product(range(seeds), rates):
+                if any(r.seed == seed and r.rate == rate for r in here):
+                    continue
+                row = attempt(arm, task, lag, seed=seed, rate=rate, **shared)
+                here.append(row)
+                yield row
+            answered = max(median_accuracy(here, axis) for axis in AXES) >= SOLVED
+            failures[arm, task] = 0 if answered else failed + 1
+
+
+def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
+    """Does what is missing, line by line into horizon.jsonl.
+
+    Raises:
+        ValueError: no such arm, arms of different sizes, or a folder of other budgets.
+    """
+    arms = options.arms or list(ARMS)
+    check_sizes(arms)
+    for rate in options.rates:
+        if not 0 < rate < math.inf:
+            raise ValueError(f"--rates {rate}: give learning rates above 0")
+    if 0 < options.extrapolate < 2 * min(options.lags):
+        raise ValueError(
+            f"--extrapolate {options.extrapolate}: twice the shortest of --lags is "
+            f"{2 * min(options.lags)}; give as much or more"
+        )
+    budget = Budget(options.updates, options.seconds)
+    path: Path = options.output / "horizon.jsonl"
+    machine = facts(device)
+    with locked(options.output / ".lock"):
+        rows = read(path, budget, machine["device_name"])
+        grid = (arms, options.tasks, options.lags, options.seeds, options.rates)
+        missing = attempts(*grid, budget, device, list(rows), options.extrapolate)
+        with path.open("a", encoding="utf-8") as file:
+            for row in missing:
+                rows.append(row)
+                file.write(json.dumps(asdict(row)) + "\n")
+                file.flush()
+                log.info(
+                    "%s, %s, lag %d, seed %d, rate %g: %.2f after %d updates, %.1f s",
+                    *(row.task, row.arm, row.lag, row.seed, row.rate),
+                    *(row.accuracy_updates, row.updates, row.seconds),
+                )
+        yield Measured(rows, machine)
+
+
+def check_sizes(arms: Sequence[str]) -> dict[str, int]:
+    """Parameters of the blocks of each arm.
+
+    Raises:
+        ValueError: they differ by more than 5 %, so that the comparison would not be one.
+    """
+    sizes = {
+        arm: sum(p.numel() for p in build(arm, 17, 64, 0).layers.parameters())  # type: ignore[attr-defined]
+        for arm in arms
+    }
+    if max(sizes.values()) > (1 + TOLERANCE) ** 2 * min(sizes.values()):
+        raise ValueError(f"the arms differ in parameters by more than 5 %: {sizes}")
+    return sizes
+
+
+def read(path: Path, budget: Budget, device_name: str) -> list[Attempt]:
+    """What was done before, under the same budgets on the same kind of machine.
+
+    Raises:
+        ValueError: it was done otherwise.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]  # a kill may leave a part of the last
+    if len(whole) < len(lines):
+        path.write_text("".join(whole), encoding="utf-8")
+    rows = [Attempt(**json.loads(line)) for line in whole]
+    for row in rows:
+        before = (row.budget_updates, row.budget_seconds, row.device_name)
+        if before != (budget.updates, budget.seconds, device_name):
+            raise ValueError(
+                f"{path} was measured with {before[0]} updates, {before[1]:g} s on {before[2]}; "
+                "choose another --output"
+            )
+    return rows

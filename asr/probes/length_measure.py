@@ -1,0 +1,155 @@
+"""Measures the word error rate of trained models against the length of what is heard at once.
+
+Utterances of one speaker, in the order of their ids (of one chapter, where the corpus has any),
+are joined until they hold so many words. Every length therefore hears the same audio and is asked
+for the same words; only where it is cut differs, and models are trained on short utterances.
+"""
+
+import argparse
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from asr.audio.audio_file import decode
+from asr.config.strict_yaml import load_file
+from asr.data.batches import bucket
+from asr.data.utterances import read_corpus, read_rows
+from asr.model import SpeechModel, corpus_of, load_model
+from asr.probes.instrument import facts
+from asr.probes.length import Point
+from asr.probes.probe import Measured
+from asr.recognition.recognise import recognise
+from asr.search import Hypothesis
+from asr.statistics.bootstrap import bootstrap_interval
+from asr.text.normalisers import normaliser
+from asr.text.scoring import align, pooled
+
+log = logging.getLogger(__name__)
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Utterances that are heard as one.
+
+    Attributes:
+        rows: of the split, in order.
+        text: what is said.
+        speaker: who says it.
+        seconds: how long it takes.
+    """
+
+    rows: tuple[int, ...]
+    text: str
+    speaker: str
+    seconds: float
+
+
+def join(rows: Any, words: int) -> list[Recording]:
+    """The rows of a split as recordings of at least so many words, each row in one of them.
+
+    The last recording of a speaker or chapter is as long as what is left.
+    """
+    columns = {name: list(rows[name]) for name in ("id", "text", "speaker_id", "duration")}
+    keys = [
+        (str(speaker), str(chapter))
+        for speaker, chapter in zip(columns["speaker_id"], rows["chapter_id"], strict=True)
+    ]
+    order = sorted(range(len(rows)), key=lambda i: (keys[i], columns["id"][i]))
+    groups: list[list[int]] = []
+    held, before = 0, None
+    for index in order:
+        if keys[index] != before or held >= words:
+            groups.append([])
+            held, before = 0, keys[index]
+        groups[-1].append(index)
+        held += len(columns["text"][index].split())
+    return [
+        Recording(
+            tuple(group),
+            " ".join(columns["text"][i] for i in group),
+            keys[group[0]][0],
+            sum(columns["duration"][i] for i in group),
+        )
+        for group in groups
+    ]
+
+
+def wave(rows: Any, recording: Recording, rate: int) -> np.ndarray:
+    """(N,) float32 samples of a recording."""
+    return np.concatenate([decode(rows[i]["audio"]["bytes"], rate) for i in recording.rows])
+
+
+def points(
+    run: str, model: SpeechModel, corpus: str, split: str, lengths: Iterable[int], batch: float
+) -> list[Point]:
+    """One model at every length, shortest first."""
+    rows = read_rows(corpus, [split])
+    normalise = normaliser(read_corpus(corpus)["normaliser"])
+    description, made = model.description, model.summary.get("seed", 0)
+    curve = []
+    for words in sorted(lengths):
+        recordings = join(rows, words)
+        found: dict[int, Hypothesis] = {}
+        seconds = 0.0
+        for numbers in bucket([recording.seconds for recording in recordings], batch):
+            waves = [wave(rows, recordings[i], model.features.sample_rate) for i in numbers]
+            result = recognise(model, waves, f"lower --batch-seconds, which is {batch}")
+            seconds += sum(result.seconds.values())
+            found |= zip(numbers, result.best, strict=True)
+        hypotheses = [found[i] for i in range(len(recordings))]
+        texts = [normalise(model.text(hypothesis)) for hypothesis in hypotheses]
+        alignments, _ = align([recording.text for recording in recordings], texts)
+        total = pooled(alignments)
+        low, high = bootstrap_interval(
+            [a.errors for a in alignments],
+            [a.words for a in alignments],
+            [recording.speaker for recording in recordings],
+            resamples=RESAMPLES,
+        )
+        audio = [recording.seconds for recording in recordings]
+        curve.append(
+            Point(
+                run=run,
+                encoder=description["encoder"]["class_path"],
+                decoder=description["decoder"]["class_path"],
+                seed=made,
+                words=words,
+                recordings=len(recordings),
+                mean_words=total.words / len(recordings),
+                mean_seconds=sum(audio) / len(recordings),
+                longest_seconds=max(audio),
+                errors=total.errors,
+                reference_words=total.words,
+                wer=total.errors / total.words,
+                low=low,
+                high=high,
+                deletions=total.deletions / total.words,
+                unfinished=sum(not hypothesis.finished for hypothesis in hypotheses),
+                empty=sum(not text for text in texts),
+                real_time_factor=seconds / sum(audio),
+            )
+        )
+        log.info("%s, %d words: WER %.2f %%", run, words, 100 * curve[-1].wer)
+    return curve
+
+
+def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
+    """Model by model.
+
+    Raises:
+        ValueError: no such model or corpus.
+    """
+    search = options.search
+    if search is not None and search.endswith((".yaml", ".yml")):
+        search = load_file(search)
+    machine, curve = facts(device), []
+    for folder in options.runs:
+        model = load_model(folder, device, search)
+        corpus = options.corpus or corpus_of(model, folder)
+        curve += points(folder, model, corpus, options.split, options.words, options.batch_seconds)
+        yield Measured(curve, machine, {"split": options.split})

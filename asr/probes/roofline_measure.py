@@ -1,0 +1,218 @@
+"""What bounds a recurrent step: latency, memory or arithmetic, against what the machine can do.
+
+"An LSTM does four affine maps a step, so it is bound by memory" is a statement about weights that
+are read anew at every step. Whether they are, and whether that is what a step waits for, is
+measured: the time of one step over widths and batches, fitted by
+
+    t = t0 + c * work,  work = FLOPs of the step,
+
+next to the machine's own ridge, the FLOPs per byte above which arithmetic is the bound (Williams,
+Waterman and Patterson 2009). t0 is what a step costs that does no work: the latency.
+"""
+
+import argparse
+import logging
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from asr.encoders.recurrent import padded
+from asr.kernels.linear import linear
+from asr.kernels.padded_cudnn import silent
+from asr.probes.instrument import alternate, facts
+from asr.probes.layers import full
+from asr.probes.probe import Measured
+from asr.probes.roofline import Step
+
+log = logging.getLogger(__name__)
+
+SQUARE = 2048  # rows and columns of the product that shows the peak
+COPIED = 1 << 26  # float32 elements of the copy that shows the bandwidth: 256 MB
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the device does at best, measured: FLOPs and bytes per second."""
+
+    peak: float
+    bandwidth: float
+
+    @property
+    def ridge(self) -> float:
+        """FLOPs per byte above which arithmetic, not memory, is the bound."""
+        return self.peak / self.bandwidth
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One step of an LSTM whose width is also that of its input.
+
+    Attributes:
+        width, batch: H and B.
+        seconds: of a step forward; the constant cost of a call is taken out, see ``time_steps``.
+    """
+
+    width: int
+    batch: int
+    seconds: float
+
+    @property
+    def flops(self) -> int:
+        """Four gates, each of the input and of the state: 16 B H^2."""
+        return 16 * self.batch * self.width**2
+
+    @property
+    def bytes(self) -> int:
+        """Moved if the recurrent weights are read anew: 4 H^2 of them, and about 8 B H of states.
+
+        The input's weights are used by all frames at once.
+        """
+        return FLOAT * (4 * self.width**2 + 8 * self.batch * self.width)
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs of the recurrent half per byte."""
+        return self.flops / 2 / self.bytes
+
+
+@dataclass(frozen=True)
+class Fit:
+    """t = t0 + c * work, by least squares of relative errors.
+
+    Attributes:
+        latency: t0 in seconds, at least 0.
+        latency_error: its standard error.
+        rate: 1 / c, FLOPs per second beyond the latency.
+        error: root mean square of the relative residuals.
+    """
+
+    latency: float
+    latency_error: float
+    rate: float
+    error: float
+
+    def share(self, step: Timed) -> float:
+        """Of the step's time that is latency, as fitted."""
+        return self.latency / (self.latency + step.flops / self.rate)
+
+
+def fit(steps: Sequence[Timed]) -> Fit:
+    """Fits the time of steps.
+
+    Raises:
+        ValueError: fewer than three steps, or all of one size.
+    """
+    if len({step.flops for step in steps}) < 3:
+        raise ValueError(f"{len(steps)} steps: give three or more different widths or batches")
+    seconds = np.array([step.seconds for step in steps])
+    design = np.array([[1.0, step.flops] for step in steps]) / seconds[:, None]
+    scale = design.max(axis=0)  # both columns near 1
+    found, *_ = np.linalg.lstsq(design / scale, np.ones(len(steps)), rcond=None)
+    if found[0] < 0:  # no latency: work alone
+        found = np.array([0.0, 1 / (design[:, 1] / scale[1]).mean()])
+    residuals = design / scale @ found - 1
+    variance = residuals @ residuals / (len(steps) - 2)
+    covariance = variance * np.linalg.inv((design / scale).T @ (design / scale))
+    latency, cost = found / scale
+    error = float(np.sqrt(covariance[0, 0]) / scale[0])
+    return Fit(float(latency), error, float(1 / cost), float(np.sqrt(np.mean(residuals**2))))
+
+
+def bound(step: Timed, fitted: Fit, machine: Machine) -> str:
+    """What the step waits for.
+
+    Latency where it is more than half of the fitted time; otherwise memory or arithmetic by the
+    side of the ridge on which the step lies, if its weights were read anew. A step that is faster
+    than its bytes at the measured bandwidth keeps its weights in a cache: arithmetic.
+    """
+    if fitted.share(step) > 0.5:
+        return "latency"
+    cached = step.bytes / machine.bandwidth > step.seconds
+    return "memory" if step.intensity < machine.ridge and not cached else "arithmetic"
+
+
+def machine_limits(device: str, repeats: int) -> Machine:
+    """The best of some repeats of a large product and of a large copy."""
+    a = torch.randn(SQUARE, SQUARE, device=device)
+    source = torch.zeros(COPIED, device=device)
+    target = torch.empty_like(source)
+    work = [lambda: linear(a, a), lambda: target.copy_(source)]
+    arithmetic, memory = alternate(work, device=device, repeats=repeats)
+    if arithmetic is None or memory is None:
+        raise ValueError(f"out of memory on {device} measuring what it can do; free some")
+    return Machine(
+        2 * SQUARE**3 / min(arithmetic.seconds), 2 * FLOAT * COPIED / min(memory.seconds)
+    )
+
+
+@torch.inference_mode()
+def time_steps(
+    widths: Sequence[int], batches: Sequence[int], *, frames: int, device: str, repeats: int
+) -> list[Timed]:
+    """The time of a step by the kernel that encoders use: of 2 T frames less T, over T."""
+    steps = []
+    run = silent if torch.device(device).type == "cuda" else padded
+    for width, batch in product(widths, batches):
+        torch.manual_seed(0)
+        lstm = nn.LSTM(width, width, batch_first=True).to(device).eval()
+        inputs = [torch.randn(batch, n * frames, width, device=device) for n in (1, 2)]
+
+        def call(x: Tensor, lstm: nn.LSTM = lstm) -> None:
+            run(lstm, x, full(x))
+
+        short, long = alternate(
+            [lambda x=inputs[0]: call(x), lambda x=inputs[1]: call(x)],  # type: ignore[misc]
+            device=device,
+            repeats=repeats,
+        )
+        if short is None or long is None:
+            log.warning("width %d, batch %d: out of memory, left out", width, batch)
+            continue
+        pairs = zip(long.seconds, short.seconds, strict=True)
+        seconds = statistics.median(b - a for b, a in pairs) / frames
+        if seconds <= 0:
+            log.warning("width %d, batch %d: too short to be timed, left out", width, batch)
+            continue
+        steps.append(Timed(width, batch, seconds))
+        log.info("width %d, batch %d: %.2f us a step", width, batch, 1e6 * seconds)
+    return steps
+
+
+def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
+    """The machine and all steps at once.
+
+    Raises:
+        ValueError: too few sizes for a fit.
+    """
+    if len({b * h**2 for h, b in product(options.widths, options.batches)}) < 3:
+        raise ValueError("--widths and --batches: give three or more different sizes of a step")
+    machine = machine_limits(device, options.repeats)
+    steps = time_steps(
+        options.widths, options.batches, frames=options.frames, device=device,
+        repeats=options.repeats,
+    )  # fmt: skip
+    yield measured(steps, machine, facts(device))
+
+
+def measured(steps: Sequence[Timed], machine: Machine, about: Mapping[str, Any]) -> Measured:
+    """Timed steps with their fit and what bounds each."""
+    fitted = fit(steps)
+    rows = [
+        Step(
+            **asdict(step),
+            flops=step.flops,
+            intensity=step.intensity,
+            latency_share=fitted.share(step),
+            bound=bound(step, fitted, machine),
+        )
+        for step in steps
+    ]
+    limits = {**asdict(machine), "ridge": machine.ridge}
+    return Measured(rows, about, {"machine": limits, "fit": asdict(fitted)})

@@ -1,0 +1,236 @@
+"""Measures time and peak memory of forward and backward passes: layers in pairs, and encoders.
+
+A comparison is a subject and the obvious way to do the same or to do without it, of equal width.
+Both take turns, so that their ratio holds on a noisy machine. Encoders of recipes take turns as
+well; beside them stand the FLOPs of their formulas.
+"""
+
+import argparse
+import copy
+import logging
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asr.config import strict_yaml
+from asr.encoders import ENCODERS, Encoder, state_bytes
+from asr.loss import collected, weighted
+from asr.probes.instrument import Measurement, alternate, exponent, facts
+from asr.probes.layers import BUILD, full
+from asr.probes.probe import Measured
+from asr.probes.scaling import COMPARISONS, Row, encoder_files
+
+log = logging.getLogger(__name__)
+
+NUM_MELS = 80
+ENCODER_TIMES = (400, 1600, 6400)  # feature frames: 4, 16 and 64 s
+
+
+class Features(nn.Module):
+    """An encoder over utterances without padding."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, F) -> (B, S, D)."""
+        return self.encoder(x, full(x))[0]
+
+
+def training(module: nn.Module, x: Tensor) -> Callable[[], None]:
+    """One pass forward and back, auxiliary losses included; it leaves no gradients behind."""
+
+    def step() -> None:
+        try:
+            with collected() as terms:
+                y = module(x)
+            tensors = [y, *([weighted(terms)] if any(t.weight for t in terms.values()) else [])]
+            torch.autograd.backward(tensors, [torch.ones_like(t) for t in tensors])
+        finally:  # also when the memory did not suffice
+            module.zero_grad(set_to_none=True)
+            x.grad = None
+
+    return step
+
+
+def encoding(module: nn.Module, x: Tensor) -> Callable[[], None]:
+    """One pass forward that nothing is learnt from."""
+
+    def step() -> None:
+        with torch.inference_mode():
+            module(x)
+
+    return step
+
+
+def compare(
+    name: str, times: Sequence[int], *, batch: int, dim: int, device: str, repeats: int
+) -> list[Row]:
+    """The rows of one comparison, one for each length."""
+    subject, reference, own_times = COMPARISONS[name]
+    rows = []
+    for time in times or own_times:
+        log.info("%s, %d frames", name, time)
+        torch.manual_seed(0)
+        try:
+            pair = [module.to(device).train() for module in BUILD[name](dim)]
+        except (ValueError, ImportError) as error:  # no such encoder, or of another width
+            rows.append(row((name, subject, reference, time, batch), None, error=str(error)))
+            continue
+        # Below a layer lie others, which need the gradient of its input.
+        x = torch.randn(batch, time, dim, device=device, requires_grad=True)
+        costs = alternate([training(module, x) for module in pair], device=device, repeats=repeats)
+        sides = zip(("subject", "reference"), costs, strict=True)
+        failed = "; ".join(f"{side}: out of memory" for side, cost in sides if cost is None)
+        rows.append(row((name, subject, reference, time, batch), *costs, error=failed))
+    return rows
+
+
+def measure_encoders(
+    recipes: Mapping[str, strict_yaml.Component],
+    times: Sequence[int],
+    *,
+    batch: int,
+    device: str,
+    repeats: int,
+) -> list[Row]:
+    """Two rows per encoder and length, training and encoding; all encoders take turns."""
+    encoders: dict[str, Encoder] = {}
+    for name, component in recipes.items():
+        torch.manual_seed(0)
+        encoders[name] = component(NUM_MELS).to(device).train()
+    rows = []
+    for time in times or ENCODER_TIMES:
+        log.info("%d encoders, %d feature frames", len(encoders), time)
+        x = torch.randn(batch, time, NUM_MELS, device=device)
+        steps = []
+        for encoder in encoders.values():
+            steps.append(training(Features(encoder), x))
+            steps.append(encoding(Features(copy.deepcopy(encoder)).eval(), x))
+        costs = iter(alternate(steps, device=device, repeats=repeats))
+        for name, encoder in encoders.items():
+            flops = encoder.flops([time] * batch)
+            parameters = sum(p.numel() for p in encoder.parameters())
+            state = streamed_bytes(encoder, time) if encoder.causal else None
+            for subject, passes in (("training", 3), ("encoding", 1)):
+                cost = next(costs)
+                rows.append(
+                    row(
+                        (name, subject, "", time, batch), cost, flops=passes * flops,
+                        parameters=parameters, state_bytes=state,
+                        error="" if cost else "out of memory",
+                    )
+                )  # fmt: skip
+    return sorted(rows, key=lambda one: (list(recipes).index(one.name), one.subject != "training"))
+
+
+def row(
+    what: tuple[str, str, str, int, int],
+    cost: Measurement | None,
+    reference: Measurement | None = None,
+    *,
+    error: str,
+    flops: int | None = None,
+    **facts: Any,
+) -> Row:
+    """A row with its medians, ratios and speed; None for a cost: its memory did not suffice."""
+    found: dict[str, Any] = {}
+    for prefix, one in (("", cost), ("reference_", reference)):
+        if one is not None:
+            found |= spread(f"{prefix}seconds", one.seconds)
+            found |= {f"{prefix}peak_bytes": one.peak_bytes, f"{prefix}repeats": one.seconds}
+    if cost is not None and reference is not None:
+        pairs = zip(cost.seconds, reference.seconds, strict=True)
+        found |= spread("ratio", [subject / reference for subject, reference in pairs])
+        found["peak_ratio"] = cost.peak_bytes / reference.peak_bytes
+    if cost is not None and flops is not None:
+        found["flops_per_second"] = flops / cost.median
+    names: dict[str, Any] = dict(
+        zip(("name", "subject", "reference", "time", "batch"), what, strict=True)
+    )
+    return Row(**names, error=error, flops=flops, **{"seconds": None, **found}, **facts)
+
+
+def spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Median, least and greatest."""
+    ends = (statistics.median(values), min(values), max(values))
+    return dict(zip((name, f"{name}_min", f"{name}_max"), ends, strict=True))
+
+
+def exponents(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The p of T^p, by which time and peak memory grow, with its standard error.
+
+    For each subject and reference that was measured at three lengths or more.
+    """
+    curves: dict[tuple[str, str], list[tuple[int, float, int]]] = {}
+    for one in rows:
+        for words, prefix in ((one.subject, ""), (one.reference, "reference_")):
+            middle, peak = (getattr(one, prefix + key) for key in ("seconds", "peak_bytes"))
+            if middle is not None:
+                curves.setdefault((one.name, words), []).append((one.time, middle, peak))
+    fitted = []
+    for (name, words), points in curves.items():
+        times, *costs = zip(*points, strict=True)
+        found: dict[str, Any] = {"name": name, "subject": words}
+        for key, values in zip(("seconds", "peak_bytes"), costs, strict=True):
+            if (power := exponent(times, values)) is not None:
+                found |= {key: power.value, f"{key}_error": power.error}
+        if len(found) > 2:
+            fitted.append(found)
+    return fitted
+
+
+def streamed_bytes(encoder: Encoder, time: int) -> int:
+    """What a causal encoder remembers of one utterance of ``time`` frames, in whole chunks."""
+    encoder = copy.deepcopy(encoder).eval()
+    state = encoder.initial_state(1)
+    device = next(encoder.parameters()).device
+    chunks = time // encoder.chunk
+    with torch.inference_mode():
+        for number in [8] * (chunks // 8) + [1] * (chunks % 8):
+            x = torch.randn(1, number * encoder.chunk, NUM_MELS, device=device)
+            state = encoder.step(x, state)[1]
+    return state_bytes(state)
+
+
+def components(files: Mapping[str, Path]) -> dict[str, strict_yaml.Component]:
+    """The encoders of recipe files, by name.
+
+    Raises:
+        ValueError: a recipe is wrong.
+    """
+    return {
+        name: strict_yaml.read_component(ENCODERS, strict_yaml.load_file(path), str(path), 1)
+        for name, path in files.items()
+    }
+
+
+def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
+    """Row by row, since a later row may be interrupted.
+
+    Raises:
+        ValueError: no such row, or a recipe that is wrong.
+    """
+    recipes = encoder_files(options.encoders)
+    names = [*COMPARISONS, *recipes]
+    if len(recipes) < len(options.encoders or ()) or len(set(names)) < len(names):
+        raise ValueError("--encoders: two rows of one name; rename a recipe file")
+    for name in options.rows or ():
+        if name not in names:
+            raise ValueError(f"--rows {name}: no such row; choose of {', '.join(names)}")
+    chosen = [name for name in names if not options.rows or name in options.rows]
+    encoders = components({name: recipes[name] for name in chosen if name in recipes})
+    settings = {"batch": options.batch, "device": device, "repeats": options.repeats}
+    machine, rows = facts(device), []
+    for name in chosen:
+        if name in COMPARISONS:
+            rows += compare(name, options.times, dim=options.dim, **settings)
+            yield Measured(rows, machine, {"exponents": exponents(rows)})
+    if encoders:
+        rows += measure_encoders(encoders, options.times, **settings)
+        yield Measured(rows, machine, {"exponents": exponents(rows)})
