@@ -13,6 +13,7 @@ from asr.encoders.recurrent import RecurrentBlock, padded
 from asr.encoders.state_space import selective_scan
 from asr.kernels.linear import Linear
 from asr.kernels.padded_cudnn import silent
+from asr.kernels.scan import sequential
 
 HEADS = 4
 WINDOW = 100
@@ -35,6 +36,18 @@ class Whole(nn.Module):
         return self.block(Frames(x, full(x))).x
 
 
+class StateScan(nn.Module):
+    """A minimal recurrence as the encoder computes it."""
+
+    def __init__(self, recurrence: Any) -> None:
+        super().__init__()
+        self.recurrence = recurrence
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        return self.recurrence(x)[0]
+
+
 class StateLoop(nn.Module):
     """A minimal recurrence whose states are computed one after another."""
 
@@ -45,12 +58,7 @@ class StateLoop(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
         log_kept, entering = self.recurrence.coefficients(x)
-        state, states = torch.zeros_like(entering[:, 0]), []
-        # Not frame by frame from the whole: the gradient of each x[:, t] is as large as x.
-        for kept, new in zip(log_kept.exp().unbind(1), entering.unbind(1), strict=True):
-            state = kept * state + new
-            states.append(state)
-        return torch.stack(states, dim=1)
+        return sequential(log_kept, entering, torch.zeros_like(entering[:, 0]))
 
 
 class Selection(nn.Module):
@@ -141,13 +149,13 @@ def loop_of_cells(name: str, dim: int) -> tuple[nn.Module, nn.Module]:
 def loop_of_states(dim: int) -> tuple[nn.Module, nn.Module]:
     """The recurrence of MinLSTM by scan, and by a loop."""
     block: Any = layer("MinLSTM", dim, **ONE_WAY, expansion=1)
-    return block.directions[0], StateLoop(copy.deepcopy(block.directions[0]))
+    return StateScan(block.directions[0]), StateLoop(copy.deepcopy(block.directions[0]))
 
 
 def two_recurrences(dim: int) -> tuple[nn.Module, nn.Module]:
     """Those of MinLSTM and of LSTM, from D to D cells."""
     block: Any = layer("MinLSTM", dim, **ONE_WAY, expansion=1)
-    return block.directions[0], loop_of_cells("LSTM", dim)[0]
+    return StateScan(block.directions[0]), loop_of_cells("LSTM", dim)[0]
 
 
 def loop_of_selections(dim: int) -> tuple[nn.Module, nn.Module]:
