@@ -4,19 +4,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from asr.commands.options import Parser, at_least_one, device_of, fail, hyphens, parser, positive
+from asr.commands.options import Parser, device_of, fail, hyphens, parser, positive
+from asr.recognition.writers import FORMATS
 
 # Audio in a batch: a GPU waits for its launches, of which a search's step has as many at any size.
 BATCH_SECONDS, GPU_BATCH_SECONDS = 120.0, 960.0
-# Those of asr.recognition.writers, which takes a second to import.
-FORMATS = ("txt", "json", "srt", "vtt", "tsv", "ctm")
 
 
 def evaluate(arguments: list[str]) -> int:
     """``asr evaluate MODEL --split test``."""
     options = model_options("evaluate")
-    options.add_argument("--split", default="test", help="of the corpus; test")
-    options.add_argument("--corpus", metavar="FOLDER", help="prepared; that of the training")
+    corpus_options(options, "test")
     options.add_argument("--output", type=Path, metavar="FOLDER", help="MODEL/evaluations/SPLIT")
     known = options.parse_args(hyphens(arguments))
 
@@ -44,27 +42,21 @@ def evaluate(arguments: list[str]) -> int:
 def tune_decoding(arguments: list[str]) -> int:
     """``asr tune-decoding MODEL [--language-model LM]``."""
     options = model_options("tune-decoding")
-    options.add_argument("--split", default="validation", help="of the corpus; validation")
-    options.add_argument("--corpus", metavar="FOLDER", help="prepared; that of the training")
-    options.add_argument(
-        "--trials", type=at_least_one, default=20, metavar="N", help="ways to search; 20"
-    )
-    options.add_argument(
-        "--beam", type=at_least_one, default=8, metavar="K", help="of the trials; 8"
-    )
-    options.add_argument("--seed", type=int, default=1, help="of what is tried; 1")
+    corpus_options(options, "validation")
+    options.add_argument("--trials", type=int, default=20, metavar="N", help="searches to try; 20")
+    options.add_argument("--beam", type=int, default=8, metavar="K", help="of the trials; 8")
+    options.add_argument("--seed", type=int, default=1, help="of the draws; 1")
     known = options.parse_args(hyphens(arguments))
     if known.search is not None:
         raise ValueError(
             f"--search {known.search}: the search is what is chosen here; leave it out"
         )
 
-    from asr.commands import summaries
     from asr.model import corpus_of
-    from asr.recognition.tune_decoding import tune_decoding as tune
+    from asr.recognition import tune_decoding as tuning
 
     model = load(known)
-    result = tune(
+    result = tuning.tune_decoding(
         model,
         known.model,
         known.corpus or corpus_of(model, known.model),
@@ -74,7 +66,7 @@ def tune_decoding(arguments: list[str]) -> int:
         seed=known.seed,
         batch_seconds=known.batch_seconds,
     )
-    print(summaries.tuned(result))
+    print(tuning.summary(result))
     return _status("tune-decoding", len(result["failed"]), "utterances failed and were left out")
 
 
@@ -88,60 +80,51 @@ def transcribe(arguments: list[str]) -> int:
     options.add_argument(
         "--output-dir", type=Path, metavar="FOLDER", help="for the transcripts; else they are shown"
     )
+    untimed = " and ".join(name for name, one in FORMATS.items() if not one.timed)
+    timed = ", ".join(name for name, one in FORMATS.items() if one.timed)
     options.add_argument(
-        "--formats", nargs="+", default=["txt"], type=format_name, metavar="F", help="txt; also "
-        "json, srt, vtt, tsv, ctm, which hold the times of words"
+        "--formats", nargs="+", default=["txt"], type=format_name, metavar="F",
+        help=f"{untimed}; also {timed}, which hold the times of words",
     )  # fmt: skip
     options.add_argument("--recursive", action="store_true", help="folders within folders too")
     options.add_argument(
-        "--window-seconds", type=positive, metavar="S", help="heard at once; as long as in training"
-    )
+        "--window-seconds", type=positive, metavar="S", help="longest window recognised at once; "
+        "the longest training utterance, from 3 to 30 s"
+    )  # fmt: skip
     options.add_argument(
         "--min-confidence", type=float, metavar="P", help="leave out words whose confidence (0 to "
         "1) is lower or unknown; a note counts them"
     )  # fmt: skip
     existing = options.add_mutually_exclusive_group()
     existing.add_argument(
-        "--overwrite", dest="existing", action="store_const", const="replace",
-        default="refuse", help="replace existing transcripts; they are errors else",
+        "--overwrite", dest="existing", action="store_const", const="replace", default="refuse",
+        help="replace existing transcripts; without it, existing files are errors",
     )  # fmt: skip
     existing.add_argument(
-        "--skip-existing", dest="existing", action="store_const", const="skip",
-        default="refuse", help="go on where a call stopped: what is there, by its "
-        "json (needed in --formats) of the same recording, model and search, is not heard again",
+        "--skip-existing", dest="existing", action="store_const", const="skip", default="refuse",
+        help="go on where a call stopped: skip files whose json (needed in --formats) names the "
+        "same recording, model and search",
     )  # fmt: skip
     known = options.parse_intermixed_args(hyphens(arguments))
 
     from asr.audio.sources import find
-    from asr.commands import summaries
-    from asr.recognition.transcribe import transcribe as run
+    from asr.recognition import transcribe as transcription
 
-    if known.existing == "skip" and known.output_dir is None:
-        raise ValueError("--skip-existing needs --output-dir, where the transcripts are")
-    if known.existing == "skip" and "json" not in known.formats:
-        raise ValueError(
-            f"--skip-existing needs json among --formats (now {' '.join(known.formats)}), "
-            "which says whose the transcripts are; add it, or hear all again with --overwrite"
-        )
-    if known.output_dir is None and len(set(known.formats)) > 1:
-        raise ValueError(f"{' and '.join(known.formats)} need a folder: give --output-dir")
+    settings = {
+        name: getattr(known, name)
+        for name in ("formats", "output_dir", "window_seconds", "existing", "min_confidence")
+    }
+    transcription.check_request(**settings)
     sources = find(known.inputs, known.recursive)
     if len(sources) > 1 and known.output_dir is None and known.formats != ["txt"]:
         raise ValueError(f"{known.formats[0]} of {len(sources)} files needs --output-dir")
-    results = run(
-        load_to_search(known),
-        sources,
-        output_dir=known.output_dir,
-        formats=known.formats,
-        existing=known.existing,
-        window_seconds=known.window_seconds,
-        batch_seconds=known.batch_seconds,
-        min_confidence=known.min_confidence,
-        model_name=known.model,
+    model = load_to_search(known)
+    results = transcription.transcribe(
+        model, sources, batch_seconds=known.batch_seconds, model_name=known.model, **settings
     )
-    print(summaries.transcribed(results, known.output_dir, known.formats[0]), end="")
+    print(transcription.summary(results, known.output_dir, known.formats[0]), end="")
     failed = sum(result.error is not None for result in results)
-    return _status("transcribe", failed, f"of {summaries.count(len(results), 'file')} failed")
+    return _status("transcribe", failed, f"of {counted(len(results), 'file')} failed")
 
 
 def _status(verb: str, failed: int, words: str) -> int:
@@ -167,11 +150,11 @@ def model_options(verb: str) -> Parser:
     options.add_argument(
         "model", metavar="MODEL", help="run folder (its best model) or model folder"
     )
-    # What tune-decoding chooses: given to it, it is told so.
-    chosen = verb == "tune-decoding"
+    # tune-decoding refuses --search with a message of its own.
+    hidden = verb == "tune-decoding"
     options.add_argument(
         "--search",
-        help=argparse.SUPPRESS if chosen else "Greedy, Beam or a YAML file; the model's own",
+        help=argparse.SUPPRESS if hidden else "Greedy, Beam or a YAML file; the model's own",
     )
     options.add_argument(
         "--language-model", metavar="LM", help="run or folder of one, in place of the model's own"
@@ -184,6 +167,14 @@ def model_options(verb: str) -> Parser:
         "--batch-seconds", type=positive, metavar="S", help="audio in a batch; 120, on a GPU 960"
     )
     return options
+
+
+def corpus_options(options: Parser, split: str) -> None:
+    """Which utterances are recognised."""
+    options.add_argument("--split", default=split, help=f"of the corpus; {split}")
+    options.add_argument(
+        "--corpus", metavar="FOLDER", help="prepared corpus; the one the model was trained on"
+    )
 
 
 def load(known: argparse.Namespace) -> Any:
@@ -217,7 +208,7 @@ def load_to_search(known: argparse.Namespace) -> Any:
     model = load(known)
     if known.language_model is not None and not model.search.lm_weight:
         raise ValueError(
-            f"--language-model {known.language_model}: the search gives it no weight; run "
+            f"--language-model {known.language_model}: {model.search!r} gives it no weight; run "
             "asr tune-decoding, or --search with Beam and an lm_weight above 0"
         )
     return model

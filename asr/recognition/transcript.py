@@ -1,0 +1,123 @@
+"""What was said in a file, and which recording that was."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and when it was said.
+
+    Attributes:
+        text: without spaces.
+        start, end: seconds.
+        confidence: probability that the word is correct; None where the times are a guess, because
+            there were more tokens than encoder frames to align them to.
+    """
+
+    text: str
+    start: float
+    end: float
+    confidence: float | None
+
+    def described(self) -> dict[str, Any]:
+        """Plain values; times in seconds, rounded to milliseconds."""
+        return {
+            "word": self.text,
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "confidence": None if self.confidence is None else round(self.confidence, 4),
+        }
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An audio file, as far as it is known without reading it.
+
+    Attributes:
+        path: absolute, links followed.
+        size_bytes: of the file.
+        modified_seconds: time of the last change, since 1970.
+    """
+
+    path: str
+    size_bytes: int
+    modified_seconds: float
+
+    @classmethod
+    def of(cls, audio: Path | bytes) -> "Recording | None":
+        """None for bytes, and for a file that is gone, which reading it will report."""
+        if isinstance(audio, bytes) or not audio.exists():
+            return None
+        facts = audio.stat()
+        return cls(str(audio.resolve()), facts.st_size, facts.st_mtime)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcript:
+    """What was said in one file.
+
+    Attributes:
+        source: the file, or ``stdin``.
+        name: of the files of the transcript, without their endings.
+        text: the words, separated by spaces.
+        words: with times; empty unless a format with times was asked for.
+        duration: seconds of audio.
+        model: name of the model that recognised it.
+        search: how the model was searched.
+        score: log-probability of the hypotheses, summed over windows.
+        formats: all formats that were asked for.
+        recording: the file at that time; None for ``stdin``.
+        min_confidence: words of a lower confidence were left out; None where all were kept.
+        notes: what a reader should know: too short, silent or noise, cut off, words that were left
+            out, times that are guesses.
+    """
+
+    source: str
+    name: str
+    text: str
+    words: tuple[Word, ...]
+    duration: float
+    model: str
+    search: str
+    score: float
+    formats: tuple[str, ...]
+    recording: Recording | None
+    min_confidence: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def disagreement(path: Path, recording: Recording | None, labels: Mapping[str, Any]) -> str | None:
+    """How a json transcript differs from what transcribing a recording now would write.
+
+    Args:
+        path: a file of the format json, or any other file.
+        recording: the recording as it is now.
+        labels: model, search, min_confidence and formats of the new transcript.
+
+    Returns:
+        A predicate for an error message, or None: it is the transcript of this recording, by this
+        model and search, and was written together with the other formats.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        before = content["recording"] and Recording(**content["recording"])
+        whose = before.path if before else content["source"]
+        by, together = (content["model"], content["search"]), set(content["formats"])
+        least = content.get("min_confidence")
+    except (OSError, ValueError, KeyError, TypeError):
+        return "does not say of which recording it is"
+    if before is None or recording is None or before.path != recording.path:
+        return f"is of another recording ({whose})"
+    if before != recording:
+        return f"is of {whose} as it was before it changed"
+    if by != (labels["model"], labels["search"]):
+        return f"is by another model or search ({', '.join(by)})"
+    if least != labels["min_confidence"]:
+        return f"has the words of min_confidence {least}"
+    if new := set(labels["formats"]) - together:
+        return f"was written without {', '.join(sorted(new))}"
+    return None
