@@ -23,6 +23,11 @@ def count(number: float | None) -> str:
     return NONE if number is None else f"{number:,.0f}"
 
 
+def numbered(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def percent(rate: float | None) -> str:
     """A fraction as ``4.12 %`` or ``41.2 %``."""
     return NONE if rate is None else f"{100 * rate:.{_places(rate)}f} %"

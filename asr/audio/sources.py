@@ -74,9 +74,9 @@ def find(inputs: Iterable[str], recursive: bool = False) -> list[Source]:
 def output_names(names: Sequence[str]) -> list[str]:
     """A distinct file name without ending for each input: ``a.wav`` gives ``a``.
 
-    Where that would be shared, also by names that differ in capitals only, the folders come before
-    it as far as needed (``x/a.wav`` gives ``x-a``), then its own ending is kept, then a number.
-    A name that is too long for the file system ends with its SHA-256 instead.
+    Where names would be equal, also by names that differ in capitals only, the folders come before
+    the name as far as needed (``x/a.wav`` gives ``x-a``), then the ending is kept, then a number
+    is added. A name that is too long for the file system ends with its SHA-256 instead.
     """
     left = [_candidates(name) for name in names]
     while True:
@@ -90,6 +90,7 @@ def output_names(names: Sequence[str]) -> list[str]:
 
 
 def _paths(entry: str, recursive: bool) -> list[Path]:
+    """The files that an input names, at least one."""
     path = Path(entry)
     if path.is_dir():
         walked = walk(path, SUFFIXES, recursive)
@@ -97,13 +98,12 @@ def _paths(entry: str, recursive: bool) -> list[Path]:
             log.warning("%s: passed over %s", entry, counted(walked.passed_over))
         deeper = [p for p in path.iterdir() if p.is_dir() and not is_hidden(p.name)]
         if deeper and not recursive:
-            passed = counted({"folders": deeper})
-            log.warning("%s: passed over %s; --recursive looks into them", entry, passed)
-        found = sorted(walked.files)
-        if not found:
+            folders = counted({"folders": deeper})
+            log.warning("%s: passed over %s; --recursive looks into them", entry, folders)
+        if not walked.files:
             inside = "" if recursive else "; --recursive looks into its folders"
             raise ValueError(f"{entry} holds no audio file ({' '.join(sorted(SUFFIXES))}){inside}")
-        return found
+        return sorted(walked.files)
     if path.exists():
         return [path]
     found = sorted(p for name in glob.glob(entry, recursive=True) if (p := Path(name)).is_file())

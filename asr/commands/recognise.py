@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.commands.options import Parser, device_of, fail, hyphens, parser, positive
+from asr.formatting import numbered
 from asr.recognition.writers import FORMATS
 
 # Audio in a batch: a GPU waits for its launches, of which a search's step has as many at any size.
@@ -124,7 +125,7 @@ def transcribe(arguments: list[str]) -> int:
     )
     print(transcription.summary(results, known.output_dir, known.formats[0]), end="")
     failed = sum(result.error is not None for result in results)
-    return _status("transcribe", failed, f"of {counted(len(results), 'file')} failed")
+    return _status("transcribe", failed, f"of {numbered(len(results), 'file')} failed")
 
 
 def _status(verb: str, failed: int, words: str) -> int:

@@ -35,16 +35,16 @@ def train(arguments: list[str]) -> int:
             raise ValueError(f"there is no {recipe.data.corpus}; prepare it first: {command}")
     folder = known.run or Path("runs") / run_name(recipe_file, overrides, recipe)
 
-    from asr.commands import summaries
+    from asr.training import summary
     from asr.training.machine import is_first_process
     from asr.training.run import train as fit
 
     fit(recipe, folder)
     if is_first_process(recipe.trainer):
         if isinstance(recipe, LanguageModelRecipe):
-            print(summaries.trained_language_model(folder))
+            print(summary.trained_language_model(folder))
         else:
-            print(summaries.trained(folder, recipe))
+            print(summary.trained(folder, recipe))
     return 0
 
 

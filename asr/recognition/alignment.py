@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from asr.batch import BLANK, EOS
 from asr.decoders import Decoder, TransducerDecoder
 from asr.kernels.torchaudio_functional import forced_align
+from asr.recognition.transcript import Word
 from asr.search.calibration import Calibration
 from asr.text.tokenizers import Tokenizer
 
@@ -19,26 +20,7 @@ CONFIDENCE = "geometric mean over the tokens of a word of p(token) / (1 - p(BLAN
 CHUNK = 2**22  # log-probabilities of a lattice that are held at once: 16 MB
 
 
-@dataclass(frozen=True)
-class Word:
-    """A word and when it was said.
-
-    Attributes:
-        text: without spaces.
-        start: seconds.
-        end: seconds.
-        confidence: that it is correct; None where the times are a guess, because there were more
-            tokens than encoder frames to align them to.
-    """
-
-    text: str
-    start: float
-    end: float
-    confidence: float | None
-
-
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Where a token was said.
 
     Attributes:
@@ -71,11 +53,11 @@ def align_words(
 ) -> list[list[Word]]:
     """(B, S, D), (B,), B times U tokens -> the words of each with their times and confidences.
 
-    A transducer's tokens stand where its likeliest path says them, those of all others where the
-    likeliest path of the CTC head does. Either emits a token in a frame or two somewhere within its
-    sound, so that a word seems to begin and end some frames inside its true boundaries: strings of
-    FSDD, whose boundaries are known, in frames of 40 ms on average 1-2 (begin) and 2-3 (end) by
-    CTC, 2-4 and 4-5 by a transducer, which may say a whole word at once.
+    The tokens of a transducer stand where its likeliest path says them, those of other decoders
+    where the likeliest path of the CTC head does. Either emits a token in a frame or two somewhere
+    within its sound, so that a word seems to begin and end some frames inside its true boundaries:
+    on strings of FSDD, whose boundaries are known, in frames of 40 ms on average 1-2 (begin) and
+    2-3 (end) by CTC, 2-4 and 4-5 by a transducer, which may say a whole word at once.
 
     Args:
         decoder: one that ``aligns``.
@@ -96,39 +78,24 @@ def align_words(
             ctc_spans(row[:size], own)
             for row, size, own in zip(log_probs, sizes, tokens, strict=True)
         ]
-    return [
-        _words(own, found, tokenizer, frame_seconds, size, calibration)
-        for own, found, size in zip(tokens, spans, sizes, strict=True)
-    ]
-
-
-def _words(
-    tokens: Sequence[int],
-    spans: list[Span] | None,
-    tokenizer: Tokenizer,
-    frame_seconds: float,
-    frames: int,
-    calibration: Calibration | None,
-) -> list[Word]:
-    words, places = spelled(tokens, tokenizer)
-    if spans is None:
-        return _spread(words, frames * frame_seconds)
     aligned = []
-    for number, word in enumerate(words):
-        own = [
-            span
-            for span, place in zip(spans, places, strict=True)
-            if number in place  # the range of words that the token writes in
-        ]
-        sure = confidence([span.probability for span in own])
-        aligned.append(
-            Word(
-                word,
-                own[0].start * frame_seconds,
-                own[-1].end * frame_seconds,
-                sure if calibration is None else calibration.apply(sure),
-            )
-        )
+    for own, found, size in zip(tokens, spans, sizes, strict=True):
+        words, places = spelled(own, tokenizer)
+        if found is None:
+            # Spread evenly over the audio: better than nothing, and marked by no confidence.
+            step = size * frame_seconds / max(len(words), 1)
+            timed = [Word(word, i * step, (i + 1) * step, None) for i, word in enumerate(words)]
+        else:
+            timed = []
+            for number, word in enumerate(words):
+                # A token belongs to the words that it writes in.
+                said = [s for s, place in zip(found, places, strict=True) if number in place]
+                sure = confidence([span.probability for span in said])
+                if calibration is not None:
+                    sure = calibration.apply(sure)
+                times = said[0].start * frame_seconds, said[-1].end * frame_seconds
+                timed.append(Word(word, *times, sure))
+        aligned.append(timed)
     return aligned
 
 
@@ -196,25 +163,17 @@ def _transducer_batch(
     tokens: Sequence[Sequence[int]],
 ) -> list[list[Span] | None]:
     """(B, S, D), B lengths, B times U tokens -> the spans of each."""
-    frames = decoder.project(encoded)  # (B, S, J)
-    predictions = _predictions(decoder, tokens, encoded.device)  # (B, U + 1, J)
-    return [
-        transducer_spans(decoder, frames[b, :length], predictions[b, : len(own) + 1], own)
-        for b, (length, own) in enumerate(zip(lengths, tokens, strict=True))
-    ]
-
-
-def _predictions(
-    decoder: TransducerDecoder, tokens: Sequence[Sequence[int]], device: torch.device
-) -> Tensor:
-    """B times U tokens -> (B, U + 1, J); what is beyond an utterance's own means nothing."""
-    rows = [torch.tensor([EOS, *own], device=device) for own in tokens]
+    rows = [torch.tensor([EOS, *own], device=encoded.device) for own in tokens]
     previous = pad_sequence(rows, batch_first=True, padding_value=EOS)  # (B, U + 1)
     cache, steps = decoder.begin(len(rows)), []
     for last in previous.T:
         prediction, cache = decoder.predict(last, cache)  # (B, J)
         steps.append(prediction)
-    return torch.stack(steps, 1)
+    frames, predictions = decoder.project(encoded), torch.stack(steps, 1)  # (B, S, J), (B, U+1, J)
+    return [
+        transducer_spans(decoder, frames[b, :length], predictions[b, : len(own) + 1], own)
+        for b, (length, own) in enumerate(zip(lengths, tokens, strict=True))
+    ]
 
 
 def transducer_spans(
@@ -285,9 +244,3 @@ def _among_tokens(log_probs: Tensor, tokens: Sequence[int]) -> list[float]:
     places = torch.tensor(tokens, device=log_probs.device)[:, None]
     found: list[float] = chances.gather(1, places)[:, 0].tolist()
     return found
-
-
-def _spread(words: Sequence[str], seconds: float) -> list[Word]:
-    """Evenly over the audio: better than nothing, and marked by having no confidence."""
-    step = seconds / max(len(words), 1)
-    return [Word(word, i * step, (i + 1) * step, None) for i, word in enumerate(words)]

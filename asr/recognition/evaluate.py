@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +17,10 @@ from asr.files import Content, new_folder, write_all
 from asr.items import attempt_each
 from asr.metering.environment import environment
 from asr.metering.meter import device_name
-from asr.recognition.alignment import CONFIDENCE, Word, aligns
+from asr.recognition.alignment import CONFIDENCE, aligns
 from asr.recognition.recognise import Recognised, Split, recognise
 from asr.recognition.reliability import diagram, judged
-from asr.recognition.writers import described as described_word
+from asr.recognition.transcript import Word
 from asr.search.calibration import measured
 from asr.statistics.bootstrap import METHOD, bootstrap_interval, resampling_unit
 from asr.text.scoring import Alignment, align, percent, pooled, score
@@ -105,14 +105,26 @@ def evaluate(
         if not found:
             first = f"the first is {failed[0]['id']}: {failed[0]['reason']}"
             raise ValueError(f"all {len(data.rows)} utterances of {split!r} failed; {first}")
-        columns = {key: data.rows[key] for key in COLUMNS}
-        kept = {key: [own[i] for i in found] for key, own in columns.items()}
+        rows = {key: [own[i] for i in found] for key in COLUMNS for own in [data.rows[key]]}
         raw = [model.text(best) for best, _ in found.values()]
-        metrics, lines = _measure(kept, found, seconds, raw, [data.normalise(t) for t in raw])
+        hypotheses = [data.normalise(text) for text in raw]
+        alignments, confusions = align(rows["text"], hypotheses)
+        lines = [
+            {
+                **{key: rows[key][i] for key in ("id", "speaker_id", "duration")},
+                "reference": rows["text"][i],
+                "hypothesis": hypotheses[i],
+                "score": best.score,
+                **alignments[i]._asdict(),
+                "finished": best.finished,
+                "words": None if words is None else [word.described() for word in words],
+            }
+            for i, (best, words) in enumerate(found.values())
+        ]
         seen = model.summary.get("tuning", {}).get("rows_sha256") == data.about["rows_sha256"]
-        words = [own for _, own in found.values()]
-        believed, figure = _confidence(model, words, kept, data.normalise, seen)
-        described = {
+        words = [own for _, own in found.values() if own is not None]
+        confidence, figure = _confidence(model, data, words, rows["text"], seen)
+        metrics = {
             "model": model_name,
             "corpus": {**data.about, "synthetic": data.corpus["synthetic"]},
             "split": split,
@@ -124,20 +136,26 @@ def evaluate(
             "threads": torch.get_num_threads(),
             "git_commit": environment()["git_commit"],
             "failed": failed,
-            **metrics,
-            "confidence": believed,
+            **_rates(rows, alignments, hypotheses, raw),
+            **seconds,
+            "real_time_factor": seconds["decode_seconds"] / seconds["audio_seconds"],
+            "by_duration": by_duration(rows["duration"], alignments),
+            "worst": _worst(lines, alignments),
+            "confusions": confusions,
+            "unfinished": sum(not line["finished"] for line in lines),
+            "confidence": confidence,
             "training": model.summary,
         }
         files: dict[Path, Content] = {
             output / "hypotheses.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
-            output / "metrics.json": json.dumps(described, indent=1) + "\n",
+            output / "metrics.json": json.dumps(metrics, indent=1) + "\n",
         }
         if figure is None:
             (output / FIGURE).unlink(missing_ok=True)  # of an earlier evaluation
         else:
             files[output / FIGURE] = figure
         write_all(files)
-    return described
+    return metrics
 
 
 def summary(metrics: dict[str, Any]) -> str:
@@ -162,8 +180,23 @@ def summary(metrics: dict[str, Any]) -> str:
         f"{100 * metrics['encode_seconds'] / metrics['decode_seconds']:.0f} % features and "
         f"encoder), search {metrics['search']}",
     ]
-    if metrics["confidence"] is not None:
-        lines.append(_believed(metrics["confidence"]))
+    if (confidence := metrics["confidence"]) is not None:
+        kind = "calibrated" if confidence["calibration"] else "as the aligner gives them"
+        named = {
+            "ece": "calibration error",
+            "nce": "normalised cross entropy",
+            "auc": "area under the curve",
+        }
+        values = [
+            f"{confidence[key]:.3f} {name}"
+            for key, name in named.items()
+            if confidence[key] is not None
+        ]
+        lines.append(
+            f"confidences of {confidence['count']} words, {kind}"
+            + ": " * bool(values)
+            + ", ".join(values)
+        )
     if metrics["tuned_on_it"]:
         lines.append(f"search and calibration were {CHOSEN_HERE}: judge them on another split")
     if metrics["unfinished"]:
@@ -176,21 +209,6 @@ def summary(metrics: dict[str, Any]) -> str:
             f"  recognised {row['hypothesis']}",
         ]
     return "\n".join(lines)
-
-
-def _believed(confidence: dict[str, Any]) -> str:
-    """The line of the summary about confidences."""
-    kind = "as the aligner gives them" if confidence["calibration"] is None else "calibrated"
-    values = ", ".join(
-        f"{confidence[key]:.3f} {name}"
-        for key, name in (
-            ("ece", "calibration error"),
-            ("nce", "normalised cross entropy"),
-            ("auc", "area under the curve"),
-        )
-        if confidence[key] is not None
-    )
-    return f"confidences of {confidence['count']} words, {kind}" + f": {values}" * bool(values)
 
 
 # The best hypothesis of each row and its words with times, by the number of the row; no words
@@ -224,85 +242,60 @@ def _recognise(
         for batch, result in attempt_each(work, shown, data.fail):
             words = result.words if timed else [None] * len(batch)
             found |= zip(batch, zip(result.best, words, strict=True), strict=True)
-            for step, spent in result.seconds.items():
-                seconds[step] += spent
+            for step, value in result.seconds.items():
+                seconds[step] += value
     seconds["total"] = time.perf_counter() - started
-    return dict(sorted(found.items())), seconds
+    spent = {f"{step}_seconds": value for step, value in seconds.items()}
+    spent["decode_seconds"] = seconds["encode"] + seconds["search"]
+    return dict(sorted(found.items())), spent
 
 
-def _measure(
-    rows: Any, found: Found, spent: dict[str, float], raw: list[str], hypotheses: list[str]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(metrics without their description, one line per utterance)."""
-    references, durations, speakers = rows["text"], rows["duration"], rows["speaker_id"]
-    words, confusions = align(references, hypotheses)
-    seconds = {f"{name}_seconds": value for name, value in spent.items()}
-    seconds["decode_seconds"] = seconds["encode_seconds"] + seconds["search_seconds"]
-    verbatim = pooled(align(rows["original_text"], raw)[0])
-    scores = score(words, references, hypotheses)
-    errors, totals = [a.errors for a in words], [a.words for a in words]
-    scores["wer"]["interval"] = list(
-        bootstrap_interval(errors, totals, speakers, resamples=RESAMPLES)
-    )
+def _rates(
+    rows: dict[str, list[Any]],
+    alignments: Sequence[Alignment],
+    hypotheses: Sequence[str],
+    raw: Sequence[str],
+) -> dict[str, Any]:
+    """Error rates with their counts and the interval of the WER; the WER without normalisation."""
+    scores = score(alignments, rows["text"], hypotheses)
+    errors, totals = [a.errors for a in alignments], [a.words for a in alignments]
+    speakers = rows["speaker_id"]
+    interval = bootstrap_interval(errors, totals, speakers, resamples=RESAMPLES)
+    scores["wer"]["interval"] = list(interval)
     scores["wer"]["interval_method"] = (
         f"95 % {METHOD}, {RESAMPLES} resamples of {resampling_unit(speakers)}"
     )
-    lines = [
-        {
-            "id": rows["id"][i],
-            "speaker_id": speakers[i],
-            "duration": durations[i],
-            "reference": references[i],
-            "hypothesis": hypotheses[i],
-            "score": best.score,
-            **words[i]._asdict(),
-            "finished": best.finished,
-            "words": None if own is None else [described_word(word) for word in own],
-        }
-        for i, (best, own) in enumerate(found.values())
-    ]
-    metrics = {
-        **scores,
-        "wer_unnormalised": {"rate": verbatim.errors / verbatim.words if verbatim.words else None},
-        **seconds,
-        "real_time_factor": seconds["decode_seconds"] / seconds["audio_seconds"],
-        "by_duration": by_duration(durations, words),
-        "worst": _worst(lines, words),
-        "confusions": confusions,
-        "unfinished": sum(not line["finished"] for line in lines),
-    }
-    return metrics, lines
+    verbatim = pooled(align(rows["original_text"], raw)[0])
+    rate = verbatim.errors / verbatim.words if verbatim.words else None
+    return {**scores, "wer_unnormalised": {"rate": rate}}
 
 
 def _confidence(
     model: "SpeechModel",
-    words: Sequence[list[Word] | None],
-    rows: Any,
-    normalise: Callable[[str], str],
+    data: Split,
+    words: Sequence[list[Word]],
+    references: Sequence[str],
     seen: bool,
 ) -> tuple[dict[str, Any] | None, bytes | None]:
-    """(how far confidences can be believed, the diagram of that); None without any.
+    """How reliable the confidences of words are, and the diagram of that; None without any.
 
     ``seen``: whether they were calibrated on these rows, which the diagram says.
     """
-    timed = [own for own in words if own is not None]
-    if not timed:
+    if not words:
         log.warning(
             "The model has no CTC head and is no transducer: its words have no times and no "
             "confidences."
         )
         return None, None
-    judgement = judged(timed, rows["text"], normalise)
+    judgement = judged(words, references, data.normalise)
     content = {
         "of": CONFIDENCE,
         "calibration": None if model.calibration is None else asdict(model.calibration),
         "left_out": judgement.left_out,
         **measured(judgement.confidences, judgement.correct),
     }
-    if not judgement.confidences:
-        return content, None
     note = f"calibration {CHOSEN_HERE}" if seen and model.calibration else ""
-    return content, diagram(judgement.confidences, judgement.correct, note)
+    return content, diagram(content, note) if judgement.confidences else None
 
 
 def by_duration(durations: Sequence[float], words: Sequence[Alignment]) -> list[dict[str, Any]]:
@@ -331,28 +324,26 @@ def by_duration(durations: Sequence[float], words: Sequence[Alignment]) -> list[
 
 def _worst(lines: Sequence[dict[str, Any]], words: Sequence[Alignment]) -> list[dict[str, Any]]:
     """Highest WER first, among equals the most errors; an empty reference counts as one word."""
-    rated = [(own.errors / max(own.words, 1), own.errors, i) for i, own in enumerate(words)]
-    rated.sort(key=lambda row: (-row[0], -row[1], lines[row[2]]["id"]))
+    rated = [
+        (own.errors / max(own.words, 1), own.errors, line)
+        for own, line in zip(words, lines, strict=True)
+    ]
+    rated.sort(key=lambda row: (-row[0], -row[1], row[2]["id"]))
     return [
-        {"id": lines[i]["id"], "wer": wer}
-        | {name: lines[i][name] for name in ("reference", "hypothesis")}
-        for wer, _, i in rated[:NUM_WORST]
+        {"id": line["id"], "wer": wer} | {name: line[name] for name in ("reference", "hypothesis")}
+        for wer, _, line in rated[:NUM_WORST]
     ]
 
 
 def _warn_of_differences(corpus: dict[str, Any], model: "SpeechModel") -> None:
     """A model that was trained on another normaliser or rate than that of the corpus."""
-    told, rate = corpus["normaliser"], model.features.sample_rate
-    if told != model.normaliser:
+    if corpus["normaliser"] != model.normaliser:
         log.warning(
             "The model was trained with normaliser %r; its output is scored with the corpus' %r.",
-            model.normaliser,
-            told,
-        )
-    if corpus["sample_rate"] != rate:
+            model.normaliser, corpus["normaliser"],
+        )  # fmt: skip
+    if corpus["sample_rate"] != model.features.sample_rate:
         log.warning(
             "The corpus is resampled from %d to %d Hz, the rate of the model; what it lost when it "
-            "was prepared does not come back.",
-            corpus["sample_rate"],
-            rate,
-        )
+            "was prepared does not come back.", corpus["sample_rate"], model.features.sample_rate
+        )  # fmt: skip

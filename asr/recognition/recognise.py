@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from asr.data.batches import bucket
 from asr.data.utterances import read_corpus, read_rows
 from asr.metering.device_clock import wait_for
 from asr.metering.device_memory import enough_memory
-from asr.recognition.alignment import Word, align_words
+from asr.recognition.alignment import align_words
+from asr.recognition.transcript import Word
 from asr.search import Hypothesis, Search
 from asr.text.normalisers import normaliser
 
@@ -37,7 +38,7 @@ REMEDY = "take smaller batches"
 
 @dataclass
 class Encoded:
-    """A batch of utterances as the encoder sees it.
+    """A batch of utterances as the encoder gives it.
 
     Attributes:
         frames: (B, S, D).
@@ -52,15 +53,8 @@ class Encoded:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Recognised:
-    """A batch of utterances after recognition, in the order of its waves.
-
-    Attributes:
-        best: the best hypothesis of each utterance.
-        words: the words of each utterance with their times; empty where they were not asked for.
-        seconds: as in ``Encoded``.
-    """
+class Recognised(NamedTuple):
+    """The best hypothesis of each utterance of a batch, its words if asked for, and the seconds."""
 
     best: list[Hypothesis]
     words: list[list[Word]]
@@ -102,11 +96,10 @@ def encode(model: "SpeechModel", waves: Sequence[np.ndarray], remedy: str = REME
 def encode_padded(
     model: "SpeechModel", waves: Tensor, lengths: Tensor, remedy: str = REMEDY
 ) -> Encoded:
-    """(B, N) samples on the device of the model, (B,) -> encoder frames; see ``recognise``."""
+    """(B, N) samples on the device of the model, (B,) -> encoder frames."""
     seconds: dict[str, float] = {}
     with _timed(model.device, seconds, "encode", remedy):
-        frames, frame_lengths = model.encode(waves, lengths)
-    return Encoded(frames, frame_lengths, seconds)
+        return Encoded(*model.encode(waves, lengths), seconds)
 
 
 @torch.inference_mode()
@@ -121,7 +114,7 @@ def search(
         else:
             language_model = model.language_model if by.lm_weight else None
             n_best = by(model.decoder, frames, lengths, language_model)
-    return [hypotheses[0] for hypotheses in n_best]
+        return [hypotheses[0] for hypotheses in n_best]
 
 
 @torch.inference_mode()

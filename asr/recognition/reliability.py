@@ -1,14 +1,13 @@
 """Whether the words of hypotheses are correct, and the diagram of that against confidence."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from asr.recognition.alignment import Word
-from asr.search.calibration import measured
+from asr.recognition.transcript import Word
 from asr.text.scoring import hits
 
 Z = 1.96  # of a 95 % interval
@@ -70,14 +69,14 @@ def judged(
     return Judgement(confidences, correct, utterances, left_out)
 
 
-def diagram(confidences: Sequence[float], correct: Sequence[bool], note: str = "") -> bytes:
-    """(W,), (W,), W > 0 -> the reliability diagram of Guo et al. 2017 as PNG; without colours.
+def diagram(content: Mapping[str, Any], note: str = "") -> bytes:
+    """What ``calibration.measured`` found in words -> the reliability diagram of Guo et al. 2017.
 
-    Above, the share of correct words of each bin at its mean confidence, with 95 % intervals
-    (Wilson 1927, words taken as independent), against the diagonal where confidences are
-    calibrated. Below, how many words each bin holds. The note, if any, is a line of the title.
+    A PNG without colours. Above, the share of correct words of each bin at its mean confidence,
+    with 95 % intervals (Wilson 1927, words taken as independent), against the diagonal where
+    confidences are calibrated. Below, the number of words of each bin. The note, if any, is a line
+    of the title.
     """
-    content = measured(confidences, correct)
     rows = [row for row in content["bins"] if row["count"]]
     x = np.array([row["confidence"] for row in rows])
     share = np.array([row["correct"] for row in rows])
@@ -92,8 +91,12 @@ def diagram(confidences: Sequence[float], correct: Sequence[bool], note: str = "
     )  # fmt: skip
     upper.set(ylabel="share of correct words", ylim=(-0.03, 1.03))
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    title = "\n".join(filter(None, [_caption(content), note]))
-    upper.set_title(title, fontsize="medium")
+    values = ", ".join(
+        f"{name.upper()} {'-' if content[name] is None else format(content[name], '.3f')}"
+        for name in ("ece", "nce", "auc")
+    )
+    title = [f"{content['count']} words, {content['correct']} correct", values, note]
+    upper.set_title("\n".join(filter(None, title)), fontsize="medium")
     left = [row["low"] for row in rows]
     widths = [row["high"] - row["low"] for row in rows]
     bars = lower.bar(left, counts, widths, align="edge", color=FILL, edgecolor=INK, hatch="//")
@@ -115,12 +118,3 @@ def wilson(share: Any, counts: Any) -> tuple[Any, Any]:
     spread = np.sqrt(share * (1 - share) / counts + Z**2 / (4 * counts**2))
     width = Z / (1 + Z**2 / counts) * spread
     return np.minimum(middle - width, share), np.maximum(middle + width, share)
-
-
-def _caption(content: dict[str, Any]) -> str:
-    values = {name: content[name] for name in ("ece", "nce", "auc")}
-    shown = [
-        f"{name.upper()} {'-' if value is None else format(value, '.3f')}"
-        for name, value in values.items()
-    ]
-    return f"{content['count']} words, {content['correct']} correct\n{', '.join(shown)}"

@@ -21,6 +21,7 @@ from asr.audio.sources import Source, find
 from asr.audio.windows import cut, natural_window
 from asr.data.batches import bucket
 from asr.files import new_folder, write_all
+from asr.formatting import numbered
 from asr.items import attempt_each, one_line, reason
 from asr.recognition.alignment import aligns
 from asr.recognition.recognise import recognise
@@ -450,7 +451,9 @@ def summary(results: Sequence[Result], folder: Path | None, kind: str) -> str:
     lines = [f"{r.source} -> {', '.join(map(str, r.outputs.values()))}" for r, _ in done[:SHOWN]]
     lines += [f"... and {len(done) - SHOWN} more"] if len(done) > SHOWN else []
     seconds = sum(transcript.duration for _, transcript in done)
-    lines.append(f"{count(len(done), 'file')}, {seconds:.1f} s of audio, transcribed into {folder}")
+    lines.append(
+        f"{numbered(len(done), 'file')}, {seconds:.1f} s of audio, transcribed into {folder}"
+    )
     if left := sum(r.transcript is None and r.error is None for r in results):
-        lines.append(f"{count(left, 'file')} skipped: all transcripts are there")
+        lines.append(f"{numbered(left, 'file')} skipped: all transcripts are there")
     return "\n".join(lines) + "\n"

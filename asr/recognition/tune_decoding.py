@@ -22,9 +22,10 @@ from asr.files import write
 from asr.items import attempt_each
 from asr.metering.meter import device_name
 from asr.model import find_model, give_calibration, save_model
-from asr.recognition.alignment import Word, aligns
+from asr.recognition.alignment import aligns
 from asr.recognition.recognise import Encoded, Split, encode, locate_words, search
 from asr.recognition.reliability import judged
+from asr.recognition.transcript import Word
 from asr.search import Beam, Hypothesis
 from asr.search.calibration import Calibration, cross_fitted, measured
 from asr.text.scoring import align, pooled
@@ -244,3 +245,32 @@ def _store(model: "SpeechModel", folder: Path, result: dict[str, Any]) -> None:
     model.summary = {**model.summary, "tuning": tuning}
     save_model(model, folder, model.summary)
     write(folder / "tuning.json", json.dumps(result, indent=1) + "\n")
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The best ways to search that were found, what they buy over the default, and their cost."""
+    trials = sorted(result["trials"], key=lambda trial: float(trial["wer"]))
+    lines = [
+        f"{len(trials)} trials on split {result['split']}, {trials[0]['words']} words, "
+        f"{result['device_hours']:.3g} device-hours on {result['device_name']}"
+    ]
+    shown = [("default", result["trials"][0]), *(("", trial) for trial in trials[:5])]
+    shown += [("beam", trial) for trial in result["beams"]]
+    for name, trial in shown:
+        options = ", ".join(f"{key} {value:g}" for key, value in trial["options"].items())
+        lines.append(
+            f"  {name:8} WER {100 * trial['wer']:6.2f} %  {trial['seconds']:6.1f} s  {options}"
+        )
+    chosen = ", ".join(f"{key} {value:g}" for key, value in result["chosen"].items())
+    lines.append(f"stored with the model: {chosen}")
+    if (confidence := result["confidence"]) is None:
+        lines.append("confidences are not calibrated: no word has one, or all words are alike")
+        return "\n".join(lines)
+    before, after = confidence["before"], confidence["cross_fitted"]
+    lines.append(
+        f"confidences of {before['count']} words "
+        f"{'calibrated' if confidence['kept'] else 'left as they are, which is better'}: "
+        f"calibration error {before['ece']:.3f} -> {after['ece']:.3f}, normalised cross entropy "
+        f"{before['nce']:.3f} -> {after['nce']:.3f} ({confidence['folds']}-fold cross-fitting)"
+    )
+    return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Loss and error rates of a model on batches, pooled over processes."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,37 +33,36 @@ class Validation:
         references, hypotheses: transcripts, in the order of the batches.
     """
 
-    def __init__(self, model: SpeechModel, search: Search) -> None:
+    def __init__(self, model: SpeechModel, by: Search) -> None:
         """Begins with nothing.
 
         Args:
             model: in eval mode.
-            search: how hypotheses are found.
+            by: how hypotheses are found.
         """
-        self.model, self.search = model, search
+        self.model, self.by = model, by
         self.weights: dict[str, float] = {}
         self.references: list[str] = []
         self.hypotheses: list[str] = []
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, float] = defaultdict(float)
         self._unfinished = 0
 
     @torch.inference_mode()
     def add(self, batch: Batch) -> None:
-        """Searches a batch, which is on the device of the model."""
+        """Recognises a batch, which is on the device of the model."""
         model = self.model
         with collected() as terms:
             encoded = encode_padded(model, batch.waves, batch.wave_lengths)
         labels = batch.tokens, batch.token_lengths
         loss = model.decoder.loss(encoded.frames, encoded.lengths, *labels)
-        best = search(model, encoded, by=self.search)
+        best = search(model, encoded, by=self.by)
         self._unfinished += sum(not hypothesis.finished for hypothesis in best)
         self.references += batch.texts
         self.hypotheses += [model.text(hypothesis) for hypothesis in best]
         for name, term in (loss.terms | terms).items():
             self.weights[name] = term.weight
-            for part, value in (("sum", term.sum), ("count", term.count)):
-                key = f"{name}_{part}"
-                self._sums[key] = self._sums.get(key, 0.0) + float(value)
+            self._sums[f"{name}_sum"] += float(term.sum)
+            self._sums[f"{name}_count"] += float(term.count)
 
     def metrics(
         self, weights: Mapping[str, float], total: Callable[[float], float]

@@ -1,10 +1,11 @@
-"""How far confidences can be believed: calibration error, cross entropy, and a map that mends them.
+"""How reliable confidences are: calibration error, cross entropy, and a map that calibrates them.
 
 A confidence is calibrated where, of all words that have confidence c, a share of c is correct.
+Functions of (W,) confidences and (W,) words that are correct or not raise a ValueError where the
+lists differ in length or a confidence is not in [0, 1].
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,30 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 NUM_BINS = 15  # of Guo et al. 2017
-# A confidence is held this far from 0 and 1, lest one word of certainty that is wrong outweigh all.
+# Confidences are clipped this far from 0 and 1, so that no single certain error outweighs the rest.
 EPSILON = 1e-6
-NEWTON_STEPS = 100  # ten are enough where the data are not degenerate
-TOLERANCE = 1e-10  # of the gradient per word
+TOLERANCE = 1e-13  # of the gradient per word
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Words of similar confidence.
-
-    Attributes:
-        low, high: low < confidence <= high; the first bin holds 0 as well.
-        count: words.
-        confidence: their mean; None without words.
-        correct: the share of them that is; None without words.
-    """
-
-    low: float
-    high: float
-    count: int
-    confidence: float | None
-    correct: float | None
 
 
 @dataclass(frozen=True)
@@ -65,12 +47,10 @@ class Calibration:
 
         Slope and offset have a normal prior of variance 1 around 1 and 0, which weighs as much as
         a few words: without evidence confidences stay as they are, and where all words are correct
-        the map is finite. The minimum is unique; Newton's method, its steps halved as long as they
-        do not descend, finds it.
-
-        Raises:
-            ValueError: the lists differ in length, or a confidence is not in [0, 1].
+        the map is finite. The minimum is unique.
         """
+        from scipy.optimize import minimize  # imported here: a model is loaded without scipy
+
         values, right = _checked(confidences, correct)
         inputs = np.stack([_logit(values), np.ones_like(values)], axis=1)  # (W, 2)
         prior = np.array([1.0, 0.0])
@@ -80,29 +60,25 @@ class Calibration:
             fit = np.logaddexp(0, logits).sum() - logits[right].sum()
             return float(fit + ((weights - prior) ** 2).sum() / 2)
 
-        weights = prior
-        for _ in range(NEWTON_STEPS):
+        def gradient(weights: Array) -> Array:
+            return np.asarray(inputs.T @ (_sigmoid(inputs @ weights) - right) + weights - prior)
+
+        def curvature(weights: Array) -> Array:
             shares = _sigmoid(inputs @ weights)
-            gradient = inputs.T @ (shares - right) + weights - prior
-            if np.abs(gradient).max() <= TOLERANCE * max(len(values), 1):
-                break
-            curvature = (inputs.T * (shares * (1 - shares))) @ inputs + np.eye(2)
-            step = np.linalg.solve(curvature, gradient)
-            size, before = 1.0, cost(weights)
-            while cost(weights - size * step) > before and size > TOLERANCE:
-                size /= 2
-            weights = weights - size * step
-        return cls(*map(float, weights))
+            return np.asarray((inputs.T * (shares * (1 - shares))) @ inputs + np.eye(2))
+
+        found = minimize(
+            cost, prior, method="trust-exact", jac=gradient, hess=curvature,
+            options={"gtol": TOLERANCE * max(len(values), 1)},
+        )  # fmt: skip
+        return cls(*map(float, found.x))
 
 
 def cross_fitted(confidences: ArrayLike, correct: ArrayLike, folds: ArrayLike) -> Array:
-    """(W,), (W,), (W,) fold of each word -> (W,) calibrated by what the words of other folds say.
+    """(W,), (W,), (W,) fold of each word -> (W,) calibrated by a fit to the words of other folds.
 
-    What is measured on them is an honest estimate, as what is measured on the words of the fit is
-    not. Words of an utterance belong in one fold: they are right and wrong together.
-
-    Raises:
-        ValueError: as ``Calibration.fit``.
+    Measures of them are honest estimates; measures on the words of the fit are not. The words of an
+    utterance belong in one fold: they are right and wrong together.
     """
     values, right = _checked(confidences, correct)
     folds = np.asarray(folds)
@@ -114,11 +90,14 @@ def cross_fitted(confidences: ArrayLike, correct: ArrayLike, folds: ArrayLike) -
     return result
 
 
-def reliability(confidences: ArrayLike, correct: ArrayLike, bins: int = NUM_BINS) -> list[Bin]:
+def reliability(
+    confidences: ArrayLike, correct: ArrayLike, bins: int = NUM_BINS
+) -> list[dict[str, Any]]:
     """(W,), (W,) -> bins of equal width from 0 to 1 (Guo et al. 2017).
 
-    Raises:
-        ValueError: the lists differ in length, or a confidence is not in [0, 1].
+    Each has ``low`` and ``high`` (low < confidence <= high; the first bin holds 0 as well), the
+    ``count`` of words, their mean ``confidence`` and the share that is ``correct``, which are None
+    without words.
     """
     values, right = _checked(confidences, correct)
     edges = np.linspace(0, 1, bins + 1)
@@ -127,13 +106,13 @@ def reliability(confidences: ArrayLike, correct: ArrayLike, bins: int = NUM_BINS
         np.bincount(places, weights=weights, minlength=bins) for weights in (None, values, right)
     )
     return [
-        Bin(
-            float(edges[i]),
-            float(edges[i + 1]),
-            int(counts[i]),
-            float(sums[i] / counts[i]) if counts[i] else None,
-            float(hits[i] / counts[i]) if counts[i] else None,
-        )
+        {
+            "low": float(edges[i]),
+            "high": float(edges[i + 1]),
+            "count": int(counts[i]),
+            "confidence": float(sums[i] / counts[i]) if counts[i] else None,
+            "correct": float(hits[i] / counts[i]) if counts[i] else None,
+        }
         for i in range(bins)
     ]
 
@@ -142,35 +121,30 @@ def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike) -> fl
     """sum_b n_b / W |correct_b - confidence_b| over bins b (Guo et al. 2017); None without words.
 
     "On calibration of modern neural networks". 0 is calibrated, though to the bins' width alone.
-
-    Raises:
-        ValueError: as ``reliability``.
     """
-    table = [row for row in reliability(confidences, correct) if row.count]
-    gaps = [
-        row.count * abs(row.correct - row.confidence)
-        for row in table
-        if row.correct is not None and row.confidence is not None
-    ]
-    return sum(gaps) / sum(row.count for row in table) if table else None
+    table = [row for row in reliability(confidences, correct) if row["count"]]
+    gaps = [row["count"] * abs(row["correct"] - row["confidence"]) for row in table]
+    return sum(gaps) / sum(row["count"] for row in table) if table else None
 
 
 def normalised_cross_entropy(confidences: ArrayLike, correct: ArrayLike) -> float | None:
     """(H - H(confidences)) / H, H the entropy of knowing the share of correct words alone.
 
     Siu, Gish and Richardson 1997; NIST's measure of confidences. 1 is certain and right, 0 no
-    better than that share for every word, below 0 worse. Confidences are held to
+    better than that share for every word, below 0 worse. Confidences are clipped to
     [EPSILON, 1 - EPSILON]. None where all words are correct or none is, when H is 0.
-
-    Raises:
-        ValueError: as ``reliability``.
     """
     values, right = _checked(confidences, correct)
     share = right.mean() if len(right) else 0.0
     if share in (0.0, 1.0):
         return None
-    most = _cross_entropy(np.full_like(values, share), right)
-    return float((most - _cross_entropy(values, right)) / most)
+
+    def entropy(values: Array) -> float:
+        clipped = np.clip(values, EPSILON, 1 - EPSILON)
+        return -float(np.log2(np.where(right, clipped, 1 - clipped)).sum())
+
+    most = entropy(np.full_like(values, share))
+    return (most - entropy(values)) / most
 
 
 def area_under_curve(confidences: ArrayLike, correct: ArrayLike) -> float | None:
@@ -178,9 +152,6 @@ def area_under_curve(confidences: ArrayLike, correct: ArrayLike) -> float | None
 
     The area under the receiver operating characteristic, by ranks (Mann and Whitney 1947). No
     rising map of the confidences changes it. None where all words are correct or none is.
-
-    Raises:
-        ValueError: as ``reliability``.
     """
     values, right = _checked(confidences, correct)
     good, bad = int(right.sum()), int((~right).sum())
@@ -192,11 +163,7 @@ def area_under_curve(confidences: ArrayLike, correct: ArrayLike) -> float | None
 
 
 def measured(confidences: ArrayLike, correct: ArrayLike) -> dict[str, Any]:
-    """All of these as plain values: ``count``, ``correct``, ``ece``, ``nce``, ``auc``, ``bins``.
-
-    Raises:
-        ValueError: as ``reliability``.
-    """
+    """All of these as plain values: ``count``, ``correct``, ``ece``, ``nce``, ``auc``, ``bins``."""
     values, right = _checked(confidences, correct)
     return {
         "count": len(values),
@@ -204,18 +171,13 @@ def measured(confidences: ArrayLike, correct: ArrayLike) -> dict[str, Any]:
         "ece": expected_calibration_error(values, right),
         "nce": normalised_cross_entropy(values, right),
         "auc": area_under_curve(values, right),
-        "bins": [row.__dict__ for row in reliability(values, right)],
+        "bins": reliability(values, right),
     }
 
 
-def _cross_entropy(values: Array, right: NDArray[np.bool_]) -> float:
-    held = np.clip(values, EPSILON, 1 - EPSILON)
-    return -float(np.log2(np.where(right, held, 1 - held)).sum())
-
-
 def _logit(values: Any) -> Any:
-    held = np.clip(values, EPSILON, 1 - EPSILON)
-    return np.log(held) - np.log1p(-held)
+    clipped = np.clip(values, EPSILON, 1 - EPSILON)
+    return np.log(clipped) - np.log1p(-clipped)
 
 
 def _sigmoid(values: Any) -> Any:
@@ -226,7 +188,6 @@ def _checked(confidences: ArrayLike, correct: ArrayLike) -> tuple[Array, NDArray
     values, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=bool)
     if values.shape != right.shape:
         raise ValueError(f"{len(values)} confidences but {len(right)} words; give one of each")
-    if not ((values >= 0) & (values <= 1)).all():
-        strange: Sequence[float] = values[~((values >= 0) & (values <= 1))].tolist()
+    if len(strange := values[~((values >= 0) & (values <= 1))]):
         raise ValueError(f"a confidence of {strange[0]}: a probability is from 0 to 1")
     return values, right

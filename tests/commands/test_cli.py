@@ -221,7 +221,7 @@ def test_one_bad_file_among_good_ones_gives_exit_status_1_and_the_others(job, tm
     assert "exists; --overwrite replaces it, --skip-existing leaves it" in again.err
     on = command("transcribe", job.run, job.audio, *into, "--skip-existing")
     assert (on.status, on.err) == (0, "")
-    assert "1 file not heard again: all transcripts are there\n" in on.out
+    assert "1 file skipped: all transcripts are there\n" in on.out
 
 
 def test_names_that_a_terminal_cannot_print_and_inputs_that_are_not_there_stop_nothing(
@@ -478,7 +478,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     ),
     "transcribe: skipped without a record": (
         "transcribe {run} {audio} --skip-existing --output-dir x --formats srt txt",
-        r"--skip-existing needs json among --formats \(now srt txt\), .*; add it, or hear",
+        r"--skip-existing needs json among --formats \(now srt txt\), .*; add it, or transcribe",
     ),
     "transcribe: unwritable output": (
         "transcribe {run} {audio} --output-dir {file}/below",

@@ -5,8 +5,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from asr.recognition.alignment import Word
 from asr.recognition.reliability import diagram, judged, wilson
+from asr.recognition.transcript import Word
 from asr.search.calibration import measured
 from asr.text.scoring import align, hits
 
@@ -113,7 +113,7 @@ def test_the_diagram_is_a_picture_of_the_bins(monkeypatch, confidences, correct)
 
     save = matplotlib.figure.Figure.savefig
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", keep)
-    content = diagram(confidences, correct, "fitted to them")
+    content = diagram(measured(confidences, correct), "fitted to them")
     picture = matplotlib.image.imread(io.BytesIO(content), format="png")
     assert picture.std() > 0
     upper, lower = drawn["figure"].axes

@@ -15,7 +15,7 @@ import torch
 from asr.audio.sources import find
 from asr.audio.windows import cut, natural_window
 from asr.recognition.transcribe import transcribe
-from asr.recognition.writers import FORMATS
+from asr.recognition.writers import FORMATS, Format
 from asr.search.calibration import Calibration
 from tests.coded_speech import RATE, TOKENIZER, CodedSpeech, Levels, audio_bytes, pause, speak
 
@@ -341,8 +341,9 @@ def test_what_cannot_be_written_is_an_error_of_its_own(tmp_path, monkeypatch, wr
     if wrong == "folder":
         (tmp_path / "two.ctm").mkdir()
     else:
-        form = FORMATS["ctm"]
-        monkeypatch.setitem(FORMATS, "ctm", lambda t: 1 / 0 if t.text == "two" else form(t))
+        form = FORMATS["ctm"].write
+        broken = Format(lambda t: 1 / 0 if t.text == "two" else form(t))
+        monkeypatch.setitem(FORMATS, "ctm", broken)
     options = {"formats": ("txt", "ctm"), "existing": "replace"}
     results = transcribe(CodedSpeech(), names, output_dir=tmp_path, **options)
     assert texts(results) == ["one", None, "three"]
@@ -657,9 +658,9 @@ def test_without_a_folder_nothing_is_written(tmp_path):
     [
         ({"formats": ("docx",)}, "docx; choose from txt, json, srt, vtt, tsv, ctm"),
         ({"formats": ()}, "none; choose from"),
-        ({"formats": ("txt", "srt")}, "give output_dir"),
-        ({"existing": "skip", "formats": ("json",)}, "give output_dir, their folder: the json"),
-        ({"existing": "skip", "output_dir": "nowhere"}, "give json among the formats: the json"),
+        ({"formats": ("txt", "srt")}, "txt and srt need a folder: give --output-dir"),
+        ({"existing": "skip", "formats": ("json",)}, "--skip-existing needs --output-dir"),
+        ({"existing": "skip", "output_dir": "nowhere"}, "needs json among --formats .now txt."),
         ({"window_seconds": 0.5}, "window_seconds is 0.5"),
     ],
 )

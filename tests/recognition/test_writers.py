@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from asr.files import write
-from asr.recognition.alignment import Word
-from asr.recognition.writers import FORMATS, Transcript, clock, lines, segments
+from asr.recognition.transcript import Transcript, Word
+from asr.recognition.writers import FORMATS, clock, lines, segments
 
 
 def transcript(words, duration=10.0, notes=()):
@@ -31,13 +31,13 @@ HELLO = transcript(
 
 
 def test_srt_is_as_players_read_it():
-    assert FORMATS["srt"](HELLO) == (
+    assert FORMATS["srt"].write(HELLO) == (
         "1\n00:00:00,500 --> 00:00:02,000\nrock & <roll>\n\n2\n00:00:03,000 --> 00:00:04,250\n->\n"
     )
 
 
 def test_vtt_escapes_markup():
-    assert FORMATS["vtt"](HELLO) == (
+    assert FORMATS["vtt"].write(HELLO) == (
         "WEBVTT\n"
         "\n00:00:00.500 --> 00:00:02.000\nrock &amp; &lt;roll&gt;\n"
         "\n00:00:03.000 --> 00:00:04.250\n--&gt;\n"
@@ -45,7 +45,7 @@ def test_vtt_escapes_markup():
 
 
 def test_tsv_has_one_word_a_line():
-    assert FORMATS["tsv"](HELLO).splitlines() == [
+    assert FORMATS["tsv"].write(HELLO).splitlines() == [
         "start\tend\tword\tconfidence",
         "0.500\t0.900\trock\t0.9877",
         "0.950\t1.100\t&\t",
@@ -61,10 +61,10 @@ CTM = re.compile(
 
 
 def test_ctm_holds_the_words_of_json():
-    shown = FORMATS["ctm"](HELLO)
+    shown = FORMATS["ctm"].write(HELLO)
     records = CTM.findall(shown)
     assert len(records) == shown.count("\n") == 4
-    words = json.loads(FORMATS["json"](HELLO))["words"]
+    words = json.loads(FORMATS["json"].write(HELLO))["words"]
     for (waveform, channel, start, duration, text, confidence), word in zip(
         records, words, strict=True
     ):
@@ -78,7 +78,7 @@ def test_ctm_holds_the_words_of_json():
     ("name", "waveform"), [("talk.v2", "talk.v2"), ("my own  talk", "my_own_talk")]
 )
 def test_ctm_names_the_waveform_without_blanks(name, waveform):
-    shown = FORMATS["ctm"](replace(transcript([HELLO.words[0]]), name=name))
+    shown = FORMATS["ctm"].write(replace(transcript([HELLO.words[0]]), name=name))
     assert [record[0] for record in CTM.findall(shown)] == [waveform]
 
 
@@ -87,18 +87,18 @@ def test_ctm_times_add_up_to_the_ends_in_json_however_they_are_rounded():
     edges = np.cumsum(generator.uniform(0, 0.05, 1000)).reshape(500, 2)
     words = [Word("a", start, end, 1.0) for start, end in edges.tolist()]
     shown = transcript(words, 1000.0)
-    records = CTM.findall(FORMATS["ctm"](shown))
+    records = CTM.findall(FORMATS["ctm"].write(shown))
     ends = [float(start) + float(duration) for _, _, start, duration, _, _ in records]
-    wanted = [word["end"] for word in json.loads(FORMATS["json"](shown))["words"]]
+    wanted = [word["end"] for word in json.loads(FORMATS["json"].write(shown))["words"]]
     assert ends == pytest.approx(wanted, abs=1e-9)
 
 
 def test_txt_is_the_text():
-    assert FORMATS["txt"](HELLO) == "rock & <roll> -->\n"
+    assert FORMATS["txt"].write(HELLO) == "rock & <roll> -->\n"
 
 
 def test_json_holds_text_segments_words_and_where_they_come_from():
-    content = json.loads(FORMATS["json"](HELLO))
+    content = json.loads(FORMATS["json"].write(HELLO))
     assert content["text"] == "rock & <roll> -->"
     assert content["source"] == "x/a.wav"
     assert content["model"] == "runs/x"
@@ -110,7 +110,7 @@ def test_json_holds_text_segments_words_and_where_they_come_from():
 
 @pytest.mark.parametrize("kind", list(FORMATS))
 def test_an_empty_transcript_has_a_file_in_every_format(kind):
-    text = FORMATS[kind](transcript([], 0.0, ("silent",)))
+    text = FORMATS[kind].write(transcript([], 0.0, ("silent",)))
     assert text.strip() in ("", "WEBVTT", "start\tend\tword\tconfidence") or json.loads(text)
 
 

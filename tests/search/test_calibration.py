@@ -98,14 +98,14 @@ def test_certainty_that_is_wrong_costs_much_and_not_everything():
 
 def test_bins_hold_every_word_once_and_their_ends_belong_to_the_left():
     rows = reliability([0.0, 0.2, 0.2001, 0.4, 1.0], [1, 0, 1, 1, 1], bins=5)
-    assert [row.count for row in rows] == [2, 2, 0, 0, 1]
-    assert rows[0].correct == 0.5
-    assert rows[1].confidence == pytest.approx(0.30005)
-    assert rows[2].confidence is rows[2].correct is None
+    assert [row["count"] for row in rows] == [2, 2, 0, 0, 1]
+    assert rows[0]["correct"] == 0.5
+    assert rows[1]["confidence"] == pytest.approx(0.30005)
+    assert rows[2]["confidence"] is rows[2]["correct"] is None
     confidences, correct = said(1000)
     rows = reliability(confidences, correct)
-    assert sum(row.count for row in rows) == 1000
-    total = sum(row.count * row.correct for row in rows if row.count)
+    assert sum(row["count"] for row in rows) == 1000
+    total = sum(row["count"] * row["correct"] for row in rows if row["count"])
     assert total == pytest.approx(correct.sum())
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr.commands.summaries import trained
 from asr.config import strict_yaml
 from asr.data.batches import BatchStream
 from asr.data.utterances import read_rows
@@ -25,6 +24,7 @@ from asr.training.checkpoint import CheckpointCallback
 from asr.training.run import train
 from asr.training.run_folder import check_folder, claimed, run_name
 from asr.training.speech import SpeechModule
+from asr.training.summary import trained
 from tests.corpus import RATE, make_corpus
 
 ENCODERS = {

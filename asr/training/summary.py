@@ -1,0 +1,88 @@
+"""What ``asr train`` prints when a run has ended."""
+
+import math
+import shlex
+from pathlib import Path
+
+from asr.data.utterances import read_corpus
+from asr.files import read_json
+from asr.formatting import numbered
+from asr.metering.meter import read_ledger
+from asr.recipe.schema import Recipe
+from asr.text.scoring import ranked
+
+PHASES = {
+    "startup": "start-up",
+    "compilation": "compilation",
+    "step": "training",
+    "data_wait": "waiting for data",
+    "validation": "validation",
+    "checkpoint": "checkpoints",
+}
+
+
+def trained(folder: Path, recipe: Recipe) -> str:
+    """What a run reached, what it cost and what to do next."""
+    last = read_json(folder / "ledger.json")
+    validations = [e for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "validation"]
+    metric, other = ("cer", "wer") if last.get("validation_metric") == "cer" else ("wer", "cer")
+    best = min(validations, key=lambda e: ranked(e["validation"], metric))
+    final = validations[-1]
+    rates = [f"{100 * e['validation'][metric]:.2f} %" for e in (best, final)]
+    beside = f"{other.upper()} is {100 * best['validation'].get(other, math.nan):.2f} %"
+    words = final["validation"]["words"]
+    spent = {PHASES[name]: seconds for name, seconds in last["seconds"].items()}
+    spent["lost to crashes"] = last["wasted_seconds"]
+    digits = 2 if last["device_hours"] >= 1 else 4
+    phases = [
+        f"{name} {seconds * last['num_devices'] / 3600:.{digits}f} h "
+        f"({100 * seconds / last['wall_seconds']:.0f} %)"
+        for name, seconds in spent.items()
+        if seconds
+    ]
+    busy = last["seconds"]["step"] + last["seconds"]["data_wait"]
+    millions = sum(last["parameters"].values()) / 1e6
+    lines = [
+        f"{folder}: {last['reason']}",
+        f"  {metric.upper()}       best {rates[0]} after {numbered(best['updates'], 'update')}, "
+        f"last {rates[1]} after {final['updates']} (split {recipe.data.validation}, {words} words)",
+        f"            the {metric.upper()} chose the best model, whose {beside}",
+        f"  trained   {numbered(last['updates'], 'update')}, {last['audio_seconds'] / 3600:.3g} "
+        f"audio-hours, {millions:.3g} M parameters, seed {last['seed']}",
+        f"  cost      {last['device_hours']:.3g} device-hours on {last['num_devices']} x "
+        f"{last['device_name']}",
+        f"            {', '.join(phases)}",
+        f"  speed     {last['audio_seconds'] / max(busy, 1e-9):.0f} seconds of audio per second of "
+        f"training, peak memory {last['peak_memory_bytes'] / 2**20:.0f} MiB",
+    ]
+    if last["energy_joules"] is not None:
+        lines.append(f"  energy    {last['energy_joules'] / 3.6e6:.3g} kWh")
+    if last["nonfinite_updates"]:
+        lines.append(f"  skipped   {last['nonfinite_updates']} updates without finite gradient")
+    try:
+        present = read_corpus(recipe.data.corpus)["splits"]
+    except ValueError:
+        present = {"test": None}
+    split = "test" if "test" in present else recipe.data.validation
+    lines.append(f"  next      asr evaluate {shlex.quote(str(folder))} --split {split}")
+    return "\n".join(lines)
+
+
+def trained_language_model(folder: Path) -> str:
+    """What a language model's run reached, and what it cost."""
+    last = read_json(folder / "ledger.json")
+    lines = [e for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "validation"]
+    best = min((e["validation"] for e in lines), key=lambda v: float(v["loss"]))
+    millions = sum(last["parameters"].values()) / 1e6
+    return "\n".join(
+        [
+            f"{folder}: {last['reason']}",
+            f"  perplexity {best['word_perplexity']:.1f} per word, {best['perplexity']:.2f} per "
+            f"token ({best['sentences']} sentences, {best['words']} words)",
+            f"  trained    {numbered(last['updates'], 'update')}, {last['tokens']} tokens, "
+            f"{millions:.3g} M parameters, seed {last['seed']}",
+            f"  cost       {last['device_hours']:.3g} device-hours on {last['num_devices']} x "
+            f"{last['device_name']}",
+            f"  next       asr tune-decoding RUN --language-model {shlex.quote(str(folder))}",
+        ]
+    )
