@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from asr.commands.options import Parser, device_of, fail, hyphens, parser, positive
+from asr.commands.options import Parser, at_least_one, device_of, fail, hyphens, parser, positive
 from asr.formatting import numbered
 from asr.recognition.writers import FORMATS
 
@@ -44,8 +44,12 @@ def tune_decoding(arguments: list[str]) -> int:
     """``asr tune-decoding MODEL [--language-model LM]``."""
     options = model_options("tune-decoding")
     corpus_options(options, "validation")
-    options.add_argument("--trials", type=int, default=20, metavar="N", help="searches to try; 20")
-    options.add_argument("--beam", type=int, default=8, metavar="K", help="of the trials; 8")
+    options.add_argument(
+        "--trials", type=at_least_one, default=20, metavar="N", help="searches to try; 20"
+    )
+    options.add_argument(
+        "--beam", type=at_least_one, default=8, metavar="K", help="of the trials; 8"
+    )
     options.add_argument("--seed", type=int, default=1, help="of the draws; 1")
     known = options.parse_args(hyphens(arguments))
     if known.search is not None:
@@ -209,7 +213,7 @@ def load_to_search(known: argparse.Namespace) -> Any:
     model = load(known)
     if known.language_model is not None and not model.search.lm_weight:
         raise ValueError(
-            f"--language-model {known.language_model}: {model.search!r} gives it no weight; run "
+            f"--language-model {known.language_model}: the search gives it no weight; run "
             "asr tune-decoding, or --search with Beam and an lm_weight above 0"
         )
     return model
