@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {  # meaning and example
         "asr evaluate runs/spoken-lstm-tiny-seed1 --split test",
     ),
     "transcribe": (
-        "Transcribes audio files of any length to text, JSON, SRT, VTT, TSV or CTM.",
+        "Transcribes audio files of any length to text, times of words or subtitles.",
         "asr transcribe runs/spoken-lstm-tiny-seed1 talk.mp3 --formats srt --output-dir subtitles",
     ),
     "compare": (

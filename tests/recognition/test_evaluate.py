@@ -283,7 +283,7 @@ def test_encoder_and_search_are_timed_apart_on_a_device_that_computes_behind_the
             return super().decode(encoded, lengths)
 
     monkeypatch.setattr("asr.recognition.recognise.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("asr.recognition.recognise._synchronise", wait)
+    monkeypatch.setattr("asr.recognition.recognise.wait_for", wait)
     model = Slow()
     corpus = make_corpus(tmp_path / "corpus")
     metrics = evaluate(model, corpus, "test", output=tmp_path / "out", batch_seconds=3.5)
