@@ -54,10 +54,9 @@ def align_words(
     """(B, S, D), (B,), B times U tokens -> the words of each with their times and confidences.
 
     The tokens of a transducer stand where its likeliest path says them, those of other decoders
-    where the likeliest path of the CTC head does. Either emits a token in a frame or two somewhere
-    within its sound, so that a word seems to begin and end some frames inside its true boundaries:
-    on strings of FSDD, whose boundaries are known, in frames of 40 ms on average 1-2 (begin) and
-    2-3 (end) by CTC, 2-4 and 4-5 by a transducer, which may say a whole word at once.
+    where the likeliest path of the CTC head does. Both emit a token within its sound, so that words
+    seem shorter than they are: on FSDD, in frames of 40 ms, they begin 1-2 frames late and end 2-3
+    early by CTC, 2-4 and 4-5 by a transducer, which may say a whole word at once.
 
     Args:
         decoder: one that ``aligns``.
@@ -102,16 +101,13 @@ def align_words(
 def confidence(probabilities: Sequence[float]) -> float:
     """The geometric mean of the probabilities of a word's tokens (``Span``), before calibration.
 
-    Chosen on validation by the area under the curve (AUC) of correct against wrong words. On 7,091
-    words of LibriSpeech it is 0.891 (mean 0.867, minimum 0.892, product 0.885), with the highest
-    normalised cross entropy before calibration (0.36 against 0.27, 0.32, 0.16); on FSDD, where few
-    words are wrong, it is 0.955 to 0.971, the mean's within 0.003, the minimum's lower. BLANK is
-    left out since in which frame of several a token is said is uncertain where what is said is not:
-    with BLANK, a transducer's AUC on FSDD is 0.69, without 0.97. Two others are no better than
-    chance on LibriSpeech (0.46 and 0.51 against 0.89): the probability of a token under an
-    attention decoder, given those before it, for it does not know when it has lost the audio; and
-    the share of the n-best list that holds the word, though where errors are rare that is the best
-    of all (0.97 to 1.00).
+    Chosen on validation by the area under the curve (AUC) of correct against wrong words: on 7,091
+    words of LibriSpeech 0.891 (mean 0.867, minimum 0.892, product 0.885), with the highest
+    normalised cross entropy before calibration (0.36 against 0.27, 0.32, 0.16). BLANK is left out:
+    the frame of a token may be uncertain where the token is not. With BLANK, a transducer's AUC on
+    FSDD is 0.69, without it 0.97. No better than chance on LibriSpeech are the probability of a
+    token under an attention decoder (0.46), which does not notice that it has lost the audio, and
+    the share of the n-best list that holds the word (0.51).
     """
     return math.prod(p ** (1 / len(probabilities)) for p in probabilities)
 

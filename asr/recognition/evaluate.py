@@ -54,26 +54,20 @@ def evaluate(
 ) -> dict[str, Any]:
     """Recognises a split; writes ``metrics.json``, ``hypotheses.jsonl``, ``calibration.png``.
 
-    References are the corpus' normalised texts; hypotheses go through the corpus' normaliser too,
-    so that all models are measured by the same yardstick. The WER without normalisation (original
-    text against raw output) stands beside it.
+    References are the normalised texts of the corpus. Hypotheses pass through its normaliser as
+    well, so that all models are measured alike. The WER without normalisation compares the original
+    text with the raw output.
 
-    The real-time factor is that of features, encoder and search together (``decode_seconds``); the
-    first two (``encode_seconds``) and the search with its decoder and language model
-    (``search_seconds``) stand apart as well, since models that differ in their encoder alone share
-    the search, and a large common part hides a small difference. Counted are neither the reading of
-    files nor the warm-up (a few short utterances are recognised twice, since the first call pays
-    for loading kernels), nor finding the times and confidences of words, whose seconds stand apart.
+    The real-time factor counts features, encoder and search (``decode_seconds``), and neither
+    reading files nor finding the times of words (``alignment_seconds``) nor the warm-up, in which a
+    few short utterances load the kernels. ``encode_seconds`` (features and encoder) and
+    ``search_seconds`` stand apart, since models that differ only in their encoder share the search.
+    Device, threads, batch size and commit are recorded: times depend on them.
 
-    The device, the number of threads of an operation on a processor, the longest batch and the
-    commit stand beside them: without these, times of two evaluations cannot be compared.
-
-    The figure shows what share of the words of each confidence is correct (``reliability``).
-    There is none where no word has a confidence. What ``asr tune-decoding`` chose on the same rows
-    looks better here than it is, and is said to.
-
-    An utterance that cannot be decoded or recognised is left out of all rates and is listed with
-    the reason under ``failed``.
+    The figure shows the share of correct words at each confidence; it is left out where no word has
+    a confidence. Results on the rows that ``asr tune-decoding`` used are optimistic, and are
+    labelled so. An utterance that cannot be decoded or recognised is left out of all rates and is
+    listed with the reason under ``failed``.
 
     Args:
         model: what recognises.
@@ -187,16 +181,10 @@ def summary(metrics: dict[str, Any]) -> str:
             "nce": "normalised cross entropy",
             "auc": "area under the curve",
         }
-        values = [
-            f"{confidence[key]:.3f} {name}"
-            for key, name in named.items()
-            if confidence[key] is not None
-        ]
-        lines.append(
-            f"confidences of {confidence['count']} words, {kind}"
-            + ": " * bool(values)
-            + ", ".join(values)
-        )
+        known = {key: name for key, name in named.items() if confidence[key] is not None}
+        values = ", ".join(f"{confidence[key]:.3f} {name}" for key, name in known.items())
+        count = f"confidences of {confidence['count']} words, {kind}"
+        lines.append(f"{count}: {values}" if values else count)
     if metrics["tuned_on_it"]:
         lines.append(f"search and calibration were {CHOSEN_HERE}: judge them on another split")
     if metrics["unfinished"]:

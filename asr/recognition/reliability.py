@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
 from asr.recognition.transcript import Word
 from asr.text.scoring import hits
 
-Z = 1.96  # of a 95 % interval
 INK, FAINT, FILL = "#1b1b1f", "#76767c", "#d9d9dc"
 
 
@@ -35,14 +35,9 @@ def judged(
 ) -> Judgement:
     """The words of each hypothesis, and its reference -> which words are correct.
 
-    A word is correct if all that it becomes under the normaliser are hits of the alignment that
-    the WER is counted by. A word that becomes nothing is not judged, nor are those of utterances
-    which the normaliser changes otherwise than word by word. Deletions have no word.
-
-    Args:
-        words: of each hypothesis as they were recognised.
-        references: normalised.
-        normalise: applied to hypotheses before they are scored.
+    A word is correct if all that the normaliser makes of it are hits of the alignment that the WER
+    counts. Words that become nothing are not judged, nor are those of utterances that the
+    normaliser does not change word by word. References are normalised already.
 
     Raises:
         ValueError: the lists differ in length.
@@ -78,15 +73,17 @@ def diagram(content: Mapping[str, Any], note: str = "") -> bytes:
     of the title.
     """
     rows = [row for row in content["bins"] if row["count"]]
-    x = np.array([row["confidence"] for row in rows])
-    share = np.array([row["correct"] for row in rows])
-    counts = np.array([row["count"] for row in rows])
-    low, high = wilson(share, counts)
+    x, counts, share = ([row[key] for row in rows] for key in ("confidence", "count", "correct"))
+    ends = [
+        binomtest(round(part * count), count).proportion_ci(0.95, method="wilson")
+        for part, count in zip(share, counts, strict=True)
+    ]
+    bars = np.abs(np.array([(end.low, end.high) for end in ends]).T - share)  # (2, K)
     figure = Figure(figsize=(5, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], "--", color=FAINT, label="calibrated")
     upper.errorbar(
-        x, share, yerr=[share - low, high - share], fmt="o", color=INK, capsize=3, markersize=5,
+        x, share, yerr=bars, fmt="o", color=INK, capsize=3, markersize=5,
         label="words of a bin, 95 % interval",
     )  # fmt: skip
     upper.set(ylabel="share of correct words", ylim=(-0.03, 1.03))
@@ -99,8 +96,8 @@ def diagram(content: Mapping[str, Any], note: str = "") -> bytes:
     upper.set_title("\n".join(filter(None, title)), fontsize="medium")
     left = [row["low"] for row in rows]
     widths = [row["high"] - row["low"] for row in rows]
-    bars = lower.bar(left, counts, widths, align="edge", color=FILL, edgecolor=INK, hatch="//")
-    lower.bar_label(bars, fontsize=7)
+    drawn = lower.bar(left, counts, widths, align="edge", color=FILL, edgecolor=INK, hatch="//")
+    lower.bar_label(drawn, fontsize=7)
     lower.set(yscale="log", xlabel="confidence", ylabel="words", xlim=(-0.03, 1.03))
     lower.set_ylim(0.7, 5 * max(counts))
     for axes in (upper, lower):
@@ -110,11 +107,3 @@ def diagram(content: Mapping[str, Any], note: str = "") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
-
-
-def wilson(share: Any, counts: Any) -> tuple[Any, Any]:
-    """(K,) shares of (K,) words -> both ends of the 95 % interval (Wilson 1927)."""
-    middle = (share + Z**2 / (2 * counts)) / (1 + Z**2 / counts)
-    spread = np.sqrt(share * (1 - share) / counts + Z**2 / (4 * counts**2))
-    width = Z / (1 + Z**2 / counts) * spread
-    return np.minimum(middle - width, share), np.maximum(middle + width, share)

@@ -135,8 +135,8 @@ def transcribe(
 ) -> list[Result]:
     """Transcribes files, folders and globs of any rate, channels and length.
 
-    An input that is missing or cannot be read, recognised or written does not stop the others; its
-    result carries the error. Transcripts are written as soon as their file has been recognised.
+    An error of one input does not stop the others; its result carries the error. Transcripts are
+    written as soon as their file has been recognised.
 
     Args:
         model: what recognises.
@@ -161,37 +161,32 @@ def transcribe(
         One result per input file, in order.
 
     Raises:
-        ValueError: nothing to transcribe, an impossible request (``check_request``), times or
-            confidences asked of a model that cannot find them, or out of memory.
+        ValueError: nothing to transcribe, what ``check_request`` refuses, times or confidences
+            asked of a model that cannot find them, or out of memory.
         OSError: the folder cannot be written, or the disk is full.
     """
     if window_seconds is None:
         window_seconds = natural_window(model.summary)
     check_request(formats, output_dir, window_seconds, existing, min_confidence)
-    timed = [kind for kind in formats if FORMATS[kind].timed]
-    if (timed or min_confidence is not None) and not aligns(model.decoder):
-        needed = f"{timed[0]} needs the times" if timed else "min_confidence needs the confidences"
-        remedy = "ask for txt" if timed else "leave it out"
+    kinds = [kind for kind in formats if FORMATS[kind].timed]
+    if (kinds or min_confidence is not None) and not aligns(model.decoder):
+        needed = f"{kinds[0]} needs the times" if kinds else "min_confidence needs the confidences"
+        remedy = "ask for txt" if kinds else "leave it out"
         raise ValueError(
             f"{needed} of words, and this model has no CTC head to find them; {remedy}"
         )
     found = [entry for entry in inputs if isinstance(entry, Source)]
     sources = found or find([str(entry) for entry in inputs], recursive)
     folder = None if output_dir is None else Path(output_dir)
-    labels = {
-        "model": model_name,
-        "search": repr(model.search),
-        "min_confidence": min_confidence,
-        "formats": tuple(formats),
-    }
-    run = Transcription(model.eval(), folder, existing, window_seconds, batch_seconds, labels)
-    shown = tqdm(total=len(sources), unit="file", disable=None if progress else True)
-    results = []
-    with nullcontext() if folder is None else new_folder(folder), shown:
-        for result in run(sources):
-            results.append(result)
-            shown.update()
-    return results
+    labels: dict[str, Any] = {"model": model_name, "search": repr(model.search)}
+    labels |= {"formats": tuple(formats), "min_confidence": min_confidence}
+    timed = bool(kinds) or min_confidence is not None
+    run = Transcription(
+        model.eval(), folder, existing, window_seconds, batch_seconds, timed, labels
+    )
+    hidden = None if progress else True
+    with nullcontext() if folder is None else new_folder(folder):
+        return list(tqdm(run(sources), total=len(sources), unit="file", disable=hidden))
 
 
 def check_request(
@@ -204,8 +199,8 @@ def check_request(
     """Refuses what cannot be done with any model.
 
     Raises:
-        ValueError: an unknown format, several formats and no folder for them, existing transcripts
-            to be left and no folder or no json that tells whose they are, or a number out of range.
+        ValueError: an unknown format, no folder or json where one is needed, or a number out of
+            range.
     """
     unknown = [kind for kind in formats if kind not in FORMATS]
     if unknown or not formats:
@@ -231,6 +226,7 @@ class Transcription:
     """From sources to transcripts, with the windows of several files in one batch.
 
     Attributes:
+        timed: whether the times of words are needed.
         labels: model, search, min_confidence and formats of all transcripts.
     """
 
@@ -239,6 +235,7 @@ class Transcription:
     existing: Existing
     window_seconds: float
     batch_seconds: float
+    timed: bool
     labels: dict[str, Any]
 
     def __call__(self, sources: Iterable[Source]) -> Iterator[Result]:
@@ -261,10 +258,9 @@ class Transcription:
 
     def _begin(self, source: Source) -> Reading:
         """Existing transcripts may be an error of the source, or keep it unread."""
-        reading = Reading(source, {}, source.error)
-        if self.folder is not None:
-            kinds = self.labels["formats"]
-            reading.outputs = {kind: self.folder / f"{source.output}.{kind}" for kind in kinds}
+        kinds = () if self.folder is None else self.labels["formats"]
+        outputs = {kind: Path(self.folder or "", f"{source.output}.{kind}") for kind in kinds}
+        reading = Reading(source, outputs, source.error)
         if source.error is not None:
             return reading
         try:
@@ -342,16 +338,13 @@ class Transcription:
 
     def _hear(self, windows: Sequence[Window]) -> list[Heard]:
         """What was said in each window of a batch."""
-        labels, rate = self.labels, self.model.features.sample_rate
-        remedy = f"lower batch_seconds ({self.batch_seconds}) or window_seconds "
-        remedy += f"({self.window_seconds})"
-        timed = any(FORMATS[kind].timed for kind in labels["formats"])
-        timed |= labels["min_confidence"] is not None
-        found = recognise(self.model, [window.wave for window in windows], remedy, words=timed)
+        limits = f"batch_seconds ({self.batch_seconds}) or window_seconds ({self.window_seconds})"
+        waves = [window.wave for window in windows]
+        found = recognise(self.model, waves, f"lower {limits}", words=self.timed)
         heard = []
         for window, best, words in zip(windows, found.best, found.words, strict=True):
             text = " ".join(self.model.text(best).split())
-            begin, last = window.span[0], len(window.wave) / rate
+            begin, last = window.span[0], len(window.wave) / self.model.features.sample_rate
             placed = tuple(  # padding is no part of the window
                 replace(w, start=begin + min(w.start, last), end=begin + min(w.end, last))
                 for w in words
@@ -366,9 +359,7 @@ class Transcription:
         if reading.error is None and not reading.kept:
             try:
                 transcript = self._transcript(reading)
-                kinds = transcript.formats
-                texts = {kind: FORMATS[kind].write(transcript) for kind in kinds}
-                write_all({path: texts[kind] for kind, path in outputs.items()})
+                write_all({path: FORMATS[k].write(transcript) for k, path in outputs.items()})
             except Exception as error:
                 reading.fail(reason(error))
         if reading.error is not None:
