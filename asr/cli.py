@@ -1,4 +1,4 @@
-"""The command ``asr``: finds the verb, and says what went wrong in one line."""
+"""The command ``asr``: runs a verb, and reports an error in one line."""
 
 import io
 import logging
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """What ``asr --help`` prints."""
-    lines = [f"asr {__version__}: train speech recognisers and measure what they cost", ""]
+    lines = [f"asr {__version__} trains speech recognisers and measures what they cost", ""]
     for verb, (meaning, _) in VERBS.items():
         lines.append(f"  asr {verb:13} {meaning}")
     lines += ["", "For example, from nothing to a comparison:"]
@@ -70,7 +70,7 @@ def overview() -> str:
 
 
 class _Lines(logging.Handler):
-    """A line on stderr per record, above the progress bar where there is one."""
+    """Writes a line on stderr per record, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""Any audio file to mono float32 at a rate; whole, or piece by piece."""
+"""Decodes any audio file to mono float32 at a sample rate, as a whole or in pieces."""
 
 import contextlib
 import io
@@ -89,7 +89,7 @@ def resample(wave: np.ndarray, rate: int, to_rate: int) -> np.ndarray:
 
 
 def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
-    """(N,) float in [-1, 1] -> a 16-bit FLAC file; what exceeds the range is clipped."""
+    """(N,) float -> a 16-bit FLAC file; samples outside of [-1, 1] are clipped."""
     # libsndfile's own conversion wraps around above 1; rounding here is the same on every machine.
     samples = np.round(np.clip(wave, -1.0, 32767 / 32768) * 32768).astype(np.int16)
     file = io.BytesIO()

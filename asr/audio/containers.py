@@ -22,7 +22,7 @@ Block = tuple[int, np.ndarray]  # rate in Hz, (N, channels) float32 in [-1, 1]
 
 # A FLAC file of these sizes is decoded at once: prepared corpora hold utterances as such files.
 FLAC_BYTES, FLAC_FRAMES = 2_000_000, 1 << 23
-BLOCK_FRAMES = 16384  # libsndfile reads so many at once
+BLOCK_FRAMES = 16384  # frames per read of libsndfile
 MP3_FRAME_BYTES = 1441  # the longest frame of an MP3
 GAP_SECONDS = 0.25  # a file has gaps if more than this is missing in all
 RESUMES = 1000  # how often reading goes on after damage
@@ -45,7 +45,14 @@ PLAIN = {*CHUNKS} - {b"riff"}  # libsndfile reads these, but W64 beyond its end
 # just below 2 or 4 GiB: SoX 0x7f000008 and 0x7ffff000, arecord 0x80000000, FFmpeg 0xffffffff.
 STREAMED_MARGIN = 1 << 24
 SLACK = 64  # bytes: some programs count the header among the samples
-COUNTED = {"flac", "tta", "wv", "ape", "au", "nistsphere"}  # FFmpeg tells the samples they promise
+COUNTED = {
+    "flac",
+    "tta",
+    "wv",
+    "ape",
+    "au",
+    "nistsphere",
+}  # FFmpeg knows how many samples
 # Pages of Ogg, of which some begin a part (chained Ogg, RFC 3533, section 4), and how each of the
 # FLAC files begins that were joined by cat.
 PARTS = {
@@ -145,7 +152,7 @@ def _chunk(
 
 
 def _mp3_length(stream: BinaryIO, size: int) -> tuple[int, int]:
-    """As ``_length``, where an MP3 has a header with its length."""
+    """The same for an MP3, which may have a header with its length."""
     stream.seek(0)
     tag, start = stream.read(10), 0
     if tag[:3] == b"ID3":

@@ -72,11 +72,12 @@ def prepared(result: dict[str, Any]) -> str:
     state = "already there, same options" if result["reused"] else "written"
     lines = [f"{result['output']}: {result['name']}{label}, licence {result['licence']}; {state}"]
     for split, facts in result["splits"].items():
-        speakers = f"{facts['speakers']:5} speaker{'s' * (facts['speakers'] != 1)}"
-        lines.append(
-            f"  {split:12} {facts['utterances']:7} utterances {facts['hours']:8.2f} h "
-            f"{speakers:14} {facts['words']:8} words"
+        units = ("utterances", "speakers", "words")
+        utterances, speakers, words = (  # 1 speaker, 2 speakers
+            f"{facts[unit]:7} {unit.removesuffix('s') if facts[unit] == 1 else unit}"
+            for unit in units
         )
+        lines.append(f"  {split:12} {utterances:18} {facts['hours']:8.2f} h {speakers:16} {words}")
         checked = result["preflight"][split]
         for reason, number in checked["converted"].items():
             lines.append(f"    converted   {number} ({reason.replace('_', ' ')})")

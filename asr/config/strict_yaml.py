@@ -205,7 +205,7 @@ def _section(tree: Tree, name: str, key: str) -> Tree:
 
 
 def _field(schema: Any, name: str) -> "dataclasses.Field[Any] | None":
-    """The field of a section, None where the schema has none of that name."""
+    """The field of a section; None if the schema has none of that name."""
     return getattr(schema, "__dataclass_fields__", {}).get(name)
 
 

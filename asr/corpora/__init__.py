@@ -1,4 +1,4 @@
-"""The corpora by name: what ``asr prepare NAME`` reads, and tests are parametrised over."""
+"""The corpora by the name that ``asr prepare NAME`` takes."""
 
 from asr.corpora.common_voice import CommonVoice
 from asr.corpora.corpus import Corpus

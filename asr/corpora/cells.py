@@ -1,4 +1,4 @@
-"""Values of tables, JSON and parquet -> rows: what is missing is missing, and text is text."""
+"""Values of tables, JSON and parquet -> rows. Missing values stay missing, and text stays text."""
 
 import contextlib
 import math
@@ -103,7 +103,7 @@ def row(
 
 
 def _name(value: Any, column: str) -> str:
-    """Names may come from files, whose names need not be UTF-8."""
+    """A name in one line; names of files need not be UTF-8."""
     return printable(value if isinstance(value, str) else text_of(value, column)).strip()
 
 

@@ -1,4 +1,4 @@
-"""Archives from the net: resumed where they stopped, checked, unpacked all or nothing."""
+"""Downloads archives: resumes after an interruption, checks, and unpacks all or nothing."""
 
 import hashlib
 import http.client
@@ -58,7 +58,7 @@ def _continue(url: str, partial: Path) -> None:
         error.close()
         if error.code != 416 or start == 0:
             raise
-        # Nothing is left to send: the part is the whole, or longer than the file is now.
+        # Nothing is left to send: the part is the whole file, or longer than it.
         if error.headers.get("Content-Range") == f"bytes */{start}":
             return
         partial.unlink()

@@ -141,7 +141,7 @@ class Folder(Corpus):
 def _hold_out(
     rows: list[Row], shares: dict[str, float], key: Callable[[Row], str]
 ) -> dict[str, list[Row]]:
-    """Groups in the order of their hashes fill test, then validation; what is left is train."""
+    """Groups in the order of their hashes fill test, then validation. The others are train."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[key(row)].append(row)

@@ -95,7 +95,7 @@ class FSDD(Corpus):
         return Origin("fsdd", str(self.path or self.url), LICENCE, remarks=remarks)
 
     def sources(self) -> Walk:
-        """The recordings, where the path is given."""
+        """The recordings, if the path is given."""
         return walk(self._recordings(), {".wav"}, False) if self.path is not None else Walk()
 
     def _recordings(self) -> Path:

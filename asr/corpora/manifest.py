@@ -16,7 +16,7 @@ from asr.folders import stored
 
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv")
 
-Line = Mapping[str, Any] | str  # the fields of a line by column, or what is wrong with the line
+Line = Mapping[str, Any] | str  # the fields of a line by column, or an error message
 
 
 def read_manifest(path: Path) -> Iterator[Row]:
@@ -31,7 +31,7 @@ def read_manifest(path: Path) -> Iterator[Row]:
             yield cells.unusable(where, line)
         elif not {"audio_filepath", "text"} <= set(line):
             why = f"needs audio_filepath and text; it has {', '.join(line) or 'none'}"
-            yield cells.unusable(where, f"{why} (--layout text, where this is no manifest)")
+            yield cells.unusable(where, f"{why} (use --layout text if this is no manifest)")
         else:
             yield _row(path, where, line)
 

@@ -202,7 +202,7 @@ def _spoken(chunks: list[list[espeak.Request]]) -> Iterator[tuple[int, list[byte
 
 
 def _trim(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Silence before and after the speech down to a margin: it costs training and tells nothing."""
+    """Shortens the silence before and after the speech to a margin, as it only costs training."""
     loud = np.flatnonzero(np.abs(wave.astype(np.int32)) > 100)
     if len(loud) == 0:
         return wave  # preflight drops and counts it

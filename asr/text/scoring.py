@@ -33,7 +33,7 @@ class Alignment(NamedTuple):
 
 
 def telling_metric(references: Sequence[str]) -> str:
-    """``cer`` where the texts have next to no spaces, ``wer`` otherwise.
+    """``cer`` if the texts have hardly any spaces, otherwise ``wer``.
 
     Without spaces a whole sentence is one word, so that the WER of almost all models is 100 %.
     """
