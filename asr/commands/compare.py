@@ -12,20 +12,35 @@ def compare(arguments: list[str]) -> int:
     options.usage = "asr compare RUN RUN ... [--output FOLDER] [--option value ...]"
     options.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
     options.add_argument(
-        "--output", type=Path, default=Path("report"), metavar="FOLDER", help="to write; report"
+        "--output",
+        type=Path,
+        default=Path("report"),
+        metavar="FOLDER",
+        help="folder to write (default: report)",
     )
     options.add_argument(
-        "--targets", nargs="+", type=float, metavar="WER", help="to reach, in percent, as 10 5"
+        "--targets",
+        nargs="+",
+        type=float,
+        metavar="WER",
+        help="target WERs in percent, for instance 10 5",
     )
-    options.add_argument("--split", default="test", help="whose evaluation is compared; test")
+    options.add_argument(
+        "--split", default="test", help="split whose evaluation is compared (default: test)"
+    )
     options.add_argument(
         "--study",
         type=Path,
         metavar="FOLDER",
-        help="of asr study: its final runs, trials, failures",
+        help="study folder; adds its runs, trials and failures",
     )
     options.add_argument(
-        "--claims", nargs="+", type=Path, default=[], metavar="FOLDER", help="of asr claims"
+        "--claims",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="folders that asr claims wrote",
     )
     known = options.parse_intermixed_args(hyphens(arguments))
     for run in known.runs:
@@ -68,10 +83,12 @@ def study(arguments: list[str]) -> int:
     """``asr study STUDY``."""
     options = parser("study")
     options.add_argument("file", metavar="STUDY", help="name of a shipped study, or a YAML file")
-    options.add_argument("--folder", type=Path, metavar="FOLDER", help="runs/studies/NAME")
     options.add_argument(
-        "--workers", type=int, metavar="N", help="runs at a time on this machine; one per GPU, or "
-        "as many as the cores have room for"
+        "--folder", type=Path, metavar="FOLDER", help="folder to write (default: runs/studies/NAME)"
+    )
+    options.add_argument(
+        "--workers", type=int, metavar="N", help="runs at a time (default: one per GPU, or "
+        "as many as the cores have room for)"
     )  # fmt: skip
     for name, kind in (("arms", str), ("budgets", str), ("seeds", int)):
         options.add_argument(
@@ -80,12 +97,18 @@ def study(arguments: list[str]) -> int:
             type=kind,
             default=[],
             metavar="X",
-            help="only these",
+            help=f"run only these {name}",
         )
-    options.add_argument("--status", action="store_true", help="print what is done; run nothing")
-    options.add_argument("--retry", action="store_true", help="do again what failed; it stays paid")
     options.add_argument(
-        "--amend", action="store_true", help="go on with a file that has changed, and record it"
+        "--status", action="store_true", help="print the state of the study, and run nothing"
+    )
+    options.add_argument(
+        "--retry", action="store_true", help="repeat failed runs; their cost stays in the account"
+    )
+    options.add_argument(
+        "--amend",
+        action="store_true",
+        help="continue with a file that has changed, and record the change",
     )
     known = options.parse_args(hyphens(arguments))
 
