@@ -241,7 +241,7 @@ def test_a_split_is_evaluated_on_a_gpu(name, tmp_path, monkeypatch):
     )
     corpus = make_corpus(tmp_path / "corpus")
     with pretended():
-        metrics = evaluate(model, corpus, "test", output=tmp_path / "out", device="cuda")
+        metrics = evaluate(model.to("cuda"), corpus, "test", output=tmp_path / "out")
     assert metrics["device_name"] == "fake"
     assert metrics["utterances"] == 6
 

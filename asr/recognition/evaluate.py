@@ -49,7 +49,6 @@ def evaluate(
     output: str | Path,
     model_name: str = "",
     batch_seconds: float = 120.0,
-    device: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Recognises a split; writes ``metrics.json``, ``hypotheses.jsonl``, ``calibration.png``.
@@ -70,13 +69,12 @@ def evaluate(
     listed with the reason under ``failed``.
 
     Args:
-        model: what recognises.
+        model: what recognises, on the device where it is.
         corpus_folder: folder that ``asr prepare`` wrote.
         split: name of one of its splits.
         output: folder for these files; made when missing, earlier results are replaced.
         model_name: how the results call the model, its folder for instance.
         batch_seconds: longest utterance times number of utterances of a batch, at most.
-        device: where to compute, ``cpu`` or ``cuda``; where the model is when not given.
         progress: show a progress bar on a terminal.
 
     Returns:
@@ -92,29 +90,19 @@ def evaluate(
     if not len(data.rows):
         raise ValueError(f"split {split!r} of {corpus_folder} has no utterances")
     output = Path(output)
-    model.to(device or model.device).eval()
+    model.eval()
     with new_folder(output):
         found, seconds = _recognise(model, data, batch_seconds, progress)
         failed = data.failures()
         if not found:
             first = f"the first is {failed[0]['id']}: {failed[0]['reason']}"
             raise ValueError(f"all {len(data.rows)} utterances of {split!r} failed; {first}")
-        rows = {key: [own[i] for i in found] for key in COLUMNS for own in [data.rows[key]]}
+        columns = {key: data.rows[key] for key in COLUMNS}
+        rows = {key: [column[i] for i in found] for key, column in columns.items()}
         raw = [model.text(best) for best, _ in found.values()]
         hypotheses = [data.normalise(text) for text in raw]
         alignments, confusions = align(rows["text"], hypotheses)
-        lines = [
-            {
-                **{key: rows[key][i] for key in ("id", "speaker_id", "duration")},
-                "reference": rows["text"][i],
-                "hypothesis": hypotheses[i],
-                "score": best.score,
-                **alignments[i]._asdict(),
-                "finished": best.finished,
-                "words": None if words is None else [word.described() for word in words],
-            }
-            for i, (best, words) in enumerate(found.values())
-        ]
+        lines = _lines(rows, hypotheses, alignments, found)
         seen = model.summary.get("tuning", {}).get("rows_sha256") == data.about["rows_sha256"]
         words = [own for _, own in found.values() if own is not None]
         confidence, figure = _confidence(model, data, words, rows["text"], seen)
@@ -236,6 +224,27 @@ def _recognise(
     spent = {f"{step}_seconds": value for step, value in seconds.items()}
     spent["decode_seconds"] = seconds["encode"] + seconds["search"]
     return dict(sorted(found.items())), spent
+
+
+def _lines(
+    rows: dict[str, list[Any]],
+    hypotheses: Sequence[str],
+    alignments: Sequence[Alignment],
+    found: Found,
+) -> list[dict[str, Any]]:
+    """A line of ``hypotheses.jsonl`` for each utterance."""
+    return [
+        {
+            **{key: rows[key][i] for key in ("id", "speaker_id", "duration")},
+            "reference": rows["text"][i],
+            "hypothesis": hypotheses[i],
+            "score": best.score,
+            **alignments[i]._asdict(),
+            "finished": best.finished,
+            "words": None if words is None else [word.described() for word in words],
+        }
+        for i, (best, words) in enumerate(found.values())
+    ]
 
 
 def _rates(

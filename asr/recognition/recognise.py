@@ -179,7 +179,7 @@ class Split:
         return decode(self.rows[row]["audio"]["bytes"], self._sample_rate)
 
     def batches(self, batch_seconds: float) -> list[list[int]]:
-        """Numbers of rows of similar length, longest first: too large a batch fails at once."""
+        """Rows of similar length, by their numbers; longest first: too large a batch fails soon."""
         return bucket(self.rows["duration"], batch_seconds)[::-1]
 
     def fail(self, row: int, why: str) -> None:
