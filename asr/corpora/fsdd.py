@@ -82,7 +82,7 @@ class FSDD(Corpus):
         takes = _takes(self._recordings())
         rows = {}
         for split in USES:
-            strings = _strings(takes, split, getattr(self, split), self.digits, self.seed)
+            strings = self._strings(takes, split)
             rows[split] = Rows(partial(self._read, split, strings), len(strings))
         return rows
 
@@ -107,6 +107,32 @@ class FSDD(Corpus):
         if not recordings.is_dir():
             download.unpack(download.fetch(self.url, folder), "recordings", recordings)
         return recordings
+
+    def _strings(self, takes: list[Take], split: str) -> list[list[Take]]:
+        """Strings of takes, speakers in turn; takes and lengths come from shuffled decks."""
+        low, high = parse_range(self.digits)
+        count: int | None = getattr(self, split)
+        chosen = [take for take in takes if split_of(take.number) == split]
+        if not chosen:
+            raise ValueError(f"split {split}: no such takes; see the official set")
+        speakers = sorted({take.speaker for take in chosen})
+        if count is None:
+            uses = USES[split] if high > 1 else 1
+            rounds = uses * len(chosen) / ((low + high) / 2) / len(speakers)
+            count = max(1, round(rounds)) * len(speakers)
+        decks = {}
+        for speaker in speakers:
+            own = [take for take in chosen if take.speaker == speaker]
+            decks[speaker] = _deck(own, random.Random(f"{self.seed}/{split}/{speaker}"))
+        # The strings of a round, one per speaker, are equally long, and so all takes as often used.
+        lengths = _deck(list(range(low, high + 1)), random.Random(f"{self.seed}/{split}/lengths"))
+        strings: list[list[Take]] = []
+        for length in lengths:
+            for speaker in speakers[: count - len(strings)]:
+                strings.append(list(islice(decks[speaker], length)))
+            if len(strings) == count:
+                break
+        return strings
 
     def _read(self, split: str, strings: list[list[Take]]) -> Iterator[Row]:
         generator = random.Random(f"{self.seed}/{split}/pauses")
@@ -156,34 +182,6 @@ def _takes(folder: Path) -> list[Take]:
     if strange := [path.name for path, m in matches if not m]:
         raise ValueError(f"{folder / strange[0]} is not named as 7_jackson_32.wav; remove it")
     return takes
-
-
-def _strings(
-    takes: list[Take], split: str, count: int | None, digits: str, seed: int
-) -> list[list[Take]]:
-    """Strings of takes, speakers in turn; takes and lengths come from shuffled decks."""
-    low, high = parse_range(digits)
-    chosen = [take for take in takes if split_of(take.number) == split]
-    if not chosen:
-        raise ValueError(f"split {split}: the recordings have no such takes; see the official set")
-    speakers = sorted({take.speaker for take in chosen})
-    if count is None:
-        uses = USES[split] if high > 1 else 1
-        rounds = uses * len(chosen) / ((low + high) / 2) / len(speakers)
-        count = max(1, round(rounds)) * len(speakers)
-    decks = {}
-    for speaker in speakers:
-        own = [take for take in chosen if take.speaker == speaker]
-        decks[speaker] = _deck(own, random.Random(f"{seed}/{split}/{speaker}"))
-    # The strings of a round, one per speaker, are equally long, and so all takes as often used.
-    lengths = _deck(list(range(low, high + 1)), random.Random(f"{seed}/{split}/lengths"))
-    strings: list[list[Take]] = []
-    for length in lengths:
-        for speaker in speakers[: count - len(strings)]:
-            strings.append(list(islice(decks[speaker], length)))
-        if len(strings) == count:
-            break
-    return strings
 
 
 def _deck(values: list[T], generator: random.Random) -> Iterator[T]:
