@@ -1,4 +1,4 @@
-"""Draws the pictures of README.md and docs/ from the committed results: ``python docs/figures.py``."""
+"""Draws the pictures of the pages from the committed results: ``python docs/figures.py``."""
 
 import json
 from pathlib import Path

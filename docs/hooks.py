@@ -1,4 +1,4 @@
-"""Fills the pages with what the code itself knows: the keys of recipes and the options of commands."""
+"""Fills the pages with the keys of recipes and the options of commands, from the code."""
 
 import contextlib
 import io
