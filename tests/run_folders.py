@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
-from asr.probes.context import Effective, Point
+from asr.probes.context import ContextPoint, Effective
 from asr.probes.horizon import Attempt
 
 CPU = {"device_name": "EPYC", "device_kind": "cpu", "num_devices": 1}
@@ -214,7 +214,7 @@ def write_context(folder: Path, contexts: dict[str, float | None]) -> Path:
         for seconds in (0.0, 0.64, 5.12):
             few = context is None or seconds < context
             wer = 0.3 if few and seconds < 5.12 else 0.1
-            point = Point(
+            point = ContextPoint(
                 **name, context=seconds, frames=round(seconds / 0.04), whole=seconds == 5.12,
                 loss=10 * wer, loss_ratio=10 * wer, ratio_low=8 * wer, ratio_high=12 * wer,
                 errors=round(100 * wer), reference_words=100, wer=wer, low=0.9 * wer,

@@ -18,8 +18,6 @@ def claims(arguments: list[str]) -> int:
     options = parser("claims")
     options.prog += f" {probe.name}"
     options.description, options.epilog = probe.meaning, f"example: {probe.example}"
-    if probe.takes_runs:
-        options.add_argument("runs", nargs="+", metavar="RUN", help="run or model folders")
     options.add_argument(
         "--output", type=Path, default=Path("claims"), metavar="FOLDER",
         help="folder of the files that are written (default: claims)",

@@ -1,6 +1,5 @@
 """How far back the encoders of trained models look, in loss, word error rate and gradient."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from asr.document.blocks import Block, Picture, Text
 from asr.formatting import digits, percent
-from asr.probes.length import SEVERAL, add_corpus
+from asr.probes.length import SEVERAL, corpus_options
 from asr.probes.probe import (
     Columns,
     Measured,
+    Option,
     Part,
     Probe,
-    count,
-    groups,
+    duration,
+    grouped,
     run_names,
-    seconds,
     table,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -28,89 +28,56 @@ SECONDS = (0.0, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24)
 
 
 @dataclass(frozen=True)
-class Point:
-    """One model whose encoder hears so much of the past.
+class ContextPoint:
+    """One model whose encoder hears so much of the past; errors are those of greedy search."""
 
-    Attributes:
-        run: folder of the model.
-        encoder, decoder, seed: of the run.
-        context, frames: seconds and encoder frames before its own that a frame may hear; of the
-            whole past, those of the last frame of the longest utterance.
-        whole: whether it is the whole past, an ordinary evaluation.
-        loss: of the decoder per token, in evaluation.
-        loss_ratio, ratio_low, ratio_high: loss over that of the whole past, with its 95 % interval
-            over speakers, of the same utterances in both.
-        errors, reference_words: pooled, of greedy search.
-        wer, low, high: with its 95 % interval over speakers.
-    """
-
-    run: str
-    encoder: str
-    decoder: str
+    run: str  # folder of the model
+    encoder: str  # class
+    decoder: str  # class
     seed: int
-    context: float
-    frames: int
-    whole: bool
-    loss: float
-    loss_ratio: float
-    ratio_low: float
+    context: float  # seconds before its own that a frame may hear; of the whole past, the longest
+    frames: int  # the same in encoder frames
+    whole: bool  # whether it is the whole past, an ordinary evaluation
+    loss: float  # of the decoder per token, in evaluation
+    loss_ratio: float  # loss over that of the whole past
+    ratio_low: float  # of its 95 % interval over speakers, of the same utterances in both
     ratio_high: float
-    errors: int
+    errors: int  # pooled
     reference_words: int
     wer: float
-    low: float
+    low: float  # of the 95 % interval over speakers
     high: float
 
 
 @dataclass(frozen=True)
 class Effective:
-    """What the contexts and the gradients of one model come to.
-
-    Attributes:
-        run, encoder, decoder, seed: as of a point.
-        search: what found the words.
-        utterances, utterances_of: drawn, and how many there are.
-        frame_seconds, chunk_seconds: of an encoder frame, and of the frames that see each other.
-        loss, wer: with the whole past.
-        context: seconds, the shortest tried that is enough; None: only the whole past is.
-        context_low, context_high: enough by the lower and by the upper end of the ratio's interval.
-        again_above: longer contexts, in seconds, whose loss is above the bound again.
-        half_life: seconds, of the exponential; None: the gradient does not fall, or too few lags.
-        half_life_low, half_life_high: 95 % interval over utterances; None: it does not fall.
-        exponent: of the power law.
-        aic_difference: AIC of the power law less that of the exponential.
-        law: which of them fits better, or neither clearly; empty: too few lags.
-        agreement: share of resamples of the utterances that prefer the same.
-        sight: seconds after which the gradient is exactly zero; None: not within the lags.
-        draws: frames whose gradient was taken.
-        gradient: r at lags of 0, 1, ... encoder frames.
-    """
+    """What the contexts and the gradients of one model come to."""
 
     run: str
     encoder: str
     decoder: str
     seed: int
-    search: str
-    utterances: int
-    utterances_of: int
-    frame_seconds: float
-    chunk_seconds: float
-    loss: float
-    wer: float
-    context: float | None
-    context_low: float | None
+    search: str  # what found the words
+    utterances: int  # drawn
+    utterances_of: int  # of the split
+    frame_seconds: float  # of an encoder frame
+    chunk_seconds: float  # of the encoder frames that see each other
+    loss: float  # with the whole past
+    wer: float  # with the whole past
+    context: float | None  # seconds, the shortest tried that is enough; None: the whole past is
+    context_low: float | None  # enough by the lower end of the ratio's interval
     context_high: float | None
-    again_above: list[float]
-    half_life: float | None
-    half_life_low: float | None
+    again_above: list[float]  # longer contexts, in seconds, whose loss is above the bound again
+    half_life: float | None  # seconds; None: the gradient does not fall, or too few lags
+    half_life_low: float | None  # of its 95 % interval over utterances; None: it does not fall
     half_life_high: float | None
-    exponent: float | None
-    aic_difference: float | None
-    law: str
-    agreement: float | None
-    sight: float | None
-    draws: int
-    gradient: list[float]
+    exponent: float | None  # of the power law
+    aic_difference: float | None  # AIC of the power law less that of the exponential
+    law: str  # the one that fits better, or neither clearly; empty: too few lags
+    agreement: float | None  # share of resamples of the utterances that prefer the same law
+    sight: float | None  # seconds after which the gradient is exactly zero; None: beyond the lags
+    draws: int  # frames whose gradient was taken
+    gradient: list[float]  # r at lags of 0, 1, ... encoder frames
 
 
 def exactness(plan: dict[str, Any]) -> str:
@@ -226,7 +193,7 @@ def draw(measured: Measured) -> list[Block]:
         "Left: WER of greedy search when a frame hears no more of the past, itself included. "
         f"Right: gradient against distance, relative to that of the frame's own features. {SEVERAL}"
     )
-    own_of = [own for _, own in groups(measured.rows, "run")]
+    own_of = [own for _, own in grouped(measured.rows, "run")]
     return [
         Picture("context", lambda: draw_figure(measured.rows, runs), words),
         table(runs, summary),
@@ -235,7 +202,7 @@ def draw(measured: Measured) -> list[Block]:
     ]
 
 
-def _at(points: Sequence[Point], context: float | None) -> str:
+def _at(points: Sequence[ContextPoint], context: float | None) -> str:
     """``1.012, 10.3 %``: loss ratio and WER at a context; None: with the whole past."""
     for point in points:
         if context == (None if point.whole else round(point.context, 4)):
@@ -243,7 +210,7 @@ def _at(points: Sequence[Point], context: float | None) -> str:
     return ""
 
 
-def draw_figure(points: Sequence[Point], runs: Sequence[Effective]) -> "Figure":
+def draw_figure(points: Sequence[ContextPoint], runs: Sequence[Effective]) -> "Figure":
     """WER against the past that a frame hears, and gradients against distance, a line per model."""
     from asr.document.figures import Series, draw_lines, legend_above, new_figure
     from asr.probes.curves import models, wer_over_runs
@@ -274,40 +241,34 @@ def draw_figure(points: Sequence[Point], runs: Sequence[Effective]) -> "Figure":
     return figure
 
 
-def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims context``."""
-    add_corpus(options, "validation")
-    options.add_argument(
-        "--contexts", nargs="+", type=seconds, default=list(SECONDS), metavar="S",
-        help="seconds of the past that a frame may hear, beside all of it (default: 0 0.08 0.16 "
-        "0.32 ... 10.24)",
-    )  # fmt: skip
-    options.add_argument(
-        "--utterances", type=count, default=50, metavar="N",
-        help="utterances drawn from the split (default: 50)",
-    )  # fmt: skip
-    options.add_argument(
-        "--block", type=count, default=1, metavar="S",
-        help="encoder frames that share a run of the encoder: as many times cheaper, and contexts "
-        "longer by up to one frame less (default: 1, which is exact)",
-    )  # fmt: skip
-    options.add_argument(
-        "--gradients", type=count, default=8, metavar="N",
-        help="frames of an utterance whose gradient is taken (default: 8)",
-    )  # fmt: skip
-    options.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of what is drawn (default: 0)"
-    )
-
-
 PROBE = Probe(
     name="context",
     title="Effective context",
     meaning="how far back the encoders of trained models look: loss, word error rate, gradients",
     example="asr claims context runs/fsdd-transducer --split validation --output claims",
     module="asr.probes.context_measure",
-    row=Point,
-    add_options=add_options,
+    row=ContextPoint,
+    options=(
+        *corpus_options("validation"),
+        Option(
+            "contexts",
+            SECONDS,
+            "seconds of the past that a frame may hear, beside all of it",
+            duration,
+            "S",
+        ),
+        Option("utterances", 50, "utterances drawn from the split", whole_number, "N"),
+        Option(
+            "block",
+            1,
+            "encoder frames that share a run of the encoder: as many times cheaper, and "
+            "contexts longer by up to one frame less; 1 is exact",
+            whole_number,
+            "S",
+        ),
+        Option("gradients", 8, "frames of an utterance whose gradient is taken", whole_number, "N"),
+        Option("seed", 0, "seed of what is drawn", int, "N"),
+    ),
     parts=(
         Part(
             "C3",

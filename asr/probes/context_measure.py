@@ -11,7 +11,7 @@ import argparse
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from asr.audio.audio_file import decode
 from asr.data.batches import bucket
 from asr.data.utterances import read_corpus, read_rows
 from asr.model import SpeechModel, corpus_of, load_model
-from asr.probes.context import Effective, Point
+from asr.probes.context import ContextPoint, Effective
 from asr.probes.gradient_decay import Decay, Floats, judge, sight, squared_gradients
 from asr.probes.instrument import facts
+from asr.probes.length_measure import described, scores
 from asr.probes.probe import Measured
 from asr.probes.truncated_context import chunk_frames, encode, whole_chunks
 from asr.recognition.recognise import Encoded, search
@@ -40,25 +41,15 @@ BOUND = 1.01  # of the loss, over that of the whole past; Khandelwal et al. 2018
 
 @dataclass(frozen=True)
 class Plan:
-    """What every model is asked.
+    """What every model is asked."""
 
-    Attributes:
-        split: of the corpus.
-        seconds: contexts to try, beside the whole past.
-        utterances: drawn, the same for all models of a corpus.
-        block: encoder frames that share a run; 1: each has a context of its own.
-        gradients: frames drawn per utterance, whose gradients are taken.
-        seed: of the draws.
-        batch_seconds: features encoded at once, padding included.
-    """
-
-    split: str
-    seconds: tuple[float, ...]
-    utterances: int
-    block: int
-    gradients: int
-    seed: int
-    batch_seconds: float
+    split: str  # of the corpus
+    seconds: tuple[float, ...]  # contexts to try, beside the whole past
+    utterances: int  # drawn, the same for all models of a corpus
+    block: int  # encoder frames that share a run; 1: each has a context of its own
+    gradients: int  # frames drawn per utterance, whose gradients are taken
+    seed: int  # of the draws
+    batch_seconds: float  # features encoded at once, padding included
 
 
 @dataclass(frozen=True)
@@ -135,7 +126,9 @@ def contexts(model: SpeechModel, plan: Plan) -> list[int | None]:
     return [*sorted(frames), None]
 
 
-def points(run: str, model: SpeechModel, corpus: str, sample: Sample, plan: Plan) -> list[Point]:
+def measure_contexts(
+    run: str, model: SpeechModel, corpus: str, sample: Sample, plan: Plan
+) -> list[ContextPoint]:
     """One model at every context, shortest first and the whole past last."""
     normalise = normaliser(read_corpus(corpus)["normaliser"])
     max_frames = round(plan.batch_seconds / model.features.hop_seconds)
@@ -154,22 +147,17 @@ def points(run: str, model: SpeechModel, corpus: str, sample: Sample, plan: Plan
     whole = measured[-1][1]
     curve = []
     for context, loss, alignments in measured:
-        total = pooled(alignments)
-        if not total.words:
+        if not pooled(alignments).words:
             raise ValueError(
                 f"--utterances {plan.utterances}: those drawn from {plan.split} of {corpus} hold "
                 "no word; draw more"
             )
         ratio = bootstrap_interval(loss, whole, sample.speakers)
-        errors, words = [a.errors for a in alignments], [a.words for a in alignments]
-        low, high = bootstrap_interval(errors, words, sample.speakers)
         frames = longest if context is None else context
         curve.append(
-            Point(
-                run=run,
-                encoder=model.description["encoder"]["class_path"],
-                decoder=model.description["decoder"]["class_path"],
-                seed=model.summary.get("seed", 0),
+            ContextPoint(
+                **described(run, model),
+                **scores(alignments, sample.speakers),
                 context=frames * model.frame_seconds,
                 frames=frames,
                 whole=context is None,
@@ -177,11 +165,6 @@ def points(run: str, model: SpeechModel, corpus: str, sample: Sample, plan: Plan
                 loss_ratio=float(loss.sum() / whole.sum()),
                 ratio_low=ratio[0],
                 ratio_high=ratio[1],
-                errors=total.errors,
-                reference_words=total.words,
-                wer=total.errors / total.words,
-                low=low,
-                high=high,
             )
         )
     return curve
@@ -199,7 +182,7 @@ def decay(model: SpeechModel, sample: Sample, plan: Plan) -> Decay:
 
 
 def effective(
-    curve: Sequence[Point], gradients: Decay, model: SpeechModel, sample: Sample
+    curve: Sequence[ContextPoint], gradients: Decay, model: SpeechModel, sample: Sample
 ) -> Effective:
     """The shortest context that is enough, and the laws of the gradients.
 
@@ -217,10 +200,7 @@ def effective(
     context = enough("loss_ratio")
     longer = [p for p in curve if context is not None and p.context > context]
     return Effective(
-        run=curve[0].run,
-        encoder=curve[0].encoder,
-        decoder=curve[0].decoder,
-        seed=curve[0].seed,
+        **described(curve[0].run, model),
         search=repr(greedy(model.search)),
         utterances=len(sample.texts),
         utterances_of=sample.of,
@@ -251,21 +231,14 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     Raises:
         ValueError: no such model, corpus or split.
     """
-    plan = Plan(
-        options.split,
-        tuple(options.contexts),
-        options.utterances,
-        options.block,
-        options.gradients,
-        options.seed,
-        options.batch_seconds,
-    )
+    given = {"seconds": tuple(options.contexts), **vars(options)}
+    plan = Plan(**{field.name: given[field.name] for field in fields(Plan)})
     machine, curves, runs = facts(device), [], []
     for folder in options.runs:
         model = load_model(folder, device)
         corpus = options.corpus or corpus_of(model, folder)
         sample = draw(model, corpus, plan)
-        curve = points(folder, model, corpus, sample, plan)
+        curve = measure_contexts(folder, model, corpus, sample, plan)
         curves += curve
         runs.append(asdict(effective(curve, decay(model, sample, plan), model, sample)))
         yield Measured(curves, machine, {"plan": asdict(plan), "runs": runs})

@@ -5,7 +5,6 @@ trained at that very lag, at the best of the learning rates that every arm tries
 90 % of the accuracy that chance leaves.
 """
 
-import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asr.document.blocks import Block, Picture, Text
-from asr.probes.probe import Columns, Measured, Part, Probe, count, groups, table
+from asr.probes.probe import Columns, Measured, Option, Part, Probe, grouped, table, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,39 +56,27 @@ EXTRAPOLATED = (
 
 @dataclass(frozen=True)
 class Attempt:
-    """One training at one lag.
-
-    Attributes:
-        arm, task, lag, seed, rate: what was trained and how; ``rate`` is the learning rate.
-        parameters: of the blocks.
-        accuracy_updates, accuracy_seconds: chance-corrected, when each budget was spent.
-        solved_updates, solved_seconds: after how many it answered; None: it did not.
-        updates, seconds: spent in all; of training, without tests.
-        budget_updates, budget_seconds: that were allowed.
-        device_name: where.
-        git_commit: of the code; None where it was not written down.
-        extrapolate: the longest lag that it was to be asked as trained; 0: none.
-        extrapolates_to: the longest that it answered as trained, of its own, twice that and so on
-            up to ``extrapolate``; None: not asked, or it does not answer its own.
-    """
+    """One training at one lag; accuracies are corrected for chance."""
 
     arm: str
     task: str
     lag: int
     seed: int
-    rate: float
-    parameters: int
-    accuracy_updates: float
+    rate: float  # learning rate
+    parameters: int  # of the blocks
+    accuracy_updates: float  # when the budget of updates was spent
     accuracy_seconds: float
-    solved_updates: int | None
+    solved_updates: int | None  # after how many it answered; None: it did not
     solved_seconds: float | None
-    updates: int
-    seconds: float
+    updates: int  # spent in all
+    seconds: float  # spent in all; of training, without tests
     budget_updates: int
     budget_seconds: float
     device_name: str
-    git_commit: str | None = None
-    extrapolate: int = 0
+    git_commit: str | None = None  # of the code; None: not written down
+    extrapolate: int = 0  # the longest lag that it was to be asked as trained; 0: none
+    # The longest lag that it answered as trained, of its own, twice that and so on; None: it was
+    # not asked, or does not answer its own.
     extrapolates_to: int | None = None
 
     def accuracy(self, axis: str) -> float:
@@ -211,7 +198,7 @@ def draw(measured: Measured) -> list[Block]:
 def sorted_arms(attempts: Sequence[Attempt]) -> list[tuple[tuple[Any, ...], list[Attempt]]]:
     """Attempts by task and arm: tasks in the order in which they come, and so the arms of each."""
     tasks = list(dict.fromkeys(row.task for row in attempts))
-    found = groups(attempts, "task", "arm")
+    found = grouped(attempts, "task", "arm")
     return sorted(found, key=lambda one: tasks.index(one[0][0]))
 
 
@@ -229,7 +216,7 @@ def extrapolations(attempts: Sequence[Attempt]) -> list[Block]:
     }
     own = [
         [row for row in attempts if (row.task, row.arm) == names]
-        for names, _ in groups(asked, "task", "arm")
+        for names, _ in grouped(asked, "task", "arm")
     ]
     return [table(own, columns), Text([EXTRAPOLATED])]
 
@@ -243,7 +230,7 @@ def draw_figure(attempts: Sequence[Attempt]) -> "Figure":
     lags = sorted({row.lag for row in attempts})
     looks = list(zip(AXES, COLOURS, ("o", "s"), (-0.14, 0.14), strict=False))
     figure, panels = new_figure(1.6 + 0.36 * len(arms), len(tasks), sharex=True, sharey=True)
-    for (task, arm), own in groups(attempts, "task", "arm"):
+    for (task, arm), own in grouped(attempts, "task", "arm"):
         panel = panels[tasks.index(task)]
         for axis, colour, marker, shift in looks:
             row, found = arms.index(arm) + shift, horizon(own, axis)
@@ -278,42 +265,6 @@ def draw_figure(attempts: Sequence[Attempt]) -> "Figure":
     return figure
 
 
-def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims horizon``."""
-    options.add_argument(
-        "--arms", nargs="+", metavar="ARM", help=f"encoders (default: all of {'; '.join(ARMS)})"
-    )
-    options.add_argument(
-        "--tasks", nargs="+", choices=TASK_NAMES, default=["latch", "recall"],
-        help="what to remember; mixed tasks are trained at lags drawn up to the lag of the test "
-        "(default: latch recall)",
-    )  # fmt: skip
-    options.add_argument(
-        "--lags", nargs="+", type=count, default=list(LAGS), metavar="K",
-        help="steps between what is written and the question (default: 64 128 256 ... 16384)",
-    )  # fmt: skip
-    options.add_argument(
-        "--seeds", type=count, default=3, metavar="N", help="seeds of each arm (default: 3)"
-    )
-    options.add_argument(
-        "--rates", nargs="+", type=float, default=[1e-3, 3e-3], metavar="LR",
-        help="learning rates, of which each seed counts with its best (default: 1e-3 3e-3)",
-    )  # fmt: skip
-    options.add_argument(
-        "--updates", type=count, default=1500, metavar="N",
-        help="updates of an attempt (default: 1500)",
-    )  # fmt: skip
-    options.add_argument(
-        "--seconds", type=float, default=60.0, metavar="S",
-        help="seconds of an attempt; it goes on until both budgets are spent (default: 60)",
-    )  # fmt: skip
-    options.add_argument(
-        "--extrapolate", type=count, default=0, metavar="K",
-        help="also test arms that answer a lag at twice, four times, ... that lag, up to K, "
-        "without further training (default: no such test)",
-    )  # fmt: skip
-
-
 PROBE = Probe(
     name="horizon",
     title="Memory horizon",
@@ -322,7 +273,31 @@ PROBE = Probe(
     example="asr claims horizon --lags 64 128 256 --output claims",
     module="asr.probes.horizon_measure",
     row=Attempt,
-    add_options=add_options,
+    options=(
+        Option("arms", (), "encoders", str, "ARM", f"all of {'; '.join(ARMS)}"),
+        Option(
+            "tasks",
+            ("latch", "recall"),
+            "what to remember; of a mixed task training draws lags up to the lag of the test",
+            choices=TASK_NAMES,
+        ),
+        Option("lags", LAGS, "steps between what is written and the question", whole_number, "K"),
+        Option("seeds", 3, "seeds of each arm", whole_number, "N"),
+        Option(
+            "rates", (1e-3, 3e-3), "learning rates; each seed counts with its best", float, "LR"
+        ),
+        Option("updates", 1500, "budget of an attempt, which spends both", whole_number, "N"),
+        Option("seconds", 60.0, "budget of an attempt, which spends both", float, "S"),
+        Option(
+            "extrapolate",
+            0,
+            "test arms that answer a lag at twice, four times, ... that lag, up to "
+            "K, without further training",
+            whole_number,
+            "K",
+            "no such test",
+        ),
+    ),
     parts=(Part("C3", "By task and arm", draw),),
     key="",
 )

@@ -178,26 +178,13 @@ def attempt(
     reached = lag if solved and extrapolate else None
     while reached and 2 * reached <= extrapolate and test(2 * reached) >= SOLVED:
         reached *= 2
+    spent = (updates, seconds)
+    at_solved: tuple[int | None, float | None] = spent if solved else (None, None)
+    accuracies = (at["updates"], at["seconds"])
     return Attempt(
-        arm,
-        task,
-        lag,
-        seed,
-        rate,
-        sum(p.numel() for p in reader.layers.parameters()),  # type: ignore[attr-defined]
-        at["updates"],
-        at["seconds"],
-        updates if solved else None,
-        seconds if solved else None,
-        updates,
-        seconds,
-        budget.updates,
-        budget.seconds,
-        name,
-        commit,
-        extrapolate,
-        reached,
-    )
+        arm, task, lag, seed, rate, size(reader), *accuracies, *at_solved, *spent, budget.updates,
+        budget.seconds, name, commit, extrapolate, reached,
+    )  # fmt: skip
 
 
 def attempts(
@@ -270,16 +257,18 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
         yield Measured(rows, machine)
 
 
+def size(reader: Reader) -> int:
+    """Parameters of the blocks."""
+    return sum(p.numel() for p in reader.layers.parameters())  # type: ignore[attr-defined]
+
+
 def check_sizes(arms: Sequence[str]) -> dict[str, int]:
     """Parameters of the blocks of each arm.
 
     Raises:
         ValueError: they differ by more than 5 %, so that the comparison would not be one.
     """
-    sizes = {
-        arm: sum(p.numel() for p in build(arm, 17, 64, 0).layers.parameters())  # type: ignore[attr-defined]
-        for arm in arms
-    }
+    sizes = {arm: size(build(arm, 17, 64, 0)) for arm in arms}
     if max(sizes.values()) > (1 + TOLERANCE) ** 2 * min(sizes.values()):
         raise ValueError(f"the arms differ in parameters by more than 5 %: {sizes}")
     return sizes

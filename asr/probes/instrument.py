@@ -145,23 +145,15 @@ def equal_precision(device: str) -> AbstractContextManager[None]:
     return tf32_inside(True) if torch.device(device).type == "cuda" else nullcontext()
 
 
-@dataclass(frozen=True)
-class Exponent:
-    """The p of cost ~ T^p, with its standard error."""
-
-    value: float
-    error: float
-
-
-def exponent(times: Sequence[float], costs: Sequence[float]) -> Exponent | None:
-    """Least squares of log cost against log T; None for fewer than three different lengths."""
+def exponent(times: Sequence[float], costs: Sequence[float]) -> tuple[float, float] | None:
+    """The p of cost ~ T^p and its standard error; None for fewer than three different lengths."""
     if len(set(times)) < 3:
         return None
     x, y = np.log(times), np.log(costs)
     x = x - x.mean()
     slope = float(x @ y / (x @ x))
-    residuals = y - y.mean() - slope * x
-    return Exponent(slope, math.sqrt(residuals @ residuals / (len(x) - 2) / (x @ x)))
+    residuals = y - y.mean() - slope * x  # of equal costs 0, where scipy's error is NaN
+    return slope, math.sqrt(residuals @ residuals / (len(x) - 2) / (x @ x))
 
 
 def facts(device: str) -> dict[str, Any]:

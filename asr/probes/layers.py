@@ -24,41 +24,52 @@ CAUSAL = {"heads": HEADS, "causal": True}
 SLIDING = {**CAUSAL, "left_context": 2 * WINDOW - 1}  # as many keys as two levels of windows
 
 
-class Whole(nn.Module):
-    """A block over utterances without padding."""
+class Call(nn.Module):
+    """A module, and the way in which it is computed."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, module: nn.Module, way: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
-        self.block = block
+        self.module, self.way = module, way
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
-        return self.block(Frames(x, full(x))).x
+        return self.way(self.module, x)
 
 
-class StateScan(nn.Module):
+def full(x: Tensor) -> Tensor:
+    """(B, T, ...) -> (B,) lengths without padding."""
+    return torch.full(x.shape[:1], x.shape[1], device=x.device)
+
+
+def whole(block: Block, x: Tensor) -> Tensor:
+    """A block of an encoder over utterances without padding."""
+    return block(Frames(x, full(x))).x
+
+
+def scanned(recurrence: Any, x: Tensor) -> Tensor:
     """A minimal recurrence as the encoder computes it."""
-
-    def __init__(self, recurrence: Any) -> None:
-        super().__init__()
-        self.recurrence = recurrence
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        return self.recurrence(x)[0]
+    return recurrence(x)[0]
 
 
-class StateLoop(nn.Module):
+def looped(recurrence: Any, x: Tensor) -> Tensor:
     """A minimal recurrence whose states are computed one after another."""
+    log_kept, entering = recurrence.coefficients(x)
+    return sequential(log_kept, entering, torch.zeros_like(entering[:, 0]))
 
-    def __init__(self, recurrence: Any) -> None:
-        super().__init__()
-        self.recurrence = recurrence
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        log_kept, entering = self.recurrence.coefficients(x)
-        return sequential(log_kept, entering, torch.zeros_like(entering[:, 0]))
+def fused(recurrence: nn.LSTM | nn.GRU, x: Tensor) -> Tensor:
+    """The recurrence of LSTM and GRU encoders as they compute it, without norm and residual."""
+    run = silent if x.is_cuda else padded
+    return run(recurrence, x, full(x))
+
+
+def cell_by_cell(cell: nn.LSTMCell | nn.GRUCell, x: Tensor) -> Tensor:
+    """Torch's cell in a loop over frames."""
+    state, outputs = None, []
+    for frame in x.unbind(1):
+        state = cell(frame, state)
+        outputs.append(state[0] if isinstance(state, tuple) else state)
+    return torch.stack(outputs, dim=1)
 
 
 class Selection(nn.Module):
@@ -90,43 +101,6 @@ def scan_by_loop(
     return torch.stack(outputs, dim=1), state
 
 
-class Fused(nn.Module):
-    """The recurrence of LSTM and GRU encoders, without norm and residual."""
-
-    def __init__(self, recurrence: nn.LSTM | nn.GRU) -> None:
-        super().__init__()
-        self.recurrence = recurrence
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        run = silent if x.is_cuda else padded
-        return run(self.recurrence, x, full(x))
-
-
-class CellLoop(nn.Module):
-    """The same recurrence with the same weights: torch's cell in a loop over frames."""
-
-    def __init__(self, recurrence: nn.LSTM | nn.GRU) -> None:
-        super().__init__()
-        kind = nn.LSTMCell if isinstance(recurrence, nn.LSTM) else nn.GRUCell
-        self.cell = kind(recurrence.input_size, recurrence.hidden_size)
-        weights = recurrence.state_dict()
-        self.cell.load_state_dict({n.removesuffix("_l0"): w for n, w in weights.items()})
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        state, outputs = None, []
-        for frame in x.unbind(1):
-            state = self.cell(frame, state)
-            outputs.append(state[0] if isinstance(state, tuple) else state)
-        return torch.stack(outputs, dim=1)
-
-
-def full(x: Tensor) -> Tensor:
-    """(B, T, ...) -> (B,) lengths without padding."""
-    return torch.full(x.shape[:1], x.shape[1], device=x.device)
-
-
 def layer(name: str, dim: int, **options: Any) -> Block:
     """One block of an encoder, without dropout.
 
@@ -140,22 +114,27 @@ def layer(name: str, dim: int, **options: Any) -> Block:
 
 
 def loop_of_cells(name: str, dim: int) -> tuple[nn.Module, nn.Module]:
-    """The fused recurrence and the loop over torch's cell."""
+    """The fused recurrence, and torch's cell in a loop with the same weights."""
     block = layer(name, dim, bidirectional=False)
     assert isinstance(block, RecurrentBlock)
-    return Fused(block.recurrence), CellLoop(block.recurrence)
+    recurrence = block.recurrence
+    kind = nn.LSTMCell if isinstance(recurrence, nn.LSTM) else nn.GRUCell
+    cell = kind(recurrence.input_size, recurrence.hidden_size)
+    cell.load_state_dict({n.removesuffix("_l0"): w for n, w in recurrence.state_dict().items()})
+    return Call(recurrence, fused), Call(cell, cell_by_cell)
 
 
 def loop_of_states(dim: int) -> tuple[nn.Module, nn.Module]:
     """The recurrence of MinLSTM by scan, and by a loop."""
     block: Any = layer("MinLSTM", dim, **ONE_WAY, expansion=1)
-    return StateScan(block.directions[0]), StateLoop(copy.deepcopy(block.directions[0]))
+    recurrence = block.directions[0]
+    return Call(recurrence, scanned), Call(copy.deepcopy(recurrence), looped)
 
 
 def two_recurrences(dim: int) -> tuple[nn.Module, nn.Module]:
     """Those of MinLSTM and of LSTM, from D to D cells."""
     block: Any = layer("MinLSTM", dim, **ONE_WAY, expansion=1)
-    return StateScan(block.directions[0]), loop_of_cells("LSTM", dim)[0]
+    return Call(block.directions[0], scanned), loop_of_cells("LSTM", dim)[0]
 
 
 def loop_of_selections(dim: int) -> tuple[nn.Module, nn.Module]:
@@ -167,9 +146,8 @@ def loop_of_selections(dim: int) -> tuple[nn.Module, nn.Module]:
 
 def two_layers(dim: int, attention: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """Hierarchical attention and one of a Transformer."""
-    return Whole(layer("Hierarchical", dim, **HIERARCHY)), Whole(
-        layer("Transformer", dim, **attention)
-    )
+    layers = layer("Hierarchical", dim, **HIERARCHY), layer("Transformer", dim, **attention)
+    return Call(layers[0], whole), Call(layers[1], whole)
 
 
 # Subject and reference, (B, S, D) -> (B, S, D), of a width: those of scaling.COMPARISONS.

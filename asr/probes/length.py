@@ -1,13 +1,21 @@
 """Word error rate against the length of what is heard at once, for trained models."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asr.document.blocks import Block, Picture, Text
 from asr.formatting import digits, percent, percent_interval
-from asr.probes.probe import Measured, Part, Probe, above_zero, count, run_names, table
+from asr.probes.probe import (
+    Measured,
+    Option,
+    Part,
+    Probe,
+    positive_duration,
+    run_names,
+    table,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,26 +28,14 @@ SEVERAL = (
 
 
 @dataclass(frozen=True)
-class Point:
-    """One model at one length.
+class LengthPoint:
+    """One model at one length; errors are pooled over recordings."""
 
-    Attributes:
-        run: folder of the model.
-        encoder, decoder, seed: of the run.
-        words: least number of words of a recording; the last of a speaker may hold fewer.
-        recordings, mean_words, mean_seconds, longest_seconds: what was heard.
-        errors, reference_words: pooled.
-        wer, low, high: with its 95 % interval over speakers.
-        deletions: share of the reference words that are missing.
-        unfinished, empty: hypotheses that did not end, and that said nothing.
-        real_time_factor: seconds of recognition per second of audio.
-    """
-
-    run: str
-    encoder: str
-    decoder: str
+    run: str  # folder of the model
+    encoder: str  # class
+    decoder: str  # class
     seed: int
-    words: int
+    words: int  # least number of words of a recording; the last of a speaker may hold fewer
     recordings: int
     mean_words: float
     mean_seconds: float
@@ -47,12 +43,12 @@ class Point:
     errors: int
     reference_words: int
     wer: float
-    low: float
+    low: float  # of the 95 % interval over speakers
     high: float
-    deletions: float
-    unfinished: int
-    empty: int
-    real_time_factor: float
+    deletions: float  # share of the reference words that are missing
+    unfinished: int  # hypotheses that did not end
+    empty: int  # hypotheses that said nothing
+    real_time_factor: float  # seconds of recognition per second of audio
 
 
 def draw(measured: Measured) -> list[Block]:
@@ -78,7 +74,7 @@ def draw(measured: Measured) -> list[Block]:
     return [picture, table(measured.rows, columns), Text([note])]
 
 
-def draw_figure(points: Sequence[Point]) -> "Figure":
+def draw_figure(points: Sequence[LengthPoint]) -> "Figure":
     """WER against the length of the recording, a line per encoder and decoder."""
     from asr.document.figures import draw_lines, new_figure
     from asr.probes.curves import models, wer_over_runs
@@ -92,29 +88,12 @@ def draw_figure(points: Sequence[Point]) -> "Figure":
     return figure
 
 
-def add_corpus(options: argparse.ArgumentParser, split: str) -> None:
-    """``--corpus``, ``--split`` and ``--batch-seconds``, which probes of trained models share."""
-    options.add_argument(
-        "--corpus", metavar="FOLDER",
-        help="prepared corpus (default: the corpus that the model was trained on)",
-    )  # fmt: skip
-    options.add_argument("--split", default=split, help=f"split of the corpus (default: {split})")
-    options.add_argument(
-        "--batch-seconds", type=above_zero, default=120.0, metavar="S",
-        help="seconds of audio in a batch (default: 120)",
-    )  # fmt: skip
-
-
-def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims length``."""
-    add_corpus(options, "test")
-    options.add_argument(
-        "--words", nargs="+", type=count, default=list(WORDS), metavar="N",
-        help="least number of words that are heard at once (default: 1 5 10 20 50)",
-    )  # fmt: skip
-    options.add_argument(
-        "--search",
-        help="Greedy, Beam or a YAML file, for all models (default: the search of each model)",
+def corpus_options(split: str) -> tuple[Option, ...]:
+    """What probes of trained models share; ``split`` by default."""
+    return (
+        Option("corpus", None, "prepared corpus", metavar="FOLDER", shown="that of the training"),
+        Option("split", split, "split of the corpus"),
+        Option("batch-seconds", 120.0, "seconds of audio in a batch", positive_duration, "S"),
     )
 
 
@@ -124,8 +103,14 @@ PROBE = Probe(
     meaning="word error rate of trained models when the same audio is heard in longer pieces",
     example="asr claims length runs/fsdd-transducer --output claims",
     module="asr.probes.length_measure",
-    row=Point,
-    add_options=add_options,
+    row=LengthPoint,
+    options=(
+        *corpus_options("test"),
+        Option("words", WORDS, "least number of words that are heard at once", whole_number, "N"),
+        Option(
+            "search", None, "Greedy, Beam or a YAML file, for all models", shown="each model's own"
+        ),
+    ),
     parts=(
         Part("Longer recordings than in training", "By model and length", draw, "Not measured."),
     ),

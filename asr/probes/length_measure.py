@@ -7,7 +7,7 @@ for the same words; only where it is cut differs, and models are trained on shor
 
 import argparse
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,17 +19,15 @@ from asr.data.batches import bucket
 from asr.data.utterances import read_corpus, read_rows
 from asr.model import SpeechModel, corpus_of, load_model
 from asr.probes.instrument import facts
-from asr.probes.length import Point
+from asr.probes.length import LengthPoint
 from asr.probes.probe import Measured
 from asr.recognition.recognise import recognise
 from asr.search import Hypothesis
 from asr.statistics.bootstrap import bootstrap_interval
 from asr.text.normalisers import normaliser
-from asr.text.scoring import align, pooled
+from asr.text.scoring import Alignment, align, pooled
 
 log = logging.getLogger(__name__)
-
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -84,13 +82,32 @@ def wave(rows: Any, recording: Recording, rate: int) -> np.ndarray:
     return np.concatenate([decode(rows[i]["audio"]["bytes"], rate) for i in recording.rows])
 
 
-def points(
+def described(run: str, model: SpeechModel) -> dict[str, Any]:
+    """The fields of a row that say which model it is of."""
+    return {
+        "run": run,
+        "encoder": model.description["encoder"]["class_path"],
+        "decoder": model.description["decoder"]["class_path"],
+        "seed": model.summary.get("seed", 0),
+    }
+
+
+def scores(alignments: Sequence[Alignment], speakers: Sequence[str]) -> dict[str, Any]:
+    """The fields of a row on errors, pooled, with the 95 % interval over speakers."""
+    total = pooled(alignments)
+    errors, words = [a.errors for a in alignments], [a.words for a in alignments]
+    low, high = bootstrap_interval(errors, words, speakers)
+    wer = total.errors / total.words
+    counts = {"errors": total.errors, "reference_words": total.words}
+    return {**counts, "wer": wer, "low": low, "high": high}
+
+
+def measure_lengths(
     run: str, model: SpeechModel, corpus: str, split: str, lengths: Iterable[int], batch: float
-) -> list[Point]:
+) -> list[LengthPoint]:
     """One model at every length, shortest first."""
     rows = read_rows(corpus, [split])
     normalise = normaliser(read_corpus(corpus)["normaliser"])
-    description, made = model.description, model.summary.get("seed", 0)
     curve = []
     for words in sorted(lengths):
         recordings = join(rows, words)
@@ -105,29 +122,16 @@ def points(
         texts = [normalise(model.text(hypothesis)) for hypothesis in hypotheses]
         alignments, _ = align([recording.text for recording in recordings], texts)
         total = pooled(alignments)
-        low, high = bootstrap_interval(
-            [a.errors for a in alignments],
-            [a.words for a in alignments],
-            [recording.speaker for recording in recordings],
-            resamples=RESAMPLES,
-        )
         audio = [recording.seconds for recording in recordings]
         curve.append(
-            Point(
-                run=run,
-                encoder=description["encoder"]["class_path"],
-                decoder=description["decoder"]["class_path"],
-                seed=made,
+            LengthPoint(
+                **described(run, model),
+                **scores(alignments, [recording.speaker for recording in recordings]),
                 words=words,
                 recordings=len(recordings),
                 mean_words=total.words / len(recordings),
                 mean_seconds=sum(audio) / len(recordings),
                 longest_seconds=max(audio),
-                errors=total.errors,
-                reference_words=total.words,
-                wer=total.errors / total.words,
-                low=low,
-                high=high,
                 deletions=total.deletions / total.words,
                 unfinished=sum(not hypothesis.finished for hypothesis in hypotheses),
                 empty=sum(not text for text in texts),
@@ -151,5 +155,7 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     for folder in options.runs:
         model = load_model(folder, device, search)
         corpus = options.corpus or corpus_of(model, folder)
-        curve += points(folder, model, corpus, options.split, options.words, options.batch_seconds)
+        curve += measure_lengths(
+            folder, model, corpus, options.split, options.words, options.batch_seconds
+        )
         yield Measured(curve, machine, {"split": options.split})

@@ -7,7 +7,6 @@ one that cannot stream.
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from asr.config.strict_yaml import load_file, read_component
 from asr.document.blocks import Block, Text
+from asr.files import read_json
 from asr.formatting import digits, percent, percent_interval
-from asr.probes.probe import Measured, Part, Probe, groups, run_names, table
+from asr.probes.probe import Measured, Option, Part, Probe, grouped, run_names, table
 from asr.probes.streaming import HOP_SECONDS
 
 if TYPE_CHECKING:
@@ -24,29 +24,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Point:
-    """A trained model and how far ahead its encoder looks.
+class LookAhead:
+    """A trained model and how far ahead its encoder looks."""
 
-    Attributes:
-        run: its folder.
-        encoder, decoder: their classes.
-        seed: of the run.
-        most: seconds of look-ahead of the first frame of a chunk; None: the whole utterance.
-        mean: seconds of look-ahead, over the frames of a chunk.
-        wer, low, high: on the split that was evaluated, with its 95 % interval over speakers.
-        device_hours: of training.
-    """
-
-    run: str
-    encoder: str
-    decoder: str
+    run: str  # its folder
+    encoder: str  # class
+    decoder: str  # class
     seed: int
-    most: float | None
-    mean: float | None
-    wer: float
-    low: float
+    most: float | None  # seconds, of the first frame of a chunk; None: the whole utterance
+    mean: float | None  # seconds, over the frames of a chunk
+    wer: float  # on the split that was evaluated
+    low: float  # of the 95 % interval over speakers
     high: float
-    device_hours: float
+    device_hours: float  # of training
 
 
 def look_ahead(encoder: "Encoder") -> tuple[float, float] | None:
@@ -60,7 +50,7 @@ def look_ahead(encoder: "Encoder") -> tuple[float, float] | None:
     return most, most / 2
 
 
-def read_point(folder: Path, split: str) -> Point:
+def read_look_ahead(folder: Path, split: str) -> LookAhead:
     """What the files of a run folder say.
 
     Raises:
@@ -74,13 +64,11 @@ def read_point(folder: Path, split: str) -> Point:
     if not path.is_file():
         raise ValueError(f"{folder} has no {split} WER; run: asr evaluate {folder} --split {split}")
     recipe = load_file(folder / "recipe.yaml")
-    ledger, metrics = (
-        json.loads(file.read_text(encoding="utf-8")) for file in (folder / "ledger.json", path)
-    )
+    ledger, metrics = read_json(folder / "ledger.json"), read_json(path)
     build = read_component(ENCODERS, recipe["encoder"], "encoder", 1)
     most, mean = look_ahead(build(recipe["features"]["num_mels"])) or (None, None)
     low, high = metrics["wer"]["interval"]
-    return Point(
+    return LookAhead(
         run=str(folder),
         encoder=recipe["encoder"]["class_path"],
         decoder=recipe["decoder"]["class_path"],
@@ -102,7 +90,7 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     """
     from asr.probes.instrument import facts
 
-    points = [read_point(Path(folder), options.split) for folder in options.runs]
+    points = [read_look_ahead(Path(folder), options.split) for folder in options.runs]
     points.sort(key=lambda p: (p.encoder, p.decoder, p.most is None, p.most or 0.0, p.seed))
     yield Measured(points, facts(device))
 
@@ -114,7 +102,7 @@ def format_seconds(ahead: float | None) -> str:
 
 def draw(measured: Measured) -> list[Block]:
     """A line per look-ahead with the mean over its runs, then a line per run."""
-    together = [own for _, own in groups(measured.rows, "encoder", "decoder", "most")]
+    together = [own for _, own in grouped(measured.rows, "encoder", "decoder", "most")]
     name = run_names(measured.rows)[1]
     shared = {
         "trained model: encoder": lambda own: own[0].encoder,
@@ -141,21 +129,14 @@ def _span(wers: list[float]) -> str:
     return mean if len(wers) == 1 else f"{mean}, {percent(min(wers))} to {percent(max(wers))}"
 
 
-def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims lookahead``."""
-    options.add_argument(
-        "--split", default="test", help="split whose evaluation is read (default: test)"
-    )
-
-
 PROBE = Probe(
     name="lookahead",
     title="Word error rate against look-ahead",
     meaning="word error rate of trained models against how far ahead their encoders see",
     example="asr claims lookahead runs/causal runs/chunked runs/full --output claims",
     module="asr.probes.lookahead",
-    row=Point,
-    add_options=add_options,
+    row=LookAhead,
+    options=(Option("split", "test", "split whose evaluation is read"),),
     parts=(Part("C2", "By look-ahead", draw, "Errors against look-ahead: not measured."),),
     takes_runs=True,
 )

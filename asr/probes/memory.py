@@ -6,7 +6,6 @@ belong into the table, and their absence is said.
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from asr.config.strict_yaml import load_file
 from asr.document.blocks import Block, Picture, Text
+from asr.files import read_json
 from asr.formatting import digits, percent, percent_interval, prefixed
-from asr.probes.probe import Measured, Part, Probe, groups, run_names, table
+from asr.probes.probe import Measured, Option, Part, Probe, grouped, run_names, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,39 +25,27 @@ EVERYTHING = "none"  # the gate of an encoder that stores every frame
 
 
 @dataclass(frozen=True)
-class Point:
-    """What one run stored and what it cost.
+class StoredRun:
+    """What one run stored and what it cost."""
 
-    Attributes:
-        run: its folder.
-        encoder, gate, seed: what was trained; gate ``none``: every frame is stored.
-        setting: threshold or rate of the gate.
-        kept, kept_speech, kept_silence: shares of the validation frames stored at the end.
-        validation_wer: the best one.
-        wer, low, high: on the split that was evaluated; None: it was not.
-        device_hours, train_flops: of training; FLOPs as if every frame were stored where a gate
-            looks at them.
-        real_time_factor: of the evaluation.
-    """
-
-    run: str
-    encoder: str
-    gate: str
-    setting: float | None
+    run: str  # its folder
+    encoder: str  # class
+    gate: str  # "none": every frame is stored
+    setting: float | None  # threshold or rate of the gate
     seed: int
-    kept: float
+    kept: float  # share of the validation frames stored at the end
     kept_speech: float | None
     kept_silence: float | None
-    validation_wer: float
-    wer: float | None
-    low: float | None
+    validation_wer: float  # the best one
+    wer: float | None  # on the split that was evaluated; None: it was not
+    low: float | None  # of the 95 % interval over speakers
     high: float | None
-    device_hours: float
-    train_flops: float
-    real_time_factor: float | None
+    device_hours: float  # of training
+    train_flops: float  # as if every frame were stored where a gate looks at them
+    real_time_factor: float | None  # of the evaluation
 
 
-def read_point(folder: Path, split: str) -> Point:
+def read_stored_run(folder: Path, split: str) -> StoredRun:
     """What the files of a run folder say.
 
     Raises:
@@ -79,9 +67,9 @@ def read_point(folder: Path, split: str) -> Point:
         by_similarity = gate in ("last_kept", "previous")
         setting = memory.get("threshold", 0.9) if by_similarity else memory.get("rate", 0.5)
     path = folder / "evaluations" / split / "metrics.json"
-    metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    metrics = read_json(path) if path.exists() else None
     low, high = metrics["wer"]["interval"] if metrics else (None, None)
-    return Point(
+    return StoredRun(
         run=str(folder),
         encoder=encoder["class_path"],
         gate=gate,
@@ -112,15 +100,15 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     for folder, place in zip(options.runs, places, strict=True):
         if places.count(place) > 1:
             raise ValueError(f"{folder} is given twice; give each run once")
-    points = [read_point(Path(folder), options.split) for folder in options.runs]
+    points = [read_stored_run(Path(folder), options.split) for folder in options.runs]
     points.sort(key=lambda point: (point.encoder, point.gate, -point.kept))
     yield Measured(points, facts(device))
 
 
-def missing(points: Sequence[Point]) -> list[str]:
+def missing(points: Sequence[StoredRun]) -> list[str]:
     """What a fair reading lacks, in words."""
     lacks = []
-    for (encoder,), own in groups(points, "encoder"):
+    for (encoder,), own in grouped(points, "encoder"):
         gates = {point.gate for point in own}
         if not gates - {*CONTROLS, EVERYTHING}:
             continue
@@ -160,7 +148,7 @@ def draw(measured: Measured) -> list[Block]:
     return [picture, table(measured.rows, columns), *notes]
 
 
-def draw_figure(points: Sequence[Point]) -> "Figure | None":
+def draw_figure(points: Sequence[StoredRun]) -> "Figure | None":
     """WER against the share of frames that is stored, by gate; whiskers over speakers."""
     from asr.document.figures import Series, new_figure, style, whiskers
 
@@ -168,7 +156,7 @@ def draw_figure(points: Sequence[Point]) -> "Figure | None":
     if not known:
         return None
     figure, (axes,) = new_figure(3.8)
-    for index, ((encoder, gate), own) in enumerate(groups(known, "encoder", "gate")):
+    for index, ((encoder, gate), own) in enumerate(grouped(known, "encoder", "gate")):
         label = f"{encoder}, {'everything stored' if gate == EVERYTHING else gate}"
         ends = [[100 * getattr(p, key) for p in own] for key in ("kept", "wer", "low", "high")]
         line = Series(label, *ends)
@@ -182,21 +170,14 @@ def draw_figure(points: Sequence[Point]) -> "Figure | None":
     return figure
 
 
-def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims memory``."""
-    options.add_argument(
-        "--split", default="test", help="split whose evaluation is read (default: test)"
-    )
-
-
 PROBE = Probe(
     name="memory",
     title="Stored frames",
     meaning="word error rate of trained models against the share of frames that they store",
     example="asr claims memory runs/gated runs/uniform runs/random runs/all --output claims",
     module="asr.probes.memory",
-    row=Point,
-    add_options=add_options,
+    row=StoredRun,
+    options=(Option("split", "test", "split whose evaluation is read"),),
     parts=(Part("C7", "By gate and share stored", draw),),
     takes_runs=True,
 )

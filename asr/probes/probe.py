@@ -63,6 +63,30 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Option:
+    """An option of a probe; one with a tuple by default takes one value or more."""
+
+    name: str
+    default: Any
+    meaning: str
+    kind: Callable[[str], Any] = str  # of a value
+    metavar: str | None = None
+    shown: str = ""  # the default in words, where the value does not say it
+    choices: Sequence[str] | None = None
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Adds it with its default in the help."""
+        many = isinstance(self.default, tuple)
+        values = self.default if many else [self.default]
+        shown = self.shown or " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+        parser.add_argument(
+            f"--{self.name}", type=self.kind, default=self.default, nargs="+" if many else None,
+            metavar=self.metavar, choices=self.choices,
+            help=f"{self.meaning} (default: {shown})".replace("%", "%%"),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Probe:
     """What ``asr claims NAME`` measures.
 
@@ -73,12 +97,11 @@ class Probe:
         example: a command.
         module: has ``measure(options, device)``, which yields what is measured so far.
         row: type of a row; a field without a default must be in a file for it to be read.
-        add_options: those beside the run folders, ``--device`` and ``--output``.
+        options: those beside the run folders, ``--device`` and ``--output``.
         parts: in the order of the page.
         takes_runs: whether it measures run or model folders.
         key: of the rows in the JSON file; empty: the file is JSON lines, which ``measure`` writes.
         machine_key: of the machine in the JSON file.
-        not_in_csv: fields of a row that are lists.
         check: raises KeyError or TypeError where the rest of a file is not what ``parts`` need.
     """
 
@@ -88,12 +111,11 @@ class Probe:
     example: str
     module: str
     row: type
-    add_options: Callable[[argparse.ArgumentParser], None]
+    options: tuple[Option, ...]
     parts: tuple[Part, ...]
     takes_runs: bool = False
     key: str = "points"
     machine_key: str = "machine"
-    not_in_csv: frozenset[str] = frozenset()
     check: Callable[[Mapping[str, Any]], object] = len
 
     @property
@@ -104,6 +126,13 @@ class Probe:
     def path(self, folder: Path) -> Path:
         """The file that holds all it measured."""
         return folder / f"{self.name}.{'json' if self.key else 'jsonl'}"
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the run folders and the options of the probe."""
+        if self.takes_runs:
+            parser.add_argument("runs", nargs="+", metavar="RUN", help="run or model folders")
+        for option in self.options:
+            option.add_to(parser)
 
     def run(self, options: argparse.Namespace, device: str) -> int:
         """Measures, writes the files after each part and prints the page; 1 if a row failed.
@@ -144,7 +173,8 @@ class Probe:
 
     def _csv(self, rows: Sequence[Mapping[str, Any]]) -> str:
         text = io.StringIO()
-        names = [f.name for f in fields(self.row) if f.name not in self.not_in_csv]
+        lists = {name for row in rows for name, v in row.items() if isinstance(v, (list, tuple))}
+        names = [f.name for f in fields(self.row) if f.name not in lists]
         writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -236,14 +266,14 @@ def run_names(rows: Sequence[Any]) -> tuple[str, Callable[[Any], str]]:
 # --- types of options ---
 
 
-def count(text: str) -> int:
+def whole_number(text: str) -> int:
     """A whole number above zero."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
-def seconds(text: str) -> float:
+def duration(text: str) -> float:
     """A number of seconds, 0 or more."""
     try:
         value = float(text)
@@ -254,15 +284,15 @@ def seconds(text: str) -> float:
     return value
 
 
-def above_zero(text: str) -> float:
+def positive_duration(text: str) -> float:
     """A number of seconds above 0."""
-    value = seconds(text)
+    value = duration(text)
     if not value:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return value
 
 
-def groups(rows: Sequence[Any], *names: str) -> Iterator[tuple[tuple[Any, ...], list[Any]]]:
+def grouped(rows: Sequence[Any], *names: str) -> Iterator[tuple[tuple[Any, ...], list[Any]]]:
     """Rows that share the values of these fields, in the order in which the values first come."""
     found: dict[tuple[Any, ...], list[Any]] = {}
     for row in rows:

@@ -1,13 +1,12 @@
 """What a step of an LSTM waits for, by width and batch, below what the machine can do."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from asr.document.blocks import Block, Picture, Text
 from asr.formatting import digits, percent, prefixed
-from asr.probes.probe import Measured, Part, Probe, count, table
+from asr.probes.probe import Measured, Option, Part, Probe, table, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,26 +15,17 @@ WIDTHS, BATCHES = (64, 128, 256, 512, 1024), (1, 4, 16, 64)
 BOUNDS = ("latency", "memory", "arithmetic")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Step:
-    """One step of an LSTM whose width is also that of its input.
-
-    Attributes:
-        width, batch: H and B.
-        seconds: of a step forward.
-        flops: of a step.
-        intensity: FLOPs per byte of the recurrent half, if its weights are read anew.
-        latency_share: of the step's time, as fitted.
-        bound: what it waits for, one of ``BOUNDS``.
-    """
+    """One step of an LSTM whose width is also that of its input."""
 
     width: int
     batch: int
-    seconds: float
+    seconds: float  # of a step forward; the constant cost of a call is taken out
     flops: int
-    intensity: float
-    latency_share: float | None = None
-    bound: str
+    intensity: float  # FLOPs per byte of the recurrent half, if its weights are read anew
+    latency_share: float | None = None  # of the step's time, as fitted
+    bound: str = ""  # what it waits for, one of ``BOUNDS``; empty before the fit
 
 
 def draw(measured: Measured) -> list[Block]:
@@ -95,25 +85,6 @@ def draw_figure(steps: Sequence[Step], machine: Mapping[str, float]) -> "Figure"
     return figure
 
 
-def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims roofline``."""
-    options.add_argument(
-        "--widths", nargs="+", type=count, default=list(WIDTHS), metavar="H",
-        help="widths of the LSTM (default: 64 128 256 512 1024)",
-    )  # fmt: skip
-    options.add_argument(
-        "--batches", nargs="+", type=count, default=list(BATCHES), metavar="B",
-        help="utterances (default: 1 4 16 64)",
-    )  # fmt: skip
-    options.add_argument(
-        "--frames", type=count, default=100, metavar="T",
-        help="a step is the difference of calls over T and over 2 T frames (default: 100)",
-    )  # fmt: skip
-    options.add_argument(
-        "--repeats", type=count, default=5, metavar="N", help="timed calls of each (default: 5)"
-    )
-
-
 def check(rest: Mapping[str, Any]) -> None:
     """Raises KeyError where the machine or the fit lacks what the page and the verdict read."""
     needed = {
@@ -132,7 +103,18 @@ PROBE = Probe(
     example="asr claims roofline --widths 64 256 1024 --output claims",
     module="asr.probes.roofline_measure",
     row=Step,
-    add_options=add_options,
+    options=(
+        Option("widths", WIDTHS, "widths of the LSTM", whole_number, "H"),
+        Option("batches", BATCHES, "utterances", whole_number, "B"),
+        Option(
+            "frames",
+            100,
+            "of the shorter of two calls; a step is their difference",
+            whole_number,
+            "T",
+        ),
+        Option("repeats", 5, "timed calls of each", whole_number, "N"),
+    ),
     parts=(Part("C5", "By width and batch", draw),),
     key="steps",
     machine_key="about",

@@ -14,19 +14,18 @@ import argparse
 import logging
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from asr.encoders.recurrent import padded
 from asr.kernels.linear import linear
-from asr.kernels.padded_cudnn import silent
 from asr.probes.instrument import alternate, facts
-from asr.probes.layers import full
+from asr.probes.layers import fused
 from asr.probes.probe import Measured
 from asr.probes.roofline import Step
 
@@ -50,36 +49,19 @@ class Machine:
         return self.peak / self.bandwidth
 
 
-@dataclass(frozen=True)
-class Timed:
-    """One step of an LSTM whose width is also that of its input.
+def recurrent_bytes(width: int, batch: int) -> int:
+    """Moved by a step if the recurrent weights are read anew: 4 H^2 of them, about 8 B H of states.
 
-    Attributes:
-        width, batch: H and B.
-        seconds: of a step forward; the constant cost of a call is taken out, see ``time_steps``.
+    The input's weights are used by all frames at once.
     """
+    return FLOAT * (4 * width**2 + 8 * batch * width)
 
-    width: int
-    batch: int
-    seconds: float
 
-    @property
-    def flops(self) -> int:
-        """Four gates, each of the input and of the state: 16 B H^2."""
-        return 16 * self.batch * self.width**2
-
-    @property
-    def bytes(self) -> int:
-        """Moved if the recurrent weights are read anew: 4 H^2 of them, and about 8 B H of states.
-
-        The input's weights are used by all frames at once.
-        """
-        return FLOAT * (4 * self.width**2 + 8 * self.batch * self.width)
-
-    @property
-    def intensity(self) -> float:
-        """FLOPs of the recurrent half per byte."""
-        return self.flops / 2 / self.bytes
+def timed_step(width: int, batch: int, seconds: float) -> Step:
+    """A step with its work: four gates, each of the input and of the state, 16 B H^2."""
+    flops = 16 * batch * width**2
+    intensity = flops / 2 / recurrent_bytes(width, batch)
+    return Step(width=width, batch=batch, seconds=seconds, flops=flops, intensity=intensity)
 
 
 @dataclass(frozen=True)
@@ -98,12 +80,12 @@ class Fit:
     rate: float
     error: float
 
-    def share(self, step: Timed) -> float:
+    def share(self, step: Step) -> float:
         """Of the step's time that is latency, as fitted."""
         return self.latency / (self.latency + step.flops / self.rate)
 
 
-def fit(steps: Sequence[Timed]) -> Fit:
+def fit(steps: Sequence[Step]) -> Fit:
     """Fits the time of steps.
 
     Raises:
@@ -125,7 +107,7 @@ def fit(steps: Sequence[Timed]) -> Fit:
     return Fit(float(latency), error, float(1 / cost), float(np.sqrt(np.mean(residuals**2))))
 
 
-def bound(step: Timed, fitted: Fit, machine: Machine) -> str:
+def bound(step: Step, fitted: Fit, machine: Machine) -> str:
     """What the step waits for.
 
     Latency where it is more than half of the fitted time; otherwise memory or arithmetic by the
@@ -134,7 +116,7 @@ def bound(step: Timed, fitted: Fit, machine: Machine) -> str:
     """
     if fitted.share(step) > 0.5:
         return "latency"
-    cached = step.bytes / machine.bandwidth > step.seconds
+    cached = recurrent_bytes(step.width, step.batch) / machine.bandwidth > step.seconds
     return "memory" if step.intensity < machine.ridge and not cached else "arithmetic"
 
 
@@ -155,23 +137,16 @@ def machine_limits(device: str, repeats: int) -> Machine:
 @torch.inference_mode()
 def time_steps(
     widths: Sequence[int], batches: Sequence[int], *, frames: int, device: str, repeats: int
-) -> list[Timed]:
+) -> list[Step]:
     """The time of a step by the kernel that encoders use: of 2 T frames less T, over T."""
     steps = []
-    run = silent if torch.device(device).type == "cuda" else padded
     for width, batch in product(widths, batches):
         torch.manual_seed(0)
         lstm = nn.LSTM(width, width, batch_first=True).to(device).eval()
         inputs = [torch.randn(batch, n * frames, width, device=device) for n in (1, 2)]
 
-        def call(x: Tensor, lstm: nn.LSTM = lstm) -> None:
-            run(lstm, x, full(x))
-
-        short, long = alternate(
-            [lambda x=inputs[0]: call(x), lambda x=inputs[1]: call(x)],  # type: ignore[misc]
-            device=device,
-            repeats=repeats,
-        )
+        calls = [partial(fused, lstm, x) for x in inputs]
+        short, long = alternate(calls, device=device, repeats=repeats)
         if short is None or long is None:
             log.warning("width %d, batch %d: out of memory, left out", width, batch)
             continue
@@ -180,7 +155,7 @@ def time_steps(
         if seconds <= 0:
             log.warning("width %d, batch %d: too short to be timed, left out", width, batch)
             continue
-        steps.append(Timed(width, batch, seconds))
+        steps.append(timed_step(width, batch, seconds))
         log.info("width %d, batch %d: %.2f us a step", width, batch, 1e6 * seconds)
     return steps
 
@@ -201,17 +176,11 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     yield measured(steps, machine, facts(device))
 
 
-def measured(steps: Sequence[Timed], machine: Machine, about: Mapping[str, Any]) -> Measured:
+def measured(steps: Sequence[Step], machine: Machine, about: Mapping[str, Any]) -> Measured:
     """Timed steps with their fit and what bounds each."""
     fitted = fit(steps)
     rows = [
-        Step(
-            **asdict(step),
-            flops=step.flops,
-            intensity=step.intensity,
-            latency_share=fitted.share(step),
-            bound=bound(step, fitted, machine),
-        )
+        replace(step, latency_share=fitted.share(step), bound=bound(step, fitted, machine))
         for step in steps
     ]
     limits = {**asdict(machine), "ridge": machine.ridge}

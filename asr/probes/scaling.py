@@ -1,6 +1,5 @@
 """How time and peak memory grow with length: layers against the obvious reference, and encoders."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from asr.config import shipped
 from asr.document.blocks import Block, Picture, Text
 from asr.formatting import NONE, digits, prefixed
-from asr.probes.probe import Measured, Part, Probe, count, groups, table
+from asr.probes.probe import Measured, Option, Part, Probe, grouped, table, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,55 +30,40 @@ BELOW = "Below the dotted line the one named first takes less time than the one 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Timing:
     """One measurement, or one pair of them; times and ratios are medians over repeats.
 
-    Attributes:
-        name: of the comparison, or of the encoder's recipe.
-        subject: in words; of an encoder ``training`` (forward and backward) or ``encoding``.
-        reference: in words; empty for an encoder.
-        time: encoder frames of a layer, feature frames of an encoder.
-        batch: utterances.
-        seconds, seconds_min, seconds_max: of the subject; None where its memory did not suffice.
-        peak_bytes: the most memory that the call had allocated at once.
-        reference_seconds, ...: of the reference; None where it failed, or there is none.
-        ratio, ratio_min, ratio_max: seconds of the subject over those of the reference, by repeat.
-        peak_ratio: peak memory of the subject over that of the reference.
-        flops: of the call by the encoder's formula; a backward pass is two forward passes.
-        parameters: of the encoder.
-        state_bytes: what a causal encoder remembers of one utterance after ``time`` frames.
-        flops_per_second: FLOPs by the formula per median second.
-        error: why there is no measurement.
-        repeats, reference_repeats: seconds of each repeat, in the order in which they were taken.
+    Of a time or a ratio the least and the greatest repeat stand beside the median. None: it was not
+    measured, as where the memory did not suffice.
     """
 
-    name: str
-    subject: str
-    reference: str
-    time: int
-    batch: int
+    name: str  # of the comparison, or of the encoder's recipe
+    subject: str  # in words; of an encoder "training" (forward and backward) or "encoding"
+    reference: str  # in words; empty for an encoder
+    time: int  # encoder frames of a layer, feature frames of an encoder
+    batch: int  # utterances
     seconds: float | None
     seconds_min: float | None = None
     seconds_max: float | None = None
-    peak_bytes: int | None = None
+    peak_bytes: int | None = None  # the most memory that the call had allocated at once
     reference_seconds: float | None = None
     reference_seconds_min: float | None = None
     reference_seconds_max: float | None = None
     reference_peak_bytes: int | None = None
-    ratio: float | None = None
+    ratio: float | None = None  # seconds of the subject over those of the reference
     ratio_min: float | None = None
     ratio_max: float | None = None
-    peak_ratio: float | None = None
-    flops: int | None = None
-    parameters: int | None = None
-    state_bytes: int | None = None
+    peak_ratio: float | None = None  # peak memory of the subject over that of the reference
+    flops: int | None = None  # by the encoder's formula; a backward pass is two forward passes
+    parameters: int | None = None  # of the encoder
+    state_bytes: int | None = None  # what a causal encoder remembers after ``time`` frames
     flops_per_second: float | None = None
-    error: str
-    repeats: Sequence[float] = ()
+    error: str  # why there is no measurement
+    repeats: Sequence[float] = ()  # seconds, in the order in which they were taken
     reference_repeats: Sequence[float] = ()
 
 
-def _spread(row: Row, name: str, factor: float = 1.0) -> str:
+def _spread(row: Timing, name: str, factor: float = 1.0) -> str:
     """``1.20 [1.10 to 1.30]``: the median, the least and the greatest of the repeats."""
     middle, low, high = (getattr(row, name + end) for end in ("", "_min", "_max"))
     if None in (middle, low, high):
@@ -87,7 +71,7 @@ def _spread(row: Row, name: str, factor: float = 1.0) -> str:
     return f"{digits(factor * middle)} [{digits(factor * low)} to {digits(factor * high)}]"
 
 
-def _power(measured: Measured, row: Row, subject: str) -> str:
+def _power(measured: Measured, row: Timing, subject: str) -> str:
     fitted = _exponents(measured).get((row.name, subject))
     return NONE if fitted is None else f"{fitted['seconds']:.2f} ± {fitted['seconds_error']:.2f}"
 
@@ -144,7 +128,7 @@ def _encoders(measured: Measured) -> list[Block]:
     return [picture, table(rows, columns), Text([note])]
 
 
-def draw_ratios(rows: Sequence[Row], names: Sequence[str]) -> "Figure | None":
+def draw_ratios(rows: Sequence[Timing], names: Sequence[str]) -> "Figure | None":
     """Time of a subject over that of its reference against the length; below 1 it is faster."""
     from asr.document.figures import FAINT, Series, draw_lines, new_figure, plain_log
 
@@ -166,7 +150,7 @@ def draw_ratios(rows: Sequence[Row], names: Sequence[str]) -> "Figure | None":
     return figure
 
 
-def draw_encoders(rows: Sequence[Row], measured: Measured) -> "Figure | None":
+def draw_encoders(rows: Sequence[Timing], measured: Measured) -> "Figure | None":
     """Seconds of a training pass of whole encoders against the length, with fitted exponents."""
     from asr.document.figures import Series, draw_lines, new_figure
 
@@ -178,7 +162,7 @@ def draw_encoders(rows: Sequence[Row], measured: Measured) -> "Figure | None":
 
     lines = []
     timed = [row for row in rows if row.subject == "training" and row.seconds]
-    for (name,), own in sorted(groups(timed, "name"), key=place):
+    for (name,), own in sorted(grouped(timed, "name"), key=place):
         own.sort(key=lambda row: row.time)
         ends = [[getattr(r, k) for r in own] for k in ("seconds", "seconds_min", "seconds_max")]
         power = f"  T^{_power(measured, own[0], 'training')}"
@@ -208,36 +192,7 @@ def encoder_files(given: Sequence[str] | None) -> dict[str, Path]:
     return {path.stem: path for path in paths}
 
 
-def add_encoders(options: argparse.ArgumentParser) -> None:
-    """``--encoders``, which the probes of encoders share."""
-    options.add_argument(
-        "--encoders", nargs="+", metavar="NAME",
-        help="names of recipes, or YAML files (default: every small recipe)",
-    )  # fmt: skip
-
-
-def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims scaling``."""
-    rows = ", ".join([*COMPARISONS, *small_encoders()])
-    options.add_argument(
-        "--rows", nargs="+", metavar="NAME", help=f"rows to measure (default: all of {rows})"
-    )
-    add_encoders(options)
-    options.add_argument(
-        "--times", nargs="+", type=count, default=[], metavar="T",
-        help="lengths in frames (default: three lengths of each row)",
-    )  # fmt: skip
-    for name, value, metavar, words in (
-        ("batch", 4, "B", "utterances"),
-        ("dim", 192, "D", "width of the layers"),
-        ("repeats", 5, "N", "timed calls of each"),
-    ):
-        options.add_argument(
-            f"--{name}", type=count, default=value, metavar=metavar,
-            help=f"{words} (default: {value})",
-        )  # fmt: skip
-
-
+ENCODERS = Option("encoders", (), "recipes, or YAML files", str, "NAME", "every small recipe")
 PROBE = Probe(
     name="scaling",
     title="Time and memory against length",
@@ -245,8 +200,22 @@ PROBE = Probe(
     "length",
     example="asr claims scaling --rows lstm-loop gru-loop --output claims",
     module="asr.probes.scaling_measure",
-    row=Row,
-    add_options=add_options,
+    row=Timing,
+    options=(
+        Option(
+            "rows",
+            (),
+            "rows to measure",
+            str,
+            "NAME",
+            f"all of {', '.join([*COMPARISONS, *small_encoders()])}",
+        ),
+        ENCODERS,
+        Option("times", (), "lengths in frames", whole_number, "T", "three lengths of each row"),
+        Option("batch", 4, "utterances", whole_number, "B"),
+        Option("dim", 192, "width of the layers", whole_number, "D"),
+        Option("repeats", 5, "timed calls of each", whole_number, "N"),
+    ),
     parts=(
         Part(
             "C4",
@@ -261,5 +230,4 @@ PROBE = Probe(
         Part("Cost against length", "Encoders", _encoders, "Not measured."),
     ),
     key="rows",
-    not_in_csv=frozenset({"repeats", "reference_repeats"}),
 )

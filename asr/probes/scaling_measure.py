@@ -20,9 +20,9 @@ from asr.config import strict_yaml
 from asr.encoders import ENCODERS, Encoder, state_bytes
 from asr.loss import collected, weighted
 from asr.probes.instrument import Measurement, alternate, exponent, facts
-from asr.probes.layers import BUILD, full
+from asr.probes.layers import BUILD, Call, full
 from asr.probes.probe import Measured
-from asr.probes.scaling import COMPARISONS, Row, encoder_files
+from asr.probes.scaling import COMPARISONS, Timing, encoder_files
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +30,9 @@ NUM_MELS = 80
 ENCODER_TIMES = (400, 1600, 6400)  # feature frames: 4, 16 and 64 s
 
 
-class Features(nn.Module):
-    """An encoder over utterances without padding."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, F) -> (B, S, D)."""
-        return self.encoder(x, full(x))[0]
+def encoded(encoder: Encoder, x: Tensor) -> Tensor:
+    """(B, T, F) -> (B, S, D) of utterances without padding."""
+    return encoder(x, full(x))[0]
 
 
 def training(module: nn.Module, x: Tensor) -> Callable[[], None]:
@@ -70,7 +63,7 @@ def encoding(module: nn.Module, x: Tensor) -> Callable[[], None]:
 
 def compare(
     name: str, times: Sequence[int], *, batch: int, dim: int, device: str, repeats: int
-) -> list[Row]:
+) -> list[Timing]:
     """The rows of one comparison, one for each length."""
     subject, reference, own_times = COMPARISONS[name]
     rows = []
@@ -98,7 +91,7 @@ def measure_encoders(
     batch: int,
     device: str,
     repeats: int,
-) -> list[Row]:
+) -> list[Timing]:
     """Two rows per encoder and length, training and encoding; all encoders take turns."""
     encoders: dict[str, Encoder] = {}
     for name, component in recipes.items():
@@ -110,8 +103,8 @@ def measure_encoders(
         x = torch.randn(batch, time, NUM_MELS, device=device)
         steps = []
         for encoder in encoders.values():
-            steps.append(training(Features(encoder), x))
-            steps.append(encoding(Features(copy.deepcopy(encoder)).eval(), x))
+            steps.append(training(Call(encoder, encoded), x))
+            steps.append(encoding(Call(copy.deepcopy(encoder), encoded).eval(), x))
         costs = iter(alternate(steps, device=device, repeats=repeats))
         for name, encoder in encoders.items():
             flops = encoder.flops([time] * batch)
@@ -137,7 +130,7 @@ def row(
     error: str,
     flops: int | None = None,
     **facts: Any,
-) -> Row:
+) -> Timing:
     """A row with its medians, ratios and speed; None for a cost: its memory did not suffice."""
     found: dict[str, Any] = {}
     for prefix, one in (("", cost), ("reference_", reference)):
@@ -153,7 +146,7 @@ def row(
     names: dict[str, Any] = dict(
         zip(("name", "subject", "reference", "time", "batch"), what, strict=True)
     )
-    return Row(**names, error=error, flops=flops, **{"seconds": None, **found}, **facts)
+    return Timing(**names, error=error, flops=flops, **{"seconds": None, **found}, **facts)
 
 
 def spread(name: str, values: Sequence[float]) -> dict[str, float]:
@@ -162,7 +155,7 @@ def spread(name: str, values: Sequence[float]) -> dict[str, float]:
     return dict(zip((name, f"{name}_min", f"{name}_max"), ends, strict=True))
 
 
-def exponents(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def exponents(rows: Sequence[Timing]) -> list[dict[str, Any]]:
     """The p of T^p, by which time and peak memory grow, with its standard error.
 
     For each subject and reference that was measured at three lengths or more.
@@ -179,7 +172,7 @@ def exponents(rows: Sequence[Row]) -> list[dict[str, Any]]:
         found: dict[str, Any] = {"name": name, "subject": words}
         for key, values in zip(("seconds", "peak_bytes"), costs, strict=True):
             if (power := exponent(times, values)) is not None:
-                found |= {key: power.value, f"{key}_error": power.error}
+                found |= dict(zip((key, f"{key}_error"), power, strict=True))
         if len(found) > 2:
             fitted.append(found)
     return fitted
@@ -211,7 +204,7 @@ def components(files: Mapping[str, Path]) -> dict[str, strict_yaml.Component]:
 
 
 def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
-    """Row by row, since a later row may be interrupted.
+    """Timing by row, since a later row may be interrupted.
 
     Raises:
         ValueError: no such row, or a recipe that is wrong.

@@ -1,14 +1,13 @@
 """What a causal encoder costs as a stream: time per frame and state, by position."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asr.document.blocks import Block, Picture, Text
 from asr.formatting import digits, prefixed
-from asr.probes.probe import Measured, Part, Probe, count, groups, table
-from asr.probes.scaling import add_encoders
+from asr.probes.probe import Measured, Option, Part, Probe, grouped, table, whole_number
+from asr.probes.scaling import ENCODERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,33 +17,22 @@ HOP_SECONDS = 0.01  # of a feature frame
 
 
 @dataclass(frozen=True)
-class Point:
-    """One encoder at one position of its stream.
+class StreamPoint:
+    """One encoder at one position of its stream."""
 
-    Attributes:
-        encoder: name of the recipe.
-        position: feature frames read before, to the chunk.
-        chunk: feature frames that it takes at once, so that it answers as late.
-        batch: streams read side by side.
-        milliseconds: median over chunks of the time per feature frame, of all streams together.
-        slowest: milliseconds of the slowest of these chunks.
-        state_bytes: what it remembers of one stream.
-        parameters: of the encoder.
-    """
-
-    encoder: str
-    position: int
-    chunk: int
-    batch: int
-    milliseconds: float
-    slowest: float
-    state_bytes: int
-    parameters: int
+    encoder: str  # name of the recipe
+    position: int  # feature frames read before, to the chunk
+    chunk: int  # feature frames that it takes at once, so that it answers as late
+    batch: int  # streams read side by side
+    milliseconds: float  # per feature frame of all streams together, median over chunks
+    slowest: float  # milliseconds of the slowest of these chunks
+    state_bytes: int  # what it remembers of one stream
+    parameters: int  # of the encoder
 
 
 def draw(measured: Measured) -> list[Block]:
     """A line per encoder and position."""
-    points: Sequence[Point] = measured.rows
+    points: Sequence[StreamPoint] = measured.rows
     columns = {
         "causal encoder": lambda p: p.encoder,
         "parameters": lambda p: prefixed(p.parameters, "").strip(),
@@ -65,11 +53,11 @@ def draw(measured: Measured) -> list[Block]:
     return [picture, table(points, columns), Text([note])]
 
 
-def draw_figure(points: Sequence[Point]) -> "Figure":
+def draw_figure(points: Sequence[StreamPoint]) -> "Figure":
     """Milliseconds per frame and bytes of state against the position in the stream."""
     from asr.document.figures import Series, draw_lines, legend_above, new_figure, plain_log
 
-    encoders = [(name.removesuffix("-small"), own) for (name,), own in groups(points, "encoder")]
+    encoders = [(name.removesuffix("-small"), own) for (name,), own in grouped(points, "encoder")]
     figure, panels = new_figure(4.2 + 0.06 * len(encoders), 2)
     for panel, key, words in (
         (panels[0], "milliseconds", "ms per feature frame of 10 ms"),
@@ -89,29 +77,20 @@ def draw_figure(points: Sequence[Point]) -> "Figure":
     return figure
 
 
-def add_options(options: argparse.ArgumentParser) -> None:
-    """Those of ``asr claims streaming``."""
-    add_encoders(options)
-    options.add_argument(
-        "--positions", nargs="+", type=count, default=list(POSITIONS), metavar="T",
-        help="feature frames read before the time is taken (default: 400 1600 10000)",
-    )  # fmt: skip
-    options.add_argument(
-        "--batch", type=count, default=1, metavar="B", help="streams side by side (default: 1)"
-    )
-    options.add_argument(
-        "--chunks", type=count, default=50, metavar="N",
-        help="chunks timed at each position (default: 50)",
-    )  # fmt: skip
-
-
 PROBE = Probe(
     name="streaming",
     title="Streaming",
     meaning="milliseconds per frame and bytes of state of causal encoders along a stream",
     example="asr claims streaming --encoders lstm-causal-small --output claims",
     module="asr.probes.streaming_measure",
-    row=Point,
-    add_options=add_options,
+    row=StreamPoint,
+    options=(
+        ENCODERS,
+        Option(
+            "positions", POSITIONS, "feature frames read before time is taken", whole_number, "T"
+        ),
+        Option("batch", 1, "streams side by side", whole_number, "B"),
+        Option("chunks", 50, "chunks timed at each position", whole_number, "N"),
+    ),
     parts=(Part("C2", "Time and state by position", draw),),
 )

@@ -21,7 +21,7 @@ from asr.probes.instrument import facts
 from asr.probes.probe import Measured
 from asr.probes.scaling import encoder_files
 from asr.probes.scaling_measure import NUM_MELS, components
-from asr.probes.streaming import Point
+from asr.probes.streaming import StreamPoint
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ class Stream:
         while self.position + chunk <= position:
             self.read(min(64, (position - self.position) // chunk) * chunk)
 
-    def watch(self, position: int, chunks: int) -> Point:
+    def watch(self, position: int, chunks: int) -> StreamPoint:
         """Reads so many chunks one by one from here, ``position``, on."""
         chunk = self.encoder.chunk
         seconds = [self.read(chunk) / chunk for _ in range(chunks)]
-        return Point(
+        return StreamPoint(
             self.name,
             position,
             chunk,
@@ -76,7 +76,7 @@ def measure_streams(
     batch: int,
     chunks: int,
     device: str,
-) -> list[Point]:
+) -> list[StreamPoint]:
     """A point per causal encoder and position; the other encoders are named in the log."""
     streams = []
     for name, component in recipes.items():

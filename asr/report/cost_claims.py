@@ -6,7 +6,7 @@ from dataclasses import replace
 from asr.formatting import digits, listed, times
 from asr.probes import PROBES
 from asr.probes.roofline import BOUNDS
-from asr.probes.scaling import Row
+from asr.probes.scaling import Timing
 from asr.report.costs import encoder_factor, real_time_factor, recorded, timed_otherwise
 from asr.report.evidence import Evidence
 from asr.report.families import family, unknown_families
@@ -151,7 +151,7 @@ def _facets(measure: str, r: str, a: str) -> dict[str, str]:
 def parallel(found: Sequence[Evidence], probes: Probes) -> Verdict:
     """The rule of C4, see ``PARALLEL``."""
 
-    def context(row: Row) -> dict[str, str]:
+    def context(row: Timing) -> dict[str, str]:
         return {MEASUREMENT: "speed", "the recurrence": row.name, "the length": str(row.time)}
 
     rows = rows_of(probes, "scaling")

@@ -9,12 +9,12 @@ from asr.formatting import digits, listed, percent, points_interval
 from asr.probes import PROBES
 from asr.probes.context import Effective, effective_contexts
 from asr.probes.horizon import AXES, Attempt, extrapolation, horizon
-from asr.probes.memory import CONTROLS, EVERYTHING, Point, format_gate
-from asr.probes.probe import groups
+from asr.probes.memory import CONTROLS, EVERYTHING, StoredRun, format_gate
+from asr.probes.probe import grouped
 from asr.report.evidence import Evidence, weigh
 from asr.report.findings import MEASUREMENT, Finding, Rule, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import SHARED, Arm, Group, settings
-from asr.report.pairs import OPPOSITE, errors, layer_times
+from asr.report.pairs import CONTRARY, errors, layer_times
 from asr.report.probes import Probes, rows_of
 from asr.report.runs import differing, part, read_run
 
@@ -85,7 +85,7 @@ def _reach_findings(
         if arm not in {row.arm for row in own}:
             continue
         yes, figures = _reached(own, arm, axis, wanted)
-        sign = "unknown" if yes is None else reached if yes else OPPOSITE[reached]
+        sign = "unknown" if yes is None else reached if yes else CONTRARY[reached]
         words = f"{arm}, trained at {DISTANCE[task]}, equal {axis}: {figures}"
         facets = {MEASUREMENT: "reach", TRAINED_AT: DISTANCE[task], FORGET_GATE: arm}
         facets["which budget is equal"] = f"equal {axis}"
@@ -194,7 +194,7 @@ class Stored:
     arm: Arm
 
 
-def stored(points: Sequence[Point], split: str) -> list[Stored]:
+def stored(points: Sequence[StoredRun], split: str) -> list[Stored]:
     """The arms of the memory probe, read anew from their run folders."""
     return [
         Stored(
@@ -206,7 +206,7 @@ def stored(points: Sequence[Point], split: str) -> list[Stored]:
                 [read_run(Path(point.run), split) for point in own],
             ),
         )
-        for (encoder, gate, setting), own in groups(points, "encoder", "gate", "setting")
+        for (encoder, gate, setting), own in grouped(points, "encoder", "gate", "setting")
     ]
 
 
@@ -214,7 +214,7 @@ def storing(found: Sequence[Evidence], probes: Probes) -> Verdict:
     """The rule of C7, see ``STORING``."""
     split = found[0].group.runs[0].split
     command = [PROBES["memory"].command]
-    points: Sequence[Point] = rows_of(probes, "memory")
+    points: Sequence[StoredRun] = rows_of(probes, "memory")
     if not points:
         return unmeasured("C7", "not measured", command)
     there = [point for point in points if (Path(point.run) / "recipe.yaml").is_file()]

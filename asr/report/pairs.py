@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 
 from asr.formatting import digits, points_interval
-from asr.probes.scaling import Row
+from asr.probes.scaling import Timing
 from asr.report.evidence import Evidence
 from asr.report.families import family
 from asr.report.findings import MEASUREMENT, Finding, Sign
@@ -11,7 +11,7 @@ from asr.report.groups import Arm
 from asr.report.runs import part
 
 TIMING = 1.25  # times closer than this are the same: repeats on one machine differ as much
-OPPOSITE: dict[Sign, Sign] = {"for": "against", "against": "for", "unknown": "unknown"}
+CONTRARY: dict[Sign, Sign] = {"for": "against", "against": "for", "unknown": "unknown"}
 
 
 def same_budget(a: Arm, b: Arm) -> bool:
@@ -44,7 +44,7 @@ def errors(evidence: Evidence, encoder: str, others: Collection[str], worse: Sig
             if pair.found is None or not pair.of_arms or not same_budget(one, other):
                 continue
             said = evidence.statement(one, other)
-            sign = worse if said == "worse" else OPPOSITE[worse]
+            sign = worse if said == "worse" else CONTRARY[worse]
             sign = "unknown" if said == "not enough evidence" else sign
             value = points_interval(pair.found.difference.value, pair.found.difference.interval)
             words = f"errors, {pair.b.label} less {pair.a.label}: {value}; "
@@ -54,11 +54,11 @@ def errors(evidence: Evidence, encoder: str, others: Collection[str], worse: Sig
 
 
 def layer_times(
-    rows: Sequence[Row],
+    rows: Sequence[Timing],
     name: str,
     shortest: int,
     faster: Sign,
-    context: Callable[[Row], dict[str, str]],
+    context: Callable[[Timing], dict[str, str]],
 ) -> list[Finding]:
     """The comparisons of one name in the scaling probe, of ``shortest`` frames or more.
 
@@ -75,7 +75,7 @@ def layer_times(
         if row.ratio_max < 1 / TIMING:
             sign = faster
         elif row.ratio_min > 1 / TIMING:
-            sign = OPPOSITE[faster]
+            sign = CONTRARY[faster]
         words = (
             f"{row.subject} takes {digits(row.ratio, 2)} [{digits(row.ratio_min, 2)} to "
             f"{digits(row.ratio_max, 2)}] of the time and {digits(row.peak_ratio, 2)} of the "

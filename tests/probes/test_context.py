@@ -15,8 +15,16 @@ from asr.data.utterances import DataOptions, SpeechData
 from asr.decoders import CTC
 from asr.encoders import ENCODERS, Encoder
 from asr.model import SpeechModel, save_model
-from asr.probes.context import Point
-from asr.probes.context_measure import BOUND, Plan, contexts, draw, effective, losses, points
+from asr.probes.context import ContextPoint
+from asr.probes.context_measure import (
+    BOUND,
+    Plan,
+    contexts,
+    draw,
+    effective,
+    losses,
+    measure_contexts,
+)
 from asr.probes.gradient_decay import Decay, fit, judge, sight, squared_gradients
 from asr.probes.truncated_context import chunk_frames, encode, whole_chunks, windows
 from asr.recognition.validate import Validation
@@ -154,7 +162,7 @@ def plan(**options):
 def test_with_the_whole_past_loss_and_wer_are_those_of_a_validation(corpus, decoder):
     model = tiny_model("LSTM", decoder)
     sample = draw(model, str(corpus), plan())
-    *_, last = points("run", model, str(corpus), sample, plan())
+    *_, last = measure_contexts("run", model, str(corpus), sample, plan())
     data = SpeechData(DataOptions(corpus=str(corpus)), model.tokenizer, 8000, seed=0)
     (first, *_) = batches = list(data.validation_batches())
     terms = model(first.waves, first.wave_lengths, first.tokens, first.token_lengths)[0].terms
@@ -220,7 +228,7 @@ def test_the_effective_context_of_a_moving_average_is_its_length_less_one(corpus
     model.description = {name: {"class_path": name} for name in ("encoder", "decoder")}
     asked = plan(seconds=tuple(0.04 * c for c in range(10)))
     sample = draw(model, str(corpus), asked)
-    curve = points("run", model, str(corpus), sample, asked)
+    curve = measure_contexts("run", model, str(corpus), sample, asked)
     found = effective(curve, single(), model, sample)
     assert found.context == pytest.approx(0.04 * (length - 1))
     assert [p.frames for p in curve[:-1]] == list(range(10))
@@ -232,7 +240,7 @@ def made(ratios):
     shared = dict.fromkeys(("errors", "reference_words", "wer", "low", "high", "loss"), 1)
     names = {"run": "run", "encoder": "LSTM", "decoder": "CTC", "seed": 1} | shared
     return [
-        Point(
+        ContextPoint(
             **names, context=float(s), frames=25 * s, whole=s == len(ratios) - 1,
             ratio_low=low, loss_ratio=value, ratio_high=high,
         )

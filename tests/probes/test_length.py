@@ -6,7 +6,7 @@ import pytest
 from asr.cli import main
 from asr.data.utterances import read_rows
 from asr.model import load_model, save_model
-from asr.probes.length_measure import join, points, wave
+from asr.probes.length_measure import join, measure_lengths, wave
 from asr.recognition.evaluate import evaluate
 from tests.corpus import make_corpus
 from tests.test_model import tiny_model
@@ -66,7 +66,7 @@ def run(tmp_path, corpus):
 
 
 def test_the_shortest_length_has_the_errors_of_an_evaluation(run, corpus, tmp_path):
-    (point,) = points(str(run), load_model(run), str(corpus), "test", [1], 60.0)
+    (point,) = measure_lengths(str(run), load_model(run), str(corpus), "test", [1], 60.0)
     metrics = evaluate(load_model(run), corpus, "test", output=tmp_path / "out")
     assert point.wer == metrics["wer"]["rate"]
     assert (point.recordings, point.reference_words) == (9, metrics["wer"]["words"])

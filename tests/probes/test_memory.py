@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from asr.cli import main
-from asr.probes.memory import missing, read_point
+from asr.probes.memory import missing, read_stored_run
 from tests.run_folders import write_run
 
 
@@ -35,7 +35,7 @@ def runs(tmp_path):
 
 
 def test_what_was_stored_and_what_it_cost_is_read_from_the_run(runs):
-    everything, gate, uniform = (read_point(run, "test") for run in runs)
+    everything, gate, uniform = (read_stored_run(run, "test") for run in runs)
     assert (everything.gate, everything.kept, everything.setting) == ("none", 1.0, None)
     assert (gate.gate, gate.kept, gate.setting) == ("last_kept", 0.4, 0.8)
     assert (gate.kept_speech, gate.kept_silence) == (0.8, 0.2)
@@ -46,7 +46,7 @@ def test_what_was_stored_and_what_it_cost_is_read_from_the_run(runs):
 
 
 def test_a_gate_without_its_controls_is_said_to_prove_nothing(runs):
-    points = [read_point(run, "test") for run in runs]
+    points = [read_stored_run(run, "test") for run in runs]
     assert missing(points) == [
         "No run of Transformer with gate: random: what its gates are worth is not known."
     ]

@@ -6,7 +6,7 @@ import pytest
 from torch import nn, randn
 
 from asr.cli import main
-from asr.probes.roofline_measure import Fit, Machine, Timed, bound, fit, time_steps
+from asr.probes.roofline_measure import Fit, Machine, bound, fit, time_steps, timed_step
 from tests.tiny import counted_flops
 
 SIZES = [(width, batch) for width in (64, 128, 256, 512) for batch in (1, 8, 64)]
@@ -15,7 +15,9 @@ SIZES = [(width, batch) for width in (64, 128, 256, 512) for batch in (1, 8, 64)
 def planted(latency, rate, noise=0.0):
     random = np.random.default_rng(0)
     return [
-        Timed(h, b, (latency + 16 * b * h**2 / rate) * float(1 + noise * random.standard_normal()))
+        timed_step(
+            h, b, (latency + 16 * b * h**2 / rate) * float(1 + noise * random.standard_normal())
+        )
         for h, b in SIZES
     ]
 
@@ -37,32 +39,34 @@ def test_the_fit_finds_it_within_its_error_on_a_noisy_machine():
 
 def test_a_latency_is_never_negative():
     # Small steps that are faster than in proportion to their work.
-    found = fit([Timed(h, 1, 1e-12 * h**3) for h in (64, 128, 256)])
+    found = fit([timed_step(h, 1, 1e-12 * h**3) for h in (64, 128, 256)])
     assert found.latency == 0
 
 
 def test_fewer_than_three_sizes_are_no_fit():
     with pytest.raises(ValueError, match="three or more different widths or batches"):
-        fit([Timed(64, 4, 1.0), Timed(128, 1, 1.0)])  # as much work
+        fit([timed_step(64, 4, 1.0), timed_step(128, 1, 1.0)])  # as much work
 
 
 def test_the_work_of_a_step_is_that_of_the_layer():
     lstm, frames = nn.LSTM(32, 32, batch_first=True), 10
     x = randn(3, frames, 32)
-    assert frames * Timed(32, 3, 1.0).flops == counted_flops(lambda: lstm(x))
+    assert frames * timed_step(32, 3, 1.0).flops == counted_flops(lambda: lstm(x))
 
 
 def test_the_bound_is_told_by_the_fit_and_the_ridge():
     machine = Machine(peak=1e12, bandwidth=1e11)  # ridge 10
     fitted = Fit(latency=1e-5, latency_error=0, rate=1e12, error=0)
-    small = Timed(64, 1, 1e-5)
+    small = timed_step(64, 1, 1e-5)
     assert small.intensity == pytest.approx(8 * 64**2 / (4 * (4 * 64**2 + 8 * 64)))
     assert bound(small, fitted, machine) == "latency"
-    wide = Timed(4096, 2, 3e-3)  # 268 MB at 100 GB/s: 2.7 ms
+    wide = timed_step(4096, 2, 3e-3)  # 268 MB at 100 GB/s: 2.7 ms
     assert wide.intensity < machine.ridge
     assert bound(wide, fitted, machine) == "memory"
-    assert bound(Timed(4096, 2, 1e-3), fitted, machine) == "arithmetic"  # faster than its bytes
-    assert bound(Timed(4096, 64, 2e-2), fitted, machine) == "arithmetic"
+    assert (
+        bound(timed_step(4096, 2, 1e-3), fitted, machine) == "arithmetic"
+    )  # faster than its bytes
+    assert bound(timed_step(4096, 64, 2e-2), fitted, machine) == "arithmetic"
 
 
 def test_a_step_takes_the_median_difference_of_both_lengths_by_their_frames(monkeypatch):

@@ -12,7 +12,7 @@ from asr.encoders import ENCODERS
 from asr.probes import PROBES
 from asr.probes.curves import models, wer_over_runs
 from asr.probes.horizon import Attempt
-from asr.probes.length import Point
+from asr.probes.length import LengthPoint
 from asr.probes.probe import Measured
 from asr.report.claim_sections import claim_sections
 from asr.report.claims import RULES, judge
@@ -584,7 +584,7 @@ def test_what_was_not_measured_is_said_with_the_command_that_measures_it(tmp_pat
 
 def test_runs_of_one_model_are_drawn_as_their_mean_between_the_least_and_the_greatest():
     def row(run, seconds, wer):
-        return Point(
+        return LengthPoint(
             run, "LSTM", "CTC", 1, 1, 9, 1.0, seconds, seconds, 0, 9, wer, 0.0, 1.0, 0.0, 0, 0, 0.1
         )
 

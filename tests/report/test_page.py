@@ -130,7 +130,7 @@ def test_a_name_that_was_pushed_aside_is_tied_to_its_line(tmp_path):
 def test_an_encoder_looks_the_same_in_every_panel_and_figure():
     def row(name, time):
         times = dict.fromkeys(("seconds", "seconds_min", "seconds_max"), 0.1 * time)
-        return scaling.Row(
+        return scaling.Timing(
             name=name, subject="training", reference="", time=time, batch=1, error="", **times
         )
 
@@ -148,7 +148,7 @@ def test_an_encoder_looks_the_same_in_every_panel_and_figure():
     expected = [(style(i)["color"], style(i)["marker"]) for i in range(3)]
     assert look(axes) == dict(zip(("lstm", "transformer", "conformer"), expected, strict=True))
     streamed = [point for name in names for point in stream(f"{name}-small", 1.0, 100)]
-    left, right = streaming.draw_figure([streaming.Point(**point) for point in streamed]).axes
+    left, right = streaming.draw_figure([streaming.StreamPoint(**point) for point in streamed]).axes
     assert look(left) == look(right)
     assert len(set(look(left).values())) == 3
 
