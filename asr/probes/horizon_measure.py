@@ -1,14 +1,11 @@
-"""How far an encoder remembers: trained to answer at a lag, under equal updates and equal seconds.
+"""Trains encoders to answer at a lag, under equal updates and equal seconds.
 
 The blocks of causal encoders, without their subsampling, read tokens one frame each and answer
-after the last (``memory_tasks``). The **horizon** of an arm is the longest lag of the grid
-that it answers in the median of its seeds, trained at that very lag, at the best of the learning
-rates that every arm tries; "answers" means 90 % of the accuracy that chance leaves. Whether an
-encoder can hold something and whether training finds it are not told apart by that: the
-initialisation decides as much as the architecture, so the LSTM stands here three times. The mixed
-tasks train at lags drawn up to the one of the test, so that the short lead to the long; and
-``--extrapolate`` asks whoever answers the lag twice, four times, ... that lag without further
-training.
+after the last (``memory_tasks``). Attempts cannot tell whether an encoder can hold something from
+whether training finds it: the initialisation decides as much as the architecture, so the LSTM
+stands here three times. The mixed tasks train at lags drawn up to the lag of the test, so that
+short lags lead to long ones. With ``--extrapolate``, arms that answer their lag are also tested at
+twice, four times, ... that lag without further training.
 """
 
 import argparse

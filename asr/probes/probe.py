@@ -204,8 +204,10 @@ class Probe:
             tree = read_json(path)
         rows = tree.get(self.key) if isinstance(tree, dict) else None
         if not rows:
-            said = f"holds no {self.key}" if self.key else "holds no attempt yet; wait, or"
-            raise ValueError(f"{path} {said}; measure it again: {self.command}")
+            said = (
+                f"no {self.key}; measure it again" if self.key else "no attempt yet; wait, or run"
+            )
+            raise ValueError(f"{path} holds {said}: {self.command}")
         wanted = [f.name for f in fields(self.row) if f.default is MISSING]
         for name in wanted:
             if any(name not in row for row in rows):
