@@ -232,12 +232,10 @@ def draw_figure(points: Sequence[ContextPoint], runs: Sequence[Effective]) -> "F
     draw_lines(figure, panels[0], errors, log=False, legend=list(kinds))
     legend_above(figure, panels[0], 3)
     panels[0].set_ylim(bottom=0)
-    panels[0].set_xlabel("past heard, seconds")
-    panels[0].set_ylabel("WER, %")
+    panels[0].set(xlabel="past heard, seconds", ylabel="WER, %")
     if gradients:
         draw_lines(figure, panels[1], gradients, legend=list(kinds))
-    panels[1].set_xlabel("distance, seconds")
-    panels[1].set_ylabel("gradient, relative")
+    panels[1].set(xlabel="distance, seconds", ylabel="gradient, relative")
     return figure
 
 

@@ -83,8 +83,7 @@ def draw_figure(points: Sequence[LengthPoint]) -> "Figure":
     figure, (axes,) = new_figure(3.0 + 0.22 * len(lines))
     draw_lines(figure, axes, lines, log=False)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("mean length of the recordings, seconds")
-    axes.set_ylabel("WER, %")
+    axes.set(xlabel="mean length of the recordings, seconds", ylabel="WER, %")
     return figure
 
 

@@ -164,8 +164,7 @@ def draw_figure(points: Sequence[StoredRun]) -> "Figure | None":
         axes.errorbar(line.x, line.y, whiskers(line), markersize=7, capsize=3, label=label, **look)
     axes.set_xlim(0, 105)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("frames stored, %")
-    axes.set_ylabel("WER, %")
+    axes.set(xlabel="frames stored, %", ylabel="WER, %")
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=10)
     return figure
 

@@ -236,7 +236,8 @@ def source(measured: Measured) -> Text:
     """The file that the figures come from, what it was measured on, and where its runs are."""
     about = measured.machine
     words = [str(about.get("device_name") or "device unknown")]
-    words += [format_threads(about["threads"])] if "threads" in about else []
+    threads = about.get("threads")
+    words += [f"{threads} thread{'s' * (threads != 1)}"] if threads else []
     words += [str(about["precision"])] if "precision" in about else []
     words += [f"torch {about['torch']}"] if "torch" in about else []
     words += [f"commit {about['git_commit']}"] if "git_commit" in about else []
@@ -245,11 +246,6 @@ def source(measured: Measured) -> Text:
     below = run_names(measured.rows)[0] if hasattr(measured.rows[0], "run") else ""
     end = f" Run folders are below {below}." if below not in ("", ".") else ""
     return Text([f"{start}{'; '.join(words)}.{end}"], "rule")
-
-
-def format_threads(number: int) -> str:
-    """``1 thread``, ``2 threads``."""
-    return f"{number} thread" if number == 1 else f"{number} threads"
 
 
 def run_names(rows: Sequence[Any]) -> tuple[str, Callable[[Any], str]]:

@@ -75,12 +75,12 @@ def draw_figure(steps: Sequence[Step], machine: Mapping[str, float]) -> "Figure"
             markersize=7,
             label=f"bound by {bound}: {len(own)}",
         )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     plain_log(axes, "x")
     plain_log(axes, "y")
-    axes.set_xlabel("FLOP per byte, if recurrent weights are read anew at every step")
-    axes.set_ylabel("GFLOP/s")
+    axes.set(
+        xlabel="FLOP per byte, if recurrent weights are read anew at every step", ylabel="GFLOP/s"
+    )
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=10)
     return figure
 

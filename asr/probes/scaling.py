@@ -145,8 +145,7 @@ def draw_ratios(rows: Sequence[Timing], names: Sequence[str]) -> "Figure | None"
     axes.axhline(1, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
     draw_lines(figure, axes, lines)
     plain_log(axes, "y")
-    axes.set_xlabel("frames")
-    axes.set_ylabel("time of the first over that of the second")
+    axes.set(xlabel="frames", ylabel="time of the first over that of the second")
     return figure
 
 
@@ -172,8 +171,7 @@ def draw_encoders(rows: Sequence[Timing], measured: Measured) -> "Figure | None"
         return None
     figure, (axes,) = new_figure(3.0 + 0.22 * len(lines))
     draw_lines(figure, axes, lines)
-    axes.set_xlabel("feature frames of 10 ms")
-    axes.set_ylabel("seconds, forward and backward")
+    axes.set(xlabel="feature frames of 10 ms", ylabel="seconds, forward and backward")
     return figure
 
 

@@ -71,8 +71,7 @@ def draw_figure(points: Sequence[StreamPoint]) -> "Figure":
         draw_lines(figure, panel, lines, legend=[label for label, _ in encoders])
         if key == "milliseconds":
             plain_log(panel, "y")
-        panel.set_xlabel("feature frames read before")
-        panel.set_ylabel(words)
+        panel.set(xlabel="feature frames read before", ylabel=words)
     legend_above(figure, panels[0], 4)
     return figure
 
