@@ -22,7 +22,7 @@ def evaluate(arguments: list[str]) -> int:
     from asr.model import corpus_of
     from asr.recognition import evaluate as evaluation
 
-    model = load_to_search(known)
+    model = load(known)
     output = known.output or Path(known.model) / "evaluations" / known.split
     metrics = evaluation.evaluate(
         model,
@@ -60,7 +60,7 @@ def tune_decoding(arguments: list[str]) -> int:
     from asr.model import corpus_of
     from asr.recognition import tune_decoding as tuning
 
-    model = load(known)
+    model = load(known, tuned=True)
     result = tuning.tune_decoding(
         model,
         known.model,
@@ -123,7 +123,7 @@ def transcribe(arguments: list[str]) -> int:
     sources = find(known.inputs, known.recursive)
     if len(sources) > 1 and known.output_dir is None and known.formats != ["txt"]:
         raise ValueError(f"{known.formats[0]} of {len(sources)} files needs --output-dir")
-    model = load_to_search(known)
+    model = load(known)
     results = transcription.transcribe(
         model, sources, batch_seconds=known.batch_seconds, model_name=known.model, **settings
     )
@@ -182,8 +182,13 @@ def corpus_options(options: Parser, split: str) -> None:
     )
 
 
-def load(known: argparse.Namespace) -> Any:
-    """The model of the options above."""
+def load(known: argparse.Namespace, *, tuned: bool = False) -> Any:
+    """The model of the options above.
+
+    Raises:
+        ValueError: there is no such model, or its search asks no language model and one is given;
+            the latter only if the search is not going to be ``tuned``.
+    """
     from asr.config import strict_yaml
     from asr.model import find_model, give_language_model, load_model
 
@@ -201,19 +206,9 @@ def load(known: argparse.Namespace) -> Any:
     model = load_model(known.model, device, search, known.allow_code)
     if known.language_model is not None:
         give_language_model(model, known.language_model, known.allow_code)
-    return model
-
-
-def load_to_search(known: argparse.Namespace) -> Any:
-    """The same, for verbs that search as the options say.
-
-    Raises:
-        ValueError: a language model was given that the search would not ask.
-    """
-    model = load(known)
-    if known.language_model is not None and not model.search.lm_weight:
-        raise ValueError(
-            f"--language-model {known.language_model}: the search gives it no weight; run "
-            "asr tune-decoding, or --search with Beam and an lm_weight above 0"
-        )
+        if not tuned and not model.search.lm_weight:
+            raise ValueError(
+                f"--language-model {known.language_model}: the search gives it no weight; run "
+                "asr tune-decoding, or --search with Beam and an lm_weight above 0"
+            )
     return model
