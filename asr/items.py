@@ -7,7 +7,7 @@ from typing import TypeVar
 from asr.files import OutputError, remedy
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Outcome = TypeVar("Outcome")
 
 
 class DeviceError(ValueError):
@@ -26,10 +26,10 @@ def reason(error: Exception) -> str:
 
 
 def attempt_each(
-    work: Callable[[Sequence[Item]], Result],
+    work: Callable[[Sequence[Item]], Outcome],
     batches: Iterable[Sequence[Item]],
     failed: Callable[[Item, str], object],
-) -> Iterator[tuple[Sequence[Item], Result]]:
+) -> Iterator[tuple[Sequence[Item], Outcome]]:
     """Calls ``work`` with each batch and, if that fails, with each item of the batch alone.
 
     So one bad item does not take the others of its batch with it.

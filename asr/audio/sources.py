@@ -21,7 +21,7 @@ NAME_BYTES = 250  # of 255 that a file name can have; the rest is for the ending
 
 
 @dataclass(frozen=True)
-class Source:
+class AudioInput:
     """Something to transcribe.
 
     Attributes:
@@ -42,7 +42,7 @@ class Source:
         return isinstance(self.audio, Path) and self.audio.stem not in self.output
 
 
-def find(inputs: Iterable[str], recursive: bool = False) -> list[Source]:
+def find(inputs: Iterable[str], recursive: bool = False) -> list[AudioInput]:
     """Files, folders, globs and ``-`` -> what to transcribe, each once, folders in sorted order.
 
     An input that names nothing is a source with an error, so that the others are transcribed.
@@ -50,17 +50,17 @@ def find(inputs: Iterable[str], recursive: bool = False) -> list[Source]:
     Raises:
         ValueError: no input names anything.
     """
-    found: dict[Path | str, Source] = {}
+    found: dict[Path | str, AudioInput] = {}
     for entry in inputs:
         if entry == STDIN:
             if STDIN not in found:
-                found[STDIN] = Source("stdin", "stdin", sys.stdin.buffer.read())
+                found[STDIN] = AudioInput("stdin", "stdin", sys.stdin.buffer.read())
             continue
         try:
             for path in _paths(entry, recursive):
-                found.setdefault(path.resolve(), Source(printable(str(path)), str(path), path))
+                found.setdefault(path.resolve(), AudioInput(printable(str(path)), str(path), path))
         except Exception as error:
-            found[entry] = Source(printable(entry), entry, Path(entry), reason(error))
+            found[entry] = AudioInput(printable(entry), entry, Path(entry), reason(error))
     errors = [source.error for source in found.values() if source.error is not None]
     if not found:
         raise ValueError("nothing to transcribe: give audio files, folders, globs, or - for stdin")

@@ -32,7 +32,7 @@ def evaluate(arguments: list[str]) -> int:
         model_name=known.model,
         batch_seconds=known.batch_seconds,
     )
-    print(evaluation.summary(metrics))
+    print(evaluation.evaluation_summary(metrics))
     files = ["metrics.json", "hypotheses.jsonl"]
     files += [evaluation.FIGURE] * (output / evaluation.FIGURE).exists()
     print("written: " + ", ".join(str(output / name) for name in files))
@@ -71,7 +71,7 @@ def tune_decoding(arguments: list[str]) -> int:
         seed=known.seed,
         batch_seconds=known.batch_seconds,
     )
-    print(tuning.summary(result))
+    print(tuning.tuning_summary(result))
     return _status("tune-decoding", len(result["failed"]), "utterances failed and were left out")
 
 
@@ -127,7 +127,7 @@ def transcribe(arguments: list[str]) -> int:
     results = transcription.transcribe(
         model, sources, batch_seconds=known.batch_seconds, model_name=known.model, **settings
     )
-    print(transcription.summary(results, known.output_dir, known.formats[0]), end="")
+    print(transcription.transcription_summary(results, known.output_dir, known.formats[0]), end="")
     failed = sum(result.error is not None for result in results)
     return _status("transcribe", failed, f"of {numbered(len(results), 'file')} failed")
 

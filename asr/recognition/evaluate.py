@@ -18,10 +18,10 @@ from asr.items import attempt_each
 from asr.metering.environment import environment
 from asr.metering.meter import device_name
 from asr.recognition.alignment import CONFIDENCE, aligns
-from asr.recognition.recognise import Recognised, Split, recognise
+from asr.recognition.recognise import Recognised, SplitReader, recognise
 from asr.recognition.reliability import diagram, judged
 from asr.recognition.transcript import Word
-from asr.search.calibration import measured
+from asr.search.calibration import confidence_measures
 from asr.statistics.bootstrap import METHOD, bootstrap_interval, resampling_unit
 from asr.text.scoring import Alignment, align, percent, pooled, score
 
@@ -85,7 +85,7 @@ def evaluate(
             reference word, or a batch too large for the device's memory.
         OSError: the output cannot be written.
     """
-    data = Split(corpus_folder, split, model.features.sample_rate)
+    data = SplitReader(corpus_folder, split, model.features.sample_rate)
     _warn_of_differences(data.corpus, model)
     if not len(data.rows):
         raise ValueError(f"split {split!r} of {corpus_folder} has no utterances")
@@ -140,7 +140,7 @@ def evaluate(
     return metrics
 
 
-def summary(metrics: dict[str, Any]) -> str:
+def evaluation_summary(metrics: dict[str, Any]) -> str:
     """What the command prints of ``evaluate``'s result."""
     wer, cer = metrics["wer"], metrics["cer"]
     low, high = wer["interval"]
@@ -193,7 +193,7 @@ Found = dict[int, tuple["Hypothesis", list[Word] | None]]
 
 
 def _recognise(
-    model: "SpeechModel", data: Split, batch_seconds: float, progress: bool
+    model: "SpeechModel", data: SplitReader, batch_seconds: float, progress: bool
 ) -> tuple[Found, dict[str, float]]:
     """What was found in each row that did not fail, and the seconds spent by step."""
     remedy = f"lower batch_seconds, which is {batch_seconds}"
@@ -269,7 +269,7 @@ def _rates(
 
 def _confidence(
     model: "SpeechModel",
-    data: Split,
+    data: SplitReader,
     words: Sequence[list[Word]],
     references: Sequence[str],
     seen: bool,
@@ -289,7 +289,7 @@ def _confidence(
         "of": CONFIDENCE,
         "calibration": None if model.calibration is None else asdict(model.calibration),
         "left_out": judgement.left_out,
-        **measured(judgement.confidences, judgement.correct),
+        **confidence_measures(judgement.confidences, judgement.correct),
     }
     note = f"calibration {CHOSEN_HERE}" if seen and model.calibration else ""
     return content, diagram(content, note) if judgement.confidences else None

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REMEDY = "take smaller batches"
+SMALLER = "take smaller batches"
 
 
 @dataclass
@@ -62,7 +62,11 @@ class Recognised(NamedTuple):
 
 
 def recognise(
-    model: "SpeechModel", waves: Sequence[np.ndarray], remedy: str = REMEDY, *, words: bool = False
+    model: "SpeechModel",
+    waves: Sequence[np.ndarray],
+    remedy: str = SMALLER,
+    *,
+    words: bool = False,
 ) -> Recognised:
     """Recognises a batch with the search of the model.
 
@@ -76,14 +80,16 @@ def recognise(
         ValueError: scores are NaN.
         DeviceError: the memory of the device is too small, or the device has failed.
     """
-    encoded = encode(model, waves, remedy)
-    best = search(model, encoded, remedy)
+    encoded = encode_waves(model, waves, remedy)
+    best = search_frames(model, encoded, remedy)
     found = locate_words(model, encoded, best, remedy) if words else [[] for _ in best]
     return Recognised(best, found, encoded.seconds)
 
 
 @torch.inference_mode()
-def encode(model: "SpeechModel", waves: Sequence[np.ndarray], remedy: str = REMEDY) -> Encoded:
+def encode_waves(
+    model: "SpeechModel", waves: Sequence[np.ndarray], remedy: str = SMALLER
+) -> Encoded:
     """(N,) samples of each utterance -> encoder frames; see ``recognise``."""
     with enough_memory(model.device, remedy):
         lengths = torch.tensor([len(wave) for wave in waves], device=model.device)  # (B,)
@@ -94,7 +100,7 @@ def encode(model: "SpeechModel", waves: Sequence[np.ndarray], remedy: str = REME
 
 @torch.inference_mode()
 def encode_padded(
-    model: "SpeechModel", waves: Tensor, lengths: Tensor, remedy: str = REMEDY
+    model: "SpeechModel", waves: Tensor, lengths: Tensor, remedy: str = SMALLER
 ) -> Encoded:
     """(B, N) samples on the device of the model, (B,) -> encoder frames."""
     seconds: dict[str, float] = {}
@@ -103,8 +109,8 @@ def encode_padded(
 
 
 @torch.inference_mode()
-def search(
-    model: "SpeechModel", encoded: Encoded, remedy: str = REMEDY, by: Search | None = None
+def search_frames(
+    model: "SpeechModel", encoded: Encoded, remedy: str = SMALLER, by: Search | None = None
 ) -> list[Hypothesis]:
     """The best hypothesis of each utterance, by the model's own search or the one given."""
     frames, lengths = encoded.frames, encoded.lengths
@@ -119,7 +125,10 @@ def search(
 
 @torch.inference_mode()
 def locate_words(
-    model: "SpeechModel", encoded: Encoded, best: Sequence[Hypothesis], remedy: str = REMEDY
+    model: "SpeechModel",
+    encoded: Encoded,
+    best: Sequence[Hypothesis],
+    remedy: str = SMALLER,
 ) -> list[list[Word]]:
     """The words of hypotheses with their times; only for a model whose decoder ``aligns``."""
     with _timed(model.device, encoded.seconds, "alignment", remedy):
@@ -142,7 +151,7 @@ def _timed(
     seconds[step] = time.perf_counter() - began
 
 
-class Split:
+class SplitReader:
     """The utterances of a split of a prepared corpus that are to be recognised.
 
     Attributes:

@@ -65,7 +65,7 @@ def judged(
 
 
 def diagram(content: Mapping[str, Any], note: str = "") -> bytes:
-    """What ``calibration.measured`` found in words -> the reliability diagram of Guo et al. 2017.
+    """What ``confidence_measures`` found in words -> the reliability diagram of Guo et al. 2017.
 
     A PNG without colours. Above, the share of correct words of each bin at its mean confidence,
     with 95 % intervals (Wilson 1927, words taken as independent), against the diagonal where

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from asr.audio.audio_file import name as name_of_audio
 from asr.audio.audio_file import pieces
 from asr.audio.modulation import kind_of
-from asr.audio.sources import Source, find
+from asr.audio.sources import AudioInput, find
 from asr.audio.windows import cut, natural_window
 from asr.data.batches import bucket
 from asr.files import new_folder, write_all
@@ -25,7 +25,7 @@ from asr.formatting import numbered
 from asr.items import attempt_each, one_line, reason
 from asr.recognition.alignment import aligns
 from asr.recognition.recognise import recognise
-from asr.recognition.transcript import Recording, Transcript, Word, disagreement
+from asr.recognition.transcript import RecordedFile, Transcript, Word, disagreement
 from asr.recognition.writers import FORMATS
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Existing = Literal["refuse", "replace", "skip"]
-Span = tuple[float, float]  # from and to, seconds from the beginning of the file
+Interval = tuple[float, float]  # from and to, seconds from the beginning of the file
 
 MIN_SECONDS = 0.1  # shorter than any word
 SILENCE = 1e-4  # a peak of -80 dB: a recogniser only hallucinates there
@@ -69,7 +69,7 @@ class Heard(NamedTuple):
         doubtful: whether there is text, though the window may be noise without speech.
     """
 
-    span: Span
+    span: Interval
     text: str
     words: tuple[Word, ...]
     score: float
@@ -89,14 +89,14 @@ class Reading:
         steady: parts that sound like hum or noise, which are not recognised.
     """
 
-    source: Source
+    source: AudioInput
     outputs: dict[str, Path]
     error: str | None = None
-    recording: Recording | None = None
+    recording: RecordedFile | None = None
     kept: bool = False
     samples: int = 0
     heard: list[Heard] = field(default_factory=list)
-    steady: list[Span] = field(default_factory=list)
+    steady: list[Interval] = field(default_factory=list)
 
     def fail(self, why: str) -> None:
         """Keeps the first error, with the name of the source."""
@@ -106,7 +106,7 @@ class Reading:
         self.error = self.error or (why if why.startswith(name) else f"{name}: {why}")
 
 
-class Window(NamedTuple):
+class AudioWindow(NamedTuple):
     """A part of a source: (N,) samples, and where it is.
 
     Attributes:
@@ -114,14 +114,14 @@ class Window(NamedTuple):
     """
 
     reading: Reading
-    span: Span
+    span: Interval
     wave: np.ndarray
     doubtful: bool
 
 
 def transcribe(
     model: "SpeechModel",
-    inputs: Sequence[str | Source],
+    inputs: Sequence[str | AudioInput],
     *,
     output_dir: str | Path | None = None,
     formats: Sequence[str] = ("txt",),
@@ -175,7 +175,7 @@ def transcribe(
         raise ValueError(
             f"{needed} of words, and this model has no CTC head to find them; {remedy}"
         )
-    found = [entry for entry in inputs if isinstance(entry, Source)]
+    found = [entry for entry in inputs if isinstance(entry, AudioInput)]
     sources = found or find([str(entry) for entry in inputs], recursive)
     folder = None if output_dir is None else Path(output_dir)
     labels: dict[str, Any] = {"model": model_name, "search": repr(model.search)}
@@ -238,10 +238,10 @@ class Transcription:
     timed: bool
     labels: dict[str, Any]
 
-    def __call__(self, sources: Iterable[Source]) -> Iterator[Result]:
+    def __call__(self, sources: Iterable[AudioInput]) -> Iterator[Result]:
         """The result of each source when all of it has been recognised, in order."""
         limit = POOL_BATCHES * self.batch_seconds * self.model.features.sample_rate
-        pool: list[Window] = []  # consecutive windows of about POOL_BATCHES batches
+        pool: list[AudioWindow] = []  # consecutive windows of about POOL_BATCHES batches
         ended: list[Reading] = []
         samples = 0
         for reading, windows in self._streams(map(self._begin, sources)):
@@ -256,7 +256,7 @@ class Transcription:
         self._recognise(pool)
         yield from map(self._finish, ended)
 
-    def _begin(self, source: Source) -> Reading:
+    def _begin(self, source: AudioInput) -> Reading:
         """Existing transcripts may be an error of the source, or keep it unread."""
         kinds = () if self.folder is None else self.labels["formats"]
         outputs = {kind: Path(self.folder or "", f"{source.output}.{kind}") for kind in kinds}
@@ -264,7 +264,7 @@ class Transcription:
         if source.error is not None:
             return reading
         try:
-            reading.recording = Recording.of(source.audio)
+            reading.recording = RecordedFile.of(source.audio)
             gone = isinstance(source.audio, Path) and reading.recording is None
             there = [path for path in reading.outputs.values() if path.exists()]
             if there and self.existing != "replace" and not gone:
@@ -287,13 +287,15 @@ class Transcription:
             return f"{outputs['json']} {why}; {remedy}"
         return None
 
-    def _streams(self, readings: Iterable[Reading]) -> Iterator[tuple[Reading, Iterator[Window]]]:
+    def _streams(
+        self, readings: Iterable[Reading]
+    ) -> Iterator[tuple[Reading, Iterator[AudioWindow]]]:
         """Each reading with its windows; meanwhile the first windows of the next are decoded.
 
         What is held in memory depends on no header: a file that is longer than its first windows is
         decoded further when its turn has come.
         """
-        waiting: deque[tuple[Reading, Future[list[Window]], Iterator[Window]]] = deque()
+        waiting: deque[tuple[Reading, Future[list[AudioWindow]], Iterator[AudioWindow]]] = deque()
         with ThreadPoolExecutor(FILES_AHEAD) as pool:
             for reading in chain(readings, [None] * FILES_AHEAD):
                 if reading is not None:
@@ -304,7 +306,7 @@ class Transcription:
                     oldest, first, rest = waiting.popleft()
                     yield oldest, chain(first.result(), rest)
 
-    def _windows(self, reading: Reading) -> Iterator[Window]:
+    def _windows(self, reading: Reading) -> Iterator[AudioWindow]:
         """Those in which something can be heard, read as they are asked for."""
         if reading.kept or reading.error is not None:
             return
@@ -319,11 +321,11 @@ class Transcription:
                 if kind == "noise":
                     reading.steady.append(span)
                 else:
-                    yield Window(reading, span, wave, doubtful=kind == "doubtful")
+                    yield AudioWindow(reading, span, wave, doubtful=kind == "doubtful")
         except Exception as error:
             reading.fail(reason(error))
 
-    def _recognise(self, windows: Sequence[Window]) -> None:
+    def _recognise(self, windows: Sequence[AudioWindow]) -> None:
         """Recognises windows, longest first, so that too large a batch fails soon.
 
         An error of a window is an error of its file.
@@ -336,7 +338,7 @@ class Transcription:
             for window, one in zip(batch, heard, strict=True):
                 window.reading.heard.append(one)
 
-    def _hear(self, windows: Sequence[Window]) -> list[Heard]:
+    def _hear(self, windows: Sequence[AudioWindow]) -> list[Heard]:
         """What was said in each window of a batch."""
         limits = f"batch_seconds ({self.batch_seconds}) or window_seconds ({self.window_seconds})"
         waves = [window.wave for window in windows]
@@ -421,9 +423,9 @@ def _notes(reading: Reading, heard: Sequence[Heard], seconds: float) -> list[str
     return notes
 
 
-def _listed(spans: Sequence[Span]) -> str:
+def _listed(spans: Sequence[Interval]) -> str:
     """``0:00-1:30, 2:00-2:30``: consecutive windows as one."""
-    joined: list[Span] = []
+    joined: list[Interval] = []
     for start, end in spans:
         if joined and start <= joined[-1][1]:
             start = joined.pop()[0]
@@ -432,7 +434,7 @@ def _listed(spans: Sequence[Span]) -> str:
     return ", ".join("-".join(f"{m}:{s:02}" for m, s in span) for span in times)
 
 
-def summary(results: Sequence[Result], folder: Path | None, kind: str) -> str:
+def transcription_summary(results: Sequence[Result], folder: Path | None, kind: str) -> str:
     """The transcripts, with the names of their files where there are several; or where they are."""
     done = [(r, r.transcript) for r in results if r.transcript is not None]
     if folder is None:

@@ -34,7 +34,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Recording:
+class RecordedFile:
     """An audio file, as far as it is known without reading it.
 
     Attributes:
@@ -48,7 +48,7 @@ class Recording:
     modified_seconds: float
 
     @classmethod
-    def of(cls, audio: Path | bytes) -> "Recording | None":
+    def of(cls, audio: Path | bytes) -> "RecordedFile | None":
         """None for bytes, and for a file that is gone, which reading it will report."""
         if isinstance(audio, bytes) or not audio.exists():
             return None
@@ -85,12 +85,14 @@ class Transcript:
     search: str
     score: float
     formats: tuple[str, ...]
-    recording: Recording | None
+    recording: RecordedFile | None
     min_confidence: float | None = None
     notes: tuple[str, ...] = ()
 
 
-def disagreement(path: Path, recording: Recording | None, labels: Mapping[str, Any]) -> str | None:
+def disagreement(
+    path: Path, recording: RecordedFile | None, labels: Mapping[str, Any]
+) -> str | None:
     """How a json transcript differs from what transcribing a recording now would write.
 
     Args:
@@ -104,7 +106,7 @@ def disagreement(path: Path, recording: Recording | None, labels: Mapping[str, A
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        before = content["recording"] and Recording(**content["recording"])
+        before = content["recording"] and RecordedFile(**content["recording"])
         whose = before.path if before else content["source"]
         by, together = (content["model"], content["search"]), set(content["formats"])
         least = content.get("min_confidence")

@@ -23,11 +23,17 @@ from asr.items import attempt_each
 from asr.metering.meter import device_name
 from asr.model import find_model, give_calibration, save_model
 from asr.recognition.alignment import aligns
-from asr.recognition.recognise import Encoded, Split, encode, locate_words, search
+from asr.recognition.recognise import (
+    Encoded,
+    SplitReader,
+    encode_waves,
+    locate_words,
+    search_frames,
+)
 from asr.recognition.reliability import judged
 from asr.recognition.transcript import Word
 from asr.search import Beam, Hypothesis
-from asr.search.calibration import Calibration, cross_fitted, measured
+from asr.search.calibration import Calibration, confidence_measures, cross_fitted
 from asr.text.scoring import align, pooled
 
 if TYPE_CHECKING:
@@ -140,12 +146,12 @@ def tune_decoding(
     if trials < 1:
         raise ValueError(f"--trials {trials}: at least 1 is needed, the default")
     started = time.perf_counter()
-    data = Split(corpus_folder, split, model.features.sample_rate)
+    data = SplitReader(corpus_folder, split, model.features.sample_rate)
     lower = f"lower batch_seconds, which is {batch_seconds}"
 
     def encode_rows(batch: Sequence[int]) -> Encoded:
         waves = [data.wave(row) for row in batch]
-        return encode(model, waves, f"{lower}, or take a smaller split; it is held encoded")
+        return encode_waves(model, waves, f"{lower}, or take a smaller split; it is held encoded")
 
     encoded = list(attempt_each(encode_rows, data.batches(batch_seconds), data.fail))
     numbers = sorted(itertools.chain(*(batch for batch, _ in encoded)))
@@ -159,7 +165,7 @@ def tune_decoding(
         by = Beam(**options)
         found: dict[int, Hypothesis] = {}
         for batch, frames in encoded:
-            best = search(model, frames, f"{lower}, or the beam, which is {by.beam}", by)
+            best = search_frames(model, frames, f"{lower}, or the beam, which is {by.beam}", by)
             found |= zip(batch, best, strict=True)
         texts = [data.normalise(model.text(found[i])) for i in numbers]
         total = pooled(align(references, texts)[0])
@@ -229,7 +235,7 @@ def _calibrate(
     if len(set(correct)) < 2:
         return None  # all words are right, or none is: there is nothing to tell apart
     fitted = cross_fitted(confidences, correct, np.array(judgement.utterances) % FOLDS)
-    before, after = measured(confidences, correct), measured(fitted, correct)
+    before, after = confidence_measures(confidences, correct), confidence_measures(fitted, correct)
     kept = after["nce"] > before["nce"]
     if kept:
         give_calibration(model, Calibration.fit(confidences, correct))
@@ -247,7 +253,7 @@ def _store(model: "SpeechModel", folder: Path, result: dict[str, Any]) -> None:
     write(folder / "tuning.json", json.dumps(result, indent=1) + "\n")
 
 
-def summary(result: dict[str, Any]) -> str:
+def tuning_summary(result: dict[str, Any]) -> str:
     """The best ways to search that were found, what they buy over the default, and their cost."""
     trials = sorted(result["trials"], key=lambda trial: float(trial["wer"]))
     lines = [

@@ -9,7 +9,7 @@ import torch
 from asr.batch import Batch
 from asr.loss import collected
 from asr.model import SpeechModel
-from asr.recognition.recognise import Encoded, encode_padded, search
+from asr.recognition.recognise import Encoded, encode_padded, search_frames
 from asr.search import Search
 from asr.text.scoring import align, characters, pooled
 
@@ -22,7 +22,9 @@ def try_search(by: Search, model: SpeechModel) -> None:
         ValueError: it asks for a CTC head that the decoder does not have.
     """
     frame = torch.zeros(1, 1, model.encoder.dim, device=model.device)
-    search(model, Encoded(frame, torch.ones(1, dtype=torch.int64, device=model.device)), by=by)
+    search_frames(
+        model, Encoded(frame, torch.ones(1, dtype=torch.int64, device=model.device)), by=by
+    )
 
 
 class Validation:
@@ -55,7 +57,7 @@ class Validation:
             encoded = encode_padded(model, batch.waves, batch.wave_lengths)
         labels = batch.tokens, batch.token_lengths
         loss = model.decoder.loss(encoded.frames, encoded.lengths, *labels)
-        best = search(model, encoded, by=self.by)
+        best = search_frames(model, encoded, by=self.by)
         self._unfinished += sum(not hypothesis.finished for hypothesis in best)
         self.references += batch.texts
         self.hypotheses += [model.text(hypothesis) for hypothesis in best]

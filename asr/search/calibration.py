@@ -162,7 +162,7 @@ def area_under_curve(confidences: ArrayLike, correct: ArrayLike) -> float | None
     return float((ranks[right].sum() - good * (good + 1) / 2) / (good * bad))
 
 
-def measured(confidences: ArrayLike, correct: ArrayLike) -> dict[str, Any]:
+def confidence_measures(confidences: ArrayLike, correct: ArrayLike) -> dict[str, Any]:
     """All of these as plain values: ``count``, ``correct``, ``ece``, ``nce``, ``auc``, ``bins``."""
     values, right = _checked(confidences, correct)
     return {

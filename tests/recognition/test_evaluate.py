@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asr.recognition.evaluate import by_duration, evaluate, summary
+from asr.recognition.evaluate import by_duration, evaluate, evaluation_summary
 from asr.search.calibration import Calibration
 from tests.coded_speech import RATE, CodedSpeech, Levels, audio_bytes, speak
 
@@ -96,7 +96,7 @@ def test_an_utterance_that_fails_is_named_and_left_out_of_the_rates(tmp_path, ru
     assert (wer["words"], metrics["utterances"]) == (whole["wer"]["words"] - 4, 4)
     lines = (tmp_path / "out" / "hypotheses.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["u1", "u2", "u4", "u6"]
-    first, second, *_ = summary(metrics).splitlines()
+    first, second, *_ = evaluation_summary(metrics).splitlines()
     assert first == "2 of 6 utterances failed and are in none of the rates"
     assert second.startswith("failed: u3: ")
 
@@ -176,7 +176,7 @@ def test_confidences_are_judged_by_the_alignment_of_the_error_rate(run):
     assert sum(row["count"] for row in confidence["bins"]) == 15
     assert "BLANK" in confidence["of"]
     assert (output / "calibration.png").read_bytes().startswith(b"\x89PNG")
-    assert "confidences of 15 words, as the aligner gives them" in summary(metrics)
+    assert "confidences of 15 words, as the aligner gives them" in evaluation_summary(metrics)
 
 
 def test_a_calibrated_model_gives_the_calibrated_confidences(tmp_path):
@@ -188,7 +188,7 @@ def test_a_calibrated_model_gives_the_calibrated_confidences(tmp_path):
     assert max(word["confidence"] for word in json.loads(line)["words"]) < 0.9
     assert metrics["confidence"]["calibration"] == {"slope": 0.1, "offset": 0.0}
     assert metrics["confidence"]["ece"] < 0.1
-    assert "calibrated" in summary(metrics)
+    assert "calibrated" in evaluation_summary(metrics)
 
 
 def test_without_a_ctc_head_there_are_no_confidences_and_no_figure_of_earlier_ones(
@@ -208,7 +208,7 @@ def test_without_a_ctc_head_there_are_no_confidences_and_no_figure_of_earlier_on
     assert not (tmp_path / "out" / "calibration.png").exists()
     line = (tmp_path / "out" / "hypotheses.jsonl").read_text().splitlines()[0]
     assert json.loads(line)["words"] is None
-    assert "confidences" not in summary(metrics)
+    assert "confidences" not in evaluation_summary(metrics)
 
 
 def test_metrics_say_what_was_measured_on_what(run):
@@ -293,7 +293,7 @@ def test_encoder_and_search_are_timed_apart_on_a_device_that_computes_behind_the
     assert metrics["search_seconds"] == 5 * batches
     assert metrics["decode_seconds"] == 8 * batches
     assert metrics["real_time_factor"] == pytest.approx(8 * batches / metrics["audio_seconds"])
-    assert "(38 % features and encoder)" in summary(metrics)
+    assert "(38 % features and encoder)" in evaluation_summary(metrics)
 
 
 @pytest.mark.parametrize(("rate", "warned"), [(RATE, False), (2 * RATE, True)])
@@ -329,7 +329,7 @@ def test_equal_durations_share_one_bin():
 
 def test_summary_shows_rates_in_percent_and_the_worst(run):
     metrics, _, _ = run
-    text = summary(metrics)
+    text = evaluation_summary(metrics)
     assert "WER 38.46 % [" in text
     assert "1 substitutions, 1 deletions, 3 insertions" in text
     assert "worst: u6, WER 200 %" in text
@@ -366,5 +366,5 @@ def test_an_unfinished_hypothesis_is_counted(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", ROWS[:2])
     metrics = evaluate(CodedSpeech(search=Cut()), corpus, "test", output=tmp_path / "out")
     assert metrics["unfinished"] == 2
-    assert "2 hypotheses did not end" in summary(metrics)
+    assert "2 hypotheses did not end" in evaluation_summary(metrics)
     assert metrics["wer"]["interval_method"].endswith("fewer than 5 speakers (2)")

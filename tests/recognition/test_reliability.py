@@ -6,7 +6,7 @@ import pytest
 
 from asr.recognition.reliability import diagram, judged
 from asr.recognition.transcript import Word
-from asr.search.calibration import measured
+from asr.search.calibration import confidence_measures
 from asr.text.scoring import align, hits
 
 
@@ -101,12 +101,12 @@ def test_the_diagram_is_a_picture_of_the_bins(monkeypatch, confidences, correct)
 
     save = matplotlib.figure.Figure.savefig
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", keep)
-    content = diagram(measured(confidences, correct), "fitted to them")
+    content = diagram(confidence_measures(confidences, correct), "fitted to them")
     picture = matplotlib.image.imread(io.BytesIO(content), format="png")
     assert picture.std() > 0
     upper, lower = drawn["figure"].axes
     assert upper.get_title().endswith("\nfitted to them")
-    rows = [row for row in measured(confidences, correct)["bins"] if row["count"]]
+    rows = [row for row in confidence_measures(confidences, correct)["bins"] if row["count"]]
     _, points = upper.get_lines()[:2]
     assert list(points.get_xdata()) == [row["confidence"] for row in rows]
     assert list(points.get_ydata()) == [row["correct"] for row in rows]

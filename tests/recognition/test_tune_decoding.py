@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from asr.model import SpeechModel, load_model, save_model
-from asr.recognition.evaluate import evaluate
-from asr.recognition.evaluate import summary as evaluated
+from asr.recognition.evaluate import evaluate, evaluation_summary
 from asr.recognition.reliability import Judgement, judged
-from asr.recognition.tune_decoding import BEAMS, RANGES, draws, summary, tune_decoding
+from asr.recognition.tune_decoding import BEAMS, RANGES, draws, tune_decoding, tuning_summary
 from asr.search import Beam
 from tests.corpus import make_corpus
 from tests.test_model import tiny_model
@@ -74,7 +73,9 @@ def test_an_evaluation_says_when_it_is_of_what_was_tuned_on(folder, corpus, tmp_
     for split in ("validation", "test"):
         metrics = evaluate(load_model(folder), corpus, split, output=tmp_path, progress=False)
         assert metrics["tuned_on_it"] == (split == "validation")
-        assert ("chosen on these very utterances" in evaluated(metrics)) == metrics["tuned_on_it"]
+        assert ("chosen on these very utterances" in evaluation_summary(metrics)) == metrics[
+            "tuned_on_it"
+        ]
 
 
 def test_what_was_tried_and_what_it_cost_stand_beside_the_model(folder, corpus):
@@ -157,10 +158,10 @@ def test_a_calibration_is_kept_only_where_it_helps_words_that_it_was_not_fitted_
         assert model.calibration.apply(0.9999) == pytest.approx(0.9, abs=0.05)
         assert model.calibration.apply(0.7) == pytest.approx(0.1, abs=0.05)
         assert after["ece"] < 0.1 < before["ece"]
-        assert "of 200 words calibrated: calibration error 0.350 -> 0.0" in summary(result)
+        assert "of 200 words calibrated: calibration error 0.350 -> 0.0" in tuning_summary(result)
     else:
         assert model.calibration is None
-        assert "of 200 words left as they are" in summary(result)
+        assert "of 200 words left as they are" in tuning_summary(result)
 
 
 def test_the_words_of_the_chosen_search_are_judged(folder, corpus, monkeypatch):
@@ -185,4 +186,4 @@ def test_a_model_without_times_has_no_confidences_to_calibrate(folder, corpus, m
     monkeypatch.setattr("asr.recognition.tune_decoding.aligns", lambda decoder: False)
     result = tune(folder, corpus, trials=1)
     assert result["confidence"] is None
-    assert "confidences are not calibrated" in summary(result)
+    assert "confidences are not calibrated" in tuning_summary(result)

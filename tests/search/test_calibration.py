@@ -10,9 +10,9 @@ from asr.search.calibration import (
     EPSILON,
     Calibration,
     area_under_curve,
+    confidence_measures,
     cross_fitted,
     expected_calibration_error,
-    measured,
     normalised_cross_entropy,
     reliability,
 )
@@ -111,7 +111,7 @@ def test_bins_hold_every_word_once_and_their_ends_belong_to_the_left():
 
 def test_all_measures_are_plain_values():
     confidences, correct = said(200)
-    content = measured(confidences, correct)
+    content = confidence_measures(confidences, correct)
     assert json.loads(json.dumps(content)) == content
     assert (content["count"], content["correct"]) == (200, int(correct.sum()))
     assert content["ece"] == expected_calibration_error(confidences, correct)
@@ -129,7 +129,7 @@ def test_all_measures_are_plain_values():
 )
 def test_what_is_no_confidence_is_refused(confidences, correct, message):
     with pytest.raises(ValueError, match=message):
-        measured(confidences, correct)
+        confidence_measures(confidences, correct)
 
 
 # --- The map ---
