@@ -114,7 +114,7 @@ class FSDD(Corpus):
         count: int | None = getattr(self, split)
         chosen = [take for take in takes if split_of(take.number) == split]
         if not chosen:
-            raise ValueError(f"split {split}: the recordings have no such takes")
+            raise ValueError(f"split {split}: the recordings have no such takes; use the full set")
         speakers = sorted({take.speaker for take in chosen})
         if count is None:
             uses = USES[split] if high > 1 else 1

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import soundfile
 
 from asr.audio.audio_file import AudioError, decode
 from asr.doctor.finding import Finding
@@ -28,7 +29,6 @@ SAMPLES = {  # FFmpeg's container and codec
 }
 ENCODERS = {  # by codec, if the encoder has another name
     "mp3": "libmp3lame",
-    "vorbis": "libvorbis",
     "opus": "libopus",
     "amrnb": "libopencore_amrnb",
 }
@@ -80,7 +80,7 @@ def is_tone(wave: np.ndarray, rate: int) -> bool:
 
 
 def encoded(container: str, codec: str) -> bytes | None:
-    """The tone as FFmpeg encodes it; None if this FFmpeg has no encoder for the codec.
+    """The tone in this container; None if this FFmpeg has no encoder for the codec.
 
     Raises:
         AudioError: this FFmpeg has no decoder for the codec.
@@ -90,6 +90,9 @@ def encoded(container: str, codec: str) -> bytes | None:
     if codec not in av.codecs_available:
         raise AudioError(f"this FFmpeg has no decoder {codec}; convert such files to wav or flac")
     file, rate = io.BytesIO(), rate_of(codec)
+    if codec == "vorbis":  # FFmpeg's own encoder is experimental
+        soundfile.write(file, tone(rate), rate, format="OGG", subtype="VORBIS")
+        return file.getvalue()
     try:
         with av.open(file, "w", format=container) as output:
             stream = output.add_stream(ENCODERS.get(codec, codec), rate=rate, layout="mono")
