@@ -96,16 +96,9 @@ class Ledger:
         writes: bool = True,
         began: float | None = None,
     ):
-        """Begins a session.
+        """Begins a session, which counts from the start of this process or from ``began``.
 
-        Args:
-            folder: of the run.
-            device: of this process.
-            num_devices: of the run.
-            precision: of large products: bf16, tf32 or float32.
-            total: sums a number over the processes of the run, which all call it.
-            writes: whether this process writes the files; one process of a run does.
-            began: Unix time, in seconds, from which the session counts; the start of the process.
+        ``total`` sums a number over the processes of a run, one of which ``writes`` the files.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.device, self.num_devices = folder, device, num_devices

@@ -35,13 +35,7 @@ class Loader:
         length: int,
         enter: Callable[[str], object] = lambda phase: None,
     ) -> None:
-        """Reads nothing yet.
-
-        Args:
-            batches: called at each iteration.
-            length: batches of an iteration.
-            enter: told the phase on which time is spent from now on: data_wait or step.
-        """
+        """``enter`` is told the phase on which time is spent from now on: data_wait or step."""
         self.batches, self.length, self.enter = batches, length, enter
 
     def __len__(self) -> int:

@@ -199,24 +199,14 @@ class SpeechModule(Task):
         """Begins the sums over the validation split."""
         self._validation = Validation(self.evaluated, self.search)
 
-    def validation_step(self, batch: Batch | None, batch_idx: int) -> None:
-        """Searches a batch.
+    def validate(self, batch: Batch) -> None:
+        """Searches a batch."""
+        self._validation.add(batch)
 
-        In float32 whatever the precision of training: autocast would cast all weights, which need
-        no gradient, anew at every product, and a search makes one for each token.
-        """
-        if batch is None:  # this rank has one batch less than others
-            return
-        with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False):
-            self._validation.add(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Loss, WER and CER over all ranks; ``validation_wer`` and others are logged."""
+    def validation_metrics(self) -> dict[str, Any]:
+        """Loss, WER and CER, among others."""
         weights = self.weights or from_rank_zero(self.trainer, self._validation.weights)
-        total = functools.partial(summed, self.trainer)
-        self.metrics = self._validation.metrics(weights, total)
-        for name in ("wer", "cer", "loss"):
-            self.log(f"validation_{name}", self.metrics[name], logger=self.logs)
+        return self._validation.metrics(weights, functools.partial(summed, self.trainer))
 
     def examples(self) -> list[tuple[str, str]]:
         """See ``Task.examples``."""

@@ -17,6 +17,7 @@ from asr.training.ranks import summed
 log = logging.getLogger(__name__)
 
 NONFINITE_PATIENCE = 10  # updates in a row without a finite gradient before a run gives up
+WATCHED = {"loss", "wer", "cer", "perplexity", "word_perplexity"}  # by callbacks, as EarlyStopping
 
 
 @dataclass
@@ -61,8 +62,7 @@ class Task(L.LightningModule):
         metrics: of the last validation.
         logs: whether Lightning gives them to its loggers.
         exhausted: why there is nothing more to train on, whatever the budget.
-        average: a moving average of ``model``, if there is one, in a tuple, as it is no part of
-            what is trained.
+        average: (a moving average of ``model``,) or (). It is no part of what is trained.
     """
 
     model: nn.Module
@@ -86,6 +86,14 @@ class Task(L.LightningModule):
     @abstractmethod
     def loss(self, batch: Any) -> Loss:
         """The terms of the loss of a batch."""
+
+    @abstractmethod
+    def validate(self, batch: Any) -> None:
+        """Adds a validation batch to what ``validation_metrics`` sums up."""
+
+    @abstractmethod
+    def validation_metrics(self) -> dict[str, Any]:
+        """Those of the batches of a validation, over all ranks; called on every rank."""
 
     @abstractmethod
     def amounts(self, batch: Any) -> dict[str, float]:
@@ -228,23 +236,34 @@ class Task(L.LightningModule):
             )  # fmt: skip
         return {name: total / max(1.0, count) for name, (total, count) in sums.items()}
 
+    # --- validation ---
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Takes a batch in float32, whatever the precision of training."""
+        # Autocast would cast all weights, which need no gradient, anew for each token of a search.
+        if batch is not None:  # else this rank has one batch less than others
+            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+                self.validate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Sets the metrics, of which those in ``WATCHED`` are logged as ``validation_loss`` ..."""
+        self.metrics = self.validation_metrics()
+        for name in WATCHED & self.metrics.keys():
+            self.log(f"validation_{name}", self.metrics[name], logger=self.logs)
+
     # --- memory ---
 
     def on_fit_start(self) -> None:
-        """Trains on the longest batch first, so that too little memory fails now.
-
-        No weight changes. From the second batch of an update on, a forward pass meets gradients.
-        """
+        """Trains on the longest batch first, so that too little memory fails now."""
+        # From the second batch of an update on, a forward pass meets gradients.
         strategy, optimizer = self.trainer.strategy, self.trainer.optimizers[0]
         for _ in range(min(2, self.trainer.accumulate_grad_batches)):
             batch = strategy.batch_to_device(self.data.source.longest_batch())
             strategy.training_step(batch, 0).backward()  # type: ignore[union-attr]
         rehearse(optimizer)
 
-    # --- checkpoints of a Trainer of one's own ---
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the progress to a checkpoint of Lightning's."""
+        """Adds the progress to a checkpoint of a Trainer of one's own."""
         checkpoint["progress"] = asdict(self.progress)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -67,16 +67,12 @@ class TextModule(Task):
         """Begins the sum over the validation text."""
         self._log_likelihood = 0.0
 
-    def validation_step(self, batch: TextBatch | None, batch_idx: int) -> None:
-        """Adds the log-likelihood of a batch, in float32 whatever the precision of training."""
-        if batch is None:  # this rank has one batch less than others
-            return
-        with torch.inference_mode(), torch.autocast(batch[0].device.type, enabled=False):
-            scores = self.evaluated.log_probs(*batch)
-            self._log_likelihood += float(scores.double().sum())
+    def validate(self, batch: TextBatch) -> None:
+        """Adds the log-likelihood of a batch."""
+        self._log_likelihood += float(self.evaluated.log_probs(*batch).double().sum())
 
-    def on_validation_epoch_end(self) -> None:
-        """Loss and perplexities over all ranks; ``validation_loss`` and others are logged.
+    def validation_metrics(self) -> dict[str, Any]:
+        """Loss and perplexities.
 
         Raises:
             ValueError: there is none, since a token of the text has no probability.
@@ -84,23 +80,22 @@ class TextModule(Task):
         total = -summed(self.trainer, self._log_likelihood)
         text = self.data.source.validation
         sentences, tokens = len(text.ids), sum(map(len, text.ids))
-        self.metrics = {
-            "loss": total / (tokens + sentences),
-            "perplexity": math.exp(min(700.0, total / (tokens + sentences))),
+        loss = total / (tokens + sentences)
+        if not math.isfinite(loss):
+            raise ValueError(self._without_loss(loss))
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(700.0, loss)),
             "word_perplexity": math.exp(min(700.0, total / (text.words + sentences))),
             "sentences": sentences,
             "words": text.words,
             "tokens": tokens,
         }
-        if not math.isfinite(self.metrics["loss"]):
-            raise ValueError(self._without_loss())
-        for name in ("loss", "perplexity", "word_perplexity"):
-            self.log(f"validation_{name}", self.metrics[name], logger=self.logs)
 
-    def _without_loss(self) -> str:
-        """A model that cannot be compared with others, nor be the best."""
+    def _without_loss(self, loss: float) -> str:
+        """Why a model cannot be compared with others, nor be the best."""
         return (
-            f"the loss of {self.recipe.text.validation} is {self.metrics['loss']} at update "
+            f"the loss of {self.recipe.text.validation} is {loss} at update "
             f"{self.progress.updates}: lower optimizer.lr ({self.recipe.optimizer.lr})"
         )
 
@@ -166,7 +161,7 @@ class CountingModule(TextModule):
         """To count takes no FLOPs."""
         return {}
 
-    def _without_loss(self) -> str:
+    def _without_loss(self, loss: float) -> str:
         return (
             f"text.validation: {self.recipe.text.validation} has a token to which the n-grams give "
             "no probability; estimate the ARPA file with <unk>, or validate on text that it knows"
