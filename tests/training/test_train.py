@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import itertools
 import json
 import logging
@@ -19,7 +20,7 @@ from asr.data.batches import BatchStream
 from asr.data.utterances import read_rows
 from asr.metering.meter import read_ledger
 from asr.model import load_model
-from asr.recipe.schema import OptimizerOptions, Recipe
+from asr.recipe.schema import OptimizerOptions, Recipe, TrainerOptions
 from asr.training.checkpoint import CheckpointCallback
 from asr.training.run import train
 from asr.training.run_folder import check_folder, claimed, run_name
@@ -445,18 +446,29 @@ def test_processes_share_the_stream_and_the_ledger_and_another_number_of_them_go
     given = recipe(corpus, augmentation={}, validation={"every_updates": 4}, budget={"updates": 6})
     strict_yaml.dump(strict_yaml.tree_of(given), tmp_path / "recipe.yaml")
     run = tmp_path / "run"
-    two = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.checkpoint_every_seconds=0")
+    two = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.checkpoint_every_seconds=0",
+           "--trainer.accumulate_grad_batches=2")  # fmt: skip
     _, errors = (process := start(run, *two)).communicate(timeout=300)
     assert process.returncode == 0, errors
     line = json.loads((run / "ledger.json").read_text())
     seconds = list(read_rows(corpus, ["train"])["duration"])
     stream = BatchStream(seconds, given.data.max_batch_seconds, given.seed)
-    batches = list(itertools.islice(stream.batches(0), 15))
+    batches = list(itertools.islice(stream.batches(0), 27))
     expected = [sum(seconds[i] for i in batch) for batch in batches]
-    assert line["audio_seconds"] == pytest.approx(sum(expected[:12]), rel=1e-3)
+    assert line["audio_seconds"] == pytest.approx(sum(expected[:24]), rel=1e-3)
     assert line["device_hours"] == pytest.approx(2 * line["wall_seconds"] / 3600)
     validation = json.loads((run / "ledger.jsonl").read_text().splitlines()[-2])
     assert validation["validation"]["utterances"] == 12
+
+    # One process that takes the same batches for an update learns the same.
+    alone = {"accelerator": "cpu", "log_every_n_steps": 4, "accumulate_grad_batches": 4}
+    train(dataclasses.replace(given, trainer=TrainerOptions(**alone)), tmp_path / "one")
+    losses = [
+        [e["train_loss"] for e in read_ledger(folder / "ledger.jsonl") if e.get("train_loss")]
+        for folder in (run, tmp_path / "one")
+    ]
+    assert len(losses[0]) >= 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
     more = train(recipe(corpus, augmentation={}, validation={"every_updates": 4},
                         budget={"updates": 9}), run)  # fmt: skip
