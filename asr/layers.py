@@ -339,7 +339,7 @@ def initialise(recurrence: nn.LSTM | nn.GRU, forget_bias: float) -> None:
                 nn.init.xavier_uniform_(gate)
 
 
-def flatten(recurrence: nn.LSTM | nn.GRU) -> None:
+def flatten_weights(recurrence: nn.LSTM | nn.GRU) -> None:
     """Moves the weights of a copied module into one block again, which cuDNN would warn about."""
     if len({weight.untyped_storage().data_ptr() for weight in recurrence.parameters()}) > 1:
         recurrence.flatten_parameters()

@@ -18,8 +18,7 @@ from asr.encoders import ENCODERS
 from asr.encoders.encoder import Encoder
 from asr.files import read_json
 from asr.language_models import LANGUAGE_MODELS, LanguageModel
-from asr.language_models.folder import DESCRIPTION as LANGUAGE_MODEL
-from asr.language_models.folder import check_tokens, load_language_model
+from asr.language_models.folder import LANGUAGE_MODEL, load_language_model
 from asr.loss import Loss, collected
 from asr.model_folder import (
     FORMAT,
@@ -175,7 +174,11 @@ def give_language_model(model: SpeechModel, path: str | Path, allow_code: bool =
         ValueError: no language model there, or one of other tokens.
     """
     trained = load_language_model(path, model.device, allow_code)
-    check_tokens(trained, model.tokenizer.state(), path)
+    if dict(trained.tokenizer.state()) != dict(model.tokenizer.state()):
+        raise ValueError(
+            f"{path} knows other tokens than the speech model; train it with tokenizer_of set to "
+            "the speech model's folder"
+        )
     model.language_model = trained.model
     model.description["language_model"] = trained.component.tree()
 

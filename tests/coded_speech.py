@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from asr.batch import BLANK
+from asr.decoders.decoder import Decoder
 from asr.text.tokenizers import Characters
 
 RATE = 8000
@@ -42,10 +43,18 @@ def audio_bytes(wave: np.ndarray, rate: int = RATE, kind: str = "WAV") -> bytes:
     return file.getvalue()
 
 
-class Levels(nn.Module):
+class Levels(Decoder):
     """Decoder with a CTC head: the token whose level is nearest, at probability ~1."""
 
     dim = 1
+
+    def loss(self, encoded, lengths, tokens, token_lengths):
+        """It is not trained."""
+        raise NotImplementedError
+
+    def flops(self, lengths, token_lengths):
+        """They are not counted."""
+        raise NotImplementedError
 
     def ctc_log_probs(self, encoded):
         """(B, S, 1) -> (B, S, V)."""

@@ -48,7 +48,10 @@ def _components(schema: type, prefix: str) -> list[str]:
 def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list[str]:
     """``--key (type, default)  meaning`` for each parameter of a section or component."""
     parameters = list(inspect.signature(kind).parameters.values())[positional:]
-    texts = [inspect.cleandoc(t) for t in (kind.__doc__, kind.__init__.__doc__) if t]  # type: ignore[misc]
+    # A key that is not described in the class is described in one that it inherits from.
+    classes = [base for base in reversed(kind.__mro__) if not base.__module__.startswith("torch")]
+    sources = [source for base in classes for source in (base, vars(base).get("__init__"))]
+    texts = [inspect.cleandoc(source.__doc__) for source in sources if source and source.__doc__]
     found = [p for text in texts for p in docstring_parser.parse(text).params]
     meanings = {p.arg_name: " ".join((p.description or "").split()) for p in found}
     hints = type_hints(kind)

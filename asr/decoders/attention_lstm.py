@@ -1,26 +1,33 @@
 """Listen, Attend and Spell with location-aware attention, trained jointly with CTC."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from asr.batch import mask
-from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight
-from asr.decoders.ctc import CTCHead
+from asr.decoders.cross_entropy import CrossEntropyHead
+from asr.decoders.ctc import CTCHead, JointCTC
 from asr.decoders.decoder import AttentionDecoder, State
 from asr.decoders.location_attention import LocationAttention
 from asr.kernels.linear import Linear, xavier
-from asr.layers import dropout, flatten, initialise, inputs, lstm_start, lstm_step
-from asr.loss import Loss
+from asr.layers import dropout, flatten_weights, initialise, inputs, lstm_start, lstm_step
+from asr.loss import Term
 
 
-class AttentionLSTM(AttentionDecoder):
+class AttentionLSTM(JointCTC, AttentionDecoder):
     """An LSTM that reads the encoder through one soft alignment per token.
 
     Chan et al. 2016 with the attention of Chorowski et al. 2015 (convolution over the previous
     alignment, additive energies) and input feeding (Luong et al. 2015). Layers above the first
     do not feed the attention (as in GNMT, Wu et al. 2016), so they run over all tokens at once.
+
+    Args:
+        width: of embeddings and LSTM states.
+        layers: LSTM layers.
+        attention: width of the additive energies.
+        location_channels: channels of the convolution over the previous alignment.
+        location_kernel: encoder frames it sees, odd; 51 are the 2 s of Chorowski et al.
+        label_smoothing: probability taken from the target, in training.
+        dropout: probability, on embeddings and before the output layer.
     """
 
     def __init__(
@@ -37,27 +44,8 @@ class AttentionLSTM(AttentionDecoder):
         label_smoothing: float = 0.1,
         dropout: float = 0.1,
     ) -> None:
-        """Builds the decoder.
-
-        Args:
-            dim: width D of the encoder's frames.
-            vocabulary: tokens V, BLANK included.
-            width: of embeddings and LSTM states.
-            layers: LSTM layers.
-            attention: width of the additive energies.
-            location_channels: channels of the convolution over the previous alignment.
-            location_kernel: encoder frames it sees, odd; 51 are the 2 s of Chorowski et al.
-            ctc_weight: share of the CTC term in the loss; 0 leaves out the CTC head.
-            label_smoothing: probability taken from the target, in training.
-            dropout: probability, on embeddings and before the output layer.
-
-        Raises:
-            ValueError: an even kernel, or a share that is not in [0, 1).
-        """
-        super().__init__()
-        check_ctc_weight(ctc_weight)
-        self.dim, self.vocabulary, self.width = dim, vocabulary, width
-        self.ctc_weight, self.dropout = ctc_weight, dropout
+        super().__init__(dim, vocabulary, ctc_weight)
+        self.width, self.dropout = width, dropout
         self.embedding = nn.Embedding(vocabulary, width)
         # The tokens' part of the gates, apart: for all tokens at once. The rest is per step.
         self.token_gates = Linear(width, 4 * width)
@@ -81,23 +69,20 @@ class AttentionLSTM(AttentionDecoder):
         if self.upper is not None:
             initialise(self.upper, 1.0)
 
-    def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
-        """See ``Decoder.loss``; terms ``attention`` and, with a weight, ``ctc``."""
-        terms, infeasible = {}, lengths.new_zeros(())
+    def own_terms(
+        self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> dict[str, Term]:
+        """See ``JointCTC.own_terms``; ``attention``."""
         y = self._teach(encoded, lengths, inputs(tokens, token_lengths))
-        terms["attention"] = self.head.loss(y, lengths, tokens, token_lengths, 1 - self.ctc_weight)
-        if self.ctc is not None:
-            terms["ctc"], infeasible = self.ctc.loss(
-                encoded, lengths, tokens, token_lengths, self.ctc_weight
-            )
-        return Loss(terms, infeasible)
+        weight = 1 - self.ctc_weight
+        return {"attention": self.head.loss(y, lengths, tokens, token_lengths, weight)}
 
     def _teach(self, encoded: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
         """(B, S, D), (B,), (B, U) given tokens -> (B, U, width) before the output layer."""
         memory = self._memory(encoded, lengths)
         x = self.attention.unroll(self._token_gates(tokens), memory)  # (B, U, width + D)
         if self.upper is not None:
-            flatten(self.upper)
+            flatten_weights(self.upper)
             # Autocast would run it in float16 on a GPU, in which gradients need to be scaled.
             with torch.autocast(x.device.type, enabled=False):
                 y, _ = self.upper(x.float())
@@ -138,21 +123,11 @@ class AttentionLSTM(AttentionDecoder):
             x = torch.cat([y, x[:, self.width :]], dim=1)
         return self.head(self._readout(x)), State(memory, after)
 
-    def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
-        """(B, S, D) -> (B, S, V), or None without a CTC head."""
-        return None if self.ctc is None else self.ctc(encoded)
-
-    def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
-        """Products of gates, attention and output layers; see ``Decoder.flops``."""
-        width, dim = self.width, self.dim
+    def own_flops(self, time: int, tokens: int) -> int:
+        """Products of gates, attention and output layer; see ``JointCTC.own_flops``."""
+        width, dim, steps = self.width, self.dim, tokens + 1
         per_token = 8 * width * width + 2 * width * (width + dim)
         if self.upper is not None:
             per_token += 8 * width * (width + dim + width)
             per_token += (self.upper.num_layers - 1) * 16 * width**2
-        total = 0
-        for time, tokens in zip(lengths, token_lengths, strict=True):
-            steps = tokens + 1
-            total += steps * per_token + self.attention.flops(time, steps) + self.head.flops(steps)
-            if self.ctc is not None:
-                total += self.ctc.flops(time)
-        return total
+        return steps * per_token + self.attention.flops(time, steps) + self.head.flops(steps)

@@ -42,13 +42,3 @@ class CrossEntropyHead(TokenOutput):
             label_smoothing=smoothing * tokens_but_blank / (tokens_but_blank - 1),
         )
         return Term(total, ((token_lengths + 1) * there).sum(), weight)
-
-
-def check_ctc_weight(weight: float) -> None:
-    """Refuses weights that leave nothing to the attention decoder.
-
-    Raises:
-        ValueError: not in [0, 1).
-    """
-    if not 0 <= weight < 1:
-        raise ValueError(f"ctc_weight {weight} is not in [0, 1); the decoder needs its share")

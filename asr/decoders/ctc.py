@@ -1,5 +1,6 @@
 """Connectionist temporal classification (Graves et al. 2006): a head, its loss, and it alone."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -59,21 +60,69 @@ class CTCHead(nn.Module):
         return 2 * self.dim * self.vocabulary * time
 
 
+class JointCTC(Decoder):
+    """A decoder that is trained jointly with a CTC head (Kim, Hori and Watanabe 2017).
+
+    Args:
+        dim: width D of the encoder's frames.
+        vocabulary: tokens V, BLANK included.
+        ctc_weight: share of the CTC term in the loss; 0 leaves out the CTC head.
+
+    Attributes:
+        ctc: the head; None without one.
+    """
+
+    ctc: CTCHead | None
+
+    def __init__(self, dim: int, vocabulary: int, ctc_weight: float) -> None:
+        super().__init__()
+        if not 0 <= ctc_weight < 1:
+            raise ValueError(
+                f"ctc_weight {ctc_weight} is not in [0, 1); the decoder needs its share"
+            )
+        self.dim, self.vocabulary, self.ctc_weight = dim, vocabulary, ctc_weight
+
+    @abstractmethod
+    def own_terms(
+        self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> dict[str, Term]:
+        """(B, S, D), (B,), (B, U), (B,) -> the terms of the loss beside CTC."""
+
+    @abstractmethod
+    def own_flops(self, time: int, tokens: int) -> int:
+        """FLOPs of one utterance without CTC: ``time`` encoder frames, ``tokens`` labels."""
+
+    def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
+        """See ``Decoder.loss``; the own terms and, with a weight, ``ctc``."""
+        batch = encoded, lengths, tokens, token_lengths
+        terms, infeasible = self.own_terms(*batch), (lengths < 1).sum()
+        if self.ctc is not None:
+            terms["ctc"], infeasible = self.ctc.loss(*batch, self.ctc_weight)
+        return Loss(terms, infeasible)
+
+    def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
+        """(B, S, D) -> (B, S, V), or None without a CTC head."""
+        return None if self.ctc is None else self.ctc(encoded)
+
+    def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
+        """See ``Decoder.flops``."""
+        own = sum(map(self.own_flops, lengths, token_lengths))
+        return own if self.ctc is None else own + self.ctc.flops(sum(lengths))
+
+
 class CTC(Decoder):
     """The CTC head alone: each frame says a token or BLANK, whatever the others say.
 
     Its loss is the likelihood of the tokens, summed over all alignments, so a frame has no target
     and label smoothing does not apply.
+
+    Args:
+        dim: width D of the encoder's frames.
+        vocabulary: tokens V, BLANK included.
+        dropout: probability, on the encoder's frames.
     """
 
     def __init__(self, dim: int, vocabulary: int, *, dropout: float = 0.1) -> None:
-        """Builds the decoder.
-
-        Args:
-            dim: width D of the encoder's frames.
-            vocabulary: tokens V, BLANK included.
-            dropout: probability, on the encoder's frames.
-        """
         super().__init__()
         self.dim, self.vocabulary, self.dropout = dim, vocabulary, dropout
         self.head = CTCHead(dim, vocabulary)

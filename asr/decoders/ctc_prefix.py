@@ -18,7 +18,7 @@ from asr.batch import BLANK, EOS, mask
 LOG_ZERO = {torch.float64: -1e4, torch.float32: -1e2}
 
 
-class Prefixes(NamedTuple):
+class CTCPrefixes(NamedTuple):
     """The CTC forward variables of K label prefixes per utterance.
 
     Attributes:
@@ -40,9 +40,9 @@ class Prefixes(NamedTuple):
     last: Tensor
     emitted: Tensor
 
-    def select(self, utterances: Tensor) -> "Prefixes":
+    def select(self, utterances: Tensor) -> "CTCPrefixes":
         """Keeps these utterances."""
-        return Prefixes(*(value[utterances] for value in self))
+        return CTCPrefixes(*(value[utterances] for value in self))
 
 
 def precision(device: torch.device) -> torch.dtype:
@@ -50,7 +50,7 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def empty_prefixes(log_probs: Tensor, lengths: Tensor) -> Prefixes:
+def empty_prefixes(log_probs: Tensor, lengths: Tensor) -> CTCPrefixes:
     """(B, S, V), (B,) -> the empty prefix of each utterance, K = 1.
 
     Computed in float64, in float32 on a device without it.
@@ -63,10 +63,12 @@ def empty_prefixes(log_probs: Tensor, lengths: Tensor) -> Prefixes:
     probabilities[:, BLANK].masked_fill_(padding, 1)
     silence = _cumulative(probabilities[:, BLANK : BLANK + 1])  # (B, 1, S + 1)
     last = torch.full((len(log_probs), 1), EOS, device=log_probs.device)  # (B, 1)
-    return Prefixes(probabilities, silence, silence, silence, last, probabilities[:, EOS : EOS + 1])
+    return CTCPrefixes(
+        probabilities, silence, silence, silence, last, probabilities[:, EOS : EOS + 1]
+    )
 
 
-def extension_scores(prefixes: Prefixes) -> Tensor:
+def extension_scores(prefixes: CTCPrefixes) -> Tensor:
     """Log-probability of each prefix followed by each label, whatever follows: (B, K, V).
 
     The column of EOS is the probability of the prefix alone; that of BLANK is -inf. A label that
@@ -85,7 +87,7 @@ def extension_scores(prefixes: Prefixes) -> Tensor:
     return scores
 
 
-def extend(prefixes: Prefixes, parents: Tensor, labels: Tensor) -> Prefixes:
+def extend(prefixes: CTCPrefixes, parents: Tensor, labels: Tensor) -> CTCPrefixes:
     """Appends labels (B, K') to the prefixes of these positions (B, K').
 
     The recurrence r_t = p_t (r_{t-1} + phi_{t-1}) of the label, and that of blank, are solved for
@@ -100,7 +102,7 @@ def extend(prefixes: Prefixes, parents: Tensor, labels: Tensor) -> Prefixes:
     label = _recurrence(_cumulative(emitted), arrived)  # (B, K', S + 1)
     blank = _recurrence(prefixes.silence, label)  # (B, K', S + 1)
     left = slice(min(1, emitted.shape[-1] - 1), None)  # without the first frame, unless alone
-    return Prefixes(
+    return CTCPrefixes(
         prefixes.probabilities[..., left],
         prefixes.silence[..., left],
         torch.logaddexp(label, blank)[..., left],
@@ -110,7 +112,7 @@ def extend(prefixes: Prefixes, parents: Tensor, labels: Tensor) -> Prefixes:
     )
 
 
-def expected_length(prefixes: Prefixes) -> Tensor:
+def expected_length(prefixes: CTCPrefixes) -> Tensor:
     """The mean number of labels under the CTC posterior, (B,).
 
     A label begins where a frame has it and the frame before has not, and frames are independent:

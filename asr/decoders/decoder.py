@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from asr.batch import Cache
@@ -35,16 +36,22 @@ class State(NamedTuple):
 
 
 class Decoder(nn.Module, ABC):
-    """Encoder frames in, token scores out. There is no code here.
+    """Encoder frames in, token scores out.
 
     A subclass takes the encoder's ``dim`` and the ``vocabulary`` size as its first two, positional
-    parameters and everything else as keywords, which are the keys of a recipe. It is final, and of
-    one of three kinds, which ``asr.search`` searches each in its own way: an ``AttentionDecoder``,
-    a ``TransducerDecoder``, or neither, when the CTC head is all it has.
+    parameters and everything else as keywords, which are the keys of a recipe. It is final.
+
+    Attributes:
+        dim: width D of the encoder's frames.
+        vocabulary: tokens V, BLANK included.
+        searcher: how it is searched, a name in ``asr.search.search.SEARCHERS``.
+        aligner: how words get their times, a name in ``asr.recognition.alignment.ALIGNERS``.
     """
 
     dim: int
     vocabulary: int
+    searcher: str = "ctc"
+    aligner: str = "ctc"
 
     @abstractmethod
     def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
@@ -58,6 +65,16 @@ class Decoder(nn.Module, ABC):
     def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
         """(B, S, D) -> (B, S, V) float32 log-probabilities of the CTC head; None without one."""
 
+    def has_ctc(self) -> bool:
+        """Whether there is a CTC head."""
+        device = next((parameter.device for parameter in self.parameters()), None)
+        with torch.no_grad():
+            return self.ctc_log_probs(torch.zeros(1, 1, self.dim, device=device)) is not None
+
+    def regions(self) -> list[nn.Module]:
+        """Its modules that ``torch.compile`` is worth its time for, each compiled by itself."""
+        return []
+
     @abstractmethod
     def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
         """FLOPs of one forward pass of ``loss`` over these encoder and token lengths, unpadded.
@@ -66,8 +83,10 @@ class Decoder(nn.Module, ABC):
         """
 
 
-class AttentionDecoder(Decoder, ABC):
-    """A decoder that says one token after another, each given all before it; no code here."""
+class AttentionDecoder(Decoder):
+    """A decoder that says one token after another, each given all before it."""
+
+    searcher = "attention"
 
     @abstractmethod
     def start(self, encoded: Tensor, lengths: Tensor) -> State:
@@ -82,13 +101,15 @@ class AttentionDecoder(Decoder, ABC):
         """
 
 
-class TransducerDecoder(Decoder, ABC):
-    """A decoder that says, at each frame, a token or BLANK, which moves on; no code here.
+class TransducerDecoder(Decoder):
+    """A decoder that says, at each frame, a token or BLANK, which moves on.
 
     Graves 2012: with frames f_t and predictions g_u, p(k | t, u) = softmax(join(f_t, g_u)), and the
     probability of tokens is the sum over all paths through the lattice of S frames and U + 1
     predictions. EOS is never said.
     """
+
+    searcher = aligner = "transducer"
 
     @abstractmethod
     def project(self, encoded: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class LatticeLoss(torch.autograd.Function):
         gradients = tuple(map(torch.zeros_like, inputs)) if learn else None
         total = frames.new_zeros(())
         steps = [length + 1 for length in label_lengths]
-        for rows in groups(lengths, steps, max(weight.shape), frames.device.type):
+        for rows in utterance_groups(lengths, steps, max(weight.shape), frames.device.type):
             sizes = [(row, lengths[row], steps[row]) for row in rows]
             total += _group(inputs, labels, sizes, gradients)
         if gradients is not None:
@@ -124,7 +124,7 @@ class LatticeLoss(torch.autograd.Function):
         return *(gradient * saved for saved in ctx.saved_tensors), None, None, None, None
 
 
-def groups(
+def utterance_groups(
     lengths: Sequence[int], steps: Sequence[int], width: int, device: str
 ) -> Iterator[list[int]]:
     """Neighbours who share tensors of at most GROUP elements; none without frames.

@@ -8,7 +8,7 @@ from torch.nn.grad import conv1d_weight
 
 from asr.kernels.linear import Linear
 
-Memory = dict[str, Tensor]
+Shared = dict[str, Tensor]
 
 # Elements of the energies' terms that a step handles at once on a CPU: 1 MB, a core's cache.
 # All of a batch's at once would go through main memory four times, as fresh pages each time.
@@ -41,7 +41,7 @@ class LocationAttention(nn.Module):
             nn.init.orthogonal_(weight[:, :width])
         nn.init.zeros_(self.key.bias)
 
-    def remember(self, encoded: Tensor, real: Tensor) -> Memory:
+    def remember(self, encoded: Tensor, real: Tensor) -> Shared:
         """(B, S, D), (B, S) bool -> what the steps of a search share; keys are doubled."""
         return {"encoded": encoded, "keys": 2 * self.key(encoded), "real": real}
 
@@ -63,7 +63,7 @@ class LocationAttention(nn.Module):
             "alignment": encoded.new_zeros(batch, time),
         }
 
-    def forward(self, token: Tensor, memory: Memory, cache: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, token: Tensor, memory: Shared, cache: dict[str, Tensor]) -> dict[str, Tensor]:
         """(B*K, 4 * width) a token's part of the gates -> next cache.
 
         Its ``output`` is (B*K, width + D), the LSTM's output and the context.
@@ -76,7 +76,7 @@ class LocationAttention(nn.Module):
             "alignment": alignment,
         }
 
-    def _read(self, hidden: Tensor, memory: Memory, alignment: Tensor) -> tuple[Tensor, Tensor]:
+    def _read(self, hidden: Tensor, memory: Shared, alignment: Tensor) -> tuple[Tensor, Tensor]:
         """(B*K, width), previous alignment (B*K, S) -> context (B*K, D), alignment (B*K, S).
 
         The K hypotheses of an utterance read its one row of memory.
@@ -109,7 +109,7 @@ class LocationAttention(nn.Module):
             parts.append(F.linear(x, energy)[..., 0])  # (chunk, K, S)
         return torch.cat(parts)
 
-    def unroll(self, tokens: Tensor, memory: Memory) -> Tensor:
+    def unroll(self, tokens: Tensor, memory: Shared) -> Tensor:
         """(B, U, 4 * width) the tokens' part of the gates -> (B, U, width + D) outputs.
 
         With gradients: a hand-written backward, in float32 whatever the precision around it.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from asr.batch import BLANK, Cache
 from asr.kernels.linear import Linear, xavier
-from asr.layers import dropout, flatten, initialise, lstm_start, lstm_step
+from asr.layers import dropout, flatten_weights, initialise, lstm_start, lstm_step
 
 
 class LSTMPrediction(nn.Module):
@@ -14,7 +14,6 @@ class LSTMPrediction(nn.Module):
 
     def __init__(self, vocabulary: int, width: int, *, layers: int, dropout: float) -> None:
         super().__init__()
-        _check_width(width)
         if layers < 1:
             raise ValueError(f"layers is {layers}: the prediction network needs at least 1")
         self.width, self.dropout = width, dropout
@@ -24,7 +23,7 @@ class LSTMPrediction(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, U) tokens, EOS first -> (B, U, width), each given all tokens up to its own."""
-        flatten(self.lstm)
+        flatten_weights(self.lstm)
         x = dropout(self.embedding(tokens), self.dropout, self.training)
         y, _ = self.lstm(x)
         return dropout(y, self.dropout, self.training)
@@ -47,7 +46,6 @@ class StatelessPrediction(nn.Module):
 
     def __init__(self, vocabulary: int, width: int, *, context: int, dropout: float) -> None:
         super().__init__()
-        _check_width(width)
         if context < 1:
             raise ValueError(f"context is {context}: the prediction network must see 1 token")
         self.width, self.context, self.dropout = width, context, dropout
@@ -82,8 +80,3 @@ class StatelessPrediction(nn.Module):
     def flops(self, steps: int) -> int:
         """FLOPs of ``steps`` tokens."""
         return steps * 2 * self.context * self.width**2
-
-
-def _check_width(width: int) -> None:
-    if width < 1:
-        raise ValueError(f"width is {width}: the prediction network needs at least 1")

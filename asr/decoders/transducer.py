@@ -1,29 +1,36 @@
 """The transducer (Graves 2012): a token or BLANK at each frame, given all tokens so far."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from asr.batch import Cache
-from asr.decoders.cross_entropy import check_ctc_weight
-from asr.decoders.ctc import CTCHead
+from asr.decoders.ctc import CTCHead, JointCTC
 from asr.decoders.decoder import TransducerDecoder
 from asr.decoders.joint import Joint
 from asr.decoders.prediction import LSTMPrediction, StatelessPrediction
 from asr.layers import inputs
-from asr.loss import Loss, Term
+from asr.loss import Term
 
 CONTEXT = 2  # tokens that a stateless prediction network sees, where nothing else is said
 
 
-class Transducer(TransducerDecoder):
+class Transducer(JointCTC, TransducerDecoder):
     """A prediction network over tokens, joined with the encoder's frames (He et al. 2019).
 
     Its loss is the likelihood of the tokens, summed over all alignments, so there is no target at
     a cell of the lattice and label smoothing does not apply. All of it is computed in float32
     whatever the precision of the model.
+
+    Args:
+        width: of the prediction network: its embeddings and its output.
+        joint: width J of the joint network.
+        prediction: network over the tokens: ``lstm`` over all (Graves 2012), ``stateless``
+            over the last few (Ghodsi et al. 2020).
+        layers: of the LSTM.
+        context: tokens that a stateless network sees; null: 2. An LSTM sees all.
+        dropout: probability, on the prediction network's embeddings and output.
     """
 
     def __init__(
@@ -39,50 +46,26 @@ class Transducer(TransducerDecoder):
         ctc_weight: float = 0.3,
         dropout: float = 0.1,
     ) -> None:
-        """Builds the decoder.
-
-        Args:
-            dim: width D of the encoder's frames.
-            vocabulary: tokens V, BLANK included.
-            width: of the prediction network: its embeddings and its output.
-            joint: width J of the joint network.
-            prediction: network over the tokens: ``lstm`` over all (Graves 2012), ``stateless``
-                over the last few (Ghodsi et al. 2020).
-            layers: of the LSTM.
-            context: tokens that a stateless network sees; null: 2. An LSTM sees all.
-            ctc_weight: share of the CTC term in the loss; 0 leaves out the CTC head.
-            dropout: probability, on the prediction network's embeddings and output.
-
-        Raises:
-            ValueError: a share that is not in [0, 1), or an option of the other network.
-        """
-        super().__init__()
-        check_ctc_weight(ctc_weight)
-        self.dim, self.vocabulary, self.ctc_weight = dim, vocabulary, ctc_weight
+        super().__init__(dim, vocabulary, ctc_weight)
         self.prediction = _prediction(prediction, vocabulary, width, layers, context, dropout)
         self.joint = Joint(dim, width, joint, vocabulary)
         self.ctc = CTCHead(dim, vocabulary) if ctc_weight else None
 
-    def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
-        """See ``Decoder.loss``; terms ``transducer`` and, with a weight, ``ctc``.
+    def own_terms(
+        self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> dict[str, Term]:
+        """See ``JointCTC.own_terms``; ``transducer``.
 
         The sum of negative log-likelihoods, counted in U + 1 as an attention decoder's: the BLANK
         that leaves the last frame is its EOS. Any number of tokens has an alignment with one frame
-        or more; utterances without a frame have none, are left out and counted as infeasible.
+        or more; utterances without a frame have none and are left out.
         """
-        infeasible = lengths < 1
         sizes = torch.stack([lengths, token_lengths]).tolist()
         with torch.autocast(encoded.device.type, enabled=False):
             predictions = self.joint.prediction(self.prediction(inputs(tokens, token_lengths)))
             total = self.joint.loss(self.project(encoded), predictions, sizes[0], tokens, sizes[1])
-        count = ((token_lengths + 1) * ~infeasible).sum()
-        terms = {"transducer": Term(total, count, 1 - self.ctc_weight)}
-        if self.ctc is None:
-            return Loss(terms, infeasible.sum())
-        terms["ctc"], too_short = self.ctc.loss(
-            encoded, lengths, tokens, token_lengths, self.ctc_weight
-        )
-        return Loss(terms, too_short)
+        count = ((token_lengths + 1) * (lengths > 0)).sum()
+        return {"transducer": Term(total, count, 1 - self.ctc_weight)}
 
     def project(self, encoded: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, J); see ``TransducerDecoder.project``."""
@@ -109,24 +92,17 @@ class Transducer(TransducerDecoder):
         with torch.autocast(predictions.device.type, enabled=False):
             return self.joint.internal_lm(predictions)
 
-    def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
-        """(B, S, D) -> (B, S, V), or None without a CTC head."""
-        return None if self.ctc is None else self.ctc(encoded)
-
-    def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
-        """Products of prediction and joint network and of the CTC head; see ``Decoder.flops``."""
-        total = 0
-        for time, tokens in zip(lengths, token_lengths, strict=True):
-            total += self.prediction.flops(tokens + 1) + self.joint.flops(time, tokens)
-            if self.ctc is not None:
-                total += self.ctc.flops(time)
-        return total
+    def own_flops(self, time: int, tokens: int) -> int:
+        """Products of prediction and joint network; see ``JointCTC.own_flops``."""
+        return self.prediction.flops(tokens + 1) + self.joint.flops(time, tokens)
 
 
 def _prediction(
     kind: str, vocabulary: int, width: int, layers: int, context: int | None, dropout: float
 ) -> LSTMPrediction | StatelessPrediction:
     """The prediction network; an option that it does not have is refused."""
+    if width < 1:
+        raise ValueError(f"width is {width}: the prediction network needs at least 1")
     if kind == "lstm":
         if context is not None:
             raise ValueError(f"context is {context}: an LSTM sees all tokens, leave it out")

@@ -1,14 +1,12 @@
 """Transformer decoder: pre-norm, rotary positions, trained jointly with CTC."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from asr.batch import mask
 from asr.decoders.ancestry import make_room, unseen, with_newest
-from asr.decoders.cross_entropy import CrossEntropyHead, check_ctc_weight
-from asr.decoders.ctc import CTCHead
+from asr.decoders.cross_entropy import CrossEntropyHead
+from asr.decoders.ctc import CTCHead, JointCTC
 from asr.decoders.decoder import AttentionDecoder, State
 from asr.kernels.linear import Linear
 from asr.layers import (
@@ -20,13 +18,21 @@ from asr.layers import (
     modules,
     rotation,
 )
-from asr.loss import Loss
+from asr.loss import Term
 
 FEEDFORWARD = 4  # inner width of the feed-forward, in multiples of width (Vaswani et al. 2017)
 
 
-class Transformer(AttentionDecoder):
-    """Layers of causal self-attention, attention to the encoder and feed-forward, then a norm."""
+class Transformer(JointCTC, AttentionDecoder):
+    """Layers of causal self-attention, attention to the encoder and feed-forward, then a norm.
+
+    Args:
+        width: of the decoder; frames of another width pass a linear layer first.
+        layers: triples of self-attention, cross-attention and feed-forward.
+        heads: attention heads; width divides by twice as many.
+        label_smoothing: probability taken from the target, in training.
+        dropout: probability, on embeddings, on what each block adds and inside feed-forwards.
+    """
 
     def __init__(
         self,
@@ -40,42 +46,28 @@ class Transformer(AttentionDecoder):
         label_smoothing: float = 0.1,
         dropout: float = 0.1,
     ) -> None:
-        """Builds the decoder.
-
-        Args:
-            dim: width D of the encoder's frames.
-            vocabulary: tokens V, BLANK included.
-            width: of the decoder; frames of another width pass a linear layer first.
-            layers: triples of self-attention, cross-attention and feed-forward.
-            heads: attention heads; width divides by twice as many.
-            ctc_weight: share of the CTC term in the loss; 0 leaves out the CTC head.
-            label_smoothing: probability taken from the target, in training.
-            dropout: probability, on embeddings, on what each block adds and inside feed-forwards.
-
-        Raises:
-            ValueError: a width that does not fit the heads, or a share that is not in [0, 1).
-        """
-        super().__init__()
-        check_ctc_weight(ctc_weight)
-        self.dim, self.vocabulary, self.width, self.heads = dim, vocabulary, width, heads
-        self.ctc_weight, self.dropout = ctc_weight, dropout
+        super().__init__(dim, vocabulary, ctc_weight)
+        self.width, self.heads, self.dropout = width, heads, dropout
         self.embedding = nn.Embedding(vocabulary, width)
         self.adapt = Linear(dim, width) if width != dim else None
-        self.layers = modules(Layer(width, heads=heads, dropout=dropout) for _ in range(layers))
+        self.layers = modules(
+            DecoderLayer(width, heads=heads, dropout=dropout) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.head = CrossEntropyHead(width, vocabulary, label_smoothing=label_smoothing)
         self.ctc = CTCHead(dim, vocabulary) if ctc_weight else None
 
-    def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
-        """See ``Decoder.loss``; terms ``attention`` and, with a weight, ``ctc``."""
-        terms, infeasible = {}, lengths.new_zeros(())
+    def regions(self) -> list[nn.Module]:
+        """The layers."""
+        return list(self.layers)
+
+    def own_terms(
+        self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> dict[str, Term]:
+        """See ``JointCTC.own_terms``; ``attention``."""
         y = self._teach(encoded, lengths, inputs(tokens, token_lengths))
-        terms["attention"] = self.head.loss(y, lengths, tokens, token_lengths, 1 - self.ctc_weight)
-        if self.ctc is not None:
-            terms["ctc"], infeasible = self.ctc.loss(
-                encoded, lengths, tokens, token_lengths, self.ctc_weight
-            )
-        return Loss(terms, infeasible)
+        weight = 1 - self.ctc_weight
+        return {"attention": self.head.loss(y, lengths, tokens, token_lengths, weight)}
 
     def _teach(self, encoded: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
         """(B, S, D), (B,), (B, U) given tokens -> (B, U, width) before the output layer."""
@@ -125,25 +117,14 @@ class Transformer(AttentionDecoder):
             x = layer.step(x, factors, columns, others, shared, hidden)
         return self.head(self.norm(x.flatten(0, 1))), State(memory, {"ancestry": ancestry})
 
-    def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
-        """(B, S, D) -> (B, S, V), or None without a CTC head."""
-        return None if self.ctc is None else self.ctc(encoded)
-
-    def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
-        """Products of attention, feed-forward and output layers; see ``Decoder.flops``."""
-        total = 0
-        for time, tokens in zip(lengths, token_lengths, strict=True):
-            steps = tokens + 1
-            total += sum(layer.flops(time, steps) for layer in self.layers)
-            total += self.head.flops(steps)
-            if self.adapt is not None:
-                total += 2 * self.dim * self.width * time
-            if self.ctc is not None:
-                total += self.ctc.flops(time)
-        return total
+    def own_flops(self, time: int, tokens: int) -> int:
+        """Products of attention, feed-forward and output layer; see ``JointCTC.own_flops``."""
+        steps = tokens + 1
+        total = sum(layer.flops(time, steps) for layer in self.layers) + self.head.flops(steps)
+        return total if self.adapt is None else total + 2 * self.dim * self.width * time
 
 
-class Layer(nn.Module):
+class DecoderLayer(nn.Module):
     """Self-attention, attention to the encoder, feed-forward: each x + dropout(block(norm(x)))."""
 
     def __init__(self, width: int, *, heads: int, dropout: float) -> None:

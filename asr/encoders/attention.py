@@ -40,8 +40,8 @@ class Attention(nn.Module, ABC):
 class FrameAttention(Attention):
     """Multi-head self-attention with rotary positions, and what each frame may look at.
 
-    Frame s sees all frames; or, when causal, those up to the end of its chunk, and back to
-    ``left_context`` frames before itself.
+    Frame s sees all frames; or, when causal, those up to the end of its chunk of ``chunk`` frames
+    (1: strictly causal), and back to ``left_context`` frames before itself (None: all).
     """
 
     def __init__(
@@ -54,19 +54,6 @@ class FrameAttention(Attention):
         chunk: int = 1,
         rotary: bool = True,
     ) -> None:
-        """Builds the attention.
-
-        Args:
-            dim: width D.
-            heads: dim divides by twice as many.
-            causal: whether the future is hidden.
-            left_context: frames before itself that a frame of a causal one sees; None: all.
-            chunk: frames that see each other although it is causal; 1: strictly causal.
-            rotary: whether queries and keys are turned by their positions.
-
-        Raises:
-            ValueError: a dim that does not fit the heads, or options that need ``causal``.
-        """
         super().__init__()
         if left_context is not None and not causal:
             raise ValueError(f"left_context {left_context} needs causal: true")
@@ -97,16 +84,12 @@ class FrameAttention(Attention):
         """(B, S, D), (B,) -> (B, S, D)."""
         x, lengths, time = frames.x, frames.lengths, frames.x.shape[1]
         factors = self.rotary(time, x.device) if self.rotary else None
+        if not self.is_windowed(time):
+            return self.attention(x, factors, self._mask(lengths, time), self.causal)
+        assert self.left_context is not None
         query, key, value = self.attention.split(x, factors)
-        if self.is_windowed(time):
-            assert self.left_context is not None
-            y = windowed(query, key, value, lengths, self.left_context, self.chunk)
-            return self.attention.output(y)
-        real = self._mask(lengths, time)
-        if self.causal and real is None:
-            y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-            return self.attention.output(y.transpose(1, 2).flatten(2))
-        return self.attention.output(attend(query, key, value, real))
+        y = windowed(query, key, value, lengths, self.left_context, self.chunk)
+        return self.attention.output(y)
 
     def _mask(self, lengths: Tensor, time: int) -> Tensor | None:
         """What may be seen, broadcastable to (B, 1, S, S); None where the kernel needs no mask.

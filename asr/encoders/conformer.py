@@ -19,6 +19,18 @@ class Conformer(Stack):
 
     Differs from the paper in rotary positions for relative sinusoids, and in layer norm for the
     batch norm of the convolution, so that an utterance does not feel its batch.
+
+    Args:
+        layers: blocks.
+        heads: attention heads; dim divides by twice as many.
+        feedforward: inner width of both feed-forwards, in multiples of dim.
+        kernel: frames that the convolution sees; odd, or causal: its own and earlier ones.
+        dropout: probability, on the input, on what each module adds and inside feed-forwards.
+        causal: whether a frame sees only frames up to the end of its chunk.
+        left_context: encoder frames that the attention of a causal encoder sees before a
+            frame; none given: all.
+        chunk: encoder frames whose attention sees each other although the encoder is causal;
+            the convolution looks back only. 1: strictly causal.
     """
 
     remedy = "set causal: true"
@@ -38,27 +50,6 @@ class Conformer(Stack):
         chunk: int = 1,
         channels: int = 32,
     ) -> None:
-        """Builds the encoder.
-
-        Args:
-            num_mels: mel bins F.
-            dim: width D.
-            layers: blocks.
-            heads: attention heads; dim divides by twice as many.
-            feedforward: inner width of both feed-forwards, in multiples of dim.
-            kernel: frames that the convolution sees; odd, or causal: its own and earlier ones.
-            dropout: probability, on the input, on what each module adds and inside feed-forwards.
-            causal: whether a frame sees only frames up to the end of its chunk.
-            left_context: encoder frames that the attention of a causal encoder sees before a
-                frame; none given: all.
-            chunk: encoder frames whose attention sees each other although the encoder is causal;
-                the convolution looks back only. 1: strictly causal.
-            channels: channels of the subsampling convolutions.
-
-        Raises:
-            ValueError: a dim that does not fit the heads, an even kernel that looks ahead, or
-                left_context or chunk without causal.
-        """
         blocks: list[Block] = [Input(dim, dropout=dropout, sinusoidal=False)]
         blocks += [
             ConformerBlock(

@@ -21,6 +21,16 @@ class Convolution(Stack):
     that an utterance does not feel what it is batched with, and the norm comes before what a layer
     adds, as in the other encoders. Without squeeze-and-excitation a frame sees 1 + the sum over
     convolutions of (kernel - 1) * dilation encoder frames.
+
+    Args:
+        layers: residual layers.
+        kernel: frames under each convolution; odd unless causal.
+        dilations: distance between those frames, layer by layer, and from the start again.
+        repeats: convolutions per layer.
+        reduction: dim over the inner width of squeeze-and-excitation, which scales channels by
+            what the whole utterance (of a causal encoder: its past) holds; 0: leave it out.
+        causal: whether a frame sees only frames up to itself.
+        dropout: probability, on each layer's output.
     """
 
     remedy = "set causal: true"
@@ -39,25 +49,6 @@ class Convolution(Stack):
         dropout: float = 0.1,
         channels: int = 32,
     ) -> None:
-        """Builds the encoder.
-
-        Args:
-            num_mels: mel bins F.
-            dim: width D.
-            layers: residual layers.
-            kernel: frames under each convolution; odd unless causal.
-            dilations: distance between those frames, layer by layer, and from the start again.
-            repeats: convolutions per layer.
-            reduction: dim over the inner width of squeeze-and-excitation, which scales channels by
-                what the whole utterance (of a causal encoder: its past) holds; 0: leave it out.
-            causal: whether a frame sees only frames up to itself.
-            dropout: probability, on each layer's output.
-            channels: channels of the subsampling convolutions.
-
-        Raises:
-            ValueError: an even kernel without causal, no dilations, no repeats, or a reduction
-                that leaves no channel.
-        """
         if not dilations:
             raise ValueError("dilations is empty; [1] is a convolution without gaps")
         blocks = [

@@ -17,7 +17,8 @@ class DirectionalBlock(Block):
 
     Attributes:
         directions: one or two recurrences, of which the second reads the utterances backwards.
-            Each maps (B, S, D) and a state (None: the first) to its outputs and the next state.
+            Each maps (B, S, D) and a state (None: the first) to its outputs and the next state. The
+            outputs of all have ``width`` numbers.
     """
 
     def __init__(
@@ -29,15 +30,6 @@ class DirectionalBlock(Block):
         dropout: float,
         feedforward: int = 0,
     ) -> None:
-        """Builds the block.
-
-        Args:
-            dim: width D.
-            directions: one of a causal block, else two.
-            width: of the outputs of all directions.
-            dropout: probability, on what is added and inside the feed-forward.
-            feedforward: inner width of the feed-forward; 0: there is none.
-        """
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.directions: Sequence[Any] = modules(directions)

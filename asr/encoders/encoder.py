@@ -57,6 +57,10 @@ class Encoder(nn.Module, ABC):
             ValueError: C is no multiple of chunk.
         """
 
+    def regions(self) -> list[nn.Module]:
+        """Its modules for ``torch.compile``, each compiled by itself."""
+        return [self]
+
     @abstractmethod
     def flops(self, lengths: Sequence[int]) -> int:
         """FLOPs of one forward pass over utterances of these feature lengths, without padding.

@@ -66,7 +66,7 @@ class Gate(Block):
     """Decides which frames the blocks above it store; leaves the frames themselves as they are.
 
     Adds the terms ``kept`` (share of frames that are stored), ``kept_speech`` and
-    ``kept_silence``, without weight; see ``silent``. The learned gate adds ``gate_ratio``.
+    ``kept_silence``, without weight; see ``is_silent``. The learned gate adds ``gate_ratio``.
     """
 
     def __init__(self, dim: int, memory: Memory) -> None:
@@ -90,7 +90,7 @@ class Gate(Block):
             if collecting():
                 self._hold_rate(keep, zero_padding(probability, frames.lengths), frames.lengths)
         if collecting():
-            count(keep, real, frames.loudness)
+            add_kept_terms(keep, real, frames.loudness)
         return replace(frames, stored=Stored.of(keep, weight))
 
     def _decide(self, x: Tensor, state: State) -> tuple[Tensor, Tensor | None, State]:
@@ -115,8 +115,10 @@ class Gate(Block):
         before = torch.cat([state["last"].to(g)[:, None], g[:, :-1]], dim=1)
         after["last"] = g[:, -1].clone()
         if memory.gate == "previous":
-            return (similarity(before, g) < memory.threshold) | (time == 0), None, after
-        difference = (1 - similarity(self.query(before).float(), self.key(g).float())) / 2
+            cosine = F.cosine_similarity(before, g, dim=-1)
+            return (cosine < memory.threshold) | (time == 0), None, after
+        query, key = self.query(before).float(), self.key(g).float()
+        difference = (1 - F.cosine_similarity(query, key, dim=-1)) / 2
         probability = torch.where(time == 0, 1.0, difference.clamp(0, 1))
         return probability >= 0.5, probability, after
 
@@ -145,11 +147,6 @@ class Gate(Block):
     def flops(self, time: int) -> int:
         """Those of the learned gate's products; similarities are elementwise."""
         return 4 * self.dim**2 * time if self.memory.gate == "learned" else 0
-
-
-def similarity(x: Tensor, y: Tensor) -> Tensor:
-    """(B, S, D) twice -> cosines (B, S)."""
-    return F.cosine_similarity(x, y, dim=-1)
 
 
 def last_kept(
@@ -202,7 +199,7 @@ def ratio_loss(kept: Tensor, probability: Tensor, rate: float) -> Tensor:
     return (1 - kept) * (1 - probability) / (1 - rate) + kept * probability / rate
 
 
-def silent(loudness: Tensor) -> Tensor:
+def is_silent(loudness: Tensor) -> Tensor:
     """(B, S), NaN in the padding -> (B, S) bool: silence, by the utterance's own measure.
 
     A frame is silent where its loudness, the mean of its features, lies below the midpoint
@@ -212,11 +209,11 @@ def silent(loudness: Tensor) -> Tensor:
     return loudness < quantiles.mean(0)[:, None]
 
 
-def count(keep: Tensor, real: Tensor, loudness: Tensor | None) -> None:
+def add_kept_terms(keep: Tensor, real: Tensor, loudness: Tensor | None) -> None:
     """Adds the terms ``kept``, ``kept_speech`` and ``kept_silence``, (B, S) each."""
     add_term("kept", keep.sum(), real.sum())
     if loudness is None:
         return
-    silence = silent(loudness)
+    silence = is_silent(loudness)
     for name, among in (("speech", real & ~silence), ("silence", real & silence)):
         add_term(f"kept_{name}", (keep & among).sum(), among.sum())

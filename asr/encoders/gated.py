@@ -21,7 +21,8 @@ class GatedAttention(Attention):
     of the group so far, which counts as often as frames are in it: log n is added to its scores
     (Bolya et al. 2023). Rotary positions are those of the first frames.
 
-    Keys and values are gathered: of T frames in K groups, T * K scores are computed.
+    Keys and values are gathered: of T frames in K groups, T * K scores are computed. A frame sees
+    the ``left_context`` vectors stored last; None: all.
     """
 
     causal = True
@@ -35,18 +36,6 @@ class GatedAttention(Attention):
         left_context: int | None = None,
         rotary: bool = True,
     ) -> None:
-        """Builds the attention.
-
-        Args:
-            dim: width D.
-            heads: dim divides by twice as many.
-            memory: what is stored.
-            left_context: stored vectors that a frame sees; None: all before it.
-            rotary: whether queries and keys are turned by their positions.
-
-        Raises:
-            ValueError: a dim that does not fit the heads, or no stored vector to see.
-        """
         super().__init__()
         if left_context is not None and left_context < 1:
             raise ValueError(f"left_context {left_context}: with memory, give 1 vector or more")
@@ -72,14 +61,14 @@ class GatedAttention(Attention):
         block = self._block(time, vectors)
         numbers, age = window(stored.before, vectors, self.left_context or time, block - 1, block)
         ends = (stored.frames[:, 1:] - 1).clamp(min=0).gather(1, numbers.flatten(1))
-        keys, values = (take(v, ends).unflatten(2, numbers.shape[1:]) for v in (key, held))
+        keys, values = (take_frames(v, ends).unflatten(2, numbers.shape[1:]) for v in (key, held))
         sizes = bias.gather(1, ends).view_as(numbers)[:, :, None]
         sizes = sizes.masked_fill((age < 2) | (age > (self.left_context or time)), -math.inf)
         # What a query sees alone: its own frame, and the newest group as it was before.
-        newest = F.pad(bias[:, :-1], (1, 0), value=-math.inf)
+        newest, late = F.pad(bias[:, :-1], (1, 0), value=-math.inf), (0, 0, 1, 0)
         alone = [
             (plain, value, torch.zeros_like(newest)),
-            (delayed(key), delayed(held), newest),
+            (F.pad(key[:, :, :-1], late), F.pad(held[:, :, :-1], late), newest),
         ]
         return self.attention.output(attend_both(query, keys, values, sizes, alone))
 
@@ -87,7 +76,7 @@ class GatedAttention(Attention):
         """What stands for each frame's group once it is in: key, value, (B, S) to add to scores."""
         if self.memory.skipped == "drop":
             bias = torch.zeros_like(stored.began, dtype=torch.float32)
-            return take(key, stored.began), take(value, stored.began), bias
+            return take_frames(key, stored.began), take_frames(value, stored.began), bias
         frame = torch.arange(key.shape[2], device=key.device)
         sizes = (frame - stored.began + 1).float()
         both = torch.cat([key, value], dim=-1).transpose(1, 2)  # (B, S, H, 2d)
@@ -256,11 +245,6 @@ def widened(width: int, alone: int) -> int:
     return -(-(width + alone) // 8) * 8
 
 
-def take(x: Tensor, frames: Tensor) -> Tensor:
+def take_frames(x: Tensor, frames: Tensor) -> Tensor:
     """(B, H, S, d), (B, N) -> (B, H, N, d): the frames of each utterance's own choice."""
     return x.gather(2, frames[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
-
-
-def delayed(x: Tensor) -> Tensor:
-    """(B, H, S, d) -> the same one frame later, zeros in frame 0."""
-    return F.pad(x[:, :, :-1], (0, 0, 1, 0))

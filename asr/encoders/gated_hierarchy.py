@@ -8,7 +8,7 @@ from torch import Tensor
 
 from asr.encoders.block import Frames, State
 from asr.encoders.gate import Memory
-from asr.encoders.gated import attend_both, take, widened, window
+from asr.encoders.gated import attend_both, take_frames, widened, window
 from asr.encoders.hierarchy import AlignedAttention, Pooling
 from asr.layers import attend, turn
 
@@ -25,11 +25,6 @@ class GatedAlignedAttention(AlignedAttention):
     def __init__(
         self, dim: int, *, heads: int, window: int, levels: int, pooling: Pooling, memory: Memory
     ) -> None:
-        """Builds the attention; see ``Hierarchical``.
-
-        Raises:
-            ValueError: skipped frames are to be merged.
-        """
         if memory.skipped == "merge":
             raise ValueError("memory.skipped merge: summaries are of single frames; set it to drop")
         super().__init__(
@@ -42,11 +37,11 @@ class GatedAlignedAttention(AlignedAttention):
         x, stored, time = frames.x, frames.stored, frames.x.shape[1]
         assert stored is not None, "a Gate comes first"
         block, at = min(self.window, time), torch.arange(time, device=x.device)[None]
-        query = self._query(x, at)
+        query = self.turned_query(x, at)
         key, value = self._key_value(0, x, at)
         alone = [(key, value, torch.zeros_like(at, dtype=query.dtype))]
         vectors = x.gather(1, stored.frames[:, :, None].expand(-1, -1, self.dim))
-        keys, values = take(key, stored.frames), take(value, stored.frames)
+        keys, values = take_frames(key, stored.frames), take_frames(value, stored.frames)
         if stored.weight is not None:
             weight = stored.weight.gather(1, stored.frames)
             vectors = vectors * weight[..., None].to(vectors.dtype)
@@ -64,7 +59,9 @@ class GatedAlignedAttention(AlignedAttention):
             seen, growth = self._sight(level, block)
             numbers, age = window(stored.before // size, vectors.shape[1], seen, growth, block)
             chosen = numbers.flatten(1)
-            parts.append([take(v, chosen).unflatten(2, numbers.shape[1:]) for v in (keys, values)])
+            parts.append(
+                [take_frames(v, chosen).unflatten(2, numbers.shape[1:]) for v in (keys, values)]
+            )
             hidden = (age < 1) | (age > seen)
             biases.append(torch.zeros_like(age, dtype=query.dtype).masked_fill(hidden, -math.inf))
         keys, values = (torch.cat(each, dim=3) for each in zip(*parts, strict=True))
@@ -78,11 +75,6 @@ class GatedAlignedAttention(AlignedAttention):
     def _sight(self, level: int, block: int) -> tuple[int, int]:
         """Vectors of a level that a frame sees, and by how many it grows in a block at most."""
         return (self.window, 1) if level else (self.window - 1, block - 1)
-
-    def _query(self, x: Tensor, positions: Tensor) -> Tensor:
-        """(B, n, D), positions (B or 1, n) -> (B, H, n, d)."""
-        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return turn(query, positions)
 
     def _key_value(self, level: int, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(B, n, D), positions (B or 1, n) -> keys and values (B, H, n, d) of a level."""
@@ -120,7 +112,7 @@ class GatedAlignedAttention(AlignedAttention):
                 real.append(slots < (state["count"] // self.window**level)[:, None])
             key, value = torch.cat(held, dim=3).unbind(1)
             there = torch.cat(real, dim=1)[:, None, None]
-            outputs.append(self.output(attend(self._query(frame, at), key, value, there)))
+            outputs.append(self.output(attend(self.turned_query(frame, at), key, value, there)))
 
             state["count"] = state["count"] + keep
             for level in range(self.levels - 1):

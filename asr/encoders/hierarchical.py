@@ -21,6 +21,22 @@ class Hierarchical(Stack):
     """Subsampling, then pre-norm layers of hierarchical attention and feed-forward, then a norm.
 
     Causal. One layer reaches ``window ** levels`` encoder frames, N layers N times as far.
+
+    Args:
+        layers: pairs of hierarchical attention and feed-forward.
+        heads: attention heads; dim divides by twice as many.
+        window: vectors of each level that a frame sees.
+        levels: levels; 1 is a sliding window.
+        variant: aligned (a level holds summaries of complete blocks) or dilated (a level sees
+            every window-th output of the level below, the literal reading).
+        pooling: how aligned blocks are summarised: attention of a learned query, mean, last.
+        right_context: frames to the right that a frame sees too, of the frames themselves; the
+            encoder is then no longer causal. Layers add up.
+        next_frame: weight of the loss of predicting the features of the next encoder frame.
+        memory: what layers after the first store of the frames, aligned ones only; window and
+            levels then count stored vectors there. none given: every frame.
+        feedforward: inner width of the feed-forward, in multiples of dim.
+        dropout: probability, on the input, on what each block adds and inside feed-forwards.
     """
 
     remedy = "set right_context: 0"
@@ -43,31 +59,6 @@ class Hierarchical(Stack):
         dropout: float = 0.1,
         channels: int = 32,
     ) -> None:
-        """Builds the encoder.
-
-        Args:
-            num_mels: mel bins F.
-            dim: width D.
-            layers: pairs of hierarchical attention and feed-forward.
-            heads: attention heads; dim divides by twice as many.
-            window: vectors of each level that a frame sees.
-            levels: levels; 1 is a sliding window.
-            variant: aligned (a level holds summaries of complete blocks) or dilated (a level sees
-                every window-th output of the level below, the literal reading).
-            pooling: how aligned blocks are summarised: attention of a learned query, mean, last.
-            right_context: frames to the right that a frame sees too, of the frames themselves; the
-                encoder is then no longer causal. Layers add up.
-            next_frame: weight of the loss of predicting the features of the next encoder frame.
-            memory: what layers after the first store of the frames, aligned ones only; window and
-                levels then count stored vectors there. none given: every frame.
-            feedforward: inner width of the feed-forward, in multiples of dim.
-            dropout: probability, on the input, on what each block adds and inside feed-forwards.
-            channels: channels of the subsampling convolutions.
-
-        Raises:
-            ValueError: a dim that does not fit the heads, a window below 2, options that exclude
-                each other.
-        """
         if window < 2 or levels < 1 or right_context < 0:
             raise ValueError(
                 f"window {window}, levels {levels}, right_context {right_context}: give a window "

@@ -80,6 +80,10 @@ class AlignedAttention(Attention):
         xavier(self.query, self.output)
         xavier(*self.key_value, parts=2)
 
+    def turned_query(self, x: Tensor, positions: Tensor) -> Tensor:
+        """(B, n, D), positions (n,) or (B or 1, n) -> (B, H, n, d)."""
+        return turn(self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2), positions)
+
     def keys_and_values(self, level: int, memory: Tensor, first: int | Tensor) -> Tensor:
         """(B, n, D) vectors of a level, from number ``first`` on -> (B, n, 2, H, d)."""
         key_value = self.key_value[level](memory).unflatten(-1, (2, self.heads, -1))
@@ -106,8 +110,7 @@ class AlignedAttention(Attention):
         left, right = (window, self.right_context) if time > block else (0, 0)
 
         positions = torch.arange(time, device=x.device)
-        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        query = turn(query, positions).transpose(1, 2)  # (B, S, H, d)
+        query = self.turned_query(x, positions).transpose(1, 2)  # (B, S, H, d)
         query = F.pad(query, (0, 0, 0, 0, 0, later)).unflatten(1, (blocks, block))
 
         # Level 0: the block before, each block of frames, and the right context.
@@ -164,11 +167,9 @@ class AlignedAttention(Attention):
         weight = self.output.weight
         none = weight.new_zeros(batch, 0, 2, self.heads, self.dim // self.heads)
         state = {f"stored.{level}": none for level in range(self.levels)}
-        state |= {f"open.{level}": weight.new_zeros(batch, 0, self.dim) for level in self._open()}
+        for level in range(self.levels - 1):
+            state[f"open.{level}"] = weight.new_zeros(batch, 0, self.dim)
         return state | {"position": torch.zeros((), dtype=torch.int64, device=weight.device)}
-
-    def _open(self) -> range:
-        return range(self.levels - 1)
 
     def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
         """(B, C, D), frame by frame -> (B, C, D), next state; see ``Block.step``.
@@ -180,8 +181,7 @@ class AlignedAttention(Attention):
         for frame in frames.x.split(1, dim=1):
             position = state["position"]
             self._store(state, 0, frame, position)
-            query = self.query(frame).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            query = turn(query, position[None])
+            query = self.turned_query(frame, position[None])
             stored = torch.cat([state[f"stored.{level}"] for level in range(self.levels)], dim=1)
             key, value = stored.to(query.dtype).permute(2, 0, 3, 1, 4)
             outputs.append(self.output(attend(query, key, value, None)))
@@ -197,7 +197,7 @@ class AlignedAttention(Attention):
 
     def _complete(self, state: State, vector: Tensor, number: Tensor) -> None:
         """Gives a vector to the level above, as often as it completes a block."""
-        for level in self._open():
+        for level in range(self.levels - 1):
             block = torch.cat([state[f"open.{level}"].to(vector.dtype), vector], dim=1)
             if block.shape[1] < self.window:
                 state[f"open.{level}"] = block

@@ -14,6 +14,12 @@ class Hybrid(Stack):
     Two LSTM layers under attention (Zeyer et al. 2019 found them better than positions added to
     frames) are two parts; attention after every second recurrent layer is two parts, repeated.
     Causal if all parts are; it streams as they do.
+
+    Args:
+        dim: width D of every part.
+        parts: encoders, bottom first, each as class_path and init_args without dim and
+            channels; their layers are taken, without their subsampling and last norm.
+        repeat: how often the parts come after one another, with weights of their own.
     """
 
     remedy = "make every part causal"
@@ -27,20 +33,6 @@ class Hybrid(Stack):
         repeat: int = 1,
         channels: int = 32,
     ) -> None:
-        """Builds the encoder.
-
-        Args:
-            num_mels: mel bins F.
-            dim: width D of every part.
-            parts: encoders, bottom first, each as class_path and init_args without dim and
-                channels; their layers are taken, without their subsampling and last norm.
-            repeat: how often the parts come after one another, with weights of their own.
-            channels: channels of the subsampling convolutions.
-
-        Raises:
-            ValueError: no parts, or one that is no shipped encoder made of blocks or whose keys
-                are wrong; names it.
-        """
         if not parts or repeat < 1:
             raise ValueError(f"{len(parts)} parts, {repeat} times: give at least one part, once")
         blocks: list[Block] = []

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.encoders.minimal import MinimalCell, MinimalStack, positive
+from asr.encoders.minimal import MinimalCell, MinimalStack, paper_g
 
 
 class MinGRUCell(MinimalCell):
@@ -15,7 +15,7 @@ class MinGRUCell(MinimalCell):
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See ``MinimalCell.coefficients``."""
         keep, new = self.gates(x).float().chunk(2, dim=-1)
-        return F.logsigmoid(keep), torch.sigmoid(-keep) * positive(new)
+        return F.logsigmoid(keep), torch.sigmoid(-keep) * paper_g(new)
 
 
 class MinGRU(MinimalStack):

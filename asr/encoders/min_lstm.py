@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.encoders.minimal import MinimalCell, MinimalStack, positive
+from asr.encoders.minimal import MinimalCell, MinimalStack, paper_g
 
 
 class MinLSTMCell(MinimalCell):
@@ -17,7 +17,7 @@ class MinLSTMCell(MinimalCell):
         forget, enter, new = self.gates(x).float().chunk(3, dim=-1)
         # log(f / i); the quotient is a logistic function of it, whatever underflows.
         ratio = F.softplus(-enter) - F.softplus(-forget)
-        return F.logsigmoid(ratio), torch.sigmoid(-ratio) * positive(new)
+        return F.logsigmoid(ratio), torch.sigmoid(-ratio) * paper_g(new)
 
 
 class MinLSTM(MinimalStack):

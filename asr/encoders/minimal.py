@@ -17,7 +17,16 @@ from asr.kernels.scan import scan, sequential
 
 
 class MinimalStack(Stack):
-    """An encoder of minimal recurrences; a subclass names the ``cell``."""
+    """An encoder of minimal recurrences; a subclass names the ``cell``.
+
+    Args:
+        layers: pairs of recurrence and feed-forward.
+        bidirectional: whether the future is seen too; without, the encoder is causal.
+        expansion: cells of the recurrence, in multiples of dim; two directions share them.
+        feedforward: inner width of the feed-forward, in multiples of dim.
+        dropout: probability, on what each block adds and inside feed-forwards.
+        forget_bias: initial bias of the gates that keep the state.
+    """
 
     remedy = "set bidirectional: false"
     cell: type["MinimalCell"]
@@ -35,22 +44,6 @@ class MinimalStack(Stack):
         forget_bias: float = 1.0,
         channels: int = 32,
     ) -> None:
-        """Builds the encoder.
-
-        Args:
-            num_mels: mel bins F.
-            dim: width D.
-            layers: pairs of recurrence and feed-forward.
-            bidirectional: whether the future is seen too; without, the encoder is causal.
-            expansion: cells of the recurrence, in multiples of dim; two directions share them.
-            feedforward: inner width of the feed-forward, in multiples of dim.
-            dropout: probability, on what each block adds and inside feed-forwards.
-            forget_bias: initial bias of the gates that keep the state.
-            channels: channels of the subsampling convolutions.
-
-        Raises:
-            ValueError: two directions cannot share the cells equally.
-        """
         directions = 2 if bidirectional else 1
         if expansion * dim % directions:
             raise ValueError(f"dim {dim} is odd; two directions share it equally")
@@ -102,6 +95,6 @@ class MinimalCell(nn.Module):
         return 2 * self.dim * self.num_gates * self.cells * time
 
 
-def positive(x: Tensor) -> Tensor:
+def paper_g(x: Tensor) -> Tensor:
     """The paper's g, of any shape: x + 0.5 where x >= 0, else its logistic function."""
     return torch.where(x >= 0, x + 0.5, torch.sigmoid(x))

@@ -14,7 +14,7 @@ from asr.kernels.cudnn_rules import GPU, MOST_ROWS, NAMES, Call, Choice, algorit
 from asr.kernels.gru_loop import gru
 from asr.kernels.linear import Linear
 from asr.kernels.low_precision import narrow
-from asr.kernels.padded_cudnn import Recurrence, call, silent
+from asr.kernels.padded_cudnn import Recurrence, call, cudnn_padded
 from asr.kernels.permute import both_directions
 from asr.layers import dropout, halved, halved_lengths, initialise, zero_padding
 
@@ -70,7 +70,7 @@ class RecurrentBlock(Block):
         On a GPU a persistent one of each direction where torch would take it, else one call.
         """
         if self.precision == torch.float32:
-            return (silent if x.is_cuda else padded)(self.recurrence, x, lengths)
+            return read_padded(self.recurrence, x, lengths)
         kernel = self.kernel(GPU.of(x.device), len(x)) if x.is_cuda else None
         twice = kernel is None or kernel.algorithm == "persistent"
         return narrow(self.recurrence, x, lengths, self.precision, twice=twice)
@@ -91,7 +91,7 @@ class RecurrentBlock(Block):
         """See ``Block.step``."""
         before = [value[None] for value in state.values()]
         x = self.norm(frames.x).to(before[0].dtype)
-        with torch.autocast(x.device.type, enabled=False):  # as in ``silent``
+        with torch.autocast(x.device.type, enabled=False):  # as in ``cudnn_padded``
             after: tuple[Tensor, ...]
             if isinstance(self.recurrence, nn.GRU):
                 y, last = self.recurrence(x, before[0])
@@ -128,7 +128,19 @@ class RecurrentBlock(Block):
 
 
 class RecurrentStack(Stack):
-    """An encoder of torch's recurrent layers; a subclass names their ``kind``."""
+    """An encoder of torch's recurrent layers; a subclass names their ``kind``.
+
+    Args:
+        dim: width D of the output and of the path between layers.
+        layers: recurrent layers.
+        bidirectional: whether the future is seen too; without, the encoder is causal.
+        cells: hidden units per direction; their output is projected to ``dim`` where the two
+            differ in width. 0: dim, or dim / 2 per direction of a bidirectional encoder.
+        time_reduction: after each of these layers (1 is the first) two frames become one.
+        dropout: probability, on each layer's output.
+        forget_bias: initial bias of an LSTM's forget gates or a GRU's update gates, which keep
+            the state where they are 1.
+    """
 
     remedy = "set bidirectional: false"
     kind: type[nn.LSTM] | type[nn.GRU]
@@ -146,24 +158,6 @@ class RecurrentStack(Stack):
         forget_bias: float = 1.0,
         channels: int = 32,
     ) -> None:
-        """Builds the encoder.
-
-        Args:
-            num_mels: mel bins F.
-            dim: width D of the output and of the path between layers.
-            layers: recurrent layers.
-            bidirectional: whether the future is seen too; without, the encoder is causal.
-            cells: hidden units per direction; their output is projected to ``dim`` where the two
-                differ in width. 0: dim, or dim / 2 per direction of a bidirectional encoder.
-            time_reduction: after each of these layers (1 is the first) two frames become one.
-            dropout: probability, on each layer's output.
-            forget_bias: initial bias of an LSTM's forget gates or a GRU's update gates, which keep
-                the state where they are 1.
-            channels: channels of the subsampling convolutions.
-
-        Raises:
-            ValueError: odd ``dim`` for two directions, or no such layer in ``time_reduction``.
-        """
         for layer in time_reduction:
             if not 1 <= layer <= layers:
                 raise ValueError(f"time_reduction after layer {layer}, of {layers} layers")
@@ -202,7 +196,12 @@ def recurrent_kernel(modules: Iterable[nn.Module], device: torch.device) -> str 
     return f"{'; '.join(dict.fromkeys(choices))} (in {precision}, up to {MOST_ROWS} utterances)"
 
 
-def padded(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
+def read_padded(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
+    """(B, S, D), (B,) -> (B, S, cells * directions) in float32, by the fastest kernel."""
+    return (cudnn_padded if x.is_cuda else cpu_padded)(recurrence, x, lengths)
+
+
+def cpu_padded(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
     """(B, S, D), (B,) -> (B, S, cells * directions): each direction over all frames.
 
     For CPUs: oneDNN's fused LSTM refuses packed sequences, for which torch loops over frames:

@@ -17,6 +17,12 @@ from asr.loss import collecting
 class Stack(Encoder):
     """What most encoders have in common; an architecture is the blocks that it gives.
 
+    Args:
+        num_mels: mel bins F.
+        blocks: one after another.
+        dim: width D.
+        channels: channels of the subsampling convolutions.
+
     Attributes:
         layers: the blocks.
         remedy: what makes an encoder that sees the future causal, for the error message.
@@ -54,6 +60,10 @@ class Stack(Encoder):
                 frames = replace(frames, loudness=averaged(frames.loudness, block.stride))
         return zero_padding(self.norm(frames.x), frames.lengths), frames.lengths
 
+    def regions(self) -> list[nn.Module]:
+        """The subsampling and the blocks."""
+        return [self.subsampling, *self.layers]
+
     def initial_state(self, batch: int) -> EncoderState:
         """What every block remembers; see ``Encoder.initial_state``."""
         if not self.causal:
@@ -61,7 +71,7 @@ class Stack(Encoder):
             raise ValueError(f"this {name} sees the future and cannot stream; {self.remedy}")
         state = self.subsampling.initial_state(batch)
         for index, block in enumerate(self.layers):
-            state |= prefixed(index, block.initial_state(batch))
+            state |= nested(index, block.initial_state(batch))
         return state
 
     def step(self, x: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
@@ -73,8 +83,8 @@ class Stack(Encoder):
         x, after = self.subsampling.step(x, state)
         frames = Frames(x, x.new_full(x.shape[:1], x.shape[1]).long())
         for index, block in enumerate(self.layers):
-            frames, then = block.step(frames, below(index, state))
-            after |= prefixed(index, then)
+            frames, then = block.step(frames, unnested(index, state))
+            after |= nested(index, then)
         return self.norm(frames.x), after
 
     def flops(self, lengths: Sequence[int]) -> int:
@@ -89,12 +99,12 @@ class Stack(Encoder):
         return total
 
 
-def prefixed(index: int, state: State) -> State:
+def nested(index: int, state: State) -> State:
     """The state of part ``index``, as it stands in the state of the whole."""
     return {f"{index}.{name}": value for name, value in state.items()}
 
 
-def below(index: int, state: State) -> State:
+def unnested(index: int, state: State) -> State:
     """The state of part ``index``, out of the state of the whole."""
     own = f"{index}."
     return {n.removeprefix(own): value for n, value in state.items() if n.startswith(own)}

@@ -19,7 +19,16 @@ KERNEL = 4  # of the convolution before the scan, as published
 
 
 class StateSpace(Stack):
-    """Subsampling, then layers of x + projection(scan(norm(x))), then a norm."""
+    """Subsampling, then layers of x + projection(scan(norm(x))), then a norm.
+
+    Args:
+        layers: state-space layers.
+        bidirectional: whether the future is seen too; without, the encoder is causal.
+        expansion: channels of the scan, in multiples of dim; two directions share them.
+        heads: parts of the channels that decay by themselves; two directions share them.
+        state: numbers that each channel remembers.
+        dropout: probability, on each layer's output.
+    """
 
     remedy = "set bidirectional: false"
 
@@ -36,22 +45,6 @@ class StateSpace(Stack):
         dropout: float = 0.1,
         channels: int = 32,
     ) -> None:
-        """Builds the encoder.
-
-        Args:
-            num_mels: mel bins F.
-            dim: width D.
-            layers: state-space layers.
-            bidirectional: whether the future is seen too; without, the encoder is causal.
-            expansion: channels of the scan, in multiples of dim; two directions share them.
-            heads: parts of the channels that decay by themselves; two directions share them.
-            state: numbers that each channel remembers.
-            dropout: probability, on each layer's output.
-            channels: channels of the subsampling convolutions.
-
-        Raises:
-            ValueError: the channels do not divide into heads.
-        """
         directions = 2 if bidirectional else 1
         if heads % directions or expansion * dim % heads:
             raise ValueError(

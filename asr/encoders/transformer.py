@@ -16,7 +16,22 @@ from asr.layers import FeedForward, dropout, sinusoids
 
 
 class Transformer(Stack):
-    """Subsampling, then pre-norm layers of self-attention and feed-forward, then a norm."""
+    """Subsampling, then pre-norm layers of self-attention and feed-forward, then a norm.
+
+    Args:
+        layers: pairs of self-attention and feed-forward.
+        heads: attention heads; dim divides by twice as many.
+        feedforward: inner width of the feed-forward, in multiples of dim.
+        dropout: probability, on the input, on what each block adds and inside feed-forwards.
+        causal: whether a frame sees only frames up to the end of its chunk.
+        left_context: encoder frames that a frame of a causal encoder sees before itself; none
+            given: all.
+        chunk: encoder frames that see each other although the encoder is causal; streaming
+            takes as many at once. 1: strictly causal.
+        memory: what layers after the first store of a causal encoder's frames; left_context
+            then counts stored vectors there. none given: every frame.
+        positions: rotary (relative, turns queries and keys) or sinusoidal (added to frames).
+    """
 
     remedy = "set causal: true"
 
@@ -36,28 +51,6 @@ class Transformer(Stack):
         positions: Literal["rotary", "sinusoidal"] = "rotary",
         channels: int = 32,
     ) -> None:
-        """Builds the encoder.
-
-        Args:
-            num_mels: mel bins F.
-            dim: width D.
-            layers: pairs of self-attention and feed-forward.
-            heads: attention heads; dim divides by twice as many.
-            feedforward: inner width of the feed-forward, in multiples of dim.
-            dropout: probability, on the input, on what each block adds and inside feed-forwards.
-            causal: whether a frame sees only frames up to the end of its chunk.
-            left_context: encoder frames that a frame of a causal encoder sees before itself; none
-                given: all.
-            chunk: encoder frames that see each other although the encoder is causal; streaming
-                takes as many at once. 1: strictly causal.
-            memory: what layers after the first store of a causal encoder's frames; left_context
-                then counts stored vectors there. none given: every frame.
-            positions: rotary (relative, turns queries and keys) or sinusoidal (added to frames).
-            channels: channels of the subsampling convolutions.
-
-        Raises:
-            ValueError: a dim that does not fit the heads, or options without those that they need.
-        """
         if memory and (not causal or chunk != 1 or layers < 2):
             raise ValueError(
                 f"memory with causal {causal}, chunk {chunk}, layers {layers}: it needs causal: "

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from asr.batch import mask
 from asr.encoders.attention import FrameAttention
 from asr.encoders.block import Block, Frames, State
-from asr.encoders.stack import Stack, below, prefixed
+from asr.encoders.stack import Stack, nested, unnested
 from asr.encoders.transformer import Input, TransformerBlock
 from asr.kernels.linear import Linear
 from asr.loss import add_term
@@ -21,6 +21,17 @@ class Universal(Stack):
 
     Every frame halts by itself (adaptive computation time, Graves 2016). What a run pondered is in
     its ledger: ``ponder``, which is learnt from, and ``steps``, the mean number of applications.
+
+    Args:
+        heads: attention heads; dim divides by twice as many.
+        max_steps: applications of the layer after which every frame has halted.
+        feedforward: inner width of the feed-forward, in multiples of dim.
+        dropout: probability, on the input, on what each module adds and inside feed-forwards.
+        causal: whether a frame sees only frames before it and itself.
+        left_context: encoder frames that a frame of a causal encoder sees before itself; none
+            given: all.
+        ponder_weight: of the ponder cost in the loss.
+        halting_bias: of the halting unit at first; -1 makes about four steps.
     """
 
     remedy = "set causal: true"
@@ -40,25 +51,6 @@ class Universal(Stack):
         halting_bias: float = -1.0,
         channels: int = 32,
     ) -> None:
-        """Builds the encoder.
-
-        Args:
-            num_mels: mel bins F.
-            dim: width D.
-            heads: attention heads; dim divides by twice as many.
-            max_steps: applications of the layer after which every frame has halted.
-            feedforward: inner width of the feed-forward, in multiples of dim.
-            dropout: probability, on the input, on what each module adds and inside feed-forwards.
-            causal: whether a frame sees only frames before it and itself.
-            left_context: encoder frames that a frame of a causal encoder sees before itself; none
-                given: all.
-            ponder_weight: of the ponder cost in the loss.
-            halting_bias: of the halting unit at first; -1 makes about four steps.
-            channels: channels of the subsampling convolutions.
-
-        Raises:
-            ValueError: a dim that does not fit the heads, no steps, or left_context without causal.
-        """
         if max_steps < 1:
             raise ValueError(f"max_steps {max_steps}: the layer is applied at least once")
         attention = FrameAttention(dim, heads=heads, causal=causal, left_context=left_context)
@@ -112,7 +104,7 @@ class UniversalBlock(Block):
         """Those of the attention, once per step in depth."""
         state: State = {}
         for step in range(self.max_steps):
-            state |= prefixed(step, self.layer.initial_state(batch))
+            state |= nested(step, self.layer.initial_state(batch))
         return state
 
     def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
@@ -121,9 +113,9 @@ class UniversalBlock(Block):
         after: State = {}
         for step in range(self.max_steps):
             moved = replace(frames, x=ponder.x + self.depth[step])
-            moved, then = self.layer.step(moved, below(step, state))
+            moved, then = self.layer.step(moved, unnested(step, state))
             ponder.add(moved.x, torch.sigmoid(self.halting(moved.x).float()))
-            after |= prefixed(step, then)
+            after |= nested(step, then)
         return replace(frames, x=ponder.y.to(frames.x.dtype)), after
 
     def flops(self, time: int) -> int:

@@ -28,27 +28,19 @@ class GPU(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What the choice depends on of a call: ``nn.LSTM`` or ``nn.GRU`` on a batch.
+    """One direction of one ``nn.LSTM`` or ``nn.GRU`` layer over a padded batch.
 
     Attributes:
         dtype: of input and weights.
         inputs: width of a frame.
-        cells: hidden units per direction.
+        cells: hidden units.
         batch: utterances.
-        packed: whether the input is a ``PackedSequence``.
-        bidirectional: whether one call computes both directions.
-        layers: computed by one call.
-        projected: whether ``proj_size`` is not 0.
     """
 
     dtype: torch.dtype
     inputs: int
     cells: int
     batch: int
-    packed: bool = False
-    bidirectional: bool = False
-    layers: int = 1
-    projected: bool = False
 
 
 class Choice(NamedTuple):
@@ -73,22 +65,16 @@ def algorithm(call: Call, gpu: GPU = GPU(), *, backward: bool = False) -> Choice
     After ``get_algo`` and ``use_rnn_persist_small_h`` of aten/src/ATen/native/cudnn/RNN.cpp, from
     compute capability 8.0 on; older processors are said to take the standard one.
     """
-    if call.projected:
-        return Choice("standard", "of the projection")
-    if call.packed:
-        return Choice("standard", "the input is packed")
     if call.dtype != torch.float64 and call.cells <= (128 if backward else 192):
         return Choice("persistent small")
     for holds, reason in (
         (call.dtype == torch.float16, f"{NAMES.get(call.dtype, call.dtype)} is not fp16"),
-        (call.layers == 1, f"one call has {call.layers} layers"),
-        (not call.bidirectional, "one call has two directions"),
         (
             call.cells <= 1024 and call.cells % 128 == 0,
             f"{call.cells} cells are not a multiple of 128 up to 1024",
         ),
         (call.inputs % 128 == 0, f"an input of {call.inputs} is not a multiple of 128"),
-        (gpu.capability >= (8, 0), f"compute capability {_dotted(gpu)} is below 8.0"),
+        (gpu.capability >= (8, 0), "compute capability {}.{} is below 8.0".format(*gpu.capability)),
         (gpu.capability != (8, 6), "of compute capability 8.6"),
         (gpu.multiprocessors >= 98, f"{gpu.multiprocessors} multiprocessors are fewer than 98"),
         (
@@ -99,10 +85,6 @@ def algorithm(call: Call, gpu: GPU = GPU(), *, backward: bool = False) -> Choice
         if not holds:
             return Choice("standard", reason)
     return Choice("persistent")
-
-
-def _dotted(gpu: GPU) -> str:
-    return ".".join(map(str, gpu.capability))
 
 
 def whole_rows(batch: int) -> int:

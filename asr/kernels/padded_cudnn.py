@@ -15,7 +15,7 @@ MARK = 8  # columns added to the input, of which one is used: 16 bytes in 16 bit
 SHUT = 1000.0  # what padding adds to a gate, whose sigmoid is then 0 or 1 exactly
 
 
-def silent(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
+def cudnn_padded(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
     """(B, S, D), (B,) -> (B, S, cells * directions) in float32; autocast does not hold inside.
 
     A packed sequence would do the same and is what torch offers, but cuDNN takes 1.2 to 2.4 times

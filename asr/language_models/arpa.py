@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from asr.batch import EOS, UNKNOWN
-from asr.language_models.backoff import START, Grams, find
+from asr.language_models.backoff import START, Grams, find_keys
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ SIZE = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)")  # n-grams of an order
 
 
 @dataclass
-class Section:
+class OrderSection:
     """The n-grams of one order in the order of the file: a row each, logarithms to the base 10."""
 
     tokens: "array[int]" = field(default_factory=lambda: array("q"))  # n a row
@@ -93,7 +93,7 @@ def _words(pieces: Sequence[str]) -> list[bytes]:
     return words
 
 
-def _parse(path: Path, file: Iterable[bytes], ids: dict[bytes, int]) -> list[Section]:
+def _parse(path: Path, file: Iterable[bytes], ids: dict[bytes, int]) -> list[OrderSection]:
     """The sections of an open file."""
     lines = ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
     for _, line in lines:
@@ -128,9 +128,9 @@ def _parse(path: Path, file: Iterable[bytes], ids: dict[bytes, int]) -> list[Sec
 
 def _section(
     path: Path, lines: Iterator[tuple[int, bytes]], n: int, size: int, ids: dict[bytes, int]
-) -> Section:
+) -> OrderSection:
     """The next ``size`` lines: probability, n words, and perhaps a back-off weight."""
-    section = Section()
+    section = OrderSection()
     read = 0
     for read, (number, line) in zip(range(1, size + 1), lines, strict=False):  # noqa: B007
         words = line.split()
@@ -164,7 +164,7 @@ def _broken(path: Path, number: int, expected: str, line: bytes) -> ValueError:
     return ValueError(f"{path}, line {number}: {expected}, not {found:.80}; write the file again")
 
 
-def _unigrams(path: Path, section: Section, pieces: Sequence[str]) -> Grams:
+def _unigrams(path: Path, section: OrderSection, pieces: Sequence[str]) -> Grams:
     """All V tokens in the order of their ids; those that are missing share what <unk> has."""
     V = len(pieces)
     every = np.arange(V)
@@ -189,12 +189,12 @@ def _unigrams(path: Path, section: Section, pieces: Sequence[str]) -> Grams:
     return Grams(np.zeros_like(every), every, log_prob, log_backoff)
 
 
-def _longer(path: Path, section: Section, n: int, shorter: list[np.ndarray], V: int) -> Grams:
+def _longer(path: Path, section: OrderSection, n: int, shorter: list[np.ndarray], V: int) -> Grams:
     """The n-grams of order n > 1; ``shorter`` are the keys of orders 1 to n - 1."""
     tokens = np.frombuffer(section.tokens, np.int64).reshape(-1, n)  # (G, n)
     context = tokens[:, 0]
     for place in range(1, n - 1):
-        context, found = find(shorter[place], context * V + tokens[:, place])
+        context, found = find_keys(shorter[place], context * V + tokens[:, place])
         if not found.all():
             number = section.lines[int(np.argmin(found))]
             raise ValueError(
@@ -210,7 +210,7 @@ def _longer(path: Path, section: Section, n: int, shorter: list[np.ndarray], V: 
     )
 
 
-def _sorted(path: Path, section: Section, keys: np.ndarray) -> np.ndarray:
+def _sorted(path: Path, section: OrderSection, keys: np.ndarray) -> np.ndarray:
     """The order that sorts the keys (G,), all different."""
     order = np.argsort(keys, kind="stable")
     again = np.flatnonzero(np.diff(keys[order]) == 0)

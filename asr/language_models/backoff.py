@@ -45,7 +45,7 @@ class Automaton:
 
     Attributes:
         keys: (A,) int64 ascending, context * V + token of each arc.
-        log_probs: (A,) float32.
+        log_probabilities: (A,) float32.
         targets: (A,) int32, the context after the arc: the longest that the text ends with; after
             EOS it is that of <s>.
         starts: (C + 1,) int64, where the arcs of a context begin, and end.
@@ -54,14 +54,14 @@ class Automaton:
     """
 
     keys: np.ndarray
-    log_probs: np.ndarray
+    log_probabilities: np.ndarray
     targets: np.ndarray
     starts: np.ndarray
     log_backoffs: np.ndarray
     suffixes: np.ndarray
 
 
-def uniform(vocabulary: int) -> Grams:
+def uniform_unigrams(vocabulary: int) -> Grams:
     """Order 1 alone, all V tokens but START equally likely."""
     log_prob = np.full(vocabulary, -np.log(vocabulary - 1))
     log_prob[START] = -np.inf
@@ -90,7 +90,7 @@ def automaton(orders: Sequence[Grams]) -> Automaton:
     targets[keys % vocabulary == EOS] = number[nearest[1 + START]]
     return Automaton(
         keys=number[parent] * vocabulary + keys % vocabulary,
-        log_probs=np.concatenate([grams.log_prob for grams in orders]).astype(np.float32),
+        log_probabilities=np.concatenate([grams.log_prob for grams in orders]).astype(np.float32),
         targets=targets.astype(np.int32),
         starts=np.concatenate([[0], np.cumsum(children[kept])]),
         log_backoffs=backoff[kept].astype(np.float32),
@@ -98,7 +98,7 @@ def automaton(orders: Sequence[Grams]) -> Automaton:
     )
 
 
-def find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find_keys(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ascending keys (A,), wanted (N,) -> their places (N,), and whether they are there at all."""
     if not len(keys):
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
@@ -117,7 +117,7 @@ def _suffixes(keys: np.ndarray, vocabulary: int, first: np.ndarray) -> np.ndarra
         parent, token = np.divmod(keys[begin - 1 : end - 1], vocabulary)
         state = suffix[parent]
         while len(open_):
-            place, found = find(keys, state * vocabulary + token)
+            place, found = find_keys(keys, state * vocabulary + token)
             suffix[open_[found]] = place[found] + 1
             open_, token, state = open_[~found], token[~found], suffix[state[~found]]
     return suffix

@@ -1,6 +1,5 @@
 """A language model's folder: what it is, its tokens and its weights."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from asr.model_folder import (
 )
 from asr.text.tokenizers import Tokenizer, restore
 
-DESCRIPTION = "language_model.json"
+LANGUAGE_MODEL = "language_model.json"
 
 
 @dataclass
@@ -48,7 +47,7 @@ def save_language_model(trained: TrainedLanguageModel, folder: Path) -> None:
         "tokenizer": trained.tokenizer.state(),
         "normaliser": trained.normaliser,
     }
-    write_folder(folder / DESCRIPTION, description, trained.model, trained.summary)
+    write_folder(folder / LANGUAGE_MODEL, description, trained.model, trained.summary)
 
 
 def load_language_model(
@@ -65,11 +64,11 @@ def load_language_model(
         ValueError: none there, or its files are damaged or do not fit together.
     """
     path = Path(path)
-    folder = find_folder(path, DESCRIPTION)
+    folder = find_folder(path, LANGUAGE_MODEL)
     if folder is None and not path.exists():
         raise ValueError(f"{path}: no such language model or run folder; check the path")
     if folder is None:
-        raise ValueError(f"{path} holds no language model ({DESCRIPTION} and {WEIGHTS})")
+        raise ValueError(f"{path} holds no language model ({LANGUAGE_MODEL} and {WEIGHTS})")
 
     def build(described: dict[str, Any]) -> TrainedLanguageModel:
         component = read_component(
@@ -79,20 +78,7 @@ def load_language_model(
         model = component(tokenizer.vocabulary_size)
         return TrainedLanguageModel(model, component, tokenizer, normaliser)
 
-    trained = read_description(folder / DESCRIPTION, build)
+    trained = read_description(folder / LANGUAGE_MODEL, build)
     trained.summary = read_weights(folder, trained.model)
     trained.model.to(device).eval()
     return trained
-
-
-def check_tokens(trained: TrainedLanguageModel, state: Mapping[str, str], path: str | Path) -> None:
-    """Refuses a language model of other tokens than those of ``state``, a tokenizer's.
-
-    Raises:
-        ValueError: names the language model.
-    """
-    if dict(trained.tokenizer.state()) != dict(state):
-        raise ValueError(
-            f"{path} knows other tokens than the speech model; train it with tokenizer_of set to "
-            "the speech model's folder"
-        )

@@ -12,6 +12,9 @@ class LanguageModel(nn.Module, ABC):
 
     A subclass is final and takes the ``vocabulary`` size as its first, positional parameter. Its
     tokens are those of the speech model's tokenizer.
+
+    Args:
+        vocabulary: ids, BLANK included.
     """
 
     vocabulary: int

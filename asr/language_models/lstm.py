@@ -8,7 +8,7 @@ from asr.language_models.language_model import LanguageModel
 from asr.layers import (
     TokenOutput,
     dropout,
-    flatten,
+    flatten_weights,
     initialise,
     inputs,
     lstm_start,
@@ -18,22 +18,17 @@ from asr.layers import (
 
 
 class LSTM(LanguageModel):
-    """Embedding, LSTM layers, and a linear layer to all tokens but BLANK."""
+    """Embedding, LSTM layers, and a linear layer to all tokens but BLANK.
+
+    Args:
+        width: of embeddings and states.
+        layers: LSTM layers.
+        dropout: probability, on embeddings and on the last layer's output.
+    """
 
     def __init__(
         self, vocabulary: int, *, width: int, layers: int = 1, dropout: float = 0.1
     ) -> None:
-        """Builds the language model.
-
-        Args:
-            vocabulary: ids, BLANK included.
-            width: of embeddings and states.
-            layers: LSTM layers.
-            dropout: probability, on embeddings and on the last layer's output.
-
-        Raises:
-            ValueError: no layer.
-        """
         super().__init__()
         if layers < 1:
             raise ValueError(f"layers is {layers}: an LSTM has at least 1")
@@ -54,7 +49,7 @@ class LSTM(LanguageModel):
 
     def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """(B, U), (B,) -> (B, U + 1); see ``LanguageModel.log_probs``."""
-        flatten(self.lstm)
+        flatten_weights(self.lstm)
         x = dropout(self.embedding(inputs(tokens, lengths)), self.dropout, self.training)
         # Autocast would run it in float16 on a GPU, in which gradients need to be scaled.
         with torch.autocast(x.device.type, enabled=False):

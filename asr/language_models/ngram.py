@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from asr.batch import EOS, Cache, mask
 from asr.language_models import arpa as arpa_file
-from asr.language_models.backoff import Automaton, automaton, uniform
+from asr.language_models.backoff import Automaton, automaton, uniform_unigrams
 from asr.language_models.kneser_ney import estimate
 from asr.language_models.language_model import LanguageModel
 
@@ -21,6 +21,11 @@ class NGram(LanguageModel):
     (see ``Automaton``), part of ``state_dict``; ``load_state_dict`` takes them at any size. The
     state of a row is the number of its context: the longest end of what it has read, of at most
     ``order`` - 1 tokens, that the model has. Probabilities over all tokens but BLANK sum to 1.
+
+    Args:
+        order: n; the longest n-grams, a prediction depends on n - 1 tokens.
+        prune: n-grams of order 3 and above that occur at most so often are left out.
+        arpa: file in ARPA format to read instead of estimating from text; words are pieces.
     """
 
     keys: Tensor
@@ -31,21 +36,13 @@ class NGram(LanguageModel):
     suffixes: Tensor
 
     def __init__(self, vocabulary: int, *, order: int = 5, prune: int = 0, arpa: str | None = None):
-        """An n-gram language model.
-
-        Args:
-            vocabulary: ids, BLANK included.
-            order: n; the longest n-grams, a prediction depends on n - 1 tokens.
-            prune: n-grams of order 3 and above that occur at most so often are left out.
-            arpa: file in ARPA format to read instead of estimating from text; words are pieces.
-        """
         super().__init__()
         if order < 1:
             raise ValueError(f"order is {order}: it must be at least 1")
         if prune < 0:
             raise ValueError(f"prune is {prune}: it must be 0 or more")
         self.vocabulary, self.order, self.prune, self.arpa = vocabulary, order, prune, arpa
-        for name, table in _tables(automaton([uniform(vocabulary)])).items():
+        for name, table in _tables(automaton([uniform_unigrams(vocabulary)])).items():
             self.register_buffer(name, table)
         self.register_load_state_dict_pre_hook(_make_room)
 
@@ -141,14 +138,7 @@ class NGram(LanguageModel):
 
 
 def _tables(table: Automaton) -> dict[str, Tensor]:
-    return {
-        "keys": torch.from_numpy(table.keys),
-        "log_probabilities": torch.from_numpy(table.log_probs),
-        "targets": torch.from_numpy(table.targets),
-        "starts": torch.from_numpy(table.starts),
-        "log_backoffs": torch.from_numpy(table.log_backoffs),
-        "suffixes": torch.from_numpy(table.suffixes),
-    }
+    return {name: torch.from_numpy(values) for name, values in vars(table).items()}
 
 
 def _make_room(

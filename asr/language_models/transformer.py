@@ -20,33 +20,30 @@ from asr.layers import (
 )
 
 FEEDFORWARD = 4  # inner width of the feed-forward, in multiples of width
-ROOM = 16  # tokens, at least, for which a growing cache makes room
+MIN_ROOM = 16  # tokens, at least, for which a growing cache makes room
 
 
 class Transformer(LanguageModel):
-    """Embedding, pre-norm layers of causal self-attention with rotary positions, a norm."""
+    """Embedding, pre-norm layers of causal self-attention with rotary positions, a norm.
+
+    Args:
+        width: of the model; divides by twice the heads.
+        layers: pairs of self-attention and feed-forward.
+        heads: attention heads.
+        dropout: probability, on embeddings, on what each block adds and inside feed-forwards.
+    """
 
     def __init__(
         self, vocabulary: int, *, width: int, layers: int, heads: int, dropout: float = 0.1
     ) -> None:
-        """Builds the language model.
-
-        Args:
-            vocabulary: ids, BLANK included.
-            width: of the model; divides by twice the heads.
-            layers: pairs of self-attention and feed-forward.
-            heads: attention heads.
-            dropout: probability, on embeddings, on what each block adds and inside feed-forwards.
-
-        Raises:
-            ValueError: no layer, or a width that does not fit the heads.
-        """
         super().__init__()
         if layers < 1:
             raise ValueError(f"layers is {layers}: a Transformer has at least 1")
         self.vocabulary, self.width, self.heads, self.dropout = vocabulary, width, heads, dropout
         self.embedding = nn.Embedding(vocabulary, width)
-        self.layers = modules(Layer(width, heads=heads, dropout=dropout) for _ in range(layers))
+        self.layers = modules(
+            LanguageModelLayer(width, heads=heads, dropout=dropout) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.output = TokenOutput(width, vocabulary)
 
@@ -64,7 +61,7 @@ class Transformer(LanguageModel):
         place = cache["read"]  # (N,) where the new token's keys and values go, row by row
         room = cache["past.0"].shape[1]
         if int(place.max()) >= room:
-            more = max(ROOM, room // 2)
+            more = max(MIN_ROOM, room // 2)
             cache = {n: F.pad(v, (0,) * 7 + (more,)) if v.ndim > 1 else v for n, v in cache.items()}
             room += more
         factors = rotation(place, self.width // self.heads)[:, None, None]  # (N, 1, 1, d / 2)
@@ -93,7 +90,7 @@ class Transformer(LanguageModel):
         )
 
 
-class Layer(nn.Module):
+class LanguageModelLayer(nn.Module):
     """Self-attention and feed-forward: each x + dropout(block(norm(x)))."""
 
     def __init__(self, width: int, *, heads: int, dropout: float) -> None:

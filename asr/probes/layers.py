@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.encoders import ENCODERS, Block, Frames
-from asr.encoders.recurrent import RecurrentBlock, padded
+from asr.encoders.recurrent import RecurrentBlock, read_padded
 from asr.encoders.state_space import selective_scan
 from asr.kernels.linear import Linear
-from asr.kernels.padded_cudnn import silent
 from asr.kernels.scan import sequential
 
 HEADS = 4
@@ -59,8 +58,7 @@ def looped(recurrence: Any, x: Tensor) -> Tensor:
 
 def fused(recurrence: nn.LSTM | nn.GRU, x: Tensor) -> Tensor:
     """The recurrence of LSTM and GRU encoders as they compute it, without norm and residual."""
-    run = silent if x.is_cuda else padded
-    return run(recurrence, x, full(x))
+    return read_padded(recurrence, x, full(x))
 
 
 def cell_by_cell(cell: nn.LSTMCell | nn.GRUCell, x: Tensor) -> Tensor:

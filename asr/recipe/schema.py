@@ -16,13 +16,13 @@ from asr.data.sentences import TextOptions
 from asr.data.utterances import DataOptions
 from asr.decoders import DECODERS
 from asr.encoders import ENCODERS
-from asr.language_models import LANGUAGE_MODELS, NGram
+from asr.language_models import LANGUAGE_MODELS
 from asr.search import SEARCHES
 from asr.text.scoring import telling_metric
 from asr.text.tokenizers import TOKENIZERS
 
 
-def check(section: str, **bounds: tuple[float | None, float, float]) -> None:
+def check_bounds(section: str, **bounds: tuple[float | None, float, float]) -> None:
     """Refuses values outside of [low, high]; None is a key that is not set.
 
     Raises:
@@ -57,7 +57,7 @@ class OptimizerOptions:
     ema_decay: float = 0.999
 
     def __post_init__(self) -> None:
-        check(
+        check_bounds(
             "optimizer",
             lr=(self.lr, 1e-12, 1e3),
             warmup_updates=(self.warmup_updates, 0, math.inf),
@@ -107,7 +107,7 @@ class Budget:
     def __post_init__(self) -> None:
         if self.device_hours is self.updates is self.audio_hours is None:
             raise ValueError("budget: set device_hours, updates or audio_hours")
-        check(
+        check_bounds(
             "budget",
             device_hours=(self.device_hours, 0, math.inf),
             updates=(self.updates, 0, math.inf),
@@ -116,7 +116,21 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationOptions:
+class TextValidationOptions:
+    """When the moving average of a language model is validated.
+
+    Args:
+        every_updates: updates from one validation to the next.
+    """
+
+    every_updates: int = 500
+
+    def __post_init__(self) -> None:
+        check_bounds("validation", every_updates=(self.every_updates, 1, math.inf))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationOptions(TextValidationOptions):
     """When and how the moving average is validated.
 
     Args:
@@ -126,12 +140,8 @@ class ValidationOptions:
             earlier model stays. auto is cer where the texts have no spaces, and wer otherwise.
     """
 
-    every_updates: int = 500
     search: Component = component(SEARCHES, default="Greedy")
     metric: Literal["auto", "wer", "cer"] = "auto"
-
-    def __post_init__(self) -> None:
-        check("validation", every_updates=(self.every_updates, 1, math.inf))
 
     def metric_for(self, references: Sequence[str]) -> str:
         """``wer`` or ``cer``, for these texts."""
@@ -187,7 +197,7 @@ class TrainerOptions:
     profiler: Spec | None = None
 
     def __post_init__(self) -> None:
-        check(
+        check_bounds(
             "trainer",
             devices=(self.devices, 1, math.inf),
             num_nodes=(self.num_nodes, 1, math.inf),
@@ -227,20 +237,6 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextValidationOptions:
-    """When the moving average of a language model is validated.
-
-    Args:
-        every_updates: updates from one validation to the next.
-    """
-
-    every_updates: int = 500
-
-    def __post_init__(self) -> None:
-        check("validation", every_updates=(self.every_updates, 1, math.inf))
-
-
-@dataclass(frozen=True, kw_only=True)
 class LanguageModelRecipe:
     """What the numbers of a language model depend on.
 
@@ -267,7 +263,12 @@ class LanguageModelRecipe:
                     f"trainer.{key} {value}: a language model does not read it; leave it out"
                 )
         processes = self.trainer.devices * self.trainer.num_nodes
-        if processes > 1 and issubclass(self.language_model.kind, NGram):
+        if processes > 1 and self.counts:
             raise ValueError(
                 f"trainer.devices, trainer.num_nodes: one process counts n-grams, not {processes}"
             )
+
+    @property
+    def counts(self) -> bool:
+        """Whether the language model counts the text with ``fit``, and has no gradients."""
+        return hasattr(self.language_model.kind, "fit")

@@ -1,7 +1,7 @@
 """When each word of a hypothesis was said, and how sure that is: forced alignment of its tokens."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,12 +34,8 @@ class TokenSpan(NamedTuple):
 
 
 def aligns(decoder: Decoder) -> bool:
-    """Whether the times of words can be found: with a CTC head, or by a transducer's lattice."""
-    if isinstance(decoder, TransducerDecoder):
-        return True
-    device = next((parameter.device for parameter in decoder.parameters()), None)
-    with torch.inference_mode():
-        return decoder.ctc_log_probs(torch.zeros(1, 1, decoder.dim, device=device)) is not None
+    """Whether the times of words can be found: only an alignment by CTC needs a head for it."""
+    return decoder.aligner != "ctc" or decoder.has_ctc()
 
 
 def align_words(
@@ -68,15 +64,7 @@ def align_words(
         calibration: of the ``confidence``, which stays as it is without one.
     """
     sizes = lengths.tolist()
-    if isinstance(decoder, TransducerDecoder):
-        spans = _transducer_batch(decoder, encoded, sizes, tokens)
-    else:
-        log_probs = decoder.ctc_log_probs(encoded)  # (B, S, V)
-        assert log_probs is not None, "align_words() needs a decoder that aligns()"
-        spans = [
-            ctc_spans(row[:size], own)
-            for row, size, own in zip(log_probs, sizes, tokens, strict=True)
-        ]
+    spans = ALIGNERS[decoder.aligner](decoder, encoded, sizes, tokens)
     aligned = []
     for own, found, size in zip(tokens, spans, sizes, strict=True):
         words, places = spelled(own, tokenizer)
@@ -152,6 +140,16 @@ def ctc_spans(log_probs: Tensor, tokens: Sequence[int]) -> list[TokenSpan] | Non
     return [TokenSpan(*run, chance) for run, chance in zip(runs, chances, strict=True)]
 
 
+def _ctc_batch(
+    decoder: Decoder, encoded: Tensor, lengths: Sequence[int], tokens: Sequence[Sequence[int]]
+) -> list[list[TokenSpan] | None]:
+    """(B, S, D), B lengths, B times U tokens -> the spans of each."""
+    log_probs = decoder.ctc_log_probs(encoded)  # (B, S, V)
+    assert log_probs is not None, "align_words() needs a decoder that aligns()"
+    rows = zip(log_probs, lengths, tokens, strict=True)
+    return [ctc_spans(row[:size], own) for row, size, own in rows]
+
+
 def _transducer_batch(
     decoder: TransducerDecoder,
     encoded: Tensor,
@@ -170,6 +168,13 @@ def _transducer_batch(
         transducer_spans(decoder, frames[b, :length], predictions[b, : len(own) + 1], own)
         for b, (length, own) in enumerate(zip(lengths, tokens, strict=True))
     ]
+
+
+# By ``Decoder.aligner``.
+ALIGNERS: dict[str, Callable[..., list[list[TokenSpan] | None]]] = {
+    "ctc": _ctc_batch,
+    "transducer": _transducer_batch,
+}
 
 
 def transducer_spans(

@@ -8,16 +8,15 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from asr.decoders import AttentionDecoder, TransducerDecoder
+from asr.config.strict_yaml import Component
 from asr.files import write
 from asr.items import attempt_each
 from asr.metering.meter import device_name
@@ -32,7 +31,7 @@ from asr.recognition.recognise import (
 )
 from asr.recognition.reliability import judged
 from asr.recognition.transcript import Word
-from asr.search import Beam, Hypothesis
+from asr.search import Beam, Hypothesis, Search
 from asr.search.calibration import Calibration, confidence_measures, cross_fitted
 from asr.text.scoring import align, pooled
 
@@ -41,15 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What is drawn, uniformly, and of which decoders; a weight of the internal language model is drawn
-# as a share of that of the language model, which it is there to make room for.
-RANGES = {
-    "ctc_weight": (0.0, 0.7),
-    "lm_weight": (0.0, 1.0),
-    "internal_lm_weight": (0.0, 0.7),
-    "length_bonus": (-0.5, 2.0),
-}
-BEAMS = (1, 2, 4, 8, 16)
 FOLDS = 5  # of the utterances, for the judgement of a calibration
 
 
@@ -58,7 +48,7 @@ class Trial:
     """One way to search, and what it gave.
 
     Attributes:
-        options: keyword arguments of ``Beam``.
+        options: keyword arguments of the search.
         errors, words: on the split, pooled.
         unfinished: hypotheses that did not end by themselves.
         seconds: of searching, without the encoder.
@@ -76,30 +66,18 @@ class Trial:
         return self.errors / self.words
 
 
-def draws(keys: Sequence[str], number: int, seed: int) -> list[dict[str, float]]:
+def draws(
+    ranges: Mapping[str, tuple[float, float]], keys: Sequence[str], number: int, seed: int
+) -> list[dict[str, float]]:
     """``number`` settings of these keys; the n-th draw of a key is the same for every decoder."""
     settings: list[dict[str, float]] = []
     for trial in range(number):
         random = np.random.default_rng([seed, trial])
-        drawn = {key: float(random.uniform(low, high)) for key, (low, high) in RANGES.items()}
-        drawn["internal_lm_weight"] *= drawn["lm_weight"]
+        drawn = {key: float(random.uniform(low, high)) for key, (low, high) in ranges.items()}
+        if "internal_lm_weight" in drawn:
+            drawn["internal_lm_weight"] *= drawn["lm_weight"]
         settings.append({key: round(drawn[key], 3) for key in keys})
     return settings
-
-
-def tuned_keys(model: "SpeechModel") -> list[str]:
-    """What there is to choose for this decoder, with or without a language model."""
-    decoder = model.decoder
-    keys = ["length_bonus"]
-    if isinstance(decoder, AttentionDecoder):
-        frame = torch.zeros(1, 1, decoder.dim, device=model.device)
-        if decoder.ctc_log_probs(frame) is not None:
-            keys.append("ctc_weight")
-    if model.language_model is not None:
-        keys.append("lm_weight")
-        if isinstance(decoder, TransducerDecoder):
-            keys.append("internal_lm_weight")
-    return keys
 
 
 def tune_decoding(
@@ -116,9 +94,10 @@ def tune_decoding(
 ) -> dict[str, Any]:
     """Searches a split in many ways and stores the best one in the model folder.
 
-    The first trial has no bonus and the default weights, the others are drawn from ``RANGES``, all
-    with one beam; ties go to the earlier. Then the best is tried with that beam and each of
-    ``BEAMS``, and the smallest stays whose WER is not above that of any larger one. The confidences
+    The first trial has no bonus and the default weights, the others are drawn from the ``ranges``
+    of the model's search, all with one beam; ties go to the earlier. Then the best is tried with
+    that beam and each of the `beams` of the search, and the smallest stays whose WER is not above
+    that of any larger one. The confidences
     of what it finds are calibrated, if that helps.
 
     Args:
@@ -145,6 +124,7 @@ def tune_decoding(
         raise ValueError(f"--split {split}: results are reported on it; tune on validation")
     if trials < 1:
         raise ValueError(f"--trials {trials}: at least 1 is needed, the default")
+    kind = type(model.search) if model.search.ranges else Beam
     started = time.perf_counter()
     data = SplitReader(corpus_folder, split, model.features.sample_rate)
     lower = f"lower batch_seconds, which is {batch_seconds}"
@@ -162,10 +142,11 @@ def tune_decoding(
 
     def attempt(options: dict[str, Any]) -> tuple[Trial, dict[int, Hypothesis]]:
         began = time.perf_counter()
-        by = Beam(**options)
+        by = kind(**options)
         found: dict[int, Hypothesis] = {}
         for batch, frames in encoded:
-            best = search_frames(model, frames, f"{lower}, or the beam, which is {by.beam}", by)
+            beam_is = f"{lower}, or the beam, which is {options['beam']}"
+            best = search_frames(model, frames, beam_is, by)
             found |= zip(batch, best, strict=True)
         texts = [data.normalise(model.text(found[i])) for i in numbers]
         total = pooled(align(references, texts)[0])
@@ -173,10 +154,10 @@ def tune_decoding(
         seconds = time.perf_counter() - began
         return Trial(options, total.errors, total.words, unfinished, seconds), found
 
-    widths = sorted({beam, *BEAMS})
+    widths = sorted({beam, *kind.beams})
     with tqdm(total=trials + len(widths), unit="trial", disable=None if progress else True) as bar:
         done: list[Trial] = []
-        for options in _settings(tuned_keys(model), trials, beam, seed):
+        for options in _settings(kind, model, trials, beam, seed):
             done.append(attempt(options)[0])
             bar.update()
         best = min(done, key=lambda trial: trial.errors)
@@ -190,7 +171,7 @@ def tune_decoding(
         "split": split,
         "failed": data.failures(),
         "seed": seed,
-        "ranges": RANGES,
+        "ranges": dict(kind.ranges),
         "device_name": device_name(model.device),
         "device_hours": seconds / 3600,
         "encoding_seconds": encoding,
@@ -201,14 +182,18 @@ def tune_decoding(
         "beams": [{**vars(trial), "wer": trial.wer} for trial, _ in wider],
         "confidence": confidence,
     }
-    _store(model, find_model(folder), result)
+    _store(model, kind, find_model(folder), result)
     return result
 
 
-def _settings(keys: Sequence[str], trials: int, beam: int, seed: int) -> list[dict[str, Any]]:
+def _settings(
+    kind: type[Search], model: "SpeechModel", trials: int, beam: int, seed: int
+) -> list[dict[str, Any]]:
     """The default, then draws; the default weight of a language model is that of most toolkits."""
+    keys = kind.tuned(model.decoder, model.language_model)
     default = {"lm_weight": 0.3} if "lm_weight" in keys else {}
-    return [{"beam": beam, **own} for own in (default, *draws(keys, trials - 1, seed))]
+    drawn = draws(kind.ranges, keys, trials - 1, seed)
+    return [{"beam": beam, **own} for own in (default, *drawn)]
 
 
 def _calibrate(
@@ -242,10 +227,10 @@ def _calibrate(
     return {"kept": kept, "folds": FOLDS, "before": before, "cross_fitted": after}
 
 
-def _store(model: "SpeechModel", folder: Path, result: dict[str, Any]) -> None:
+def _store(model: "SpeechModel", kind: type[Search], folder: Path, result: dict[str, Any]) -> None:
     """Writes the model with its search, and how that was chosen."""
-    model.search = Beam(**result["chosen"])
-    model.description["search"] = {"class_path": "Beam", "init_args": result["chosen"]}
+    model.search = kind(**result["chosen"])
+    model.description["search"] = Component(kind, result["chosen"]).tree()
     tuning = {key: result[key] for key in ("split", "seed", "device_hours", "wer", "default_wer")}
     tuning |= {"trials": len(result["trials"]), "rows_sha256": result["corpus"]["rows_sha256"]}
     model.summary = {**model.summary, "tuning": tuning}

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from asr.batch import BLANK, EOS, UNKNOWN
 from asr.decoders.ctc_prefix import (
-    Prefixes,
+    CTCPrefixes,
     empty_prefixes,
     expected_length,
     extend,
@@ -41,7 +41,7 @@ from asr.decoders.ctc_prefix import (
 from asr.decoders.decoder import AttentionDecoder, State
 from asr.language_models.language_model import LanguageModel
 from asr.search.fusion import Fusion, begin
-from asr.search.hypothesis import Hypothesis, Rules, refuse_nan
+from asr.search.hypothesis import Hypothesis, Rules, refuse_nan, settled
 
 
 class Candidates(NamedTuple):
@@ -72,11 +72,9 @@ class Open:
     allowance: int
     found: list[Hypothesis] = field(default_factory=list)
 
-    def settled(self, best: float, length: int, rules: Rules) -> bool:
-        """Whether nothing that follows from hypotheses of this length and score matters."""
-        bound = best + max(rules.length_bonus, 0.0) * (self.allowance - length)
-        needed = rules.nbest or 1
-        return len(self.found) >= needed and self.found[needed - 1].score >= bound
+    def bound(self, best: float, length: int, rules: Rules) -> float:
+        """What follows from hypotheses of this length and score is not worth more."""
+        return best + max(rules.length_bonus, 0.0) * (self.allowance - length)
 
 
 @torch.no_grad()
@@ -135,7 +133,7 @@ def search(
 
 def _start_ctc(
     decoder: AttentionDecoder, encoded: Tensor, lengths: Tensor, ctc_weight: float
-) -> Prefixes | None:
+) -> CTCPrefixes | None:
     """The empty prefixes; None where CTC takes no part."""
     if ctc_weight == 0:
         return None
@@ -148,7 +146,7 @@ def _start_ctc(
     return empty_prefixes(log_probs, lengths)
 
 
-def _open(indices: list[int], lengths: Tensor, prefixes: Prefixes | None) -> list[Open]:
+def _open(indices: list[int], lengths: Tensor, prefixes: CTCPrefixes | None) -> list[Open]:
     """The utterances, with the tokens that each may have."""
     limits = lengths.tolist()
     if prefixes is not None:
@@ -160,7 +158,7 @@ def _open(indices: list[int], lengths: Tensor, prefixes: Prefixes | None) -> lis
 def _extensions(
     log_probs: Tensor,
     live: Candidates,
-    prefixes: Prefixes | None,
+    prefixes: CTCPrefixes | None,
     fusion: Fusion | None,
     length: int,
     rules: Rules,
@@ -251,7 +249,7 @@ def _close(
     for row, utterance in enumerate(utterances):
         best = float(grown.score[row, 0]) if grown.score.shape[1] else -math.inf
         found = utterance.found
-        if not utterance.settled(best, length + 1, rules):
+        if not settled(found, utterance.bound(best, length + 1, rules), rules):
             if length < utterance.allowance and best > -math.inf:
                 stay.append(row)
                 continue
@@ -267,13 +265,13 @@ def _close(
 
 def _follow(
     state: State,
-    prefixes: Prefixes | None,
+    prefixes: CTCPrefixes | None,
     fusion: Fusion | None,
     live: Candidates,
     grown: Candidates,
     stay: np.ndarray,
     device: torch.device,
-) -> tuple[State, Prefixes | None, Fusion | None]:
+) -> tuple[State, CTCPrefixes | None, Fusion | None]:
     """Reorders what the device holds: from ``live`` to the rows ``stay`` of ``grown``."""
     B, K = live.score.shape
     parent, token = grown.parent[stay], grown.token[stay]  # (B', K')

@@ -12,10 +12,8 @@ in which the language model reads each token when a prefix grows by it, and EOS 
 beam that holds every prefix, p_ctc is the sum over all alignments; with a smaller one, over those
 whose prefixes were kept.
 
-**No prefix is held twice.** From frame to frame a prefix stays or grows by one token, so the only
-way to reach it twice is to stay at it and to grow into it from the prefix one token shorter. Which
-live prefix begins which other is therefore all there is to know; that is a matrix of booleans,
-kept up to date by comparing tokens. No hash, and no approximation.
+From frame to frame a prefix stays or grows by one token, and none is held twice: see
+``asr.search.prefixes``.
 
 **Which tokens are tried.** Without a language model the 2 * beam likeliest tokens of a frame: a
 prefix has at least ``beam`` extensions among these that are neither its repeated token nor live
@@ -37,8 +35,7 @@ from asr.decoders.decoder import Decoder
 from asr.language_models.language_model import LanguageModel
 from asr.search.fusion import Fusion, begin
 from asr.search.hypothesis import Hypothesis, Rules, refuse_nan
-
-FIRST = max(BLANK, EOS) + 1  # of the tokens that a hypothesis may hold
+from asr.search.prefixes import FIRST_TOKEN, Extension, Prefixes
 
 
 @torch.no_grad()
@@ -62,26 +59,20 @@ def greedy(decoder: Decoder, encoded: Tensor, lengths: Tensor) -> list[list[Hypo
 
 
 @dataclass(frozen=True)
-class Live:
+class LivePrefixes:
     """The K prefixes of each utterance after some frames; without one, a row has -inf throughout.
 
     Attributes:
         blank: (B, K) log-probability of the alignments that end in a blank.
         label: (B, K) of those that end in the last token.
         lm: (B, K) log-probability under the language model, 0 without one.
-        tokens: (B, K, U) then BLANK.
-        lengths: (B, K).
-        last: (B, K) last token, EOS of the empty prefix.
-        begins: (B, K, K) whether the first of two begins the second; true of itself.
+        prefixes: their tokens.
     """
 
     blank: Tensor
     label: Tensor
     lm: Tensor
-    tokens: Tensor
-    lengths: Tensor
-    last: Tensor
-    begins: Tensor
+    prefixes: Prefixes
 
 
 @torch.no_grad()
@@ -103,12 +94,12 @@ def search(
     if not len(encoded):
         return []
     log_probs = _emissions(decoder, encoded, lengths)  # (B, S, V)
-    scores, tokens = log_probs[..., FIRST:], None  # (B, S, V - 2)
+    scores, tokens = log_probs[..., FIRST_TOKEN:], None  # (B, S, V - 2)
     if language_model is None:
         scores, tokens = scores.topk(min(2 * rules.beam, scores.shape[2]))  # (B, S, M)
-        tokens += FIRST
+        tokens += FIRST_TOKEN
     else:
-        tokens = torch.arange(FIRST, log_probs.shape[2], device=encoded.device)
+        tokens = torch.arange(FIRST_TOKEN, log_probs.shape[2], device=encoded.device)
         tokens = tokens.expand(scores.shape)
     live, fusion = _empty(log_probs), None
     if language_model is not None:
@@ -126,7 +117,7 @@ def _emissions(decoder: Decoder, encoded: Tensor, lengths: Tensor) -> Tensor:
     Float64, or float32 on a device without it.
     """
     log_probs = decoder.ctc_log_probs(encoded)
-    assert log_probs is not None, "a decoder without a kind has a CTC head"
+    assert log_probs is not None, "a decoder that is searched by CTC has a CTC head"
     log_probs = log_probs.to(precision(encoded.device), copy=True)
     padding = ~mask(lengths.to(encoded.device), encoded.shape[1])  # (B, S)
     log_probs.masked_fill_(padding[..., None], -math.inf)
@@ -136,103 +127,64 @@ def _emissions(decoder: Decoder, encoded: Tensor, lengths: Tensor) -> Tensor:
     return log_probs
 
 
-def _empty(log_probs: Tensor) -> Live:
+def _empty(log_probs: Tensor) -> LivePrefixes:
     """The empty prefix before the first frame, K = 1."""
     zero = log_probs.new_zeros(len(log_probs), 1)  # (B, 1)
-    length = zero.long()
-    tokens = length.new_empty(len(log_probs), 1, 0)
-    never = torch.full_like(zero, -math.inf)
-    return Live(zero, never, zero, tokens, length, length + EOS, length[..., None] == 0)
+    prefixes = Prefixes.empty(len(log_probs), log_probs.device)
+    return LivePrefixes(zero, torch.full_like(zero, -math.inf), zero, prefixes)
 
 
 def _step(
-    live: Live,
+    live: LivePrefixes,
     fusion: Fusion | None,
     log_probs: Tensor,
     scores: Tensor,
     tokens: Tensor,
     rules: Rules,
-) -> tuple[Live, Fusion | None]:
+) -> tuple[LivePrefixes, Fusion | None]:
     """One frame: its (B, V) log-probabilities, and (B, M) those of the (B, M) tokens to try."""
-    K, M = live.last.shape[1], tokens.shape[1]
     blank, label, grown = _continue(live, log_probs, scores, tokens)
     lm = live.lm[..., None].expand_as(grown)  # (B, K, M)
     if fusion is not None:
-        lm = lm + fusion.log_probs.view(len(grown), K, -1)[..., FIRST:]
-    bonus = rules.length_bonus * live.lengths.to(grown.dtype)  # (B, K)
+        lm = lm + fusion.log_probs.view(*live.lm.shape, -1)[..., FIRST_TOKEN:]
+    bonus = rules.length_bonus * live.prefixes.lengths.to(grown.dtype)  # (B, K)
     stay = torch.logaddexp(blank, label) + rules.lm_weight * live.lm + bonus
     grow = torch.add(grown, lm, alpha=rules.lm_weight) + (bonus + rules.length_bonus)[..., None]
-    place = torch.cat([stay, grow.flatten(1)], 1).topk(min(rules.beam, K + K * M)).indices
-    grew = place >= K  # (B, K')
-    extension = (place - K).clamp_(min=0)  # (B, K') among K * M
-    parent = torch.where(grew, extension // max(M, 1), place)  # (B, K')
-    token = torch.where(grew, tokens.gather(1, extension % max(M, 1)), BLANK)  # (B, K')
-    blank = blank.gather(1, parent).masked_fill_(grew, -math.inf)
-    label = torch.where(grew, grown.flatten(1).gather(1, extension), label.gather(1, parent))
-    lm = torch.where(grew, lm.flatten(1).gather(1, extension), live.lm.gather(1, parent))
+    extension = Extension.best(stay, grow, rules.beam)
+    token = torch.where(extension.grew, tokens.gather(1, extension.kind), BLANK)  # (B, K')
+    blank = blank.gather(1, extension.parent).masked_fill_(extension.grew, -math.inf)
+    label = extension.of(label, grown)
     if fusion is not None:
-        fusion = _read(fusion, parent, token, grew & (label > -math.inf))
-    return _select(live, blank, label, lm, parent, token, grew), fusion
+        read = extension.grew & (label > -math.inf)
+        fusion = fusion.grow(extension.rows(live.lm.shape[1]), read.flatten(), token.flatten())
+    return LivePrefixes(
+        blank, label, extension.of(live.lm, lm), live.prefixes.follow(extension, token)
+    ), fusion
 
 
 def _continue(
-    live: Live, log_probs: Tensor, scores: Tensor, tokens: Tensor
+    live: LivePrefixes, log_probs: Tensor, scores: Tensor, tokens: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities after one more frame.
 
     Of prefixes that stay, ending in a blank (B, K) and in their last token (B, K); and of those
     that grow (B, K, M), -inf where this leads to a live one, which has it.
     """
-    total = torch.logaddexp(live.blank, live.label)  # (B, K)
+    total, last = torch.logaddexp(live.blank, live.label), live.prefixes.last  # (B, K)
     # A repeated token must be parted from the prefix by a blank.
-    same = live.last[..., None] == live.last[:, None]  # (B, K, K)
-    parents = live.begins & (live.lengths[..., None] + 1 == live.lengths[:, None])
-    parents &= total[:, None] > -math.inf  # (B, K, K) first is the second without its last token
+    same = last[..., None] == last[:, None]  # (B, K, K)
+    parents = live.prefixes.parents(total > -math.inf)
     arrived = torch.where(same, live.blank[..., None], total[..., None])  # (B, K, K)
     arrived = arrived.masked_fill_(~parents, -math.inf).amax(1)  # (B, K), of at most one
     blank = total + log_probs[:, BLANK, None]
-    label = torch.logaddexp(live.label, arrived) + log_probs.gather(1, live.last)
-    ends = tokens[:, None] == live.last[..., None]  # (B, K, M)
+    label = torch.logaddexp(live.label, arrived) + log_probs.gather(1, last)
+    ends = tokens[:, None] == last[..., None]  # (B, K, M)
     grown = torch.where(ends, live.blank[..., None], total[..., None]) + scores[:, None]
     reached = torch.bmm(parents.to(scores.dtype), ends.to(scores.dtype)) > 0  # (B, K, M)
     return blank, label, grown.masked_fill_(reached, -math.inf)
 
 
-def _read(fusion: Fusion, parent: Tensor, token: Tensor, grew: Tensor) -> Fusion:
-    """The language model follows (B, K') prefixes, and reads the tokens of those that grew."""
-    B, K = len(parent), len(fusion.log_probs) // len(parent)
-    starts = torch.arange(0, B * K, K, device=parent.device)[:, None]  # (B, 1)
-    rows = grew.flatten().nonzero()[:, 0]
-    return fusion.select((starts + parent).flatten()).advance(rows, token.flatten()[rows])
-
-
-def _select(
-    live: Live,
-    blank: Tensor,
-    label: Tensor,
-    lm: Tensor,
-    parent: Tensor,
-    token: Tensor,
-    grew: Tensor,
-) -> Live:
-    """The prefixes from these (B, K') parents, each with its token if it grew."""
-    B, K = live.last.shape
-    starts = torch.arange(0, B * K, K, device=parent.device)[:, None]
-    tokens = live.tokens.flatten(0, 1)[starts + parent]  # (B, K', U)
-    tokens = torch.nn.functional.pad(tokens, (0, 1), value=BLANK)  # (B, K', U + 1)
-    lengths = live.lengths.gather(1, parent)  # (B, K')
-    pairs = (parent * K)[..., None] + parent[:, None]  # (B, K', K')
-    begins = live.begins.flatten(1).gather(1, pairs.flatten(1)).view_as(pairs)
-    # One that grew begins another if that goes on with its token. None that stayed begins less.
-    following = tokens.gather(2, lengths[:, None].expand_as(pairs)).transpose(1, 2)
-    begins &= ~grew[..., None] | (following == token[..., None])
-    begins |= torch.eye(pairs.shape[1], dtype=torch.bool, device=pairs.device)
-    tokens = tokens.scatter_(2, lengths[..., None], token[..., None])  # BLANK where it stood
-    last = torch.where(grew, token, live.last.gather(1, parent))
-    return Live(blank, label, lm, tokens, lengths + grew, last, begins)
-
-
-def _hypotheses(live: Live, fusion: Fusion | None, rules: Rules) -> list[list[Hypothesis]]:
+def _hypotheses(live: LivePrefixes, fusion: Fusion | None, rules: Rules) -> list[list[Hypothesis]]:
     """What the prefixes are worth after the last frame.
 
     One whose end the language model excludes is not finished, and counts without its end.
@@ -243,13 +195,12 @@ def _hypotheses(live: Live, fusion: Fusion | None, rules: Rules) -> list[list[Hy
         ended = ended + fusion.log_probs[:, EOS].view_as(ended)
     finished = ended > -math.inf
     lm = torch.where(finished, ended, live.lm)
-    score = total + rules.lm_weight * lm + rules.length_bonus * live.lengths
+    score = total + rules.lm_weight * lm + rules.length_bonus * live.prefixes.lengths
     refuse_nan(score.isnan().any(1).nonzero()[:, 0].tolist())
-    columns = zip(
-        *(x.tolist() for x in (live.tokens, live.lengths, score, total, lm, finished)), strict=True
-    )
+    prefixes = live.prefixes
+    columns = (prefixes.tokens, prefixes.lengths, score, total, lm, finished)
     results = []
-    for utterance in columns:
+    for utterance in zip(*(x.tolist() for x in columns), strict=True):
         found = [
             Hypothesis(tuple(tokens[:length]), score, total, 0.0, lm, finished)
             for tokens, length, score, total, lm, finished in zip(*utterance, strict=True)

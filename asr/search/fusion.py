@@ -28,13 +28,11 @@ class Fusion:
 
     def select(self, rows: Tensor) -> "Fusion":
         """Keeps these rows, (N',) positions: in their order, some repeatedly, some not at all."""
-        cache = {name: value[rows] for name, value in self.cache.items()}
-        return replace(self, log_probs=self.log_probs[rows], cache=cache)
+        return replace(self, log_probs=self.log_probs[rows], cache=take_rows(self.cache, rows))
 
     def follow(self, rows: Tensor, tokens: Tensor) -> "Fusion":
         """The hypotheses at these rows, (N',) positions, each grown by one of (N',) tokens."""
-        cache = {name: value[rows] for name, value in self.cache.items()}
-        log_probs, cache = self.language_model.step(tokens, cache)
+        log_probs, cache = self.language_model.step(tokens, take_rows(self.cache, rows))
         return replace(self, log_probs=log_probs, cache=cache)
 
     def advance(self, rows: Tensor, tokens: Tensor) -> "Fusion":
@@ -46,6 +44,11 @@ class Fusion:
         log_probs = self.log_probs.index_copy(0, rows, grown.log_probs)
         return replace(self, log_probs=log_probs, cache=cache)
 
+    def grow(self, parents: Tensor, read: Tensor, tokens: Tensor) -> "Fusion":
+        """Those at rows ``parents`` read their tokens where ``read``; all three are (N',)."""
+        rows = read.nonzero()[:, 0]
+        return self.select(parents).advance(rows, tokens[rows])
+
 
 def begin(language_model: LanguageModel, rows: int, device: torch.device) -> Fusion:
     """The empty hypothesis in N rows."""
@@ -54,17 +57,24 @@ def begin(language_model: LanguageModel, rows: int, device: torch.device) -> Fus
     return Fusion(language_model, log_probs, cache)
 
 
+def take_rows(cache: Cache, rows: Tensor) -> Cache:
+    """These rows, (N',) positions: in their order, some repeatedly, some not at all."""
+    return {name: value[rows] for name, value in cache.items()}
+
+
 def put(cache: Cache, rows: Tensor, grown: Cache) -> Cache:
-    """N rows, of which these (M,) different ones are replaced by the M of another."""
-    return {name: _replaced(value, rows, grown[name]) for name, value in cache.items()}
+    """N rows, of which these (M,) different ones are replaced by the M of another.
 
-
-def _replaced(values: Tensor, rows: Tensor, grown: Tensor) -> Tensor:
-    """(N, C, ...) with (M, C', ...) at ``rows``; the narrower has zeros behind, see ``Cache``."""
-    if values.ndim > 1 and values.shape[1] != grown.shape[1]:
-        width = max(values.shape[1], grown.shape[1])
-        values, grown = _widened(values, width), _widened(grown, width)
-    return values.index_copy(0, rows, grown)
+    The narrower of the two gets zeros behind; see ``Cache``.
+    """
+    replaced = {}
+    for name, values in cache.items():
+        new = grown[name]
+        if values.ndim > 1 and values.shape[1] != new.shape[1]:
+            width = max(values.shape[1], new.shape[1])
+            values, new = _widened(values, width), _widened(new, width)
+        replaced[name] = values.index_copy(0, rows, new)
+    return replaced
 
 
 def _widened(values: Tensor, width: int) -> Tensor:

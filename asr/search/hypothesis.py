@@ -32,15 +32,10 @@ class Hypothesis:
 class Rules:
     """How hypotheses of U tokens are scored, and how many are kept.
 
-        (1 - c) log p_decoder + c log p_ctc + l log p_lm - i log p_internal + length_bonus * U
+        (1 - ctc_weight) log p_decoder + ctc_weight log p_ctc + lm_weight log p_lm
+            - internal_lm_weight log p_internal_lm + length_bonus * U
 
-    Attributes:
-        beam: hypotheses kept.
-        ctc_weight: c, of attention decoders with a CTC head; 0 for other decoders.
-        length_bonus: per token.
-        nbest: how many hypotheses must be certain; None: the best.
-        lm_weight: l, shallow fusion (Gulcehre et al. 2015); 0 without a language model.
-        internal_lm_weight: i, of a transducer's internal language model, EOS not included.
+    The keys are those of ``Beam``. A weight of 0 leaves its part out.
     """
 
     beam: int
@@ -49,6 +44,12 @@ class Rules:
     nbest: int | None = None
     lm_weight: float = 0.0
     internal_lm_weight: float = 0.0
+
+
+def settled(found: Sequence[Hypothesis], bound: float, rules: Rules) -> bool:
+    """Whether nothing that is still open, worth ``bound`` at most, belongs to those found."""
+    needed = rules.nbest or 1
+    return len(found) >= needed and found[needed - 1].score >= bound
 
 
 def refuse_nan(utterances: Sequence[int]) -> None:

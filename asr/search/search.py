@@ -1,16 +1,15 @@
-"""Greedy and beam search over any decoder: one interface, and who does the work.
-
-An attention decoder is searched token by token (``asr.search.attention``), CTC alone frame by frame
-(``asr.search.ctc``), a transducer along its lattice (``asr.search.transducer``).
-"""
+"""Greedy and beam search over any decoder: one interface, and who does the work."""
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from asr.decoders.decoder import AttentionDecoder, Decoder, TransducerDecoder
+from asr.decoders.decoder import Decoder
 from asr.kernels.linear import packed
 from asr.language_models.language_model import LanguageModel
 from asr.search import attention, ctc, transducer
@@ -19,14 +18,44 @@ from asr.search.hypothesis import Hypothesis, Rules
 CTC_WEIGHT = 0.3  # of attention decoders with a CTC head (Watanabe et al. 2017)
 
 
+@dataclass(frozen=True)
+class Searcher:
+    """How decoders of one kind are searched.
+
+    Attributes:
+        beam: (decoder, encoded, lengths, rules, language model) -> hypotheses; see ``Search``.
+        greedy: (decoder, encoded, lengths) -> hypotheses; None: a beam of one.
+        own: options of ``Beam`` that no other kind has, and how they are told where they belong.
+    """
+
+    beam: Callable[..., list[list[Hypothesis]]]
+    greedy: Callable[..., list[list[Hypothesis]]] | None = None
+    own: Mapping[str, str] = field(default_factory=dict)
+
+
+# By ``Decoder.searcher``: token by token, frame by frame, along the lattice.
+SEARCHERS = {
+    "attention": Searcher(attention.search, own={"ctc_weight": "attention decoders"}),
+    "ctc": Searcher(ctc.search, ctc.greedy),
+    "transducer": Searcher(
+        transducer.search, transducer.greedy, own={"internal_lm_weight": "transducers"}
+    ),
+}
+
+
 class Search(ABC):
-    """From encoder frames to hypotheses. Subclasses are final; there is no code here.
+    """From encoder frames to hypotheses. Subclasses are final.
 
     Attributes:
         lm_weight: of the language model; 0: it is called without one.
+        ranges: what ``asr tune-decoding`` draws uniformly, lowest and highest; empty: it tunes
+            ``Beam`` instead.
+        beams: the values of ``beam`` that it tries.
     """
 
     lm_weight: float = 0.0
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    beams: ClassVar[Sequence[int]] = ()
 
     @abstractmethod
     def __call__(
@@ -45,21 +74,26 @@ class Search(ABC):
             ValueError: decoder, language model and options do not fit together, or scores are NaN.
         """
 
-
-class Greedy(Search):
-    """The best token at each step; one hypothesis per utterance."""
-
-    def __init__(self, *, ctc_weight: float | None = None):
-        """Greedy search.
-
-        Args:
-            ctc_weight: share of the CTC prefix score in the score of an attention decoder, 0 to 1;
-                null: 0.3 where it has a CTC head.
-        """
-        self.ctc_weight = _checked_share(ctc_weight)
+    @classmethod
+    def tuned(cls, decoder: Decoder, language_model: LanguageModel | None) -> list[str]:
+        """The keys of ``ranges`` that this decoder leaves a choice of."""
+        return list(cls.ranges)
 
     def __repr__(self) -> str:
-        return f"Greedy(ctc_weight={self.ctc_weight})"
+        values = (f"{name}={value}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({', '.join(values)})"
+
+
+class Greedy(Search):
+    """The best token at each step; one hypothesis per utterance.
+
+    Args:
+        ctc_weight: share of the CTC prefix score in the score of an attention decoder, 0 to 1;
+            null: 0.3 where it has a CTC head.
+    """
+
+    def __init__(self, *, ctc_weight: float | None = None):
+        self.ctc_weight = _checked_share(ctc_weight)
 
     def __call__(
         self,
@@ -71,17 +105,35 @@ class Greedy(Search):
         """(B, S, D), (B,) -> one hypothesis per utterance; see ``Search``."""
         if language_model is not None:
             raise ValueError("greedy search takes no language model; search with Beam")
-        rules = Rules(1, _checked_use(decoder, encoded, self.ctc_weight))
+        searcher, ctc_weight = _searcher(decoder, ctc_weight=self.ctc_weight)
         with torch.no_grad(), packed(decoder):
-            if isinstance(decoder, AttentionDecoder):
-                return attention.search(decoder, encoded, lengths, rules)
-            if isinstance(decoder, TransducerDecoder):
-                return transducer.greedy(decoder, encoded, lengths)
-            return ctc.greedy(decoder, encoded, lengths)
+            if searcher.greedy is not None:
+                return searcher.greedy(decoder, encoded, lengths)
+            return searcher.beam(decoder, encoded, lengths, Rules(1, ctc_weight))
 
 
 class Beam(Search):
-    """The ``beam`` best hypotheses at each step."""
+    """The ``beam`` best hypotheses at each step.
+
+    Args:
+        beam: hypotheses kept at each step.
+        ctc_weight: share of the CTC prefix score in the score of an attention decoder, 0 to 1;
+            null: 0.3 where it has a CTC head.
+        length_bonus: added to the score per token.
+        lm_weight: of the language model's log-probability, added to the score; 0 or more.
+        internal_lm_weight: of a transducer's internal language model, taken from the score.
+        nbest: search on until so many hypotheses are certain, and return them. Without it,
+            stop when the best is certain, and return it with those finished by then.
+    """
+
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "ctc_weight": (0.0, 0.7),
+        "lm_weight": (0.0, 1.0),
+        # Of the lm_weight that is drawn, for which the internal language model makes room.
+        "internal_lm_weight": (0.0, 0.7),
+        "length_bonus": (-0.5, 2.0),
+    }
+    beams = (1, 2, 4, 8, 16)
 
     def __init__(
         self,
@@ -93,40 +145,18 @@ class Beam(Search):
         internal_lm_weight: float = 0.0,
         nbest: int | None = None,
     ):
-        """Beam search.
-
-        Args:
-            beam: hypotheses kept at each step.
-            ctc_weight: share of the CTC prefix score in the score of an attention decoder, 0 to 1;
-                null: 0.3 where it has a CTC head.
-            length_bonus: added to the score per token.
-            lm_weight: of the language model's log-probability, added to the score; 0 or more.
-            internal_lm_weight: of a transducer's internal language model, taken from the score.
-            nbest: search on until so many hypotheses are certain, and return them. Without it,
-                stop when the best is certain, and return it with those finished by then.
-        """
         if beam < 1:
             raise ValueError(f"beam is {beam}: it must be at least 1")
         if not math.isfinite(length_bonus):
             raise ValueError(f"length_bonus is {length_bonus}: it must be a finite number")
         if nbest is not None and not 1 <= nbest <= beam:
             raise ValueError(f"nbest is {nbest}: it must be between 1 and beam, which is {beam}")
-        for name, value in {
-            "lm_weight": lm_weight,
-            "internal_lm_weight": internal_lm_weight,
-        }.items():
+        for name, value in (("lm_weight", lm_weight), ("internal_lm_weight", internal_lm_weight)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} is {value}: it must be a finite number of 0 or more")
-        self.beam = beam
-        self.ctc_weight = _checked_share(ctc_weight)
-        self.length_bonus = length_bonus
-        self.lm_weight = lm_weight
-        self.internal_lm_weight = internal_lm_weight
-        self.nbest = nbest
-
-    def __repr__(self) -> str:
-        values = (f"{name}={value}" for name, value in vars(self).items())
-        return f"Beam({', '.join(values)})"
+        self.beam, self.ctc_weight = beam, _checked_share(ctc_weight)
+        self.length_bonus, self.lm_weight = length_bonus, lm_weight
+        self.internal_lm_weight, self.nbest = internal_lm_weight, nbest
 
     def __call__(
         self,
@@ -141,25 +171,29 @@ class Beam(Search):
             raise ValueError(
                 f"lm_weight is {self.lm_weight} and {given} given; set both or neither"
             )
-        if self.internal_lm_weight and not isinstance(decoder, TransducerDecoder):
-            raise ValueError(
-                f"internal_lm_weight is {self.internal_lm_weight}: it is for transducers; "
-                f"{type(decoder).__name__} has no internal language model, set it to 0"
-            )
         if language_model is not None and language_model.vocabulary != decoder.vocabulary:
             raise ValueError(
                 f"the language model has {language_model.vocabulary} tokens, the decoder "
                 f"{decoder.vocabulary}: take one that was estimated with the same tokenizer"
             )
-        rules = Rules(
-            **vars(self) | {"ctc_weight": _checked_use(decoder, encoded, self.ctc_weight)}
+        searcher, ctc_weight = _searcher(
+            decoder,
+            ctc_weight=self.ctc_weight,
+            internal_lm_weight=self.internal_lm_weight or None,
         )
+        rules = Rules(**vars(self) | {"ctc_weight": ctc_weight})
         with torch.no_grad(), packed(decoder, language_model):
-            if isinstance(decoder, AttentionDecoder):
-                return attention.search(decoder, encoded, lengths, rules, language_model)
-            if isinstance(decoder, TransducerDecoder):
-                return transducer.search(decoder, encoded, lengths, rules, language_model)
-            return ctc.search(decoder, encoded, lengths, rules, language_model)
+            return searcher.beam(decoder, encoded, lengths, rules, language_model)
+
+    @classmethod
+    def tuned(cls, decoder: Decoder, language_model: LanguageModel | None) -> list[str]:
+        """See ``Search.tuned``."""
+        own = SEARCHERS[decoder.searcher].own
+        keys = ["length_bonus"]
+        keys += ["ctc_weight"] if "ctc_weight" in own and decoder.has_ctc() else []
+        if language_model is not None:
+            keys += ["lm_weight", *(["internal_lm_weight"] if "internal_lm_weight" in own else [])]
+        return keys
 
 
 SEARCHES: dict[str, type[Search]] = {cls.__name__: cls for cls in (Beam, Greedy)}
@@ -171,15 +205,21 @@ def _checked_share(ctc_weight: float | None) -> float | None:
     return ctc_weight
 
 
-def _checked_use(decoder: Decoder, encoded: Tensor, ctc_weight: float | None) -> float:
-    """The share of CTC beside this decoder."""
-    if isinstance(decoder, AttentionDecoder):
-        if ctc_weight is not None:
-            return ctc_weight
-        return 0.0 if decoder.ctc_log_probs(encoded[:0]) is None else CTC_WEIGHT
-    if ctc_weight is not None:
-        raise ValueError(
-            f"ctc_weight is {ctc_weight}: it is for attention decoders; {type(decoder).__name__} "
-            "is searched by its own probabilities, leave it out"
-        )
-    return 0.0
+def _searcher(decoder: Decoder, **options: float | None) -> tuple[Searcher, float]:
+    """How to search this decoder, and the share of CTC beside it.
+
+    Raises:
+        ValueError: an option is set that is for decoders of another kind.
+    """
+    searcher = SEARCHERS[decoder.searcher]
+    for other in SEARCHERS.values():
+        for name, kind in other.own.items():
+            if options.get(name) is not None and name not in searcher.own:
+                raise ValueError(
+                    f"{name} is {options[name]}: it is for {kind}; {type(decoder).__name__} does "
+                    "not read it, leave it out"
+                )
+    ctc_weight = options["ctc_weight"]
+    if ctc_weight is None:
+        ctc_weight = CTC_WEIGHT if "ctc_weight" in searcher.own and decoder.has_ctc() else 0.0
+    return searcher, ctc_weight

@@ -36,10 +36,10 @@ from asr.batch import BLANK, EOS, Cache, mask
 from asr.decoders.ctc_prefix import precision
 from asr.decoders.decoder import TransducerDecoder
 from asr.language_models.language_model import LanguageModel
-from asr.search.fusion import Fusion, begin, put
-from asr.search.hypothesis import Hypothesis, Rules, refuse_nan
+from asr.search.fusion import Fusion, begin, put, take_rows
+from asr.search.hypothesis import Hypothesis, Rules, refuse_nan, settled
+from asr.search.prefixes import FIRST_TOKEN, Extension, Prefixes
 
-FIRST = max(BLANK, EOS) + 1  # of the tokens that a hypothesis may hold
 AHEAD = 8  # frames that greedy search looks at together: a token comes about every fifth
 NOTHING = Hypothesis((), 0.0, 0.0, 0.0, 0.0, True)  # of an utterance without frames
 
@@ -97,15 +97,14 @@ def greedy(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> list
         growing = [number for number, new in enumerate(said) if new != EOS]
         if growing:
             grew = torch.tensor(growing, device=rows.device)
-            before = {name: value[grew] for name, value in cache.items()}
-            new_predictions, grown = decoder.predict(token[grew], before)
+            new_predictions, grown = decoder.predict(token[grew], take_rows(cache, grew))
             predictions = predictions.index_copy(0, grew, new_predictions)
             cache = put(cache, grew, grown)
         if len(stay) < len(open_):
             open_ = [open_[number] for number in stay]
             kept = torch.tensor(stay, dtype=torch.int64, device=rows.device)
             rows, at, score, predictions = rows[kept], at[kept], score[kept], predictions[kept]
-            cache = {name: value[kept] for name, value in cache.items()}
+            cache = take_rows(cache, kept)
     return results
 
 
@@ -121,17 +120,14 @@ def allowance(frames: int) -> int:
 
 
 @dataclass(frozen=True)
-class Live:
+class LiveHypotheses:
     """The K open hypotheses of each utterance at one step; without one, a row has -inf.
 
     Attributes:
         score: (B, K) log-probability under the decoder, of the alignments so far.
         lm: (B, K) under the language model; 0 without one.
         internal: (B, K) under the internal language model, where it takes part.
-        tokens: (B, K, U) then BLANK.
-        lengths: (B, K).
-        last: (B, K) last token, EOS of the empty one.
-        begins: (B, K, K) whether the first of two begins the second; true of itself.
+        prefixes: their tokens.
         predictions: (B*K, J) of the prediction network.
         cache: its states, (B*K, ...).
     """
@@ -139,23 +135,20 @@ class Live:
     score: Tensor
     lm: Tensor
     internal: Tensor
-    tokens: Tensor
-    lengths: Tensor
-    last: Tensor
-    begins: Tensor
+    prefixes: Prefixes
     predictions: Tensor
     cache: Cache
 
-    def select(self, utterances: Tensor) -> "Live":
-        """Keeps these utterances, (B',) positions."""
-        K = self.score.shape[1]
-        rows = (utterances[:, None] * K + torch.arange(K, device=utterances.device)).flatten()
-        values = {
-            name: getattr(self, name)[utterances]
-            for name in ("score", "lm", "internal", "tokens", "lengths", "last", "begins")
-        }
-        cache = {name: value[rows] for name, value in self.cache.items()}
-        return Live(**values, predictions=self.predictions[rows], cache=cache)
+    def select(self, utterances: Tensor, rows: Tensor) -> "LiveHypotheses":
+        """Keeps these utterances, (B',) positions, whose hypotheses are at these (B' * K,) rows."""
+        return LiveHypotheses(
+            self.score[utterances],
+            self.lm[utterances],
+            self.internal[utterances],
+            self.prefixes.select(utterances),
+            self.predictions[rows],
+            take_rows(self.cache, rows),
+        )
 
     def ranks(self, rules: Rules) -> Tensor:
         """(B, K) by which they are ranked."""
@@ -163,7 +156,7 @@ class Live:
             self.score
             + rules.lm_weight * self.lm
             - rules.internal_lm_weight * self.internal
-            + rules.length_bonus * self.lengths
+            + rules.length_bonus * self.prefixes.lengths
         )
 
 
@@ -199,66 +192,56 @@ def search(
     found: dict[int, list[Hypothesis]] = {index: [] for index in open_}
     step = 0
     while open_:
-        at = step - live.lengths  # (B, K)
+        at = step - live.prefixes.lengths  # (B, K)
         before = live
         live, fusion, ended = _step(decoder, live, fusion, projected, at, frames, limit, rules)
-        _finish(found, open_, before, ended, rules)
+        _finish(found, open_, ended, rules)
         step += 1
         bounds = _bounds(live, limit, rules).tolist()
         refuse_nan([open_[row] for row, bound in enumerate(bounds) if math.isnan(bound)])
-        stay = [row for row, i in enumerate(open_) if not _settled(found[i], bounds[row], rules)]
+        stay = [
+            row
+            for row, i in enumerate(open_)
+            if not settled(found[i], bounds[row], rules) and bounds[row] > -math.inf
+        ]
         if len(stay) < len(open_):
             for row in set(range(len(open_))) - set(stay):
                 results[open_[row]] = _result(found[open_[row]], before, row, rules)
             open_ = [open_[row] for row in stay]
             kept = torch.tensor(stay, dtype=torch.int64, device=device)
-            if fusion is not None:
-                K = live.score.shape[1]
-                fusion = fusion.select(
-                    (kept[:, None] * K + torch.arange(K, device=device)).flatten()
-                )
-            live, projected, frames, limit = (
-                live.select(kept), projected[kept], frames[kept], limit[kept],
-            )  # fmt: skip
+            K = live.score.shape[1]
+            hypotheses = (kept[:, None] * K + torch.arange(K, device=device)).flatten()
+            fusion = None if fusion is None else fusion.select(hypotheses)
+            live = live.select(kept, hypotheses)
+            projected, frames, limit = projected[kept], frames[kept], limit[kept]
     return results
 
 
-def _empty(decoder: TransducerDecoder, utterances: int, dtype: torch.dtype) -> Live:
+def _empty(decoder: TransducerDecoder, utterances: int, dtype: torch.dtype) -> LiveHypotheses:
     """The hypothesis of no tokens before the first frame, K = 1."""
     cache = decoder.begin(utterances)
     device = next(iter(cache.values())).device
-    end = torch.full((utterances, 1), EOS, device=device)
-    predictions, cache = decoder.predict(end[:, 0], cache)
+    prefixes = Prefixes.empty(utterances, device)
+    predictions, cache = decoder.predict(prefixes.last[:, 0], cache)
     zero = torch.zeros(utterances, 1, dtype=dtype, device=device)
-    begins = torch.ones(utterances, 1, 1, dtype=torch.bool, device=device)
-    tokens = end.new_empty(utterances, 1, 0)
-    return Live(zero, zero, zero, tokens, end * 0, end, begins, predictions, cache)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What the hypotheses of a step are worth where they take the blank of the last frame.
-
-    Attributes:
-        score: (B, K) log-probability under the decoder; -inf where this is not their last frame.
-        lm: (B, K) with the probability of EOS.
-    """
-
-    score: Tensor
-    lm: Tensor
+    return LiveHypotheses(zero, zero, zero, prefixes, predictions, cache)
 
 
 def _step(
     decoder: TransducerDecoder,
-    live: Live,
+    live: LiveHypotheses,
     fusion: Fusion | None,
     projected: Tensor,
     at: Tensor,
     frames: Tensor,
     limit: Tensor,
     rules: Rules,
-) -> tuple[Live, Fusion | None, Ended]:
-    """One step through the lattice of (B, S, J) frames, of which (B,) are real, from (B, K)."""
+) -> tuple[LiveHypotheses, Fusion | None, LiveHypotheses]:
+    """One step through the lattice of (B, S, J) frames, of which (B,) are real, from (B, K).
+
+    Also those before the step with what they are worth if they take the BLANK of the last frame
+    (``score``, -inf where this is not their last frame) and EOS (``lm``).
+    """
     B, K = live.score.shape
     utterances = torch.arange(B, device=at.device)[:, None]
     here = projected[utterances, at.clamp(0, projected.shape[1] - 1)]  # (B, K, J)
@@ -266,99 +249,52 @@ def _step(
     log_probs = log_probs.to(live.score.dtype)
     through = live.score + log_probs[..., BLANK]  # (B, K)
     is_last = at == frames[:, None] - 1
-    ended = Ended(
-        through.masked_fill(~is_last, -math.inf),
-        live.lm if fusion is None else live.lm + fusion.log_probs[:, EOS].view(B, K),
-    )
-    grown = live.score[..., None] + log_probs[..., FIRST:]  # (B, K, M)
-    grown = grown.masked_fill((live.lengths >= limit[:, None])[..., None], -math.inf)
+    end = 0.0 if fusion is None else fusion.log_probs[:, EOS].view(B, K)
+    ended = replace(live, score=through.masked_fill(~is_last, -math.inf), lm=live.lm + end)
+    grown = live.score[..., None] + log_probs[..., FIRST_TOKEN:]  # (B, K, M)
+    lengths = live.prefixes.lengths
+    grown = grown.masked_fill((lengths >= limit[:, None])[..., None], -math.inf)
     stay, grown = _merge(live, through.masked_fill(is_last, -math.inf), grown)
     lm = live.lm[..., None].expand_as(grown)
     if fusion is not None:
-        lm = lm + fusion.log_probs.view(B, K, -1)[..., FIRST:]
+        lm = lm + fusion.log_probs.view(B, K, -1)[..., FIRST_TOKEN:]
     internal = live.internal[..., None].expand_as(grown)
     if rules.internal_lm_weight:
-        own = decoder.internal_lm(live.predictions).view(B, K, -1)[..., FIRST:]
+        own = decoder.internal_lm(live.predictions).view(B, K, -1)[..., FIRST_TOKEN:]
         internal = internal + own.to(internal.dtype)
     ranks = replace(live, score=stay).ranks(rules)  # (B, K)
     grow = grown + rules.lm_weight * lm - rules.internal_lm_weight * internal
-    grow = grow + (rules.length_bonus * (live.lengths + 1))[..., None]
-    M = grown.shape[2]
-    place = torch.cat([ranks, grow.flatten(1)], 1).topk(min(rules.beam, K + K * M)).indices
-    grew = place >= K  # (B, K')
-    extension = (place - K).clamp_(min=0)  # (B, K') among K * M
-    parent = torch.where(grew, extension // max(M, 1), place)  # (B, K')
-
-    def chosen(old: Tensor, new: Tensor) -> Tensor:
-        return torch.where(grew, new.flatten(1).gather(1, extension), old.gather(1, parent))
-
-    token = torch.where(grew, extension % max(M, 1) + FIRST, BLANK)  # (B, K')
-    values = {
-        "score": chosen(stay, grown),
-        "lm": chosen(live.lm, lm),
-        "internal": chosen(live.internal, internal),
-    }
-    tokens, begins = follow(live.tokens, live.lengths, live.begins, parent, token, grew)
-    rows = (utterances * K + parent).flatten()  # (B*K',)
-    grew = grew & (values["score"] > -math.inf)
-    read = grew.flatten().nonzero()[:, 0]
-    predictions = live.predictions[rows]
-    cache = {name: value[rows] for name, value in live.cache.items()}
-    if len(read):
-        said = token.flatten()[read]
-        new, after = decoder.predict(said, {name: value[read] for name, value in cache.items()})
-        predictions, cache = predictions.index_copy(0, read, new), put(cache, read, after)
-        fusion = None if fusion is None else fusion.select(rows).advance(read, said)
-    elif fusion is not None:
-        fusion = fusion.select(rows)
-    following = Live(
-        **values,
-        tokens=tokens,
-        lengths=live.lengths.gather(1, parent) + grew,
-        last=torch.where(grew, token, live.last.gather(1, parent)),
-        begins=begins,
-        predictions=predictions,
-        cache=cache,
-    )
-    return following, fusion, ended
+    grow = grow + (rules.length_bonus * (lengths + 1))[..., None]
+    extension = Extension.best(ranks, grow, rules.beam)
+    token = torch.where(extension.grew, extension.kind + FIRST_TOKEN, BLANK)  # (B, K')
+    score, rows = extension.of(stay, grown), extension.rows(K)
+    read = (extension.grew & (score > -math.inf)).flatten()
+    predictions, cache = live.predictions[rows], take_rows(live.cache, rows)
+    if len(growing := read.nonzero()[:, 0]):
+        new, after = decoder.predict(token.flatten()[growing], take_rows(cache, growing))
+        predictions, cache = predictions.index_copy(0, growing, new), put(cache, growing, after)
+    if fusion is not None:
+        fusion = fusion.grow(rows, read, token.flatten())
+    lm, internal = extension.of(live.lm, lm), extension.of(live.internal, internal)
+    prefixes = live.prefixes.follow(extension, token)
+    return LiveHypotheses(score, lm, internal, prefixes, predictions, cache), fusion, ended
 
 
-def _merge(live: Live, stay: Tensor, grown: Tensor) -> tuple[Tensor, Tensor]:
+def _merge(live: LiveHypotheses, stay: Tensor, grown: Tensor) -> tuple[Tensor, Tensor]:
     """Adds to (B, K) what grows into a live hypothesis, and takes it from (B, K, M)."""
-    parents = live.begins & (live.lengths[..., None] + 1 == live.lengths[:, None])
-    parents &= live.score[:, None] > -math.inf  # (B, K, K) first is the second without its last
-    token = (live.last - FIRST).clamp(min=0)[:, None].expand_as(parents)
+    parents = live.prefixes.parents(live.score > -math.inf)  # (B, K, K)
+    token = (live.prefixes.last - FIRST_TOKEN).clamp(min=0)[:, None].expand_as(parents)
     arriving = grown.gather(2, token).masked_fill(~parents, -math.inf)  # (B, K, K)
     reached = torch.zeros(grown.shape, dtype=torch.int32, device=grown.device)
     reached.scatter_add_(2, token, parents.int())
     return torch.logaddexp(stay, arriving.amax(1)), grown.masked_fill(reached > 0, -math.inf)
 
 
-def follow(
-    tokens: Tensor, lengths: Tensor, begins: Tensor, parent: Tensor, token: Tensor, grew: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Tokens (B, K', U + 1) of those from (B, K') parents, and which of them begins which.
-
-    One that grew begins another if that goes on with its token; none that stayed begins less.
-    """
-    K = lengths.shape[1]
-    starts = torch.arange(0, len(parent) * K, K, device=parent.device)[:, None]
-    tokens = tokens.flatten(0, 1)[starts + parent]  # (B, K', U)
-    tokens = torch.nn.functional.pad(tokens, (0, 1), value=BLANK)  # (B, K', U + 1)
-    lengths = lengths.gather(1, parent)  # (B, K')
-    pairs = (parent * K)[..., None] + parent[:, None]  # (B, K', K')
-    begins = begins.flatten(1).gather(1, pairs.flatten(1)).view_as(pairs)
-    following = tokens.gather(2, lengths[:, None].expand_as(pairs)).transpose(1, 2)
-    begins &= ~grew[..., None] | (following == token[..., None])
-    begins |= torch.eye(pairs.shape[1], dtype=torch.bool, device=pairs.device)
-    return tokens.scatter(2, lengths[..., None], token[..., None]), begins  # BLANK where it stood
-
-
 def _finish(
-    found: dict[int, list[Hypothesis]], open_: list[int], live: Live, ended: Ended, rules: Rules
+    found: dict[int, list[Hypothesis]], open_: list[int], ended: LiveHypotheses, rules: Rules
 ) -> None:
     """Gives the utterances those hypotheses that took the blank of the last frame."""
-    ranks = replace(live, score=ended.score, lm=ended.lm).ranks(rules)
+    ranks, prefixes = ended.ranks(rules), ended.prefixes
     total, scores, lms = torch.stack([ranks, ended.score, ended.lm]).tolist()  # one transfer
     places = [
         (row, column)
@@ -367,7 +303,7 @@ def _finish(
     ]
     if not places:
         return
-    tokens, lengths = live.tokens.tolist(), live.lengths.tolist()
+    tokens, lengths = prefixes.tokens.tolist(), prefixes.lengths.tolist()
     for row, column in places:
         spoken = tuple(tokens[row][column][: lengths[row][column]])
         found[open_[row]].append(
@@ -377,28 +313,29 @@ def _finish(
         found[open_[row]].sort(key=lambda hypothesis: -hypothesis.score)
 
 
-def _bounds(live: Live, limit: Tensor, rules: Rules) -> Tensor:
+def _bounds(live: LiveHypotheses, limit: Tensor, rules: Rules) -> Tensor:
     """(B,) what no hypothesis that is still open can exceed in the end, nor any it grows into."""
     hopes = live.ranks(rules)
-    hopes = hopes + max(rules.length_bonus, 0.0) * (limit[:, None] - live.lengths)  # (B, K)
-    together = hopes[..., None].masked_fill(~live.begins, -math.inf)  # (B, K, K)
+    room = limit[:, None] - live.prefixes.lengths  # (B, K)
+    hopes = hopes + max(rules.length_bonus, 0.0) * room
+    together = hopes[..., None].masked_fill(~live.prefixes.begins, -math.inf)  # (B, K, K)
     return together.logsumexp(1).amax(1)
 
 
-def _settled(found: list[Hypothesis], bound: float, rules: Rules) -> bool:
-    """Whether nothing that is still open matters."""
-    needed = rules.nbest or 1
-    return bound == -math.inf or (len(found) >= needed and found[needed - 1].score >= bound)
-
-
-def _result(found: list[Hypothesis], live: Live, row: int, rules: Rules) -> list[Hypothesis]:
+def _result(
+    found: list[Hypothesis], live: LiveHypotheses, row: int, rules: Rules
+) -> list[Hypothesis]:
     """What an utterance has in the end; open hypotheses only where none has finished."""
     if found:
         return found[: rules.nbest or rules.beam]
     ranks = live.ranks(rules)[row].tolist()
     cut = [
         Hypothesis(
-            tuple(live.tokens[row, column, : int(live.lengths[row, column])].tolist()),
+            tuple(
+                live.prefixes.tokens[
+                    row, column, : int(live.prefixes.lengths[row, column])
+                ].tolist()
+            ),
             rank,
             float(live.score[row, column]),
             0.0,

@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from asr.batch import BLANK
-from asr.decoders import Transformer
 from asr.encoders.recurrent import RecurrentBlock
-from asr.encoders.stack import Stack
 from asr.layers import Rotary
 from asr.metering.meter import Ledger
 from asr.model import Padded, SpeechModel
@@ -41,6 +39,13 @@ class Shapes:
     most that a batch of its step can hold, so that every batch of a recipe has exactly one, and
     their number is known before training.
 
+    Args:
+        seconds: length of each training utterance.
+        num_tokens: of each.
+        max_batch_seconds: longest utterance times number of utterances of a batch, at most.
+        speeds: factors of speed perturbation.
+        hop_seconds: from one feature frame to the next.
+
     Attributes:
         all: by rising number of frames.
     """
@@ -53,15 +58,6 @@ class Shapes:
         speeds: Sequence[float],
         hop_seconds: float,
     ) -> None:
-        """Chooses them.
-
-        Args:
-            seconds: length of each training utterance.
-            num_tokens: of each.
-            max_batch_seconds: longest utterance times number of utterances of a batch, at most.
-            speeds: factors of speed perturbation.
-            hop_seconds: from one feature frame to the next.
-        """
         slow, fast = min(speeds), max(speeds)
         shortest, longest = min(seconds), max(seconds)
         # At least these, and at most those, are the frames of each utterance.
@@ -106,7 +102,7 @@ def pad_to_multiple(number: float, size: int) -> int:
 
 
 def compile_regions(model: SpeechModel, mode: str, shapes: Sequence[Shape]) -> list[nn.Module]:
-    """Compiles, in place, the blocks of the encoder and the layers of a Transformer decoder.
+    """Compiles, in place, the regions that the encoder and the decoder name.
 
     For these shapes, by rising number of frames, on the device where the model is.
 
@@ -114,13 +110,8 @@ def compile_regions(model: SpeechModel, mode: str, shapes: Sequence[Shape]) -> l
     its cost does not grow with depth, and what a compiler makes nothing of stays between them, the
     same for all encoders and decoders: cuDNN's recurrences, which it would unroll frame by frame,
     CTC, the transducer's lattice and the attention LSTM's steps, which have their own kernels.
-    An encoder that is no ``Stack`` is one region.
     """
-    encoder, decoder = model.encoder, model.decoder
-    regions: list[nn.Module] = (
-        [encoder.subsampling, *encoder.layers] if isinstance(encoder, Stack) else [encoder]
-    )
-    regions += decoder.layers if isinstance(decoder, Transformer) else []
+    regions = [*model.encoder.regions(), *model.decoder.regions()]
     for module in model.modules():
         if isinstance(module, RecurrentBlock):
             setattr(module, "read", torch.compiler.disable(module.read))  # noqa: B010  (for mypy)
@@ -152,17 +143,9 @@ def begin_step(mode: str | None) -> None:
 
 
 class Compilations:
-    """Counts them; their seconds are a phase of the ledger, in the middle of whatever phase."""
+    """How many times torch compiled."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger, self.number, self._before = ledger, 0, "step"
-
-    def _begin(self, _: object) -> None:
-        self.number += 1
-        self._before = self.ledger.enter("compilation")
-
-    def _end(self, _: object) -> None:
-        self.ledger.enter(self._before)
+    number = 0
 
 
 @contextlib.contextmanager
@@ -170,14 +153,23 @@ def metered(ledger: Ledger) -> Iterator[Compilations]:
     """Time inside during which torch compiles, forward or backward, is the ledger's compilation."""
     from torch._dynamo.callback import callback_handler
 
-    found = Compilations(ledger)
-    callback_handler.register_start_callback(found._begin)
-    callback_handler.register_end_callback(found._end)
+    found, before = Compilations(), "step"
+
+    def begin(_: object) -> None:
+        nonlocal before
+        found.number += 1
+        before = ledger.enter("compilation")
+
+    def end(_: object) -> None:
+        ledger.enter(before)
+
+    callback_handler.register_start_callback(begin)
+    callback_handler.register_end_callback(end)
     try:
         yield found
     finally:
-        callback_handler.remove_start_callback(found._begin)
-        callback_handler.remove_end_callback(found._end)
+        callback_handler.remove_start_callback(begin)
+        callback_handler.remove_end_callback(end)
         log.info(
             "%d compilations, %.1f s in all sessions", found.number, ledger.seconds["compilation"]
         )

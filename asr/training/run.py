@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning.pytorch as L
 
-from asr.language_models import NGram
 from asr.metering.device_memory import enough_memory
 from asr.metering.meter import Ledger
 from asr.recipe.schema import Recipe
@@ -87,7 +86,6 @@ def _parts(recipe: AnyRecipe, saved: dict[str, Any] | None) -> tuple[Task, Strea
         data = SpeechDataModule(recipe, saved and saved["tokenizer"])
         data.resumed = saved is not None
         return SpeechModule(recipe), data, remedy
-    counted = issubclass(recipe.language_model.kind, NGram)
-    task = CountingModule(recipe) if counted else TextModule(recipe)
+    task = CountingModule(recipe) if recipe.counts else TextModule(recipe)
     remedy = f"lower text.max_batch_tokens, which is {recipe.text.max_batch_tokens:g}"
     return task, TextDataModule(recipe), remedy

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from asr.batch import BLANK, EOS
 from asr.decoders import Transducer, joint
-from asr.decoders.joint import Joint, groups
+from asr.decoders.joint import Joint, utterance_groups
 from asr.layers import inputs
 from tests import tiny
 
@@ -251,18 +251,18 @@ def test_groups_hold_every_utterance_with_frames_once_and_what_fits():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(0, 60, (200,), generator=generator).tolist()
     steps = torch.randint(1, 30, (200,), generator=generator).tolist()
-    found = list(groups(lengths, steps, 8, "cpu"))
+    found = list(utterance_groups(lengths, steps, 8, "cpu"))
     assert found == [[row for row in range(200) if lengths[row]]]  # the limit is far
     for limit in (1, 4000, 30000):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(joint.GROUP, "cpu", limit)
-            found = list(groups(lengths, steps, 8, "cpu"))
+            found = list(utterance_groups(lengths, steps, 8, "cpu"))
         assert sum(found, []) == [row for row in range(200) if lengths[row]]
         for group in found:
             inner = 8 * sum(lengths[row] * steps[row] for row in group)
             lattice = 2 * len(group) * max(lengths[r] for r in group) * max(steps[r] for r in group)
             assert len(group) == 1 or max(inner, lattice) <= limit
-    assert list(groups([0, 0], [1, 3], 8, "cpu")) == []
+    assert list(utterance_groups([0, 0], [1, 3], 8, "cpu")) == []
 
 
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3])

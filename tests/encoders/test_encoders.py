@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from asr.encoders import ENCODERS, LSTM, Transformer
-from asr.encoders.recurrent import padded
-from asr.kernels.padded_cudnn import silent
+from asr.encoders.recurrent import cpu_padded
+from asr.kernels.padded_cudnn import cudnn_padded
 from asr.loss import collected
 from asr.loss import weighted as total
 from tests import tiny
@@ -220,7 +220,7 @@ def test_impossible_options_are_refused_in_words(cls, options, message):
         cls(8, **options)
 
 
-@pytest.mark.parametrize("run", [padded, silent])
+@pytest.mark.parametrize("run", [cpu_padded, cudnn_padded])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_recurrence_over_padded_frames_is_torchs_over_packed_ones(bidirectional, kind, run):

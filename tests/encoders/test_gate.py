@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from asr.batch import mask
 from asr.config import strict_yaml
 from asr.encoders.block import Block, Frames, Stored
-from asr.encoders.gate import Gate, Memory, last_kept, random, ratio_loss, silent, uniform
+from asr.encoders.gate import Gate, Memory, is_silent, last_kept, random, ratio_loss, uniform
 from asr.encoders.stack import Stack
 from asr.loss import collected
 from asr.metering.meter import read_ledger
@@ -138,7 +138,7 @@ def test_stored_by_hand():
 def test_shares_of_speech_and_silence_are_counted_apart():
     loudness = torch.tensor([[0.0, 10, 0, 10, 10, 4, 6, 0], [1, 9, 9, 1, *[math.nan] * 4]])
     expected = [[1, 0, 1, 0, 0, 1, 0, 1], [1, 0, 0, 1, 0, 0, 0, 0]]
-    assert silent(loudness).long().tolist() == expected
+    assert is_silent(loudness).long().tolist() == expected
     gate, lengths = Gate(4, Memory("uniform", rate=0.5)), torch.tensor([8, 4])
     with collected() as terms:
         gate(Frames(torch.randn(2, 8, 4), lengths, loudness))

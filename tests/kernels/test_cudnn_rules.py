@@ -29,10 +29,6 @@ def test_what_meets_every_condition_gets_the_persistent_kernel(call):
     [
         ({"dtype": torch.bfloat16}, "bf16 is not fp16"),
         ({"dtype": torch.float32}, "float32 is not fp16"),
-        ({"packed": True}, "the input is packed"),
-        ({"projected": True}, "of the projection"),
-        ({"layers": 2}, "one call has 2 layers"),
-        ({"bidirectional": True}, "one call has two directions"),
         ({"cells": 1152}, "1152 cells are not a multiple of 128 up to 1024"),
         ({"cells": 320}, "320 cells are not a multiple of 128 up to 1024"),
         ({"inputs": 500}, "an input of 500 is not a multiple of 128"),
@@ -65,11 +61,11 @@ def test_few_cells_have_a_kernel_of_their_own_up_to_fewer_backward(dtype):
     for cells, backward, expected in (
         (192, False, True), (193, False, False), (128, True, True), (129, True, False),
     ):  # fmt: skip
-        call = Call(dtype, inputs=80, cells=cells, batch=5, bidirectional=True, layers=4)
+        call = Call(dtype, inputs=80, cells=cells, batch=5)
         small = algorithm(call, H100, backward=backward).algorithm == "persistent small"
         assert small == expected
-    for changes in ({"packed": True}, {"dtype": torch.float64}):
-        assert algorithm(call._replace(cells=64, **changes), H100).algorithm == "standard"
+    double = call._replace(cells=64, dtype=torch.float64)
+    assert algorithm(double, H100).algorithm == "standard"
 
 
 def test_whole_rows_are_the_next_multiple_of_eight():

@@ -27,6 +27,8 @@ SHORT = Characters((), alphabet="ab ")  # " " 3, a 4, b 5
 class Said(torch.nn.Module):
     """A decoder with a CTC head whose frames are what it says: (B, S, V) log-probabilities."""
 
+    aligner = "ctc"
+
     def ctc_log_probs(self, encoded):
         return encoded
 

@@ -9,7 +9,7 @@ import torch
 from asr.model import SpeechModel, load_model, save_model
 from asr.recognition.evaluate import evaluate, evaluation_summary
 from asr.recognition.reliability import Judgement, judged
-from asr.recognition.tune_decoding import BEAMS, RANGES, draws, tune_decoding, tuning_summary
+from asr.recognition.tune_decoding import draws, tune_decoding, tuning_summary
 from asr.search import Beam
 from tests.corpus import make_corpus
 from tests.test_model import tiny_model
@@ -33,16 +33,20 @@ def tune(folder, corpus, **options):
     return tune_decoding(load_model(folder), folder, corpus, progress=False, **options)
 
 
+def drawn_of(keys, number, seed):
+    return draws(Beam.ranges, list(keys), number, seed)
+
+
 def test_the_draws_of_a_key_do_not_depend_on_what_else_is_drawn():
-    one, other = draws(["length_bonus"], 5, seed=3), draws([*RANGES], 5, seed=3)
+    one, other = drawn_of(["length_bonus"], 5, 3), drawn_of(Beam.ranges, 5, 3)
     assert [d["length_bonus"] for d in one] == [d["length_bonus"] for d in other]
     assert len({d["length_bonus"] for d in one}) == 5
     for drawn in other:
         assert drawn["internal_lm_weight"] <= drawn["lm_weight"]
-        for key, (low, high) in RANGES.items():
+        for key, (low, high) in Beam.ranges.items():
             assert low <= drawn[key] <= high
-    assert draws([*RANGES], 8, seed=3)[:5] == other
-    assert draws([*RANGES], 5, seed=4) != other
+    assert drawn_of(Beam.ranges, 8, 3)[:5] == other
+    assert drawn_of(Beam.ranges, 5, 4) != other
 
 
 def test_the_stored_search_makes_the_errors_that_tuning_counted(folder, corpus, tmp_path):
@@ -52,7 +56,7 @@ def test_the_stored_search_makes_the_errors_that_tuning_counted(folder, corpus, 
     assert metrics["search"] == repr(load_model(folder).search)
     assert result["wer"] == min(t["wer"] for t in result["trials"] + result["beams"])
     assert len(result["trials"]) == 4
-    assert [t["options"]["beam"] for t in result["beams"]] == list(BEAMS)
+    assert [t["options"]["beam"] for t in result["beams"]] == list(Beam.beams)
 
 
 def test_the_smallest_of_the_best_beams_stays(folder, corpus):

@@ -18,7 +18,7 @@ class Head(Decoder):
 
     def __init__(self, vocabulary):
         super().__init__()
-        self.vocabulary = vocabulary
+        self.dim = self.vocabulary = vocabulary
 
     def ctc_log_probs(self, encoded):
         return encoded.log_softmax(-1)

@@ -23,7 +23,7 @@ class Recurrent(AttentionDecoder):
     def __init__(self, vocabulary, seed=0, sharpness=1.5, eos=0.0, ctc=True):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.vocabulary = vocabulary
+        self.dim, self.vocabulary = DIM, vocabulary
         self.embed = torch.randn(vocabulary, DIM, generator=generator)
         self.mix = torch.randn(DIM, DIM, generator=generator)
         self.read = sharpness * torch.randn(DIM, vocabulary, generator=generator)
