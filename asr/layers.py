@@ -13,6 +13,7 @@ from asr.kernels.linear import Linear, xavier
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 SUBSAMPLING = 4  # feature frames per frame of Subsampling
+FEEDFORWARD = 4  # inner width of feed-forwards, in multiples of the width (Vaswani et al. 2017)
 ROTARY_BASE = 10000.0  # Su et al. 2021, section 3.4.2; the wavelengths of Vaswani et al. 2017
 
 

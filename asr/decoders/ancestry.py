@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MIN_ROOM = 4  # steps, at least, from one removal of columns to the next
+MIN_COLUMNS = 4  # steps, at least, from one removal of columns to the next
 
 
 def make_room(past: list[Tensor], ancestry: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -29,7 +29,7 @@ def make_room(past: list[Tensor], ancestry: Tensor) -> tuple[list[Tensor], Tenso
     remain = int(living.sum(1).amax())
     columns = living.byte().argsort(dim=1, descending=True, stable=True)[:, :remain]  # (B, C')
     ancestry = ancestry.gather(2, columns[:, None].expand(-1, beam, -1)).flatten(0, 1)
-    columns = F.pad(columns, (0, max(MIN_ROOM * beam, remain // 2)))  # (B, P')
+    columns = F.pad(columns, (0, max(MIN_COLUMNS * beam, remain // 2)))  # (B, P')
     if used == 0:
         return [x.new_zeros(batch, rows, columns.shape[1], x.shape[3]) for x in past], ancestry
     starts = torch.arange(0, batch * rows * width, width, device=ancestry.device)

@@ -12,7 +12,7 @@ Shared = dict[str, Tensor]
 
 # Elements of the energies' terms that a step handles at once on a CPU: 1 MB, a core's cache.
 # All of a batch's at once would go through main memory four times, as fresh pages each time.
-CHUNK = 2**18
+ENERGIES_AT_ONCE = 2**18
 
 
 class LocationAttention(nn.Module):
@@ -94,7 +94,11 @@ class LocationAttention(nn.Module):
         query_weight, place, energy = self._weights()
         query = F.linear(hidden, query_weight)[:, None]  # (B*K, 1, A)
         places = self.location(alignment[:, None]).transpose(1, 2)  # (B*K, S, C)
-        chunk = max(1, CHUNK // (beam * time * inner)) if keys.device.type == "cpu" else batch
+        chunk = (
+            max(1, ENERGIES_AT_ONCE // (beam * time * inner))
+            if keys.device.type == "cpu"
+            else batch
+        )
         rows = chunk * beam
         place = place.to(keys.dtype).expand(min(rows, len(query)), -1, -1)
         # Fresh memory for each chunk would be fresh pages each time; a gradient needs it, though.

@@ -10,6 +10,7 @@ from asr.decoders.ctc import CTCHead, JointCTC
 from asr.decoders.decoder import AttentionDecoder, State
 from asr.kernels.linear import Linear
 from asr.layers import (
+    FEEDFORWARD,
     CrossAttention,
     FeedForward,
     SelfAttention,
@@ -19,8 +20,6 @@ from asr.layers import (
     rotation,
 )
 from asr.loss import Term
-
-FEEDFORWARD = 4  # inner width of the feed-forward, in multiples of width (Vaswani et al. 2017)
 
 
 class Transformer(JointCTC, AttentionDecoder):

@@ -92,12 +92,12 @@ def pair() -> Iterator[Finding]:
         path, _ = F.forced_align(chances.log(), one[None], blank=0)
         resampled = F.resample(torch.zeros(100), 8000, 16000)
     except F.TorchaudioError as error:
-        detail = f"{F.installed()}: torchaudio cannot be loaded ({F.reason(error)})"
-        yield Finding(name, "broken", f"{detail}; pairs that work: {F.PAIRS}", F.remedy())
+        detail = f"{F.installed()}: torchaudio cannot be loaded ({F.linker_error(error)})"
+        yield Finding(name, "broken", f"{detail}; pairs that work: {F.PAIRS}", F.version_remedy())
         return
     correct = math.isclose(float(loss), -math.log(2 / 27), rel_tol=1e-4)
     if correct and path.tolist() == [[0, 1, 0]] and len(resampled) == 200:
         detail = "rnnt_loss, forced_align and resample give the expected values"
         yield Finding(name, "ok", detail)
     else:
-        yield Finding(name, "broken", f"{F.installed()} compute wrong values", F.remedy())
+        yield Finding(name, "broken", f"{F.installed()} compute wrong values", F.version_remedy())

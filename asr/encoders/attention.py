@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
-from asr.encoders.block import Frames, State
+from asr.encoders.block import BlockState, Frames
 from asr.layers import Rotary, SelfAttention, attend, rotation
 
 LEAST_BLOCK = 16
@@ -25,11 +25,11 @@ class Attention(nn.Module, ABC):
         """(B, S, D), (B,) -> (B, S, D)."""
 
     @abstractmethod
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """What is remembered before the first frame."""
 
     @abstractmethod
-    def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Tensor, BlockState]:
         """(B, C, D), C a multiple of the chunk -> (B, C, D), next state."""
 
     @abstractmethod
@@ -110,14 +110,14 @@ class FrameAttention(Attention):
             seen = seen | torch.eye(time, dtype=torch.bool, device=lengths.device)
         return seen
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """Empty ``keys`` and ``values`` at ``position`` 0."""
         weight = self.attention.output.weight
         empty = weight.new_zeros(batch, self.heads, 0, self.dim // self.heads)
         position = torch.zeros((), dtype=torch.int64, device=weight.device)
         return {"keys": empty, "values": empty, "position": position}
 
-    def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Tensor, BlockState]:
         """(B, C, D), C a multiple of the chunk -> (B, C, D), next state.
 
         The state grows with the audio, unless ``left_context`` bounds it.

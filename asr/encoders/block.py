@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-State = dict[str, Tensor]
+BlockState = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Block(nn.Module, ABC):
         """(B, S, D), (B,) -> (B, ceil(S / stride), D), ceil(lengths / stride)."""
 
     @abstractmethod
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """What a causal block remembers before the first frame; tensors of any names."""
 
     @abstractmethod
-    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
         """Consecutive chunks without padding -> what ``forward`` gives on the whole, next state."""
 
     @abstractmethod

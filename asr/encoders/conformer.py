@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.encoders.attention import FrameAttention
-from asr.encoders.block import Block, Frames, State
+from asr.encoders.block import Block, BlockState, Frames
 from asr.encoders.depthwise import Depthwise
 from asr.encoders.stack import Stack
 from asr.encoders.transformer import Input
@@ -89,12 +89,12 @@ class ConformerBlock(Block):
         x = self._add(x, self.convolution(self.convolution_norm(x), frames.lengths))
         return replace(frames, x=self.norm(self.second(x)))
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """Those of the attention, and the frames that the convolution sees again."""
         convolved = self.convolution.depthwise.initial_state(batch)
         return self.attention.initial_state(batch) | {"convolved": convolved}
 
-    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
         """See ``Block.step``."""
         x = self.first(frames.x)
         y, after = self.attention.step(replace(frames, x=self.attention_norm(x)), state)

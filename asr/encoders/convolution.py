@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.encoders.block import Block, Frames, State
+from asr.encoders.block import Block, BlockState, Frames
 from asr.encoders.depthwise import Depthwise
 from asr.encoders.stack import Stack
 from asr.kernels.linear import Linear, xavier
@@ -102,7 +102,7 @@ class ConvolutionBlock(Block):
             y = self.excite(y, frames.lengths)
         return self._join(frames, y)
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """The frames ``before`` under each convolution; ``sum`` and ``count`` of past frames."""
         state = {
             f"before{index}": convolution.depthwise.initial_state(batch)
@@ -110,7 +110,7 @@ class ConvolutionBlock(Block):
         }
         return state if self.excite is None else state | self.excite.initial_state(batch)
 
-    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
         """See ``Block.step``."""
         y, after = frames.x, {}
         for index, convolution in enumerate(self.convolutions):
@@ -178,12 +178,12 @@ class Excitation(nn.Module):
         total = zero_padding(x, lengths).sum(1, keepdim=True, dtype=torch.float32)
         return self._scale(x, total / lengths.clamp(min=1)[:, None, None])
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """Nothing seen: a ``sum`` (B, D) of 0 and a ``count`` () of 0 frames."""
         zeros = self.squeeze.weight.new_zeros(batch, self.dim)
         return {"sum": zeros, "count": torch.zeros((), dtype=torch.int64, device=zeros.device)}
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         """See ``Block.step``."""
         # Over the last dimension, where a cumulative sum takes a quarter of the time.
         sums = x.float().transpose(1, 2).cumsum(2).transpose(1, 2) + state["sum"][:, None]

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from asr.encoders.block import Block, Frames, State
+from asr.encoders.block import Block, BlockState, Frames
 from asr.kernels.linear import Linear, xavier
 from asr.kernels.permute import both_directions
 from asr.layers import FeedForward, dropout, modules
@@ -50,11 +50,11 @@ class DirectionalBlock(Block):
         y = both_directions(lambda x: ahead(x)[0], lambda x: back(x)[0], x, frames.lengths)
         return self._join(frames, y)
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """That of the only direction."""
         return self.directions[0].initial_state(batch)
 
-    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
         """See ``Block.step``."""
         y, state = self.directions[0](self.norm(frames.x), state)
         return self._join(frames, y), state

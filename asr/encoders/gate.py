@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
-from asr.encoders.block import Block, Frames, State, Stored
+from asr.encoders.block import Block, BlockState, Frames, Stored
 from asr.kernels.linear import Linear
 from asr.layers import zero_padding
 from asr.loss import add_term, collecting
@@ -93,7 +93,7 @@ class Gate(Block):
             add_kept_terms(keep, real, frames.loudness)
         return replace(frames, stored=Stored.of(keep, weight))
 
-    def _decide(self, x: Tensor, state: State) -> tuple[Tensor, Tensor | None, State]:
+    def _decide(self, x: Tensor, state: BlockState) -> tuple[Tensor, Tensor | None, BlockState]:
         """(B, S, D) -> keep (B, S) bool, the learned gate's probabilities (B, S), next state."""
         memory, position = self.memory, state["position"].to(x.device)
         time = position + torch.arange(x.shape[1], device=x.device)
@@ -128,7 +128,7 @@ class Gate(Block):
         losses = ratio_loss(keep.sum(1) / sizes, probability.sum(1) / sizes, self.memory.rate)
         add_term("gate_ratio", (losses * lengths).sum(), lengths.sum(), RATIO_WEIGHT)
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """The ``position`` of the next frame and, where a gate compares, ``last``: no frame."""
         state = {"position": torch.zeros((), dtype=torch.int64)}
         if self.memory.gate in ("uniform", "random"):
@@ -139,7 +139,7 @@ class Gate(Block):
             state["age"] = torch.full((batch,), self.memory.gap)
         return state
 
-    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
         """See ``Block.step``."""
         keep, _, state = self._decide(frames.x, state)
         return replace(frames, stored=Stored.of(keep)), state

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asr.encoders.attention import Attention, block_frames
-from asr.encoders.block import Frames, State, Stored
+from asr.encoders.block import BlockState, Frames, Stored
 from asr.encoders.gate import Memory
 from asr.kernels.scan import scan
 from asr.layers import Rotary, SelfAttention, attend, rotate, turn
@@ -93,7 +93,7 @@ class GatedAttention(Attention):
         block = block_frames(self.left_context, 1)
         return time if vectors < self.left_context + block else block
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """An empty memory: ``stored`` keys and values, the ``sizes`` of their groups.
 
         ``count`` vectors were stored, the newest one from frame ``began`` on; with a left context
@@ -108,7 +108,7 @@ class GatedAttention(Attention):
             "position": torch.zeros((), dtype=torch.int64, device=weight.device),
         }
 
-    def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Tensor, BlockState]:
         """(B, C, D), frame by frame -> (B, C, D), next state; see ``Block.step``.
 
         The state grows with what is stored, unless ``left_context`` bounds it.
@@ -133,7 +133,7 @@ class GatedAttention(Attention):
         """(B, H, 1, d), (B,) -> the same, with rotary positions if there are any."""
         return x if self.rotary is None else turn(x, positions[:, None])
 
-    def _store(self, key: Tensor, value: Tensor, keep: Tensor, state: State) -> State:
+    def _store(self, key: Tensor, value: Tensor, keep: Tensor, state: BlockState) -> BlockState:
         """Starts a group with a frame, or merges it into the newest, or drops it; next state."""
         count = state["count"] + keep
         began = torch.where(keep, state["position"], state["began"])

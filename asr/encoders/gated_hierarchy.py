@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.encoders.block import Frames, State
+from asr.encoders.block import BlockState, Frames
 from asr.encoders.gate import Memory
 from asr.encoders.gated import attend_both, take_frames, widened, window
 from asr.encoders.hierarchy import AlignedAttention, Pooling
@@ -82,7 +82,7 @@ class GatedAlignedAttention(AlignedAttention):
         key, value = both.chunk(2, dim=1)
         return turn(key, positions), value
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """An empty memory.
 
         Of every level the keys and values ``stored``, which take each other's places in turn; of
@@ -98,7 +98,7 @@ class GatedAlignedAttention(AlignedAttention):
             state[f"middle.{level}"] = zero
         return state | {"count": zero, "position": zero[0]}
 
-    def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Tensor, BlockState]:
         """(B, C, D), frame by frame -> (B, C, D), next state, which is bounded; ``Block.step``."""
         x, stored, state, outputs = frames.x, frames.stored, dict(state), []
         assert stored is not None, "a Gate comes first"
@@ -123,7 +123,9 @@ class GatedAlignedAttention(AlignedAttention):
             state["position"] = state["position"] + 1
         return torch.cat(outputs, dim=1), state
 
-    def _keep(self, state: State, level: int, new: Tensor, vector: Tensor, rows: Tensor) -> None:
+    def _keep(
+        self, state: BlockState, level: int, new: Tensor, vector: Tensor, rows: Tensor
+    ) -> None:
         """Stores a vector (B, 1, D) and its key and value at a level, in some utterances.
 
         What completes a block there is summarised for the level above.

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.encoders.attention import Attention, FrameAttention
-from asr.encoders.block import Frames, State
+from asr.encoders.block import BlockState, Frames
 from asr.kernels.linear import Linear, xavier
 from asr.layers import attend, modules, rotation, turn
 
@@ -162,7 +162,7 @@ class AlignedAttention(Attention):
         unused = [p.sum() for module in beyond for p in module.parameters()]
         return y + 0 * torch.stack(unused).sum()
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """No keys and values (``stored``) and nothing to be summarised (``open``) at any level."""
         weight = self.output.weight
         none = weight.new_zeros(batch, 0, 2, self.heads, self.dim // self.heads)
@@ -171,7 +171,7 @@ class AlignedAttention(Attention):
             state[f"open.{level}"] = weight.new_zeros(batch, 0, self.dim)
         return state | {"position": torch.zeros((), dtype=torch.int64, device=weight.device)}
 
-    def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Tensor, BlockState]:
         """(B, C, D), frame by frame -> (B, C, D), next state; see ``Block.step``.
 
         The state is bounded: keys and values of ``window`` vectors per level, and the vectors of
@@ -189,13 +189,13 @@ class AlignedAttention(Attention):
             state["position"] = position + 1
         return torch.cat(outputs, dim=1), state
 
-    def _store(self, state: State, level: int, vector: Tensor, number: Tensor) -> None:
+    def _store(self, state: BlockState, level: int, vector: Tensor, number: Tensor) -> None:
         """Adds a vector's key and value to a level, which forgets its oldest."""
         new = self.keys_and_values(level, vector, number)
         stored = torch.cat([state[f"stored.{level}"].to(new.dtype), new], dim=1)
         state[f"stored.{level}"] = stored[:, -self.window :].clone()
 
-    def _complete(self, state: State, vector: Tensor, number: Tensor) -> None:
+    def _complete(self, state: BlockState, vector: Tensor, number: Tensor) -> None:
         """Gives a vector to the level above, as often as it completes a block."""
         for level in range(self.levels - 1):
             block = torch.cat([state[f"open.{level}"].to(vector.dtype), vector], dim=1)
@@ -254,7 +254,7 @@ class DilatedAttention(Attention):
             x = y.transpose(1, 2).flatten(1, 2)[:, :time]
         return x
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """No keys and values (``stored``) at any level."""
         first = self.levels[0]
         weight = first.attention.output.weight
@@ -262,7 +262,7 @@ class DilatedAttention(Attention):
         state = {f"stored.{level}": none for level in range(len(self.levels))}
         return state | {"position": torch.zeros((), dtype=torch.int64, device=weight.device)}
 
-    def step(self, frames: Frames, state: State) -> tuple[Tensor, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Tensor, BlockState]:
         """(B, C, D) -> (B, C, D), next state; the state grows to (w - 1) w^l vectors a level."""
         x, new = frames.x, frames.x.shape[1]
         positions = state["position"] + torch.arange(new, device=x.device)

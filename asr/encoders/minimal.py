@@ -9,7 +9,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from asr.encoders.block import State
+from asr.encoders.block import BlockState
 from asr.encoders.directional import DirectionalBlock
 from asr.encoders.stack import Stack
 from asr.kernels.linear import Linear, xavier
@@ -77,11 +77,11 @@ class MinimalCell(nn.Module):
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, D) -> log of what is kept, (B, S, cells), and what comes in, in float32."""
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """Zeros: ``hidden``."""
         return {"hidden": self.gates.weight.new_zeros(batch, self.cells)}
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
         """(B, S, D), state or the first -> (B, S, cells) in float32, next state."""
         log_kept, new = self.coefficients(x)
         if state is not None and x.shape[1] < 16:  # streaming, a few frames at a time

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.encoders.block import Block, Frames, State
+from asr.encoders.block import Block, BlockState, Frames
 from asr.encoders.stack import Stack
 from asr.kernels.cudnn_rules import GPU, MOST_ROWS, NAMES, Call, Choice, algorithm, whole_rows
 from asr.kernels.gru_loop import gru
@@ -81,13 +81,13 @@ class RecurrentBlock(Block):
         passes = [algorithm(call, gpu, backward=backward) for backward in (False, True)]
         return next((choice for choice in passes if choice.algorithm == "standard"), passes[0])
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """Zeros: ``hidden`` and, of an LSTM, ``cell``."""
         zeros = self.norm.weight.new_zeros(batch, self.recurrence.hidden_size)
         is_lstm = isinstance(self.recurrence, nn.LSTM)
         return {"hidden": zeros, "cell": zeros} if is_lstm else {"hidden": zeros}
 
-    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
         """See ``Block.step``."""
         before = [value[None] for value in state.values()]
         x = self.norm(frames.x).to(before[0].dtype)

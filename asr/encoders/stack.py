@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.batch import mask
-from asr.encoders.block import Block, Frames, State
+from asr.encoders.block import Block, BlockState, Frames
 from asr.encoders.encoder import Encoder, EncoderState
 from asr.layers import SUBSAMPLING, Subsampling, halved, modules, zero_padding
 from asr.loss import collecting
@@ -71,7 +71,7 @@ class Stack(Encoder):
             raise ValueError(f"this {name} sees the future and cannot stream; {self.remedy}")
         state = self.subsampling.initial_state(batch)
         for index, block in enumerate(self.layers):
-            state |= nested(index, block.initial_state(batch))
+            state |= state_as_part(index, block.initial_state(batch))
         return state
 
     def step(self, x: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
@@ -83,8 +83,8 @@ class Stack(Encoder):
         x, after = self.subsampling.step(x, state)
         frames = Frames(x, x.new_full(x.shape[:1], x.shape[1]).long())
         for index, block in enumerate(self.layers):
-            frames, then = block.step(frames, unnested(index, state))
-            after |= nested(index, then)
+            frames, then = block.step(frames, state_of_part(index, state))
+            after |= state_as_part(index, then)
         return self.norm(frames.x), after
 
     def flops(self, lengths: Sequence[int]) -> int:
@@ -99,12 +99,12 @@ class Stack(Encoder):
         return total
 
 
-def nested(index: int, state: State) -> State:
+def state_as_part(index: int, state: BlockState) -> BlockState:
     """The state of part ``index``, as it stands in the state of the whole."""
     return {f"{index}.{name}": value for name, value in state.items()}
 
 
-def unnested(index: int, state: State) -> State:
+def state_of_part(index: int, state: BlockState) -> BlockState:
     """The state of part ``index``, out of the state of the whole."""
     own = f"{index}."
     return {n.removeprefix(own): value for n, value in state.items() if n.startswith(own)}

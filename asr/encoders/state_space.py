@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.encoders.block import State
+from asr.encoders.block import BlockState
 from asr.encoders.depthwise import Depthwise
 from asr.encoders.directional import DirectionalBlock
 from asr.encoders.stack import Stack
 from asr.kernels.linear import Linear, xavier
 
-CHUNK = 64  # frames whose mutual influence is one matrix; 32 and 128 are slower on a CPU
+SCAN_CHUNK = 64  # frames whose mutual influence is one matrix; 32 and 128 are slower on a CPU
 KERNEL = 4  # of the convolution before the scan, as published
 
 
@@ -81,7 +81,7 @@ class Selective(nn.Module):
         self.skip = nn.Parameter(torch.ones(self.heads))
         xavier(self.input)
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """Zeros."""
         width = self.inner // self.heads
         return {
@@ -89,7 +89,7 @@ class Selective(nn.Module):
             "convolution": self.convolution.initial_state(batch),
         }
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
         """(B, S, D), state or the first -> (B, S, inner), next state."""
         state = state or self.initial_state(len(x))
         gate, mixed, step = self.input(x).split(self.widths, dim=-1)
@@ -143,7 +143,7 @@ def selective_scan(
         decay,
         b[:, :, None].contiguous(),
         c[:, :, None].contiguous(),
-        chunk_size=CHUNK,
+        chunk_size=SCAN_CHUNK,
         initial_states=state.contiguous(),
         return_final_states=True,
     )
@@ -163,7 +163,7 @@ def fused() -> Any:
 
 def partition(time: int) -> tuple[int, int]:
     """Frames -> number of chunks and frames in each: equal ones, so that little is padded."""
-    chunks = -(-time // CHUNK)
+    chunks = -(-time // SCAN_CHUNK)
     return chunks, -(-time // chunks)
 
 

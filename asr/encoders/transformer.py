@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.encoders.attention import Attention, FrameAttention
-from asr.encoders.block import Block, Frames, State
+from asr.encoders.block import Block, BlockState, Frames
 from asr.encoders.gate import Gate, Memory
 from asr.encoders.gated import GatedAttention
 from asr.encoders.stack import Stack
@@ -118,11 +118,11 @@ class Input(Block):
             x = x + sinusoids(positions, self.dim)
         return replace(frames, x=dropout(x, self.dropout, self.training))
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """The ``position`` of the next frame, where it matters."""
         return {"position": torch.zeros((), dtype=torch.int64)} if self.sinusoidal else {}
 
-    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
         """See ``Block.step``."""
         if not self.sinusoidal:
             return self._place(frames, 0), state
@@ -150,11 +150,11 @@ class TransformerBlock(Block):
         y = self.attention(replace(frames, x=self.attention_norm(frames.x)))
         return self._join(frames, y)
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """Those of the attention."""
         return self.attention.initial_state(batch)
 
-    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
         """See ``Block.step``."""
         normed = replace(frames, x=self.attention_norm(frames.x))
         y, state = self.attention.step(normed, state)

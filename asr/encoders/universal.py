@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from asr.batch import mask
 from asr.encoders.attention import FrameAttention
-from asr.encoders.block import Block, Frames, State
-from asr.encoders.stack import Stack, nested, unnested
+from asr.encoders.block import Block, BlockState, Frames
+from asr.encoders.stack import Stack, state_as_part, state_of_part
 from asr.encoders.transformer import Input, TransformerBlock
 from asr.kernels.linear import Linear
 from asr.loss import add_term
@@ -100,22 +100,22 @@ class UniversalBlock(Block):
         add_term("steps", (ponder.steps[..., 0] * real).sum(), count)
         return replace(frames, x=ponder.y.to(frames.x.dtype))
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> BlockState:
         """Those of the attention, once per step in depth."""
-        state: State = {}
+        state: BlockState = {}
         for step in range(self.max_steps):
-            state |= nested(step, self.layer.initial_state(batch))
+            state |= state_as_part(step, self.layer.initial_state(batch))
         return state
 
-    def step(self, frames: Frames, state: State) -> tuple[Frames, State]:
+    def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
         """See ``Block.step``; takes all steps, since later frames attend to every one of them."""
         ponder = Ponder(frames.x, self.max_steps)
-        after: State = {}
+        after: BlockState = {}
         for step in range(self.max_steps):
             moved = replace(frames, x=ponder.x + self.depth[step])
-            moved, then = self.layer.step(moved, unnested(step, state))
+            moved, then = self.layer.step(moved, state_of_part(step, state))
             ponder.add(moved.x, torch.sigmoid(self.halting(moved.x).float()))
-            after |= nested(step, then)
+            after |= state_as_part(step, then)
         return replace(frames, x=ponder.y.to(frames.x.dtype)), after
 
     def flops(self, time: int) -> int:

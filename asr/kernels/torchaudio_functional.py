@@ -52,7 +52,7 @@ def installed() -> str:
     return " and ".join(f"{name} {_version(name)}" for name in ("torch", "torchaudio"))
 
 
-def remedy() -> str:
+def version_remedy() -> str:
     """What to do for a pair that works; PyTorch, which is large, is kept where it can be."""
     torch = _version("torch")
     if "+cpu" in torch and "+cpu" not in _version("torchaudio"):
@@ -62,7 +62,7 @@ def remedy() -> str:
     return "type pip install torch==2.14.1 torchaudio==2.11.1"
 
 
-def reason(error: BaseException) -> str:
+def linker_error(error: BaseException) -> str:
     """What the linker said, which is the innermost cause of an import's error; one line."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -74,8 +74,8 @@ def _functional() -> Any:
         import torchaudio.functional
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise TorchaudioError(
-            f"torchaudio cannot be loaded ({reason(error)}): this environment has {installed()}; "
-            f"pairs that work are {PAIRS}; {remedy()}"
+            f"torchaudio cannot be loaded ({linker_error(error)}): this environment has "
+            f"{installed()}; pairs that work are {PAIRS}; {version_remedy()}"
         ) from error
     return torchaudio.functional
 

@@ -22,7 +22,7 @@ from asr.language_models.backoff import START, Grams, find_keys
 logger = logging.getLogger(__name__)
 
 LOG_10 = math.log(10)
-SIZE = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)")  # n-grams of an order
+COUNT_LINE = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)")  # n-grams of an order
 
 
 @dataclass
@@ -36,7 +36,7 @@ class OrderSection:
     foreign: int = 0  # n-grams left out: one of their words is no token
 
 
-def read(path: Path, pieces: Sequence[str]) -> list[Grams]:
+def read_arpa(path: Path, pieces: Sequence[str]) -> list[Grams]:
     """The n-grams of an ARPA file, orders 1 and up; gzip if the name ends in ``.gz``.
 
     Tokens without a unigram share the probability of <unk> equally with it, so that probabilities
@@ -105,7 +105,7 @@ def _parse(path: Path, file: Iterable[bytes], ids: dict[bytes, int]) -> list[Ord
     for number, line in lines:
         if not line.startswith(b"ngram"):
             break
-        size = SIZE.fullmatch(line)
+        size = COUNT_LINE.fullmatch(line)
         if size is None or int(size[1]) != len(sizes) + 1:
             raise _broken(path, number, f"expected ngram {len(sizes) + 1}=COUNT", line)
         sizes.append(int(size[2]))

@@ -60,7 +60,7 @@ class NGram(LanguageModel):
         if self.arpa is None:
             orders = estimate(sentences, self.vocabulary, self.order, self.prune)
         else:
-            orders = arpa_file.read(Path(self.arpa), pieces)
+            orders = arpa_file.read_arpa(Path(self.arpa), pieces)
             if len(orders) != self.order:
                 raise ValueError(
                     f"order is {self.order}, but {self.arpa} is of order {len(orders)}: "

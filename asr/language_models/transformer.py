@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from asr.batch import Cache
 from asr.language_models.language_model import LanguageModel
 from asr.layers import (
+    FEEDFORWARD,
     FeedForward,
     SelfAttention,
     TokenOutput,
@@ -19,8 +20,7 @@ from asr.layers import (
     targets,
 )
 
-FEEDFORWARD = 4  # inner width of the feed-forward, in multiples of width
-MIN_ROOM = 16  # tokens, at least, for which a growing cache makes room
+MIN_TOKENS = 16  # tokens, at least, for which a growing cache makes room
 
 
 class Transformer(LanguageModel):
@@ -61,7 +61,7 @@ class Transformer(LanguageModel):
         place = cache["read"]  # (N,) where the new token's keys and values go, row by row
         room = cache["past.0"].shape[1]
         if int(place.max()) >= room:
-            more = max(MIN_ROOM, room // 2)
+            more = max(MIN_TOKENS, room // 2)
             cache = {n: F.pad(v, (0,) * 7 + (more,)) if v.ndim > 1 else v for n, v in cache.items()}
             room += more
         factors = rotation(place, self.width // self.heads)[:, None, None]  # (N, 1, 1, d / 2)

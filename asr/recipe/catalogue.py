@@ -64,10 +64,10 @@ def parameters(path: Path, family: str) -> int | None:
     if family in ("tasks", "studies"):
         return None
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build(path, family).parameters())
+        return sum(parameter.numel() for parameter in build_part(path, family).parameters())
 
 
-def build(path: Path, family: str = "encoders") -> Any:
+def build_part(path: Path, family: str = "encoders") -> Any:
     """Builds the part that a recipe describes, for the neighbouring parts of its size."""
     tree, size = strict_yaml.load_file(path), path.stem.rpartition("-")[2]
     parts: dict[str, tuple[Mapping[str, type], tuple[Any, ...]]] = {

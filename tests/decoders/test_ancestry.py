@@ -106,8 +106,8 @@ def test_energies_do_not_depend_on_how_many_are_computed_at_once(chunk, monkeypa
     rows = torch.arange(5).repeat_interleave(3)
     tokens = torch.randint(EOS + 1, tiny.VOCABULARY, (15,), generator=generator)
     results = []
-    for size in (location_attention.CHUNK, chunk):
-        monkeypatch.setattr(location_attention, "CHUNK", size)
+    for size in (location_attention.ENERGIES_AT_ONCE, chunk):
+        monkeypatch.setattr(location_attention, "ENERGIES_AT_ONCE", size)
         _, state = decoder.step(
             torch.full((5,), EOS), decoder.start(encoded, torch.tensor([12, 3, 7, 1, 12]))
         )

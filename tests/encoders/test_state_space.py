@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from asr.encoders import StateSpace, state_space
-from asr.encoders.state_space import CHUNK, chunked_scan, selective_scan
+from asr.encoders.state_space import SCAN_CHUNK, chunked_scan, selective_scan
 
 
 def loop(u, sizes, decay, b, c, state):
@@ -33,7 +33,7 @@ def inputs(time, dtype=torch.float64):
     )
 
 
-@pytest.mark.parametrize("time", [1, 5, CHUNK, CHUNK + 1, 1000])
+@pytest.mark.parametrize("time", [1, 5, SCAN_CHUNK, SCAN_CHUNK + 1, 1000])
 def test_the_scan_is_the_recurrence_in_values_and_gradients(time):
     values = [x.requires_grad_() for x in inputs(time)]
     results = []

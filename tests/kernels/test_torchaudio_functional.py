@@ -69,7 +69,7 @@ def test_every_use_names_the_versions_and_the_remedy(broken):
         for package in ("torch", "torchaudio"):
             assert f"{package} {importlib.metadata.version(package)}" in line
         assert "torch 2.11.0 with torchaudio 2.11.0" in line
-        assert line.endswith(torchaudio_functional.remedy())
+        assert line.endswith(torchaudio_functional.version_remedy())
 
 
 @pytest.mark.parametrize(
@@ -89,15 +89,15 @@ def test_the_remedy_fits_the_versions(torch, torchaudio, remedy, monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert remedy in torchaudio_functional.remedy()
+    assert remedy in torchaudio_functional.version_remedy()
     assert f"torch {torch}" in torchaudio_functional.installed()
 
 
 def test_the_reason_is_what_the_linker_said():
     error = OSError("Could not load this library")
     error.__cause__ = OSError("libtorchaudio.so: undefined\nsymbol")
-    assert torchaudio_functional.reason(error) == "libtorchaudio.so: undefined symbol"
-    assert torchaudio_functional.reason(ImportError()) == "ImportError"
+    assert torchaudio_functional.linker_error(error) == "libtorchaudio.so: undefined symbol"
+    assert torchaudio_functional.linker_error(ImportError()) == "ImportError"
 
 
 def test_a_command_that_resamples_ends_with_one_line(broken, tmp_path):
@@ -136,6 +136,6 @@ def test_doctor_names_it_and_trains_without_it(broken):
     ]
     pair = checks["torch, torchaudio"]
     assert REASON in pair["detail"]
-    assert pair["remedy"] == torchaudio_functional.remedy()
+    assert pair["remedy"] == torchaudio_functional.version_remedy()
     assert checks["training"]["state"] == "ok"
     assert checks["transcription"]["state"] == "ok"
