@@ -85,16 +85,11 @@ class SpeechModel(nn.Module):
         spec_augment: Callable[[Tensor, Tensor], Tensor] | None = None,
         pad_to_shape: Callable[[Padded], Padded] | None = None,
     ) -> tuple[Loss, Tensor]:
-        """(B, N), (B,), (B, U), (B,) -> Loss and the feature lengths (B,).
+        """(B, N), (B,), (B, U) tokens without EOS, (B,) -> Loss and the feature lengths (B,).
 
-        Args:
-            waves: of the batch, as its lengths, tokens and their lengths.
-            lengths: in samples.
-            tokens: without EOS.
-            token_lengths: of them.
-            spec_augment: changes the features (B, T, F), (B,) -> (B, T, F) before the encoder.
-            pad_to_shape: makes features (B, T, F), (B,) and tokens (B, U), (B,) larger, by padding
-                and by rows of no frames and no tokens at the end, which change no term.
+        ``spec_augment`` changes the features (B, T, F), (B,) -> (B, T, F) before the encoder.
+        ``pad_to_shape`` makes features (B, T, F), (B,) and tokens (B, U), (B,) larger: by padding,
+        and by rows of no frames and no tokens at the end, which change no term.
         """
         x, frames = self.features(waves, lengths)
         if spec_augment is not None:
@@ -163,12 +158,9 @@ def build_model(
 
 
 def give_language_model(model: SpeechModel, path: str | Path, allow_code: bool = False) -> None:
-    """The model asks it wherever its search has an ``lm_weight``, and is saved with it.
+    """Gives the model the language model at ``path``, with which it is saved from then on.
 
-    Args:
-        model: gets it in place of the one that it has, if any.
-        path: run folder or folder of a language model.
-        allow_code: whether a class that is not shipped may be imported.
+    Its search asks it if its ``lm_weight`` is not 0. It replaces the one that was there.
 
     Raises:
         ValueError: no language model there, or one of other tokens.
@@ -266,13 +258,9 @@ def load_model(
 
 
 def corpus_of(model: SpeechModel, name: str) -> str:
-    """The path of the corpus that a model was trained on.
+    """The path of the corpus that the model was trained on; ``name`` is its run or model folder.
 
-    A relative one counts from where the run was started or, if nothing is there, from here.
-
-    Args:
-        model: with the summary of its training.
-        name: its run folder, which tells where that was, or a model folder in it.
+    A relative path counts from where the run was started or, if nothing is there, from here.
 
     Raises:
         ValueError: it is not known, or not there.

@@ -34,11 +34,8 @@ def write_folder(
 ) -> None:
     """Writes a model folder; a kill at any moment leaves the old model or the new one.
 
-    Args:
-        described: file for the description; its folder is made when absent.
-        description: plain values from which the model is built again.
-        model: whose weights are saved.
-        summary: plain values about the training: updates, WER, device-hours.
+    The description, plain values from which the model is built again, becomes the file
+    ``described``. The summary is plain values about the training: updates, WER, device-hours.
 
     Raises:
         OSError: the folder cannot be written.

@@ -154,14 +154,9 @@ def last_kept(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keeps what differs from the last frame kept, or comes ``gap`` frames after it.
 
-    Every decision depends on the one before, so this goes frame by frame; without gradient.
-
-    Args:
-        g: (B, S, D).
-        threshold: a frame with a cosine below it is kept.
-        gap: frames after which one is kept anyway.
-        last: (B, D) the last frame kept.
-        age: (B,) how many frames ago it was.
+    Every decision depends on the one before, so this goes frame by frame; without gradient. A
+    frame of g (B, S, D) with a cosine below ``threshold`` is kept. ``last`` (B, D) is the last
+    frame kept, ``age`` (B,) frames ago.
 
     Returns:
         (B, S) bool, and the next ``last`` (of length 1) and ``age``.

@@ -16,13 +16,8 @@ def scan(log_a: Tensor, b: Tensor, initial: Tensor | None = None) -> Tensor:
     sums of logarithms, over one chunk only: over thousands of frames a float32 sum would lose the
     digits that the difference of two of them needs.
 
-    Args:
-        log_a: (B, T, D) logarithms of the decays, <= 0.
-        b: (B, T, D) what comes in.
-        initial: (B, D) the state before the first frame; zero if not given.
-
-    Returns:
-        (B, T, D) the states.
+    (B, T, D) logarithms of the decays, <= 0; (B, T, D) what comes in; (B, D) the state before the
+    first frame, zero if not given -> (B, T, D) the states.
     """
     log_a, b = log_a.float(), b.float()
     if initial is None:

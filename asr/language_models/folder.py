@@ -53,12 +53,9 @@ def save_language_model(trained: TrainedLanguageModel, folder: Path) -> None:
 def load_language_model(
     path: str | Path, device: str | torch.device = "cpu", allow_code: bool = False
 ) -> TrainedLanguageModel:
-    """Reads a language model, of a run its best one.
+    """Reads the language model of a folder or, its best one, of a run.
 
-    Args:
-        path: run folder or the folder of a language model.
-        device: where to put it.
-        allow_code: whether a class that is not shipped may be imported.
+    ``allow_code`` says whether a class that is not shipped may be imported.
 
     Raises:
         ValueError: none there, or its files are damaged or do not fit together.
