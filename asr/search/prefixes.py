@@ -49,8 +49,8 @@ class Extension:
 
     def rows(self, hypotheses: int) -> Tensor:
         """(B * K',) rows of the parents among B times K ``hypotheses``."""
-        starts = torch.arange(0, len(self.parent) * hypotheses, hypotheses)[:, None]
-        return (starts.to(self.parent.device) + self.parent).flatten()
+        utterances = torch.arange(len(self.parent), device=self.parent.device)[:, None]
+        return (utterances * hypotheses + self.parent).flatten()
 
 
 @dataclass(frozen=True)
