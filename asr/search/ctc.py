@@ -35,7 +35,7 @@ from asr.decoders.decoder import Decoder
 from asr.language_models.language_model import LanguageModel
 from asr.search.fusion import Fusion, begin
 from asr.search.hypothesis import Hypothesis, Rules, refuse_nan
-from asr.search.prefixes import FIRST_TOKEN, Extension, Prefixes
+from asr.search.prefixes import FIRST_TOKEN, Prefixes, Survivors
 
 
 @torch.no_grad()
@@ -150,15 +150,15 @@ def _step(
     bonus = rules.length_bonus * live.prefixes.lengths.to(grown.dtype)  # (B, K)
     stay = torch.logaddexp(blank, label) + rules.lm_weight * live.lm + bonus
     grow = torch.add(grown, lm, alpha=rules.lm_weight) + (bonus + rules.length_bonus)[..., None]
-    extension = Extension.best(stay, grow, rules.beam)
-    token = torch.where(extension.grew, tokens.gather(1, extension.kind), BLANK)  # (B, K')
-    blank = blank.gather(1, extension.parent).masked_fill_(extension.grew, -math.inf)
-    label = extension.of(label, grown)
+    survivors = Survivors.best(stay, grow, rules.beam)
+    token = torch.where(survivors.grew, tokens.gather(1, survivors.kind), BLANK)  # (B, K')
+    blank = blank.gather(1, survivors.parent).masked_fill_(survivors.grew, -math.inf)
+    label = survivors.of(label, grown)
     if fusion is not None:
-        read = extension.grew & (label > -math.inf)
-        fusion = fusion.grow(extension.rows(live.lm.shape[1]), read.flatten(), token.flatten())
+        read = survivors.grew & (label > -math.inf)
+        fusion = fusion.grow(survivors.rows(live.lm.shape[1]), read.flatten(), token.flatten())
     return LivePrefixes(
-        blank, label, extension.of(live.lm, lm), live.prefixes.follow(extension, token)
+        blank, label, survivors.of(live.lm, lm), live.prefixes.follow(survivors, token)
     ), fusion
 
 

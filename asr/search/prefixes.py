@@ -16,8 +16,8 @@ FIRST_TOKEN = max(BLANK, EOS) + 1  # of the tokens that a hypothesis may hold
 
 
 @dataclass(frozen=True)
-class Extension:
-    """The best of what may stay (B, K) or grow (B, K, M), K' per utterance.
+class Survivors:
+    """The best of the hypotheses that stay (B, K) or grow by a token (B, K, M), K' per utterance.
 
     Attributes:
         parent: (B, K') position of the hypothesis that it was.
@@ -32,7 +32,7 @@ class Extension:
     kind: Tensor
 
     @classmethod
-    def best(cls, stay: Tensor, grow: Tensor, beam: int) -> "Extension":
+    def best(cls, stay: Tensor, grow: Tensor, beam: int) -> "Survivors":
         """By the ranks of those that stay (B, K) and of those that grow (B, K, M)."""
         K, M = stay.shape[1], max(grow.shape[2], 1)
         ranks = torch.cat([stay, grow.flatten(1)], 1)
@@ -85,10 +85,10 @@ class Prefixes:
         shorter = self.lengths[..., None] + 1 == self.lengths[:, None]
         return self.begins & shorter & alive[:, None]
 
-    def follow(self, growth: Extension, token: Tensor) -> "Prefixes":
+    def follow(self, survivors: Survivors, token: Tensor) -> "Prefixes":
         """The hypotheses that were chosen, each with its (B, K') token if it grew."""
-        parent, grew = growth.parent, growth.grew
-        tokens = self.tokens.flatten(0, 1)[growth.rows(self.lengths.shape[1])]
+        parent, grew = survivors.parent, survivors.grew
+        tokens = self.tokens.flatten(0, 1)[survivors.rows(self.lengths.shape[1])]
         tokens = tokens.unflatten(0, parent.shape)  # (B, K', U)
         tokens = torch.nn.functional.pad(tokens, (0, 1), value=BLANK)  # (B, K', U + 1)
         lengths = self.lengths.gather(1, parent)

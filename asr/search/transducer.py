@@ -38,7 +38,7 @@ from asr.decoders.decoder import TransducerDecoder
 from asr.language_models.language_model import LanguageModel
 from asr.search.fusion import Fusion, begin, put, take_rows
 from asr.search.hypothesis import Hypothesis, Rules, refuse_nan, settled
-from asr.search.prefixes import FIRST_TOKEN, Extension, Prefixes
+from asr.search.prefixes import FIRST_TOKEN, Prefixes, Survivors
 
 AHEAD = 8  # frames that greedy search looks at together: a token comes about every fifth
 NOTHING = Hypothesis((), 0.0, 0.0, 0.0, 0.0, True)  # of an utterance without frames
@@ -265,18 +265,18 @@ def _step(
     ranks = replace(live, score=stay).ranks(rules)  # (B, K)
     grow = grown + rules.lm_weight * lm - rules.internal_lm_weight * internal
     grow = grow + (rules.length_bonus * (lengths + 1))[..., None]
-    extension = Extension.best(ranks, grow, rules.beam)
-    token = torch.where(extension.grew, extension.kind + FIRST_TOKEN, BLANK)  # (B, K')
-    score, rows = extension.of(stay, grown), extension.rows(K)
-    read = (extension.grew & (score > -math.inf)).flatten()
+    survivors = Survivors.best(ranks, grow, rules.beam)
+    token = torch.where(survivors.grew, survivors.kind + FIRST_TOKEN, BLANK)  # (B, K')
+    score, rows = survivors.of(stay, grown), survivors.rows(K)
+    read = (survivors.grew & (score > -math.inf)).flatten()
     predictions, cache = live.predictions[rows], take_rows(live.cache, rows)
     if len(growing := read.nonzero()[:, 0]):
         new, after = decoder.predict(token.flatten()[growing], take_rows(cache, growing))
         predictions, cache = predictions.index_copy(0, growing, new), put(cache, growing, after)
     if fusion is not None:
         fusion = fusion.grow(rows, read, token.flatten())
-    lm, internal = extension.of(live.lm, lm), extension.of(live.internal, internal)
-    prefixes = live.prefixes.follow(extension, token)
+    lm, internal = survivors.of(live.lm, lm), survivors.of(live.internal, internal)
+    prefixes = live.prefixes.follow(survivors, token)
     return LiveHypotheses(score, lm, internal, prefixes, predictions, cache), fusion, ended
 
 
