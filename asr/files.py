@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
@@ -12,7 +11,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 # Errors that every further file would meet: of the disk, or of the folder of the new file.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -113,23 +112,6 @@ def new_folder(path: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 made.rmdir()
         raise
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[TextIO]:
-    """This process alone, and children that inherit the open file, until they end in whatever way.
-
-    Raises:
-        ValueError: another one is at work.
-    """
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"{path.parent} is in use by another process; wait for it or choose another folder"
-            ) from None
-        yield file
 
 
 class _File(io.FileIO):

@@ -90,7 +90,7 @@ class Fake:
     ):
         self.journal, self.status, self.seconds = journal, status, seconds
         self.metric = metric
-        self.stopped = False
+        self.stopped = self.killed = False
         self.environments: list[dict[str, str]] = []
         self.at_once = self.most = 0
         self.lock = threading.Lock()
@@ -150,6 +150,9 @@ class Fake:
 
     def stop(self) -> None:
         self.stopped = True
+
+    def kill(self) -> None:
+        self.killed = True
 
 
 def work(folder: Path, seconds: float = 0.02) -> None:

@@ -5,43 +5,23 @@ from typing import Any
 
 from asr.commands.options import hyphens, parser
 
+LEFT = 3  # exit status of a study whose time was up
+
 
 def compare(arguments: list[str]) -> int:
     """``asr compare RUN ...``."""
     options = parser("compare")
     options.usage = "asr compare RUN RUN ... [--output FOLDER] [--option value ...]"
-    options.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
-    options.add_argument(
-        "--output",
-        type=Path,
-        default=Path("report"),
-        metavar="FOLDER",
-        help="folder to write (default: report)",
+    folder: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
+    add = options.add_argument
+    add("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
+    add(
+        "--output", default=Path("report"), help="folder for the report (default: report)", **folder
     )
-    options.add_argument(
-        "--targets",
-        nargs="+",
-        type=float,
-        metavar="WER",
-        help="target WERs in percent, for instance 10 5",
-    )
-    options.add_argument(
-        "--split", default="test", help="split whose evaluation is compared (default: test)"
-    )
-    options.add_argument(
-        "--study",
-        type=Path,
-        metavar="FOLDER",
-        help="study folder; adds its runs, trials and failures",
-    )
-    options.add_argument(
-        "--claims",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="FOLDER",
-        help="folders that asr claims wrote",
-    )
+    add("--targets", nargs="+", type=float, metavar="WER", help="target WERs in percent, e.g. 10 5")
+    add("--split", default="test", help="evaluated split to compare (default: test)")
+    add("--study", help="study folder; adds its trials and failures to the cost", **folder)
+    add("--claims", nargs="+", default=[], help="folders that asr claims wrote", **folder)
     known = options.parse_intermixed_args(hyphens(arguments))
     for run in known.runs:
         if not run.is_dir():
@@ -82,34 +62,32 @@ def compared(result: dict[str, Any]) -> str:
 def study(arguments: list[str]) -> int:
     """``asr study STUDY``."""
     options = parser("study")
-    options.add_argument("file", metavar="STUDY", help="name of a shipped study, or a YAML file")
-    options.add_argument(
-        "--folder", type=Path, metavar="FOLDER", help="folder to write (default: runs/studies/NAME)"
+    add = options.add_argument
+    add("file", metavar="STUDY", help="name of a shipped study, or a YAML file")
+    add(
+        "--folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the study (default: runs/studies/NAME)",
     )
-    options.add_argument(
-        "--workers", type=int, metavar="N", help="runs at a time (default: one per GPU, or "
-        "as many as the cores have room for)"
-    )  # fmt: skip
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="runs at a time on this machine (default: one per GPU, or as the cores have room for)",
+    )
+    add(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="stop within this time: the runs save, the same command continues them, and the exit "
+        "status is 3 while work is left",
+    )
     for name, kind in (("arms", str), ("budgets", str), ("seeds", int)):
-        options.add_argument(
-            f"--{name}",
-            nargs="+",
-            type=kind,
-            default=[],
-            metavar="X",
-            help=f"run only these {name}",
-        )
-    options.add_argument(
-        "--status", action="store_true", help="print the state of the study, and run nothing"
-    )
-    options.add_argument(
-        "--retry", action="store_true", help="repeat failed runs; their cost stays in the account"
-    )
-    options.add_argument(
-        "--amend",
-        action="store_true",
-        help="continue with a file that has changed, and record the change",
-    )
+        add(f"--{name}", nargs="+", type=kind, default=[], metavar="X", help=f"only these {name}")
+    add("--status", action="store_true", help="print what is done and run nothing")
+    add("--retry", action="store_true", help="repeat what failed; its cost still counts")
+    add("--amend", action="store_true", help="accept a study file that has changed, and record it")
     known = options.parse_args(hyphens(arguments))
 
     from asr.config import shipped
@@ -127,9 +105,13 @@ def study(arguments: list[str]) -> int:
         selection=Selection(known.arms, known.budgets, known.seeds),
         amend=known.amend,
         retry=known.retry,
+        minutes=known.minutes,
     )
+    code = LEFT if known.minutes and result["left"] else int(result["failed"])
     if (launched := task()) and launched[0]:
-        return int(result["failed"])  # the first process of srun or torchrun speaks for all
+        return code  # the first process of srun or torchrun speaks for all
     print("\n".join([result["table"], *result["remarks"]]))
+    if code == LEFT:
+        print(f"time is up, runs left: {result['left']}; the same command goes on")
     print(f"written: {folder / 'results.jsonl'}" + f", {result['report']}" * bool(result["report"]))
-    return int(result["failed"])
+    return code

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from asr.config import strict_yaml
 from asr.encoders import ENCODERS, Encoder, Frames
 from asr.encoders.stack import Stack
-from asr.files import locked
+from asr.locks import locked
 from asr.metering.device_clock import wait_for
 from asr.probes.horizon import ARMS, AXES, SOLVED, Attempt, median_accuracy
 from asr.probes.instrument import facts

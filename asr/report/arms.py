@@ -3,27 +3,22 @@
 import math
 from collections.abc import Callable, Sequence
 
-from matplotlib.figure import Figure
-
-from asr.document import figures
 from asr.document.blocks import Block, Picture, Section, Table, Text
+from asr.document.figures import PHASES
 from asr.formatting import (
     NONE,
-    count,
     digits,
-    hours,
     listed,
-    mebibytes,
     percent,
     percent_interval,
     points_interval,
-    prefixed,
 )
 from asr.report import costs, plots, verdict
-from asr.report.costs import arm_mean, cost_to, hours_unit
+from asr.report.costs import cost_to, hours_unit
 from asr.report.evidence import Evidence
 from asr.report.groups import Arm, Group
 from asr.report.provenance import measured
+from asr.report.quantities import BY_COLUMN, COSTS
 from asr.report.runs import Run
 
 
@@ -33,7 +28,7 @@ def group_sections(evidence: Evidence, suffix: str) -> list[Section]:
     return [
         (
             "Each arm in figures",
-            [Table(*_figures(evidence)), *_differences(evidence), *_unequal(group)],
+            [_figures(evidence), *_differences(evidence), *_unequal(group)],
         ),
         ("Cost to reach a WER", _costs(group, evidence.targets)),
         ("Where the time went", _time(group, suffix)),
@@ -70,7 +65,7 @@ def _time(group: Group, suffix: str) -> list[Block]:
         return [Text(["No entry in any ledger yet."])]
     words = "Where the time went, mean over seeds; the percentages are shares of an arm's cost."
     picture = Picture(f"time_spent{suffix}", lambda: plots.time_spent(group), words)
-    return [picture, Table(*_phases(group))]
+    return [picture, _phases(group)]
 
 
 def _bands(group: Group) -> str:
@@ -88,83 +83,40 @@ def _energy(group: Group) -> list[str]:
     return [f"Joules are not shown: energy was not metered{f' ({why})' if why else ''}."]
 
 
-def _figures(evidence: Evidence) -> tuple[list[str], list[list[str]]]:
+def _figures(evidence: Evidence) -> Table:
     """One row per quantity, one column per arm, means over seeds."""
     group = evidence.group
-    unit = hours_unit(group)
-    kind = {"cuda": "allocated on the device", "cpu": "of the process"}.get(
-        str(group.runs[0].device_kind), ""
-    )
 
-    def metric(arm: Arm, *keys: str) -> float | None:
-        return costs.mean([run.metric(*keys) for run in arm.runs])
+    def row(words: str, show: Callable[[Arm], str]) -> list[str]:
+        return [words, *map(show, group.arms)]
+
+    def of(*columns: str) -> list[list[str]]:
+        return [row(q.title(group), q.told) for q in (BY_COLUMN[name] for name in columns)]
 
     front = costs.pareto(group)
-    rows: list[tuple[str, Callable[[Arm], str]]] = [
-        ("seeds", lambda a: _seeds(a.runs)),
-        *_failed(group),
-        ("parameters of the encoder", lambda a: count(arm_mean(a, "encoder_parameters"))),
-        ("parameters of the model", lambda a: count(arm_mean(a, "parameters"))),
-        (
+    failed = any(arm.failed for arm in group.arms)
+    infeasible = any(run.totals.get("infeasible_utterances") for run in group.runs)
+    rows = [
+        row("seeds", lambda arm: _seeds(arm.runs)),
+        *([row("seeds that failed", lambda arm: _seeds(arm.failed) or "none")] if failed else []),
+        *of("encoder_parameters", "parameters"),
+        row(
             f"{group.runs[0].split} WER [95 % interval]",
-            lambda a: percent_interval(costs.arm_wer(a), evidence.intervals[a.label]),
+            lambda arm: percent_interval(costs.arm_wer(arm), evidence.intervals[arm.label]),
         ),
-        ("character error rate (CER)", lambda a: percent(metric(a, "cer", "rate"))),
-        ("best validation WER", lambda a: percent(costs.arm_best(a))),
-        (f"training cost, {unit}", lambda a: hours(arm_mean(a, "device_hours"))),
-        (
-            f"of that lost to crashes, {unit}",
-            lambda a: digits(costs.mean([r.wasted_hours for r in a.runs])),
-        ),
-        ("training compute", lambda a: prefixed(arm_mean(a, "train_flops"), "FLOP")),
-        (
-            "audio trained on, hours",
-            lambda a: digits(costs.mean([r.audio_hours for r in a.runs])),
-        ),
-        (
-            f"throughput, audio hours per {unit.replace('hours', 'hour')}",
-            lambda a: digits(costs.mean([r.throughput for r in a.runs])),
-        ),
-        (
-            "share of the device's peak FLOP/s used (MFU)",
-            lambda a: percent(arm_mean(a, "model_flops_utilisation")),
-        ),
-        (f"peak memory {kind}".strip(), lambda a: mebibytes(arm_mean(a, "peak_memory_bytes"))),
-        ("energy", lambda a: prefixed(arm_mean(a, "energy_joules"), "J")),
-        (
-            "running cost, seconds per second of audio (real-time factor)",
-            lambda a: digits(costs.real_time_factor(a), 2),
-        ),
-        (
-            "of that features and encoder; the rest is search with the decoder",
-            lambda a: digits(costs.encoder_factor(a), 2),
-        ),
-        ("updates", lambda a: count(arm_mean(a, "updates"))),
-        *_infeasible(group),
-        ("stopped because", lambda a: "; ".join(dict.fromkeys(_stopped(r) for r in a.runs))),
-        ("a best trade-off (Pareto front)", lambda a: "yes" if a in front else "no"),
+        *of("cer_percent", "best_validation_wer_percent", "device_hours", "wasted_device_hours"),
+        *of("train_flop", "audio_hours", "audio_hours_per_device_hour"),
+        *of("model_flops_utilisation_percent", "peak_memory_bytes", "energy_joules"),
+        *of("real_time_factor_seconds_per_second", "encoder_seconds_per_second", "updates"),
+        *(of("infeasible_utterances") if infeasible else []),
+        row("stopped because", lambda arm: "; ".join(dict.fromkeys(map(_stopped, arm.runs)))),
+        row("a best trade-off (Pareto front)", lambda arm: "yes" if arm in front else "no"),
     ]
-    header = ["", *[arm.label for arm in group.arms]]
-    return header, [[words, *[show(arm) for arm in group.arms]] for words, show in rows]
+    return Table(["", *[arm.label for arm in group.arms]], rows)
 
 
 def _seeds(runs: Sequence[Run]) -> str:
     return ", ".join(NONE if run.seed is None else str(run.seed) for run in runs)
-
-
-def _failed(group: Group) -> list[tuple[str, Callable[[Arm], str]]]:
-    """A row only where a run failed."""
-    if not any(arm.failed for arm in group.arms):
-        return []
-    return [("seeds that failed", lambda arm: _seeds(arm.failed) or "none")]
-
-
-def _infeasible(group: Group) -> list[tuple[str, Callable[[Arm], str]]]:
-    """A row only where there is something to say."""
-    if not any(run.totals.get("infeasible_utterances") for run in group.runs):
-        return []
-    words = "utterances too short for their text, left out of the CTC term (repetitions counted)"
-    return [(words, lambda arm: count(arm_mean(arm, "infeasible_utterances")))]
 
 
 def _stopped(run: Run) -> str:
@@ -216,17 +168,14 @@ def _unequal(group: Group) -> list[Block]:
 def _costs(group: Group, targets: Sequence[float]) -> list[Block]:
     if not targets:
         return [Text(["No target below 100 % WER can be set: no arm has learnt enough."])]
-    axes: list[tuple[str, str, Callable[[float | None], str]]] = [
-        ("device_hours", hours_unit(group), hours),
-        ("train_flops", "training compute", lambda v: prefixed(v, "FLOP")),
-        ("audio_hours", "audio hours", digits),
-        ("energy_joules", "energy", lambda v: prefixed(v, "J")),
+    rows = [
+        [
+            f"{percent(target)}: {quantity.title(group)}",
+            *[_cost(cost_to(arm, target, quantity.key), quantity.show) for arm in group.arms],
+        ]
+        for target in targets
+        for quantity in COSTS
     ]
-    rows = []
-    for target in targets:
-        for field, words, show in axes:
-            cells = [_cost(cost_to(arm, target, field), show) for arm in group.arms]
-            rows.append([f"{percent(target)}: {words}", *cells])
     note = (
         "Cost at the first validation whose WER is at or below the target, nothing interpolated. "
         "A run that stopped above the target counts as not reached (censored), not as missing."
@@ -258,26 +207,23 @@ def _cost(cost: costs.Cost, show: Callable[[float | None], str]) -> str:
     return text + (f", {sum(cost.reached)} of {cost.seeds} seeds" if cost.seeds > 1 else "")
 
 
-def _phases(group: Group) -> tuple[list[str], list[list[str]]]:
+def _phases(group: Group) -> Table:
     spent = [plots.phase_hours(arm) for arm in group.arms]
     rows = [
         [words, *[digits(60 * row[phase]) for row in spent]]
-        for phase, (words, *_) in figures.PHASES.items()
+        for phase, (words, *_) in PHASES.items()
         if any(row[phase] for row in spent)
     ]
     unit = hours_unit(group).replace("hours", "minutes")
-    return [unit, *[arm.label for arm in group.arms]], rows
+    return Table([unit, *[arm.label for arm in group.arms]], rows)
 
 
 def _trade_offs(evidence: Evidence, suffix: str) -> list[Block]:
     group = evidence.group
     front = [arm.label for arm in costs.pareto(group)]
     if not front:
-        return [
-            Text(
-                ["No arm has a WER, a training cost and a real-time factor, so there is no front."]
-            )
-        ]
+        words = "No arm has a WER, a training cost and a real-time factor, so there is no front."
+        return [Text([words])]
     note = (
         f"On the front: {listed(front)}. No other arm is as good in WER, {hours_unit(group)} and "
         "real-time factor at once; differences below 1 % count as equal."
@@ -285,8 +231,7 @@ def _trade_offs(evidence: Evidence, suffix: str) -> list[Block]:
     words = (
         "WER against training and running cost. Whiskers: 95 % intervals; rings: best trade-offs."
     )
-
-    def draw() -> Figure | None:
-        return plots.pareto_front(group, evidence.intervals)
-
-    return [Text([note]), Picture(f"trade_offs{suffix}", draw, words)]
+    figure = Picture(
+        f"trade_offs{suffix}", lambda: plots.pareto_front(group, evidence.intervals), words
+    )
+    return [Text([note]), figure]

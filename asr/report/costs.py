@@ -40,7 +40,7 @@ def arm_wer(arm: Arm) -> float | None:
 
 def real_time_factor(arm: Arm) -> float | None:
     """Mean over seeds of seconds of decoding per second of audio."""
-    return mean([(run.metrics or {}).get("real_time_factor") for run in arm.runs])
+    return mean([run.real_time_factor for run in arm.runs])
 
 
 def encoder_factor(arm: Arm) -> float | None:

@@ -146,8 +146,7 @@ def _errors(row: dict[str, Any]) -> int:
 def interval(arm: Arm, table: Utterances | None) -> tuple[float, float] | None:
     """95 % interval of an arm's WER over speakers and, with several seeds, over seeds."""
     if len(arm.runs) == 1:
-        found = arm.runs[0].metric("wer", "interval")
-        return None if found is None else (found[0], found[1])
+        return arm.runs[0].wer_interval
     if table is None:
         return None
     return bootstrap_interval(table.errors, table.words, table.speakers)

@@ -17,7 +17,8 @@ from asr.report.evidence import Evidence, weigh
 from asr.report.groups import read_groups
 from asr.report.probes import Probes, read_probes
 from asr.report.runs_csv import to_csv, verdicts_csv
-from asr.report.study import Study, disagreements, known_by_study, late_seeds, read_study
+from asr.report.study import StudyRecord, known_by_study, read_record
+from asr.report.study_audit import disagreements
 from asr.report.study_section import study_section
 
 SYNTHETIC = (
@@ -84,12 +85,12 @@ def compare(
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; give a folder for the report")
-    record = None if study is None else read_study(Path(study))
+    record = None if study is None else read_record(Path(study))
     probes = read_probes([Path(folder) for folder in claims])
-    folders = [Path(run) for run in runs] or ([] if record is None else record.finals)
+    folders = [Path(run) for run in runs] or ([] if record is None else record.final_runs)
     groups = read_groups(folders, split, by_budget=record is not None and record.by_budget)
     groups = groups if record is None else known_by_study(groups, record)
-    caveat = "" if record is None else late_seeds(record.registered, record.rows)
+    caveat = "" if record is None else record.late_seeds()
     wanted = sorted(targets or (record.targets if record else ()), reverse=True)
     found = [weigh(g, wanted or costs.default_targets(g), caveat) for g in groups]
     broken = (
@@ -132,7 +133,7 @@ class Page:
     """The sections in the order in which they are read: answer, claims, study, arms."""
 
     def __init__(
-        self, found: list[Evidence], probes: Probes, study: Study | None, broken: list[str]
+        self, found: list[Evidence], probes: Probes, study: StudyRecord | None, broken: list[str]
     ):
         self.found, self.probes, self.study, self.broken = found, probes, study, broken
         self.answers = [verdict.answer(evidence) for evidence in found]

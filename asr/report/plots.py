@@ -34,19 +34,13 @@ from asr.report.costs import (
 )
 from asr.report.evidence import Evidence
 from asr.report.groups import Arm, Group
+from asr.report.quantities import COSTS
 from asr.report.runs import Run
 
 BARE = {"linestyle": "none"}
 APART = 0.06  # trials between arms that stand side by side
 LOG_SPAN = 10  # an axis whose values span more is logarithmic
 GRID = 60  # abscissae at which curves of several seeds are averaged
-Axis = tuple[str, str, str]  # field of Point, words, unit
-
-COSTS: tuple[Axis, ...] = (
-    ("train_flops", "training compute", "FLOP"),
-    ("audio_hours", "audio trained on", "hours"),
-    ("energy_joules", "energy", "J"),
-)
 
 
 def curve(run: Run, axis: str) -> tuple[np.ndarray, np.ndarray]:
@@ -102,16 +96,25 @@ def wer_against_hours(group: Group, target: float | None) -> Figure:
 
 def wer_against_costs(group: Group) -> Figure | None:
     """Small multiples of the same curves against the other costs that were measured."""
-    shown = [axis for axis in COSTS if any(len(curve(run, axis[0])[0]) for run in group.runs)]
+    shown = [
+        cost
+        for cost in COSTS
+        if cost.key != "device_hours" and any(len(curve(run, cost.key)[0]) for run in group.runs)
+    ]
     if not shown:
         return None
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for panel, (field, words, unit) in zip(panels, shown, strict=True):
-        top = [x[-1] for run in group.runs if len(x := curve(run, field)[0])]
-        divisor, prefix = (1.0, "") if unit == "hours" else scale(top)
-        _curves(figure, panel, group, field, divisor, labelled=False)
-        panel.set_xlabel(f"{words}, {prefix}{unit}")
+    for panel, cost in zip(panels, shown, strict=True):
+        if cost.cost == "hours":
+            divisor, label = 1.0, cost.heading
+        else:
+            divisor, prefix = scale(
+                [x[-1] for run in group.runs if len(x := curve(run, cost.key)[0])]
+            )
+            label = f"{cost.heading}, {prefix}{cost.cost}"
+        _curves(figure, panel, group, cost.key, divisor, labelled=False)
+        panel.set_xlabel(label)
     panels[0].set_ylabel("validation WER, %")
     _legend(figure, group)
     return figure

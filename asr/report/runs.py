@@ -2,7 +2,6 @@
 
 import json
 import math
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +91,22 @@ class Run:
     @property
     def wer(self) -> float | None:
         """WER on the evaluated split, a fraction."""
-        return None if self.metrics is None else self.metrics["wer"]["rate"]
+        return self.metric("wer", "rate")
+
+    @property
+    def wer_interval(self) -> tuple[float, float] | None:
+        """95 % interval of the WER, fractions."""
+        return tuple(found) if (found := self.metric("wer", "interval")) else None
+
+    @property
+    def cer(self) -> float | None:
+        """CER on the evaluated split, a fraction."""
+        return self.metric("cer", "rate")
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of recognition per second of audio."""
+        return self.metric("real_time_factor")
 
     @property
     def validation_metric(self) -> str:
@@ -105,7 +119,7 @@ class Run:
         return min((p.wer for p in self.points), default=None)
 
     @property
-    def wasted_hours(self) -> float | None:
+    def wasted_device_hours(self) -> float | None:
         """Device-hours of work that a crash made the run do again."""
         wasted, wall = self.totals.get("wasted_seconds"), self.totals.get("wall_seconds")
         return self.totals["device_hours"] * wasted / wall if wasted is not None and wall else None
@@ -229,19 +243,17 @@ def _evaluation(
 
 
 def _best_updates(folder: Path) -> int | None:
-    """Updates of the best model, from the header of its weights; None without the file.
+    """Updates of the best model, from the header of its weights; None without the file."""
+    from safetensors import SafetensorError, safe_open
 
-    Format of safetensors: the length of the header (8 bytes, little endian), then JSON.
-    """
     path = folder / "best" / "model.safetensors"
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, path.stat().st_size)))
-        return json.loads(header.get("__metadata__", {}).get("summary", "{}")).get("updates")
-    except (struct.error, ValueError) as error:
+        with safe_open(path, framework="np") as file:
+            facts = file.metadata() or {}
+        return json.loads(facts.get("summary", "{}")).get("updates")
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it or train again") from error
 
 
@@ -264,6 +276,7 @@ def _totals(
     newer = costs and costs[-1]["device_hours"] >= totals.get("device_hours", 0)
     totals = part(starts[-1] if starts else {}, DEVICE) | totals | (costs[-1] if newer else {})
     totals.setdefault("sessions", len(starts))
+    totals |= {f"{phase}_seconds": s for phase, s in (totals.get("seconds") or {}).items()}
     if isinstance(numbers := totals.get("parameters"), dict):  # by part of the model
         totals |= {f"{name}_parameters": number for name, number in numbers.items()}
         totals["parameters"] = sum(numbers.values())

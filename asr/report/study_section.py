@@ -4,11 +4,11 @@ from asr.document.blocks import Block, Picture, Section, Table, Text
 from asr.formatting import digits, listed, percent, percent_interval
 from asr.report.costs import mean
 from asr.report.plots import Curve, tuning
-from asr.report.study import FAILED_WER, Study, remarks
+from asr.report.study import FAILED_WER, Account, StudyRecord, hours_of
 from asr.statistics.tuning import expected_best, expected_best_interval
 
 
-def study_section(study: Study, broken: list[str]) -> Section:
+def study_section(study: StudyRecord, broken: list[str]) -> Section:
     """What a reader must know to believe the study, contradictions first."""
     registered, plan = study.registered, study.plan
     said = (
@@ -22,7 +22,7 @@ def study_section(study: Study, broken: list[str]) -> Section:
         ["study", f"{registered['name']}, {study.folder}"],
         ["registered", f"{registered['registered']}, by the first start of asr study"],
         ["SHA-256 of the registered file", registered["study_sha256"]],
-        ["arms", ", ".join(study.arms)],
+        ["arms", ", ".join(study.recipes)],
         ["seeds of the final runs", ", ".join(str(seed) for seed in plan["seeds"])],
         ["budgets", "; ".join(f"{k}: {_budget(v)}" for k, v in plan["budgets"].items())],
         ["trials per arm", f"{plan['tuning']['trials']} of {_budget(plan['tuning']['budget'])}"],
@@ -35,8 +35,7 @@ def study_section(study: Study, broken: list[str]) -> Section:
         ["chosen by", "lowest validation WER; the test split was not looked at"],
     ]
     blocks.append(Table(["", "value"], facts))
-    notes = remarks(study)
-    if notes:
+    if notes := study.remarks():
         blocks.append(Text(notes, "list"))
     return "The study: registration, tuning and total cost", [
         *blocks,
@@ -55,36 +54,26 @@ def _ranges(ranges: dict[str, dict[str, float | str]]) -> str:
     return "; ".join(told) or "none"
 
 
-def _costs(study: Study) -> list[Block]:
+def _costs(study: StudyRecord) -> list[Block]:
     """Device-hours of trials, final runs and failures, per arm and in all."""
-    rows, accounts = [], study.accounts
-    for a in accounts:
-        lost = sum(row["device_hours"] or 0.0 for row in a.failed)
-        rows.append(
-            [
-                a.arm,
-                str(len(a.trials)),
-                digits(a.tuning_hours),
-                str(len(a.finals)),
-                digits(a.final_hours),
-                f"{len(a.failed)} ({digits(lost)})",
-                digits(a.tuning_hours + a.final_hours),
-            ]
-        )
-    failed = [row for a in accounts for row in a.failed]
-    rows.append(
-        [
-            "all",
-            str(sum(len(a.trials) for a in accounts)),
-            digits(sum(a.tuning_hours for a in accounts)),
-            str(sum(len(a.finals) for a in accounts)),
-            digits(sum(a.final_hours for a in accounts)),
-            f"{len(failed)} ({digits(sum(row['device_hours'] or 0.0 for row in failed))})",
-            digits(sum(a.tuning_hours + a.final_hours for a in accounts)),
-        ]
-    )
     header = ["arm", "trials", "device-hours of trials", "final runs", "device-hours of final runs"]
     header += ["failed (device-hours)", "device-hours in all"]
+    accounts = study.accounts
+    all_arms = Account(
+        "all", [r for a in accounts for r in a.trials], [r for a in accounts for r in a.finals]
+    )
+    rows = [
+        [
+            account.arm,
+            str(len(account.trials)),
+            digits(hours_of(account.trials)),
+            str(len(account.finals)),
+            digits(hours_of(account.finals)),
+            f"{len(account.failed)} ({digits(hours_of(account.failed))})",
+            digits(hours_of(account.ended)),
+        ]
+        for account in [*accounts, all_arms]
+    ]
     note = (
         "Failures are counted in trials, final runs and the sum: what they cost was paid. These "
         "are hours of training; decoding the evaluated split is in none of them."
@@ -92,7 +81,7 @@ def _costs(study: Study) -> list[Block]:
     return [Table(header, rows), Text([note])]
 
 
-def _best(study: Study) -> list[Block]:
+def _best(study: StudyRecord) -> list[Block]:
     """Expected best of n trials, as a plot and a table."""
     tuned = [account for account in study.accounts if account.trials]
     if not tuned:

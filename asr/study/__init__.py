@@ -12,7 +12,7 @@ the processes that it starts: killed at any moment, the same command goes on whe
 
 from asr.study.devices import task
 from asr.study.matrix import Selection, run_study
+from asr.study.results import status
 from asr.study.schema import Study, read_study
-from asr.study.status import status
 
 __all__ = ["Selection", "Study", "read_study", "run_study", "status", "task"]

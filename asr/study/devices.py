@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
+from asr.locks import take
 from asr.recipe.schema import TrainerOptions
-from asr.study.locks import Claim, claim
 
 # What a launcher tells the processes that it starts; a run of a study is a process on its own.
 LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "PMI_", "PMIX_", "OMPI_")
@@ -113,15 +114,15 @@ def _gpus(place: Iterable[int]) -> tuple[str, ...]:
     return tuple(f"gpu-{torch.cuda.get_device_properties(i).uuid}" for i in place)
 
 
-def take(free: Sequence[Slot]) -> tuple[Slot, list[Claim]] | None:
-    """The first slot of which no study on this machine uses a part; None where there is none."""
+def take_slot(free: Sequence[Slot]) -> tuple[Slot, list[TextIO]] | None:
+    """The first slot of which no study on this machine uses a part, with its locks."""
     folder = lock_folder()
     for slot in free:
-        held = [one for name in slot.locks if (one := claim(folder / name))]
+        held = [one for name in slot.locks if (one := take(folder / name))]
         if len(held) == len(slot.locks):
             return slot, held
         for one in held:
-            one.release()
+            one.close()
     return None
 
 

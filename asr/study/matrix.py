@@ -1,33 +1,38 @@
 """The loop that works through a study: takes what is missing, one unit per device at a time."""
 
+import contextlib
 import logging
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from asr.corpora.prepare import prepare
 from asr.data.utterances import read_corpus
 from asr.items import reason
+from asr.locks import POLL_SECONDS, take, waiting_for
 from asr.recipe.schema import Recipe
 from asr.report import compare
 from asr.report.runs import read_run
-from asr.study import devices, results, status
-from asr.study.locks import POLL_SECONDS, Claim, claim, waiting_for
+from asr.report.study import read_record
+from asr.study import devices, results
 from asr.study.plan import Plan, Unit
 from asr.study.processes import Children
 from asr.study.registration import read_registration, register
 from asr.study.schema import Study
-from asr.study.units import Bench, perform, read_result
+from asr.study.units import perform, read_result
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
+# At the end of the given time, a fifth of it at most: two thirds for runs to save, then they are
+# killed, and one third to write down the results.
+SAVING_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ def run_study(
     selection: Selection = Selection(),  # noqa: B008  (frozen)
     amend: bool = False,
     retry: bool = False,
+    minutes: float | None = None,
     runner: Children | None = None,
 ) -> dict[str, Any]:
     """Does what is missing of a study, then writes the report; safe from several shells at once.
@@ -86,17 +92,24 @@ def run_study(
         selection: a part of the matrix.
         amend: record that the file has changed, instead of refusing.
         retry: do failed units again; what they cost stays counted.
+        minutes: after which the study has stopped. Runs that have not ended save before that and
+            go on at the next call; no page is written while something is left.
         runner: what carries out ``asr train`` and ``asr evaluate``.
 
     Returns:
         rows: of results.jsonl; table and remarks: what they say; blocked: arms none of whose trials
-        succeeded; report: the page, None before there is a final run; failed: whether anything did.
+        succeeded; report: the page, None before there is a final run; failed: whether anything did;
+        left: how many known units of the selection have no result.
 
     Raises:
         ValueError: the file is not that of the registered study, a recipe does not fit, the
-            machine has too little room, or failures of some arms alone are to be done again.
+            machine has too little room, failures of some arms alone are to be done again, or
+            ``minutes`` is not above 0.
         KeyboardInterrupt: told to end (SIGINT, SIGTERM); all runs have saved.
     """
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"--minutes {minutes:g}: expects more than 0")
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     plan = Plan(study)
     selection.check(plan)
     if retry and selection.arms:
@@ -113,17 +126,18 @@ def run_study(
         registered = register(plan, folder, wanted, rows_sha256, amend)
         if retry:
             _forget_failures(plan, folder, selection)
-    threads = registered["threads"]
-    free = _room(recipe, threads, workers)
+    free = _room(recipe, registered["threads"], workers)
     matrix = Matrix(plan, folder, registered, free, selection, runner or Children())
-    matrix.work(workers or len(free))
-    report = None
-    try:
-        report = matrix.report()
-    except Exception as error:  # the runs and their rows are there in spite of it
-        matrix.fail("no report", error)
-    summary = status.summary(plan, folder, registered)
-    return {**summary, "report": report, "failed": summary["failed"] or matrix.failed}
+    matrix.work(workers or len(free), end)
+    report, left = None, len(matrix.missing())
+    if not left or minutes is None:
+        try:
+            report = matrix.report()
+        except Exception as error:  # the runs and their rows are there in spite of it
+            matrix.fail("no report", error)
+    found = results.summary(plan, folder)
+    failed = found["failed"] or matrix.failed
+    return {**found, "report": report, "failed": failed, "left": left}
 
 
 def _room(recipe: Recipe, threads: int, workers: int | None) -> list[devices.Slot]:
@@ -164,12 +178,12 @@ def _forget_failures(plan: Plan, folder: Path, selection: Selection) -> None:
             if unit.role == "trial" and begun:
                 log.warning("%s is not tried again: final runs rest on the choice", unit.title)
                 continue
-            held = claim(folder / unit.folder / ".claim")
+            held = take(folder / unit.folder / ".claim")
             if held is None:
                 log.warning("%s is not tried again: another process works on it", unit.title)
                 continue
-            (folder / unit.folder / "result.json").unlink()
-            held.release()
+            with held:
+                (folder / unit.folder / "result.json").unlink()
 
 
 @dataclass
@@ -178,7 +192,7 @@ class Matrix:
 
     plan: Plan
     folder: Path
-    registered: Row
+    registered: dict[str, Any]
     free: list[devices.Slot]
     selection: Selection
     runner: Children
@@ -186,33 +200,41 @@ class Matrix:
     stopping: threading.Event = field(default_factory=threading.Event)
     waiting: threading.Event = field(default_factory=threading.Event)
 
-    def work(self, workers: int) -> None:
-        """Until nothing is missing, here or in another shell.
+    def work(self, workers: int, end: float = math.inf) -> None:
+        """Until nothing is missing, here or in another shell, or until a moment of ``monotonic``.
 
         Raises:
             KeyboardInterrupt: told to end.
         """
+        saving = min(SAVING_SECONDS, max(0.0, end - time.monotonic()) / 5)
         with ThreadPoolExecutor(workers) as pool, _terminable():
             futures = [pool.submit(self._worker) for _ in range(workers)]
             try:
-                waiting = set(futures)
-                while waiting:  # in short steps, so that signals are heard
-                    done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+                working = set(futures)
+                while (
+                    working and time.monotonic() < end - saving
+                ):  # in short steps: signals are heard
+                    done, working = wait(working, timeout=0.2, return_when=FIRST_EXCEPTION)
                     for future in done:
                         future.result()  # raises what a worker raised
-            finally:  # of one worker, or a signal: the others save and end, too
+            finally:  # of one worker, a signal or the time: the others save and end, too
                 self.stopping.set()
                 if not all(future.done() for future in futures):
                     log.info("telling the runs to save and end")
                     self.runner.stop()
-                wait(futures)
+                seconds = max(0.0, end - saving / 3 - time.monotonic())
+                if wait(futures, seconds if end < math.inf else None).not_done:
+                    log.warning("a run did not save in time: it goes on from its last checkpoint")
+                    self.runner.kill()
+            for future in futures:
+                future.result()
 
     def _worker(self) -> None:
-        while not self.stopping.is_set() and self._missing():
+        while not self.stopping.is_set() and self.missing():
             if not self._one():
                 self.stopping.wait(10 * POLL_SECONDS)
 
-    def _missing(self) -> list[Unit]:
+    def missing(self) -> list[Unit]:
         """Units that have no result yet; final runs are known once their arm is tuned."""
         return [
             unit
@@ -222,35 +244,36 @@ class Matrix:
 
     def _one(self) -> bool:
         """Does a unit that nobody works on; False where there is none, or no device is free."""
-        place = devices.take(self.free)
+        place = devices.take_slot(self.free)
         if place is None:
             if not self.waiting.is_set():
                 log.info("waiting: runs of other processes of asr study have the devices")
                 self.waiting.set()
             return False
-        slot, held_devices = place
-        try:
-            for unit in self._missing():
-                held = claim(self.folder / unit.folder / ".claim")
+        slot, locks = place
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            for unit in self.missing():
+                held = take(self.folder / unit.folder / ".claim")
                 if held is None:
                     continue
-                try:
+                with held:
                     if read_result(self.folder, unit) is None:  # ended while we looked
-                        self._do(unit, slot, [*held_devices, held])
+                        self._do(unit, slot, [*locks, held])
                         return True
-                finally:
-                    held.release()
             return False
-        finally:
-            for device in held_devices:
-                device.release()
 
-    def _do(self, unit: Unit, slot: devices.Slot, held: list[Claim]) -> None:
-        sha256, threads = self.registered["study_sha256"], self.registered["threads"]
-        environment = devices.environment(slot, threads, os.environ)
-        numbers = [one.number for one in held]
-        bench = Bench(self.folder, sha256, self.runner, environment, numbers)
-        rows = perform(unit, self.plan.study, bench)
+    def _do(self, unit: Unit, slot: devices.Slot, held: list[TextIO]) -> None:
+        rows = perform(
+            unit,
+            self.plan.study,
+            self.folder,
+            self.registered["study_sha256"],
+            self.runner,
+            environment=devices.environment(slot, self.registered["threads"], os.environ),
+            held=[lock.fileno() for lock in held],
+        )
         if rows is not None:
             log.info("%s", results.progress(rows[0]))
             results.collect(self.plan, self.folder)
@@ -258,25 +281,19 @@ class Matrix:
     def report(self) -> Path | None:
         """The page over all final runs that are there; by the first process of a launcher."""
         launched = devices.task()
+        results.collect(self.plan, self.folder)
         study, runs = self.plan.study, []
-        for row in results.collect(self.plan, self.folder):
-            if row["role"] == "final" and row["status"] == "done":
-                try:
-                    read_run(Path(row["run"]), study.split)
-                    runs.append(Path(row["run"]))
-                except Exception as error:  # damaged later; it does not cost the others' page
-                    self.fail(f"{row['run']} is not on the page", error)
+        for run in read_record(self.folder).final_runs:
+            try:
+                read_run(run, study.split)
+                runs.append(run)
+            except Exception as error:  # damaged later; it does not cost the others' page
+                self.fail(f"{run} is not on the page", error)
         if not runs or (launched and launched[0]):
             return None
-        targets = [target / 100 for target in study.targets] or None
+        output = self.folder / "report"
         with waiting_for(self.folder / ".report.lock"):
-            written = compare(
-                runs,
-                self.folder / "report",
-                targets=targets,
-                split=study.split,
-                study=self.folder,
-            )
+            written = compare(runs, output, split=study.split, study=self.folder)
         return next(path for path in written["files"] if path.suffix == ".html")
 
     def fail(self, what: str, error: Exception) -> None:
@@ -285,7 +302,7 @@ class Matrix:
         log.error("%s: %s", what, reason(error))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _terminable() -> Iterator[None]:
     """SIGTERM is heard as SIGINT is, in the main thread."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from asr.config import shipped, strict_yaml
 from asr.config.strict_yaml import Tree
 from asr.recipe.schema import Budget, Recipe
-from asr.study.schema import Arm, Range, Study
+from asr.study.schema import Range, Study, StudyArm
 
 TUNING = "tuning"  # the budget of trials, in results
 
@@ -123,7 +123,7 @@ def _with(tree: Tree, seed: int, budget: Budget) -> Tree:
     return {**copy.deepcopy(tree), "seed": seed, "budget": strict_yaml.tree_of(budget)}
 
 
-def _with_decoders(study: Study) -> dict[str, Arm]:
+def _with_decoders(study: Study) -> dict[str, StudyArm]:
     """Arms, each with each decoder of the study."""
     if not study.decoders:
         return study.arms

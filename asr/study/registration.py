@@ -1,7 +1,6 @@
 """What a study set out to do, written down before its first run: no quiet change afterwards."""
 
 import datetime
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from asr.config.strict_yaml import Tree
 from asr.files import read_json, write
 from asr.metering.environment import environment
 from asr.recipe.schema import Recipe
+from asr.report.study import checksum
 from asr.study.plan import Plan
 from asr.study.units import chosen
 
@@ -21,11 +21,6 @@ def resolved(plan: Plan) -> Tree:
     """The study file with every default, and the complete recipe of each arm; plain values."""
     tree = {"study": strict_yaml.tree_of(plan.study), "recipes": plan.recipes}
     return json.loads(json.dumps(tree, default=str))
-
-
-def checksum(tree: Tree) -> str:
-    """SHA-256 of its JSON with sorted keys: comments and order of the file do not count."""
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def read_registration(folder: Path) -> dict[str, Any] | None:
@@ -110,8 +105,9 @@ def register(
             return registered
         if not amend:
             raise ValueError(
-                f"{folder} was registered with another file (they differ in {listed(changed)}); "
-                "give the study another name, or --amend to record the change"
+                f"{folder} was registered with another file (they differ in "
+                f"{first_keys(changed)}); give the study another name, or --amend to record the "
+                "change"
             )
         _check_units(plan, folder, changed)
         earlier = registered["study_sha256"]
@@ -121,7 +117,7 @@ def register(
     return registered
 
 
-def listed(keys: list[str]) -> str:
+def first_keys(keys: list[str]) -> str:
     """The first few, and how many more."""
     more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
     return ", ".join(keys[:NAMED]) + more

@@ -1,4 +1,4 @@
-"""The rows of a study's units in one file, and what they say in a few lines."""
+"""The rows of a study's units in one file, what they say in a few lines, and what is missing."""
 
 import json
 import statistics
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from asr.files import write
-from asr.report.study import late_seeds
-from asr.study.locks import waiting_for
+from asr.formatting import digits, percent
+from asr.locks import is_taken, waiting_for
+from asr.report.study import FAILED, Row, read_record
 from asr.study.plan import TUNING, Plan, Unit
-from asr.study.registration import differences, read_registration
+from asr.study.registration import differences, first_keys, read_registration
+from asr.study.schema import Study
 from asr.study.units import chosen, read_result
-from asr.text.scoring import percent
-
-Row = dict[str, Any]
 
 
 def units(plan: Plan, folder: Path) -> list[Unit]:
@@ -43,9 +42,34 @@ def collect(plan: Plan, folder: Path) -> list[Row]:
             )
         found = [read_result(folder, unit) for unit in units(plan, folder)]
         rows = [row for result in found for row in result or ()]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        write(folder / "results.jsonl", text)
+        write(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return rows
+
+
+def summary(plan: Plan, folder: Path) -> dict[str, Any]:
+    """What a study has come to: rows, table, remarks, blocked and failed of ``run_study``."""
+    rows = collect(plan, folder)
+    record = read_record(folder)
+    ended = all(read_result(folder, unit) for unit in plan.trials)
+    blocked = [arm for arm in plan.arms if ended and chosen(plan, folder, arm) is None]
+    remarks = [f"{arm}: no final run, since all its trials failed." for arm in blocked]
+    remarks += record.remarks()
+    for key, words in (("device_name", "devices"), ("num_threads", "numbers of threads")):
+        values = sorted({str(row[key]) for row in rows if row[key] is not None})
+        if len(values) > 1:
+            different = ", ".join(values)
+            remarks.append(
+                f"Runs had different {words}, so device-hours do not compare: {different}."
+            )
+    spent = sum(row["device_hours"] for row in record.ended)
+    remarks.append(f"Cost of all training: {digits(spent)} device-hours, failures included.")
+    return {
+        "rows": rows,
+        "table": table(plan, rows),
+        "remarks": remarks,
+        "blocked": blocked,
+        "failed": bool(blocked) or any(row["status"] == FAILED for row in rows),
+    }
 
 
 def progress(row: Row) -> str:
@@ -53,14 +77,14 @@ def progress(row: Row) -> str:
     name = f"trial {row['number']}" if row["role"] == "trial" else f"seed {row['seed']}"
     head = f"{row['arm']} {row['budget']} {name}: "
     cost = f"{row['device_hours']:.4f} device-hours"
-    if row["status"] == "failed":
+    if row["status"] == FAILED:
         return f"{head}failed after {cost}: {row['reason']}"
     metric = row.get("validation_metric") or "wer"
-    wer = f"validation {metric.upper()} {percent(row[f'validation_{metric}'])}"
+    rate = f"validation {metric.upper()} {percent(row[f'validation_{metric}'])}"
     if row["test_wer"] is not None:
-        wer = f"test WER {percent(row['test_wer'])}, {wer}"
+        rate = f"test WER {percent(row['test_wer'])}, {rate}"
     settings = ", ".join(f"{key} {value:g}" for key, value in row["settings"].items())
-    return f"{head}{wer}, {cost}" + (f" ({settings})" if settings else "")
+    return f"{head}{rate}, {cost}" + (f" ({settings})" if settings else "")
 
 
 def table(plan: Plan, rows: Sequence[Row]) -> str:
@@ -69,29 +93,31 @@ def table(plan: Plan, rows: Sequence[Row]) -> str:
     ``over seeds`` is the range from the lowest to the highest test WER.
     """
     metric = "cer" if any(row.get("validation_metric") == "cer" for row in rows) else "wer"
+    validation = "validation" + " CER" * (metric == "cer")
     lines = []
     for arm in plan.arms:
         own = [row for row in rows if row["arm"] == arm]
         tuning = sum(row["device_hours"] for row in own if row["role"] == "trial")
         for budget in plan.study.budgets:
             of_budget = [row for row in own if row["budget"] == budget]
-            failed = [r for r in own if r["status"] == "failed" and r["budget"] in (budget, TUNING)]
+            failed = [r for r in own if r["status"] == FAILED and r["budget"] in (budget, TUNING)]
             done = [row for row in of_budget if row["status"] == "done"]
             tested = _values(done, "test_wer")
-            spread = f"{percent(min(tested))} to {percent(max(tested))}" if tested else "-"
-            validation = _mean(_values(done, f"validation_{metric}"))
-            line = {
-                "arm": arm,
-                "budget": budget,
-                "test WER": percent(_mean(tested)),
-                "over seeds": spread,
-                "validation" + " CER" * (metric == "cer"): percent(validation),
-                "runs": f"{len(done)}/{len(plan.study.seeds)}",
-                "h final": f"{sum(_values(of_budget, 'device_hours')):.3f}",
-                "h tuning": f"{tuning:.3f}",
-                "failed": str(len(failed)),
-            }
-            lines.append(line)
+            lines.append(
+                {
+                    "arm": arm,
+                    "budget": budget,
+                    "test WER": _mean(tested),
+                    "over seeds": f"{percent(min(tested))} to {percent(max(tested))}"
+                    if tested
+                    else "-",
+                    validation: _mean(_values(done, f"validation_{metric}")),
+                    "runs": f"{len(done)}/{len(plan.study.seeds)}",
+                    "h final": f"{sum(_values(of_budget, 'device_hours')):.3f}",
+                    "h tuning": f"{tuning:.3f}",
+                    "failed": str(len(failed)),
+                }
+            )
     cells = [list(lines[0]), *(list(line.values()) for line in lines)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
@@ -100,32 +126,40 @@ def table(plan: Plan, rows: Sequence[Row]) -> str:
     )
 
 
-def remarks(registered: Row, rows: Sequence[Row]) -> list[str]:
-    """What a reader must know beside the table: amendments, unlike machines, failures, the cost."""
-    found = [
-        f"amended {amendment['time']}: {', '.join(amendment['changed'])}"
-        for amendment in registered["amendments"]
-    ]
-    if late := late_seeds(registered, rows):
-        found.append(late)
-    earlier = [row for row in rows if row["study_sha256"] != registered["study_sha256"]]
-    if earlier:
-        found.append(f"rows made under an earlier version of the file: {len(earlier)}")
-    for key, words in (("device_name", "devices"), ("num_threads", "numbers of threads")):
-        values = sorted({str(row[key]) for row in rows if row[key] is not None})
-        if len(values) > 1:
-            listed = ", ".join(values)
-            found.append(f"runs had different {words}, so device-hours do not compare: {listed}")
-    counted = [row for row in rows if row["role"] != "point"]  # a part of a run that is counted
-    spent = sum(row["device_hours"] for row in counted)
-    failed = [row for row in counted if row["status"] == "failed"]
-    cost = f"cost of all: {spent:.3f} device-hours of training, trials and failures included"
-    return [*found, *(f"failed: {progress(row)}" for row in failed), cost]
-
-
 def _values(rows: Sequence[Row], key: str) -> list[float]:
     return [row[key] for row in rows if row[key] is not None]
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
+def _mean(rates: Sequence[float]) -> str:
+    return percent(statistics.fmean(rates)) if rates else "-"
+
+
+def status(study: Study, folder: Path) -> list[str]:
+    """What is done, failed, being worked on and missing; runs and writes nothing."""
+    plan = Plan(study)
+    registered = read_registration(folder)
+    lines = []
+    if registered is None:
+        lines.append(f"{folder}: not started")
+    elif changed := differences(plan, registered):
+        keys = first_keys(changed)
+        lines.append(f"{folder}: the file has changed since it was registered ({keys})")
+    known = units(plan, folder)
+    for arm in plan.arms:
+        states = [(unit, _state(folder, unit)) for unit in known if unit.arm == arm]
+        trials = [state for unit, state in states if unit.role == "trial"]
+        finals = [state for unit, state in states if unit.role == "final"]
+        finals += ["missing"] * (len(plan.finals(arm, {})) - len(finals))
+        lines.append(f"{arm}: {_counted('trials', trials)}; {_counted('final runs', finals)}")
+    return lines
+
+
+def _state(folder: Path, unit: Unit) -> str:
+    if (found := read_result(folder, unit)) is not None:
+        return str(found[0]["status"])
+    return "running" if is_taken(folder / unit.folder / ".claim") else "missing"
+
+
+def _counted(words: str, states: Sequence[str]) -> str:
+    names = [n for n in ("done", FAILED, "running", "missing") if n in states]
+    return f"{len(states)} {words}" + "".join(f", {states.count(name)} {name}" for name in names)

@@ -60,7 +60,7 @@ class Range:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class StudyArm:
     """What is compared: an encoder, its decoder, and what it alone has.
 
     Args:
@@ -117,7 +117,7 @@ class Study:
 
     name: str
     recipe: str
-    arms: dict[str, Arm] = named(Arm)
+    arms: dict[str, StudyArm] = named(StudyArm)
     budgets: dict[str, Budget] = named(Budget)
     seeds: list[int]
     tuning: Tuning

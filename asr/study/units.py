@@ -7,8 +7,7 @@ import math
 import re
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,30 +29,22 @@ COSTS = ("device_hours", "train_flops", "audio_hours", "updates", "energy_joules
 KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # saved and left when told to
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Where a unit is carried out.
-
-    Attributes:
-        folder: of the study.
-        study_sha256: of the file under which its results are made.
-        environment: of its processes.
-        held: file descriptors of the locks on unit and devices.
-    """
-
-    folder: Path
-    study_sha256: str
-    runner: Children
-    environment: Mapping[str, str]
-    held: list[int]
-
-
-def perform(unit: Unit, study: Study, bench: Bench) -> list[dict[str, Any]] | None:
+def perform(
+    unit: Unit, study: Study, folder: Path, study_sha256: str, runner: Children, **options: Any
+) -> list[dict[str, Any]] | None:
     """Trains and, if final, evaluates once; the rows of its ``result.json``, None if told to stop.
 
     A failure is a result: it has a reason and a cost, and is not tried again by itself.
+
+    Args:
+        unit: what to do.
+        study: as read from its file.
+        folder: of the study.
+        study_sha256: of the file under which the result is made.
+        runner: what carries out ``asr train`` and ``asr evaluate``.
+        options: environment and locks of the processes, see ``Children``.
     """
-    place = bench.folder / unit.folder
+    place = folder / unit.folder
     place.mkdir(parents=True, exist_ok=True)
     remove_stale(place)
     strict_yaml.dump(unit.recipe, place / "recipe.yaml")
@@ -66,7 +57,7 @@ def perform(unit: Unit, study: Study, bench: Bench) -> list[dict[str, Any]] | No
     reason = ""
     for arguments in verbs:
         try:
-            status = _until_it_ends(arguments, place, bench)
+            status = _until_it_ends(arguments, place, runner, options)
             if status is None:
                 return None
             reason = _reason(place / "log.txt", status) if status else ""
@@ -74,7 +65,7 @@ def perform(unit: Unit, study: Study, bench: Bench) -> list[dict[str, Any]] | No
             reason = reason_of(error)
         if reason:
             break
-    rows = _rows(unit, study, bench, reason)
+    rows = _rows(unit, study, place, study_sha256, reason)
     write(place / "result.json", json.dumps(rows, indent=1))
     return rows
 
@@ -126,14 +117,13 @@ def _or_infinity(loss: float | None) -> float:
     return math.inf if loss is None else loss
 
 
-def _until_it_ends(arguments: list[str], place: Path, bench: Bench) -> int | None:
+def _until_it_ends(
+    arguments: list[str], place: Path, runner: Children, options: dict[str, Any]
+) -> int | None:
     """The exit status of a verb; None when it was told to end with the study."""
     for attempt in range(1, ATTEMPTS + 1):
         began, sessions = time.monotonic(), _sessions(place)
-        log_file = place / "log.txt"
-        status = bench.runner(
-            arguments, log=log_file, environment=bench.environment, held=bench.held
-        )
+        status = runner(arguments, log=place / "log.txt", **options)
         killed = status < 0 or status in KILLED
         line = {"verb": arguments[0], "status": status, "seconds": time.monotonic() - began}
         # Ended before the ledger knew of it, or a failure took the ledger away: counted here.
@@ -141,7 +131,7 @@ def _until_it_ends(arguments: list[str], place: Path, bench: Bench) -> int | Non
         line["metered"] = known
         with (place / "attempts.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        if killed and bench.runner.stopped:
+        if killed and runner.stopped:
             return None
         if not killed or attempt == ATTEMPTS:
             break
@@ -168,9 +158,10 @@ def _reason(log: Path, status: int) -> str:
     return re.sub(r"^asr \w+: ", "", said[-1]) if said else f"exit status {status}; see {log}"
 
 
-def _rows(unit: Unit, study: Study, bench: Bench, reason: str) -> list[dict[str, Any]]:
+def _rows(
+    unit: Unit, study: Study, place: Path, study_sha256: str, reason: str
+) -> list[dict[str, Any]]:
     """What the unit reached and cost, then the smaller budgets as points of its curve."""
-    place = bench.folder / unit.folder
     run = loss = None
     try:
         if (place / "run" / "recipe.yaml").exists():
@@ -188,7 +179,7 @@ def _rows(unit: Unit, study: Study, bench: Bench, reason: str) -> list[dict[str,
         reason = "no validation was measured"
     row = {
         "study": study.name,
-        "study_sha256": bench.study_sha256,
+        "study_sha256": study_sha256,
         "arm": unit.arm,
         "role": unit.role,
         "number" if unit.role == "trial" else "seed": unit.number,
@@ -205,7 +196,7 @@ def _rows(unit: Unit, study: Study, bench: Bench, reason: str) -> list[dict[str,
         "audio_hours": run.audio_hours if run else None,
         "updates": totals.get("updates"),
         "energy_joules": totals.get("energy_joules"),
-        "real_time_factor": run.metric("real_time_factor") if run else None,
+        "real_time_factor": run.real_time_factor if run else None,
         "device_name": run.device_name if run else None,
         "num_threads": run.num_threads if run else None,
         "run": str(place / "run"),

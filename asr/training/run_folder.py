@@ -11,7 +11,8 @@ from typing import Any
 
 from asr.config import strict_yaml
 from asr.data.utterances import read_corpus
-from asr.files import check_format, locked, new_folder, remove_stale, write
+from asr.files import check_format, new_folder, remove_stale, write
+from asr.locks import locked
 from asr.recipe.schema import LanguageModelRecipe, Recipe
 
 log = logging.getLogger(__name__)

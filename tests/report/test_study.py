@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import hashlib
 import json
 import re
 import shutil
@@ -18,7 +17,8 @@ from asr.report.costs import cost_to
 from asr.report.groups import group_runs
 from asr.report.probes import read_probes
 from asr.report.runs import read_run
-from asr.report.study import disagreements, known_by_study, read_study, remarks
+from asr.report.study import checksum, known_by_study, read_record
+from asr.report.study_audit import disagreements
 from asr.statistics.tuning import expected_best
 from tests.run_folders import (
     compared_layers,
@@ -36,13 +36,9 @@ POINT = ("point", "failed")  # a failed final run has none
 ARMS = {"lstm": "LSTM", "transformer": "Transformer"}
 
 
-def checksum(resolved: object) -> str:
-    return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
-
-
 def said(folder: Path) -> list[str]:
-    study = read_study(folder)
-    return disagreements(study, [read_run(run) for run in study.finals], "test", [])
+    study = read_record(folder)
+    return disagreements(study, [read_run(run) for run in study.final_runs], "test", [])
 
 
 def change(folder: Path, **keys: object) -> None:
@@ -151,7 +147,7 @@ def test_a_final_run_that_failed_never_reaches_a_target_and_its_cost_is_the_stud
     write_lines(folder / "results.jsonl", [r for r in new if (r["role"], r["status"]) != POINT])
     compare([], tmp_path / "out", study=folder, targets=[0.2])
     page = (tmp_path / "out" / "report.md").read_text()
-    (row,) = [line for line in page.splitlines() if line.startswith("| 20.0 %: device-hours")]
+    (row,) = [line for line in page.splitlines() if line.startswith("| 20.0 %: training cost")]
     # One of three is fewer than half; the longest stopped after 450 s.
     assert row.split(" | ")[1].startswith("not reached within 0.125 (7.5 min)")
     assert "1 of 3 seeds" in row.split(" | ")[1]
@@ -159,8 +155,8 @@ def test_a_final_run_that_failed_never_reaches_a_target_and_its_cost_is_the_stud
     assert "A run that failed before the target counts as one that never reached it" in page
     assert "| seeds that failed | 1, 2 | none |" in page
     assert "in costs to a WER each counts as a run that never reached it" in page
-    study = read_study(folder)
-    (group,) = known_by_study(group_runs([read_run(run) for run in study.finals]), study)
+    study = read_record(folder)
+    (group,) = known_by_study(group_runs([read_run(run) for run in study.final_runs]), study)
     assert [run.totals["device_hours"] for run in group.arms[0].failed] == [0.05, 0.05]
     half = cost_to(group.arms[0], 0.5, "device_hours")  # what was reached before failing counts
     assert (half.reached, half.spent[1]) == ([True, True, False], pytest.approx(100 / 3600))
@@ -237,7 +233,7 @@ def test_seeds_amended_after_final_runs_are_said_beside_the_answer_and_the_diffe
     early = {"time": "2026-02-02", "from_sha256": "d" * 64, "changed": ["study.seeds"]}
     late = {"time": "2026-03-03", "from_sha256": "e" * 64, "changed": ["study.seeds"]}
     change(folder, amendments=[early, late])
-    assert not any("optional stopping" in line for line in remarks(read_study(folder)))
+    assert not any("optional stopping" in line for line in read_record(folder).remarks())
     new = [r | ({"study_sha256": "e" * 64} if r.get("seed") == 1 else {}) for r in rows(folder)]
     write_lines(folder / "results.jsonl", new)
     said = "The seeds were amended when results could be seen (2026-03-03, after 2 final runs)"
@@ -264,12 +260,12 @@ def test_a_contradiction_is_the_first_thing_on_the_page(tmp_path):
 def test_runs_of_elsewhere_missing_runs_and_another_split_are_contradictions(tmp_path):
     folder = write_study(tmp_path / "study", ARMS)
     stranger = write_run(tmp_path / "stranger", errors=[1] * 400)
-    study = read_study(folder)
-    runs = [read_run(run) for run in [*study.finals[1:], stranger]]
+    study = read_record(folder)
+    runs = [read_run(run) for run in [*study.final_runs[1:], stranger]]
     told = disagreements(study, runs, "validation", [])
     assert told == [
         f"Runs on this page that are not of the study: {stranger}.",
-        f"Final runs of the study that are not on this page: {study.finals[0]}.",
+        f"Final runs of the study that are not on this page: {study.final_runs[0]}.",
         "The registered split is test; this page shows validation.",
     ]
 
@@ -282,7 +278,7 @@ def test_registered_targets_are_those_of_the_page(tmp_path):
     write_lines(folder / "results.jsonl", [r | {"study_sha256": sha256} for r in rows(folder)])
     assert compare([], tmp_path / "out", study=folder)["disagreements"] == []
     text = (tmp_path / "out" / "report.md").read_text()
-    assert re.findall(r"\| (\S+ %): device-hours", text) == ["40.0 %", "20.0 %"]
+    assert re.findall(r"\| (\S+ %): training cost", text) == ["40.0 %", "20.0 %"]
     told = compare([], tmp_path / "other", study=folder, targets=[0.3])["disagreements"]
     assert told == ["The registered targets are 40.0 % and 20.0 %; this page shows 30.0 %."]
 
@@ -294,7 +290,7 @@ def test_an_amendment_is_no_contradiction_and_is_told(tmp_path):
     first, *others = rows(folder)
     write_lines(folder / "results.jsonl", [first | {"study_sha256": "e" * 64}, *others[:-1]])
     assert said(folder) == []
-    told = remarks(read_study(folder))
+    told = read_record(folder).remarks()
     assert told[:2] == [
         "Amended 2026-02-02: study.seeds.",
         "Results made under an earlier version of the file: 1.",
@@ -305,7 +301,7 @@ def test_what_has_not_ended_is_told(tmp_path):
     folder = write_study(tmp_path / "study", ARMS)
     kept = [r for r in rows(folder) if (r["arm"], r.get("seed")) != ("lstm", 2)]
     write_lines(folder / "results.jsonl", kept[1:])
-    told = remarks(read_study(folder))
+    told = read_record(folder).remarks()
     assert told == ["lstm: 3 of 4 trials have ended.", "lstm: 1 of 2 final runs have ended."]
 
 
@@ -327,7 +323,7 @@ def test_a_folder_that_is_no_study_is_named(tmp_path, text, error):
     if text is not None:
         (tmp_path / "study.json").write_text(text)
     with pytest.raises(ValueError, match=error):
-        read_study(tmp_path)
+        read_record(tmp_path)
 
 
 def test_the_command_line_prints_verdicts_and_contradictions(tmp_path, capsys):

@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -18,8 +19,9 @@ from asr import cli
 from asr.config import strict_yaml
 from asr.config.shipped import find
 from asr.encoders import ENCODERS
+from asr.formatting import digits
+from asr.locks import is_taken, take
 from asr.study import Selection, devices, matrix, read_study, run_study, status
-from asr.study.locks import claim, is_claimed
 from asr.study.plan import Plan, draw
 from asr.study.processes import Children, Held
 from asr.study.schema import Range
@@ -182,7 +184,7 @@ def test_a_study_tunes_each_arm_on_validation_and_trains_its_best_settings_with_
     lines = result["table"].splitlines()
     assert len(lines) == 1 + len(STUDY["arms"]) * len(STUDY["budgets"])
     counted = sum(r["device_hours"] for r in rows if r["role"] != "point")
-    assert f"cost of all: {counted:.3f} device-hours" in result["remarks"][-1]
+    assert f"Cost of all training: {digits(counted)} device-hours" in result["remarks"][-1]
 
 
 def test_a_smaller_budget_is_a_point_of_the_curve_and_is_not_paid_for_twice(tmp_path):
@@ -305,7 +307,7 @@ def test_an_arm_whose_trials_all_fail_has_no_final_runs_and_says_so(tmp_path):
     result = run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal", fails))
     assert result["blocked"] == ["lstm"]
     assert result["failed"]
-    assert "lstm: no final run, since all its trials failed" in result["remarks"]
+    assert "lstm: no final run, since all its trials failed." in result["remarks"]
     assert {r["arm"] for r in result["rows"] if r["role"] == "final"} == {"minlstm"}
 
 
@@ -342,10 +344,10 @@ def test_a_failed_unit_that_another_process_works_on_is_left_to_it_and_named(
         return 2 * (recipe["seed"] == 2)
 
     first = run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal", fails))
-    held = claim(tmp_path / "study" / "finals" / "lstm" / "full-seed2" / ".claim")
+    held = take(tmp_path / "study" / "finals" / "lstm" / "full-seed2" / ".claim")
     monkeypatch.setattr(matrix.Matrix, "work", lambda self, workers: None)  # only forget
     again = run_study(study(), tmp_path / "study", retry=True, runner=Fake(tmp_path / "journal"))
-    held.release()
+    held.close()
     assert "lstm full seed 2 is not tried again: another process works on it" in caplog.text
     assert {r["arm"] for r in first["rows"] if r["status"] == "failed"} == {"lstm", "minlstm"}
     assert {r["arm"] for r in again["rows"] if r["status"] == "failed"} == {"lstm"}
@@ -411,14 +413,14 @@ def test_two_processes_at_once_do_every_unit_exactly_once(tmp_path, unbroken):
 
 
 def test_a_claim_outlives_its_owner_in_a_child_that_still_works(tmp_path):
-    held = claim(tmp_path / "unit" / ".claim")
-    assert claim(tmp_path / "unit" / ".claim") is None
-    with subprocess.Popen(["sleep", "60"], pass_fds=[held.number]) as child:
-        held.release()
-        assert is_claimed(tmp_path / "unit" / ".claim")
+    held = take(tmp_path / "unit" / ".claim")
+    assert take(tmp_path / "unit" / ".claim") is None
+    with subprocess.Popen(["sleep", "60"], pass_fds=[held.fileno()]) as child:
+        held.close()
+        assert is_taken(tmp_path / "unit" / ".claim")
         child.kill()
         child.wait()
-    assert not is_claimed(tmp_path / "unit" / ".claim")
+    assert not is_taken(tmp_path / "unit" / ".claim")
 
 
 def test_a_study_told_to_end_loses_nothing_and_goes_on(tmp_path, unbroken):
@@ -440,6 +442,40 @@ def test_a_study_told_to_end_loses_nothing_and_goes_on(tmp_path, unbroken):
     assert broken > whole  # what the run that was told to end had cost until then is not forgotten
     kept = [{**row, "device_hours": 0} for row in without_places(rows)]
     assert kept == [{**row, "device_hours": 0} for row in unbroken]
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_study_stops_within_its_minutes_and_a_copy_of_its_folder_goes_on(
+    tmp_path, unbroken, deaf
+):
+    class Endless(Fake):
+        def __call__(self, arguments, **options):
+            if len(self.environments) < 3:
+                return super().__call__(arguments, **options)
+            while not (self.killed if deaf else self.stopped):
+                time.sleep(0.01)
+            return -9 if deaf else 143
+
+    began = time.monotonic()
+    fake = Endless(tmp_path / "journal")
+    result = run_study(study(), tmp_path / "study", minutes=0.1, runner=fake)
+    assert time.monotonic() - began < 12  # it would go on for ever
+    assert fake.killed == deaf
+    assert (result["failed"], result["report"]) == (False, None)
+    assert result["left"] == len(Plan(study()).trials) - len(result["rows"])
+    shutil.move(tmp_path / "study", tmp_path / "elsewhere")
+    result = run_study(
+        study(), tmp_path / "elsewhere", minutes=5, runner=Fake(tmp_path / "journal")
+    )
+    assert result["left"] == 0
+    assert result["report"] == tmp_path / "elsewhere" / "report" / "report.html"
+    kept = [{**row, "device_hours": 0} for row in without_places(result["rows"])]
+    assert kept == [{**row, "device_hours": 0} for row in unbroken]
+
+
+def test_a_study_of_no_minutes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--minutes 0: expects more than 0"):
+        run_study(study(), tmp_path / "study", minutes=0, runner=Fake(tmp_path / "journal"))
 
 
 @pytest.mark.parametrize(("killings", "ended"), [(2, "done"), (9, "failed")])
@@ -503,16 +539,16 @@ def wait_for(path, held):
 
 
 def test_a_child_holds_the_locks_that_it_is_given(tmp_path):
-    held = claim(tmp_path / "unit" / ".claim")
-    given = (tmp_path / "end", Held([held.number]))
+    held = take(tmp_path / "unit" / ".claim")
+    given = (tmp_path / "end", Held([held.fileno()]))
     child = multiprocessing.get_context("forkserver").Process(target=wait_for, args=given)
     child.start()
-    held.release()
-    assert is_claimed(tmp_path / "unit" / ".claim")
+    held.close()
+    assert is_taken(tmp_path / "unit" / ".claim")
     (tmp_path / "end").touch()
     child.join(30)
     assert child.exitcode == 0
-    assert not is_claimed(tmp_path / "unit" / ".claim")
+    assert not is_taken(tmp_path / "unit" / ".claim")
 
 
 # --- pre-registration ---
@@ -574,7 +610,7 @@ def test_an_amendment_adds_to_a_study_and_is_recorded_beside_the_rows_before_it(
     assert amendment["changed"] == ["study.seeds"]
     earlier = [r for r in result["rows"] if r["study_sha256"] != registered["study_sha256"]]
     assert earlier == before
-    assert f"rows made under an earlier version of the file: {len(before)}" in result["remarks"]
+    assert f"Results made under an earlier version of the file: {len(before)}." in result["remarks"]
     assert any("The seeds were amended when results could be seen" in r for r in result["remarks"])
     assert any("after 4 final runs" in remark for remark in result["remarks"])
 
@@ -583,7 +619,7 @@ def test_an_amendment_tells_a_new_arm_by_its_name_alone(tmp_path):
     run(tmp_path, study())
     arms = STUDY["arms"] | {"more.recent": STUDY["arms"]["lstm"]}
     result = run(tmp_path, study(arms=arms), amend=True)
-    assert any(r.endswith(": study.arms.more.recent") for r in result["remarks"])
+    assert any(r.endswith(": study.arms.more.recent.") for r in result["remarks"])
 
 
 def test_a_shell_whose_file_another_one_amended_stops_and_leaves_the_new_results(
@@ -710,11 +746,19 @@ def named_gpus(monkeypatch, uuids: dict[str, str]) -> None:
 
 def test_two_shells_never_share_a_device():
     free = [devices.Slot(("gpu-a",), "0"), devices.Slot(("gpu-b",), "1")]
-    first, second = (devices.take(free) for _ in range(2))
+    first, second = (devices.take_slot(free) for _ in range(2))
     assert [first[0].devices, second[0].devices] == ["0", "1"]
-    assert devices.take(free) is None
-    first[1][0].release()
-    assert devices.take(free)[0].devices == "0"
+    assert devices.take_slot(free) is None
+    first[1][0].close()
+    third = devices.take_slot(free)
+    assert third[0].devices == "0"
+    release(second, third)
+
+
+def release(*taken):
+    for _, held in taken:
+        for lock in held:
+            lock.close()
 
 
 def test_runs_of_many_threads_and_of_few_never_share_a_core(monkeypatch):
@@ -723,11 +767,14 @@ def test_runs_of_many_threads_and_of_few_never_share_a_core(monkeypatch):
     narrow, wide = devices.slots(options, 1), devices.slots(options, 2)
     assert [slot.locks for slot in narrow] == [("core2",), ("core3",), ("core6",)]
     assert [slot.locks for slot in wide] == [("core2", "core3")]
-    _, held = devices.take(narrow[1:])
-    assert devices.take(wide) is None
-    assert devices.take(narrow)[0] == narrow[0]  # which the wide one gave back
-    held[0].release()
-    assert devices.take(narrow[1:])[0] == narrow[1]
+    _, held = devices.take_slot(narrow[1:])
+    assert devices.take_slot(wide) is None
+    given_back = devices.take_slot(narrow)
+    assert given_back[0] == narrow[0]
+    held[0].close()
+    again = devices.take_slot(narrow[1:])
+    assert again[0] == narrow[1]
+    release(given_back, again)
 
 
 def test_a_gpu_is_one_device_whatever_its_number_is_in_a_process(monkeypatch):
@@ -736,8 +783,9 @@ def test_a_gpu_is_one_device_whatever_its_number_is_in_a_process(monkeypatch):
     taken = []
     for uuids in ({"0": "a"}, {"0": "b"}, {"0": "b", "1": "a"}):
         named_gpus(monkeypatch, uuids)
-        taken.append(devices.take(devices.slots(options, 1)))
+        taken.append(devices.take_slot(devices.slots(options, 1)))
     assert [found and found[0].devices for found in taken] == ["0", "0", None]
+    release(*taken[:2])
 
 
 def test_devices_are_locked_in_one_place_per_user_that_is_refused_when_it_is_anothers(
@@ -756,7 +804,7 @@ def test_devices_are_locked_in_one_place_per_user_that_is_refused_when_it_is_ano
 def test_a_study_waits_for_the_device_of_another_study_and_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(devices, "cores", lambda: [0])
     caplog.set_level("INFO")
-    held = claim(tmp_path / "devices" / "core0")
+    held = take(tmp_path / "devices" / "core0")
     works = threading.Thread(target=run, args=(tmp_path, study()))
     works.start()
     while "waiting: runs of other processes" not in caplog.text:
@@ -765,7 +813,7 @@ def test_a_study_waits_for_the_device_of_another_study_and_says_so(tmp_path, mon
     assert status(study(), tmp_path / "study")[0] == (
         "lstm: 3 trials, 3 missing; 2 final runs, 2 missing"
     )
-    held.release()
+    held.close()
     works.join(60)
     assert caplog.text.count("waiting: runs of other processes") == 1
     assert len(read_rows(tmp_path / "study")) == 2 * (3 + 2 * 2)
@@ -812,7 +860,7 @@ def test_a_study_of_tone_speech_from_the_command_to_the_page(tmp_path, capsys, m
         for r in rows
         if r["role"] != "point"
     ]
-    assert f"cost of all: {sum(ledgers):.3f} device-hours" in out
+    assert f"Cost of all training: {digits(sum(ledgers))} device-hours" in out
     before = {path: path.stat().st_mtime_ns for path in place.rglob("ledger.json")}
     assert cli.main(["study", "study.yaml"]) == 0
     assert {path: path.stat().st_mtime_ns for path in place.rglob("ledger.json")} == before
