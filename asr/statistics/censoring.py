@@ -119,7 +119,7 @@ def _hazards(spent: Floats, events: Bools) -> tuple[Floats, Floats]:
     at = np.unique(spent[events])
     going = (spent[None, :] >= at[:, None]).sum(axis=1)
     came = (spent[events][None, :] == at[:, None]).sum(axis=1)
-    return at, came / going
+    return at, np.asarray(came / going, dtype=np.float64)
 
 
 def _checked(costs: ArrayLike, reached: ArrayLike) -> tuple[Floats, Bools]:

@@ -52,8 +52,8 @@ def perform(
     metrics = place / "run" / "evaluations" / study.split / "metrics.json"
     if unit.role == "final" and not metrics.is_file():
         # The class of an encoder of one's own was named in the study's file.
-        options = ["--split", study.split, "--allow-code"]
-        verbs.append(["evaluate", str(place / "run"), *options])
+        evaluated = ["evaluate", str(place / "run"), "--split", study.split, "--allow-code"]
+        verbs.append(evaluated)
     reason = ""
     for arguments in verbs:
         try:
