@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from asr.statistics.comparison import Comparison, Statement, compare_all
 from asr.statistics.mpsswe import matched_pairs
 
 LEVEL = 0.95  # of all pairs of a group together
+ERRORS = ("substitutions", "deletions", "insertions")
 OPPOSITE: dict[Statement, Statement] = {"better": "worse", "worse": "better"}
 
 
@@ -132,15 +132,11 @@ def utterances(arm: Arm) -> Utterances | None:
     rows = [tables[0][i] for i in ids]
     return Utterances(
         ids=ids,
-        errors=np.array([[_errors(t[i]) for i in ids] for t in tables]),
+        errors=np.array([[sum(t[i][kind] for kind in ERRORS) for i in ids] for t in tables]),
         words=np.array([r["hits"] + r["substitutions"] + r["deletions"] for r in rows]),
         speakers=[str(r.get("speaker_id")) for r in rows],
         texts=[(r["reference"], r["hypothesis"]) for r in rows if "hypothesis" in r],
     )
-
-
-def _errors(row: dict[str, Any]) -> int:
-    return int(row["substitutions"] + row["deletions"] + row["insertions"])
 
 
 def interval(arm: Arm, table: Utterances | None) -> tuple[float, float] | None:
@@ -159,7 +155,9 @@ def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[l
     known = [arm.label for arm in arms if not reasons[arm.label]]
     first = tables[known[0]] if known else None
     for label in known:
-        if first is not None and not _alike(first, tables[label]):
+        other = tables[label]
+        alike = first and other and first.ids == other.ids and (first.words == other.words).all()
+        if not alike:
             reasons[label] = f"{label} was evaluated on other utterances"
     usable = {k: t for k in known if not reasons[k] and (t := tables[k]) is not None}
     found: dict[tuple[str, str], Comparison] = {}
@@ -183,10 +181,6 @@ def _unknown(arm: Arm, table: Utterances | None) -> str:
         why = " as it is now (an evaluation is out of date)" if stale else ""
         return f"{arm.label} was not evaluated{why}"
     return f"the hypotheses of {arm.label} are missing" if table is None else ""
-
-
-def _alike(a: Utterances, b: Utterances | None) -> bool:
-    return b is not None and a.ids == b.ids and np.array_equal(a.words, b.words)
 
 
 def _matched(a: Utterances, b: Utterances) -> float | None:

@@ -1,7 +1,7 @@
 """Which runs may be compared, and which of them are seeds of one arm."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,6 @@ def identity(run: Run, checksums: dict[Any, str], by_budget: bool) -> dict[str, 
     found["number of threads"] = run.num_threads if run.device_kind == "cpu" else None
     found["budget"] = part(run.recipe, ("budget",)) if by_budget else None
     return found
-
-
-def _checksums(runs: Iterable[Run]) -> dict[Any, str]:
-    """Corpus path -> checksum, for runs that were not evaluated and lost their corpus."""
-    return {run.recipe.get("data.corpus"): found for run in runs if (found := run.checksum)}
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,8 @@ def group_runs(runs: Sequence[Run], by_budget: bool = False) -> list[Group]:
 
     ``by_budget`` compares runs of one budget alone.
     """
-    checksums = _checksums(runs)
+    # For runs that were not evaluated and lost their corpus.
+    checksums = {run.recipe.get("data.corpus"): found for run in runs if (found := run.checksum)}
     identities = {run.path: identity(run, checksums, by_budget) for run in runs}
     groups: list[list[Run]] = []
     for run in runs:
@@ -171,7 +167,10 @@ def _arms(runs: list[Run]) -> list[Arm]:
     for index, label in enumerate(alike):
         if alike.count(label) > 1:  # they differ in a key beyond the first few
             labels[index] = f"{label} ({place(arms[index][0], runs)})"
-    return [Arm(label, sorted(arm, key=_by_seed)) for label, arm in zip(labels, arms, strict=True)]
+    return [
+        Arm(label, sorted(arm, key=lambda run: (str(run.seed).zfill(12), run.path.name)))
+        for label, arm in zip(labels, arms, strict=True)
+    ]
 
 
 def place(run: Run, runs: Sequence[Run]) -> str:
@@ -180,10 +179,6 @@ def place(run: Run, runs: Sequence[Run]) -> str:
     ends = (run.path.parts[-number:] for number in range(1, len(run.path.parts)))
     unique = (end for end in ends if sum(parts[-len(end) :] == end for parts in paths) == 1)
     return str(Path(*next(unique, run.path.parts)))
-
-
-def _by_seed(run: Run) -> tuple[str, str]:
-    return (str(run.seed).zfill(12), run.path.name)
 
 
 def read_groups(folders: Sequence[Path], split: str, by_budget: bool = False) -> list[Group]:

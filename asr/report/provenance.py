@@ -29,7 +29,10 @@ def measured(group: Group) -> list[Block]:
         ["machine", _shared(group, lambda r: r.device_name)],
         ["devices", _shared(group, lambda r: r.totals.get("num_devices"))],
         ["threads", _shared(group, lambda r: r.num_threads)],
-        *[[words, _environment(group, name)] for name, words in ENVIRONMENT.items()],
+        *[
+            [words, _shared(group, lambda r, name=name: r.environment.get(name))]
+            for name, words in ENVIRONMENT.items()
+        ],
         ["corpus", _corpus(first)],
         [
             "evaluated split",
@@ -47,8 +50,9 @@ def measured(group: Group) -> list[Block]:
         ["decoder", _component(first, "decoder")],
         ["search", _shared(group, lambda r: r.metric("search"))],
         ["budget", verdict.budget(group)],
-        *([] if _on_gpu(group) else [["on a GPU", "not measured: no run of this group used one"]]),
     ]
+    if not any(run.device_kind == "cuda" for run in group.runs):
+        shared.append(["on a GPU", "not measured: no run of this group used one"])
     rows = [
         [
             arm.label,
@@ -66,10 +70,6 @@ def measured(group: Group) -> list[Block]:
     ]
 
 
-def _on_gpu(group: Group) -> bool:
-    return any(run.device_kind == "cuda" for run in group.runs)
-
-
 def _shared(group: Group, value: Callable[[Run], Any]) -> str:
     """A fact of all runs; where they differ, which run has which."""
     values: dict[str, list[str]] = {}
@@ -83,10 +83,6 @@ def _shared(group: Group, value: Callable[[Run], Any]) -> str:
     if len(values[most]) > len(group.runs) / 2 and len(values[most]) > SHOWN:
         values[most] = ["all others"]
     return "; ".join(f"{text} ({listed(names)})" for text, names in values.items())
-
-
-def _environment(group: Group, name: str) -> str:
-    return _shared(group, lambda run: run.environment.get(name))
 
 
 def _component(run: Run, name: str) -> str:

@@ -198,18 +198,13 @@ def mixtures(group: Group) -> list[tuple[str, str]]:
     for word, fact in facts.items():
         counts = Counter((fact(run), arm.label) for arm in group.arms for run in arm.runs)
         values = list(dict.fromkeys(value for value, _ in counts))
-        told = [
-            f"{UNKNOWN if value is None else value} ({listed(_numbers(counts, value))})"
-            for value in values
-        ]
+        told = []
+        for value in values:  # with how many runs of each arm have it: 3 of LSTM
+            own = [f"{n} of {label}" for (one, label), n in counts.items() if one == value]
+            told.append(f"{UNKNOWN if value is None else value} ({listed(own)})")
         if len(values) > 1:
             found.append((word, f"The runs are not all of one {word}: {listed(told)}."))
     return found
-
-
-def _numbers(counts: Counter[tuple[Any, str]], value: Any) -> list[str]:
-    """``3 of LSTM``: how many runs of each arm have a value."""
-    return [f"{number} of {label}" for (own, label), number in counts.items() if own == value]
 
 
 def group_name(group: Group, number: int) -> str:
@@ -257,22 +252,16 @@ def inequalities(group: Group) -> list[tuple[str, str]]:
         )
     ratio = cost_ratio(group)
     if ratio is not None and ratio > EQUAL_COST:
-        found.append(("device-hours", f"{_equal_hours(group)} (spent: {digits(ratio, 2)} to 1)."))
-    flat = [_besides(settings(arm.runs[0])) for arm in group.arms]
+        least = min(arm_mean(arm, "device_hours") or math.inf for arm in group.arms)
+        values = ", ".join(f"{arm.label} {percent(wer_at(arm, least))}" for arm in group.arms)
+        spent = f"Validation WER at equal cost, {hours(least, hours_unit(group))}: {values}"
+        found.append(("device-hours", f"{spent} (spent: {digits(ratio, 2)} to 1)."))
+    flat = [
+        {key: v for key, v in settings(arm.runs[0]).items() if key.split(".")[0] != "encoder"}
+        for arm in group.arms
+    ]
     for key in differing(flat):
         pairs = zip(group.arms, flat, strict=True)
         values = ", ".join(f"{arm.label} {recipe.get(key)}" for arm, recipe in pairs)
         found.append((key, f"{key}: {values}."))
     return found
-
-
-def _equal_hours(group: Group) -> str:
-    """Validation WERs where the cheapest arm stopped: the comparison at equal cost."""
-    least = min(arm_mean(arm, "device_hours") or math.inf for arm in group.arms)
-    values = [f"{arm.label} {percent(wer_at(arm, least))}" for arm in group.arms]
-    return f"Validation WER at equal cost, {hours(least, hours_unit(group))}: {', '.join(values)}"
-
-
-def _besides(recipe: dict[str, Any]) -> dict[str, Any]:
-    encoder = part(recipe, ("encoder",))
-    return {k: v for k, v in recipe.items() if k not in encoder}

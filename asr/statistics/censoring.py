@@ -45,7 +45,7 @@ def survival(costs: ArrayLike, reached: ArrayLike) -> Survival:
     """
     spent, events = _checked(costs, reached)
     at, hazard = _hazards(spent, events)
-    return Survival(at, np.cumprod(1 - hazard))
+    return Survival(at, np.cumprod(1 - hazard, dtype=np.float64))
 
 
 def median_cost(
@@ -119,7 +119,7 @@ def _hazards(spent: Floats, events: Bools) -> tuple[Floats, Floats]:
     at = np.unique(spent[events])
     going = (spent[None, :] >= at[:, None]).sum(axis=1)
     came = (spent[events][None, :] == at[:, None]).sum(axis=1)
-    return at, np.asarray(came / going, dtype=np.float64)
+    return at, came / going
 
 
 def _checked(costs: ArrayLike, reached: ArrayLike) -> tuple[Floats, Bools]:

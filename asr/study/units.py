@@ -108,13 +108,10 @@ def chosen(plan: Plan, folder: Path, arm: str) -> dict[str, int | float] | None:
         metric = rows[i].get("validation_metric") or "wer"
         rates = {name: rows[i].get(f"validation_{name}") for name in ("wer", "cer")}
         loss = rows[i]["validation_loss"]
-        return rows[i]["status"] == "failed", *ranked(rates, metric), _or_infinity(loss)
+        failed = rows[i]["status"] == "failed"
+        return failed, *ranked(rates, metric), math.inf if loss is None else loss
 
     return trials[min(range(len(rows)), key=worth)].settings
-
-
-def _or_infinity(loss: float | None) -> float:
-    return math.inf if loss is None else loss
 
 
 def _until_it_ends(
@@ -168,7 +165,10 @@ def _rows(
             run = read_run(place / "run", study.split)
             best = min(
                 run.points,
-                key=lambda p: (*ranked(vars(p), run.validation_metric), _or_infinity(p.loss)),
+                key=lambda p: (
+                    *ranked(vars(p), run.validation_metric),
+                    math.inf if p.loss is None else p.loss,
+                ),
                 default=None,
             )
             loss = best and best.loss
