@@ -211,9 +211,8 @@ class Matrix:
             futures = [pool.submit(self._worker) for _ in range(workers)]
             try:
                 working = set(futures)
-                while (
-                    working and time.monotonic() < end - saving
-                ):  # in short steps: signals are heard
+                # In short steps, so that signals are heard.
+                while working and time.monotonic() < end - saving:
                     done, working = wait(working, timeout=0.2, return_when=FIRST_EXCEPTION)
                     for future in done:
                         future.result()  # raises what a worker raised
