@@ -29,10 +29,7 @@ def measured(group: Group) -> list[Block]:
         ["machine", _shared(group, lambda r: r.device_name)],
         ["devices", _shared(group, lambda r: r.totals.get("num_devices"))],
         ["threads", _shared(group, lambda r: r.num_threads)],
-        *[
-            [words, _shared(group, lambda r, name=name: r.environment.get(name))]
-            for name, words in ENVIRONMENT.items()
-        ],
+        *[[words, _environment(group, name)] for name, words in ENVIRONMENT.items()],
         ["corpus", _corpus(first)],
         [
             "evaluated split",
@@ -83,6 +80,10 @@ def _shared(group: Group, value: Callable[[Run], Any]) -> str:
     if len(values[most]) > len(group.runs) / 2 and len(values[most]) > SHOWN:
         values[most] = ["all others"]
     return "; ".join(f"{text} ({listed(names)})" for text, names in values.items())
+
+
+def _environment(group: Group, name: str) -> str:
+    return _shared(group, lambda run: run.environment.get(name))
 
 
 def _component(run: Run, name: str) -> str:
