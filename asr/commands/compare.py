@@ -15,12 +15,16 @@ def compare(arguments: list[str]) -> int:
     folder: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
     add = options.add_argument
     add("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
+    add("--output", default=Path("report"), help="folder to write (default: report)", **folder)
     add(
-        "--output", default=Path("report"), help="folder for the report (default: report)", **folder
+        "--targets",
+        nargs="+",
+        type=float,
+        metavar="WER",
+        help="target WERs in percent, for instance 10 5",
     )
-    add("--targets", nargs="+", type=float, metavar="WER", help="target WERs in percent, e.g. 10 5")
-    add("--split", default="test", help="evaluated split to compare (default: test)")
-    add("--study", help="study folder; adds its trials and failures to the cost", **folder)
+    add("--split", default="test", help="split whose evaluation is compared (default: test)")
+    add("--study", help="study folder; adds its runs, trials and failures", **folder)
     add("--claims", nargs="+", default=[], help="folders that asr claims wrote", **folder)
     known = options.parse_intermixed_args(hyphens(arguments))
     for run in known.runs:
@@ -68,13 +72,13 @@ def study(arguments: list[str]) -> int:
         "--folder",
         type=Path,
         metavar="FOLDER",
-        help="folder of the study (default: runs/studies/NAME)",
+        help="folder to write (default: runs/studies/NAME)",
     )
     add(
         "--workers",
         type=int,
         metavar="N",
-        help="runs at a time on this machine (default: one per GPU, or as the cores have room for)",
+        help="runs at a time (default: one per GPU, or as many as the cores have room for)",
     )
     add(
         "--minutes",
@@ -84,10 +88,21 @@ def study(arguments: list[str]) -> int:
         "status is 3 while work is left",
     )
     for name, kind in (("arms", str), ("budgets", str), ("seeds", int)):
-        add(f"--{name}", nargs="+", type=kind, default=[], metavar="X", help=f"only these {name}")
-    add("--status", action="store_true", help="print what is done and run nothing")
-    add("--retry", action="store_true", help="repeat what failed; its cost still counts")
-    add("--amend", action="store_true", help="accept a study file that has changed, and record it")
+        add(
+            f"--{name}",
+            nargs="+",
+            type=kind,
+            default=[],
+            metavar="X",
+            help=f"run only these {name}",
+        )
+    add("--status", action="store_true", help="print the state of the study, and run nothing")
+    add("--retry", action="store_true", help="repeat failed runs; their cost stays in the account")
+    add(
+        "--amend",
+        action="store_true",
+        help="continue with a file that has changed, and record the change",
+    )
     known = options.parse_args(hyphens(arguments))
 
     from asr.config import shipped
