@@ -41,7 +41,7 @@ def _git_commit() -> str | None:
 
     ``git archive`` writes the commit of what it packs into commit.txt (.gitattributes).
     """
-    archived = Path(asr.__file__).with_name("commit.txt").read_text().strip()
+    archived = Path(__file__).with_name("commit.txt").read_text().strip()
     if not archived.startswith("$Format"):
         return archived[:12]
     try:
