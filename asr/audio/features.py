@@ -36,8 +36,8 @@ class FeatureOptions:
     """The keys of ``features`` in a recipe.
 
     Args:
-        sample_rate: samples per second that waveforms are converted to.
-        num_mels: mel bins between 20 Hz and half the sample rate.
+        sample_rate: sample rate in Hz to which audio is resampled.
+        num_mels: number of mel bins between 20 Hz and half the sample rate.
     """
 
     sample_rate: int = 16000
@@ -135,12 +135,13 @@ class Augmentation:
     All but the samples of noise are drawn on the CPU, so every device applies the same masks.
 
     Args:
-        speed: factors of which one is drawn per batch (Ko et al. 2015); [1.0] turns it off.
-        noise_probability: share of utterances to which white noise is added.
+        speed: speed factors, of which one is drawn for each batch (Ko et al. 2015); [1.0] turns it
+            off.
+        noise_probability: probability that white noise is added to an utterance.
         noise_snr_db: lowest and highest signal-to-noise ratio in decibels.
-        frequency_masks: SpecAugment masks over mel bins (Park et al. 2019).
+        frequency_masks: number of SpecAugment masks over mel bins (Park et al. 2019).
         frequency_width: largest share of the bins that one mask hides.
-        time_masks: SpecAugment masks over time.
+        time_masks: number of SpecAugment masks over time.
         time_width: largest share of an utterance's frames that one mask hides.
     """
 

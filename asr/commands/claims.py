@@ -6,7 +6,7 @@ from asr.commands.options import device_of, hyphens, parser
 
 
 def claims(arguments: list[str]) -> int:
-    """``asr claims PROBE``: what a probe measures and its options are the probe's own."""
+    """``asr claims PROBE``: each probe brings its own description and options."""
     from asr.probes import PROBES
 
     options = parser("claims")
@@ -20,11 +20,11 @@ def claims(arguments: list[str]) -> int:
     options.description, options.epilog = probe.meaning, f"example: {probe.example}"
     options.add_argument(
         "--output", type=Path, default=Path("claims"), metavar="FOLDER",
-        help="folder of the files that are written (default: claims)",
+        help="folder to write (default: claims)",
     )  # fmt: skip
     options.add_argument(
         "--device", default="auto",
-        help="cpu, cuda, cuda:N or auto, which is the GPU where there is one (default: auto)",
+        help="cpu, cuda, cuda:N or auto (the GPU if there is one; default: auto)",
     )  # fmt: skip
     probe.add_options(options)
     known = options.parse_args(hyphens(arguments[1:]))

@@ -5,7 +5,7 @@ from typing import Any
 
 from asr.commands.options import hyphens, parser
 
-LEFT = 3  # exit status of a study whose time was up
+LEFT = 3  # exit status of a study that stopped at its time limit with runs left
 
 
 def compare(arguments: list[str]) -> int:
@@ -14,18 +14,19 @@ def compare(arguments: list[str]) -> int:
     options.usage = "asr compare RUN RUN ... [--output FOLDER] [--option value ...]"
     folder: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
     add = options.add_argument
-    add("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
+    add("runs", nargs="*", type=Path, metavar="RUN", help="run folders to compare")
     add("--output", default=Path("report"), help="folder to write (default: report)", **folder)
     add(
         "--targets",
         nargs="+",
         type=float,
         metavar="WER",
-        help="target WERs in percent, for instance 10 5",
+        help="target WERs in percent, for instance 10 5; the page gives the cost to reach each "
+        "(default: chosen from the results)",
     )
     add("--split", default="test", help="split whose evaluation is compared (default: test)")
-    add("--study", help="study folder; adds its runs, trials and failures", **folder)
-    add("--claims", nargs="+", default=[], help="folders that asr claims wrote", **folder)
+    add("--study", help="study folder, whose runs, trials and failures are added", **folder)
+    add("--claims", nargs="+", default=[], help="folders that asr claims wrote, to add", **folder)
     known = options.parse_intermixed_args(hyphens(arguments))
     for run in known.runs:
         if not run.is_dir():
@@ -47,7 +48,7 @@ def compare(arguments: list[str]) -> int:
 
 
 def compared(result: dict[str, Any]) -> str:
-    """The answer of each group of comparable runs, and where the page is."""
+    """The answer of each group of comparable runs, and the path of the page."""
     lines = []
     for number, (answer, arms, why) in enumerate(
         zip(result["answer"], result["groups"], result["separation"], strict=True), start=1
@@ -78,14 +79,14 @@ def study(arguments: list[str]) -> int:
         "--workers",
         type=int,
         metavar="N",
-        help="runs at a time (default: one per GPU, or as many as the cores have room for)",
+        help="number of runs at a time (default: one per GPU, or as many as fit on the CPU cores)",
     )
     add(
         "--minutes",
         type=float,
         metavar="N",
-        help="stop within this time: the runs save, the same command continues them, and the exit "
-        "status is 3 while work is left",
+        help="stop after at most N minutes; the runs are saved, and the same command continues "
+        "them. The exit status is 3 while work is left",
     )
     for name, kind in (("arms", str), ("budgets", str), ("seeds", int)):
         add(
@@ -96,12 +97,12 @@ def study(arguments: list[str]) -> int:
             metavar="X",
             help=f"run only these {name}",
         )
-    add("--status", action="store_true", help="print the state of the study, and run nothing")
-    add("--retry", action="store_true", help="repeat failed runs; their cost stays in the account")
+    add("--status", action="store_true", help="print the state of the study, and exit")
+    add("--retry", action="store_true", help="repeat failed runs; their cost still counts")
     add(
         "--amend",
         action="store_true",
-        help="continue with a file that has changed, and record the change",
+        help="continue although the study file has changed, and record the change",
     )
     known = options.parse_args(hyphens(arguments))
 
@@ -124,9 +125,9 @@ def study(arguments: list[str]) -> int:
     )
     code = LEFT if known.minutes and result["left"] else int(result["failed"])
     if (launched := task()) and launched[0]:
-        return code  # the first process of srun or torchrun speaks for all
+        return code  # only the first process of srun or torchrun prints
     print("\n".join([result["table"], *result["remarks"]]))
     if code == LEFT:
-        print(f"time is up, runs left: {result['left']}; the same command goes on")
+        print(f"time is up, runs left: {result['left']}; the same command continues")
     print(f"written: {folder / 'results.jsonl'}" + f", {result['report']}" * bool(result["report"]))
     return code

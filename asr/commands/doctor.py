@@ -8,14 +8,14 @@ from asr.commands.options import hyphens, parser
 
 
 def doctor(arguments: list[str]) -> int:
-    """``asr doctor [--quick] [--json]``: 1 if something is broken, 0 with warnings alone."""
+    """``asr doctor [--quick] [--json]``: exit status 1 if something is broken, otherwise 0."""
     options = parser("doctor")
     options.add_argument(
-        "--quick", action="store_true", help="leave out the trial of training and transcription"
+        "--quick", action="store_true", help="skip the test that trains and transcribes"
     )
     options.add_argument(
-        "--json", action="store_true", help="print one JSON object: asr, state and checks, each "
-        "with check, state (ok, warning, broken), detail and remedy",
+        "--json", action="store_true", help="print one JSON object with asr (version), state and "
+        "checks; each check has check, state (ok, warning, broken), detail and remedy",
     )  # fmt: skip
     known = options.parse_args(hyphens(arguments))
 

@@ -1,4 +1,4 @@
-"""The verbs and what their options have in common."""
+"""The verbs of the command line, and the helpers that parse their options."""
 
 import argparse
 import difflib
@@ -16,7 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {  # meaning and example
         "asr recipes encoders",
     ),
     "train": (
-        "Trains the model of a recipe; a run that was interrupted resumes by itself.",
+        "Trains the model of a recipe; the same command resumes an interrupted run.",
         "asr train spoken --encoder lstm-tiny",
     ),
     "tune-decoding": (
@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {  # meaning and example
         "asr evaluate runs/spoken-lstm-tiny-seed1 --split test",
     ),
     "transcribe": (
-        "Transcribes audio files of any length to text, times of words or subtitles.",
+        "Transcribes audio files of any length to text, subtitles or words with times.",
         "asr transcribe runs/spoken-lstm-tiny-seed1 talk.mp3 --formats srt --output-dir subtitles",
     ),
     "compare": (
@@ -36,19 +36,19 @@ VERBS: dict[str, tuple[str, str]] = {  # meaning and example
         "asr compare runs/spoken-lstm-tiny-seed1 runs/spoken-transformer-tiny-seed1",
     ),
     "study": (
-        "Trains arms x budgets x seeds, all tuned equally, as far as runs are missing.",
+        "Trains every arm of a study with every budget and seed, equally tuned; resumes.",
         "asr study quick",
     ),
     "claims": (
-        "Measures what is claimed of encoders, for instance their time and memory.",
+        "Tests claims about encoders, for instance about their time, memory and context.",
         "asr claims scaling --rows lstm-loop gru-loop --output claims",
     ),
     "doctor": (
-        "Checks what works on this machine, and says how to solve each problem.",
+        "Checks what works on this machine, and gives a remedy for each problem.",
         "asr doctor",
     ),
 }
-MEANT = {  # options that other programs have, by verb, and what to use here
+MEANT = {  # options of other programs, by verb, and their equivalent here
     "train": {
         "--epochs": "use --budget.updates, --budget.audio_hours or --budget.device_hours",
         "--batch-size": "use --data.max_batch_seconds, the seconds of audio in a batch",
@@ -69,7 +69,7 @@ MEANT = {  # options that other programs have, by verb, and what to use here
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our exit: the mistake in one line, no usage dump."""
+    """An argparse parser that reports a mistake in one line, without the usage text."""
 
     def error(self, message: str) -> Any:
         """Raises ValueError with the message; called by argparse."""
@@ -79,7 +79,7 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see: {self.prog} --help)")
 
     def nearest(self, word: str) -> str:
-        """What to use in place of an option that does not exist; empty if nothing is near."""
+        """The option to use in place of one that does not exist; empty if none is similar."""
         name = word.partition("=")[0]
         if meant := MEANT.get(self.prog.removeprefix("asr "), {}).get(name):
             return meant
@@ -100,7 +100,7 @@ def parser(verb: str) -> Parser:
 
 
 def hyphens(arguments: Sequence[str]) -> list[str]:
-    """``--batch_seconds`` is ``--batch-seconds``; values stay as they are."""
+    """Replaces underscores in option names by hyphens; values stay unchanged."""
     words = []
     for word in arguments:
         name, sign, value = word.partition("=")
@@ -127,7 +127,7 @@ def at_least_one(text: str) -> int:
 
 
 def device_of(name: str | None) -> str:
-    """``--device``, or the GPU if there is one.
+    """The device ``name``; without a name the GPU if there is one, otherwise the CPU.
 
     Raises:
         ValueError: there is no such device.

@@ -29,20 +29,20 @@ def prepare(arguments: list[str]) -> int:
     )  # fmt: skip
     options.add_argument(
         "--normaliser", default="english", metavar="NAME",
-        help="how transcripts are normalised: english, lower for any language, or none "
+        help="normaliser of the transcripts: english, lower (for any language) or none "
         "(default: english)",
     )  # fmt: skip
     options.add_argument(
         "--alphabet", metavar="CHARACTERS",
-        help="characters expected in the transcripts (default: those of the split train)",
+        help="characters expected in the transcripts (default: the characters of the split train)",
     )  # fmt: skip
     options.add_argument(
         "--strip-tags", action="store_true",
-        help="leave out what transcripts have in brackets: [laughter], <unk>, {breath}",
+        help="remove bracketed tags from the transcripts, such as [laughter], <unk>, {breath}",
     )  # fmt: skip
     options.add_argument(
         "--refresh", action="store_true",
-        help="replace a corpus in the folder, even one prepared with other options",
+        help="replace the corpus in the folder, even if it was prepared with other options",
     )  # fmt: skip
     if {"-h", "--help"} & set(arguments):
         print(options.format_help())

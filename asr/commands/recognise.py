@@ -8,7 +8,8 @@ from asr.commands.options import Parser, at_least_one, device_of, fail, hyphens,
 from asr.formatting import numbered
 from asr.recognition.writers import FORMATS
 
-# Audio in a batch: a GPU waits for its launches, of which a search's step has as many at any size.
+# Seconds of audio in a batch. The time of a search's step on a GPU is that of its kernel launches,
+# and their number does not depend on the size of the batch.
 BATCH_SECONDS, GPU_BATCH_SECONDS = 120.0, 960.0
 
 
@@ -16,7 +17,10 @@ def evaluate(arguments: list[str]) -> int:
     """``asr evaluate MODEL --split test``."""
     options = model_options("evaluate")
     corpus_options(options, "test")
-    options.add_argument("--output", type=Path, metavar="FOLDER", help="MODEL/evaluations/SPLIT")
+    options.add_argument(
+        "--output", type=Path, metavar="FOLDER",
+        help="folder to write (default: MODEL/evaluations/SPLIT)",
+    )  # fmt: skip
     known = options.parse_args(hyphens(arguments))
 
     from asr.model import corpus_of
@@ -45,16 +49,20 @@ def tune_decoding(arguments: list[str]) -> int:
     options = model_options("tune-decoding")
     corpus_options(options, "validation")
     options.add_argument(
-        "--trials", type=at_least_one, default=20, metavar="N", help="searches to try; 20"
-    )
+        "--trials", type=at_least_one, default=20, metavar="N",
+        help="number of searches to try (default: 20)",
+    )  # fmt: skip
     options.add_argument(
-        "--beam", type=at_least_one, default=8, metavar="K", help="of the trials; 8"
+        "--beam", type=at_least_one, default=8, metavar="K",
+        help="hypotheses that each beam search keeps (default: 8)",
+    )  # fmt: skip
+    options.add_argument(
+        "--seed", type=int, default=1, help="seed of the random trials (default: 1)"
     )
-    options.add_argument("--seed", type=int, default=1, help="of the draws; 1")
     known = options.parse_args(hyphens(arguments))
     if known.search is not None:
         raise ValueError(
-            f"--search {known.search}: the search is what is chosen here; leave it out"
+            f"--search {known.search}: tune-decoding chooses the search itself; leave it out"
         )
 
     from asr.model import corpus_of
@@ -83,32 +91,36 @@ def transcribe(arguments: list[str]) -> int:
         "inputs", nargs="+", metavar="FILE", help="audio files, folders, 'globs*', or - for stdin"
     )
     options.add_argument(
-        "--output-dir", type=Path, metavar="FOLDER", help="for the transcripts; else they are shown"
-    )
+        "--output-dir", type=Path, metavar="FOLDER",
+        help="folder to write the transcripts to (default: print them)",
+    )  # fmt: skip
     untimed = " and ".join(name for name, one in FORMATS.items() if not one.timed)
     timed = ", ".join(name for name, one in FORMATS.items() if one.timed)
     options.add_argument(
         "--formats", nargs="+", default=["txt"], type=format_name, metavar="F",
-        help=f"{untimed}; also {timed}, which hold the times of words",
-    )  # fmt: skip
-    options.add_argument("--recursive", action="store_true", help="folders within folders too")
-    options.add_argument(
-        "--window-seconds", type=positive, metavar="S", help="longest window recognised at once; "
-        "the longest training utterance, from 3 to 30 s"
+        help=f"formats of the transcripts: {untimed}, or {timed}, which hold the times of words "
+        "(default: txt)",
     )  # fmt: skip
     options.add_argument(
-        "--min-confidence", type=float, metavar="P", help="leave out words whose confidence (0 to "
-        "1) is lower or unknown; a note counts them"
+        "--recursive", action="store_true", help="read the folders within a folder too"
+    )
+    options.add_argument(
+        "--window-seconds", type=positive, metavar="S", help="longest window that is recognised at "
+        "once (default: the length of the longest training utterance, within 3 to 30 s)"
+    )  # fmt: skip
+    options.add_argument(
+        "--min-confidence", type=float, metavar="P", help="leave out words with a confidence (0 to "
+        "1) that is lower or unknown; a note gives their number"
     )  # fmt: skip
     existing = options.add_mutually_exclusive_group()
     existing.add_argument(
         "--overwrite", dest="existing", action="store_const", const="replace", default="refuse",
-        help="replace existing transcripts; without it, existing files are errors",
+        help="replace existing transcripts (default: an existing transcript is an error)",
     )  # fmt: skip
     existing.add_argument(
         "--skip-existing", dest="existing", action="store_const", const="skip", default="refuse",
-        help="go on where a call stopped: skip files whose json (needed in --formats) names the "
-        "same recording, model and search",
+        help="continue an interrupted call: skip each recording with a json transcript of the same "
+        "recording, model and search; needs json in --formats",
     )  # fmt: skip
     known = options.parse_intermixed_args(hyphens(arguments))
 
@@ -133,7 +145,7 @@ def transcribe(arguments: list[str]) -> int:
 
 
 def _status(verb: str, failed: int, words: str) -> int:
-    """The exit status of a verb, which tells how many items failed."""
+    """The exit status of a verb; reports the number of items that failed."""
     if failed:
         fail(f"asr {verb}: {failed} {words}, see above")
     return int(failed > 0)
@@ -153,41 +165,49 @@ def model_options(verb: str) -> Parser:
     """The options of the verbs that recognise."""
     options = parser(verb)
     options.add_argument(
-        "model", metavar="MODEL", help="run folder (its best model) or model folder"
+        "model", metavar="MODEL", help="run folder (its best model is used) or model folder"
     )
     # tune-decoding refuses --search with a message of its own.
     hidden = verb == "tune-decoding"
     options.add_argument(
         "--search",
-        help=argparse.SUPPRESS if hidden else "Greedy, Beam or a YAML file; the model's own",
+        help=argparse.SUPPRESS
+        if hidden
+        else "Greedy, Beam, or a YAML file with a search (default: the search stored in the model)",
     )
     options.add_argument(
-        "--language-model", metavar="LM", help="run or folder of one, in place of the model's own"
-    )
-    options.add_argument("--device", help="cpu, cuda or cuda:N; cuda where there is one")
+        "--language-model", metavar="LM", help="run folder or model folder of a language model "
+        "(default: the one stored in the model, if there is one)",
+    )  # fmt: skip
     options.add_argument(
-        "--allow-code", action="store_true", help="import the model's own classes; if you trust it"
+        "--device", help="cpu, cuda or cuda:N (default: cuda if there is a GPU, otherwise cpu)"
     )
     options.add_argument(
-        "--batch-seconds", type=positive, metavar="S", help="audio in a batch; 120, on a GPU 960"
-    )
+        "--allow-code", action="store_true",
+        help="allow the model to import classes of its own; use it only if you trust the model",
+    )  # fmt: skip
+    options.add_argument(
+        "--batch-seconds", type=positive, metavar="S",
+        help="seconds of audio in a batch (default: 120, on a GPU 960)",
+    )  # fmt: skip
     return options
 
 
 def corpus_options(options: Parser, split: str) -> None:
     """Which utterances are recognised."""
-    options.add_argument("--split", default=split, help=f"of the corpus; {split}")
+    options.add_argument("--split", default=split, help=f"split of the corpus (default: {split})")
     options.add_argument(
-        "--corpus", metavar="FOLDER", help="prepared corpus; the one the model was trained on"
-    )
+        "--corpus", metavar="FOLDER",
+        help="folder of a prepared corpus (default: the one that the model was trained on)",
+    )  # fmt: skip
 
 
 def load(known: argparse.Namespace, *, tuned: bool = False) -> Any:
     """The model of the options above.
 
     Raises:
-        ValueError: there is no such model, or its search asks no language model and one is given;
-            the latter only if the search is not going to be ``tuned``.
+        ValueError: there is no such model, or a language model is given and the search gives it no
+            weight. The second is not an error if the search is going to be ``tuned``.
     """
     from asr.config import strict_yaml
     from asr.model import find_model, give_language_model, load_model
@@ -202,7 +222,7 @@ def load(known: argparse.Namespace, *, tuned: bool = False) -> Any:
     if device != "cpu":
         from asr.metering.precision import allow_tf32
 
-        allow_tf32(True)  # for products as for recurrences, which torch computes so by default
+        allow_tf32(True)  # matrix products too: torch's recurrent layers use TF32 by default
     model = load_model(known.model, device, search, known.allow_code)
     if known.language_model is not None:
         give_language_model(model, known.language_model, known.allow_code)

@@ -62,13 +62,13 @@ def train_options() -> Parser:
     )  # fmt: skip
     options.add_argument(
         "--print-config", action="store_true",
-        help="print the recipe with every default and override, and train nothing",
+        help="print the recipe with all defaults and overrides, and exit",
     )  # fmt: skip
     options.add_argument_group(
         "--key.path value",
-        "Each overrides a key of the recipe. The name of a recipe stands for an encoder or a "
-        "decoder: --encoder lstm-tiny. A value that ends in .yaml is a file that holds the whole "
-        "section.",
+        "Each option overrides a key of the recipe. An encoder or a decoder can be given by the "
+        "name of its recipe (--encoder lstm-tiny), and a whole section by a YAML file "
+        "(--encoder my.yaml).",
     )
     return options
 
@@ -90,9 +90,9 @@ def train_help(options: Parser) -> str:
 
     return (
         f"{options.format_help()}\n"
-        "The keys of a recipe. The keys of LSTM | Transformer are those of the class that is\n"
-        "chosen, which may be your own, by its import path package.module.Class.\n"
+        "Keys of a recipe. The keys of the encoder, decoder, search and tokenizer depend on the\n"
+        "class that is chosen. The import path package.module.Class chooses a class of your own.\n"
         f"{describe(Recipe)}\n\n"
-        "The keys of the recipe of a language model, which has the key language_model:\n"
+        "Keys of a recipe that trains a language model (it has the key language_model):\n"
         f"{describe(LanguageModelRecipe)}"
     )

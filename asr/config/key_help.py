@@ -1,4 +1,4 @@
-"""The keys of a recipe for ``--help``: each with type, default and meaning, from the signatures."""
+"""Describes the keys of a recipe for ``--help``: type, default and meaning, from signatures."""
 
 import dataclasses
 import inspect
@@ -38,7 +38,7 @@ def _components(schema: type, prefix: str) -> list[str]:
             key = f"{prefix}{field.name}"
             stands = f"default: {default}" if default else "required"
             head = f"--{key} ({' | '.join(table)}, {stands})"
-            lines += [f"    {head}  keys as those of --{field.name}"] if prefix else ["", head]
+            lines += [f"    {head}  has the keys of --{field.name}"] if prefix else ["", head]
             if not prefix:
                 for name, kind in table.items():
                     lines += _keys(kind, f"{key}.", field.metadata["positional"], name)

@@ -33,11 +33,12 @@ class CommonVoice(Corpus):
     split; other and invalidated hold other clips, perhaps of the same speakers.
 
     Args:
-        path: folder of a language, as cv-corpus-24.0-2025-12-05/en, unpacked from the archive that
-            https://mozilladatacollective.com gives to who agrees to its terms.
-        train: tables of the split train; an empty list leaves a split out.
-        validation: tables of the split validation.
-        test: tables of the split test.
+        path: folder of one language, such as cv-corpus-24.0-2025-12-05/en, unpacked from its
+            archive. https://mozilladatacollective.com offers the archives to users who accept its
+            terms.
+        train: tables in the split train; an empty list leaves the split out.
+        validation: tables in the split validation.
+        test: tables in the split test.
     """
 
     path: Path

@@ -28,13 +28,18 @@ class Folder(Corpus):
     known, single utterances otherwise. The choice depends on names alone; corpus.json describes it.
 
     Args:
-        path: folder, or one manifest (.jsonl, .csv, .tsv) with audio_filepath and text, as well as
-            speaker, offset, duration (seconds) and id where they are known.
-        layout: "manifest", "kaldi" (wav.scp and text), "text" (audio beside .txt), or "auto".
-        validation_share: share of the utterances held out if the folder has no splits; may be 0.
-        test_share: share of the utterances held out if the folder has no splits; may be 0.
-        hold_out: whole speakers, utterances, or "auto".
-        licence: written to corpus.json.
+        path: folder, or one manifest (.jsonl, .csv, .tsv). A manifest has the columns
+            audio_filepath and text; speaker, offset, duration (both in seconds) and id are
+            optional.
+        layout: layout of the folder: "manifest", "kaldi" (wav.scp and text), "text" (a .txt beside
+            each audio file), or "auto".
+        validation_share: share of the utterances held out for validation if the folder has no
+            splits, 0 to 1.
+        test_share: share of the utterances held out for the test if the folder has no splits, 0 to
+            1.
+        hold_out: what is held out: whole speakers ("speaker") or single utterances ("utterance").
+            "auto" holds out speakers if at least three are known.
+        licence: licence of the data, which is written to corpus.json.
     """
 
     path: Path

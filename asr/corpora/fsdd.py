@@ -49,11 +49,13 @@ class FSDD(Corpus):
 
     Args:
         path: folder "recordings", or a folder that contains it; by default it is downloaded.
-        digits: number of digits in a string: "1", or a range as "1..7".
-        train: number of strings of the split train; by default each take is used 5 times.
-        validation: number of strings of the split validation; by default each take is used 4 times.
-        test: number of strings of the split test; by default each take is used 4 times.
-        pause_seconds: longest silence inserted between two digits; each is drawn uniformly.
+        digits: number of digits in a string, as "1" or as a range "1..7".
+        train: number of strings in the split train; by default each recording is used 5 times.
+        validation: number of strings in the split validation; by default each recording is used 4
+            times.
+        test: number of strings in the split test; by default each recording is used 4 times.
+        pause_seconds: longest silence between two digits, in seconds; each silence is drawn
+            uniformly from 0 to it.
         seed: random seed of the strings and pauses.
         download: folder to download to.
         url: archive to download.

@@ -63,16 +63,20 @@ class Hub(Corpus):
     there is one.
 
     Args:
-        path: name on the hub ("openslr/librispeech_asr") or local folder.
-        config: configuration of the data set.
-        train: splits, files or globs of the split train.
-        validation: splits, files or globs of the split validation.
-        test: splits, files or globs of the split test.
-        audio_column: by default audio, speech, file or path, whichever is there.
-        text_column: by default text, sentence, transcription or transcript.
-        speaker_column: by default speaker_id, speaker or client_id; may be absent.
-        streaming: read from the hub without keeping a copy.
-        licence: written to corpus.json.
+        path: name of a data set on the Hugging Face hub ("openslr/librispeech_asr"), or a local
+            folder.
+        config: configuration of the data set, for data sets that have several.
+        train: splits, files or globs in the split train.
+        validation: splits, files or globs in the split validation.
+        test: splits, files or globs in the split test.
+        audio_column: name of the column with the audio; by default the first of audio, speech, file
+            and path that exists.
+        text_column: name of the column with the text; by default the first of text, sentence,
+            transcription and transcript that exists.
+        speaker_column: name of the column with the speaker; by default the first of speaker_id,
+            speaker and client_id that exists. It may be absent.
+        streaming: whether to read from the hub without keeping a copy.
+        licence: licence of the data, which is written to corpus.json.
     """
 
     path: str

@@ -51,12 +51,12 @@ class LibriSpeech(Corpus):
 
     Args:
         path: folder LibriSpeech, or a folder that contains it; by default it is downloaded.
-        train: parts of the split train.
-        validation: parts of the split validation.
-        test: parts of the split test.
-        test_other: parts of the split test_other.
+        train: parts of LibriSpeech in the split train.
+        validation: parts of LibriSpeech in the split validation.
+        test: parts of LibriSpeech in the split test.
+        test_other: parts of LibriSpeech in the split test_other.
         download: folder to download to.
-        mirror: address with the folders 12 and 31 of openslr.org/resources.
+        mirror: address of a copy of openslr.org/resources, with the folders 12 and 31.
     """
 
     path: Path | None = None
@@ -124,11 +124,11 @@ class MiniLibriSpeech(Corpus):
 
     Args:
         path: folder LibriSpeech, or a folder that contains it; by default it is downloaded.
-        train: parts of the split train.
-        validation: parts of the split validation; the mini corpus has no test set of its own.
-        test: parts of the split test.
+        train: parts of LibriSpeech in the split train.
+        validation: parts of LibriSpeech in the split validation.
+        test: parts of LibriSpeech in the split test.
         download: folder to download to.
-        mirror: address with the folders 12 and 31 of openslr.org/resources.
+        mirror: address of a copy of openslr.org/resources, with the folders 12 and 31.
     """
 
     path: Path | None = None

@@ -81,12 +81,14 @@ class Spoken(Corpus):
     """Synthetic speech, generated offline: ids and texts depend on the options alone.
 
     Args:
-        train: number of utterances of the split train.
-        validation: number of utterances of the split validation, in voices of its own.
-        test: number of utterances of the split test, in voices of its own.
+        train: number of utterances in the split train.
+        validation: number of utterances in the split validation, spoken by other voices than the
+            other splits.
+        test: number of utterances in the split test, spoken by other voices than the other splits.
         seed: random seed of the texts, voices, speeds and pitches.
-        max_words: longest sentence; three in ten utterances are single words.
-        grammar: "digits" for strings of digits, "commands", or "all" with dates and numbers too.
+        max_words: largest number of words in a sentence; 30 % of the utterances are single words.
+        grammar: kind of sentences: "digits" (strings of digits), "commands", or "all" (both, with
+            dates and numbers).
     """
 
     train: int = 5000

@@ -30,9 +30,11 @@ class TextOptions:
     corpus, of which the transcripts are read.
 
     Args:
-        train: sources; of a corpus its split train.
-        validation: source; of a corpus its split validation. What is in it is not trained on.
-        max_batch_tokens: longest sentence times number of sentences of a batch, at most.
+        train: sources to train on; a prepared corpus stands for its split train.
+        validation: source to validate on; a prepared corpus stands for its split validation. Its
+            sentences are left out of training.
+        max_batch_tokens: largest batch, in tokens: length of the longest sentence times number of
+            sentences.
     """
 
     train: list[str]

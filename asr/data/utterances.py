@@ -39,15 +39,19 @@ class DataOptions:
     Args:
         corpus: folder that ``asr prepare`` wrote.
         train: names of the splits to train on.
-        validation: name of the split that is watched during training.
-        max_batch_seconds: longest utterance times number of utterances of a batch, at most.
-        curriculum_seconds: the first epochs use only utterances up to these lengths, one entry an
-            epoch: short utterances teach alignment first. The same for every encoder.
-        cache_gib: decoded audio is kept in memory when a split needs no more than this.
-        device_cache: whether what is kept in memory is kept on the device as well, where batches
-            are then made: the same batches, without workers and copies. The log says why where
-            it does not fit.
-        num_workers: processes that decode audio; 0 is right when the audio is in memory.
+        validation: name of the split that is evaluated during training.
+        max_batch_seconds: largest batch, in seconds: length of the longest utterance times number
+            of utterances.
+        curriculum_seconds: longest utterance (seconds) of each of the first epochs, one entry per
+            epoch. Short utterances teach alignment first. The curriculum is the same for every
+            encoder.
+        cache_gib: memory for decoded audio in GiB; a split that needs more is decoded again in each
+            epoch.
+        device_cache: whether audio that is cached in memory is copied to the device too. Batches
+            are then made on the device, without workers or transfers, and are the same. The log
+            says why if the audio does not fit.
+        num_workers: number of processes that decode audio; 0 is best if the audio is cached in
+            memory.
     """
 
     corpus: str

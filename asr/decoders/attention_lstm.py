@@ -21,13 +21,14 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
     do not feed the attention (as in GNMT, Wu et al. 2016), so they run over all tokens at once.
 
     Args:
-        width: of embeddings and LSTM states.
-        layers: LSTM layers.
-        attention: width of the additive energies.
-        location_channels: channels of the convolution over the previous alignment.
-        location_kernel: encoder frames it sees, odd; 51 are the 2 s of Chorowski et al.
-        label_smoothing: probability taken from the target, in training.
-        dropout: probability, on embeddings and before the output layer.
+        width: width of the embeddings and the LSTM states.
+        layers: number of LSTM layers.
+        attention: width of the layer that computes the additive attention energies.
+        location_channels: number of channels of the convolution over the previous alignment.
+        location_kernel: number of encoder frames that this convolution sees; it must be odd. 51
+            frames are the 2 s of Chorowski et al.
+        label_smoothing: probability moved from the target to the other tokens in training.
+        dropout: dropout probability, on embeddings and before the output layer.
     """
 
     def __init__(

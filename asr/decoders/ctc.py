@@ -66,7 +66,7 @@ class JointCTC(Decoder):
     Args:
         dim: width D of the encoder's frames.
         vocabulary: tokens V, BLANK included.
-        ctc_weight: share of the CTC term in the loss; 0 leaves out the CTC head.
+        ctc_weight: weight of the CTC loss in the loss, 0 to 1; at 0 there is no CTC head.
 
     Attributes:
         ctc: the head; None without one.
@@ -119,7 +119,7 @@ class CTC(Decoder):
     Args:
         dim: width D of the encoder's frames.
         vocabulary: tokens V, BLANK included.
-        dropout: probability, on the encoder's frames.
+        dropout: dropout probability, on the encoder's frames.
     """
 
     def __init__(self, dim: int, vocabulary: int, *, dropout: float = 0.1) -> None:

@@ -24,13 +24,14 @@ class Transducer(JointCTC, TransducerDecoder):
     whatever the precision of the model.
 
     Args:
-        width: of the prediction network: its embeddings and its output.
+        width: width of the embeddings and the output of the prediction network.
         joint: width J of the joint network.
-        prediction: network over the tokens: ``lstm`` over all (Graves 2012), ``stateless``
-            over the last few (Ghodsi et al. 2020).
-        layers: of the LSTM.
-        context: tokens that a stateless network sees; null: 2. An LSTM sees all.
-        dropout: probability, on the prediction network's embeddings and output.
+        prediction: prediction network: lstm sees all previous tokens (Graves 2012), stateless sees
+            the last few (Ghodsi et al. 2020).
+        layers: number of LSTM layers.
+        context: number of previous tokens that a stateless prediction network sees; null: 2. For an
+            LSTM it must be null.
+        dropout: dropout probability, on the embeddings and the output of the prediction network.
     """
 
     def __init__(

@@ -26,11 +26,12 @@ class Transformer(JointCTC, AttentionDecoder):
     """Layers of causal self-attention, attention to the encoder and feed-forward, then a norm.
 
     Args:
-        width: of the decoder; frames of another width pass a linear layer first.
-        layers: triples of self-attention, cross-attention and feed-forward.
-        heads: attention heads; width divides by twice as many.
-        label_smoothing: probability taken from the target, in training.
-        dropout: probability, on embeddings, on what each block adds and inside feed-forwards.
+        width: width of the decoder; a linear layer maps encoder frames of another width to it.
+        layers: number of layers, each self-attention, cross-attention and a feed-forward.
+        heads: number of attention heads; width must be a multiple of twice this number.
+        label_smoothing: probability moved from the target to the other tokens in training.
+        dropout: dropout probability, on embeddings, on the residual branch of each block and inside
+            feed-forwards.
     """
 
     def __init__(

@@ -21,16 +21,18 @@ class Conformer(Stack):
     batch norm of the convolution, so that an utterance does not feel its batch.
 
     Args:
-        layers: blocks.
-        heads: attention heads; dim divides by twice as many.
-        feedforward: inner width of both feed-forwards, in multiples of dim.
-        kernel: frames that the convolution sees; odd, or causal: its own and earlier ones.
-        dropout: probability, on the input, on what each module adds and inside feed-forwards.
-        causal: whether a frame sees only frames up to the end of its chunk.
-        left_context: encoder frames that the attention of a causal encoder sees before a
-            frame; none given: all.
-        chunk: encoder frames whose attention sees each other although the encoder is causal;
-            the convolution looks back only. 1: strictly causal.
+        layers: number of blocks.
+        heads: number of attention heads; dim must be a multiple of twice this number.
+        feedforward: inner width of both feed-forwards, as a multiple of dim.
+        kernel: number of frames that the convolution sees. It must be odd unless the encoder is
+            causal; a causal convolution sees its own and earlier frames.
+        dropout: dropout probability, on the input, on the residual branch of each module and inside
+            feed-forwards.
+        causal: whether a frame sees no frames after the end of its chunk.
+        left_context: number of earlier encoder frames that the attention of a causal encoder sees;
+            null: all.
+        chunk: number of encoder frames in a chunk. In a causal encoder the attention of a frame
+            sees its whole chunk; the convolution sees earlier frames only. 1: strictly causal.
     """
 
     remedy = "set causal: true"

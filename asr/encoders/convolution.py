@@ -23,14 +23,17 @@ class Convolution(Stack):
     convolutions of (kernel - 1) * dilation encoder frames.
 
     Args:
-        layers: residual layers.
-        kernel: frames under each convolution; odd unless causal.
-        dilations: distance between those frames, layer by layer, and from the start again.
-        repeats: convolutions per layer.
-        reduction: dim over the inner width of squeeze-and-excitation, which scales channels by
-            what the whole utterance (of a causal encoder: its past) holds; 0: leave it out.
-        causal: whether a frame sees only frames up to itself.
-        dropout: probability, on each layer's output.
+        layers: number of residual layers.
+        kernel: number of frames under each convolution; it must be odd unless the encoder is
+            causal.
+        dilations: distance in frames between the inputs of a convolution, one entry per layer; the
+            list starts again after its last entry.
+        repeats: number of convolutions per layer.
+        reduction: dim divided by the inner width of squeeze-and-excitation, which scales channels
+            by their mean over the utterance (in a causal encoder over its past). 0: no
+            squeeze-and-excitation.
+        causal: whether a frame sees only itself and earlier frames.
+        dropout: dropout probability, on the output of each layer.
     """
 
     remedy = "set causal: true"

@@ -28,12 +28,14 @@ class Memory:
         gate: last_kept (store a frame that differs from the last one stored), previous (one that
             differs from the frame before it), learned (H-Net's router, Hwang et al. 2025), or a
             control: uniform (every n-th frame) or random.
-        threshold: of last_kept and previous: a frame with a cosine similarity below it is stored;
-            above 1 every frame is.
-        rate: of uniform and random: share of frames to store; of learned: the share it is held to.
-        gap: of last_kept: so many frames after the last one stored, a frame is stored anyway.
-        skipped: drop what is not stored, or merge it into the vector stored last: their mean,
-            which attention counts as often as frames are in it (Bolya et al. 2023).
+        threshold: for last_kept and previous: a frame is stored if its cosine similarity is below
+            the threshold; above 1 every frame is stored.
+        rate: for uniform and random: share of frames to store. For learned: target of the share of
+            frames stored.
+        gap: for last_kept: number of frames after which a frame is stored in any case.
+        skipped: what becomes of frames that are not stored: drop, or merge into the vector stored
+            last. That vector is then the mean of its frames, and attention counts it once per frame
+            (Bolya et al. 2023).
     """
 
     gate: Literal["last_kept", "previous", "learned", "uniform", "random"]

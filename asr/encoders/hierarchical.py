@@ -23,20 +23,22 @@ class Hierarchical(Stack):
     Causal. One layer reaches ``window ** levels`` encoder frames, N layers N times as far.
 
     Args:
-        layers: pairs of hierarchical attention and feed-forward.
-        heads: attention heads; dim divides by twice as many.
-        window: vectors of each level that a frame sees.
-        levels: levels; 1 is a sliding window.
+        layers: number of layers, each hierarchical attention and a feed-forward.
+        heads: number of attention heads; dim must be a multiple of twice this number.
+        window: number of vectors of each level that a frame sees.
+        levels: number of levels; 1 is a sliding window.
         variant: aligned (a level holds summaries of complete blocks) or dilated (a level sees
             every window-th output of the level below, the literal reading).
-        pooling: how aligned blocks are summarised: attention of a learned query, mean, last.
-        right_context: frames to the right that a frame sees too, of the frames themselves; the
-            encoder is then no longer causal. Layers add up.
+        pooling: summary of a block of the variant aligned: attention (of a learned query), mean or
+            last.
+        right_context: number of later frames that a frame sees, on the level of the frames
+            themselves. Above 0 the encoder is not causal. The look-ahead of the layers adds up.
         next_frame: weight of the loss of predicting the features of the next encoder frame.
-        memory: what layers after the first store of the frames, aligned ones only; window and
-            levels then count stored vectors there. none given: every frame.
-        feedforward: inner width of the feed-forward, in multiples of dim.
-        dropout: probability, on the input, on what each block adds and inside feed-forwards.
+        memory: which frames the layers after the first store, with the variant aligned only; window
+            and levels then count stored vectors in these layers. null: every frame.
+        feedforward: inner width of the feed-forward, as a multiple of dim.
+        dropout: dropout probability, on the input, on the residual branch of each block and inside
+            feed-forwards.
     """
 
     remedy = "set right_context: 0"

@@ -17,9 +17,9 @@ class Hybrid(Stack):
 
     Args:
         dim: width D of every part.
-        parts: encoders, bottom first, each as class_path and init_args without dim and
-            channels; their layers are taken, without their subsampling and last norm.
-        repeat: how often the parts come after one another, with weights of their own.
+        parts: encoders from bottom to top, each as class_path and init_args without dim and
+            channels. Their layers are used without their subsampling and last norm.
+        repeat: number of times that the parts are stacked; each copy has weights of its own.
     """
 
     remedy = "make every part causal"

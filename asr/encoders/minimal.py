@@ -20,11 +20,13 @@ class MinimalStack(Stack):
     """An encoder of minimal recurrences; a subclass names the ``cell``.
 
     Args:
-        layers: pairs of recurrence and feed-forward.
-        bidirectional: whether the future is seen too; without, the encoder is causal.
-        expansion: cells of the recurrence, in multiples of dim; two directions share them.
-        feedforward: inner width of the feed-forward, in multiples of dim.
-        dropout: probability, on what each block adds and inside feed-forwards.
+        layers: number of layers, each a recurrence and a feed-forward.
+        bidirectional: whether the layers read the audio in both directions; if false, the encoder
+            is causal.
+        expansion: number of cells of the recurrence, as a multiple of dim; the two directions share
+            them.
+        feedforward: inner width of the feed-forward, as a multiple of dim.
+        dropout: dropout probability, on the residual branch of each block and inside feed-forwards.
         forget_bias: initial bias of the gates that keep the state.
     """
 

@@ -131,15 +131,16 @@ class RecurrentStack(Stack):
     """An encoder of torch's recurrent layers; a subclass names their ``kind``.
 
     Args:
-        dim: width D of the output and of the path between layers.
-        layers: recurrent layers.
-        bidirectional: whether the future is seen too; without, the encoder is causal.
-        cells: hidden units per direction; their output is projected to ``dim`` where the two
-            differ in width. 0: dim, or dim / 2 per direction of a bidirectional encoder.
-        time_reduction: after each of these layers (1 is the first) two frames become one.
-        dropout: probability, on each layer's output.
-        forget_bias: initial bias of an LSTM's forget gates or a GRU's update gates, which keep
-            the state where they are 1.
+        dim: width D of the encoder's output and of the connections between layers.
+        layers: number of recurrent layers.
+        bidirectional: whether the layers read the audio in both directions; if false, the encoder
+            is causal.
+        cells: hidden units per direction. A linear layer projects their output to dim if the widths
+            differ. 0: dim units, or dim / 2 units per direction of a bidirectional encoder.
+        time_reduction: numbers of the layers (1 is the first) after which two frames become one.
+        dropout: dropout probability, on the output of each layer.
+        forget_bias: initial bias of the forget gates of an LSTM or the update gates of a GRU; a
+            gate at 1 keeps the state.
     """
 
     remedy = "set bidirectional: false"

@@ -21,7 +21,7 @@ class Stack(Encoder):
         num_mels: mel bins F.
         blocks: one after another.
         dim: width D.
-        channels: channels of the subsampling convolutions.
+        channels: number of channels of the subsampling convolutions.
 
     Attributes:
         layers: the blocks.

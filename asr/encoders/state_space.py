@@ -22,12 +22,14 @@ class StateSpace(Stack):
     """Subsampling, then layers of x + projection(scan(norm(x))), then a norm.
 
     Args:
-        layers: state-space layers.
-        bidirectional: whether the future is seen too; without, the encoder is causal.
-        expansion: channels of the scan, in multiples of dim; two directions share them.
-        heads: parts of the channels that decay by themselves; two directions share them.
-        state: numbers that each channel remembers.
-        dropout: probability, on each layer's output.
+        layers: number of state-space layers.
+        bidirectional: whether the layers read the audio in both directions; if false, the encoder
+            is causal.
+        expansion: number of channels of the scan, as a multiple of dim; the two directions share
+            them.
+        heads: number of heads, each with a decay of its own; the two directions share them.
+        state: state size of each channel.
+        dropout: dropout probability, on the output of each layer.
     """
 
     remedy = "set bidirectional: false"

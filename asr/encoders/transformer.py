@@ -19,18 +19,20 @@ class Transformer(Stack):
     """Subsampling, then pre-norm layers of self-attention and feed-forward, then a norm.
 
     Args:
-        layers: pairs of self-attention and feed-forward.
-        heads: attention heads; dim divides by twice as many.
-        feedforward: inner width of the feed-forward, in multiples of dim.
-        dropout: probability, on the input, on what each block adds and inside feed-forwards.
-        causal: whether a frame sees only frames up to the end of its chunk.
-        left_context: encoder frames that a frame of a causal encoder sees before itself; none
-            given: all.
-        chunk: encoder frames that see each other although the encoder is causal; streaming
-            takes as many at once. 1: strictly causal.
-        memory: what layers after the first store of a causal encoder's frames; left_context
-            then counts stored vectors there. none given: every frame.
-        positions: rotary (relative, turns queries and keys) or sinusoidal (added to frames).
+        layers: number of layers, each self-attention and a feed-forward.
+        heads: number of attention heads; dim must be a multiple of twice this number.
+        feedforward: inner width of the feed-forward, as a multiple of dim.
+        dropout: dropout probability, on the input, on the residual branch of each block and inside
+            feed-forwards.
+        causal: whether a frame sees no frames after the end of its chunk.
+        left_context: number of earlier encoder frames that a frame of a causal encoder sees; null:
+            all.
+        chunk: number of encoder frames in a chunk. In a causal encoder the frames of a chunk see
+            each other, and streaming takes a chunk at once. 1: strictly causal.
+        memory: which frames the layers after the first store, in a causal encoder; left_context
+            then counts stored vectors in these layers. null: every frame.
+        positions: position encoding: rotary (relative, rotates queries and keys) or sinusoidal
+            (added to frames).
     """
 
     remedy = "set causal: true"

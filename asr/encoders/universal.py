@@ -23,15 +23,16 @@ class Universal(Stack):
     its ledger: ``ponder``, which is learnt from, and ``steps``, the mean number of applications.
 
     Args:
-        heads: attention heads; dim divides by twice as many.
-        max_steps: applications of the layer after which every frame has halted.
-        feedforward: inner width of the feed-forward, in multiples of dim.
-        dropout: probability, on the input, on what each module adds and inside feed-forwards.
-        causal: whether a frame sees only frames before it and itself.
-        left_context: encoder frames that a frame of a causal encoder sees before itself; none
-            given: all.
-        ponder_weight: of the ponder cost in the loss.
-        halting_bias: of the halting unit at first; -1 makes about four steps.
+        heads: number of attention heads; dim must be a multiple of twice this number.
+        max_steps: largest number of times that the layer is applied to a frame.
+        feedforward: inner width of the feed-forward, as a multiple of dim.
+        dropout: dropout probability, on the input, on the residual branch of each module and inside
+            feed-forwards.
+        causal: whether a frame sees only itself and earlier frames.
+        left_context: number of earlier encoder frames that a frame of a causal encoder sees; null:
+            all.
+        ponder_weight: weight of the ponder cost in the loss.
+        halting_bias: initial bias of the halting unit; -1 gives about four steps.
     """
 
     remedy = "set causal: true"

@@ -55,8 +55,8 @@ def estimate(
         sentences: token ids without EOS; read once. UNKNOWN counts as any other token.
         vocabulary: V, BLANK and EOS included.
         order: of the longest n-grams.
-        prune: n-grams of order 3 and above that occur at most so often are left out; their
-            probability goes to the back-off. As lmplz --prune 0 0 ``prune``.
+        prune: n-grams of order 3 and above are left out if they occur at most this number of times.
+            Their probability goes to the back-off, as with ``lmplz --prune 0 0 prune``.
 
     Raises:
         ValueError: there are no sentences, or ids that are no tokens.

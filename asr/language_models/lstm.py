@@ -21,9 +21,9 @@ class LSTM(LanguageModel):
     """Embedding, LSTM layers, and a linear layer to all tokens but BLANK.
 
     Args:
-        width: of embeddings and states.
-        layers: LSTM layers.
-        dropout: probability, on embeddings and on the last layer's output.
+        width: width of the embeddings and the states.
+        layers: number of LSTM layers.
+        dropout: dropout probability, on embeddings and on the output of the last layer.
     """
 
     def __init__(

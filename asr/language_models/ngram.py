@@ -23,9 +23,10 @@ class NGram(LanguageModel):
     ``order`` - 1 tokens, that the model has. Probabilities over all tokens but BLANK sum to 1.
 
     Args:
-        order: n; the longest n-grams, a prediction depends on n - 1 tokens.
-        prune: n-grams of order 3 and above that occur at most so often are left out.
-        arpa: file in ARPA format to read instead of estimating from text; words are pieces.
+        order: length n of the longest n-grams; a prediction depends on n - 1 tokens.
+        prune: n-grams of order 3 and above are left out if they occur at most this number of times.
+        arpa: file in ARPA format, which is read instead of estimating n-grams from text; its words
+            must be pieces of the tokenizer.
     """
 
     keys: Tensor

@@ -27,10 +27,11 @@ class Transformer(LanguageModel):
     """Embedding, pre-norm layers of causal self-attention with rotary positions, a norm.
 
     Args:
-        width: of the model; divides by twice the heads.
-        layers: pairs of self-attention and feed-forward.
-        heads: attention heads.
-        dropout: probability, on embeddings, on what each block adds and inside feed-forwards.
+        width: width of the model; it must be a multiple of twice the number of heads.
+        layers: number of layers, each self-attention and a feed-forward.
+        heads: number of attention heads.
+        dropout: dropout probability, on embeddings, on the residual branch of each block and inside
+            feed-forwards.
     """
 
     def __init__(

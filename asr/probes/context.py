@@ -242,7 +242,7 @@ def draw_figure(points: Sequence[ContextPoint], runs: Sequence[Effective]) -> "F
 PROBE = Probe(
     name="context",
     title="Effective context",
-    meaning="how far back the encoders of trained models look: loss, word error rate, gradients",
+    meaning="loss, word error rate and gradients of trained models, by seconds of past audio",
     example="asr claims context runs/fsdd-transducer --split validation --output claims",
     module="asr.probes.context_measure",
     row=ContextPoint,
@@ -251,21 +251,21 @@ PROBE = Probe(
         Option(
             "contexts",
             SECONDS,
-            "seconds of the past that a frame may hear, beside all of it",
+            "seconds of past audio that the encoder sees; the whole past is always measured too",
             duration,
             "S",
         ),
-        Option("utterances", 50, "utterances drawn from the split", whole_number, "N"),
+        Option("utterances", 50, "number of utterances to draw", whole_number, "N"),
         Option(
             "block",
             1,
-            "encoder frames that share a run of the encoder: as many times cheaper, and "
-            "contexts longer by up to one frame less; 1 is exact",
+            "encoder frames that are computed in one run of the encoder: S times cheaper, but "
+            "contexts are up to S - 1 frames longer; 1 is exact",
             whole_number,
             "S",
         ),
-        Option("gradients", 8, "frames of an utterance whose gradient is taken", whole_number, "N"),
-        Option("seed", 0, "seed of what is drawn", int, "N"),
+        Option("gradients", 8, "frames per utterance with a gradient", whole_number, "N"),
+        Option("seed", 0, "seed that draws the utterances and frames", int, "N"),
     ),
     parts=(
         Part(

@@ -274,25 +274,25 @@ PROBE = Probe(
     module="asr.probes.horizon_measure",
     row=Attempt,
     options=(
-        Option("arms", (), "encoders", str, "ARM", f"all of {'; '.join(ARMS)}"),
+        Option("arms", (), "encoders to train", str, "ARM", f"all of {'; '.join(ARMS)}"),
         Option(
             "tasks",
             ("latch", "recall"),
-            "what to remember; of a mixed task training draws lags up to the lag of the test",
+            "memory tasks; a mixed task trains on lags drawn from 1 to the lag of its test",
             choices=TASK_NAMES,
         ),
-        Option("lags", LAGS, "steps between what is written and the question", whole_number, "K"),
-        Option("seeds", 3, "seeds of each arm", whole_number, "N"),
+        Option("lags", LAGS, "steps between the symbol and the question", whole_number, "K"),
+        Option("seeds", 3, "number of seeds of each arm", whole_number, "N"),
         Option(
-            "rates", (1e-3, 3e-3), "learning rates; each seed counts with its best", float, "LR"
+            "rates", (1e-3, 3e-3), "learning rates; the best one of each seed counts", float, "LR"
         ),
-        Option("updates", 1500, "budget of an attempt, which spends both", whole_number, "N"),
-        Option("seconds", 60.0, "budget of an attempt, which spends both", float, "S"),
+        Option("updates", 1500, "training budget in updates", whole_number, "N"),
+        Option("seconds", 60.0, "training budget in seconds", float, "S"),
         Option(
             "extrapolate",
             0,
-            "test arms that answer a lag at twice, four times, ... that lag, up to "
-            "K, without further training",
+            "test the arms that solve a lag also at 2, 4, 8, ... times this lag, up to K, without "
+            "further training",
             whole_number,
             "K",
             "no such test",

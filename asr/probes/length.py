@@ -90,7 +90,7 @@ def draw_figure(points: Sequence[LengthPoint]) -> "Figure":
 def corpus_options(split: str) -> tuple[Option, ...]:
     """What probes of trained models share; ``split`` by default."""
     return (
-        Option("corpus", None, "prepared corpus", metavar="FOLDER", shown="that of the training"),
+        Option("corpus", None, "prepared corpus", metavar="FOLDER", shown="the training corpus"),
         Option("split", split, "split of the corpus"),
         Option("batch-seconds", 120.0, "seconds of audio in a batch", positive_duration, "S"),
     )
@@ -99,13 +99,13 @@ def corpus_options(split: str) -> tuple[Option, ...]:
 PROBE = Probe(
     name="length",
     title="Word error rate against length",
-    meaning="word error rate of trained models when the same audio is heard in longer pieces",
+    meaning="word error rate of trained models when utterances are joined to longer recordings",
     example="asr claims length runs/fsdd-transducer --output claims",
     module="asr.probes.length_measure",
     row=LengthPoint,
     options=(
         *corpus_options("test"),
-        Option("words", WORDS, "least number of words that are heard at once", whole_number, "N"),
+        Option("words", WORDS, "minimum number of words in a recording", whole_number, "N"),
         Option(
             "search", None, "Greedy, Beam or a YAML file, for all models", shown="each model's own"
         ),

@@ -132,7 +132,7 @@ def _span(wers: list[float]) -> str:
 PROBE = Probe(
     name="lookahead",
     title="Word error rate against look-ahead",
-    meaning="word error rate of trained models against how far ahead their encoders see",
+    meaning="word error rate of trained models against the look-ahead of their encoders",
     example="asr claims lookahead runs/causal runs/chunked runs/full --output claims",
     module="asr.probes.lookahead",
     row=LookAhead,

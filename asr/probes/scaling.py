@@ -190,12 +190,14 @@ def encoder_files(given: Sequence[str] | None) -> dict[str, Path]:
     return {path.stem: path for path in paths}
 
 
-ENCODERS = Option("encoders", (), "recipes, or YAML files", str, "NAME", "every small recipe")
+ENCODERS = Option(
+    "encoders", (), "names of encoder recipes, or YAML files", str, "NAME", "every small recipe"
+)
 PROBE = Probe(
     name="scaling",
     title="Time and memory against length",
-    meaning="time and peak memory of layers against the obvious reference, and of encoders, by "
-    "length",
+    meaning="time and peak memory of layers and encoders by length; layers are compared with a "
+    "reference implementation",
     example="asr claims scaling --rows lstm-loop gru-loop --output claims",
     module="asr.probes.scaling_measure",
     row=Timing,
@@ -209,10 +211,10 @@ PROBE = Probe(
             f"all of {', '.join([*COMPARISONS, *small_encoders()])}",
         ),
         ENCODERS,
-        Option("times", (), "lengths in frames", whole_number, "T", "three lengths of each row"),
-        Option("batch", 4, "utterances", whole_number, "B"),
+        Option("times", (), "lengths in frames", whole_number, "T", "three lengths per row"),
+        Option("batch", 4, "number of utterances in a batch", whole_number, "B"),
         Option("dim", 192, "width of the layers", whole_number, "D"),
-        Option("repeats", 5, "timed calls of each", whole_number, "N"),
+        Option("repeats", 5, "number of timed calls per row", whole_number, "N"),
     ),
     parts=(
         Part(

@@ -79,17 +79,15 @@ def draw_figure(points: Sequence[StreamPoint]) -> "Figure":
 PROBE = Probe(
     name="streaming",
     title="Streaming",
-    meaning="milliseconds per frame and bytes of state of causal encoders along a stream",
+    meaning="milliseconds per frame and bytes of state of causal encoders, by position in a stream",
     example="asr claims streaming --encoders lstm-causal-small --output claims",
     module="asr.probes.streaming_measure",
     row=StreamPoint,
     options=(
         ENCODERS,
-        Option(
-            "positions", POSITIONS, "feature frames read before time is taken", whole_number, "T"
-        ),
-        Option("batch", 1, "streams side by side", whole_number, "B"),
-        Option("chunks", 50, "chunks timed at each position", whole_number, "N"),
+        Option("positions", POSITIONS, "feature frames read before the timing", whole_number, "T"),
+        Option("batch", 1, "number of parallel streams", whole_number, "B"),
+        Option("chunks", 50, "number of chunks timed at each position", whole_number, "N"),
     ),
     parts=(Part("C2", "Time and state by position", draw),),
 )

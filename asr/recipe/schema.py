@@ -39,13 +39,15 @@ class OptimizerOptions:
     """AdamW with an anytime schedule: no point of the curve depends on where the run will end.
 
     Args:
-        lr: highest learning rate.
-        warmup_updates: updates over which the rate rises linearly from 0.
-        decay: afterwards, with the inverse square root of the update, or not at all.
-        weight_decay: decoupled; on matrices and filters only.
-        betas: decay rates of the moments.
-        clip_norm: gradients with a larger norm are scaled down to it.
-        ema_decay: of the moving average of the weights that is validated and saved.
+        lr: peak learning rate, reached at the end of the warm-up.
+        warmup_updates: number of updates over which the learning rate rises linearly from 0.
+        decay: schedule after the warm-up: inverse_sqrt (proportional to 1 / sqrt(update)) or
+            constant.
+        weight_decay: decoupled weight decay of AdamW, applied to matrices and filters only.
+        betas: decay rates of AdamW's first and second moments.
+        clip_norm: largest norm of the gradients; larger gradients are scaled down to it.
+        ema_decay: decay per update of the moving average of the weights. The average is what is
+            validated and saved.
     """
 
     lr: float = 1e-3
@@ -95,9 +97,10 @@ class Budget:
     """A run stops at the first of these that is set and reached.
 
     Args:
-        device_hours: devices times hours held, from process start, everything included.
-        updates: optimiser steps.
-        audio_hours: hours of speech seen, repetitions counted.
+        device_hours: number of devices times hours since the process started; loading and
+            validation count too.
+        updates: number of optimiser steps.
+        audio_hours: hours of audio trained on; audio that is repeated counts each time.
     """
 
     device_hours: float | None = None
@@ -120,7 +123,7 @@ class TextValidationOptions:
     """When the moving average of a language model is validated.
 
     Args:
-        every_updates: updates from one validation to the next.
+        every_updates: number of updates between two validations.
     """
 
     every_updates: int = 500
@@ -134,10 +137,11 @@ class ValidationOptions(TextValidationOptions):
     """When and how the moving average is validated.
 
     Args:
-        every_updates: updates from one validation to the next.
+        every_updates: number of updates between two validations.
         search: how hypotheses are found while training.
-        metric: which error rate chooses the best model; ties are broken by the other one, then the
-            earlier model stays. auto is cer where the texts have no spaces, and wer otherwise.
+        metric: error rate that chooses the best model. auto: cer if the texts have no spaces,
+            otherwise wer. If two models tie, the other error rate decides, and then the earlier
+            model.
     """
 
     search: Component = component(SEARCHES, default="Greedy")
@@ -153,30 +157,34 @@ class TrainerOptions:
     """Lightning's names for where and how the loop runs.
 
     Args:
-        accelerator: auto, cpu or gpu.
-        devices: how many.
-        num_nodes: machines.
-        strategy: auto or ddp. Others of Lightning's are passed on to it, untested.
-        precision: 32-true or bf16-mixed, which leaves recurrent kernels of encoders as the next
-            key says. Losses are in float32 with both.
-        recurrent_precision: of recurrent kernels of encoders: float32, bf16, or fp16 with
-            gradients scaled by themselves, which alone reaches cuDNN's persistent kernel: on an
-            A100 or newer, with dim and cells (per direction) multiples of 128, cells up to 1024
-            and batches of up to 128 utterances. The run says what it got.
-        compile: torch.compile's mode (default, reduce-overhead for CUDA graphs, max-autotune) for
-            the blocks of the encoder and the layers of the decoder, on batches filled up to a few
-            shapes; eager and aot_eager only trace. Recurrences stay cuDNN's. null: no compiler.
-        allow_tf32: whether float32 products and kernels of a GPU, recurrent ones as well as
-            attention's, round their factors to TF32.
-        log_every_n_steps: updates between two lines of the ledger and the logs.
-        checkpoint_every_seconds: seconds of training that a crash may cost.
-        accumulate_grad_batches: batches of each device in an update. Their losses are averaged
-            over all their tokens.
-        loggers: of Lightning's (TensorBoard, CSV, Wandb) or your own, as the name of a class or
-            {class_path, init_args}. CSV files in logs are written without any.
-        callbacks: of Lightning's or your own, likewise. They may watch validation_loss, and
-            validation_wer or validation_perplexity.
-        profiler: of Lightning's (Simple, Advanced, PyTorch) or your own; writes into logs.
+        accelerator: hardware to train on; auto is the GPU if there is one.
+        devices: number of devices on each machine.
+        num_nodes: number of machines.
+        strategy: Lightning strategy: auto or ddp. Other strategies of Lightning are accepted, but
+            untested.
+        precision: 32-true (float32) or bf16-mixed, which does not apply to the recurrent layers of
+            encoders (see recurrent_precision). Losses are computed in float32 in both.
+        recurrent_precision: precision of the recurrent layers of encoders: float32, bf16 or fp16.
+            fp16 scales its own gradients, and is the only one that reaches cuDNN's persistent
+            kernel. That kernel needs an A100 or newer, dim and cells (per direction) in multiples
+            of 128, at most 1024 cells, and batches of at most 128 utterances. The log names the
+            kernel that is used.
+        compile: mode of torch.compile for the blocks of the encoder and the layers of the decoder:
+            default, reduce-overhead (CUDA graphs) or max-autotune; eager and aot_eager only trace.
+            Batches are padded to a few shapes. Recurrent layers stay with cuDNN. null: no compiler.
+        allow_tf32: whether a GPU may round the factors of float32 matrix products, recurrent layers
+            and attention to TF32.
+        log_every_n_steps: number of updates between two lines of the ledger and the logs.
+        checkpoint_every_seconds: seconds of training between two checkpoints, which is what a crash
+            can lose.
+        accumulate_grad_batches: number of batches per device in one update. Their losses are
+            averaged over all their tokens.
+        loggers: loggers of Lightning (TensorBoard, CSV, Wandb) or your own, each as a class name or
+            as {class_path, init_args}. CSV files are written to logs even without a logger.
+        callbacks: callbacks of Lightning or your own, in the same form as loggers. They can monitor
+            validation_loss, and validation_wer (language models: validation_perplexity).
+        profiler: profiler of Lightning (Simple, Advanced, PyTorch) or your own, in the same form as
+            a logger. It writes to logs.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -219,7 +227,7 @@ class Recipe:
     """Everything that a published number depends on.
 
     Args:
-        seed: of weights, batches, augmentation and dropout.
+        seed: random seed of weights, batches, augmentation and dropout.
     """
 
     data: DataOptions
@@ -241,8 +249,9 @@ class LanguageModelRecipe:
     """What the numbers of a language model depend on.
 
     Args:
-        tokenizer_of: run or model folder of the speech model whose tokens it shares.
-        seed: of weights, batches and dropout.
+        tokenizer_of: run folder or model folder of the speech model whose tokens the language model
+            shares.
+        seed: random seed of weights, batches and dropout.
     """
 
     text: TextOptions

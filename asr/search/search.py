@@ -88,8 +88,8 @@ class Greedy(Search):
     """The best token at each step; one hypothesis per utterance.
 
     Args:
-        ctc_weight: share of the CTC prefix score in the score of an attention decoder, 0 to 1;
-            null: 0.3 where it has a CTC head.
+        ctc_weight: weight of the CTC prefix score in the score of an attention decoder, 0 to 1.
+            null: 0.3 if the decoder has a CTC head.
     """
 
     def __init__(self, *, ctc_weight: float | None = None):
@@ -116,14 +116,16 @@ class Beam(Search):
     """The ``beam`` best hypotheses at each step.
 
     Args:
-        beam: hypotheses kept at each step.
-        ctc_weight: share of the CTC prefix score in the score of an attention decoder, 0 to 1;
-            null: 0.3 where it has a CTC head.
-        length_bonus: added to the score per token.
-        lm_weight: of the language model's log-probability, added to the score; 0 or more.
-        internal_lm_weight: of a transducer's internal language model, taken from the score.
-        nbest: search on until so many hypotheses are certain, and return them. Without it,
-            stop when the best is certain, and return it with those finished by then.
+        beam: number of hypotheses kept at each step.
+        ctc_weight: weight of the CTC prefix score in the score of an attention decoder, 0 to 1.
+            null: 0.3 if the decoder has a CTC head.
+        length_bonus: bonus added to the score for each token.
+        lm_weight: weight of the language model's log-probability, which is added to the score; 0 or
+            more.
+        internal_lm_weight: weight of the log-probability of a transducer's internal language model,
+            which is subtracted from the score.
+        nbest: number of hypotheses to return; the search goes on until they are certain. null: the
+            search stops when the best is certain, and returns it with those finished by then.
     """
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {

@@ -57,8 +57,8 @@ class Characters(Tokenizer):
 
     Args:
         texts: normalised training transcripts.
-        alphabet: characters to use instead of those that occur in the texts, composed as the
-            normalisers do it.
+        alphabet: characters to use instead of those of the texts; they are composed as the
+            normalisers compose texts.
     """
 
     def __init__(self, texts: Iterable[str], *, alphabet: str | None = None) -> None:
@@ -99,8 +99,8 @@ class SentencePiece(Tokenizer):
 
     Args:
         texts: normalised training transcripts.
-        size: ids wanted, BLANK, EOS and UNKNOWN included.
-        kind: "bpe" merges frequent pairs; "unigram" prunes a large set by likelihood.
+        size: size of the vocabulary, with BLANK, EOS and UNKNOWN.
+        kind: algorithm: "bpe" merges frequent pairs; "unigram" prunes a large set by likelihood.
     """
 
     def __init__(

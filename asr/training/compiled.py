@@ -42,7 +42,8 @@ class Shapes:
     Args:
         seconds: length of each training utterance.
         num_tokens: of each.
-        max_batch_seconds: longest utterance times number of utterances of a batch, at most.
+        max_batch_seconds: largest batch, in seconds: length of the longest utterance times number
+            of utterances.
         speeds: factors of speed perturbation.
         hop_seconds: from one feature frame to the next.
 
