@@ -1,4 +1,4 @@
-"""``python -m asr`` is the command ``asr``."""
+"""Runs the command ``asr`` as ``python -m asr``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A batch of utterances, the mask of its real positions, and the legend of shape letters.
+"""A batch of utterances, the mask of its valid positions, and the meaning of shape letters.
 
 Legend, used in every docstring and shape comment of this project:
 
@@ -8,8 +8,8 @@ Legend, used in every docstring and shape comment of this project:
     D  model width                    H  attention heads
     U  label tokens                   V  vocabulary, blank included
 
-Order of dimensions is (batch, time, feature). Lengths are absolute int64 counts and travel beside
-their tensor as the second positional argument. Masks are True where a position is real.
+The order of dimensions is (batch, time, feature). Lengths are int64 counts, and are the second
+positional argument after their tensor. Masks are True at valid positions and False at padding.
 """
 
 from collections.abc import Callable

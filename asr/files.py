@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and tables that grow."""
+"""Writes files completely or not at all, and appends rows to tables."""
 
 import contextlib
 import csv

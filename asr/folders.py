@@ -1,4 +1,4 @@
-"""What a folder holds: links are followed, hidden files are passed over and counted."""
+"""Lists the files of a folder: follows links, and counts the hidden files that it skips."""
 
 import os
 import unicodedata

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: few digits, a unit, and a dash for what was not measured."""
+"""Formats numbers for readers: few digits, a unit, and a dash for a missing value."""
 
 import math
 from collections.abc import Sequence

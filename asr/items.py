@@ -1,4 +1,4 @@
-"""A job of many items: an error of one item is reported with it, and the others go on."""
+"""Error handling for jobs of many items: the error of one item does not stop the others."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Layers of more than one encoder, decoder or language model: attention, positions, tokens."""
+"""Layers that encoders, decoders and language models share: attention, positions, tokens."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, cast

@@ -1,9 +1,9 @@
-"""Locks on files, which end with the processes that hold them, in whatever way they end.
+"""Locks on files, which the operating system releases when the process that holds them ends.
 
-They are flock's and not those of filelock: that one keeps its descriptor to itself, and unlocks the
-file for all when it is released. Here a child that got the descriptor holds the lock as well, so
-that nobody takes the work of a child whose parent was killed. flock works across machines on file
-systems that support it (NFS of Linux).
+The locks are those of ``flock``. The package filelock does not fit: it does not give its file
+descriptor to child processes, and its release unlocks the file for all. Here a child process
+inherits the descriptor and holds the lock as well, so that its work stays locked if its parent is
+killed. ``flock`` works across machines on file systems that support it (Linux NFS).
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Named terms of a training loss, and how a module deep inside adds one of its own."""
+"""Named terms of a training loss, and how an inner module adds a term."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
-"""The folder of a model: weights with a summary of their training, and what to build. No pickle.
+"""The folder of a model: weights, a summary of the training, and the configuration; no pickle.
 
-``model.safetensors`` has the summary in its header, so that the two always belong together; a JSON
-file describes the model.
+``model.safetensors`` holds the summary in its header, so that weights and summary always match. A
+JSON file holds the configuration.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""What audio files hold: samples as they are decoded, in order, to the end of the file.
+"""Reads audio containers: decoded samples in order, to the end of the file.
 
-libsndfile reads files of plain samples (WAV, AIFF, CAF), which it does many times faster.
-FFmpeg (PyAV) reads everything else, and what libsndfile does not understand. In MP3 and Ogg
-libsndfile would stop where it estimates the end, or where the first of several parts ends.
+libsndfile reads files of plain samples (WAV, AIFF, CAF) many times faster than FFmpeg. FFmpeg
+(PyAV) reads all other files, and files that libsndfile cannot read. In MP3 and Ogg, libsndfile
+would stop at the estimated end, or at the end of the first of several parts.
 """
 
 import io

@@ -1,6 +1,6 @@
-"""Waveform to normalised log-mel frames on the model's device, and the augmentations of both.
+"""Log-mel features of waveforms on the model's device, and the augmentation of both.
 
-Every constant of the front end is derived here, by exact arithmetic, from a sample rate.
+All constants of the front end are derived here from the sample rate, by exact arithmetic.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""How the level of a sound varies: noise is steady, and speech is not."""
+"""Measures how the level of a sound varies, to tell speech from steady noise."""
 
 from typing import Literal
 

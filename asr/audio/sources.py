@@ -1,4 +1,4 @@
-"""What to transcribe: files, folders, globs and standard input, each with a name of its own."""
+"""Finds the audio files to transcribe, and names their transcripts."""
 
 import glob
 import hashlib
@@ -17,18 +17,18 @@ from asr.items import printable, reason
 log = logging.getLogger(__name__)
 
 STDIN = "-"
-NAME_BYTES = 250  # of 255 that a file name can have; the rest is for the ending
+NAME_BYTES = 250  # longest name without its ending; a file name can have 255 bytes
 
 
 @dataclass(frozen=True)
 class AudioInput:
-    """Something to transcribe.
+    """A recording to transcribe.
 
     Attributes:
-        name: how it is called in messages, on one line.
-        output: how the files of its transcript are called, without endings; unique.
+        name: its name in messages, on one line.
+        output: unique name of its transcript files, without ending.
         audio: a path, or the bytes of a file.
-        error: why there is nothing to transcribe, in one line; None where there is.
+        error: the reason why there is nothing to transcribe, on one line; None if there is none.
     """
 
     name: str
@@ -38,17 +38,18 @@ class AudioInput:
 
     @property
     def shortened(self) -> bool:
-        """Whether its own name was too long for the names of the outputs."""
+        """Whether its own name was too long for the names of the transcript files."""
         return isinstance(self.audio, Path) and self.audio.stem not in self.output
 
 
 def find(inputs: Iterable[str], recursive: bool = False) -> list[AudioInput]:
-    """Files, folders, globs and ``-`` -> what to transcribe, each once, folders in sorted order.
+    """Files, folders, globs and ``-`` -> recordings, each once; files of a folder are sorted.
 
-    An input that names nothing is a source with an error, so that the others are transcribed.
+    An input that matches no file becomes an ``AudioInput`` with an error, so that the others are
+    still transcribed.
 
     Raises:
-        ValueError: no input names anything.
+        ValueError: no input matches a file.
     """
     found: dict[Path | str, AudioInput] = {}
     for entry in inputs:
@@ -65,7 +66,7 @@ def find(inputs: Iterable[str], recursive: bool = False) -> list[AudioInput]:
     if not found:
         raise ValueError("nothing to transcribe: give audio files, folders, globs, or - for stdin")
     if len(errors) == len(found):
-        others = f" (and {len(errors) - 1} more inputs that name nothing)" * (len(errors) > 1)
+        others = f" (and {len(errors) - 1} more inputs without a file)" * (len(errors) > 1)
         raise ValueError(errors[0] + others)
     outputs = output_names([source.output for source in found.values()])
     return [replace(s, output=own) for s, own in zip(found.values(), outputs, strict=True)]
@@ -74,9 +75,10 @@ def find(inputs: Iterable[str], recursive: bool = False) -> list[AudioInput]:
 def output_names(names: Sequence[str]) -> list[str]:
     """A distinct file name without ending for each input: ``a.wav`` gives ``a``.
 
-    Where names would be equal, also by names that differ in capitals only, the folders come before
-    the name as far as needed (``x/a.wav`` gives ``x-a``), then the ending is kept, then a number
-    is added. A name that is too long for the file system ends with its SHA-256 instead.
+    If two names would be equal (ignoring case), as many folders as needed are put before the name
+    (``x/a.wav`` gives ``x-a``); if that is not enough, the ending is kept, and then a number is
+    added. A name that is too long for the file system is shortened, and ends with the beginning of
+    its SHA-256 checksum.
     """
     left = [_candidates(name) for name in names]
     while True:
@@ -90,7 +92,7 @@ def output_names(names: Sequence[str]) -> list[str]:
 
 
 def _paths(entry: str, recursive: bool) -> list[Path]:
-    """The files that an input names, at least one."""
+    """The files that an input stands for, at least one."""
     path = Path(entry)
     if path.is_dir():
         walked = walk(path, SUFFIXES, recursive)
@@ -121,7 +123,7 @@ def _candidates(name: str) -> list[str]:
 
 
 def _fitted(name: str) -> str:
-    """The name, or its beginning and a checksum of the whole where it is too long."""
+    """The name; if it is too long, its beginning and a checksum of the whole name."""
     whole = os.fsencode(name)
     if len(whole) <= NAME_BYTES:
         return name

@@ -1,4 +1,4 @@
-"""A long recording in windows that a model can recognise, each cut in a pause."""
+"""Splits a long recording, at pauses, into windows that a model can recognise."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Loggers, callbacks and profilers of Lightning, or of one's own, that a recipe names by class."""
+"""Loads the loggers, callbacks and profilers that a recipe names by class."""
 
 import importlib
 import inspect
@@ -11,27 +11,30 @@ Kind = Literal["Logger", "Callback", "Profiler"]
 
 
 def build(kind: Kind, spec: Spec, where: str, **defaults: Any) -> Any:
-    """Builds what a recipe names.
+    """Builds the object that a recipe names.
 
     Args:
-        kind: the kind of class that it has to be.
-        spec: import path of a class, or the name of one of Lightning's, as CSV or CSVLogger.
-        where: the recipe's key, which a ValueError names.
-        defaults: arguments that the recipe may replace, used if the class has them.
+        kind: base class that the class must have.
+        spec: import path of a class, or the name of a Lightning class (CSV or CSVLogger).
+        where: key of the recipe, for error messages.
+        defaults: arguments that are used if the class has them and the recipe does not set them.
+
+    Raises:
+        ValueError: there is no such class, or it refuses its arguments; the message names the key.
     """
     found, given = find(kind, spec, where)
     known = inspect.signature(found).parameters
     arguments = {name: value for name, value in defaults.items() if name in known} | given
     try:
         return found(**arguments)
-    except ModuleNotFoundError as error:  # Lightning's loggers ask for packages of their own
+    except ModuleNotFoundError as error:  # some loggers of Lightning need a further package
         raise ValueError(f"{where}: {found.__name__}: {str(error).splitlines()[0]}") from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {found.__name__}: {error}") from None
 
 
 def find(kind: Kind, spec: Spec, where: str) -> tuple[type, dict[str, Any]]:
-    """The class that a recipe names, and its arguments; raises the errors of ``build``."""
+    """The class that a recipe names, and its arguments; raises the same errors as ``build``."""
     path, given = class_and_arguments(spec, where)
     family = importlib.import_module(f"lightning.pytorch.{kind.lower()}s")
     module, _, name = path.rpartition(".")
@@ -39,8 +42,8 @@ def find(kind: Kind, spec: Spec, where: str) -> tuple[type, dict[str, Any]]:
     found = getattr(place, name, getattr(place, name + kind, None))
     if not (isinstance(found, type) and issubclass(found, getattr(family, kind))):
         raise ValueError(
-            f"{where}.class_path {path!r} is no {kind} of lightning.pytorch; give the name of one "
-            "of Lightning's, or package.module.Class"
+            f"{where}.class_path {path!r} is no {kind} of lightning.pytorch; give the name of a "
+            f"Lightning {kind}, or package.module.Class"
         )
     known = inspect.signature(found).parameters
     unknown = [name for name in given if name not in known]

@@ -1,8 +1,8 @@
-"""The recipes that ship with the package, found by name.
+"""Finds the recipes that ship with the package by name.
 
 The name of a recipe is its path below ``recipes/`` without ``.yaml``: ``fsdd``,
-``language_models/ngram``. Where a key or a command tells the family, the folder is left out: an
-encoder is ``lstm-tiny``, a study ``quick``.
+``language_models/ngram``. The folder is left out if a key or a command implies it: the encoder
+``lstm-tiny``, the study ``quick``.
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""The corpora by the name that ``asr prepare NAME`` takes."""
+"""The table of corpora, by the name that ``asr prepare`` takes."""
 
 from asr.corpora.common_voice import CommonVoice
 from asr.corpora.corpus import Corpus

@@ -1,4 +1,4 @@
-"""Values of tables, JSON and parquet -> rows. Missing values stay missing, and text stays text."""
+"""Converts values of tables, JSON and parquet into rows of a corpus."""
 
 import contextlib
 import math
@@ -12,19 +12,20 @@ import numpy as np
 from asr.corpora.corpus import DroppedError, Row
 from asr.items import printable
 
-# No name of a file holds NUL, or half a character of UTF-16, which JSON can write.
+# Characters that no file name can hold, but JSON can: NUL, and surrogates of UTF-16.
 NO_FILE_NAME = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 
 def text_of(value: Any, column: str = "text") -> str:
-    """The text that a value stands for; empty if it is missing.
+    """The text of a value; empty if the value is missing.
 
-    None and NaN are missing. A string is text as it is written: "null", "NA" and "None" are words.
-    A number is its digits, and a whole number has no point, as a column of 7, 8 and a gap holds
-    7.0, 8.0 and NaN.
+    None and NaN are missing. A string stays as it is: "null", "NA" and "None" are words. A number
+    becomes its digits. A whole number is written without a point, because a table reader turns a
+    column of 7, 8 and a missing value into 7.0, 8.0 and NaN.
 
     Raises:
-        DroppedError: a boolean, a list, a date or another object; or a string that is not Unicode.
+        DroppedError: the value is a boolean, a list, a date or another object, or a string that is
+            not Unicode.
     """
     if value is None:
         return ""
@@ -33,7 +34,7 @@ def text_of(value: Any, column: str = "text") -> str:
             value.encode()
         except UnicodeEncodeError:
             why = "is not UTF-8; convert the file, for instance: iconv -f LATIN1 -t UTF-8"
-            if not re.search("[\udc80-\udcff]", value):  # which stand for the bytes of a file
+            if not re.search("[\udc80-\udcff]", value):  # not bytes that a file reader escaped
                 why = "holds half of a UTF-16 character; write the whole character"
             raise DroppedError("not_utf8", f"{column} {printable(value):.60} {why}") from None
         return value
@@ -47,7 +48,7 @@ def text_of(value: Any, column: str = "text") -> str:
 
 
 def seconds_of(value: Any, column: str) -> float | None:
-    """A number of seconds, at least 0 and finite; None if it is missing: None, NaN or empty."""
+    """A finite number of seconds, 0 or more; None if the value is None, NaN or empty."""
     if value is None or value == "":
         return None
     with contextlib.suppress(TypeError, ValueError):  # a table holds text
@@ -73,11 +74,12 @@ def row(
     duration: Any = None,
     sample_rate: int | None = None,
 ) -> Row:
-    """Makes a row from the values of a reader. Each value may be missing or be of any type.
+    """Makes a row from the values that a reader found. A value may be missing or of any type.
 
-    A row that cannot be used carries its fault, so that it is counted and ends nothing. ``where``
-    is the place of the row, which its message names; it is the id if none is given. Audio is a
-    path, bytes or samples (with their rate in Hz). Offset and duration are seconds.
+    A row that cannot be used is returned with its fault, so that it is counted and does not stop
+    the others. ``where`` is the place of the row for error messages, and its id if ``id`` is
+    missing. Audio is a path, the bytes of a file, or samples with ``sample_rate`` in Hz. Offset and
+    duration are in seconds.
     """
     name = where
     try:
@@ -103,11 +105,11 @@ def row(
 
 
 def _name(value: Any, column: str) -> str:
-    """A name in one line; names of files need not be UTF-8."""
+    """A name on one line; a string may be a file name that is not UTF-8."""
     return printable(value if isinstance(value, str) else text_of(value, column)).strip()
 
 
 def unusable(name: str, why: str, reason: str = "bad_row", place: str = "") -> Row:
-    """A row that is counted as dropped; its message begins with the place, or else the name."""
+    """A row that is counted as dropped; its message begins with ``place``, or else ``name``."""
     fault = DroppedError(reason, printable(f"{place or name}: {why}"))
     return Row(id=printable(name), audio=b"", text="", fault=fault)

@@ -33,9 +33,9 @@ class CommonVoice(Corpus):
     split; other and invalidated hold other clips, perhaps of the same speakers.
 
     Args:
-        path: folder of one language, such as cv-corpus-24.0-2025-12-05/en, unpacked from its
-            archive. https://mozilladatacollective.com offers the archives to users who accept its
-            terms.
+        path: folder of one language in an unpacked archive, for instance
+            cv-corpus-24.0-2025-12-05/en. Users who accept its terms get the archives at
+            https://mozilladatacollective.com.
         train: tables in the split train; an empty list leaves the split out.
         validation: tables in the split validation.
         test: tables in the split test.

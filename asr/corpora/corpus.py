@@ -1,4 +1,4 @@
-"""What every corpus is: options in, rows of audio and text per split out."""
+"""The interface of a corpus: options in, rows of audio and text per split out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Downloads archives: resumes after an interruption, checks, and unpacks all or nothing."""
+"""Downloads archives: resumes, verifies checksums, and unpacks completely or not at all."""
 
 import hashlib
 import http.client

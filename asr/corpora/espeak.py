@@ -1,4 +1,4 @@
-"""Speech by eSpeak NG, in a fresh process per call, so that equal requests give equal samples.
+"""Synthesises speech with eSpeak NG, in a new process per call so that results are repeatable.
 
 eSpeak NG keeps state from utterance to utterance (the phase of its oscillators, its random breath)
 and is not thread-safe. This file is both the function ``speak`` and the program that it starts,

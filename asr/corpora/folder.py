@@ -1,4 +1,4 @@
-"""The user's own recordings: a manifest, a Kaldi data folder, or audio beside .txt."""
+"""A folder of one's own recordings: a manifest, a Kaldi data folder, or audio beside .txt files."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Rows with their audio, decoded and checked by threads: in order, in bounded memory."""
+"""Decodes and checks the audio of rows in threads, in order and in bounded memory."""
 
 import contextlib
 import hashlib

@@ -1,8 +1,8 @@
-"""Checks every row of a corpus before training: what is dropped, what is suspicious, and why.
+"""Checks every row of a corpus: drops unusable rows, marks suspicious rows, gives reasons.
 
-Dropped are rows that cannot be used: their audio is broken or silent, or they have no text. Rows
-too short for CTC over characters are dropped from the split "train" only. In other splits they are
-suspicious and stay, since a test set has to be the published one.
+Rows with broken or silent audio and rows without text are dropped. Rows that are too short for CTC
+over characters are dropped from the split "train" only. In other splits they stay and are marked
+suspicious, because a test set must not differ from the published one.
 """
 
 import itertools

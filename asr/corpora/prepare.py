@@ -1,4 +1,4 @@
-"""A corpus to parquet shards, corpus.json and preflight.json, all or nothing."""
+"""Writes a corpus as parquet shards, corpus.json and preflight.json, completely or not at all."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ from asr.text import normalisers
 logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 500_000_000  # of audio, roughly
-GROUP_BYTES = 1_000_000  # of audio in a row group, which is read whole for any row of it
+GROUP_BYTES = 1_000_000  # of audio in a row group; a reader of one row reads its whole group
 PREPARED = re.compile(r".*-\d{5}-of-\d{5}\.parquet|(corpus|preflight|sources)\.json")
 
 TYPES = {
@@ -61,24 +61,27 @@ def prepare(
     refresh: bool = False,
     num_workers: int | None = None,
 ) -> dict[str, object]:
-    """Writes the corpus to the folder ``output`` and says what it holds.
+    """Writes the corpus to the folder ``output`` and returns a description of it.
 
-    An output folder that was made with the same options, from files that have not changed since
-    then, is left as it is; after a change it is replaced, once the new corpus is complete. The
-    result has the keys of corpus.json, and "preflight" (of preflight.json), "output" and "reused".
+    If the output folder holds the same corpus with the same options, and its source files have not
+    changed, nothing is written. If they have changed, the folder is replaced once the new corpus is
+    complete. The result has the keys of corpus.json, and "preflight" (content of preflight.json),
+    "output" and "reused".
 
     Args:
-        corpus: with its options.
-        output: folder to write; must not exist, or hold the same corpus with the same options.
-        sample_rate: Hz of the prepared audio.
+        corpus: the corpus with its options.
+        output: folder to write; it must be new or empty, or hold the same corpus with the same
+            options.
+        sample_rate: sample rate of the prepared audio in Hz.
         normaliser: name in asr.text.normalisers.NORMALISERS, applied to the transcripts.
         alphabet: characters expected after normalisation; by default those of the split "train".
-        strip_tags: leave out of the transcripts what is in brackets, as [laughter].
-        refresh: prepare again, also with other options, what the output folder holds.
-        num_workers: threads that decode; by default one per core.
+        strip_tags: whether to remove bracketed tags, such as [laughter], from the transcripts.
+        refresh: whether to replace a corpus in the output folder, even one with other options.
+        num_workers: number of threads that decode audio; by default one per core.
 
     Raises:
-        ValueError: the output holds something else, a split has no usable row, or as the corpus.
+        ValueError: the output folder holds something else, a split has no usable row, or an option
+            of the corpus is wrong.
         OSError: the output cannot be written.
     """
     normalisers.normaliser(normaliser)
@@ -98,7 +101,7 @@ def prepare(
     if earlier is not None and not refresh and _is_current(corpus, output, earlier, wanted):
         return {**earlier, "output": str(output), "reused": True}
     with _partial(output) as partial:
-        # Before the rows are read: what changes while they are is noticed the next time.
+        # Taken before the rows are read, so that the next call notices a change during the reading.
         sources = corpus.sources()
         files = _snapshot(sources.files, output)
         splits: dict[str, preflight.Split] = {}
@@ -143,7 +146,7 @@ def _earlier(output: Path) -> dict[str, object] | None:
 def _is_current(
     corpus: Corpus, output: Path, earlier: dict[str, object], wanted: dict[str, object]
 ) -> bool:
-    """Whether the corpus is prepared from files that have not changed; logs what changed."""
+    """Whether the source files of the prepared corpus are unchanged; logs the changes."""
     different = strict_yaml.differences({key: earlier.get(key) for key in wanted}, wanted)
     if different:
         raise ValueError(
@@ -174,14 +177,14 @@ Snapshot = Mapping[str, list[int]]  # path -> [bytes, time of the last change in
 
 
 def _snapshot(files: Iterable[Path], output: Path) -> Snapshot:
-    """Size and time of each file, but for files that do not exist or are in ``output``."""
+    """Size and modification time of each file that exists and is not inside ``output``."""
     inside = os.path.join(os.path.abspath(output), "")
     files = [p for p in files if p.is_file() and not os.path.abspath(p).startswith(inside)]
     return {str(p): [(status := p.stat()).st_size, status.st_mtime_ns] for p in files}
 
 
 def _changes(old: Snapshot, new: Snapshot) -> str:
-    """What differs, in one line; empty if nothing does."""
+    """The differences between two snapshots in one line; empty if there are none."""
     both = old.keys() & new.keys()
     kinds = {
         "added files": sorted(new.keys() - old.keys()),
@@ -193,12 +196,12 @@ def _changes(old: Snapshot, new: Snapshot) -> str:
 
 @contextlib.contextmanager
 def _partial(output: Path) -> Iterator[Path]:
-    """A new sibling folder to write into, which becomes the output when all went well.
+    """A new folder beside ``output`` to write into; it replaces ``output`` if no error occurs.
 
-    Folders that killed processes of this host left are removed.
+    Partial folders of killed processes of this host are removed.
     """
     output = output.resolve() if output.is_symlink() else output
-    # Shortened, since with what is added the name may have at most 255 bytes.
+    # The name is shortened so that it has at most 255 bytes with the parts that are added.
     prefix = f".{output.name:.40}.{socket.gethostname()}-"
     with new_folder(output.parent):
         for stale in output.parent.glob(f"{glob.escape(prefix)}*.partial"):
@@ -223,7 +226,7 @@ def _partial(output: Path) -> Iterator[Path]:
 
 
 def _replace(output: Path, new: Path) -> None:
-    """The new folder takes the place of the old one; files that were not prepared stay there."""
+    """Replaces the old folder by the new one; keeps the files that ``prepare`` did not write."""
     old = new.with_suffix(".old.partial")
     if output.exists():
         os.replace(output, old)
@@ -238,7 +241,7 @@ def _replace(output: Path, new: Path) -> None:
 def _check_usable(splits: dict[str, preflight.Split]) -> list[str]:
     """Raises ValueError if a split has no usable row.
 
-    A corpus in which no row has a transcript is prepared empty, with the remark that is returned.
+    If no row of the corpus has a transcript, the prepared corpus is empty, and a remark says so.
     """
     if all(set(split.dropped) == {"empty_text"} and not split.ids for split in splits.values()):
         return ["No row has a transcript, so the prepared corpus holds no utterance."]
@@ -250,7 +253,7 @@ def _check_usable(splits: dict[str, preflight.Split]) -> list[str]:
 
 
 def _kept(split: preflight.Split, loaded: Iterable[tuple[Row, Loaded]]) -> Iterator[dict[str, Any]]:
-    """The rows of the parquet files; the split counts these and the others."""
+    """The rows to write; the split counts these rows and the dropped ones."""
     for row, result in loaded:
         if (admitted := split.admit(row, result)) is not None:
             utterance, normalised = admitted
@@ -267,7 +270,7 @@ def _kept(split: preflight.Split, loaded: Iterable[tuple[Row, Loaded]]) -> Itera
 
 
 def _write_shards(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    """Parquet files whose names begin with ``path``; numbered when their count is known."""
+    """Writes parquet files with names that begin with ``path``; numbers them at the end."""
     shards: list[Path] = []
     group = _group(rows)
     while group or not shards:
@@ -287,7 +290,7 @@ def _write_shards(path: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 
 def _group(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The next rows, with ``GROUP_BYTES`` of audio or a little more; empty at the end."""
+    """The next rows, with at least ``GROUP_BYTES`` of audio; empty at the end."""
     group = []
     size = 0
     for row in rows:
@@ -299,7 +302,7 @@ def _group(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _statistics(split: preflight.Split) -> dict[str, object]:
-    """The checksum tells whether two prepared splits hold the same ids, texts and audio."""
+    """The size of a split, and a checksum of its ids, texts and audio."""
     rows = zip(split.ids, split.texts, split.hashes, strict=True)
     text = "\n".join(map("\t".join, rows))
     return {

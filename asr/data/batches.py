@@ -1,4 +1,4 @@
-"""The order of training batches and validation batches: by size, resumable at any batch."""
+"""Orders training and validation batches by size; training can resume at any batch."""
 
 import bisect
 import itertools

@@ -1,4 +1,4 @@
-"""Utterances that stay on the device, decoded: batches are cut out of them where they are used."""
+"""A cache of decoded utterances on the device, from which batches are cut."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from asr.batch import mask
 
 
 def no_room(size: int, device: torch.device) -> str | None:
-    """Why so many bytes should not stay on the device; None: they may.
+    """The reason why ``size`` bytes should not be cached on the device; None if they may be.
 
-    At most half of what is free: the model, its optimiser and a batch need room, too. A CPU reads
-    the audio where it is.
+    The cache may take at most half of the free memory, because the model, its optimiser and a batch
+    need memory, too. On a CPU nothing is copied, so there is always room.
     """
     if device.type != "cuda":
         return None
@@ -24,11 +24,12 @@ def no_room(size: int, device: torch.device) -> str | None:
 
 
 class Resident:
-    """Sequences of different lengths, one after the other in one tensor on the device.
+    """Sequences of different lengths, concatenated in one tensor on the device.
 
     Attributes:
-        flat: (total,) of all sequences.
-        starts: (number + 1,) int64, where each begins, and the end of the last.
+        flat: (total,) the concatenated sequences.
+        starts: (number + 1,) int64, the first position of each sequence, then the end of the last.
+        sizes: (number,) the length of each sequence, on the host.
     """
 
     def __init__(self, flat: np.ndarray, starts: np.ndarray, device: torch.device) -> None:
@@ -37,7 +38,7 @@ class Resident:
         self.sizes = np.diff(starts)
 
     def cut(self, rows: Sequence[int], fill: int) -> tuple[Tensor, Tensor]:
-        """Numbers of B sequences -> (B, longest), ``fill`` beyond the lengths; (B,) lengths."""
+        """Indices of B sequences -> (B, longest) padded with ``fill``, and (B,) lengths."""
         longest = int(self.sizes[rows].max())
         at = torch.tensor(rows, device=self.starts.device)
         first, end = self.starts[at], self.starts[at + 1]

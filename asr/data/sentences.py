@@ -1,4 +1,4 @@
-"""Sentences for a language model: files and transcripts -> token ids, resumable at any batch."""
+"""Batches of sentences for language models, from text files and transcripts; resumable."""
 
 import gzip
 import hashlib

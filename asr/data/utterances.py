@@ -1,4 +1,4 @@
-"""Prepared parquet -> length-bucketed batches, resumable at any batch."""
+"""Batches of utterances from a prepared corpus, grouped by length; resumable at any batch."""
 
 import bisect
 import contextlib

@@ -1,24 +1,27 @@
-"""Keys and values that all hypotheses of an utterance share, and who descends from whom.
+"""Key-value caches that the hypotheses of a beam share, with a mask of each one's ancestors.
 
-Hypotheses of a beam have most of their tokens in common. Each token's keys and values are kept
-once per utterance, in columns that are written in place, and a hypothesis is a row of booleans:
-the columns of its ancestors and its own. To follow a hypothesis is to copy that row, no more.
+The hypotheses of a beam share most of their tokens. The cache therefore stores the key and value of
+each token once per utterance, in a column. A hypothesis is a row of booleans over the columns: true
+for the columns of its ancestors and for its own. When the search continues a hypothesis, it copies
+only this row.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MIN_COLUMNS = 4  # steps, at least, from one removal of columns to the next
+MIN_COLUMNS = 4  # minimum number of steps between two removals of columns
 
 
 def make_room(past: list[Tensor], ancestry: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Of each layer (B, H, P, d) columns, and (B*K, C) bool ancestry -> the same, P >= C + K.
+    """Makes room for K new columns.
 
-    The first C of P columns are in use. Where K more do not fit, those without a living
-    descendant leave, and then there is room for half as many as remain: a step reads little more
-    than what the hypotheses consist of, and columns move rarely. Only here the host waits for the
-    device.
+    Takes the (B, H, P, d) columns of each layer and the (B*K, C) bool ancestry, where the first C
+    of the P columns are in use. Returns both with P >= C + K.
+
+    If K columns do not fit, columns without a living descendant are removed, and space for half as
+    many columns as remain is added. A step then reads few unused columns, and columns are rarely
+    moved. The host waits for the device only here.
     """
     batch, rows, width, _ = past[0].shape
     beam, used = len(ancestry) // batch, ancestry.shape[1]
@@ -38,20 +41,20 @@ def make_room(past: list[Tensor], ancestry: Tensor) -> tuple[list[Tensor], Tenso
 
 
 def _rows(x: Tensor, places: Tensor) -> Tensor:
-    """(B, H, P, d), (B, H, P') places in its first three dimensions -> (B, H, P', d)."""
+    """(B, H, P, d), (B, H, P') flat indices of its first three dimensions -> (B, H, P', d)."""
     return x.flatten(0, 2).index_select(0, places.flatten()).view(*places.shape, -1)
 
 
 def with_newest(ancestry: Tensor, batch: int) -> Tensor:
-    """(B*K, C) -> (B*K, C + K): each hypothesis descends from itself, too."""
+    """(B*K, C) -> (B*K, C + K): adds the new column of each hypothesis to its own row."""
     beam = len(ancestry) // batch
     newest = torch.eye(beam, dtype=torch.bool, device=ancestry.device)
     return torch.cat([ancestry, newest.repeat(batch, 1)], dim=1)
 
 
 def unseen(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """What to add to attention's scores: 0 where it may look, -inf elsewhere.
+    """The additive attention mask of ``seen``: 0 where it is true, -inf elsewhere.
 
-    Made once for all layers; attention would make it of booleans in each.
+    It is made once for all layers; with a boolean mask, attention would convert it in each layer.
     """
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)

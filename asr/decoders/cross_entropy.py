@@ -1,4 +1,4 @@
-"""What attention decoders are trained with: teacher forcing and a smoothed cross-entropy."""
+"""The output layer and loss of attention decoders: label-smoothed cross entropy."""
 
 import torch.nn.functional as F
 from torch import Tensor

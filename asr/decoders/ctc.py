@@ -1,4 +1,4 @@
-"""Connectionist temporal classification (Graves et al. 2006): a head, its loss, and it alone."""
+"""Connectionist temporal classification (Graves et al. 2006): the head, its loss, the decoder."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from asr.loss import Loss, Term
 
 
 class CTCHead(nn.Module):
-    """A linear layer over encoder frames, in float32 whatever the precision of the model."""
+    """A linear layer over encoder frames; it computes in float32 at any precision of the model."""
 
     def __init__(self, dim: int, vocabulary: int) -> None:
         super().__init__()
@@ -36,9 +36,10 @@ class CTCHead(nn.Module):
         token_lengths: Tensor,
         weight: float,
     ) -> tuple[Term, Tensor]:
-        """(B, S, D), (B,), (B, U), (B,) -> the term, and () int64 infeasible utterances.
+        """(B, S, D), (B,), (B, U), (B,) -> the term, and () int64 number of infeasible utterances.
 
-        The sum of negative log-likelihoods over feasible utterances, counted in tokens.
+        The term is the sum of the negative log-likelihoods of the feasible utterances, and counts
+        their tokens. An utterance with fewer frames than its tokens need is infeasible.
         """
         feasible = frames_needed(tokens, token_lengths) <= lengths
         log_probs = self(encoded).transpose(0, 1)  # (S, B, V)
@@ -49,7 +50,7 @@ class CTCHead(nn.Module):
             token_lengths,
             blank=BLANK,
             reduction="none",
-            zero_infinity=True,  # an infeasible utterance has no gradient either
+            zero_infinity=True,  # so that the gradient of an infeasible utterance is zero, too
         )
         total = losses.masked_fill(~feasible, 0.0).sum()
         count = (token_lengths * feasible).sum()
@@ -69,7 +70,7 @@ class JointCTC(Decoder):
         ctc_weight: weight of the CTC loss in the loss, 0 to 1; at 0 there is no CTC head.
 
     Attributes:
-        ctc: the head; None without one.
+        ctc: the CTC head; None if the weight is 0.
     """
 
     ctc: CTCHead | None
@@ -86,14 +87,14 @@ class JointCTC(Decoder):
     def own_terms(
         self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> dict[str, Term]:
-        """(B, S, D), (B,), (B, U), (B,) -> the terms of the loss beside CTC."""
+        """(B, S, D), (B,), (B, U), (B,) -> the terms of the loss other than CTC."""
 
     @abstractmethod
     def own_flops(self, time: int, tokens: int) -> int:
         """FLOPs of one utterance without CTC: ``time`` encoder frames, ``tokens`` labels."""
 
     def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
-        """See ``Decoder.loss``; the own terms and, with a weight, ``ctc``."""
+        """See ``Decoder.loss``; the terms of ``own_terms`` and, if there is a CTC head, ``ctc``."""
         batch = encoded, lengths, tokens, token_lengths
         terms, infeasible = self.own_terms(*batch), (lengths < 1).sum()
         if self.ctc is not None:
@@ -111,10 +112,10 @@ class JointCTC(Decoder):
 
 
 class CTC(Decoder):
-    """The CTC head alone: each frame says a token or BLANK, whatever the others say.
+    """The CTC head alone: each frame predicts a token or BLANK, independently of other frames.
 
-    Its loss is the likelihood of the tokens, summed over all alignments, so a frame has no target
-    and label smoothing does not apply.
+    The loss is the negative log-likelihood of the tokens, summed over all alignments. No frame has
+    a target of its own, so label smoothing does not apply.
 
     Args:
         dim: width D of the encoder's frames.
@@ -139,14 +140,15 @@ class CTC(Decoder):
         return log_probs
 
     def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
-        """Products of the output layer; see ``Decoder.flops``."""
+        """FLOPs of the output layer; see ``Decoder.flops``."""
         return self.head.flops(sum(lengths))
 
 
 def frames_needed(tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """(B, U), (B,) -> (B,) the fewest frames: one per token, a blank between equal neighbours.
+    """(B, U), (B,) -> (B,) the smallest number of frames that an alignment needs.
 
-    At least one, because no alignment of zero frames exists.
+    An alignment needs one frame per token and one per blank between equal neighbours, and at least
+    one frame.
     """
     equal = tokens[:, 1:] == tokens[:, :-1]
     repeats = equal & mask(token_lengths - 1, equal.shape[1])

@@ -1,7 +1,7 @@
-"""CTC prefix scores: what alignments begin with a prefix, for all labels that could follow it.
+"""CTC prefix scores: the probability of each extension of a prefix by one label.
 
-The forward variables of Graves 2008 for a beam of prefixes at once, and without a
-loop over frames.
+Computes the forward variables of Graves 2008 for all prefixes of a beam at once, without a loop
+over frames.
 """
 
 import math

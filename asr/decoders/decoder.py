@@ -1,4 +1,4 @@
-"""What every seq2seq decoder is: a loss for training, and what its kind of search asks of it."""
+"""The interface of decoders: a training loss, and the methods that the search calls."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The joint network of a transducer, and its loss in memory that no batch makes larger."""
+"""The joint network of a transducer, and its loss in memory independent of the batch size."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise

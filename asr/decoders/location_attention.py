@@ -1,4 +1,4 @@
-"""Location-aware attention with the LSTM it feeds: one step, and all steps of a known sequence."""
+"""Location-aware attention with its LSTM: one step, or all steps of a known sequence."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Prediction networks of a transducer: what it has said, as a vector for its joint network."""
+"""Prediction networks of a transducer, which encode the previous tokens as a vector."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""The transducer (Graves 2012): a token or BLANK at each frame, given all tokens so far."""
+"""The transducer (Graves 2012) predicts a token or BLANK at each frame, given all tokens so far."""
 
 from typing import Literal
 

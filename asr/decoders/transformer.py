@@ -23,7 +23,7 @@ from asr.loss import Term
 
 
 class Transformer(JointCTC, AttentionDecoder):
-    """Layers of causal self-attention, attention to the encoder and feed-forward, then a norm.
+    """Layers of causal self-attention, cross-attention and feed-forward, then a norm.
 
     Args:
         width: width of the decoder; a linear layer maps encoder frames of another width to it.
@@ -64,13 +64,13 @@ class Transformer(JointCTC, AttentionDecoder):
     def own_terms(
         self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> dict[str, Term]:
-        """See ``JointCTC.own_terms``; ``attention``."""
+        """See ``JointCTC.own_terms``; the term ``attention``."""
         y = self._teach(encoded, lengths, inputs(tokens, token_lengths))
         weight = 1 - self.ctc_weight
         return {"attention": self.head.loss(y, lengths, tokens, token_lengths, weight)}
 
     def _teach(self, encoded: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
-        """(B, S, D), (B,), (B, U) given tokens -> (B, U, width) before the output layer."""
+        """(B, S, D), (B,), (B, U) previous tokens -> (B, U, width) before the output layer."""
         real = None
         if lengths.is_cuda or bool((lengths < encoded.shape[1]).any()):
             real = mask(lengths.clamp(min=1), encoded.shape[1])[:, None, None]
@@ -84,7 +84,7 @@ class Transformer(JointCTC, AttentionDecoder):
         return self.norm(x)
 
     def start(self, encoded: Tensor, lengths: Tensor) -> State:
-        """(B, S, D), (B,) -> each layer's keys and values, of the encoder and, none, of tokens."""
+        """(B, S, D), (B,) -> each layer's keys and values of the encoder, and an empty cache."""
         real = mask(lengths.clamp(min=1), encoded.shape[1])
         encoded = encoded if self.adapt is None else self.adapt(encoded)
         memory: dict[str, Tensor] = {}
@@ -99,13 +99,13 @@ class Transformer(JointCTC, AttentionDecoder):
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """(B*K,) -> (B*K, V), next state; see ``AttentionDecoder.step``.
 
-        Past keys and values are in ``memory``, one column per token of any hypothesis; see
-        ``asr.decoders.ancestry``. The K hypotheses of an utterance are K queries to them.
+        ``memory`` holds the past keys and values of all K hypotheses of an utterance, one column
+        per token; see ``asr.decoders.ancestry``. Each hypothesis is one query to these columns.
         """
         memory, names = state.memory, [f"past.{index}" for index in range(len(self.layers))]
         past, ancestry = make_room([memory[name] for name in names], state.cache["ancestry"])
         memory, batch = memory | dict(zip(names, past, strict=True)), len(past[0])
-        position = ancestry[:1].sum(1)  # all hypotheses have as many tokens
+        position = ancestry[:1].sum(1)  # all hypotheses have the same number of tokens
         factors = rotation(position, self.width // self.heads)
         ancestry = with_newest(ancestry, batch)
         hidden = memory["hidden"][:, None, None]  # (B, 1, 1, S)
@@ -118,14 +118,14 @@ class Transformer(JointCTC, AttentionDecoder):
         return self.head(self.norm(x.flatten(0, 1))), State(memory, {"ancestry": ancestry})
 
     def own_flops(self, time: int, tokens: int) -> int:
-        """Products of attention, feed-forward and output layer; see ``JointCTC.own_flops``."""
+        """FLOPs of attention, feed-forward and output layer; see ``JointCTC.own_flops``."""
         steps = tokens + 1
         total = sum(layer.flops(time, steps) for layer in self.layers) + self.head.flops(steps)
         return total if self.adapt is None else total + 2 * self.dim * self.width * time
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, attention to the encoder, feed-forward: each x + dropout(block(norm(x)))."""
+    """Self-attention, cross-attention, feed-forward; each computes x + dropout(block(norm(x)))."""
 
     def __init__(self, width: int, *, heads: int, dropout: float) -> None:
         super().__init__()
@@ -154,9 +154,10 @@ class DecoderLayer(nn.Module):
         memory: tuple[Tensor, Tensor],
         hidden: Tensor,
     ) -> Tensor:
-        """(B, K, width), (B, 2, H, C + K, d) with room for K at its end -> (B, K, width).
+        """(B, K, width), (B, 2, H, C + K, d) -> (B, K, width).
 
-        ``others`` (B, 1, K, C + K) and ``hidden`` (B, 1, 1, S) are added to scores.
+        The last K columns of ``past`` are free for the new keys and values. ``others``
+        (B, 1, K, C + K) and ``hidden`` (B, 1, 1, S) are additive attention masks.
         """
         x = x + self.attention.step(self.self_norm(x), factors, past, others)
         return self._read(x, memory, hidden)

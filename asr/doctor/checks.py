@@ -1,4 +1,4 @@
-"""The list of checks. A check that fails, crashes or hangs does not stop the others."""
+"""The list of checks of ``asr doctor``; a check that fails or hangs does not stop the others."""
 
 import importlib
 import json

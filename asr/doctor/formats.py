@@ -1,4 +1,4 @@
-"""The containers and codecs that ``asr`` reads here: each encodes a tone, which is decoded."""
+"""Checks which audio formats can be read, with an encoded tone for each."""
 
 import io
 

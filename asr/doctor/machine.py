@@ -1,4 +1,4 @@
-"""Processor, memory, folders and GPUs, as far as this process may use them."""
+"""Checks the processor, memory, folders and GPUs that this process may use."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Installed packages against what the project declares; whether torch and torchaudio compute."""
+"""Checks the versions of installed packages, and the results of torch and torchaudio."""
 
 import importlib
 import importlib.metadata

@@ -1,8 +1,8 @@
-"""Whether threads make this machine faster, or wait for each other.
+"""Checks whether threads make this machine faster, or wait for each other.
 
-The threads of OpenMP end every operation at a barrier, where they wait by spinning. If another
-program holds a core, one thread of the team is not running, and the others spin until it is: an
-update of training then takes up to thirty times as long as on one thread.
+OpenMP threads end every operation at a barrier, where they wait in a loop. If another program
+uses a core, one of the threads cannot run, and the others wait for it. A training update then takes
+up to thirty times as long as on one thread.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""From recordings to a transcript, in a temporary folder: prepare, train and transcribe."""
+"""Checks that preparing, training and transcribing work, in a temporary folder."""
 
 import tempfile
 import time

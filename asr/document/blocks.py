@@ -1,4 +1,4 @@
-"""Paragraphs, tables and pictures, and how they are written as Markdown."""
+"""Paragraphs, tables and pictures of a page, and their Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How figures look: readable without colour, as SVG that follows the page's light or dark theme."""
+"""The style of figures: SVG that follows the page's theme and is readable without colour."""
 
 import io
 import re

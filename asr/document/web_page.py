@@ -1,4 +1,4 @@
-"""Paragraphs, tables and pictures as one self-contained HTML page."""
+"""Writes paragraphs, tables and pictures as one self-contained HTML page."""
 
 import html
 from collections.abc import Sequence

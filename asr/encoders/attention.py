@@ -1,4 +1,4 @@
-"""Self-attention over frames: full, causal, chunked, with bounded left context; it streams."""
+"""Self-attention over frames: full, causal or chunked, with optional left context; streams."""
 
 import math
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""A block: one layer of an encoder, and what passes between blocks."""
+"""The interface of a block (one layer of an encoder), and the frames that blocks exchange."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

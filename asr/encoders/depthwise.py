@@ -1,4 +1,4 @@
-"""A depthwise convolution over time: each channel by itself, symmetric or causal."""
+"""A depthwise convolution over time, symmetric or causal."""
 
 import torch
 import torch.nn.functional as F

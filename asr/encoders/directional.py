@@ -1,4 +1,4 @@
-"""The block of recurrences that are scanned: one direction, or two that share its width."""
+"""A block of scanned recurrences in one direction or two."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What every encoder is: feature frames in, encoder frames out, padding without effect."""
+"""The interface of encoders: feature frames in, encoder frames out, unaffected by padding."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""Which frames a causal attention encoder stores: similarity gates, and controls without one.
+"""Gates that choose the frames a causal attention encoder stores, and their controls.
 
-"The fall of RNN / LSTM" (Culurciello 2018) ends with a memory that stores only what differs from
-what it stored before. A gate decides that once, for all layers above it.
+"The fall of RNN / LSTM" (Culurciello 2018) proposes a memory that stores a frame only if it differs
+from the frames stored before. A gate decides this once for all layers above it.
 """
 
 from dataclasses import dataclass, replace

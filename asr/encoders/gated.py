@@ -1,4 +1,4 @@
-"""Self-attention to stored frames only, and always to the frame itself; it streams."""
+"""Self-attention to stored frames and to the frame itself; streams."""
 
 import math
 

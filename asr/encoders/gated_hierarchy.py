@@ -1,4 +1,4 @@
-"""Aligned hierarchical attention over what a gate stored."""
+"""Aligned hierarchical attention over the frames that a gate stored."""
 
 import math
 

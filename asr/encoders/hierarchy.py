@@ -1,9 +1,9 @@
-"""The two readings of hierarchical attention: aligned summaries, and dilated levels.
+"""The two variants of hierarchical attention: aligned summaries and dilated levels.
 
-"The fall of RNN / LSTM" (Culurciello 2018) lets attention look at some 100 past vectors, and
-attention above it at 100 of those modules: 10,000 vectors in two levels. Aligned, a level holds
-one summary for every complete block of w vectors of the level below. Dilated, it looks at every
-w-th output of the level below.
+In "The fall of RNN / LSTM" (Culurciello 2018), attention looks at about 100 past vectors, and a
+second level of attention looks at 100 such modules, so that two levels reach 10,000 vectors. In the
+aligned variant, a level holds one summary for each complete block of w vectors of the level below.
+In the dilated variant, a level looks at every w-th output of the level below.
 """
 
 from typing import Literal

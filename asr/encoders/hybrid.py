@@ -1,4 +1,4 @@
-"""Layers of several encoders in one: recurrence under attention, or the two in turn."""
+"""An encoder that stacks layers of several encoders, for instance recurrence and attention."""
 
 from typing import Any
 

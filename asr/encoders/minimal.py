@@ -1,7 +1,7 @@
-"""Minimal recurrences (Feng et al. 2024, "Were RNNs all we needed?"): they train in parallel.
+"""Minimal recurrences that train in parallel (Feng et al. 2024, "Were RNNs all we needed?").
 
-The gates see the input and not the state, so the state is a linear recurrence, and a scan gives
-all frames at once.
+The gates depend on the input and not on the state. The state is therefore a linear recurrence, and
+a scan computes all frames in parallel.
 """
 
 from abc import abstractmethod

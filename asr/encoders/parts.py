@@ -1,4 +1,4 @@
-"""The table of encoders that a ``Hybrid`` can be made of; a new one is a file and a line here."""
+"""The table of encoders that a ``Hybrid`` can combine."""
 
 from asr.encoders.conformer import Conformer
 from asr.encoders.convolution import Convolution

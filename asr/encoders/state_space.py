@@ -1,4 +1,4 @@
-"""Selective state-space encoder: Mamba-2 (Dao and Gu 2024), its scan as products of matrices."""
+"""Selective state-space encoder: Mamba-2 (Dao and Gu 2024), computed by matrix products."""
 
 import importlib
 import math

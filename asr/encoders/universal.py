@@ -1,4 +1,4 @@
-"""Universal Transformer encoder (Dehghani et al. 2019): one layer, as often as a frame needs."""
+"""Universal Transformer encoder (Dehghani et al. 2019): repeats one layer until frames halt."""
 
 from dataclasses import replace
 

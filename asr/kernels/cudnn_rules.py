@@ -1,4 +1,4 @@
-"""Which of cuDNN's algorithms torch takes for a recurrent layer: its own rules, as a function."""
+"""Predicts which algorithm of cuDNN torch uses for a recurrent layer."""
 
 from typing import NamedTuple
 

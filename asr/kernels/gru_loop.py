@@ -1,4 +1,4 @@
-"""A GRU for CPUs, where torch has no fused one: both directions in one loop of few kernels."""
+"""A bidirectional GRU for CPUs with few kernel calls; torch has no fused GRU for CPUs."""
 
 import torch
 from torch import Tensor, nn

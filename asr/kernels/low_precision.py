@@ -1,4 +1,4 @@
-"""Recurrent layers in 16 bits: weights cast into one block, fp16 gradients scaled."""
+"""Recurrent layers in 16 bits: weights in one block, and scaled gradients in fp16."""
 
 from functools import partial
 from typing import cast

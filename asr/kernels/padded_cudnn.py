@@ -1,4 +1,4 @@
-"""cuDNN's recurrent layers over a padded batch, in one call: padding that leaves the state at 0."""
+"""cuDNN's recurrent layers over a padded batch in one call; padding keeps the state at 0."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Reading the real frames of each utterance backwards, where its padding stays behind it."""
+"""Reverses the valid frames of each utterance, and leaves the padding at the end."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Back-off n-gram models: what estimators give, what ARPA files hold, and how they are walked.
+"""The data structure of back-off n-gram models, and its states for decoding.
 
 A token w after a context h has the probability of the longest n-gram that the model has:
 

@@ -1,4 +1,4 @@
-"""A language model's folder: what it is, its tokens and its weights."""
+"""Saves and loads the folder of a language model: class, tokens and weights."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What every language model is: the probability of the next token, given those before."""
+"""The interface of language models: the probability of the next token, given the previous ones."""
 
 from abc import ABC, abstractmethod
 

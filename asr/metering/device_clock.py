@@ -1,4 +1,4 @@
-"""Waiting for a device, so that a clock that is read next holds its work."""
+"""Waits until a device has finished its work, so that a clock measures it."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A device whose memory does not suffice: a mistake of a recipe or a call, with a remedy."""
+"""Turns an out-of-memory error of a device into one line with a remedy."""
 
 import contextlib
 from collections.abc import Iterator

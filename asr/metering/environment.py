@@ -1,4 +1,4 @@
-"""The facts that make a figure repeatable: machine, versions, commit, command."""
+"""Facts that are needed to repeat a measurement: machine, versions, commit, command."""
 
 import importlib.metadata
 import os

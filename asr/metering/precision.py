@@ -1,4 +1,4 @@
-"""What a GPU computes float32 in."""
+"""The precision of float32 operations on a GPU."""
 
 import contextlib
 from collections.abc import Iterator

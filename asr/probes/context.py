@@ -1,4 +1,4 @@
-"""How far back the encoders of trained models look, in loss, word error rate and gradient."""
+"""The page of the probe ``context``: loss, word error rate and gradients by length of the past."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Word error rates of several trained models of one kind as one line of a figure."""
+"""Draws the word error rates of several models of one kind as one line."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,8 +1,8 @@
-"""How fast an encoder's gradients fade with distance, and whether by half-lives or by a power.
+"""Fits how an encoder's gradients decay with distance: exponentially or as a power law.
 
-r(k) is the size of the derivative of an encoder frame by the features k encoder frames before it.
-Zhao et al. 2020 prove that those of RNNs and LSTMs fall exponentially and that long memory needs a
-power law; here both are fitted to trained encoders.
+r(k) is the norm of the derivative of an encoder frame with respect to the features k encoder frames
+before it. Zhao et al. 2020 prove that r(k) decays exponentially for RNNs and LSTMs, and that long
+memory needs a power law. Here both laws are fitted to trained encoders.
 """
 
 import math

@@ -1,8 +1,9 @@
-"""How far an encoder remembers: trained to answer at a lag, at equal updates and equal seconds.
+"""The page of the probe ``horizon``: the longest lag at which each encoder still answers.
 
-The **horizon** of an arm is the longest lag of the grid that it answers in the median of its seeds,
-trained at that very lag, at the best of the learning rates that every arm tries; "answers" means
-90 % of the accuracy that chance leaves.
+Each arm is trained at each lag with several seeds and learning rates, at equal updates and at equal
+seconds. It answers a lag if the median seed, at its best learning rate, reaches an accuracy of 0.9
+after correction for chance (0 is chance, 1 is perfect). The **horizon** of an arm is the longest
+lag that it answers.
 """
 
 import statistics
@@ -17,13 +18,13 @@ from asr.probes.probe import Columns, Measured, Option, Part, Probe, grouped, ta
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SOLVED = 0.9  # of the accuracy that chance leaves
-AXES = ("updates", "seconds")  # on which budgets are equal
+SOLVED = 0.9  # least accuracy, corrected for chance, of an answered lag
+AXES = ("updates", "seconds")  # units in which all arms have the same budget
 TASK_NAMES = ("latch", "recall", "latch-mixed", "recall-mixed")
 LAGS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 ONE_WAY: dict[str, Any] = {"bidirectional": False, "dropout": 0.0}
 CAUSAL: dict[str, Any] = {"heads": 4, "causal": True, "dropout": 0.0}
-# About 100,000 parameters in the blocks of each. ``bias``: of the forget gates at the start.
+# The blocks of each arm have about 100,000 parameters. The last value is the initial forget bias.
 ARMS: dict[str, tuple[str, dict[str, Any], float | str | None]] = {
     "lstm, bias 0": ("LSTM", {**ONE_WAY, "dim": 80, "layers": 2}, 0.0),
     "lstm, bias 1": ("LSTM", {**ONE_WAY, "dim": 80, "layers": 2}, 1.0),
@@ -41,16 +42,17 @@ ARMS: dict[str, tuple[str, dict[str, Any], float | str | None]] = {
     ),
 }
 NOTES = (
-    "Latch: a symbol, then noise, then the question which it was. Recall: pairs of a key and a "
-    "value, then one of the keys. Mixed: trained at lags drawn log-uniformly up to the one of the "
-    "test, which at equal updates are fewer tokens. An accuracy far below 0.9 may rest on only 50 "
-    "questions, since a test ends where too many answers are wrong (standard error 0.05)."
+    "Latch: a symbol, then noise, then the question which symbol it was. Recall: pairs of a key "
+    "and a value, then one of the keys. Mixed: trained at lags drawn log-uniformly up to the lag "
+    "of the test, so that equal updates are fewer tokens. An accuracy far below 0.9 may come from "
+    "only 50 questions (standard error 0.05), since a test ends early if too many answers are "
+    "wrong."
 )
 EXTRAPOLATED = (
-    "The longest lag answered without further training once the one trained at was, of that, twice "
-    "that and so on: the lower median of the seeds, each at the learning rate that takes it "
-    "farthest; at equal updates / equal seconds. Of a mixed task the longest lag trained at is "
-    "named. 0: not even that one is answered; -: not asked."
+    "The longest lag answered without further training, among the lag of the training and 2, 4, "
+    "8, ... times that lag, at equal updates / equal seconds. It is the lower median of the seeds, "
+    "each at its best learning rate. For a mixed task, the lag of the training is the longest one. "
+    "0: the lag of the training is not answered; -: not tested."
 )
 
 
@@ -64,28 +66,28 @@ class Attempt:
     seed: int
     rate: float  # learning rate
     parameters: int  # of the blocks
-    accuracy_updates: float  # when the budget of updates was spent
-    accuracy_seconds: float
-    solved_updates: int | None  # after how many it answered; None: it did not
-    solved_seconds: float | None
-    updates: int  # spent in all
-    seconds: float  # spent in all; of training, without tests
+    accuracy_updates: float  # at the end of the budget of updates
+    accuracy_seconds: float  # at the end of the budget of seconds
+    solved_updates: int | None  # updates until it answered; None: it did not answer
+    solved_seconds: float | None  # seconds until it answered; None: it did not answer
+    updates: int  # total number of updates
+    seconds: float  # total time of training, without tests
     budget_updates: int
     budget_seconds: float
     device_name: str
-    git_commit: str | None = None  # of the code; None: not written down
-    extrapolate: int = 0  # the longest lag that it was to be asked as trained; 0: none
-    # The longest lag that it answered as trained, of its own, twice that and so on; None: it was
-    # not asked, or does not answer its own.
+    git_commit: str | None = None  # commit of the code; None: not recorded
+    extrapolate: int = 0  # longest lag to test without further training; 0: no such test
+    # The longest lag answered without further training, among its own lag and 2, 4, 8, ... times
+    # that lag; None: not tested, or its own lag is not answered.
     extrapolates_to: int | None = None
 
     def accuracy(self, axis: str) -> float:
-        """When the budget of ``updates`` or ``seconds`` was spent; 1 once it had answered."""
+        """Accuracy at the end of the budget of ``updates`` or ``seconds``; 1 if it answered."""
         return float(getattr(self, f"accuracy_{axis}"))
 
 
 def median_accuracy(rows: Sequence[Attempt], axis: str) -> float:
-    """Of the seeds, each at its best learning rate; of two in the middle the lower."""
+    """The lower median of the accuracies of the seeds, each at its best learning rate."""
     seeds = {row.seed for row in rows}
     return statistics.median_low(
         max(row.accuracy(axis) for row in rows if row.seed == seed) for seed in seeds
@@ -93,7 +95,7 @@ def median_accuracy(rows: Sequence[Attempt], axis: str) -> float:
 
 
 def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
-    """The longest lag of one arm and task that is answered in the median; None: not the first."""
+    """The longest lag that one arm answers in one task; None if it answers no lag."""
     lags = sorted({row.lag for row in rows})
     answered = [
         lag for lag in lags if median_accuracy([r for r in rows if r.lag == lag], axis) >= SOLVED
@@ -102,10 +104,10 @@ def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
 
 
 def extrapolation(rows: Sequence[Attempt], axis: str) -> int | None:
-    """The longest lag that the median seed answers as trained, of attempts at one lag.
+    """The longest lag that attempts trained at one lag answer without further training.
 
-    Each seed at the learning rate that takes it farthest; of two in the middle the lower. 0: the
-    median seed does not answer the lag that it was trained at. None: none was asked.
+    This is the lower median of the seeds, each at its best learning rate. It is 0 if the median
+    seed does not answer the lag of its training, and None if no attempt was tested.
     """
     asked = [row for row in rows if row.extrapolate]
     if not asked:
@@ -118,9 +120,9 @@ def extrapolation(rows: Sequence[Attempt], axis: str) -> int | None:
 
 
 def format_tried(rows: Sequence[Attempt]) -> tuple[str, str]:
-    """How many seeds and which learning rates an arm had at each lag of a task, in words.
+    """The number of seeds and the learning rates of an arm at each lag of a task, in words.
 
-    An attempt that was not made, as where a probe was ended early, is said to be missing.
+    The words say if some attempts are missing, for instance because the probe was interrupted.
     """
     lags = {row.lag for row in rows}
     seeds = sorted({len({row.seed for row in rows if row.lag == lag}) for lag in lags})
@@ -133,7 +135,7 @@ def format_tried(rows: Sequence[Attempt]) -> tuple[str, str]:
 
 
 def format_horizon(rows: Sequence[Attempt], axis: str) -> str:
-    """The horizon of one arm and task in a table, as a bound where no other lag was tried."""
+    """The horizon of one arm and task for a table; a bound (< or ≥) at the ends of the lags."""
     tried_at, found = [row.lag for row in rows], horizon(rows, axis)
     if found is None:
         return f"< {min(tried_at):,}"
@@ -141,7 +143,7 @@ def format_horizon(rows: Sequence[Attempt], axis: str) -> str:
 
 
 def _format_beyond(own: Sequence[Attempt], lag: int) -> str:
-    """``512 / ≥ 4,096``: extrapolations, as bounds where the next lag was not asked."""
+    """``512 / ≥ 4,096``: extrapolations; a bound (≥) if the next lag was not tested."""
     here = [row for row in own if row.lag == lag]
     limit = max((row.extrapolate for row in here), default=0)
     cells = []
@@ -160,7 +162,7 @@ def _format_accuracy(own: Sequence[Attempt], lag: int) -> str:
 
 
 def draw(measured: Measured) -> list[Block]:
-    """A line per task and arm; below it the lags answered untrained."""
+    """A figure, a table with a line per task and arm, notes, and the table of extrapolations."""
     attempts: Sequence[Attempt] = measured.rows
     first = attempts[0]
     arms = [own for _, own in sorted_arms(attempts)]
@@ -176,15 +178,16 @@ def draw(measured: Measured) -> list[Block]:
         },
     }
     note = (
-        f"Trained at each lag with {first.budget_updates} updates, and with "
-        f"{first.budget_seconds:g} s. Horizon: the longest lag that is answered. Accuracies, at "
-        "equal updates / at equal seconds: 0 is chance, 1 is all; a lag is answered from 0.9 on, "
-        "in the median of the seeds, each at the best of its learning rates. An arm that misses "
-        "two lags in a row is not tried at longer ones, nor at lags that its attempts were not "
-        "asked for. Arms compare only where they had the same seeds and learning rates."
+        f"Each arm is trained at each lag with {first.budget_updates} updates, and with "
+        f"{first.budget_seconds:g} s. Horizon: the longest lag that is answered. Accuracies are "
+        "given at equal updates / at equal seconds: 0 is chance, 1 is perfect. A lag is answered "
+        "if the accuracy of the median seed, at its best learning rate, is 0.9 or more. An arm "
+        "that misses two lags in a row is not tried at longer lags. Arms can be compared only if "
+        "they had the same seeds and learning rates."
     )
     words = (
-        "Longest lag answered. Hollow: not even the shortest. Arrow: the longest that was tried."
+        "Longest lag answered. Hollow: the shortest lag is not answered. Arrow: the longest lag "
+        "tried is answered."
     )
     commits = dict.fromkeys(row.git_commit or "not recorded" for row in attempts)
     return [
@@ -196,14 +199,14 @@ def draw(measured: Measured) -> list[Block]:
 
 
 def sorted_arms(attempts: Sequence[Attempt]) -> list[tuple[tuple[Any, ...], list[Attempt]]]:
-    """Attempts by task and arm: tasks in the order in which they come, and so the arms of each."""
+    """Attempts grouped by task and arm; tasks and arms are in the order of the attempts."""
     tasks = list(dict.fromkeys(row.task for row in attempts))
     found = grouped(attempts, "task", "arm")
     return sorted(found, key=lambda one: tasks.index(one[0][0]))
 
 
 def extrapolations(attempts: Sequence[Attempt]) -> list[Block]:
-    """A line per task and arm, a column per lag trained at; none where nothing was asked."""
+    """A table with a line per task and arm, and a column per lag of training; none if untested."""
     asked = [row for row in attempts if row.extrapolate]
     if not asked:
         return []
@@ -250,7 +253,7 @@ def draw_figure(attempts: Sequence[Attempt]) -> "Figure":
         panel.set_xscale("log", base=2)
         panel.set_xticks(lags, [str(lag) for lag in lags], rotation=45, fontsize=9)
         panel.minorticks_off()
-        panel.set_xlim(lags[0] / 1.8, lags[-1] * 1.5)  # the arrows' room
+        panel.set_xlim(lags[0] / 1.8, lags[-1] * 1.5)  # leaves room for the arrows
         panel.set_title(task, fontsize=11)
         panel.set_xlabel("longest lag answered, frames")
     panels[0].set_yticks(range(len(arms)), arms)

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a call, and how they grow; on which machine that holds."""
+"""Measures seconds and peak memory of a call, and their growth with length."""
 
 import math
 import os

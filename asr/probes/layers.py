@@ -1,4 +1,4 @@
-"""Layers, and the obvious way to do the same or to do without: what a comparison times."""
+"""The pairs of layers that ``scaling`` compares: a layer and its reference implementation."""
 
 import copy
 from collections.abc import Callable

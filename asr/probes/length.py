@@ -1,4 +1,4 @@
-"""Word error rate against the length of what is heard at once, for trained models."""
+"""The page of the probe ``length``: word error rate against the length of recordings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

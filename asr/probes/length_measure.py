@@ -1,8 +1,8 @@
-"""Measures the word error rate of trained models against the length of what is heard at once.
+"""Measures the word error rate of trained models on recordings of several lengths.
 
-Utterances of one speaker, in the order of their ids (of one chapter, where the corpus has any),
-are joined until they hold so many words. Every length therefore hears the same audio and is asked
-for the same words; only where it is cut differs, and models are trained on short utterances.
+Utterances of one speaker (and one chapter, if the corpus has chapters) are joined in the order of
+their ids until they hold a minimum number of words. All lengths therefore have the same audio and
+the same words, and differ only in the cuts. The models were trained on short utterances.
 """
 
 import argparse

@@ -1,9 +1,8 @@
-"""Word error rate against look-ahead: what a model that streams loses by not hearing what follows.
+"""The page of the probe ``lookahead``: word error rate against look-ahead.
 
-Reads trained and evaluated runs. The look-ahead of an encoder frame are the features that the
-encoder sees after those that the frame stands for: none in a strictly causal encoder, the rest of
-the chunk in one that attends within chunks (half of it in the mean), the rest of the utterance in
-one that cannot stream.
+Reads trained and evaluated runs. The look-ahead of an encoder frame is the audio after the frame
+that the encoder sees: nothing in a strictly causal encoder, the rest of the chunk (half a chunk on
+average) in a chunked encoder, and the rest of the utterance in an encoder that cannot stream.
 """
 
 import argparse

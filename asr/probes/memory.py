@@ -1,8 +1,8 @@
-"""Word error rate against the share of frames that is stored: gates beside their controls.
+"""The page of the probe ``memory``: word error rate against the share of stored frames.
 
-Reads runs of encoders with a ``memory`` and of the same without. What a similarity gate is worth is
-what it loses less than storing as many frames at regular distances, or at random: both controls
-belong into the table, and their absence is said.
+Reads runs of encoders with and without a ``memory``. A similarity gate is useful if it loses less
+than its controls, which store the same number of frames at regular distances or at random. The page
+says if a control is missing.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""Tasks that need memory and nothing else: tokens in, one answer out, at a lag that is a dial.
+"""Synthetic memory tasks: a sequence of tokens, and one answer after a chosen lag.
 
-Both write something, wait and ask. In between stands noise, so that whoever stores everything
-alike has to tell what matters from what does not. One token is one encoder frame.
+In both tasks a sequence shows symbols, then noise, and then asks for one of the symbols. Because
+of the noise, an encoder must tell important tokens from unimportant ones. One token is one encoder
+frame.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""A probe as a value: its options, its typed rows, and how they become pages, files and sections.
+"""The description of a probe: its options, rows, tables, figures and files.
 
-One table of a probe serves its own page and the report of ``asr compare``; both are made from what
-the probe's JSON file holds. What measures stands in another module, which is imported only to
-measure, since it may load torch.
+The page of a probe and the report of ``asr compare`` show the same tables, which are made from the
+JSON file of the probe. The code that measures is in another module, which is imported only to
+measure, because it may load torch.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a step of an LSTM waits for, by width and batch, below what the machine can do."""
+"""The page of the probe ``roofline``: what limits a step of an LSTM, by width and batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

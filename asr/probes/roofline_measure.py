@@ -1,13 +1,14 @@
-"""What bounds a recurrent step: latency, memory or arithmetic, against what the machine can do.
+"""Measures whether latency, memory bandwidth or arithmetic limits a recurrent step.
 
-"An LSTM does four affine maps a step, so it is bound by memory" is a statement about weights that
-are read anew at every step. Whether they are, and whether that is what a step waits for, is
-measured: the time of one step over widths and batches, fitted by
+The claim "an LSTM does four affine maps a step, so it is bound by memory" assumes that the weights
+are read from memory at every step. The probe measures the time of one step over widths and batches,
+and fits
 
     t = t0 + c * work,  work = FLOPs of the step,
 
-next to the machine's own ridge, the FLOPs per byte above which arithmetic is the bound (Williams,
-Waterman and Patterson 2009). t0 is what a step costs that does no work: the latency.
+where t0 is the latency, the time of a step that does no work. It compares the steps with the ridge
+point of the machine, the FLOPs per byte above which arithmetic is the limit (Williams, Waterman and
+Patterson 2009).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How time and peak memory grow with length: layers against the obvious reference, and encoders."""
+"""The page of the probe ``scaling``: time and peak memory of layers and encoders by length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
-"""Measures time and peak memory of forward and backward passes: layers in pairs, and encoders.
+"""Measures time and peak memory of forward and backward passes of layers and encoders.
 
-A comparison is a subject and the obvious way to do the same or to do without it, of equal width.
-Both take turns, so that their ratio holds on a noisy machine. Encoders of recipes take turns as
-well; beside them stand the FLOPs of their formulas.
+A comparison times a layer and a reference implementation of equal width. Both take turns, so that
+their ratio is reliable on a noisy machine. The encoders of recipes take turns as well; their FLOPs
+by formula are reported, too.
 """
 
 import argparse

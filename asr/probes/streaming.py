@@ -1,4 +1,4 @@
-"""What a causal encoder costs as a stream: time per frame and state, by position."""
+"""The page of the probe ``streaming``: time per frame and size of the state, by position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

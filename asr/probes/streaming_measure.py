@@ -1,9 +1,9 @@
-"""Measures causal encoders along a stream: time per frame and state, by position.
+"""Measures time per frame and state of causal encoders, by position in a stream.
 
-Each encoder reads one endless utterance, chunk by chunk, as a recogniser of live speech would, and
-is timed at some positions. A state that grows with the past makes later frames dearer; a recurrent
-state, or one of bounded size, does not. Encoders take turns at each position, so that a slow moment
-of the machine hits all of them.
+Each encoder reads one endless utterance chunk by chunk, as in the recognition of live speech, and
+is timed at some positions. If the state grows with the past, later frames take more time; with a
+recurrent or bounded state they do not. The encoders take turns at each position, so that a slow
+moment of the machine affects all of them.
 """
 
 import argparse

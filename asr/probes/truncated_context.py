@@ -1,10 +1,10 @@
-"""What an encoder says when it hears no more than so much of the past: exact, by hearing anew.
+"""Computes encoder frames from a limited past, by running the encoder on a window per frame.
 
-After Khandelwal et al. 2018, who cut what a language model reads. Here the features are cut: output
-frame t is that of a run which begins c encoder frames before t. So a recurrent state is reset
-there, attention has nothing older to look at and a convolution meets its padding, in every encoder
-alike and without a change to any. Absolute positions, and grids that begin with the input, such as
-the blocks of a hierarchy, begin there too.
+The method follows Khandelwal et al. 2018, who truncate the input of a language model. Here the
+features are truncated: output frame t comes from a run of the encoder that begins c encoder frames
+before t. At that point a recurrent state is reset, attention sees no older frames, and a
+convolution sees padding. This works for every encoder without changes. Absolute positions, and
+grids that begin with the input (such as the blocks of a hierarchy), begin at that point, too.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What each shipped recipe is: its first comment, its parameters and its measured cost."""
+"""Describes the shipped recipes: first comment, number of parameters and measured cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

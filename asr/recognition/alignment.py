@@ -1,4 +1,4 @@
-"""When each word of a hypothesis was said, and how sure that is: forced alignment of its tokens."""
+"""Times and confidences of words, by forced alignment of their tokens."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A model and a split -> word and character error rates, with what is needed to judge them."""
+"""Evaluates a model on a split: word and character error rates with their intervals."""
 
 import json
 import logging

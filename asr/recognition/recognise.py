@@ -1,8 +1,8 @@
-"""The one loop of recognition: audio in batches -> encoder frames -> hypotheses -> words.
+"""The recognition loop: batches of audio -> encoder frames -> hypotheses -> words.
 
-``asr evaluate``, ``asr transcribe``, ``asr tune-decoding``, validation during training and the
-probes recognise with these steps. Each step runs on the model's device, is timed apart from the
-others, and says what to lower where the memory of the device is too small.
+``asr evaluate``, ``asr transcribe``, ``asr tune-decoding``, the validation during training and the
+probes use these steps. Each step runs on the model's device and is timed separately. If the memory
+of the device is too small, the error names the option to lower.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Whether the words of hypotheses are correct, and the diagram of that against confidence."""
+"""Labels recognised words as correct or wrong, and draws the reliability diagram."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence

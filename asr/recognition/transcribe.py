@@ -1,4 +1,4 @@
-"""Audio files of any length -> transcripts; needs a model and nothing of the training."""
+"""Transcribes audio files of any length; needs a model folder only."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What was said in a file, and which recording that was."""
+"""The transcript of a file, and the facts that identify its recording."""
 
 import json
 from collections.abc import Mapping

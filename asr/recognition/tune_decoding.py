@@ -1,7 +1,7 @@
-"""How a model is searched, chosen on validation: weights, length bonus, beam; stored with it.
+"""Chooses the settings of the search on a validation split, and stores them with the model.
 
 Every arm of a comparison gets the same number of trials, drawn from the same ranges by the same
-generator, and pays for them. The encoder runs once; a trial is one search over the split.
+generator; their cost counts. The encoder runs once, and each trial is one search over the split.
 """
 
 import itertools

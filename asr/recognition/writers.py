@@ -1,4 +1,4 @@
-"""The formats of transcripts; ``FORMATS`` has one entry for each, from which all else follows."""
+"""The formats of transcripts: ``FORMATS`` has one entry for each."""
 
 import html
 import itertools

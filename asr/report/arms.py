@@ -1,4 +1,4 @@
-"""The sections about one group of comparable runs: errors, costs and trade-offs of its arms."""
+"""Sections about a group of comparable runs: errors, costs and trade-offs of its arms."""
 
 import math
 from collections.abc import Callable, Sequence

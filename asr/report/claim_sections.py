@@ -1,4 +1,4 @@
-"""One section per claim: the claim, the verdict, its reasons, and what the probes have to show."""
+"""One section per claim: the claim, the verdict, its reasons, and the results of the probes."""
 
 from collections.abc import Sequence
 from dataclasses import replace

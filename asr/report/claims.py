@@ -1,4 +1,4 @@
-"""The rules of C1 to C7, in this order, and the verdicts that they come to."""
+"""Applies the rules of C1 to C7 in order, and collects their verdicts."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The rules of C2 (to run), C4 (in parallel) and C5 (bound by memory)."""
+"""The rules of C2 (cost to run), C4 (parallelism) and C5 (memory bandwidth)."""
 
 from collections.abc import Sequence
 from dataclasses import replace

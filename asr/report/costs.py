@@ -1,4 +1,4 @@
-"""What arms spent: means over seeds, cost to reach a WER, and the best trade-offs."""
+"""The costs of arms: means over seeds, cost to reach a WER, and the best trade-offs."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What a group of runs says about its arms: every pair compared, every rate with its interval."""
+"""The evidence of a group of runs: each rate with its interval, and each pair compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which encoders are recurrent and which attend, by class and by the name of a shipped recipe."""
+"""Classifies encoders as recurrent or attention, by class or by the name of a recipe."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Single findings for or against a claim, and the verdict that they come to together."""
+"""Findings for or against a claim, and the verdict that follows from them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

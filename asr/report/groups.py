@@ -1,4 +1,4 @@
-"""Which runs may be compared, and which of them are seeds of one arm."""
+"""Groups comparable runs, and finds the runs that are seeds of one arm."""
 
 import json
 from collections.abc import Sequence

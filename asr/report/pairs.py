@@ -1,4 +1,4 @@
-"""Comparisons that several rules make: arms by family, errors of two arms, times of two layers."""
+"""Comparisons that several rules use: arms by family, errors of two arms, times of two layers."""
 
 from collections.abc import Callable, Collection, Sequence
 

@@ -1,4 +1,4 @@
-"""The figures: readable without colour, as SVG that follows the page's light or dark theme."""
+"""The figures of the report."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

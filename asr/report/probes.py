@@ -1,4 +1,4 @@
-"""What the probes of ``asr claims`` measured, found by name in the folders that they wrote."""
+"""Reads the results of the probes from the folders that ``asr claims`` wrote."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How runs were measured: machine, versions, data, settings, and the folder of every run."""
+"""The section on how runs were measured: machine, versions, data, settings, folders."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The numbers of a run: column, heading, unit and print of each are declared here, once."""
+"""Declares the numbers of a run once: column, heading, unit and format."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

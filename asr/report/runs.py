@@ -1,4 +1,4 @@
-"""Run folders: what they cost and what they reached."""
+"""Reads run folders: costs and error rates."""
 
 import json
 import math

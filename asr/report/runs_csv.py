@@ -1,4 +1,4 @@
-"""One row per run with every number, for a spreadsheet: the unit is in a column's name."""
+"""Writes one row per run with every number; column names include the unit."""
 
 import csv
 import io

@@ -1,6 +1,7 @@
-"""A study's folder as its files tell it: what was registered, and what came of it.
+"""Reads the folder of a study: the registered plan and the results.
 
-Only ``study.json``, ``results.jsonl`` and the run folders are read, not the code that made them.
+It reads only ``study.json``, ``results.jsonl`` and the run folders, and does not import
+``asr.study``.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Whether a study's results, its runs and the file that was registered say the same."""
+"""Checks that a study's results, its runs and its registered file agree."""
 
 from collections.abc import Sequence
 

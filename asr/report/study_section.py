@@ -1,4 +1,4 @@
-"""The section about a study: what was registered, what all of it cost, what tuning bought."""
+"""The section about a study: the plan, its total cost, and the gain from tuning."""
 
 from asr.document.blocks import Block, Picture, Section, Table, Text
 from asr.formatting import digits, listed, percent, percent_interval

@@ -1,4 +1,4 @@
-"""The rule of C1: what recurrent and attention encoders cost to train, and how they err then."""
+"""The rule of C1: cost and errors of recurrent and attention encoders in training."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The answer: which arm makes fewer errors, how sure that is, and what a target WER costs."""
+"""The answer at the top of the page: the arm with fewer errors, the certainty, the costs."""
 
 import math
 from collections import Counter

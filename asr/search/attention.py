@@ -1,4 +1,4 @@
-"""Beam search over an attention decoder, with CTC prefix scores and a language model; functions.
+"""Beam search with an attention decoder, CTC prefix scores and a language model.
 
 A hypothesis h of U tokens has the score
 

@@ -1,8 +1,8 @@
-"""How reliable confidences are: calibration error, cross entropy, and a map that calibrates them.
+"""Calibration of confidences: calibration error, cross entropy, and a calibrating map.
 
-A confidence is calibrated where, of all words that have confidence c, a share of c is correct.
-Functions of (W,) confidences and (W,) words that are correct or not raise a ValueError where the
-lists differ in length or a confidence is not in [0, 1].
+Confidences are calibrated if, among all words with confidence c, the share of correct words is c.
+The functions take (W,) confidences and (W,) booleans (whether each word is correct). They raise a
+ValueError if the lengths differ or a confidence is not in [0, 1].
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Greedy and time-synchronous prefix beam search over a CTC head; pure functions.
+"""Greedy search and time-synchronous prefix beam search with a CTC head.
 
 A prefix h of U tokens is kept at frame t with two probabilities: of all alignments of the first t
 frames that spell h and end in a blank, and of those that end in its last token (Graves 2014,
@@ -20,7 +20,7 @@ prefix has at least ``beam`` extensions among these that are neither its repeate
 already, and all are likelier than its extension by any other token. The result is that of trying
 all tokens. With a language model all are tried.
 
-EOS is no token of an alignment: what the CTC head gives it is lost.
+An alignment never contains EOS, so the probability that the CTC head gives to EOS is not used.
 """
 
 import math

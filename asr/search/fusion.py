@@ -1,4 +1,4 @@
-"""Shallow fusion: what a language model knows of the hypotheses of a search."""
+"""Shallow fusion: the scores and states of a language model for the hypotheses of a search."""
 
 from dataclasses import dataclass, replace
 

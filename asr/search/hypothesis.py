@@ -1,4 +1,4 @@
-"""What a search finds, and by which rules hypotheses are scored."""
+"""The hypotheses that a search returns, and the rules that score them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
-"""Hypotheses of a search that either stay as they are or grow by one token, and never twice one.
+"""Hypotheses that stay or grow by one token per step; equal hypotheses are merged.
 
-The only way to reach a hypothesis twice is to stay at it and to grow into it from the one that is
-one token shorter. Which live hypothesis begins which other is therefore all there is to know. That
-is a matrix of booleans, kept up to date by comparing tokens: no hash, and no approximation.
+A hypothesis can be reached in two ways only: it stays, or the hypothesis that is one token shorter
+grows into it. To merge both, the search needs to know which hypothesis is a prefix of which other.
+A matrix of booleans stores this exactly, and comparisons of tokens keep it up to date.
 """
 
 from dataclasses import dataclass, fields

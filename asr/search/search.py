@@ -1,4 +1,4 @@
-"""Greedy and beam search over any decoder: one interface, and who does the work."""
+"""The interface of greedy search and beam search over any decoder."""
 
 import math
 from abc import ABC, abstractmethod

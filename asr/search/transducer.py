@@ -1,4 +1,4 @@
-"""Greedy and beam search along the lattice of a transducer; pure functions.
+"""Greedy search and beam search with a transducer.
 
 **Greedy** loops over tokens, not frames (Bataev et al. 2024, "Label-looping"): an utterance moves
 through blanks, several frames at a time, until a token is likelier, and the prediction network runs

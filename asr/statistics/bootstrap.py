@@ -1,4 +1,4 @@
-"""Intervals of pooled error rates and of their differences, over speakers and over seeds."""
+"""Bootstrap intervals of error rates and their differences, over speakers and seeds."""
 
 from collections.abc import Sequence
 from statistics import NormalDist

@@ -1,4 +1,4 @@
-"""The cost of reaching a target when some runs never do: censored, never dropped."""
+"""The cost of reaching a target if some runs do not reach it (censored runs)."""
 
 import math
 from itertools import combinations

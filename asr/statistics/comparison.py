@@ -1,4 +1,4 @@
-"""What may be said of two arms, or of every pair of several, and how sure that is."""
+"""Compares two arms, or all pairs of several arms, with a family-wise error rate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

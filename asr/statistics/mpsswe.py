@@ -1,4 +1,4 @@
-"""Two fixed systems on one test set: the matched-pairs sentence-segment word error test."""
+"""The matched-pairs sentence-segment word error test of two systems on one test set."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a study can find: the smallest difference that it detects, before and after it is run."""
+"""The smallest difference that a study can detect, before and after it is run."""
 
 import math
 from functools import lru_cache

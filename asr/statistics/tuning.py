@@ -1,4 +1,4 @@
-"""The error rate that a tuning budget buys: expected best of n trials."""
+"""The expected best error rate of n tuning trials."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How much an error rate varies over seeds and over speakers: two crossed factors, taken apart."""
+"""Variance of an error rate over two crossed factors: seeds and speakers."""
 
 import math
 from typing import NamedTuple

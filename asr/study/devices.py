@@ -1,4 +1,4 @@
-"""The devices of this machine as slots: a run has one to itself, whichever study it is of."""
+"""The devices of this machine as slots, each of which one run holds at a time."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""The loop that works through a study: takes what is missing, one unit per device at a time."""
+"""The main loop of a study: runs the missing units, one per device at a time."""
 
 import contextlib
 import logging

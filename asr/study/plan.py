@@ -1,4 +1,4 @@
-"""What a study consists of: every unit of work with its settings and its resolved recipe."""
+"""The plan of a study: every unit of work with its settings and its resolved recipe."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""Runs as processes of their own: crashes stay in them, and they are told to end together."""
+"""Starts runs as processes, isolates their crashes, and stops them together."""
 
 import multiprocessing
 import os

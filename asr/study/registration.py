@@ -1,4 +1,4 @@
-"""What a study set out to do, written down before its first run: no quiet change afterwards."""
+"""Registers the plan of a study before its first run, and refuses unrecorded changes."""
 
 import datetime
 import json

@@ -1,4 +1,4 @@
-"""The rows of a study's units in one file, what they say in a few lines, and what is missing."""
+"""The results of a study's units: rows of a file, a summary, and what is missing."""
 
 import json
 import statistics

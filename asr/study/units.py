@@ -1,4 +1,4 @@
-"""One unit of work: train, evaluate, and write down what came of it and what it cost."""
+"""Runs one unit of work: trains, evaluates, and records the result and its cost."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Named normalisers of transcripts, and the marks in transcripts that nobody spoke."""
+"""Named normalisers of transcripts, and the removal of bracketed tags."""
 
 import itertools
 import re

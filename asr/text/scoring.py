@@ -1,4 +1,4 @@
-"""Errors of words and characters, aligned by jiwer and pooled over utterances."""
+"""Word and character errors, aligned by jiwer and summed over utterances."""
 
 import math
 import unicodedata

@@ -1,4 +1,4 @@
-"""The moving average of the weights, which is what is validated and saved."""
+"""The moving average of the weights; the average is validated and saved."""
 
 import copy
 from typing import Any

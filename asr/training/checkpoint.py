@@ -1,4 +1,4 @@
-"""The state of a run: saved whole or not at all, and taken up at exactly the next batch."""
+"""Saves the state of a run atomically, and resumes at the next batch."""
 
 import logging
 import math

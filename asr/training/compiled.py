@@ -1,4 +1,4 @@
-"""``torch.compile`` for training: a few static shapes, regions of a model, what it costs."""
+"""Training with ``torch.compile``: few static batch shapes, compiled regions, measured time."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""The LightningDataModules: endless training batches that resume at exactly the next one."""
+"""LightningDataModules with endless training batches that can resume at any batch."""
 
 import itertools
 import logging

@@ -1,4 +1,4 @@
-"""When a run ends: its budget is spent, it is told to end, or a callback stops it."""
+"""Ends a run: when its budget is spent, at a signal, or when a callback stops it."""
 
 import logging
 import signal

@@ -1,4 +1,4 @@
-"""The ledger of a run on Lightning's Trainer: every second in its phase, and a line for events."""
+"""Writes the ledger of a run on Lightning's Trainer: every second by phase, a line per event."""
 
 import json
 import logging

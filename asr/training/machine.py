@@ -1,4 +1,4 @@
-"""What a run has of its machine: devices and their precision, memory, signals."""
+"""The machine of a run: devices, precision, memory and signals."""
 
 import contextlib
 import logging

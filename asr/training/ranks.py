@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other."""
+"""Communication between the processes (ranks) of a run."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A run folder: one recipe's, and one process' at a time."""
+"""A run folder: it belongs to one recipe, and to one process at a time."""
 
 import contextlib
 import json

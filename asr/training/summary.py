@@ -1,4 +1,4 @@
-"""What ``asr train`` prints when a run has ended."""
+"""The summary that ``asr train`` prints when a run has ended."""
 
 import math
 import shlex

@@ -1,4 +1,4 @@
-"""What the training of speech models and of language models has in common."""
+"""The base of the LightningModules of speech models and language models."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""The LightningModules of language models: trained by gradients, or by counting."""
+"""LightningModules of language models, trained by gradients or by counting."""
 
 import functools
 import math
