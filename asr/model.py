@@ -41,13 +41,13 @@ DESCRIPTION = "model.json"
 
 
 class SpeechModel(nn.Module):
-    """Waveforms in, hypotheses out.
+    """A speech recogniser: waveforms in, hypotheses out.
 
     Attributes:
-        language_model: what the search asks beside the decoder, if its ``lm_weight`` is not 0.
-        calibration: of the confidences of words; None as long as it was not fitted.
-        description: plain values from which ``build_model`` makes the same model again.
-        summary: how and for how much it was trained; empty before training.
+        language_model: language model that the search uses if its ``lm_weight`` is not 0.
+        calibration: calibration of the confidences of words; None if it has not been fitted.
+        description: plain values from which ``load_model`` builds the same model again.
+        summary: recipe, cost and error rates of its training; empty before training.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SpeechModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.features.mean.device
 
     @property
@@ -133,7 +133,7 @@ def build_model(
     tokenizer: Tokenizer,
     normaliser: str,
 ) -> SpeechModel:
-    """The only place where a recipe's components become parts."""
+    """Builds an untrained model from the components of a recipe."""
     front = LogMel(sample_rate=features.sample_rate, num_mels=features.num_mels)
     built = encoder(features.num_mels)
     model = SpeechModel(
@@ -158,12 +158,12 @@ def build_model(
 
 
 def give_language_model(model: SpeechModel, path: str | Path, allow_code: bool = False) -> None:
-    """Gives the model the language model at ``path``, with which it is saved from then on.
+    """Adds the language model at ``path`` to the model, in place of an earlier one.
 
-    Its search asks it if its ``lm_weight`` is not 0. It replaces the one that was there.
+    The search uses it if its ``lm_weight`` is not 0. It is saved with the model.
 
     Raises:
-        ValueError: no language model there, or one of other tokens.
+        ValueError: there is no language model, or it has other tokens than the speech model.
     """
     trained = load_language_model(path, model.device, allow_code)
     if dict(trained.tokenizer.state()) != dict(model.tokenizer.state()):
@@ -176,7 +176,7 @@ def give_language_model(model: SpeechModel, path: str | Path, allow_code: bool =
 
 
 def give_calibration(model: SpeechModel, calibration: Calibration | None) -> None:
-    """The model is saved with it from now on; None: its confidences are what the aligner says."""
+    """Sets the calibration, which is saved with the model; None uses uncalibrated confidences."""
     model.calibration = calibration
     model.description.pop("calibration", None)
     if calibration is not None:
@@ -184,7 +184,7 @@ def give_calibration(model: SpeechModel, calibration: Calibration | None) -> Non
 
 
 def save_model(model: SpeechModel, folder: Path, summary: Mapping[str, Any]) -> None:
-    """Writes a model folder with what is known of its training; see ``write_folder``."""
+    """Writes a model folder with a summary of the training; see ``write_folder``."""
     write_folder(folder / DESCRIPTION, model.description, model, summary)
 
 
@@ -220,17 +220,17 @@ def load_model(
 
     Args:
         path: run folder or model folder.
-        device: where to put it.
-        search: ``{class_path, init_args}`` in place of the search that the model was saved with.
+        device: device of the model.
+        search: ``{class_path, init_args}`` in place of the search that was saved with the model.
         allow_code: whether classes that are not shipped may be imported; only for models you trust.
 
     Raises:
-        ValueError: no model there, or its files are damaged or do not fit together.
+        ValueError: there is no model, or its files are damaged or do not fit together.
     """
     folder = find_model(path)
     given = None if search is None else read_component(SEARCHES, search, "search")
     if given is not None:
-        given()  # the caller's mistakes come before those of the files
+        given()  # reports mistakes in ``search`` before mistakes in the files
 
     def build(described: dict[str, Any]) -> SpeechModel:
         def part(table: Mapping[str, type], name: str, positional: int) -> Component:
@@ -260,10 +260,11 @@ def load_model(
 def corpus_of(model: SpeechModel, name: str) -> str:
     """The path of the corpus that the model was trained on; ``name`` is its run or model folder.
 
-    A relative path counts from where the run was started or, if nothing is there, from here.
+    A relative path is relative to the working directory of the training or, if it does not exist
+    there, to the current one.
 
     Raises:
-        ValueError: it is not known, or not there.
+        ValueError: the path is not known or does not exist.
     """
     corpus = model.summary.get("recipe", {}).get("data", {}).get("corpus")
     if corpus is None:

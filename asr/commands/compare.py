@@ -22,7 +22,7 @@ def compare(arguments: list[str]) -> int:
         type=float,
         metavar="WER",
         help="target WERs in percent, for instance 10 5; the page gives the cost to reach each "
-        "(default: chosen from the results)",
+        "(default: those of the study, or 1.5, 1.15 and 1 times the best WER of the weaker arm)",
     )
     add("--split", default="test", help="split whose evaluation is compared (default: test)")
     add("--study", help="study folder, whose runs, trials and failures are added", **folder)

@@ -12,23 +12,23 @@ from asr.loss import Loss
 
 
 class State(NamedTuple):
-    """What an attention decoder carries from step to step of a search.
+    """The state of an attention decoder between two steps of a search.
 
-    A step consumes the state that it gets: it may append to its memory in place. Only the state
-    that it returns is valid afterwards.
+    A step may change the memory of its input state in place. Afterwards only the state that the
+    step returns is valid.
 
     Attributes:
-        memory: tensors of (B, ...), whose rows belong to utterances and are shared by their K
-            hypotheses (encoder frames, keys and values). A step never copies them per hypothesis.
-        cache: tensors of (B*K, ...), one row per hypothesis (recurrent states, ancestors).
-            Rows of one utterance are neighbours.
+        memory: tensors (B, ...) with one row per utterance, which its K hypotheses share (encoder
+            frames, keys and values). A step never copies them per hypothesis.
+        cache: tensors (B*K, ...) with one row per hypothesis (recurrent states, ancestors). The
+            rows of one utterance are adjacent.
     """
 
     memory: dict[str, Tensor]
     cache: dict[str, Tensor]
 
     def select(self, hypotheses: Tensor, utterances: Tensor | None = None) -> "State":
-        """Keeps these rows of the cache and, when given, of the memory (finished ones leave)."""
+        """Selects rows of the cache and, if given, of the memory (drops finished utterances)."""
         memory = self.memory
         if utterances is not None:
             memory = {name: value[utterances] for name, value in memory.items()}
@@ -44,8 +44,8 @@ class Decoder(nn.Module, ABC):
     Attributes:
         dim: width D of the encoder's frames.
         vocabulary: tokens V, BLANK included.
-        searcher: how it is searched, a name in ``asr.search.search.SEARCHERS``.
-        aligner: how words get their times, a name in ``asr.recognition.alignment.ALIGNERS``.
+        searcher: name of its search algorithms in ``asr.search.search.SEARCHERS``.
+        aligner: name of its alignment of words in ``asr.recognition.alignment.ALIGNERS``.
     """
 
     dim: int

@@ -57,7 +57,7 @@ class Memory:
             raise ValueError(f"memory.gap {self.gap}: give 1 frame or more")
 
     def most(self, time: int) -> int:
-        """Frames stored of ``time``, at most where the gate looks at them, else exactly."""
+        """Number of ``time`` frames that are stored; an upper bound if it depends on the frames."""
         if self.gate not in ("uniform", "random"):
             return time
         choose = uniform if self.gate == "uniform" else random
@@ -65,7 +65,7 @@ class Memory:
 
 
 class Gate(Block):
-    """Decides which frames the blocks above it store; leaves the frames themselves as they are.
+    """Decides which frames the blocks above it store; does not change the frames.
 
     Adds the terms ``kept`` (share of frames that are stored), ``kept_speech`` and
     ``kept_silence``, without weight; see ``is_silent``. The learned gate adds ``gate_ratio``.
@@ -174,15 +174,15 @@ def last_kept(
 
 
 def uniform(positions: Tensor, rate: float) -> Tensor:
-    """(S,) -> (S,) bool: position 0, and each where another of rate * position is complete."""
-    # The margin is for rates like 1 / 49, of which 49 are less than 1 in floating point.
+    """(S,) -> (S,) bool: position 0, and each position where floor(rate * position) increases."""
+    # The margin is for rates such as 1 / 49: in floating point, 49 times 1 / 49 is less than 1.
     complete = torch.floor(torch.stack([positions, positions - 1]).double() * rate + 1e-6)
     return complete[0] > complete[1]
 
 
 def random(positions: Tensor, rate: float) -> Tensor:
-    """(S,) -> (S,) bool: position 0, and each whose hash is among the lowest of this share."""
-    x = (positions * 0x9E3779B1) & 0xFFFFFFFF  # then MurmurHash3's last step, of 32 bits
+    """(S,) -> (S,) bool: position 0, and each position with a hash below rate * 2^32."""
+    x = (positions * 0x9E3779B1) & 0xFFFFFFFF  # followed by the finaliser of MurmurHash3, 32 bits
     x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
     x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
     return ((x ^ (x >> 16)) < rate * 2**32) | (positions == 0)
@@ -197,10 +197,10 @@ def ratio_loss(kept: Tensor, probability: Tensor, rate: float) -> Tensor:
 
 
 def is_silent(loudness: Tensor) -> Tensor:
-    """(B, S), NaN in the padding -> (B, S) bool: silence, by the utterance's own measure.
+    """(B, S), NaN in the padding -> (B, S) bool, True where a frame is silent.
 
-    A frame is silent where its loudness, the mean of its features, lies below the midpoint
-    between the utterance's 5 % and 95 % quantiles over its real frames.
+    A frame is silent if its loudness (the mean of its features) is below the midpoint between the
+    5 % and the 95 % quantile of the loudness of the utterance.
     """
     quantiles = torch.nanquantile(loudness, loudness.new_tensor([0.05, 0.95]), dim=1)
     return loudness < quantiles.mean(0)[:, None]

@@ -53,29 +53,31 @@ def evaluate(
 ) -> dict[str, Any]:
     """Recognises a split; writes ``metrics.json``, ``hypotheses.jsonl``, ``calibration.png``.
 
-    References are the normalised texts of the corpus. Hypotheses pass through its normaliser as
-    well, so that all models are measured alike. The WER without normalisation compares the original
-    text with the raw output.
+    References are the normalised texts of the corpus. Hypotheses are normalised in the same way, so
+    that all models are measured alike. The WER without normalisation compares the original text
+    with the raw output.
 
-    The real-time factor counts features, encoder and search (``decode_seconds``), and neither
-    reading files nor finding the times of words (``alignment_seconds``) nor the warm-up, in which a
-    few short utterances load the kernels. ``encode_seconds`` (features and encoder) and
-    ``search_seconds`` stand apart, since models that differ only in their encoder share the search.
-    Device, threads, batch size and commit are recorded: times depend on them.
+    The real-time factor counts features, encoder and search (``decode_seconds``). It does not count
+    reading files, the alignment of words (``alignment_seconds``), or the warm-up, in which a few
+    short utterances load the kernels. ``encode_seconds`` (features and encoder) and
+    ``search_seconds`` are also given separately, because models that differ only in their encoder
+    share the search. Device, threads, batch size and commit are recorded, since times depend on
+    them.
 
-    The figure shows the share of correct words at each confidence; it is left out where no word has
-    a confidence. Results on the rows that ``asr tune-decoding`` used are optimistic, and are
-    labelled so. An utterance that cannot be decoded or recognised is left out of all rates and is
+    The figure shows the share of correct words at each confidence; there is no figure if no word
+    has a confidence. Results on the rows that ``asr tune-decoding`` used are too good, and are
+    labelled so. An utterance that cannot be decoded or recognised is left out of all rates and
     listed with the reason under ``failed``.
 
     Args:
-        model: what recognises, on the device where it is.
+        model: speech model; its device does the work.
         corpus_folder: folder that ``asr prepare`` wrote.
         split: name of one of its splits.
-        output: folder for these files; made when missing, earlier results are replaced.
-        model_name: how the results call the model, its folder for instance.
-        batch_seconds: longest utterance times number of utterances of a batch, at most.
-        progress: show a progress bar on a terminal.
+        output: folder for these files; created if missing. Earlier results are replaced.
+        model_name: name of the model in the results, for instance its folder.
+        batch_seconds: largest batch, in seconds: length of the longest utterance times number of
+            utterances.
+        progress: whether to show a progress bar on a terminal.
 
     Returns:
         The content of ``metrics.json``.

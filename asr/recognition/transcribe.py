@@ -63,10 +63,10 @@ class Result:
 
 
 class Heard(NamedTuple):
-    """What was recognised in a window; times of words count from the beginning of the file.
+    """The result of a window; times of words count from the beginning of the file.
 
     Attributes:
-        doubtful: whether there is text, though the window may be noise without speech.
+        doubtful: whether there is text although the window may hold noise only.
     """
 
     span: Interval
@@ -79,13 +79,15 @@ class Heard(NamedTuple):
 
 @dataclass
 class Reading:
-    """How far a source has been read (samples) and recognised, and what went wrong.
+    """The state of a source while it is read and recognised.
 
     Attributes:
         outputs: the files to write, by format.
-        recording: the file as it was before it was read.
-        kept: its transcripts exist and stay, so that it is not read.
-        heard: in any order.
+        error: the first error; None if there is none.
+        recording: facts that identify the file, taken before it was read.
+        kept: whether the file is skipped because its transcripts exist.
+        samples: number of samples read so far.
+        heard: results of the windows, in any order.
         steady: parts that sound like hum or noise, which are not recognised.
     """
 
@@ -107,10 +109,10 @@ class Reading:
 
 
 class AudioWindow(NamedTuple):
-    """A part of a source: (N,) samples, and where it is.
+    """A part of a source: its (N,) samples and its position.
 
     Attributes:
-        doubtful: whether its level is almost as steady as that of a noise.
+        doubtful: whether its level is almost as steady as the level of noise.
     """
 
     reading: Reading
@@ -139,30 +141,32 @@ def transcribe(
     written as soon as their file has been recognised.
 
     Args:
-        model: what recognises.
+        model: speech model.
         inputs: audio files, folders, glob patterns, or ``-`` for the bytes of a file on stdin; or
-            the sources that were found in them.
-        output_dir: folder for the transcripts, made when missing; without one nothing is written.
+            the result of ``asr.audio.sources.find``.
+        output_dir: folder for the transcripts, created if missing; None: nothing is written.
         formats: keys of ``asr.recognition.writers.FORMATS``; all but txt need a transducer or a
             CTC head.
-        recursive: look into the folders of folders too.
-        existing: transcripts that exist are errors of their inputs ("refuse"), are replaced
-            ("replace"), or are left ("skip"). They are left only if all formats exist and the json,
-            which must be one of them, names this very recording, model and search, so that a call
-            that was stopped can go on.
-        window_seconds: longer audio is cut, at the quietest point of the last third of a window;
-            not given: the longest utterance of the model's training, from 3 to 30 s.
-        batch_seconds: longest window times number of windows of a batch, at most.
-        min_confidence: words of a lower or unknown confidence are left out; a note counts them.
-        model_name: how the transcripts call the model, its folder for instance.
-        progress: show a progress bar on a terminal.
+        recursive: whether to read the folders within a folder, too.
+        existing: what to do with a file that has transcripts: report an error ("refuse"), replace
+            them ("replace"), or skip the file ("skip"). A file is skipped only if all formats exist
+            and its json, which must be one of them, names the same recording, model and search.
+        window_seconds: longest window in seconds; longer audio is cut at the quietest point of the
+            last third of a window. None: the length of the longest training utterance, within 3 to
+            30 s.
+        batch_seconds: largest batch, in seconds: length of the longest window times number of
+            windows.
+        min_confidence: words with a lower or unknown confidence are left out; a note gives their
+            number.
+        model_name: name of the model in the transcripts, for instance its folder.
+        progress: whether to show a progress bar on a terminal.
 
     Returns:
         One result per input file, in order.
 
     Raises:
-        ValueError: nothing to transcribe, what ``check_request`` refuses, times or confidences
-            asked of a model that cannot find them, or out of memory.
+        ValueError: there is nothing to transcribe, ``check_request`` refuses the options, the
+            model cannot give the times or confidences that are needed, or memory is too small.
         OSError: the folder cannot be written, or the disk is full.
     """
     if window_seconds is None:
@@ -196,11 +200,11 @@ def check_request(
     existing: Existing,
     min_confidence: float | None,
 ) -> None:
-    """Refuses what cannot be done with any model.
+    """Refuses options that are wrong for every model.
 
     Raises:
-        ValueError: an unknown format, no folder or json where one is needed, or a number out of
-            range.
+        ValueError: a format is unknown, a folder or the format json is missing, or a number is out
+            of range.
     """
     unknown = [kind for kind in formats if kind not in FORMATS]
     if unknown or not formats:

@@ -16,7 +16,7 @@ SHARED = {
     "decoder": ("decoder",),
     "search": ("search",),
 }
-# Parts that say where and from which random numbers a run was made, not what it is.
+# Keys that may differ between the seeds of one arm.
 INCIDENTAL = ("seed", "data.corpus")
 STATED = 3  # differing keys named in a sentence
 
@@ -24,9 +24,10 @@ Identities = dict[Path, dict[str, Any]]
 
 
 def identity(run: Run, checksums: dict[Any, str], by_budget: bool) -> dict[str, Any]:
-    """What must agree for a comparison, in words -> value; None is not known and agrees with all.
+    """The values that must agree for a comparison, by their names; None (unknown) agrees with all.
 
-    ``checksums`` gives the checksum of the test ids by the corpus' path, from any run that has it.
+    ``checksums`` gives the checksum of the test ids by the path of the corpus, from any run that
+    has it.
     """
     path = run.recipe.get("data.corpus")
     metrics = run.metrics or {}
@@ -48,10 +49,10 @@ class Arm:
     """Runs that differ in their seed only.
 
     Attributes:
-        failed: further seeds, whose runs failed: they have a cost and no error rate.
+        failed: runs of further seeds that failed; they have a cost, but no error rate.
 
     Raises:
-        ValueError: a seed is there twice, which would count as two.
+        ValueError: two runs have the same seed; they would count as two seeds.
     """
 
     label: str
@@ -74,8 +75,8 @@ class Group:
     """Runs that may be compared, as arms in the order given.
 
     Attributes:
-        separation: why these runs stand apart from the first group; empty for the first.
-        by_budget: whether runs of other budgets were put into groups of their own.
+        separation: reasons why these runs are not compared with the first group; empty for it.
+        by_budget: whether runs with different budgets are in different groups.
     """
 
     arms: list[Arm]
@@ -89,11 +90,11 @@ class Group:
 
 
 def group_runs(runs: Sequence[Run], by_budget: bool = False) -> list[Group]:
-    """Comparable runs together, largest group first; every other group says what differs.
+    """Groups of comparable runs, the largest first; each other group has its differences.
 
-    ``by_budget`` compares runs of one budget alone.
+    With ``by_budget``, only runs with the same budget are comparable.
     """
-    # For runs that were not evaluated and lost their corpus.
+    # The checksums are for runs that were not evaluated, if their corpus no longer exists.
     checksums = {run.recipe.get("data.corpus"): found for run in runs if (found := run.checksum)}
     identities = {run.path: identity(run, checksums, by_budget) for run in runs}
     groups: list[list[Run]] = []
@@ -113,13 +114,13 @@ def group_runs(runs: Sequence[Run], by_budget: bool = False) -> list[Group]:
 
 
 def _conflicts(a: Run, b: Run, identities: Identities) -> list[str]:
-    """Words of the identity in which two runs are known to differ."""
+    """Names of the values of ``identity`` that are known for both runs and differ."""
     left, right = identities[a.path], identities[b.path]
     return [w for w in left if None not in (left[w], right[w]) and left[w] != right[w]]
 
 
 def _separation(first: list[Run], group: list[Run], identities: Identities) -> list[str]:
-    """Sentences: which key differs, and both values."""
+    """One line per difference, with the key and both values."""
     pairs = ((a, b) for a in first for b in group)
     a, b = max(pairs, key=lambda pair: len(_conflicts(pair[0], pair[1], identities)))
     left, right = identities[a.path], identities[b.path]
@@ -141,9 +142,9 @@ def _separation(first: list[Run], group: list[Run], identities: Identities) -> l
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """The flat recipe without what is incidental, and what the run was trained on.
+    """The flat recipe without the keys ``INCIDENTAL``, and the checksum of the training data.
 
-    Equal for runs that differ in seed only.
+    The settings are equal for runs that differ only in their seed.
     """
     incidental = part(run.recipe, INCIDENTAL)
     own = {k: v for k, v in run.recipe.items() if k not in incidental}
@@ -151,7 +152,7 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def _arms(runs: list[Run]) -> list[Arm]:
-    """Runs with equal settings together, with the shortest labels that tell arms apart."""
+    """Arms of runs with equal settings, with the shortest labels that distinguish the arms."""
     together: dict[str, list[Run]] = {}
     for run in runs:
         together.setdefault(json.dumps(settings(run), sort_keys=True, default=str), []).append(run)

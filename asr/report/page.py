@@ -23,26 +23,25 @@ from asr.report.study_section import study_section
 
 SYNTHETIC = (
     "SYNTHETIC SPEECH: the utterances were spoken by a computer. The figures compare encoders on "
-    "this task; they say nothing about word error rates on people's speech."
+    "this task; they do not predict word error rates on human speech."
 )
 
 WORDS = (
     "Word error rate (WER): substituted, deleted and inserted words per reference word; can exceed "
     "100 %.",
     "Device-hours: hours from start to end by the clock, times the number of devices; set-up, "
-    "validation and checkpoints included.",
-    "Arm: what is compared, an encoder with its settings; its runs differ in the seed of their "
-    "random numbers alone.",
-    "Interval: made anew with other speakers and other seeds, 95 of 100 such intervals hold the "
-    "true value, or as many as the level beside it says; those of the cost to a WER hold it less "
-    "often, as is said there. A difference is called significant when its interval does not hold "
-    "0.",
-    "Equal cost: device-hours of training within 10 % of each other, without those of tuning.",
-    "Not enough evidence: the truth may be no difference or one that matters; measure more.",
+    "validation and checkpoints are included.",
+    "Arm: an encoder with its settings. The runs of an arm differ only in their random seed.",
+    "Interval: if the study were repeated with other speakers and seeds, 95 of 100 such intervals "
+    "would contain the true value (or the share given by the level beside the interval). Intervals "
+    "of the cost to a WER contain it less often, as noted there. A difference is significant if "
+    "its interval does not contain 0.",
+    "Equal cost: device-hours of training that differ by at most 10 %, without tuning.",
+    "Not enough evidence: the arms may be equal, or differ by an amount that matters.",
     "Censored: a run that stopped before it reached the target; it is counted, not dropped.",
     "Real-time factor: seconds of recognition (features, encoder and search with the decoder) per "
     "second of audio.",
-    "Pareto front: arms that no other beats in errors and costs at once.",
+    "Pareto front: arms that no other arm beats in both errors and costs.",
 )
 
 
@@ -185,9 +184,9 @@ class Page:
         alarms += [f"{run.path}: {run.stale}." for run in runs if run.stale]
         if self.study is not None and (lost := self.study.lost):
             alarms.append(
-                "FINAL RUNS FAILED and are in no error rate, so that their arms look better than "
-                "they are; in costs to a WER each counts as a run that never reached it, beside "
-                f"others of its arm (without any, the arm has no figures): {listed(lost)}."
+                "FINAL RUNS FAILED: they have no error rate, so that their arms look better than "
+                "they are. In the cost to a WER, each counts as a run that never reached it (an "
+                f"arm without any finished run has no figures): {listed(lost)}."
             )
         return alarms + ([SYNTHETIC] if any(run.synthetic for run in runs) else [])
 

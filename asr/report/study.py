@@ -219,12 +219,12 @@ def read_record(folder: Path) -> StudyRecord:
 
 
 def known_by_study(groups: Sequence[Group], study: StudyRecord) -> list[Group]:
-    """Groups whose arms know of their final runs that failed, and are called as the study does.
+    """Adds the failed final runs to the arms of the groups, and names the arms as the study does.
 
-    Its names stand beside those of encoders that several arms share.
+    If several arms share an encoder, the name of the arm follows the name of the encoder.
 
-    A failure may have left nothing to tell its arm by, so that it goes with the study's other runs
-    of that arm and budget; where there are none, there is no arm.
+    A failed run may have no recipe, so it is added to the other runs of the same arm and budget. If
+    there are none, it is added to no arm.
     """
     finals = [row for row in study.rows if row["role"] == "final"]
     of_run = {study.run_folder(row).resolve(): (row["arm"], row["budget"]) for row in finals}

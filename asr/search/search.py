@@ -20,12 +20,12 @@ CTC_WEIGHT = 0.3  # of attention decoders with a CTC head (Watanabe et al. 2017)
 
 @dataclass(frozen=True)
 class Searcher:
-    """How decoders of one kind are searched.
+    """The search algorithms for decoders of one kind.
 
     Attributes:
         beam: (decoder, encoded, lengths, rules, language model) -> hypotheses; see ``Search``.
-        greedy: (decoder, encoded, lengths) -> hypotheses; None: a beam of one.
-        own: options of ``Beam`` that no other kind has, and how they are told where they belong.
+        greedy: (decoder, encoded, lengths) -> hypotheses; None: a beam search with a beam of 1.
+        own: options of ``Beam`` for this kind only, and the name of the kind in error messages.
     """
 
     beam: Callable[..., list[list[Hypothesis]]]
@@ -33,7 +33,7 @@ class Searcher:
     own: Mapping[str, str] = field(default_factory=dict)
 
 
-# By ``Decoder.searcher``: token by token, frame by frame, along the lattice.
+# By ``Decoder.searcher``. The searches advance by tokens, by frames, and along the lattice.
 SEARCHERS = {
     "attention": Searcher(attention.search, own={"ctc_weight": "attention decoders"}),
     "ctc": Searcher(ctc.search, ctc.greedy),
@@ -47,10 +47,10 @@ class Search(ABC):
     """From encoder frames to hypotheses. Subclasses are final.
 
     Attributes:
-        lm_weight: of the language model; 0: it is called without one.
-        ranges: what ``asr tune-decoding`` draws uniformly, lowest and highest; empty: it tunes
-            ``Beam`` instead.
-        beams: the values of ``beam`` that it tries.
+        lm_weight: weight of the language model; at 0 the search is called without one.
+        ranges: lowest and highest value of each option that ``asr tune-decoding`` draws uniformly;
+            if empty, it tunes ``Beam`` instead.
+        beams: values of ``beam`` that ``asr tune-decoding`` tries.
     """
 
     lm_weight: float = 0.0
@@ -67,8 +67,8 @@ class Search(ABC):
     ) -> list[list[Hypothesis]]:
         """(B, S, D), (B,) -> the hypotheses of each utterance, at least one, best first.
 
-        They are distinct and do not depend on what an utterance is batched with. An utterance
-        without frames has the empty hypothesis.
+        The hypotheses are distinct and do not depend on the other utterances of the batch. An
+        utterance without frames has the empty hypothesis.
 
         Raises:
             ValueError: decoder, language model and options do not fit together, or scores are NaN.
@@ -76,7 +76,7 @@ class Search(ABC):
 
     @classmethod
     def tuned(cls, decoder: Decoder, language_model: LanguageModel | None) -> list[str]:
-        """The keys of ``ranges`` that this decoder leaves a choice of."""
+        """The keys of ``ranges`` that apply to this decoder and language model."""
         return list(cls.ranges)
 
     def __repr__(self) -> str:
@@ -131,7 +131,7 @@ class Beam(Search):
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
         "ctc_weight": (0.0, 0.7),
         "lm_weight": (0.0, 1.0),
-        # Of the lm_weight that is drawn, for which the internal language model makes room.
+        # As a share of the lm_weight that is drawn.
         "internal_lm_weight": (0.0, 0.7),
         "length_bonus": (-0.5, 2.0),
     }
@@ -208,10 +208,10 @@ def _checked_share(ctc_weight: float | None) -> float | None:
 
 
 def _searcher(decoder: Decoder, **options: float | None) -> tuple[Searcher, float]:
-    """How to search this decoder, and the share of CTC beside it.
+    """The search algorithms for this decoder, and the weight of CTC.
 
     Raises:
-        ValueError: an option is set that is for decoders of another kind.
+        ValueError: an option is set that applies only to decoders of another kind.
     """
     searcher = SEARCHERS[decoder.searcher]
     for other in SEARCHERS.values():

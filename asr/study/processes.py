@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import Any
 
 POLL_SECONDS = 0.05
-# What every run imports: seconds of a processor, and longer on a machine with much installed.
+# Modules that every run imports; the import takes seconds of processor time.
 IMPORTED = ["asr.cli", "asr.training.run", "asr.recognition.evaluate"]
 
 
 class Children:
-    """Runs ``asr VERB ...`` in processes that are forked from one that has imported everything.
+    """Runs ``asr VERB ...`` in processes forked from one process that has imported all modules.
 
-    So the imports are paid once for a study and not by each of its runs. Each is a session of its
-    own: a Ctrl-C of the terminal is ours to pass on. Otherwise each would hear it twice, and a
-    second signal ends a run without saving.
+    The modules are thus imported once per study instead of once per run. Each process has a session
+    of its own, so that only this process gets Ctrl-C from the terminal and passes it on. Otherwise
+    each run would get the signal twice, and a second signal ends a run without saving.
     """
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(IMPORTED)
         self._running: set[ForkServerProcess] = set()
-        # Of all that is asked of a process: two threads that wait for one would share its status.
+        # Guards all calls on a process: of two threads that wait for it, only one gets its status.
         self._lock = threading.Lock()
-        self.stopped = False  # whether all were told to end; none is started any more
+        self.stopped = False  # whether all processes were stopped; then no process is started
 
     def __call__(
         self,
@@ -44,13 +44,14 @@ class Children:
         """Starts a process and waits for its end.
 
         Args:
-            arguments: of ``asr``, the verb first.
-            log: file that the output is added to.
-            environment: of the process.
-            held: file descriptors of locks, which the process holds as long as it lives.
+            arguments: arguments of ``asr``, beginning with the verb.
+            log: file to which the output is appended.
+            environment: environment variables of the process.
+            held: file descriptors of locks, which the process holds until it ends.
 
         Returns:
-            Exit status, negative where a signal killed it; 143 when told to stop before.
+            Exit status; negative if a signal killed the process, 143 if it was not started because
+            all processes were stopped.
         """
         with self._lock:
             if self.stopped:

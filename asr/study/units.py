@@ -24,25 +24,28 @@ from asr.text.scoring import ranked
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # of a run that a signal killed: it goes on from its checkpoint
+ATTEMPTS = 3  # number of times that a run is started if a signal kills it; it resumes
 COSTS = ("device_hours", "train_flops", "audio_hours", "updates", "energy_joules")
-KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # saved and left when told to
+KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses of runs that were stopped
 
 
 def perform(
     unit: Unit, study: Study, folder: Path, study_sha256: str, runner: Children, **options: Any
 ) -> list[dict[str, Any]] | None:
-    """Trains and, if final, evaluates once; the rows of its ``result.json``, None if told to stop.
+    """Trains the unit and, if it is a final run, evaluates it once.
 
-    A failure is a result: it has a reason and a cost, and is not tried again by itself.
+    A failure is also a result, with a reason and a cost; it is not repeated automatically.
 
     Args:
-        unit: what to do.
-        study: as read from its file.
-        folder: of the study.
-        study_sha256: of the file under which the result is made.
-        runner: what carries out ``asr train`` and ``asr evaluate``.
+        unit: the trial or final run.
+        study: the study.
+        folder: folder of the study.
+        study_sha256: checksum of the registered study file.
+        runner: runs ``asr train`` and ``asr evaluate``.
         options: environment and locks of the processes, see ``Children``.
+
+    Returns:
+        The rows of ``result.json``; None if the unit was stopped.
     """
     place = folder / unit.folder
     place.mkdir(parents=True, exist_ok=True)
@@ -51,7 +54,7 @@ def perform(
     verbs = [["train", str(place / "recipe.yaml"), "--run", str(place / "run")]]
     metrics = place / "run" / "evaluations" / study.split / "metrics.json"
     if unit.role == "final" and not metrics.is_file():
-        # The class of an encoder of one's own was named in the study's file.
+        # A class of one's own is allowed because the study file names it.
         evaluated = ["evaluate", str(place / "run"), "--split", study.split, "--allow-code"]
         verbs.append(evaluated)
     reason = ""

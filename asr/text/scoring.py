@@ -14,7 +14,7 @@ CHARACTERS_PER_SPACE = 20
 
 
 class Alignment(NamedTuple):
-    """One reference against one hypothesis, in the literature's counts."""
+    """The numbers of edits between one reference and one hypothesis."""
 
     substitutions: int
     deletions: int
@@ -42,12 +42,12 @@ def telling_metric(references: Sequence[str]) -> str:
 
 
 def ranked(rates: Mapping[str, float | None], metric: str) -> tuple[float, float]:
-    """The rate of this metric, then that of the other, which breaks ties; lower is better."""
+    """The rate of this metric, then the other rate to break ties; lower is better."""
     wer, cer = (math.inf if (rate := rates.get(name)) is None else rate for name in ("wer", "cer"))
     return (cer, wer) if metric == "cer" else (wer, cer)
 
 
-Edits = Iterator[tuple[str, list[str], list[str]]]  # kind, words of the reference and of the other
+Edits = Iterator[tuple[str, list[str], list[str]]]  # kind, reference words, hypothesis words
 CONFUSIONS = {"substitute": "substitutions", "delete": "deletions", "insert": "insertions"}
 
 
@@ -69,7 +69,7 @@ def _edits(references: Sequence[str], hypotheses: Sequence[str]) -> Iterator[Edi
 def align(
     references: Sequence[str], hypotheses: Sequence[str]
 ) -> tuple[list[Alignment], dict[str, list[list[Any]]]]:
-    """Word alignment of each pair, and the commonest confusions of all.
+    """The word alignment of each pair, and the most frequent confusions over all pairs.
 
     Raises:
         ValueError: the lists differ in length.
@@ -92,7 +92,7 @@ def align(
 
 
 def hits(references: Sequence[str], hypotheses: Sequence[str]) -> list[list[bool]]:
-    """For each word of each hypothesis, whether the alignment of ``align`` makes it a hit."""
+    """For each word of each hypothesis, whether ``align`` counts it as a hit."""
     return [
         [kind == "equal" for kind, _, after in edits for _ in after]
         for edits in _edits(references, hypotheses)
@@ -100,12 +100,12 @@ def hits(references: Sequence[str], hypotheses: Sequence[str]) -> list[list[bool
 
 
 def pooled(alignments: Iterable[Alignment]) -> Alignment:
-    """Sums of counts; a rate is one of them divided by another, once, at the end."""
+    """The sums of the counts over utterances; rates are computed from these sums."""
     return Alignment(*map(sum, zip(Alignment(0, 0, 0, 0), *alignments, strict=True)))
 
 
 def characters(references: Sequence[str], hypotheses: Sequence[str]) -> Alignment:
-    """Pooled edit operations on characters, the space between words being one."""
+    """The summed edits of characters; a space between words is a character."""
     if not references:
         return Alignment(0, 0, 0, 0)
     result = jiwer.process_characters([*map(spaced, references)], [*map(spaced, hypotheses)])
@@ -117,11 +117,11 @@ def score(
 ) -> dict[str, Any]:
     """Pooled WER and CER with their counts, and the share of sentences with an error.
 
-    Rates are sum of errors / sum of reference words over the whole list, never a mean of rates, and
-    may exceed 1. What a hypothesis says where its reference is empty counts as insertions.
+    A rate is the sum of errors divided by the sum of reference words over the whole list, and may
+    exceed 1. The words of a hypothesis with an empty reference count as insertions.
 
     Raises:
-        ValueError: no reference holds a word.
+        ValueError: no reference has a word.
     """
     words, letters = pooled(alignments), characters(references, hypotheses)
     if not words.words:
@@ -139,10 +139,10 @@ def score(
 
 
 def percent(rate: float | None) -> str:
-    """A rate as people read it."""
+    """A rate in percent with two decimals, or a dash for None."""
     return "-" if rate is None else f"{100 * rate:.2f} %"
 
 
 def spaced(text: str) -> str:
-    """In Unicode's composed form (NFC), with one space between words, where jiwer splits."""
+    """The text in Unicode NFC, with one space between words, at which jiwer splits."""
     return " ".join(unicodedata.normalize("NFC", text).split())

@@ -24,9 +24,9 @@ ENDLESS = 10**12  # batches; more than any run has, and exact when summed over r
 
 
 class Loader:
-    """Batches for a Trainer, which can time how long it waits for them.
+    """Batches for a Trainer; reports the time that the Trainer waits for them.
 
-    It has a length, since Lightning fetches every batch one ahead without one.
+    It has a length, because without a length Lightning fetches each batch one step too early.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Loader:
         length: int,
         enter: Callable[[str], object] = lambda phase: None,
     ) -> None:
-        """``enter`` is told the phase on which time is spent from now on: data_wait or step."""
+        """``enter`` is called with the phase that begins: data_wait or step."""
         self.batches, self.length, self.enter = batches, length, enter
 
     def __len__(self) -> int:
@@ -60,11 +60,11 @@ class StreamDataModule(L.LightningDataModule):
     Use it with ``Trainer(use_distributed_sampler=False)``: the batches of a rank are chosen here.
 
     Attributes:
-        source: the training and validation data, once they are set up.
-        tokenizer: that of the model, once the data are set up.
-        position: batches that all ranks together have trained on. The state of the data.
+        source: training and validation data, after ``setup``.
+        tokenizer: tokenizer of the model, after ``setup``.
+        position: number of batches that all ranks together have trained on; the state to resume.
         window: position at the end of the last update.
-        enter: told the phase on which time is spent from now on: data_wait or step.
+        enter: called with the phase that begins: data_wait or step.
     """
 
     source: SpeechData | TextData
@@ -96,7 +96,7 @@ class StreamDataModule(L.LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
     def train_dataloader(self) -> Loader:
-        """Endless. A new iteration begins at ``position``."""
+        """The endless training batches; a new iteration begins at ``position``."""
         place = self._place()
         return Loader(
             lambda: self.source.train_batches(self.position, *place),
@@ -105,9 +105,9 @@ class StreamDataModule(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> Loader:
-        """The validation split: as many batches for every rank, the last of which may be None.
+        """The validation batches; each rank has the same number, and the last one may be None.
 
-        DDP synchronises buffers before each step, of validation as well.
+        The number must be equal, because DDP synchronises buffers before each validation step.
         """
         rank, ranks = self._place()
         length = -(-len(self.source.validation_rows()) // ranks)
@@ -119,12 +119,12 @@ class StreamDataModule(L.LightningDataModule):
         return Loader(batches, length)
 
     def share_of_update(self, count: Tensor) -> Tensor:
-        """What the next batch of all ranks has of the tokens of the whole update, ().
+        """The share () of the tokens of an update that are in the next batch of all ranks.
 
         Args:
-            count: () of a term of the loss in that batch. A term that counts ends of sentences as
-                well as tokens has its share by both. Terms that count frames, or leave out
-                utterances, have the share of the batch's tokens.
+            count: () count of a term of the loss in that batch. If the term counts tokens and ends
+                of sentences, the share is that of both. If it counts frames or leaves out
+                utterances, the share is that of the tokens.
         """
         assert self.trainer is not None
         ranks = self.trainer.world_size
@@ -141,11 +141,11 @@ class StreamDataModule(L.LightningDataModule):
         return share.masked_fill(count == tokens + ends, with_ends)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands in the stream."""
+        """The position in the stream of batches."""
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up the stream there. The number of ranks may be another one."""
+        """Continues the stream at that position; the number of ranks may have changed."""
         self.position = self.window = state["position"]
 
 

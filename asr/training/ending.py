@@ -29,8 +29,8 @@ class SignalCallback(L.Callback):
         """Saves and ends the process if rank 0 got a signal.
 
         Raises:
-            SystemExit: 128 plus the signal; 0 on other ranks, whose launcher would otherwise kill
-                the first one.
+            SystemExit: 128 plus the signal on rank 0. Other ranks exit with 0, because the launcher
+                would otherwise kill rank 0.
         """
         if not module.update_ended:
             return
@@ -40,17 +40,17 @@ class SignalCallback(L.Callback):
         name = signal.Signals(number).name
         self.account.write(trainer, module, "end", reason=f"told to end by {name}")
         updates = module.progress.updates
-        log.info("%s: saved at update %d; the same command goes on from there", name, updates)
+        log.info("%s: saved at update %d; the same command continues from there", name, updates)
         raise SystemExit(128 + number if trainer.is_global_zero else 0)
 
     def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
-        """A second Ctrl-C ends it at once; Lightning would make a status of 1 of it."""
+        """Ends the process at a second Ctrl-C; Lightning would exit with status 1."""
         if isinstance(exception, KeyboardInterrupt):
             raise exception
 
 
 class BudgetCallback(L.Callback):
-    """Ends a run when its budget is spent; the last validation has its share of the budget."""
+    """Ends a run when its budget is spent; the budget includes the last validation."""
 
     def __init__(self, account: LedgerCallback) -> None:
         self.account, self.reason = account, "a callback stopped the run"
@@ -60,11 +60,11 @@ class BudgetCallback(L.Callback):
         self._check(trainer, module)
         if trainer.should_stop and module.progress.updates:
             log.warning(
-                "%s before: nothing is left to train; raise the budget to go on", self.reason
+                "%s before: nothing is left to train; raise the budget to continue", self.reason
             )
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
-        """Looks after each update. Lightning validates at once when it should stop."""
+        """Checks the budget after each update; Lightning validates before it stops."""
         if module.update_ended:
             self._check(trainer, module)
 

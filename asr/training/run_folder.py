@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 AnyRecipe = Recipe | LanguageModelRecipe
 
 FORMAT = 2  # of run folders; 1 had no number
-# What may change when a run goes on: its batches and their order do not depend on these keys.
-# A corpus may move, see ``_check_rows``.
+# Keys that may change when a run is resumed, because its batches do not depend on them. The corpus
+# may be in another folder, see ``_check_rows``.
 FREE: tuple[str, ...] = ("budget.", "trainer.", "data.corpus:")
 FREE += ("data.num_workers:", "data.cache_gib:", "data.device_cache:")
 BEGINNINGS = (".lock", "recipe.yaml", "heartbeat.json", "environment.json", "ledger.jsonl")
@@ -43,13 +43,14 @@ def run_name(recipe_file: Path, overrides: list[str], recipe: AnyRecipe) -> str:
 
 @contextlib.contextmanager
 def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
-    """The folder is this recipe's and this process'; an error before a result leaves it as it was.
+    """Reserves the folder for this recipe and this process.
 
-    If a new folder stayed, the recipe once corrected would be refused as another one.
+    If an error occurs before the run has a result, the folder is restored. Otherwise a corrected
+    recipe would be refused as a different one.
 
     Raises:
-        ValueError: it holds a run of another recipe, something else, or is in use.
-        OSError: it cannot be written.
+        ValueError: the folder holds a run of another recipe or other files, or is in use.
+        OSError: the folder cannot be written.
     """
     path = folder / "recipe.yaml"
     with new_folder(folder), locked(folder / ".lock"):
@@ -73,14 +74,14 @@ def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
 
 
 def _results(folder: Path) -> list[int]:
-    """When each of them changed."""
+    """The modification times of the files in ``RESULTS``, in nanoseconds."""
     return [path.stat().st_mtime_ns for name in RESULTS if (path := folder / name).exists()]
 
 
 def check_folder(recipe: AnyRecipe, folder: Path) -> None:
-    """Refuses a folder of another recipe; the keys in ``FREE`` may change when a run goes on.
+    """Refuses a folder of another recipe; the keys in ``FREE`` may change when a run is resumed.
 
-    A corpus may move if it holds the same rows.
+    The corpus may be in another folder if it holds the same rows.
 
     Raises:
         ValueError: the folder holds a run of another recipe or corpus, or something else.
@@ -110,7 +111,7 @@ def _check_rows(corpus: str, earlier: str, folder: Path) -> None:
         trained = json.loads((folder / "ledger.json").read_text())["corpus"]
         splits = read_corpus(corpus)["splits"]
     except (OSError, ValueError, KeyError):
-        return  # nothing is trained yet; or training will tell what is wrong with the corpus
+        return  # nothing is trained yet, or the training reports the error of the corpus
     moved = f"data.corpus: was {earlier}, is now {corpus}" if corpus != earlier else ""
     why = [moved] * bool(moved)
     for split, checksum in trained["rows_sha256"].items():
@@ -123,24 +124,24 @@ def _check_rows(corpus: str, earlier: str, folder: Path) -> None:
         changed = f"the data changed since the run began ({'; '.join(why)})"
         raise ValueError(f"{folder}: {changed}; restore it, or choose another --run")
     if moved:
-        log.info("%s, which holds the same rows; the run goes on", moved)
+        log.info("%s, which holds the same rows; the run continues", moved)
 
 
 def finished(recipe: AnyRecipe, folder: Path) -> dict[str, Any] | None:
-    """The last line of the ledger of a run that has spent this very budget.
+    """The last line of the ledger if the run is finished with this budget; otherwise None.
 
     Raises:
-        ValueError: it is a run of another recipe.
+        ValueError: the folder holds a run of another recipe.
     """
     try:
         line = json.loads((folder / "ledger.json").read_text())
         same = strict_yaml.load_file(folder / "recipe.yaml")["budget"] == strict_yaml.tree_of(
             recipe.budget
         )
-    except (OSError, ValueError):  # no run, or one whose files a person must look at
+    except (OSError, ValueError):  # no run, or damaged files, which the training reports
         return None
     if not (line["finished"] and same):
         return None
     check_folder(recipe, folder)
-    log.info("%s is finished (%s); raise the budget to go on", folder, line["reason"])
+    log.info("%s is finished (%s); raise the budget to continue", folder, line["reason"])
     return line

@@ -31,26 +31,26 @@ MULTIPLE_SECONDS = 0.64  # on a GPU batches are padded to a multiple of these
 
 
 class SpeechModule(Task):
-    """A speech recogniser that is trained by a recipe, or was.
+    """A speech recogniser with the recipe of its training.
 
-    Every random number is a function of the recipe's seed and of the batch's position in the
-    stream, so that a resumed run needs no generator's state.
+    Every random number is a function of the seed and of the position of the batch in the stream, so
+    that a resumed run does not need the state of a random generator.
 
     Attributes:
-        augmentation: of the waveforms and features.
-        search: how hypotheses are found in validation.
-        shapes: what batches are filled up to, where the model is compiled.
-        computed: the size of the last batch, padding included.
+        augmentation: augmentation of the waveforms and features.
+        search: search of the validation.
+        shapes: shapes to which batches are padded if the model is compiled; otherwise None.
+        computed: size of the last batch, including padding.
     """
 
     model: SpeechModel
 
     def __init__(self, recipe: Recipe, model: SpeechModel | None = None) -> None:
-        """Without a model, one is built by the recipe when a Trainer has set up the data.
+        """Makes the module; without a model, the Trainer builds one after it has set up the data.
 
         Args:
-            recipe: of the training.
-            model: a trained one.
+            recipe: recipe of the training.
+            model: trained model to continue with.
         """
         super().__init__(recipe)
         self.recipe: Recipe = recipe
@@ -66,10 +66,10 @@ class SpeechModule(Task):
     def load(cls, path: str | Path) -> "SpeechModule":
         """The best model of a run folder, or a model folder, with the recipe of its training.
 
-        It is validated with the search that is saved with it, as ``asr evaluate`` does.
+        Validation uses the search that is saved with the model, like ``asr evaluate``.
 
         Raises:
-            ValueError: no model there, or it does not say how it was trained.
+            ValueError: there is no model, or it has no recipe of its training.
         """
         model = load_model(path)
         if "recipe" not in model.summary:

@@ -154,7 +154,7 @@ def test_a_final_run_that_failed_never_reaches_a_target_and_its_cost_is_the_stud
     assert "3 of 3 seeds" in row.split(" | ")[2]
     assert "A run that failed before the target counts as one that never reached it" in page
     assert "| seeds that failed | 1, 2 | none |" in page
-    assert "in costs to a WER each counts as a run that never reached it" in page
+    assert "In the cost to a WER, each counts as a run that never reached it" in page
     study = read_record(folder)
     (group,) = known_by_study(group_runs([read_run(run) for run in study.final_runs]), study)
     assert [run.totals["device_hours"] for run in group.arms[0].failed] == [0.05, 0.05]
