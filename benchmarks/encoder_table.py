@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from asr.files import write
-from asr.recipe.catalogue import build
+from asr.recipe.catalogue import build_part
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "encoders"
 SIZES = ("tiny", "small", "base", "large")
@@ -28,7 +28,7 @@ computed depends on the audio (`universal`, `hierarchical-gated`). Look-ahead: e
 def row(path: Path) -> dict[str, Any]:
     """What the table says about one recipe."""
     with torch.device("meta"):  # shapes and counts without memory
-        encoder = build(path)
+        encoder = build_part(path)
     name, size = path.stem.rsplit("-", 1)
     behind = encoder.chunk // encoder.stride - 1
     return {

@@ -176,16 +176,16 @@ class Bench(L.Callback):
 
     def timed(self, number: int) -> Row:
         """Cost of so many updates from the ledger, which begins with them."""
-        before = self.ledger.line("before", float)
+        before = self.ledger.line("before")
         taken = self.updates(number)
-        after = self.ledger.line("after", float)
+        after = self.ledger.line("after")
         wait, step = (
             after["seconds"][phase] - before["seconds"][phase] for phase in ("data_wait", "step")
         )
         heard, flops = (after[key] - before[key] for key in ("audio_seconds", "train_flops"))
         joules = [line["energy_joules"] for line in (before, after)]
         metered = None not in joules
-        peak = self.ledger.peak
+        peak = self.ledger.peak_flops
         return {
             "update_seconds": taken,
             "audio_seconds": heard,

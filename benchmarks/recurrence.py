@@ -4,7 +4,7 @@ python -m benchmarks.recurrence --device cuda --output runs/recurrence.json
 
 - packed: both directions in one call over a packed sequence, as torch offers it.
 - one call: both directions over padded frames, without regard for their lengths.
-- silent: the same, but that padding leaves a zero state at zero (asr/encoders/silent.py).
+- padded: the same, but padding leaves a zero state at zero (asr/kernels/padded_cudnn.py).
 - twice: a call for each direction, the backward one over utterances reversed in their lengths.
 - forward alone: one direction over padded frames.
 
@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from asr.kernels.cudnn_rules import NAMES
 from asr.kernels.low_precision import narrow
-from asr.kernels.padded_cudnn import silent
+from asr.kernels.padded_cudnn import cudnn_padded
 from asr.kernels.permute import Permute, reversal
 from asr.metering.environment import environment
 from asr.metering.precision import allow_tf32
@@ -49,7 +49,7 @@ def ways(dim: int, cells: int, lengths: Tensor, dtype: torch.dtype) -> dict[str,
     alone = nn.LSTM(dim, cells, batch_first=True).to(device)
     if dtype != torch.float32:
         return {
-            "silent": lambda x: narrow(both, x, lengths, dtype, twice=False),
+            "padded": lambda x: narrow(both, x, lengths, dtype, twice=False),
             "twice": lambda x: narrow(both, x, lengths, dtype, twice=True),
             "forward alone": lambda x: narrow(alone, x, lengths, dtype, twice=True),
         }
@@ -67,7 +67,7 @@ def ways(dim: int, cells: int, lengths: Tensor, dtype: torch.dtype) -> dict[str,
     return {
         "packed": packed,
         "one call": lambda x: both(x)[0],
-        "silent": lambda x: silent(both, x, lengths),
+        "padded": lambda x: cudnn_padded(both, x, lengths),
         "twice": twice,
         "forward alone": lambda x: alone(x)[0],
     }

@@ -114,7 +114,7 @@ def transcripts(model: SpeechModel, encoded: Sequence[Tensor], max_frames: int) 
     for batch in bucket([len(y) for y in encoded], max_frames):
         lengths = torch.tensor([len(encoded[i]) for i in batch], device=model.device)
         padded = pad_sequence([encoded[i] for i in batch], batch_first=True)  # (B, S, D)
-        best = search_frames(model, Encoded(padded, lengths), by=greedy(model.search))
+        best = search_frames(model, Encoded(padded, lengths), search=greedy(model.search))
         found |= {i: model.text(one) for i, one in zip(batch, best, strict=True)}
     return [found[i] for i in range(len(encoded))]
 

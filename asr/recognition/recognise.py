@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SMALLER = "take smaller batches"
-
 
 @dataclass
 class Encoded:
@@ -64,7 +62,7 @@ class Recognised(NamedTuple):
 def recognise(
     model: "SpeechModel",
     waves: Sequence[np.ndarray],
-    remedy: str = SMALLER,
+    remedy: str | None = None,
     *,
     words: bool = False,
 ) -> Recognised:
@@ -73,7 +71,8 @@ def recognise(
     Args:
         model: in eval mode.
         waves: (N,) float32 samples of each utterance at the model's rate.
-        remedy: what to lower where the memory of the device is too small.
+        remedy: what to lower where the memory of the device is too small; None where a caller has
+            its own ``enough_memory``.
         words: whether to find the times and confidences of words.
 
     Raises:
@@ -88,7 +87,7 @@ def recognise(
 
 @torch.inference_mode()
 def encode_waves(
-    model: "SpeechModel", waves: Sequence[np.ndarray], remedy: str = SMALLER
+    model: "SpeechModel", waves: Sequence[np.ndarray], remedy: str | None = None
 ) -> Encoded:
     """(N,) samples of each utterance -> encoder frames; see ``recognise``."""
     with enough_memory(model.device, remedy):
@@ -100,7 +99,7 @@ def encode_waves(
 
 @torch.inference_mode()
 def encode_padded(
-    model: "SpeechModel", waves: Tensor, lengths: Tensor, remedy: str = SMALLER
+    model: "SpeechModel", waves: Tensor, lengths: Tensor, remedy: str | None = None
 ) -> Encoded:
     """(B, N) samples on the device of the model, (B,) -> encoder frames."""
     seconds: dict[str, float] = {}
@@ -110,16 +109,16 @@ def encode_padded(
 
 @torch.inference_mode()
 def search_frames(
-    model: "SpeechModel", encoded: Encoded, remedy: str = SMALLER, by: Search | None = None
+    model: "SpeechModel", encoded: Encoded, remedy: str | None = None, search: Search | None = None
 ) -> list[Hypothesis]:
     """The best hypothesis of each utterance, by the model's own search or the one given."""
     frames, lengths = encoded.frames, encoded.lengths
     with _timed(model.device, encoded.seconds, "search", remedy):
-        if by is None:
+        if search is None:
             n_best = model.decode(frames, lengths)
         else:
-            language_model = model.language_model if by.lm_weight else None
-            n_best = by(model.decoder, frames, lengths, language_model)
+            language_model = model.language_model if search.lm_weight else None
+            n_best = search(model.decoder, frames, lengths, language_model)
         return [hypotheses[0] for hypotheses in n_best]
 
 
@@ -128,7 +127,7 @@ def locate_words(
     model: "SpeechModel",
     encoded: Encoded,
     best: Sequence[Hypothesis],
-    remedy: str = SMALLER,
+    remedy: str | None = None,
 ) -> list[list[Word]]:
     """The words of hypotheses with their times; only for a model whose decoder ``aligns``."""
     with _timed(model.device, encoded.seconds, "alignment", remedy):
@@ -140,7 +139,7 @@ def locate_words(
 
 @contextlib.contextmanager
 def _timed(
-    device: torch.device, seconds: dict[str, float], step: str, remedy: str
+    device: torch.device, seconds: dict[str, float], step: str, remedy: str | None
 ) -> Iterator[None]:
     """Notes the seconds of a step from when the device is idle until it is idle again."""
     with enough_memory(device, remedy):

@@ -142,11 +142,11 @@ def tune_decoding(
 
     def attempt(options: dict[str, Any]) -> tuple[Trial, dict[int, Hypothesis]]:
         began = time.perf_counter()
-        by = kind(**options)
+        search = kind(**options)
         found: dict[int, Hypothesis] = {}
         for batch, frames in encoded:
             beam_is = f"{lower}, or the beam, which is {options['beam']}"
-            best = search_frames(model, frames, beam_is, by)
+            best = search_frames(model, frames, beam_is, search)
             found |= zip(batch, best, strict=True)
         texts = [data.normalise(model.text(found[i])) for i in numbers]
         total = pooled(align(references, texts)[0])
@@ -213,7 +213,7 @@ def _calibrate(
         return None
     words: dict[int, list[Word]] = {}
     for batch, frames in encoded:
-        found = locate_words(model, frames, [hypotheses[i] for i in batch])
+        found = locate_words(model, frames, [hypotheses[i] for i in batch], "lower batch_seconds")
         words |= zip(batch, found, strict=True)
     judgement = judged([words[i] for i in sorted(words)], references, normalise)
     confidences, correct = judgement.confidences, judgement.correct

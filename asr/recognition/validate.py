@@ -15,7 +15,7 @@ from asr.text.scoring import align, characters, pooled
 
 
 @torch.inference_mode()
-def try_search(by: Search, model: SpeechModel) -> None:
+def try_search(search: Search, model: SpeechModel) -> None:
     """Searches one frame of nothing: whether search and decoder fit shows before training.
 
     Raises:
@@ -23,7 +23,7 @@ def try_search(by: Search, model: SpeechModel) -> None:
     """
     frame = torch.zeros(1, 1, model.encoder.dim, device=model.device)
     search_frames(
-        model, Encoded(frame, torch.ones(1, dtype=torch.int64, device=model.device)), by=by
+        model, Encoded(frame, torch.ones(1, dtype=torch.int64, device=model.device)), search=search
     )
 
 
@@ -35,14 +35,14 @@ class Validation:
         references, hypotheses: transcripts, in the order of the batches.
     """
 
-    def __init__(self, model: SpeechModel, by: Search) -> None:
+    def __init__(self, model: SpeechModel, search: Search) -> None:
         """Begins with nothing.
 
         Args:
             model: in eval mode.
-            by: how hypotheses are found.
+            search: how hypotheses are found.
         """
-        self.model, self.by = model, by
+        self.model, self.search = model, search
         self.weights: dict[str, float] = {}
         self.references: list[str] = []
         self.hypotheses: list[str] = []
@@ -57,7 +57,7 @@ class Validation:
             encoded = encode_padded(model, batch.waves, batch.wave_lengths)
         labels = batch.tokens, batch.token_lengths
         loss = model.decoder.loss(encoded.frames, encoded.lengths, *labels)
-        best = search_frames(model, encoded, by=self.by)
+        best = search_frames(model, encoded, search=self.search)
         self._unfinished += sum(not hypothesis.finished for hypothesis in best)
         self.references += batch.texts
         self.hypotheses += [model.text(hypothesis) for hypothesis in best]

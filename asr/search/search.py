@@ -190,7 +190,7 @@ class Beam(Search):
     @classmethod
     def tuned(cls, decoder: Decoder, language_model: LanguageModel | None) -> list[str]:
         """See ``Search.tuned``."""
-        own = SEARCHERS[decoder.searcher].own
+        own = _searcher_of(decoder).own
         keys = ["length_bonus"]
         keys += ["ctc_weight"] if "ctc_weight" in own and decoder.has_ctc() else []
         if language_model is not None:
@@ -207,13 +207,25 @@ def _checked_share(ctc_weight: float | None) -> float | None:
     return ctc_weight
 
 
+def _searcher_of(decoder: Decoder) -> Searcher:
+    """The searcher that the decoder names.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if decoder.searcher not in SEARCHERS:
+        name = f"{type(decoder).__name__}.searcher"
+        raise ValueError(f"{name} {decoder.searcher!r}: expects {', '.join(SEARCHERS)}")
+    return SEARCHERS[decoder.searcher]
+
+
 def _searcher(decoder: Decoder, **options: float | None) -> tuple[Searcher, float]:
     """The search algorithms for this decoder, and the weight of CTC.
 
     Raises:
         ValueError: an option is set that applies only to decoders of another kind.
     """
-    searcher = SEARCHERS[decoder.searcher]
+    searcher = _searcher_of(decoder)
     for other in SEARCHERS.values():
         for name, kind in other.own.items():
             if options.get(name) is not None and name not in searcher.own:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import threading
 import time
@@ -84,7 +85,10 @@ class Children:
         """SIGKILL to all that have not ended: they go on from their last checkpoint."""
         with self._lock:
             for process in self._running:
-                process.kill()
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)  # with the other ranks of its run
+                except ProcessLookupError:  # it has not yet begun a group of its own
+                    process.kill()
 
 
 class Held:

@@ -1,0 +1,16 @@
+"""The benchmarks can be imported: what they name in ``asr`` is there."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+NAMES = [path.stem for path in (Path(__file__).parents[1] / "benchmarks").glob("*.py")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_imports(name):
+    try:
+        importlib.import_module(f"benchmarks.{name}")
+    except ModuleNotFoundError as error:
+        assert error.name.startswith("speechbrain")  # which has an environment of its own
