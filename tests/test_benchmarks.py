@@ -10,7 +10,6 @@ NAMES = [path.stem for path in (Path(__file__).parents[1] / "benchmarks").glob("
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_imports(name):
-    try:
-        importlib.import_module(f"benchmarks.{name}")
-    except ModuleNotFoundError as error:
-        assert error.name.startswith("speechbrain")  # which has an environment of its own
+    if name == "contenders":
+        pytest.importorskip("speechbrain")  # which has an environment of its own
+    importlib.import_module(f"benchmarks.{name}")

@@ -85,6 +85,7 @@ class Children:
         """SIGKILL to all that have not ended: they go on from their last checkpoint."""
         with self._lock:
             for process in self._running:
+                assert process.pid is not None
                 try:
                     os.killpg(process.pid, signal.SIGKILL)  # with the other ranks of its run
                 except ProcessLookupError:  # it has not yet begun a group of its own
