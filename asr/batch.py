@@ -21,17 +21,17 @@ from torch import Tensor
 
 BLANK = 0  # CTC's blank; never emitted by a seq2seq decoder
 EOS = 1  # end of sentence, and its start: the first token a decoder is given
-UNKNOWN = 2  # a character or piece that the tokenizer never saw
+UNKNOWN = 2  # a character or piece that the tokenizer does not have
 
-# What a network that reads tokens one by one remembers: tensors of (N, ...), a row per hypothesis.
-# Rows are independent: any of them may be selected, repeated or put beside others. The second
-# dimension may grow from step to step (keys and values); zeros behind a row change nothing.
+# The state of a network that reads tokens one by one: tensors (N, ...) with a row per hypothesis.
+# Rows are independent: they may be selected, repeated and concatenated. The second dimension may
+# grow from step to step (keys and values); zeros at the end of a row have no effect.
 Cache = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances padded to a common length; what stands in the padding must never matter.
+    """Utterances padded to a common length; values in the padding must have no effect.
 
     Attributes:
         waves: (B, N) float32 in [-1, 1], mono, at the model's sample rate.
@@ -65,5 +65,5 @@ class Batch:
 
 
 def mask(lengths: Tensor, time: int) -> Tensor:
-    """(B,) lengths -> (B, time) bool, True where a position is real."""
+    """(B,) lengths -> (B, time) bool, True at valid positions."""
     return torch.arange(time, device=lengths.device) < lengths[:, None]

@@ -11,16 +11,16 @@ from torch import Tensor
 
 
 class Term(NamedTuple):
-    """One term of a loss: a sum over tokens or frames, and over how many."""
+    """One term of a loss: a sum over tokens or frames, and their number."""
 
     sum: Tensor  # () float32
     count: Tensor  # type: ignore[assignment]  # () int64; hides tuple.count, of no use here
-    weight: float  # 0: written down, not learnt from
+    weight: float  # 0: the term is recorded, but not trained
 
 
 @dataclass
 class Loss:
-    """Named terms; sums and counts are kept apart so that averages over batches are exact.
+    """Named terms; sums and counts are separate, so that averages over batches are exact.
 
     Attributes:
         terms: by name, for instance ``attention`` and ``ctc``.
@@ -56,18 +56,18 @@ def collected() -> Iterator[dict[str, Term]]:
 
 
 def collecting() -> bool:
-    """Whether anybody wants terms; what only they need can be left out otherwise."""
+    """Whether terms are collected; if not, a module can skip their computation."""
     return _collected.get() is not None
 
 
 def add_term(name: str, sum: Tensor, count: Tensor, weight: float = 0.0) -> None:
-    """Adds a term to what is collected, if anything is; terms of the same name add up.
+    """Adds a term if terms are collected; terms of the same name are summed.
 
     Args:
-        name: as it stands in the ledger.
-        sum: () over real frames or tokens.
-        count: () of them.
-        weight: of its mean in the loss; 0: it is only written down.
+        name: name of the term in the ledger.
+        sum: () sum over valid frames or tokens.
+        count: () number of valid frames or tokens.
+        weight: weight of the mean in the loss; 0: the term is only recorded.
     """
     terms = _collected.get()
     if terms is None:

@@ -24,7 +24,7 @@ def recipes(arguments: list[str]) -> int:
     families = ", ".join(shipped.COMMANDS)
     options.add_argument(
         "name", nargs="?", default="", metavar="NAME",
-        help=f"a family ({families}) or the beginning of names (default: all recipes)",
+        help=f"a family ({families}) or the beginning of a name (default: all recipes)",
     )  # fmt: skip
     options.add_argument("--json", action="store_true", help="print JSON, with every measured run")
     known = options.parse_args(hyphens(arguments))

@@ -31,11 +31,11 @@ class Row:
     id: str  # unique within the corpus
     audio: Path | bytes | np.ndarray  # a file, its bytes, or (N,) samples
     text: str  # the transcript, verbatim
-    speaker_id: str = ""  # empty if unknown; so are the next two
+    speaker_id: str = ""  # this and the next two fields are empty if unknown
     chapter_id: str = ""
     language: str = ""
     sample_rate: int | None = None  # Hz, of samples only
-    start_seconds: float = 0.0  # where in the file the utterance begins
+    start_seconds: float = 0.0  # start of the utterance in the file
     seconds: float | None = None  # duration; None means to the end of the file
     fault: DroppedError | None = None  # why the row cannot be used
 
@@ -50,13 +50,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a corpus comes from; written to corpus.json."""
+    """The origin of a corpus, which is written to corpus.json."""
 
     name: str
     source: str  # path or address
     licence: str  # with the authors, or "unknown"
     synthetic: bool = False  # whether no human spoke
-    remarks: tuple[str, ...] = ()  # what a reader must know, for instance how splits were made
+    remarks: tuple[str, ...] = ()  # notes for the reader, for instance how splits were made
     # Published numbers of "utterances" and "words" by split, to notice that something is missing.
     expected: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -74,10 +74,10 @@ class Corpus(ABC):
 
     @abstractmethod
     def origin(self) -> Origin:
-        """Where it comes from; called after ``splits``."""
+        """The origin of the corpus; called after ``splits``."""
 
     def sources(self) -> Walk:
-        """The files on this machine that the rows are read from, and what was passed over there.
+        """The local files from which the rows are read, and the files that were passed over.
 
         There are none if the corpus is generated or downloaded.
 
@@ -88,7 +88,7 @@ class Corpus(ABC):
 
 
 def parts_of(corpus: Corpus) -> dict[str, list[str]]:
-    """What the options train, validation, test and test_other list, without empty lists."""
+    """The options train, validation, test and test_other, without empty lists."""
     splits = (*SPLIT_NAMES, "test_other")
     return {split: names for split in splits if (names := getattr(corpus, split, None))}
 

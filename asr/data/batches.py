@@ -11,12 +11,12 @@ import numpy as np
 def bucket(
     sizes: Sequence[float], max_batch_size: float, order: Sequence[int] | None = None
 ) -> list[list[int]]:
-    """Neighbours in size share a batch whose padded size is at most ``max_batch_size``.
+    """Groups items of similar size into batches with a padded size of at most ``max_batch_size``.
 
     Args:
-        sizes: of each item, in any unit.
-        max_batch_size: bound on largest size times number; a larger item is alone.
-        order: indices by (nearly) rising size; by size when not given.
+        sizes: size of each item, in any unit.
+        max_batch_size: bound of largest size times number of items; a larger item is alone.
+        order: indices by (nearly) increasing size; None: sorts by size.
     """
     batches: list[list[int]] = []
     longest = 0.0
@@ -30,7 +30,7 @@ def bucket(
 
 
 class BatchStream:
-    """The endless sequence of training batches, from any point on: a pure function of the seed.
+    """The endless sequence of training batches, which can start anywhere and depends on the seed.
 
     The sequence is the epochs one after the other, each shuffled anew. It does not depend on the
     number of ranks: rank r of R takes batches r, r + R, r + 2R, ... of it.
@@ -59,14 +59,14 @@ class BatchStream:
                 f"data.curriculum_seconds: no utterance is as short as {limit} s "
                 f"(the shortest lasts {self.sizes.min():.2f} s); give longer ones, or []"
             )
-        # A little noise on the length, so that an utterance meets other company every epoch.
+        # Noise on the sizes changes the other utterances of a batch from epoch to epoch.
         noisy = self.sizes[allowed] * draw.uniform(0.95, 1.05, len(allowed))
         order = allowed[np.argsort(noisy, kind="stable")].tolist()
         batches = bucket(self.sizes.tolist(), self.max_batch_size, order)
         return [batches[i] for i in draw.permutation(len(batches))]
 
     def locate(self, position: int) -> tuple[int, int]:
-        """(epoch, batches of it before) of the batch at this position of the stream."""
+        """(epoch, number of earlier batches in this epoch) of the batch at this position."""
         while not self._ends or position >= self._ends[-1]:
             before = self._ends[-1] if self._ends else 0
             self._ends.append(before + len(self.epoch(len(self._ends))))
@@ -74,7 +74,7 @@ class BatchStream:
         return epoch, position - (self._ends[epoch - 1] if epoch else 0)
 
     def batches(self, position: int) -> Iterator[list[int]]:
-        """From this position on, without end."""
+        """The batches from this position on, without end."""
         epoch, skip = self.locate(position)
         while True:
             yield from self.epoch(epoch)[skip:]
@@ -87,7 +87,7 @@ class BatchSource:
     Attributes:
         train, validation: items with ``sizes`` (of each item, in the unit of ``max_batch_size``),
             ``tokens(index)`` and ``batch(indices)``.
-        max_batch_size: largest item times number of items of a batch, at most.
+        max_batch_size: bound of the largest item times the number of items of a batch.
         stream: the order of the training batches.
     """
 
@@ -103,7 +103,7 @@ class BatchSource:
         self.stream = BatchStream(train.sizes, max_batch_size, seed, curriculum)
 
     def train_batches(self, position: int = 0, rank: int = 0, num_ranks: int = 1) -> Iterable[Any]:
-        """Endless; ``position`` counts the batches that all ranks together have trained on."""
+        """The endless batches of a rank; ``position`` counts the batches of all ranks before."""
         rows = itertools.islice(self.stream.batches(position), rank, None, num_ranks)
         return self.made(self.train, rows)
 

@@ -11,14 +11,14 @@ BlockState = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Stored:
-    """Which frames attention keeps in its memory; decided by a gate for all blocks above it.
+    """The frames that attention stores, as decided by a gate for all blocks above it.
 
-    A stored frame begins a group, to which those skipped after it belong.
+    A stored frame begins a group; the frames that are skipped after it belong to its group.
 
     Attributes:
         keep: (B, S) bool, false in the padding.
-        before: (B, S) int64, frames stored before this one.
-        began: (B, S) int64, the frame that this one's group began with.
+        before: (B, S) int64, number of frames stored before this frame.
+        began: (B, S) int64, first frame of the group of this frame.
         frames: (B, K) int64, the stored frames in order, K of the utterance that stores the most;
             beyond an utterance's own number, skipped ones.
         weight: (B, S) of value 1, through which a stored frame's value gives the gate a gradient;
@@ -44,14 +44,14 @@ class Stored:
 
 @dataclass(frozen=True)
 class Frames:
-    """What passes from block to block; change it with ``dataclasses.replace``.
+    """The input and output of a block; change it with ``dataclasses.replace``.
 
     Attributes:
-        x: (B, S, D). What stands in the padding is finite, and must not matter.
+        x: (B, S, D). Values in the padding are finite, and must not affect valid frames.
         lengths: (B,) int64.
         loudness: (B, S) mean of the features of each frame, NaN in the padding; only there while
             somebody collects terms (``asr.loss.collecting``).
-        stored: what attention stores, where a gate has decided that.
+        stored: frames that attention stores; None without a gate.
     """
 
     x: Tensor
@@ -61,10 +61,10 @@ class Frames:
 
 
 class Block(nn.Module, ABC):
-    """One layer: normalises what it reads and adds to what it was given (pre-norm residual).
+    """One layer of an encoder, as a pre-norm residual block: x + f(norm(x)).
 
     Attributes:
-        causal: whether frame s of the output depends on frames up to the end of its chunk only.
+        causal: whether output frame s depends on no frame after the end of its chunk.
         chunk: frames of the input that a step takes a multiple of; those of a chunk see each
             other. 1: strictly causal.
         stride: frames of the input per frame of the output.
@@ -80,12 +80,15 @@ class Block(nn.Module, ABC):
 
     @abstractmethod
     def initial_state(self, batch: int) -> BlockState:
-        """What a causal block remembers before the first frame; tensors of any names."""
+        """The state of a causal block before the first frame; tensors by name."""
 
     @abstractmethod
     def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
-        """Consecutive chunks without padding -> what ``forward`` gives on the whole, next state."""
+        """Processes the next chunk, without padding; returns its output and the next state.
+
+        The outputs for consecutive chunks equal the output of ``forward`` for the whole input.
+        """
 
     @abstractmethod
     def flops(self, time: int) -> int:
-        """FLOPs of one utterance that enters with ``time`` frames; see ``Encoder.flops``."""
+        """FLOPs of one utterance of ``time`` input frames; see ``Encoder.flops``."""

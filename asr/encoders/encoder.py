@@ -28,7 +28,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def chunk(self) -> int:
-        """Feature frames that ``step`` takes a multiple of; those of one chunk see each other."""
+        """Number of feature frames in a chunk; ``step`` takes whole chunks."""
         return self.stride
 
     @abstractmethod
@@ -51,14 +51,14 @@ class Encoder(nn.Module, ABC):
     def step(self, x: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
         """(B, C, F) new feature frames, C a multiple of chunk -> (B, C / stride, D), next state.
 
-        Fed with consecutive chunks, the outputs are those of ``forward`` on the whole.
+        The outputs for consecutive chunks equal the output of ``forward`` for the whole utterance.
 
         Raises:
             ValueError: C is no multiple of chunk.
         """
 
     def regions(self) -> list[nn.Module]:
-        """Its modules for ``torch.compile``, each compiled by itself."""
+        """The modules that ``torch.compile`` compiles separately."""
         return [self]
 
     @abstractmethod
@@ -71,5 +71,5 @@ class Encoder(nn.Module, ABC):
 
 
 def state_bytes(state: EncoderState) -> int:
-    """Bytes that a state of ``Encoder.step`` holds, for all its utterances."""
+    """Size of a state of ``Encoder.step`` in bytes, over all its utterances."""
     return sum(value.numel() * value.element_size() for value in state.values())

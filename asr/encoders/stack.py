@@ -15,17 +15,17 @@ from asr.loss import collecting
 
 
 class Stack(Encoder):
-    """What most encoders have in common; an architecture is the blocks that it gives.
+    """The base of most encoders: subsampling, a list of blocks, and a norm.
 
     Args:
-        num_mels: mel bins F.
-        blocks: one after another.
+        num_mels: number of mel bins F.
+        blocks: blocks in order, first to last.
         dim: width D.
         channels: number of channels of the subsampling convolutions.
 
     Attributes:
         layers: the blocks.
-        remedy: what makes an encoder that sees the future causal, for the error message.
+        remedy: for error messages, the option that makes the encoder causal.
     """
 
     remedy = "take a causal one"
@@ -41,7 +41,7 @@ class Stack(Encoder):
 
     @property
     def chunk(self) -> int:
-        """The least chunk that every block takes, in feature frames; see ``Encoder.chunk``."""
+        """The smallest chunk that fits every block, in feature frames; see ``Encoder.chunk``."""
         before, chunk = SUBSAMPLING, self.stride
         for block in self.layers:
             chunk = math.lcm(chunk, before * block.chunk)
@@ -65,7 +65,7 @@ class Stack(Encoder):
         return [self.subsampling, *self.layers]
 
     def initial_state(self, batch: int) -> EncoderState:
-        """What every block remembers; see ``Encoder.initial_state``."""
+        """The initial states of all blocks; see ``Encoder.initial_state``."""
         if not self.causal:
             name = type(self).__name__
             raise ValueError(f"this {name} sees the future and cannot stream; {self.remedy}")
@@ -88,7 +88,7 @@ class Stack(Encoder):
         return self.norm(frames.x), after
 
     def flops(self, lengths: Sequence[int]) -> int:
-        """Those of the subsampling and of every block; see ``Encoder.flops``."""
+        """FLOPs of the subsampling and of all blocks; see ``Encoder.flops``."""
         total = 0
         for time in lengths:
             total += self.subsampling.flops(time)
@@ -100,16 +100,16 @@ class Stack(Encoder):
 
 
 def state_as_part(index: int, state: BlockState) -> BlockState:
-    """The state of part ``index``, as it stands in the state of the whole."""
+    """The state of part ``index``, with its names in the state of the stack."""
     return {f"{index}.{name}": value for name, value in state.items()}
 
 
 def state_of_part(index: int, state: BlockState) -> BlockState:
-    """The state of part ``index``, out of the state of the whole."""
+    """The state of part ``index``, taken from the state of the stack."""
     own = f"{index}."
     return {n.removeprefix(own): value for n, value in state.items() if n.startswith(own)}
 
 
 def averaged(x: Tensor, stride: int) -> Tensor:
-    """(B, S) -> (B, ceil(S / stride)), NaN left out of the means."""
+    """(B, S) -> (B, ceil(S / stride)), means that ignore NaN."""
     return F.pad(x, (0, -x.shape[1] % stride), value=math.nan).unflatten(1, (-1, stride)).nanmean(2)

@@ -8,20 +8,20 @@ from asr.batch import Cache
 
 
 class LanguageModel(nn.Module, ABC):
-    """Tokens in, the next token's log-probabilities out; there is no code here.
+    """The interface of a language model: tokens in, log-probabilities of the next token out.
 
     A subclass is final and takes the ``vocabulary`` size as its first, positional parameter. Its
     tokens are those of the speech model's tokenizer.
 
     Args:
-        vocabulary: ids, BLANK included.
+        vocabulary: number of token ids, including BLANK.
     """
 
     vocabulary: int
 
     @abstractmethod
     def start(self, rows: int) -> Cache:
-        """The state of N rows before the first token, EOS; see ``Cache``."""
+        """The state of N rows before the first token (EOS); see ``Cache``."""
 
     @abstractmethod
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
@@ -33,7 +33,7 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """(B, U), (B,) -> (B, U + 1) log-probability of each token and then of EOS, 0 beyond it."""
+        """(B, U), (B,) -> (B, U + 1) log-probabilities of the tokens and of EOS, 0 after EOS."""
 
     @abstractmethod
     def flops(self, lengths: list[int]) -> int:

@@ -92,32 +92,33 @@ def tune_decoding(
     batch_seconds: float = 120.0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Searches a split in many ways and stores the best one in the model folder.
+    """Tries settings of the search on a split and stores the best ones in the model folder.
 
-    The first trial has no bonus and the default weights, the others are drawn from the ``ranges``
-    of the model's search, all with one beam; ties go to the earlier. Then the best is tried with
-    that beam and each of the `beams` of the search, and the smallest stays whose WER is not above
-    that of any larger one. The confidences
-    of what it finds are calibrated, if that helps.
+    The first trial has no length bonus and the default weights; the others are drawn from the
+    ``ranges`` of the model's search. All trials have the same beam, and the earlier one wins a tie.
+    The best settings are then tried with each of the ``beams`` of the search. The smallest beam is
+    kept that has a WER not above the WER of any larger beam. The confidences of the words are
+    calibrated if that improves them.
 
     Args:
-        model: with the language model to use, if any.
-        folder: run folder or model folder, whose model is replaced by the one that searches so.
+        model: speech model, with the language model to use, if any.
+        folder: run folder or model folder; the settings are stored in its model.
         corpus_folder: folder that ``asr prepare`` wrote.
-        split: not one that results are reported on.
-        trials: ways to search, the default included.
-        beam: of the trials.
-        seed: of the draws.
-        batch_seconds: longest utterance times number of utterances of a batch, at most.
-        progress: show a progress bar on a terminal.
+        split: split to tune on; results must not be reported on it.
+        trials: number of trials, including the default settings.
+        beam: beam of the trials.
+        seed: random seed of the draws.
+        batch_seconds: largest batch, in seconds: length of the longest utterance times number of
+            utterances.
+        progress: whether to show a progress bar on a terminal.
 
     Returns:
-        The content of ``tuning.json``, which stands beside the model; ``failed`` lists utterances
-        that could not be decoded, which are left out.
+        The content of ``tuning.json``, which is written beside the model. ``failed`` lists the
+        utterances that could not be decoded; they are left out.
 
     Raises:
-        ValueError: no such corpus or split, ``test`` was asked for, no reference word in what can
-            be decoded, or out of memory; the model is then as it was.
+        ValueError: there is no such corpus or split, the split is ``test``, the references have no
+            words, or memory is too small. The model folder is then unchanged.
         OSError: the folder cannot be written.
     """
     if "test" in split.lower():

@@ -12,8 +12,8 @@ from asr.report.groups import Arm, Group
 from asr.report.runs import Point, Run
 from asr.statistics.censoring import median_cost
 
-FACTORS = (1.5, 1.15, 1.0)  # of the weaker arm's best validation WER
-# What the times of an evaluation depend on beside the model: keys of metrics.json, in words.
+FACTORS = (1.5, 1.15, 1.0)  # default targets, as multiples of the weaker arm's best validation WER
+# Keys of metrics.json, and their names, on which the times of an evaluation depend.
 TIMED_BY = {
     "device_name": "device",
     "threads": "number of threads",
@@ -23,13 +23,13 @@ TIMED_BY = {
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of what is known; None when nothing is."""
+    """The mean of the known values; None if no value is known."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
 def arm_mean(arm: Arm, field: str) -> float | None:
-    """Mean over seeds of a number in the ledger's totals."""
+    """The mean over seeds of a number in the totals of the ledger."""
     return mean([run.totals.get(field) for run in arm.runs])
 
 
@@ -46,16 +46,17 @@ def real_time_factor(arm: Arm) -> float | None:
 def encoder_factor(arm: Arm) -> float | None:
     """Mean over seeds of seconds of features and encoder per second of audio, without the search.
 
-    None unless every evaluation timed them apart, so that it is of the same runs as the whole.
+    It is None unless every evaluation timed them separately, so that it covers all runs.
     """
     evaluated = [run.encoder_factor for run in arm.runs if run.metrics is not None]
     return None if None in evaluated else mean(evaluated)
 
 
 def timed_otherwise(arms: Sequence[Arm]) -> str:
-    """What the evaluations of arms differ in that their times depend on; empty where in nothing.
+    """The differences between the evaluations of arms that affect their times; empty if none.
 
-    A fact that was not recorded agrees with all, as earlier evaluations left out their threads.
+    A value that was not recorded agrees with all values, because earlier versions did not record
+    the number of threads.
     """
     told = []
     for key, word in TIMED_BY.items():

@@ -19,14 +19,14 @@ OPPOSITE: dict[Statement, Statement] = {"better": "worse", "worse": "better"}
 
 @dataclass(frozen=True)
 class Utterances:
-    """An arm's errors on the evaluated split.
+    """The errors of an arm on the evaluated split.
 
     Attributes:
-        ids: (B,) sorted.
+        ids: (B,) sorted utterance ids.
         errors: (seeds, B) word errors of each trained model.
         words: (B,) reference words.
-        speakers: (B,).
-        texts: (B,) reference and hypothesis of the first model; empty where they were not kept.
+        speakers: (B,) speaker ids.
+        texts: (B,) reference and hypothesis of the first model; empty if they were not stored.
     """
 
     ids: list[str]
@@ -38,12 +38,12 @@ class Utterances:
 
 @dataclass(frozen=True)
 class Pair:
-    """Arm B against arm A on the same utterances.
+    """The comparison of arm B with arm A on the same utterances.
 
     Attributes:
-        found: difference and statement; None where they could not be compared.
-        reason: why not enough is known; empty when it is.
-        matched: p of the matched-pairs test, where each arm is one trained model.
+        found: difference and statement; None if the arms could not be compared.
+        reason: reason why there is not enough evidence; empty if there is enough.
+        matched: p-value of the matched-pairs test if each arm is one trained model; else None.
     """
 
     a: Arm
@@ -54,19 +54,19 @@ class Pair:
 
     @property
     def statement(self) -> Statement:
-        """What may be said of B against A."""
+        """The statement about arm B in comparison with arm A."""
         return "not enough evidence" if self.found is None else self.found.statement
 
     @property
     def of_arms(self) -> bool:
-        """Whether it tells arms apart, not trained models: both have two seeds or more."""
+        """Whether it compares arms, not single trained models: both have two seeds or more."""
         return self.found is not None and min(self.found.seeds) > 1
 
     @property
     def undecidable(self) -> str:
-        """Why no errors whatever could tell the arms apart, and what could; empty if some could.
+        """The reason why this comparison could not find any difference, and the remedy; or empty.
 
-        Too few words, speakers or seeds: what was planned, never what came out of it.
+        The reason is the plan of the study (too few words, speakers or seeds), not its result.
         """
         if self.found is None:
             return ""
@@ -80,14 +80,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A group with what statistics say of it.
+    """A group of runs with its statistics.
 
     Attributes:
-        targets: validation WERs whose cost is wanted.
-        pairs: of all arms, the better one as A.
-        intervals: of each arm's WER, by label; None where it is not evaluated.
-        method: how the differences were made, in words; empty without any.
-        caveat: why less is known than the intervals say, as a sentence; empty where nothing is.
+        targets: target WERs on the validation split; the report gives their cost.
+        pairs: all pairs of arms; A is the better one.
+        intervals: interval of the WER of each arm, by label; None if the arm is not evaluated.
+        method: description of the method of the differences; empty if there are none.
+        caveat: a sentence that limits the intervals; empty if there is no limit.
     """
 
     group: Group
@@ -98,12 +98,12 @@ class Evidence:
     caveat: str = ""
 
     def pair(self, a: Arm, b: Arm) -> Pair:
-        """The pair of these two arms, in whichever order it was compared."""
+        """The pair of these two arms, in either order."""
         labels = {a.label, b.label}
         return next(p for p in self.pairs if {p.a.label, p.b.label} == labels)
 
     def statement(self, arm: Arm, other: Arm) -> Statement:
-        """What may be said of the errors of ``arm`` against those of ``other``."""
+        """The statement about the errors of ``arm`` in comparison with ``other``."""
         pair = self.pair(arm, other)
         said = pair.statement
         return said if pair.b.label == arm.label else OPPOSITE.get(said, said)

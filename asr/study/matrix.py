@@ -30,25 +30,25 @@ from asr.study.units import perform, read_result
 
 log = logging.getLogger(__name__)
 
-# At the end of the given time, a fifth of it at most: two thirds for runs to save, then they are
-# killed, and one third to write down the results.
+# Time reserved at the end of ``--minutes``, at most a fifth of it: two thirds for the runs to save
+# (then they are killed), and one third to write the results.
 SAVING_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A part of the matrix; everything where nothing is named.
-
-    Raises:
-        ValueError: something named is not in the study.
-    """
+    """A part of a study; an empty list selects everything."""
 
     arms: Sequence[str] = ()
     budgets: Sequence[str] = ()
     seeds: Sequence[int] = ()
 
     def check(self, plan: Plan) -> None:
-        """Refuses what the study does not have."""
+        """Checks that the study has everything that is selected.
+
+        Raises:
+            ValueError: it does not have an arm, a budget or a seed.
+        """
         known = vars(plan.study) | {"arms": plan.arms}
         for key in ("arms", "budgets", "seeds"):
             for name in getattr(self, key):
@@ -61,7 +61,7 @@ class Selection:
             )
 
     def holds(self, unit: Unit) -> bool:
-        """Whether it is to be run now."""
+        """Whether the unit is selected."""
         if self.arms and unit.arm not in self.arms:
             return False
         if unit.role == "trial":
@@ -82,30 +82,30 @@ def run_study(
     minutes: float | None = None,
     runner: Children | None = None,
 ) -> dict[str, Any]:
-    """Does what is missing of a study, then writes the report; safe from several shells at once.
+    """Runs the missing units of a study and writes the report; may run in several shells at once.
 
     Args:
-        study: as read from its file.
-        folder: of the study; what is done there is not done again.
-        workers: runs at a time on this machine; by default one per GPU, or as many as the cores
-            have room for.
-        selection: a part of the matrix.
-        amend: record that the file has changed, instead of refusing.
-        retry: do failed units again; what they cost stays counted.
-        minutes: after which the study has stopped. Runs that have not ended save before that and
-            go on at the next call; no page is written while something is left.
-        runner: what carries out ``asr train`` and ``asr evaluate``.
+        study: the study.
+        folder: folder of the study; units that have a result there are not repeated.
+        workers: number of runs at a time on this machine; by default one per GPU, or as many as fit
+            on the CPU cores.
+        selection: the part of the study to run.
+        amend: whether to accept and record a changed study file.
+        retry: whether to repeat failed units; their cost still counts.
+        minutes: time after which the study stops. Unfinished runs are saved, and the next call
+            continues them; the report is written only when nothing is left.
+        runner: runs ``asr train`` and ``asr evaluate``.
 
     Returns:
-        rows: of results.jsonl; table and remarks: what they say; blocked: arms none of whose trials
-        succeeded; report: the page, None before there is a final run; failed: whether anything did;
-        left: how many known units of the selection have no result.
+        rows: rows of results.jsonl; table and remarks: their summary; blocked: arms without a
+        successful trial; report: path of the page, None if there is no final run; failed: whether
+        a unit failed; left: number of selected units without a result.
 
     Raises:
-        ValueError: the file is not that of the registered study, a recipe does not fit, the
-            machine has too little room, failures of some arms alone are to be done again, or
-            ``minutes`` is not above 0.
-        KeyboardInterrupt: told to end (SIGINT, SIGTERM); all runs have saved.
+        ValueError: the file differs from the registered study, a recipe is wrong, the machine is
+            too small, only some arms with failures are to be repeated, or ``minutes`` is not above
+            0.
+        KeyboardInterrupt: the study got SIGINT or SIGTERM; all runs are saved.
     """
     if minutes is not None and not minutes > 0:
         raise ValueError(f"--minutes {minutes:g}: expects more than 0")

@@ -61,13 +61,14 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyArm:
-    """What is compared: an encoder, its decoder, and what it alone has.
+    """An arm of a study: an encoder with its decoder and its own settings.
 
     Args:
-        encoder: name of a shipped recipe, path of a recipe file, or a class name.
-        decoder: likewise; that of the task when not given.
-        overrides: as on the command line of ``asr train``: [--key.path=value].
-        ranges: of keys that only this arm has, such as encoder.forget_bias.
+        encoder: name of a shipped recipe, path of a recipe file, or name of a class.
+        decoder: name of a shipped recipe, path of a recipe file, or name of a class; by default the
+            decoder of the task.
+        overrides: overrides as on the command line of ``asr train``: [--key.path=value].
+        ranges: tuning ranges of keys that only this arm has, such as encoder.forget_bias.
     """
 
     encoder: str
@@ -78,13 +79,14 @@ class StudyArm:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How the settings of every arm are found: random search, equal for all.
+    """The tuning of every arm: random search with an equal number of trials.
 
     Args:
-        trials: of each arm; 0 trains every arm with the settings of its recipes.
-        budget: of a trial.
-        ranges: of the keys that every arm has.
-        seed: of the draws and of the trials' training; none of the seeds of the final runs.
+        trials: number of trials of each arm; 0: every arm keeps the settings of its recipes.
+        budget: budget of a trial.
+        ranges: tuning ranges of the keys that all arms have.
+        seed: random seed of the draws and of the training in trials; it must differ from the seeds
+            of the final runs.
     """
 
     trials: int
@@ -98,21 +100,22 @@ class Study:
     """A matrix of runs: arms, budgets and seeds, after equal tuning of each arm on validation.
 
     Args:
-        name: of its folder in runs/studies.
+        name: name of the study and of its folder in runs/studies.
         recipe: name of a shipped task, or path of a recipe file.
-        prepare: corpus to prepare where that of the task is not there yet, with its options.
-        arms: by name.
-        decoders: names or paths of recipes; each arm is trained with each of them.
-        overrides: of the task, for all arms, as on the command line: [--key.path=value].
-        budgets: by name. One run to the largest answers for all, since schedules are anytime: the
-            smaller ones are points of its validation curve, and only the largest is tested.
-        separate_budgets: whether each budget is a run of its own, tested at its end; arms are then
-            compared within each budget.
-        seeds: of the final runs.
-        targets: validation WERs whose cost is wanted, in percent.
-        tuning: trials that come before.
-        split: evaluated once per final run; never looked at by tuning.
-        threads: of every run; by default the cores shared evenly by the workers.
+        prepare: corpus, with its options, to prepare if the corpus of the task does not exist.
+        arms: arms by name.
+        decoders: names or paths of decoder recipes; each arm is trained with each of them.
+        overrides: overrides of the task for all arms, as on the command line: [--key.path=value].
+        budgets: budgets by name. One run with the largest budget also gives the smaller ones, as
+            points of its validation curve; only the largest budget is tested.
+        separate_budgets: whether each budget is a run of its own, which is tested at its end. Arms
+            are then compared within each budget.
+        seeds: random seeds of the final runs.
+        targets: target WERs on the validation split, in percent; the report gives their cost.
+        tuning: trials before the final runs.
+        split: split on which each final run is evaluated once; tuning never uses it.
+        threads: number of CPU threads of every run; by default an equal share of the cores per
+            worker.
     """
 
     name: str

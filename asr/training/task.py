@@ -16,24 +16,24 @@ from asr.training.ranks import summed
 
 log = logging.getLogger(__name__)
 
-NONFINITE_PATIENCE = 10  # updates in a row without a finite gradient before a run gives up
+NONFINITE_PATIENCE = 10  # a run stops after this number of updates without a finite gradient
 WATCHED = {"loss", "wer", "cer", "perplexity", "word_perplexity"}  # by callbacks, as EarlyStopping
 
 
 @dataclass
 class Progress:
-    """How far a run is; plain numbers, saved with its state.
+    """The progress of a run; plain numbers that are saved with its state.
 
     Attributes:
-        updates: steps of the optimiser, skipped ones included.
-        nonfinite: updates that were skipped because the gradient was not finite.
-        nonfinite_in_a_row: of them, the last ones without a finite gradient between.
-        infeasible: utterances left out of the CTC loss.
-        tokens: of a language model, trained on.
-        metric: wer or cer, which chooses the best model of a recogniser.
-        best: what chooses the best model, of that model: the lower, the better.
-        validated_at: updates at the last validation.
-        validation_seconds: how long that took.
+        updates: number of optimiser steps, including skipped ones.
+        nonfinite: number of updates that were skipped because the gradient was not finite.
+        nonfinite_in_a_row: number of skipped updates since the last update with a finite gradient.
+        infeasible: number of utterances left out of the CTC loss.
+        tokens: number of tokens that a language model has trained on.
+        metric: error rate that chooses the best model of a recogniser, wer or cer.
+        best: score of the best model; lower is better.
+        validated_at: number of updates at the last validation.
+        validation_seconds: duration of the last validation in seconds.
     """
 
     updates: int = 0
@@ -54,15 +54,15 @@ class Task(L.LightningModule):
     over all their tokens. An update without a finite gradient leaves the weights as they are.
 
     Attributes:
-        model: what is trained.
-        progress: how far training is.
+        model: model to train.
+        progress: progress of the training.
         update_ended: whether the last batch completed an update.
         finite: whether the last update changed the weights.
-        weights: of the terms of the loss, by name.
-        metrics: of the last validation.
-        logs: whether Lightning gives them to its loggers.
-        exhausted: why there is nothing more to train on, whatever the budget.
-        average: (a moving average of ``model``,) or (). It is no part of what is trained.
+        weights: weights of the terms of the loss, by name.
+        metrics: metrics of the last validation.
+        logs: whether Lightning passes the metrics to its loggers.
+        exhausted: reason to end the training before the budget is spent; None if there is none.
+        average: (a moving average of ``model``,) or (). It is not trained itself.
     """
 
     model: nn.Module
@@ -89,27 +89,27 @@ class Task(L.LightningModule):
 
     @abstractmethod
     def validate(self, batch: Any) -> None:
-        """Adds a validation batch to what ``validation_metrics`` sums up."""
+        """Adds a validation batch to the sums of ``validation_metrics``."""
 
     @abstractmethod
     def validation_metrics(self) -> dict[str, Any]:
-        """Those of the batches of a validation, over all ranks; called on every rank."""
+        """The metrics of a validation, over all ranks; called on every rank."""
 
     @abstractmethod
     def amounts(self, batch: Any) -> dict[str, float]:
-        """What the ledger counts of the batch that was trained on last."""
+        """The quantities that the ledger counts for the last training batch."""
 
     @abstractmethod
     def resume_invariants(self) -> dict[str, Any]:
-        """What may not change between the sessions of a run."""
+        """The values that must not change between the sessions of a run."""
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
-        """What ``ledger.json`` says of the model and its data."""
+        """The facts about the model and its data for ``ledger.json``."""
 
     @abstractmethod
     def score(self) -> tuple[float, ...]:
-        """Of the last validation; the model with the lowest is the best one."""
+        """The score of the last validation; the model with the lowest score is the best one."""
 
     def examples(self) -> list[tuple[str, str]]:
         """A few (reference, hypothesis) of the last validation."""
@@ -117,10 +117,10 @@ class Task(L.LightningModule):
 
     @abstractmethod
     def save_model(self, folder: Path, summary: dict[str, Any]) -> None:
-        """Writes the model that is validated as a model folder."""
+        """Writes the validated model as a model folder."""
 
     def facts(self, terms: dict[str, float]) -> dict[str, Any]:
-        """What a line of the ledger says, given the means of the terms since the last line."""
+        """The values of a ledger line, given the means of the terms since the last line."""
         loss = sum(self.weights[name] * value for name, value in terms.items()) if terms else None
         return {
             "updates": self.progress.updates,
@@ -138,13 +138,13 @@ class Task(L.LightningModule):
 
     @property
     def evaluated(self) -> Any:
-        """What is validated and saved: the moving average of the weights if there is one."""
+        """The model to validate and save: the moving average of the weights if there is one."""
         return self.average[0] if self.average else self.model
 
     # --- an update ---
 
     def configure_optimizers(self) -> Any:
-        """That of the recipe. Its learning rate is set at each update."""
+        """The optimiser of the recipe; its learning rate is set at each update."""
         return self.recipe.optimizer.build(self.model, self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
@@ -175,7 +175,7 @@ class Task(L.LightningModule):
         return torch.stack(means).sum()
 
     def on_after_backward(self) -> None:
-        """Counts the batch. Of each rank one batch is trained on at the same time."""
+        """Counts the batches of all ranks; each rank trains on one batch at a time."""
         assert self._loss is not None
         self.data.position += self.trainer.world_size
         self._accumulate_terms(self._loss)
@@ -184,7 +184,7 @@ class Task(L.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        """One update. Lightning would neither tell the norm nor skip a gradient that is none."""
+        """One update. Lightning would neither give the norm nor skip a non-finite gradient."""
         optimizer_closure()
         options, inner = self.recipe.optimizer, optimizer.optimizer
         norm = nn.utils.clip_grad_norm_(parameters_of(inner), options.clip_norm)
@@ -239,8 +239,8 @@ class Task(L.LightningModule):
     # --- validation ---
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Takes a batch in float32, whatever the precision of training."""
-        # Autocast would cast all weights, which need no gradient, anew for each token of a search.
+        """Validates a batch in float32, at any precision of the training."""
+        # Without gradients, autocast would cast all weights again for each token of a search.
         if batch is not None:  # else this rank has one batch less than others
             with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
                 self.validate(batch)
@@ -255,7 +255,7 @@ class Task(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Trains on the longest batch first, so that too little memory fails now."""
-        # From the second batch of an update on, a forward pass meets gradients.
+        # From the second batch of an update on, gradients exist during the forward pass.
         strategy, optimizer = self.trainer.strategy, self.trainer.optimizers[0]
         for _ in range(min(2, self.trainer.accumulate_grad_batches)):
             batch = strategy.batch_to_device(self.data.source.longest_batch())
@@ -267,7 +267,7 @@ class Task(L.LightningModule):
         checkpoint["progress"] = asdict(self.progress)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the progress."""
+        """Restores the progress."""
         self.progress = Progress(**checkpoint["progress"])
 
 
