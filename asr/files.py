@@ -43,12 +43,12 @@ class OutputError(OSError):
 
 
 def remedy(error: OSError) -> str:
-    """What to do about an error of the operating system."""
+    """The remedy for an error of the operating system."""
     return REMEDIES.get(error.errno or 0, "check the path, its permissions and the space left")
 
 
 def write(path: Path, content: Content) -> None:
-    """A reader, a crash or a full disk never sees or leaves half a file; see ``write_all``."""
+    """Writes a file completely or not at all, even in a crash; see ``write_all``."""
     write_all({path: content})
 
 
@@ -85,7 +85,7 @@ def write_all(contents: Mapping[Path, Content]) -> None:
 
 
 def remove_stale(path: Path) -> None:
-    """Removes from a folder what killed processes left of files that they were writing."""
+    """Removes the partial files of killed processes from a folder."""
     for temporary in path.rglob(".*.tmp"):
         if f".{os.getpid()}-" not in temporary.name:
             temporary.unlink(missing_ok=True)
@@ -115,7 +115,7 @@ def new_folder(path: Path) -> Iterator[None]:
 
 
 class _File(io.FileIO):
-    """Remembers why writing failed: torch replaces the system's error by one of its own."""
+    """Keeps the system's error of a failed write, which torch replaces by an error of its own."""
 
     error: OSError | None = None
 
@@ -180,7 +180,7 @@ def check_format(path: Path, known: int, tree: Any = None) -> None:
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The objects in a file with one a line, and how many lines a crash cut short."""
+    """The objects of a file with one object per line, and the number of incomplete lines."""
     found, torn = [], 0
     with path.open(encoding="utf-8") as file:
         for text in filter(str.strip, file):
@@ -192,7 +192,7 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def append_csv(path: Path, row: dict[str, float]) -> None:
-    """Adds a row; a resumed run goes on where the file ends."""
+    """Appends a row to a table; a resumed run appends to the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="") as file:

@@ -72,12 +72,12 @@ def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool 
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name begins with a dot, or is one that Windows or macOS added."""
+    """Whether a name begins with a dot, or belongs to a file that Windows or macOS added."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def stored(path: Path) -> Path:
-    """The path as it is on the disk: names may be composed (é) or decomposed (e and an accent)."""
+    """The path as the disk stores it, where é may be one character, or e and an accent."""
     if str(path).isascii() or os.path.exists(path):
         return path
     forms = [Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")]
@@ -91,7 +91,7 @@ def examples(names: Sequence[object]) -> str:
 
 
 def counted(groups: Mapping[str, Sequence[object]]) -> str:
-    """How many names there are of each kind, a plural, with the first of them, in one line."""
+    """The number of names of each kind (a plural noun) and the first names, in one line."""
     return ", ".join(
         f"{len(names)} {kind if len(names) > 1 else kind.removesuffix('s')} ({examples(names)})"
         for kind, names in groups.items()

@@ -11,11 +11,11 @@ Outcome = TypeVar("Outcome")
 
 
 class DeviceError(ValueError):
-    """A device or a library fails, so that every further item would fail as well."""
+    """An error of a device or a library that would stop every further item as well."""
 
 
 def reason(error: Exception) -> str:
-    """Why an item failed, in one line.
+    """The reason of an error in one line.
 
     Raises an OutputError or DeviceError again, since it would meet every further item: the disk is
     full, the output folder cannot be written, or a device or a library has failed.

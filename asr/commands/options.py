@@ -36,7 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {  # meaning and example
         "asr compare runs/spoken-lstm-tiny-seed1 runs/spoken-transformer-tiny-seed1",
     ),
     "study": (
-        "Trains every arm of a study with every budget and seed, equally tuned; resumes.",
+        "Trains the arms of a study, for all budgets and seeds, with equal tuning; resumes.",
         "asr study quick",
     ),
     "claims": (

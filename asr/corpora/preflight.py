@@ -33,7 +33,7 @@ NOT_READ = (
 
 
 def missing_frames(text: str, seconds: float) -> str:
-    """Why CTC over characters has no path: labels and repeats > frames. Empty if it has one."""
+    """The reason why CTC over characters has no path (labels + repeats > frames), or empty."""
     repeats = sum(a == b for a, b in itertools.pairwise(text))
     frames = math.ceil(seconds / ENCODER_FRAME_SECONDS)
     if len(text) + repeats <= frames:
@@ -43,7 +43,7 @@ def missing_frames(text: str, seconds: float) -> str:
 
 @dataclass
 class Split:
-    """What happened to the rows of one split; kept + dropped == read."""
+    """The result of the check of one split; kept + dropped == read."""
 
     name: str
     normaliser: str = "none"  # of the transcripts
@@ -118,7 +118,7 @@ class Split:
         return loaded
 
     def advice(self) -> Iterator[str]:
-        """What to do about tags and about text in another language."""
+        """Advice about bracketed tags and about text in another language."""
         for reason, remedy in ADVICE.items():
             if counts := self.signs[reason]:
                 number = f"{len(self.suspicious[reason])} of {len(self.ids)} rows"
@@ -126,7 +126,7 @@ class Split:
                 yield f"{self.name}: {number} {remedy.format(commonest)}"
 
     def summary(self) -> dict[str, object]:
-        """For preflight.json."""
+        """The content of preflight.json for this split."""
         lost = sum(len(ids) for ids in self.dropped.values())
         assert len(self.ids) + lost == self.read, "a row disappeared uncounted"
         return {
@@ -142,7 +142,7 @@ class Split:
 def compare(
     splits: dict[str, Split], alphabet: str | None, expected: dict[str, dict[str, int]]
 ) -> None:
-    """Adds what is suspicious only if all rows are known: outliers, and what splits share.
+    """Adds findings that need all rows: outliers, and rows or speakers that splits share.
 
     Args:
         splits: by name.

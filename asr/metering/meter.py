@@ -37,7 +37,7 @@ PEAK_FLOPS = {
 
 
 def process_start() -> float:
-    """Unix time at which this process began; interpreter and imports are part of the cost.
+    """Unix time at which this process began; the cost includes the interpreter and imports.
 
     Runs of a study are forked from a process that has imported everything. The boot time that
     psutil counts from is rounded to a second.
@@ -147,7 +147,7 @@ class Ledger:
         return self.device_seconds / 3600
 
     def enter(self, phase: str) -> str:
-        """From now on time belongs to ``phase``; returns the phase that ended."""
+        """Begins ``phase``; returns the phase that ended."""
         assert phase in PHASES
         now = self._now()
         self.seconds[self._phase] += now - self._since
@@ -156,7 +156,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Time inside belongs to ``phase``, afterwards to the one before."""
+        """Counts the time inside the block as ``phase``, then returns to the previous phase."""
         before = self.enter(phase)
         try:
             yield
@@ -166,7 +166,7 @@ class Ledger:
     # --- sessions ---
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes up the account at a checkpoint; what was spent after it is wasted."""
+        """Restores the ledger at a checkpoint; the time after the checkpoint counts as wasted."""
         # A checkpoint may be younger than the last heartbeat of the session that wrote it.
         self.earlier_wall = max(self.earlier_wall, state["wall_seconds"])
         self.earlier_device = max(self.earlier_device, state["device_hours"] * 3600)
@@ -208,7 +208,7 @@ class Ledger:
             self.counters[name] += amount
 
     def line(self, event: str, **facts: Any) -> dict[str, Any]:
-        """One line of the ledger, everything cumulative; call it on every process."""
+        """A line of the ledger with cumulative values; call it on every process."""
         self.enter(self._phase)
         self.peak_memory = max(self.peak_memory, peak_memory(self.device))
         totals = {name: self.total(self.counters[name]) for name in COUNTERS}
@@ -229,7 +229,7 @@ class Ledger:
         }
 
     def _joules(self, total: Callable[[float], float]) -> float | None:
-        """Over all sessions and devices; None when any of them could not meter it."""
+        """Joules of all sessions and devices; None if one of them could not measure them."""
         now = self.energy.joules()
         unmetered = total(float(now is None or self.earlier_joules is None))
         joules = total(now or 0.0)
@@ -275,19 +275,19 @@ class Ledger:
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``ledger.jsonl``; the half line of a killed session is left out."""
+    """The lines of a ``ledger.jsonl``, without the incomplete line of a killed session."""
     return read_json_lines(path)[0]
 
 
 def device_name(device: torch.device) -> str:
-    """The accelerator's own name, or the processor's."""
+    """The name of the accelerator or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return processor()
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: allocated on a GPU, resident in this process on a CPU."""
+    """Peak memory in bytes: allocated on a GPU, or resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -30,11 +30,11 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def vocabulary_size(self) -> int:
-        """How many ids there are, BLANK, EOS and UNKNOWN included."""
+        """The number of ids, including BLANK, EOS and UNKNOWN."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids without EOS; what the training texts did not contain is UNKNOWN."""
+        """Ids without EOS; a character or piece that is not in the vocabulary is UNKNOWN."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -49,7 +49,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, str]:
-        """What ``restore`` makes an equal tokenizer from; JSON-able."""
+        """The state from which ``restore`` makes an equal tokenizer; can be written as JSON."""
 
 
 class Characters(Tokenizer):
@@ -124,7 +124,7 @@ class SentencePiece(Tokenizer):
 
     @classmethod
     def from_model(cls, model: bytes) -> "SentencePiece":
-        """From the bytes of a trained model."""
+        """Makes a tokenizer from the bytes of a trained model."""
         tokenizer = cls.__new__(cls)
         tokenizer._load(model)
         return tokenizer
@@ -135,11 +135,11 @@ class SentencePiece(Tokenizer):
         return UNKNOWN + self._processor.get_piece_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the pieces; SentencePiece's own 0 is its <unk>, so ours are two higher."""
+        """Ids of the pieces: two higher than those of SentencePiece, which begin with <unk>."""
         return [UNKNOWN + i for i in self._processor.encode(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The pieces joined, their marks turned into spaces."""
+        """The pieces joined, with spaces in place of U+2581."""
         kept = [i - UNKNOWN for i in ids if i not in (BLANK, EOS)]
         return self._processor.decode(kept)
 
@@ -149,7 +149,7 @@ class SentencePiece(Tokenizer):
         return [*SPECIAL, *self._processor.id_to_piece(list(range(1, size)))]
 
     def state(self) -> dict[str, str]:
-        """The trained model's bytes."""
+        """The bytes of the trained model."""
         return {"class": "SentencePiece", "model": base64.b64encode(self._model).decode("ascii")}
 
 

@@ -15,7 +15,7 @@ class MovingAverage(L.Callback):
     """
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Copies the model, which is on its device now."""
+        """Copies the model after it has been moved to its device."""
         model = copy.deepcopy(module.model).eval().requires_grad_(False)
         module.average = (model,)
         # Listed once: to go through all modules takes 3 ms an update.
@@ -24,7 +24,7 @@ class MovingAverage(L.Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
-        """Moves the average after an update; the decay rises, so that it starts well."""
+        """Updates the average after an update of the weights; the decay rises at the beginning."""
         if not (module.update_ended and module.finite):
             return
         before = module.progress.updates - 1

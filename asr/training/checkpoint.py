@@ -68,7 +68,7 @@ class CheckpointCallback(L.Callback):
     # --- resuming ---
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        """Refuses to go on with other data or on another kind of device.
+        """Refuses to resume with other data or on another kind of device.
 
         Raises:
             ValueError: something changed; names it.
@@ -84,7 +84,7 @@ class CheckpointCallback(L.Callback):
                 )
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Takes up the run where it was saved.
+        """Resumes the run from the saved state.
 
         Raises:
             ValueError: the checkpoint is damaged.
@@ -120,7 +120,7 @@ class CheckpointCallback(L.Callback):
     # --- saving ---
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
-        """Saves when it is time to, unless a validation comes now, after which it is saved."""
+        """Saves if it is time, unless a validation follows, which saves the state itself."""
         options, updates = module.recipe, module.progress.updates
         if not module.update_ended or updates % options.validation.every_updates == 0:
             return
@@ -167,7 +167,7 @@ class CheckpointCallback(L.Callback):
         self._saved_at = time.monotonic()
 
     def save_model(self, trainer: L.Trainer, module: Any, name: str, line: dict[str, Any]) -> None:
-        """What is validated, as a model folder."""
+        """Saves the validated model as a model folder."""
         if trainer.is_global_zero:
             summary = {
                 "updates": module.progress.updates,

@@ -25,7 +25,7 @@ SLACK = 4  # frames that rounding, of durations and of resampled lengths, may ma
 
 
 class Shape(NamedTuple):
-    """What a batch is padded to: utterances, feature frames, tokens."""
+    """The padded size of a batch: utterances, feature frames, tokens."""
 
     rows: int
     frames: int
@@ -133,7 +133,7 @@ def compile_regions(model: SpeechModel, mode: str, shapes: Sequence[Shape]) -> l
 
 
 def begin_step(mode: str | None) -> None:
-    """Where an update begins: CUDA graphs may overwrite what those of the one before have made.
+    """Marks the begin of an update, after which CUDA graphs may overwrite the earlier outputs.
 
     By themselves they take each region that is called for a new step once a backward pass has
     begun. Behind a last region without a graph the first gradient would then throw away what the
@@ -144,14 +144,14 @@ def begin_step(mode: str | None) -> None:
 
 
 class Compilations:
-    """How many times torch compiled."""
+    """The number of compilations by torch."""
 
     number = 0
 
 
 @contextlib.contextmanager
 def metered(ledger: Ledger) -> Iterator[Compilations]:
-    """Time inside during which torch compiles, forward or backward, is the ledger's compilation."""
+    """Counts the time in which torch compiles inside the block as ``compilation`` in the ledger."""
     from torch._dynamo.callback import callback_handler
 
     found, before = Compilations(), "step"
