@@ -123,7 +123,7 @@ class Subsampling(nn.Module):
         return first + second + 2 * self.channels * fewer * self.dim * quarter
 
 
-def rotation(positions: Tensor, width: int) -> Tensor:
+def rotary_factors(positions: Tensor, width: int) -> Tensor:
     """(U,) positions -> (U, width / 2) complex64 factors of rotary positions (Su et al. 2021)."""
     # In float64: of the angle of frame 1,000,000, float32 keeps a hundredth of a turn.
     exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
@@ -144,11 +144,11 @@ class Rotary:
         if len(factors) < time or factors.device != device:
             with torch.inference_mode(False):  # what was made in inference cannot be learnt with
                 positions = torch.arange(max(time, 2 * len(factors)), device=device)
-                factors = self.factors = rotation(positions, self.width)
+                factors = self.factors = rotary_factors(positions, self.width)
         return factors[:time]
 
 
-def rotate(x: Tensor, factors: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, factors: Tensor) -> Tensor:
     """(..., U, d), (U, d / 2) -> (..., U, d): turns each pair of neighbours by its angle.
 
     A complex product is one kernel forward and one backward, where sines and cosines of split
@@ -158,15 +158,15 @@ def rotate(x: Tensor, factors: Tensor) -> Tensor:
     return torch.view_as_real(pairs * factors).flatten(-2).type_as(x)
 
 
-def turn(x: Tensor, positions: Tensor) -> Tensor:
+def rotary_at(x: Tensor, positions: Tensor) -> Tensor:
     """(B, H, n, d), positions (n,) or (B or 1, n) -> the same, turned by rotary positions."""
-    factors = rotation(positions.flatten(), x.shape[-1]).unflatten(0, positions.shape)
-    return rotate(x, factors if positions.ndim == 1 else factors[:, None])
+    factors = rotary_factors(positions.flatten(), x.shape[-1]).unflatten(0, positions.shape)
+    return apply_rotary(x, factors if positions.ndim == 1 else factors[:, None])
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:
     """(U,) positions -> (U, dim) sines and cosines to add to frames (Vaswani et al. 2017)."""
-    return torch.view_as_real(rotation(positions, dim)).flatten(-2)
+    return torch.view_as_real(rotary_factors(positions, dim)).flatten(-2)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None) -> Tensor:
@@ -197,7 +197,7 @@ class SelfAttention(nn.Module):
             self.input(x).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2).chunk(3, dim=1)
         )
         if factors is not None:
-            query, key = rotate(query, factors), rotate(key, factors)
+            query, key = apply_rotary(query, factors), apply_rotary(key, factors)
         return query, key, value
 
     def forward(

@@ -10,12 +10,12 @@ from asr.layers import (
     FeedForward,
     SelfAttention,
     Subsampling,
+    apply_rotary,
     dropout,
     halved,
     halved_lengths,
     initialise,
-    rotate,
-    rotation,
+    rotary_factors,
     sinusoids,
     zero_padding,
 )
@@ -101,15 +101,15 @@ def test_subsampling_refuses_chunks_that_are_no_multiple_of_its_stride():
 
 def test_rotary_products_depend_on_distance_only():
     query, key = torch.randn(8), torch.randn(8)
-    factors = rotation(torch.tensor([3, 10, 103, 110]), 8)
-    q, k = rotate(query.expand(4, 8), factors), rotate(key.expand(4, 8), factors)
+    factors = rotary_factors(torch.tensor([3, 10, 103, 110]), 8)
+    q, k = apply_rotary(query.expand(4, 8), factors), apply_rotary(key.expand(4, 8), factors)
     torch.testing.assert_close(q[1] @ k[0], q[3] @ k[2], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(q.norm(dim=1), query.norm().expand(4))
 
 
 def test_rotation_turns_each_pair_by_position_times_its_frequency():
     x = torch.randn(4)
-    y = rotate(x[None], rotation(torch.tensor([5]), 4))[0]
+    y = apply_rotary(x[None], rotary_factors(torch.tensor([5]), 4))[0]
     for pair, frequency in enumerate((1.0, 10000**-0.5)):
         a, b = x[2 * pair : 2 * pair + 2].tolist()
         cos, sin = math.cos(5 * frequency), math.sin(5 * frequency)

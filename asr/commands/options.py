@@ -48,7 +48,7 @@ VERBS: dict[str, tuple[str, str]] = {  # meaning and example
         "asr doctor",
     ),
 }
-MEANT = {  # options of other programs, by verb, and their equivalent here
+FOREIGN_OPTIONS = {  # options of other programs, by verb, and their equivalent here
     "train": {
         "--epochs": "use --budget.updates, --budget.audio_hours or --budget.device_hours",
         "--batch-size": "use --data.max_batch_seconds, the seconds of audio in a batch",
@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
     def nearest(self, word: str) -> str:
         """The option to use in place of one that does not exist; empty if none is similar."""
         name = word.partition("=")[0]
-        if meant := MEANT.get(self.prog.removeprefix("asr "), {}).get(name):
+        if meant := FOREIGN_OPTIONS.get(self.prog.removeprefix("asr "), {}).get(name):
             return meant
         close = difflib.get_close_matches(name, self._option_string_actions, 1, 0.75)
         return f"did you mean {close[0]}?" if close else ""

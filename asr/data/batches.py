@@ -105,17 +105,17 @@ class BatchSource:
     def train_batches(self, position: int = 0, rank: int = 0, num_ranks: int = 1) -> Iterable[Any]:
         """The endless batches of a rank; ``position`` counts the batches of all ranks before."""
         rows = itertools.islice(self.stream.batches(position), rank, None, num_ranks)
-        return self.made(self.train, rows)
+        return self.load_batches(self.train, rows)
 
     def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> Iterable[Any]:
         """Yields every validation item once; a batch holds items of similar size."""
-        return self.made(self.validation, self.validation_rows()[rank::num_ranks])
+        return self.load_batches(self.validation, self.validation_rows()[rank::num_ranks])
 
     def validation_rows(self) -> list[list[int]]:
         """The items of each validation batch."""
         return bucket(self.validation.sizes, self.max_batch_size)
 
-    def made(self, items: Any, rows: Iterable[list[int]]) -> Iterable[Any]:
+    def load_batches(self, items: Any, rows: Iterable[list[int]]) -> Iterable[Any]:
         """The batches of these items."""
         return map(items.batch, rows)
 

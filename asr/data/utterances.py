@@ -324,7 +324,7 @@ class SpeechData(BatchSource):
         larger = GPU_VALIDATION if self.device.type == "cuda" else 1
         return bucket(self.validation.sizes, larger * self.max_batch_size)
 
-    def made(self, items: Any, rows: Iterable[list[int]]) -> Iterable[Batch]:
+    def load_batches(self, items: Any, rows: Iterable[list[int]]) -> Iterable[Batch]:
         """On the device, if the audio is there; otherwise in memory, by a loader."""
         if items.resident is not None:
             return map(items.batch, rows)

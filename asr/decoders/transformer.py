@@ -17,7 +17,7 @@ from asr.layers import (
     dropout,
     inputs,
     modules,
-    rotation,
+    rotary_factors,
 )
 from asr.loss import Term
 
@@ -75,7 +75,7 @@ class Transformer(JointCTC, AttentionDecoder):
         if lengths.is_cuda or bool((lengths < encoded.shape[1]).any()):
             real = mask(lengths.clamp(min=1), encoded.shape[1])[:, None, None]
         encoded = encoded if self.adapt is None else self.adapt(encoded)
-        factors = rotation(
+        factors = rotary_factors(
             torch.arange(tokens.shape[1], device=tokens.device), self.width // self.heads
         )
         x = dropout(self.embedding(tokens), self.dropout, self.training)
@@ -106,7 +106,7 @@ class Transformer(JointCTC, AttentionDecoder):
         past, ancestry = make_room([memory[name] for name in names], state.cache["ancestry"])
         memory, batch = memory | dict(zip(names, past, strict=True)), len(past[0])
         position = ancestry[:1].sum(1)  # all hypotheses have the same number of tokens
-        factors = rotation(position, self.width // self.heads)
+        factors = rotary_factors(position, self.width // self.heads)
         ancestry = with_newest(ancestry, batch)
         hidden = memory["hidden"][:, None, None]  # (B, 1, 1, S)
         others = unseen(ancestry.view(batch, 1, -1, ancestry.shape[1]), past[0].dtype)

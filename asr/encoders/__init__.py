@@ -1,13 +1,14 @@
-"""The table of encoders: those of ``asr.encoders.parts``, and the one that joins them."""
+"""The table of encoders: those of ``asr.encoders.stacks``, and the one that joins them."""
 
 from asr.encoders.block import Block, Frames
 from asr.encoders.encoder import Encoder, EncoderState, state_bytes
 from asr.encoders.gate import Memory
 from asr.encoders.hybrid import Hybrid
-from asr.encoders.parts import (
+from asr.encoders.stack import Stack
+from asr.encoders.stacks import (
     GRU,
     LSTM,
-    PARTS,
+    STACKS,
     Conformer,
     Convolution,
     Hierarchical,
@@ -17,9 +18,8 @@ from asr.encoders.parts import (
     Transformer,
     Universal,
 )
-from asr.encoders.stack import Stack
 
-ENCODERS: dict[str, type[Encoder]] = {**PARTS, "Hybrid": Hybrid}
+ENCODERS: dict[str, type[Encoder]] = {**STACKS, "Hybrid": Hybrid}
 
 __all__ = [
     "ENCODERS",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from asr.batch import mask
 from asr.encoders.block import BlockState, Frames
-from asr.layers import Rotary, SelfAttention, attend, rotation
+from asr.layers import Rotary, SelfAttention, attend, rotary_factors
 
 LEAST_BLOCK = 16
 
@@ -124,7 +124,7 @@ class FrameAttention(Attention):
         """
         x, time, position = frames.x, frames.x.shape[1], state["position"]
         queries = position + torch.arange(time, device=x.device)
-        factors = rotation(queries, self.dim // self.heads) if self.rotary else None
+        factors = rotary_factors(queries, self.dim // self.heads) if self.rotary else None
         query, key, value = self.attention.split(x, factors)
         keys = torch.cat([state["keys"].to(key.dtype), key], dim=2)
         values = torch.cat([state["values"].to(value.dtype), value], dim=2)

@@ -10,7 +10,7 @@ from asr.encoders.attention import Attention, block_frames
 from asr.encoders.block import BlockState, Frames, Stored
 from asr.encoders.gate import Memory
 from asr.kernels.scan import scan
-from asr.layers import Rotary, SelfAttention, attend, rotate, turn
+from asr.layers import Rotary, SelfAttention, apply_rotary, attend, rotary_at
 
 
 class GatedAttention(Attention):
@@ -51,8 +51,8 @@ class GatedAttention(Attention):
         key, held, bias = self._groups(plain, value, stored)
         if self.rotary:
             factors = self.rotary(time, x.device)
-            query, plain = rotate(query, factors), rotate(plain, factors)
-            key = rotate(key, factors[stored.began][:, None])
+            query, plain = apply_rotary(query, factors), apply_rotary(plain, factors)
+            key = apply_rotary(key, factors[stored.began][:, None])
         if stored.weight is not None:
             held = held * stored.weight.gather(1, stored.began)[:, None, :, None].to(held.dtype)
 
@@ -131,7 +131,7 @@ class GatedAttention(Attention):
 
     def _turn(self, x: Tensor, positions: Tensor) -> Tensor:
         """(B, H, 1, d), (B,) -> the same, with rotary positions if there are any."""
-        return x if self.rotary is None else turn(x, positions[:, None])
+        return x if self.rotary is None else rotary_at(x, positions[:, None])
 
     def _store(self, key: Tensor, value: Tensor, keep: Tensor, state: BlockState) -> BlockState:
         """Starts a group with a frame, or merges it into the newest, or drops it; next state."""

@@ -10,7 +10,7 @@ from asr.encoders.block import BlockState, Frames
 from asr.encoders.gate import Memory
 from asr.encoders.gated import attend_both, take_frames, widened, window
 from asr.encoders.hierarchy import AlignedAttention, Pooling
-from asr.layers import attend, turn
+from asr.layers import attend, rotary_at
 
 
 class GatedAlignedAttention(AlignedAttention):
@@ -80,7 +80,7 @@ class GatedAlignedAttention(AlignedAttention):
         """(B, n, D), positions (B or 1, n) -> keys and values (B, H, n, d) of a level."""
         both = self.key_value[level](x).unflatten(-1, (2 * self.heads, -1)).transpose(1, 2)
         key, value = both.chunk(2, dim=1)
-        return turn(key, positions), value
+        return rotary_at(key, positions), value
 
     def initial_state(self, batch: int) -> BlockState:
         """An empty memory.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from asr.encoders.attention import Attention, FrameAttention
 from asr.encoders.block import BlockState, Frames
 from asr.kernels.linear import Linear, xavier
-from asr.layers import attend, modules, rotation, turn
+from asr.layers import attend, modules, rotary_at, rotary_factors
 
 Pooling = Literal["attention", "mean", "last"]
 
@@ -82,7 +82,7 @@ class AlignedAttention(Attention):
 
     def turned_query(self, x: Tensor, positions: Tensor) -> Tensor:
         """(B, n, D), positions (n,) or (B or 1, n) -> (B, H, n, d)."""
-        return turn(self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2), positions)
+        return rotary_at(self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2), positions)
 
     def keys_and_values(self, level: int, memory: Tensor, first: int | Tensor) -> Tensor:
         """(B, n, D) vectors of a level, from number ``first`` on -> (B, n, 2, H, d)."""
@@ -90,7 +90,7 @@ class AlignedAttention(Attention):
         size = self.window**level
         at = (first + torch.arange(memory.shape[1], device=memory.device)) * size + size // 2
         key, value = key_value.unbind(2)
-        key = turn(key.transpose(1, 2), at).transpose(1, 2)
+        key = rotary_at(key.transpose(1, 2), at).transpose(1, 2)
         return torch.stack([key, value.type_as(key)], dim=2)
 
     def slots(self, time: int) -> list[int]:
@@ -270,7 +270,7 @@ class DilatedAttention(Attention):
         for level, attention in enumerate(self.levels):
             apart = self.window**level
             numbers = torch.div(positions, apart, rounding_mode="floor")
-            factors = rotation(numbers, attention.dim // attention.heads)
+            factors = rotary_factors(numbers, attention.dim // attention.heads)
             query, key, value = attention.attention.split(x, factors)
             held = torch.stack([key, value], dim=1)  # (B, 2, H, C, d)
             held = torch.cat([state[f"stored.{level}"].to(key.dtype), held], dim=3)

@@ -4,8 +4,8 @@ from typing import Any
 
 from asr.config.strict_yaml import read_component
 from asr.encoders.block import Block
-from asr.encoders.parts import PARTS
 from asr.encoders.stack import Stack
+from asr.encoders.stacks import STACKS
 
 
 class Hybrid(Stack):
@@ -45,14 +45,14 @@ class Hybrid(Stack):
 def part_blocks(part: dict[str, Any], path: str, dim: int) -> list[Block]:
     """The blocks of an encoder given as in a recipe."""
     # Parts come from model files as well: only what is shipped, so that none can run code.
-    if not isinstance(part, dict) or part.get("class_path") not in PARTS:
+    if not isinstance(part, dict) or part.get("class_path") not in STACKS:
         name = part.get("class_path") if isinstance(part, dict) else part
-        raise ValueError(f"{path}.class_path {name!r}: take one of {', '.join(PARTS)}")
+        raise ValueError(f"{path}.class_path {name!r}: take one of {', '.join(STACKS)}")
     given = part.get("init_args") or {}
     if own := {"dim", "channels"} & set(given):
         raise ValueError(f"{path}.{min(own)}: a part takes it from the Hybrid; leave it out")
     tree = {**part, "init_args": {**given, "dim": dim, "channels": 1}}
-    encoder = read_component(PARTS, tree, path, positional=1, allow_code=False)(1)
+    encoder = read_component(STACKS, tree, path, positional=1, allow_code=False)(1)
     parts = {name.split(".")[0] for name, _ in encoder.named_parameters()}
     if beyond := parts - {"subsampling", "layers", "norm"}:
         raise ValueError(

@@ -11,12 +11,12 @@ from asr.layers import (
     FeedForward,
     SelfAttention,
     TokenOutput,
+    apply_rotary,
     attend,
     dropout,
     inputs,
     modules,
-    rotate,
-    rotation,
+    rotary_factors,
     targets,
 )
 
@@ -65,7 +65,7 @@ class Transformer(LanguageModel):
             more = max(MIN_TOKENS, room // 2)
             cache = {n: F.pad(v, (0,) * 7 + (more,)) if v.ndim > 1 else v for n, v in cache.items()}
             room += more
-        factors = rotation(place, self.width // self.heads)[:, None, None]  # (N, 1, 1, d / 2)
+        factors = rotary_factors(place, self.width // self.heads)[:, None, None]  # (N, 1, 1, d / 2)
         seen = torch.arange(room, device=place.device) <= place[:, None]  # (N, P)
         x, after = self.embedding(tokens)[:, None], {"read": place + 1}  # (N, 1, width)
         for index, layer in enumerate(self.layers):
@@ -77,7 +77,7 @@ class Transformer(LanguageModel):
     def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """(B, U), (B,) -> (B, U + 1); see ``LanguageModel.log_probs``."""
         places = torch.arange(tokens.shape[1] + 1, device=tokens.device)
-        factors = rotation(places, self.width // self.heads)
+        factors = rotary_factors(places, self.width // self.heads)
         x = dropout(self.embedding(inputs(tokens, lengths)), self.dropout, self.training)
         for layer in self.layers:
             x = layer(x, factors)
@@ -112,7 +112,7 @@ class LanguageModelLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(N, 1, width), (N, P, 2, H, d) -> (N, 1, width), and past with the token at ``place``."""
         query, key, value = self.attention.split(self.attention_norm(x), None)  # (N, H, 1, d)
-        query, key = rotate(query, factors), rotate(key, factors)
+        query, key = apply_rotary(query, factors), apply_rotary(key, factors)
         new = torch.stack([key, value], dim=1).transpose(2, 3)  # (N, 2, 1, H, d)
         where = place[:, None, None, None, None].expand(-1, 1, *past.shape[2:])
         past = past.scatter(1, where, new.transpose(1, 2).to(past.dtype))

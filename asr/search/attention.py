@@ -65,7 +65,7 @@ class Candidates(NamedTuple):
 
 
 @dataclass
-class Open:
+class OpenUtterance:
     """An utterance that is still searched: its place in the batch, limit, and finds best first."""
 
     index: int
@@ -146,13 +146,13 @@ def _start_ctc(
     return empty_prefixes(log_probs, lengths)
 
 
-def _open(indices: list[int], lengths: Tensor, prefixes: CTCPrefixes | None) -> list[Open]:
+def _open(indices: list[int], lengths: Tensor, prefixes: CTCPrefixes | None) -> list[OpenUtterance]:
     """The utterances, with the tokens that each may have."""
     limits = lengths.tolist()
     if prefixes is not None:
         generous = (2 * expected_length(prefixes) + 10).nan_to_num(nan=math.inf).tolist()
         limits = [int(min(pair)) for pair in zip(limits, generous, strict=True)]
-    return [Open(index, limit) for index, limit in zip(indices, limits, strict=True)]
+    return [OpenUtterance(index, limit) for index, limit in zip(indices, limits, strict=True)]
 
 
 def _extensions(
@@ -216,7 +216,7 @@ def _continuing(found: Candidates, beam: int) -> Candidates:
     )
 
 
-def _end(utterances: list[Open], found: Candidates, spoken: np.ndarray, beam: int) -> None:
+def _end(utterances: list[OpenUtterance], found: Candidates, spoken: np.ndarray, beam: int) -> None:
     """Gives the utterances those of their best ``beam`` candidates (B, C) that have ended."""
     score, token = found.score[:, :beam], found.token[:, :beam]
     for row, column in np.argwhere((token == EOS) & np.isfinite(score)).tolist():
@@ -233,7 +233,7 @@ def _hypothesis(
 
 
 def _close(
-    utterances: list[Open],
+    utterances: list[OpenUtterance],
     live: Candidates,
     grown: Candidates,
     spoken: np.ndarray,

@@ -58,7 +58,7 @@ class Children:
             if self.stopped:
                 return 143
             process = self._context.Process(
-                target=_begin, args=(list(arguments), log, dict(environment), Held(held))
+                target=_begin, args=(list(arguments), log, dict(environment), InheritedLocks(held))
             )
             process.start()
             self._running.add(process)
@@ -92,7 +92,7 @@ class Children:
                     process.kill()
 
 
-class Held:
+class InheritedLocks:
     """File descriptors that a process gets from the one that starts it."""
 
     def __init__(self, numbers: list[int]):
@@ -102,11 +102,13 @@ class Held:
         return _received, ([reduction.DupFd(number) for number in self.numbers],)
 
 
-def _received(copies: list[Any]) -> Held:
-    return Held([copy.detach() for copy in copies])
+def _received(copies: list[Any]) -> InheritedLocks:
+    return InheritedLocks([copy.detach() for copy in copies])
 
 
-def _begin(arguments: list[str], log: Path, environment: dict[str, str], held: Held) -> None:
+def _begin(
+    arguments: list[str], log: Path, environment: dict[str, str], held: InheritedLocks
+) -> None:
     """In the new process; ``held`` stays open until it ends."""
     os.setsid()
     number = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

@@ -12,7 +12,7 @@ from asr.encoders.gate import Memory
 from asr.encoders.gated import GatedAttention
 from asr.encoders.gated_hierarchy import GatedAlignedAttention
 from asr.encoders.hierarchy import AlignedAttention
-from asr.layers import rotate, rotation
+from asr.layers import apply_rotary, rotary_factors
 from tests import tiny
 
 
@@ -191,13 +191,15 @@ def hierarchical(attention, x, keep):
             most = window if level else window - 1
             seen += [(level, v, at) for v, at in vectors[max(0, len(vectors) - most) :]]
 
-        def turn(v, at):
-            factors = rotation(torch.tensor([at]), width)
-            return rotate(v.view(2, 1, width), factors)[:, 0]
+        def rotary_at(v, at):
+            factors = rotary_factors(torch.tensor([at]), width)
+            return apply_rotary(v.view(2, 1, width), factors)[:, 0]
 
-        query = turn(attention.query(x[t]), t)
+        query = rotary_at(attention.query(x[t]), t)
         both = [attention.key_value[level](v).chunk(2) for level, v, _ in seen]
-        keys = torch.stack([turn(k, at) for (k, _), (_, _, at) in zip(both, seen, strict=True)])
+        keys = torch.stack(
+            [rotary_at(k, at) for (k, _), (_, _, at) in zip(both, seen, strict=True)]
+        )
         values = torch.stack([v.view(2, width) for _, v in both])
         shares = (torch.einsum("hd,ghd->gh", query, keys) / width**0.5).softmax(0)
         outputs.append(attention.output(torch.einsum("gh,ghd->hd", shares, values).flatten()))

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from asr.batch import mask
 from asr.encoders import Frames, Hierarchical
 from asr.encoders.hierarchy import AlignedAttention, DilatedAttention
-from asr.layers import rotate, rotation
+from asr.layers import apply_rotary, rotary_factors
 from asr.loss import collected, weighted
 from tests import tiny
 
@@ -44,7 +44,9 @@ def reference(module, x):
         memories.append(torch.stack([summary(pool, b) for b in blocks]) if n else x[:0])
 
     def turned(vector, at):
-        return rotate(vector.view(module.heads, 1, width), rotation(torch.tensor([at]), width))
+        return apply_rotary(
+            vector.view(module.heads, 1, width), rotary_factors(torch.tensor([at]), width)
+        )
 
     outputs = []
     for t in range(len(x)):

@@ -23,7 +23,7 @@ from asr.formatting import digits
 from asr.locks import is_taken, take
 from asr.study import Selection, devices, matrix, read_study, run_study, status
 from asr.study.plan import Plan, draw
-from asr.study.processes import Children, Held
+from asr.study.processes import Children, InheritedLocks
 from asr.study.schema import Range
 from tests.corpus import make_corpus
 from tests.studies import STUDY, Fake, study, wer_of, work, write_inputs
@@ -540,7 +540,7 @@ def wait_for(path, held):
 
 def test_a_child_holds_the_locks_that_it_is_given(tmp_path):
     held = take(tmp_path / "unit" / ".claim")
-    given = (tmp_path / "end", Held([held.fileno()]))
+    given = (tmp_path / "end", InheritedLocks([held.fileno()]))
     child = multiprocessing.get_context("forkserver").Process(target=wait_for, args=given)
     child.start()
     held.close()

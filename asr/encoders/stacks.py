@@ -12,7 +12,7 @@ from asr.encoders.state_space import StateSpace
 from asr.encoders.transformer import Transformer
 from asr.encoders.universal import Universal
 
-PARTS: dict[str, type[Stack]] = {
+STACKS: dict[str, type[Stack]] = {
     cls.__name__: cls
     for cls in (
         LSTM,
