@@ -97,8 +97,8 @@ class Budget:
     """A run stops at the first of these that is set and reached.
 
     Args:
-        device_hours: number of devices times hours since the process started; loading and
-            validation count too.
+        device_hours: number of devices times hours since the start of the process, over all
+            sessions of the run; loading and validation count too.
         updates: number of optimiser steps.
         audio_hours: hours of audio trained on; audio that is repeated counts each time.
     """
