@@ -4,20 +4,21 @@ A hypothesis h of U tokens has the score
 
     (1 - c) log p_attention(h) + c log p_ctc(h) + l log p_lm(h) + length_bonus * U
 
-where p_ctc is the probability of all alignments that begin with h or, once h has ended, that
-spell exactly h (Hori, Watanabe and Hershey 2017, "Joint CTC/attention decoding"; Graves 2008), and
-p_lm that of a language model (shallow fusion, Gulcehre et al. 2015), EOS included once h has ended.
+For an open hypothesis, p_ctc is the probability of all alignments that begin with h. For an ended
+one, it is the probability of all alignments that spell exactly h (Hori, Watanabe and Hershey 2017,
+"Joint CTC/attention decoding"; Graves 2008). p_lm is the probability under a language model
+(shallow fusion, Gulcehre et al. 2015); it includes EOS once h has ended.
 
-**Where a search stops.** All probabilities only fall as a hypothesis grows. The best score among
-the open hypotheses (plus, if positive, the length bonus of all tokens that are still allowed)
-therefore bounds everything that could follow, and an utterance ends as soon as a finished
-hypothesis reaches this bound. No length ratio is guessed, and nothing is truncated.
+**Stopping.** No probability rises as a hypothesis grows. The best score of the open hypotheses,
+plus a positive length bonus for all tokens that are still allowed, is therefore an upper bound of
+all later scores. An utterance ends when a finished hypothesis reaches this bound. The search needs
+no guess of the output length, and truncates no hypothesis.
 
-**The allowance** is for decoders that do not want to stop. An alignment cannot hold more tokens
-than encoder frames, so S tokens are the limit. Where CTC takes part in the score, its posterior
-knows more: frames are independent given the audio, hence the expected number of labels has a
-closed form, and the limit is twice that plus 10 if this is less. A hypothesis that is cut there
-carries ``finished=False`` and ranks below every finished one.
+**Limit on tokens.** Some decoders never emit EOS. An alignment cannot hold more tokens than encoder
+frames, so the limit is S tokens. If CTC is part of the score, the limit is twice the expected
+number of CTC labels plus 10, if this is less than S; the expectation has a closed form, because the
+frames are independent given the audio. A hypothesis that reaches the limit without EOS has
+``finished=False`` and ranks below every finished one.
 """
 
 import bisect
@@ -45,14 +46,14 @@ from asr.search.hypothesis import Hypothesis, Rules, refuse_nan, settled
 
 
 class Candidates(NamedTuple):
-    """Hypotheses and what they are made of, on the host; arrays of (B, K), best first.
+    """Hypotheses with the terms of their scores, as (B, K) arrays on the host, best first.
 
     Attributes:
-        score: the weighted sum, -inf where there is no hypothesis.
+        score: the weighted sum of the terms; -inf where there is no hypothesis.
         attention: log-probability under the decoder.
         ctc: log-probability under CTC, 0 without it.
         lm: log-probability under the language model, 0 without one.
-        parent: position among the hypotheses of the step before.
+        parent: position of the hypothesis that was extended, at the previous step.
         token: last token.
     """
 
@@ -66,14 +67,14 @@ class Candidates(NamedTuple):
 
 @dataclass
 class OpenUtterance:
-    """An utterance that is still searched: its place in the batch, limit, and finds best first."""
+    """An utterance whose search goes on: its batch index, token limit and finished hypotheses."""
 
     index: int
     allowance: int
     found: list[Hypothesis] = field(default_factory=list)
 
     def bound(self, best: float, length: int, rules: Rules) -> float:
-        """What follows from hypotheses of this length and score is not worth more."""
+        """Upper bound of the scores that extensions of a hypothesis can reach."""
         return best + max(rules.length_bonus, 0.0) * (self.allowance - length)
 
 
@@ -87,12 +88,13 @@ def search(
 ) -> list[list[Hypothesis]]:
     """(B, S, D), (B,) -> hypotheses of each utterance, best first.
 
-    At each step the ``beam`` best of all extensions count: those that end are finished, and the
-    search goes on with the ``beam`` best that do not. The decoder sees all utterances and
-    hypotheses at once; utterances leave when they end. The device is waited for once per step.
+    Of the ``beam`` best extensions at each step, those that end with EOS become results. The search
+    goes on with the ``beam`` best of the others. The decoder reads all hypotheses of all utterances
+    as one batch. Utterances leave the batch when they end. The host waits for the device once per
+    step.
 
     Raises:
-        ValueError: CTC is asked for and the decoder has no CTC head, or scores are NaN.
+        ValueError: ``rules`` use CTC but the decoder has no CTC head, or scores are NaN.
     """
     results = [[Hypothesis((), 0.0, 0.0, 0.0, 0.0, True)] for _ in range(len(encoded))]
     heard = [index for index, length in enumerate(lengths.tolist()) if length > 0]
@@ -107,14 +109,14 @@ def search(
     fusion = None
     if language_model is not None:
         fusion = begin(language_model, len(encoded), encoded.device)
-    one = np.zeros((len(heard), 1))  # hypothesis per utterance, of no tokens
+    one = np.zeros((len(heard), 1))  # one hypothesis without tokens per utterance
     live = Candidates(one, one, one, one, one.astype(np.int64), np.full(one.shape, EOS))
     spoken = np.zeros((len(heard), 1, 0), dtype=np.int64)  # (B, K, U)
     while True:
         last = torch.from_numpy(live.token.ravel()).to(encoded.device)  # (B*K,)
         log_probs, state = decoder.step(last, state)  # (B*K, V)
         found = _extensions(log_probs, live, prefixes, fusion, spoken.shape[2], rules)
-        # NaN is greater than any number to topk: where there is one, it stands first.
+        # topk ranks NaN above every number, so a NaN is in the first column.
         refuse_nan([utterances[row].index for row in np.flatnonzero(np.isnan(found.score[:, 0]))])
         grown = _continuing(found, rules.beam)
         _end(utterances, found, spoken, rules.beam)
@@ -134,7 +136,7 @@ def search(
 def _start_ctc(
     decoder: AttentionDecoder, encoded: Tensor, lengths: Tensor, ctc_weight: float
 ) -> CTCPrefixes | None:
-    """The empty prefixes; None where CTC takes no part."""
+    """The CTC scores of empty prefixes; None if CTC has no weight."""
     if ctc_weight == 0:
         return None
     log_probs = decoder.ctc_log_probs(encoded)
@@ -147,7 +149,7 @@ def _start_ctc(
 
 
 def _open(indices: list[int], lengths: Tensor, prefixes: CTCPrefixes | None) -> list[OpenUtterance]:
-    """The utterances, with the tokens that each may have."""
+    """The utterances, each with the most tokens that it may have."""
     limits = lengths.tolist()
     if prefixes is not None:
         generous = (2 * expected_length(prefixes) + 10).nan_to_num(nan=math.inf).tolist()
@@ -163,9 +165,9 @@ def _extensions(
     length: int,
     rules: Rules,
 ) -> Candidates:
-    """The best extensions of the live hypotheses of this length, from (B*K, V).
+    """The best extensions of live hypotheses of ``length`` tokens, by (B*K, V) log-probabilities.
 
-    There are enough for ``beam`` of them not to end, whichever end.
+    It returns ``beam`` + K of them, so that at least ``beam`` are left without those that end.
     """
     K, V = live.score.shape[1], log_probs.shape[1]
     attention = _extended(live.attention, log_probs)  # (B, K, V)
@@ -181,18 +183,18 @@ def _extensions(
     ]
     packed = torch.stack([score, *parts, place.to(score.dtype)])  # one transfer to the host
     scores, attentions, ctcs, lms, places = packed.cpu().to(torch.float64).numpy()
-    attentions[np.isneginf(scores)] = -math.inf  # nothing grows from what is not a hypothesis
+    attentions[np.isneginf(scores)] = -math.inf  # an excluded extension has no extensions
     return Candidates(scores, attentions, ctcs, lms, *np.divmod(places.astype(np.int64), V))
 
 
 def _extended(totals: np.ndarray, log_probs: Tensor) -> Tensor:
-    """(B, K) log-probabilities of hypotheses, (B*K, V) of tokens -> (B, K, V) of both."""
+    """(B, K) log-probabilities of hypotheses, (B*K, V) of tokens -> (B, K, V) sums."""
     before = torch.from_numpy(totals).to(log_probs.device, precision(log_probs.device))
     return before[..., None] + log_probs.view(*totals.shape, -1)
 
 
 def _weighted(attention: Tensor, ctc: Tensor | None, lm: Tensor | None, rules: Rules) -> Tensor:
-    """The weighted sum; what any of them excludes has -inf, never 0 * -inf."""
+    """The weighted sum; it is -inf, never NaN, where a term is -inf."""
     if ctc is None:
         score = attention.clone()
     elif rules.ctc_weight == 1:
@@ -203,7 +205,7 @@ def _weighted(attention: Tensor, ctc: Tensor | None, lm: Tensor | None, rules: R
 
 
 def _continuing(found: Candidates, beam: int) -> Candidates:
-    """The best ``beam`` that have not ended, and no more columns than needed: (B, K)."""
+    """The best ``beam`` candidates that have not ended, in as few columns as possible: (B, K)."""
     alive = (found.token != EOS) & np.isfinite(found.score)  # (B, C)
     order = np.argsort(~alive, axis=1, kind="stable")  # (B, C)
     order = order[:, : min(beam, alive.sum(1).max())]  # (B, K)
@@ -212,12 +214,12 @@ def _continuing(found: Candidates, beam: int) -> Candidates:
     grown = Candidates(*(value[rows, order] for value in found))
     return grown._replace(
         score=np.where(alive, grown.score, -math.inf),
-        token=np.where(alive, grown.token, UNKNOWN),  # what no network minds to read
+        token=np.where(alive, grown.token, UNKNOWN),  # a valid input that is ignored
     )
 
 
 def _end(utterances: list[OpenUtterance], found: Candidates, spoken: np.ndarray, beam: int) -> None:
-    """Gives the utterances those of their best ``beam`` candidates (B, C) that have ended."""
+    """Adds the ended ones among the best ``beam`` candidates (B, C) to their utterances."""
     score, token = found.score[:, :beam], found.token[:, :beam]
     for row, column in np.argwhere((token == EOS) & np.isfinite(score)).tolist():
         tokens = spoken[row, found.parent[row, column]]
@@ -240,9 +242,9 @@ def _close(
     rules: Rules,
     results: list[list[Hypothesis]],
 ) -> np.ndarray:
-    """Writes the results of utterances that end here; the rows of the others.
+    """Writes the results of utterances that end at this step; returns the rows of the others.
 
-    ``live`` have the tokens ``spoken`` (B, K, U), ``grown`` one more.
+    ``spoken`` (B, K, U) are the tokens of ``live``; those in ``grown`` have one token more.
     """
     stay = []
     length = spoken.shape[2]
@@ -272,7 +274,7 @@ def _follow(
     stay: np.ndarray,
     device: torch.device,
 ) -> tuple[State, CTCPrefixes | None, Fusion | None]:
-    """Reorders what the device holds: from ``live`` to the rows ``stay`` of ``grown``."""
+    """Reorders the states on the device, from ``live`` to the rows ``stay`` of ``grown``."""
     B, K = live.score.shape
     parent, token = grown.parent[stay], grown.token[stay]  # (B', K')
     rows = None if len(stay) == B else torch.from_numpy(stay).to(device)  # (B',)

@@ -1,24 +1,24 @@
 """Greedy search and time-synchronous prefix beam search with a CTC head.
 
-A prefix h of U tokens is kept at frame t with two probabilities: of all alignments of the first t
-frames that spell h and end in a blank, and of those that end in its last token (Graves 2014,
-"Towards end-to-end speech recognition"; Hannun et al. 2014, "First-pass large vocabulary
-continuous speech recognition using bi-directional recurrent DNNs"). After the last frame it has
-the score
+Each prefix h of U tokens has two probabilities at frame t. They sum over the alignments of the
+first t frames that spell h and end in a blank, and over those that end in the last token of h
+(Graves 2014, "Towards end-to-end speech recognition"; Hannun et al. 2014, "First-pass large
+vocabulary continuous speech recognition using bi-directional recurrent DNNs"). After the last frame
+the score of h is
 
     log p_ctc(h) + l log p_lm(h) + length_bonus * U
 
-in which the language model reads each token when a prefix grows by it, and EOS at the end. With a
-beam that holds every prefix, p_ctc is the sum over all alignments; with a smaller one, over those
-whose prefixes were kept.
+The language model reads a token when a prefix grows by this token, and EOS at the end. If the beam
+holds every prefix, p_ctc is the sum over all alignments. With a smaller beam, it is the sum over
+the alignments whose prefixes were kept.
 
-From frame to frame a prefix stays or grows by one token, and none is held twice: see
+At each frame a prefix stays or grows by one token; equal prefixes are merged, see
 ``asr.search.prefixes``.
 
-**Which tokens are tried.** Without a language model the 2 * beam likeliest tokens of a frame: a
-prefix has at least ``beam`` extensions among these that are neither its repeated token nor live
-already, and all are likelier than its extension by any other token. The result is that of trying
-all tokens. With a language model all are tried.
+**Tokens that are tried.** Without a language model, the search tries the 2 * beam likeliest tokens
+of each frame. This gives the same result as trying all tokens: among them, a prefix has at least
+``beam`` extensions that neither repeat its last token nor equal a live prefix, and all of these are
+likelier than an extension by any other token. With a language model, the search tries all tokens.
 
 An alignment never contains EOS, so the probability that the CTC head gives to EOS is not used.
 """
@@ -42,7 +42,7 @@ from asr.search.prefixes import FIRST_TOKEN, Prefixes, Survivors
 def greedy(decoder: Decoder, encoded: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
     """(B, S, D), (B,) -> the tokens of the likeliest path of each utterance.
 
-    ``decoder_score`` is the log-probability of that path alone, of the many that spell the tokens.
+    ``decoder_score`` is the log-probability of this one path, not of all paths with these tokens.
 
     Raises:
         ValueError: scores are NaN.
@@ -60,13 +60,13 @@ def greedy(decoder: Decoder, encoded: Tensor, lengths: Tensor) -> list[list[Hypo
 
 @dataclass(frozen=True)
 class LivePrefixes:
-    """The K prefixes of each utterance after some frames; without one, a row has -inf throughout.
+    """The K prefixes of each utterance at one frame; unused places have -inf in every value.
 
     Attributes:
         blank: (B, K) log-probability of the alignments that end in a blank.
-        label: (B, K) of those that end in the last token.
+        label: (B, K) log-probability of the alignments that end in the last token.
         lm: (B, K) log-probability under the language model, 0 without one.
-        prefixes: their tokens.
+        prefixes: the tokens of the prefixes.
     """
 
     blank: Tensor
@@ -85,8 +85,9 @@ def search(
 ) -> list[list[Hypothesis]]:
     """(B, S, D), (B,) -> up to ``nbest`` or ``beam`` hypotheses of each utterance, best first.
 
-    All utterances and prefixes take one frame together; the device is never waited for before the
-    end, unless there is a language model: it reads only what has grown.
+    All prefixes of all utterances advance together, frame by frame. Without a language model, the
+    host waits for the device only at the end. With one, the host waits at each frame to learn which
+    prefixes grew, because the language model reads only these.
 
     Raises:
         ValueError: scores are NaN.
@@ -112,9 +113,9 @@ def search(
 
 
 def _emissions(decoder: Decoder, encoded: Tensor, lengths: Tensor) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, V) log-probabilities; EOS never is, and blanks fill the padding.
+    """(B, S, D), (B,) -> (B, S, V) log-probabilities, in float64 if the device has it.
 
-    Float64, or float32 on a device without it.
+    EOS has probability 0. In the padding the blank has probability 1.
     """
     log_probs = decoder.ctc_log_probs(encoded)
     assert log_probs is not None, "a decoder that is searched by CTC has a CTC head"
@@ -128,7 +129,7 @@ def _emissions(decoder: Decoder, encoded: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _empty(log_probs: Tensor) -> LivePrefixes:
-    """The empty prefix before the first frame, K = 1."""
+    """The empty prefix, before the first frame; K = 1."""
     zero = log_probs.new_zeros(len(log_probs), 1)  # (B, 1)
     prefixes = Prefixes.empty(len(log_probs), log_probs.device)
     return LivePrefixes(zero, torch.full_like(zero, -math.inf), zero, prefixes)
@@ -142,7 +143,7 @@ def _step(
     tokens: Tensor,
     rules: Rules,
 ) -> tuple[LivePrefixes, Fusion | None]:
-    """One frame: its (B, V) log-probabilities, and (B, M) those of the (B, M) tokens to try."""
+    """Advances by one frame with (B, V) log-probabilities; (B, M) ``scores`` are of ``tokens``."""
     blank, label, grown = _continue(live, log_probs, scores, tokens)
     lm = live.lm[..., None].expand_as(grown)  # (B, K, M)
     if fusion is not None:
@@ -167,11 +168,13 @@ def _continue(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities after one more frame.
 
-    Of prefixes that stay, ending in a blank (B, K) and in their last token (B, K); and of those
-    that grow (B, K, M), -inf where this leads to a live one, which has it.
+    Returns:
+        (B, K) of prefixes that stay and end in a blank, (B, K) of those that stay and end in their
+        last token, and (B, K, M) of those that grow. An extension that equals a live prefix has
+        -inf here, because its probability is added to this prefix.
     """
     total, last = torch.logaddexp(live.blank, live.label), live.prefixes.last  # (B, K)
-    # A repeated token must be parted from the prefix by a blank.
+    # A token that repeats the last one needs a blank between both.
     same = last[..., None] == last[:, None]  # (B, K, K)
     parents = live.prefixes.parents(total > -math.inf)
     arrived = torch.where(same, live.blank[..., None], total[..., None])  # (B, K, K)
@@ -185,9 +188,10 @@ def _continue(
 
 
 def _hypotheses(live: LivePrefixes, fusion: Fusion | None, rules: Rules) -> list[list[Hypothesis]]:
-    """What the prefixes are worth after the last frame.
+    """The hypotheses after the last frame, best first.
 
-    One whose end the language model excludes is not finished, and counts without its end.
+    If the language model gives EOS probability 0, the hypothesis has ``finished=False`` and a score
+    without EOS.
     """
     total = torch.logaddexp(live.blank, live.label)  # (B, K)
     ended = live.lm

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from asr.batch import BLANK, EOS
 
-FIRST_TOKEN = max(BLANK, EOS) + 1  # of the tokens that a hypothesis may hold
+FIRST_TOKEN = max(BLANK, EOS) + 1  # the first token that a hypothesis may hold
 
 
 @dataclass(frozen=True)
 class Survivors:
-    """The best of the hypotheses that stay (B, K) or grow by a token (B, K, M), K' per utterance.
+    """The K' best hypotheses of each utterance, among K that stay and K * M that grow by a token.
 
     Attributes:
-        parent: (B, K') position of the hypothesis that it was.
-        grew: (B, K') bool.
-        extension: (B, K') which of the K * M it is; 0 where it stayed.
-        kind: (B, K') which of the M tokens it grew by; 0 where it stayed.
+        parent: (B, K') position of the hypothesis before this step.
+        grew: (B, K') bool, whether the hypothesis grew.
+        extension: (B, K') position among the K * M extensions; 0 if the hypothesis stayed.
+        kind: (B, K') position of the new token among the M tokens; 0 if the hypothesis stayed.
     """
 
     parent: Tensor
@@ -33,7 +33,7 @@ class Survivors:
 
     @classmethod
     def best(cls, stay: Tensor, grow: Tensor, beam: int) -> "Survivors":
-        """By the ranks of those that stay (B, K) and of those that grow (B, K, M)."""
+        """Selects by the scores of hypotheses that stay (B, K) and that grow (B, K, M)."""
         K, M = stay.shape[1], max(grow.shape[2], 1)
         ranks = torch.cat([stay, grow.flatten(1)], 1)
         place = ranks.topk(min(beam, ranks.shape[1])).indices
@@ -43,12 +43,12 @@ class Survivors:
         return cls(parent, grew, extension, extension % M)
 
     def of(self, stay: Tensor, grow: Tensor) -> Tensor:
-        """(B, K) and (B, K, M) values -> (B, K'), those of what was chosen."""
+        """(B, K) and (B, K, M) values -> (B, K') values of the survivors."""
         grown = grow.flatten(1).gather(1, self.extension)
         return torch.where(self.grew, grown, stay.gather(1, self.parent))
 
     def rows(self, hypotheses: int) -> Tensor:
-        """(B * K',) rows of the parents among B times K ``hypotheses``."""
+        """(B * K',) rows of the parents in a batch of B * K rows; K is ``hypotheses``."""
         utterances = torch.arange(len(self.parent), device=self.parent.device)[:, None]
         return (utterances * hypotheses + self.parent).flatten()
 
@@ -58,10 +58,10 @@ class Prefixes:
     """The tokens of K hypotheses per utterance.
 
     Attributes:
-        tokens: (B, K, U) then BLANK.
-        lengths: (B, K).
-        last: (B, K) last token, EOS of the empty one.
-        begins: (B, K, K) whether the first of two begins the second; true of itself.
+        tokens: (B, K, U), padded with BLANK.
+        lengths: (B, K) number of tokens.
+        last: (B, K) last token; EOS for an empty hypothesis.
+        begins: (B, K, K) whether hypothesis i is a prefix of hypothesis j, or equals it.
     """
 
     tokens: Tensor
@@ -71,22 +71,22 @@ class Prefixes:
 
     @classmethod
     def empty(cls, utterances: int, device: torch.device) -> "Prefixes":
-        """The hypothesis of no tokens, K = 1."""
+        """One hypothesis without tokens for each utterance; K = 1."""
         length = torch.zeros(utterances, 1, dtype=torch.int64, device=device)
         tokens = length.new_empty(utterances, 1, 0)
         return cls(tokens, length, length + EOS, length[..., None] == 0)
 
     def select(self, utterances: Tensor) -> "Prefixes":
-        """Keeps these utterances, (B',) positions."""
+        """Keeps the utterances at (B',) positions."""
         return Prefixes(*(getattr(self, field.name)[utterances] for field in fields(self)))
 
     def parents(self, alive: Tensor) -> Tensor:
-        """(B, K) bool -> (B, K, K): the first is the second, a live one, without its last token."""
+        """(B, K) bool -> (B, K, K): whether i is j without its last token, and j is alive."""
         shorter = self.lengths[..., None] + 1 == self.lengths[:, None]
         return self.begins & shorter & alive[:, None]
 
     def follow(self, survivors: Survivors, token: Tensor) -> "Prefixes":
-        """The hypotheses that were chosen, each with its (B, K') token if it grew."""
+        """The hypotheses of the survivors; those that grew get their (B, K') ``token``."""
         parent, grew = survivors.parent, survivors.grew
         tokens = self.tokens.flatten(0, 1)[survivors.rows(self.lengths.shape[1])]
         tokens = tokens.unflatten(0, parent.shape)  # (B, K', U)
@@ -94,8 +94,8 @@ class Prefixes:
         lengths = self.lengths.gather(1, parent)
         pairs = (parent * self.lengths.shape[1])[..., None] + parent[:, None]  # (B, K', K')
         begins = self.begins.flatten(1).gather(1, pairs.flatten(1)).view_as(pairs)
-        # One that grew begins another if that goes on with its token. One that stayed begins as
-        # many as before.
+        # A hypothesis that grew is a prefix of another only if that one has the new token next.
+        # If a hypothesis stayed, it is a prefix of the same ones as before.
         following = tokens.gather(2, lengths[:, None].expand_as(pairs)).transpose(1, 2)
         begins &= ~grew[..., None] | (following == token[..., None])
         begins |= torch.eye(pairs.shape[1], dtype=torch.bool, device=pairs.device)

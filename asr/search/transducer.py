@@ -1,28 +1,27 @@
 """Greedy search and beam search with a transducer.
 
-**Greedy** loops over tokens, not frames (Bataev et al. 2024, "Label-looping"): an utterance moves
-through blanks, several frames at a time, until a token is likelier, and the prediction network runs
-once per token and batch.
+**Greedy search** loops over tokens, not frames (Bataev et al. 2024, "Label-looping"). Each
+utterance skips blanks, several frames at a time, until a token is likelier than the blank. The
+prediction network runs once per token for the whole batch.
 
 **Beam search** is alignment-length synchronous (Saon, Tüske and Audhkhasi 2020). At step i every
-hypothesis of u tokens stands at frame t = i - u and takes one step through the lattice: BLANK, to
-frame t + 1, or a token. Hypotheses with equal tokens therefore stand at the same frame, and the two
-ways to reach one - to stay at it through a blank, to grow into it from the hypothesis one token
-shorter - meet at the same step: their probabilities are added, exactly, and no hypothesis is held
-twice. With a beam that holds every hypothesis, each has the sum over all its alignments. A search
-frame by frame would need a bound on the tokens of a frame, and an inner loop over them.
+hypothesis of u tokens is at frame t = i - u. It emits either BLANK, which moves it to frame t + 1,
+or a token. Hypotheses with equal tokens are therefore always at the same frame. A hypothesis can be
+reached by a blank or by a token from the hypothesis that is one token shorter. Both happen at the
+same step, so the search adds their probabilities exactly and holds no hypothesis twice. If the beam
+holds every hypothesis, each one has the sum over all its alignments. A search frame by frame would
+need an inner loop over the tokens of a frame, and a bound on their number.
 
-**Where a search stops.** As in ``asr.search.attention``: when no open hypothesis can reach those
-that are certain. An open one may still gain what grows into it: at a step every path to some tokens
-goes through one of the hypotheses that begin them, so that these together bound them. With an
-internal language model, whose share is taken away, a token might raise the score; the bound then
-holds as long as tokens cost more than their correction, which is what an internal language model is
-about.
+**Stopping.** As in ``asr.search.attention``, a search stops when no open hypothesis can overtake
+the finished ones. Every path to a longer hypothesis passes through one of its open prefixes, so the
+sum over these prefixes is an upper bound. With an internal language model, whose log-probability is
+subtracted, a token might raise the score. The bound then holds only while a token costs more than
+this correction.
 
-**The allowance** is for models that do not want to go on. Tokens may outnumber frames, so no limit
-is given; a sane model says fewer than two per frame: greedy search stops at 2 S + 10 tokens, with
-``finished=False``. Beam search allows twice the tokens of the greedy hypothesis and 10 more; from
-there on a hypothesis only takes blanks.
+**Limit on tokens.** A transducer may emit more tokens than frames, so the lattice sets no limit,
+but a usable model emits fewer than two per frame. Greedy search stops at 2 S + 10 tokens, with
+``finished=False``. Beam search allows twice the tokens of the greedy hypothesis plus 10, and a
+hypothesis at this limit takes only blanks.
 """
 
 import math
@@ -40,15 +39,15 @@ from asr.search.fusion import Fusion, begin, put, take_rows
 from asr.search.hypothesis import Hypothesis, Rules, refuse_nan, settled
 from asr.search.prefixes import FIRST_TOKEN, Prefixes, Survivors
 
-AHEAD = 8  # frames that greedy search looks at together: a token comes about every fifth
-NOTHING = Hypothesis((), 0.0, 0.0, 0.0, 0.0, True)  # of an utterance without frames
+AHEAD = 8  # frames per step of greedy search: about one frame in five has a token
+NOTHING = Hypothesis((), 0.0, 0.0, 0.0, 0.0, True)  # the result of an utterance without frames
 
 
 @torch.no_grad()
 def greedy(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
     """(B, S, D), (B,) -> the tokens of the path that takes the likeliest step each time.
 
-    ``decoder_score`` is the log-probability of that path alone, of the many that spell the tokens.
+    ``decoder_score`` is the log-probability of this one path, not of all paths with these tokens.
 
     Raises:
         ValueError: scores are NaN.
@@ -62,7 +61,7 @@ def greedy(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> list
     rows = torch.tensor(open_, device=encoded.device)
     projected, lengths = _projected(decoder, encoded, lengths), lengths.to(encoded.device)
     ahead = torch.arange(AHEAD, device=encoded.device)
-    at = torch.zeros_like(rows)  # (R,) frame of each utterance that is still heard
+    at = torch.zeros_like(rows)  # (R,) current frame of each open utterance
     score = torch.zeros(len(rows), dtype=precision(encoded.device), device=encoded.device)
     predictions, cache = decoder.predict(torch.full_like(rows, EOS), decoder.begin(len(rows)))
     while open_:
@@ -109,27 +108,27 @@ def greedy(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> list
 
 
 def _projected(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, J), zero in the padding, which is looked at and never counts."""
+    """(B, S, D), (B,) -> (B, S, J), zero in the padding, which the search reads but ignores."""
     padding = ~mask(lengths.to(encoded.device), encoded.shape[1])
     return decoder.project(encoded).masked_fill(padding[..., None], 0.0)
 
 
 def allowance(frames: int) -> int:
-    """The most tokens that greedy search takes from so many frames."""
+    """The most tokens that greedy search emits for an utterance of this many frames."""
     return 2 * frames + 10
 
 
 @dataclass(frozen=True)
 class LiveHypotheses:
-    """The K open hypotheses of each utterance at one step; without one, a row has -inf.
+    """The K open hypotheses of each utterance at one step; unused places have a score of -inf.
 
     Attributes:
-        score: (B, K) log-probability under the decoder, of the alignments so far.
-        lm: (B, K) under the language model; 0 without one.
-        internal: (B, K) under the internal language model, where it takes part.
-        prefixes: their tokens.
-        predictions: (B*K, J) of the prediction network.
-        cache: its states, (B*K, ...).
+        score: (B, K) log-probability under the decoder, summed over the alignments so far.
+        lm: (B, K) log-probability under the language model; 0 without one.
+        internal: (B, K) log-probability under the internal language model; 0 if it is not used.
+        prefixes: the tokens of the hypotheses.
+        predictions: (B*K, J) output of the prediction network.
+        cache: (B*K, ...) states of the prediction network.
     """
 
     score: Tensor
@@ -140,7 +139,7 @@ class LiveHypotheses:
     cache: Cache
 
     def select(self, utterances: Tensor, rows: Tensor) -> "LiveHypotheses":
-        """Keeps these utterances, (B',) positions, whose hypotheses are at these (B' * K,) rows."""
+        """Keeps the utterances at (B',) positions, and their hypotheses at (B' * K,) rows."""
         return LiveHypotheses(
             self.score[utterances],
             self.lm[utterances],
@@ -151,7 +150,7 @@ class LiveHypotheses:
         )
 
     def ranks(self, rules: Rules) -> Tensor:
-        """(B, K) by which they are ranked."""
+        """(B, K) scores that rank the hypotheses: the weighted sum of all terms."""
         return (
             self.score
             + rules.lm_weight * self.lm
@@ -170,9 +169,10 @@ def search(
 ) -> list[list[Hypothesis]]:
     """(B, S, D), (B,) -> up to ``nbest`` or ``beam`` hypotheses of each utterance, best first.
 
-    A step is one joint network over all hypotheses of all utterances, and one prediction network
-    over those that grew; utterances leave when they end. The device is waited for three times per
-    step: for those that grew, for what has ended, and for what may still come.
+    Each step runs the joint network once over all hypotheses of all utterances, and the prediction
+    network once over the hypotheses that grew. Utterances leave the batch when they end. The host
+    waits for the device three times per step: for the hypotheses that grew, for the finished ones,
+    and for the bounds.
 
     Raises:
         ValueError: scores are NaN.
@@ -218,7 +218,7 @@ def search(
 
 
 def _empty(decoder: TransducerDecoder, utterances: int, dtype: torch.dtype) -> LiveHypotheses:
-    """The hypothesis of no tokens before the first frame, K = 1."""
+    """The hypothesis without tokens, before the first frame; K = 1."""
     cache = decoder.begin(utterances)
     device = next(iter(cache.values())).device
     prefixes = Prefixes.empty(utterances, device)
@@ -237,10 +237,13 @@ def _step(
     limit: Tensor,
     rules: Rules,
 ) -> tuple[LiveHypotheses, Fusion | None, LiveHypotheses]:
-    """One step through the lattice of (B, S, J) frames, of which (B,) are real, from (B, K).
+    """Advances the hypotheses by one step through the lattice, from their (B, K) frames ``at``.
 
-    Also those before the step with what they are worth if they take the BLANK of the last frame
-    (``score``, -inf where this is not their last frame) and EOS (``lm``).
+    ``projected`` (B, S, J) has ``frames`` (B,) real frames; ``limit`` (B,) bounds the tokens.
+
+    Returns:
+        The new hypotheses, their language model states, and the old hypotheses as finished ones:
+        with the BLANK of the last frame in ``score`` (-inf at other frames) and EOS in ``lm``.
     """
     B, K = live.score.shape
     utterances = torch.arange(B, device=at.device)[:, None]
@@ -281,7 +284,7 @@ def _step(
 
 
 def _merge(live: LiveHypotheses, stay: Tensor, grown: Tensor) -> tuple[Tensor, Tensor]:
-    """Adds to (B, K) what grows into a live hypothesis, and takes it from (B, K, M)."""
+    """Moves the probability of extensions (B, K, M) that equal a live hypothesis to it, (B, K)."""
     parents = live.prefixes.parents(live.score > -math.inf)  # (B, K, K)
     token = (live.prefixes.last - FIRST_TOKEN).clamp(min=0)[:, None].expand_as(parents)
     arriving = grown.gather(2, token).masked_fill(~parents, -math.inf)  # (B, K, K)
@@ -293,7 +296,7 @@ def _merge(live: LiveHypotheses, stay: Tensor, grown: Tensor) -> tuple[Tensor, T
 def _finish(
     found: dict[int, list[Hypothesis]], open_: list[int], ended: LiveHypotheses, rules: Rules
 ) -> None:
-    """Gives the utterances those hypotheses that took the blank of the last frame."""
+    """Adds the hypotheses that took the blank of the last frame to the results in ``found``."""
     ranks, prefixes = ended.ranks(rules), ended.prefixes
     total, scores, lms = torch.stack([ranks, ended.score, ended.lm]).tolist()  # one transfer
     places = [
@@ -314,7 +317,7 @@ def _finish(
 
 
 def _bounds(live: LiveHypotheses, limit: Tensor, rules: Rules) -> Tensor:
-    """(B,) what no hypothesis that is still open can exceed in the end, nor any it grows into."""
+    """(B,) upper bounds of the final scores of open hypotheses and all their extensions."""
     hopes = live.ranks(rules)
     room = limit[:, None] - live.prefixes.lengths  # (B, K)
     hopes = hopes + max(rules.length_bonus, 0.0) * room
@@ -325,7 +328,7 @@ def _bounds(live: LiveHypotheses, limit: Tensor, rules: Rules) -> Tensor:
 def _result(
     found: list[Hypothesis], live: LiveHypotheses, row: int, rules: Rules
 ) -> list[Hypothesis]:
-    """What an utterance has in the end; open hypotheses only where none has finished."""
+    """The hypotheses of an ended utterance: open ones only if none has finished."""
     if found:
         return found[: rules.nbest or rules.beam]
     ranks = live.ranks(rules)[row].tolist()
