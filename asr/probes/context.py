@@ -29,82 +29,82 @@ SECONDS = (0.0, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24)
 
 @dataclass(frozen=True)
 class ContextPoint:
-    """One model whose encoder hears so much of the past; errors are those of greedy search."""
+    """Loss and errors of greedy search for one model, with a limited past of its encoder."""
 
     run: str  # folder of the model
     encoder: str  # class
     decoder: str  # class
     seed: int
-    context: float  # seconds before its own that a frame may hear; of the whole past, the longest
-    frames: int  # the same in encoder frames
-    whole: bool  # whether it is the whole past, an ordinary evaluation
-    loss: float  # of the decoder per token, in evaluation
-    loss_ratio: float  # loss over that of the whole past
-    ratio_low: float  # of its 95 % interval over speakers, of the same utterances in both
+    context: float  # seconds of past that a frame sees; the longest past if ``whole``
+    frames: int  # ``context`` in encoder frames
+    whole: bool  # whether the encoder sees the whole past, as in an ordinary evaluation
+    loss: float  # of the decoder, per token, in evaluation mode
+    loss_ratio: float  # loss divided by the loss with the whole past
+    ratio_low: float  # 95 % interval of the ratio over speakers, paired by utterance
     ratio_high: float
-    errors: int  # pooled
+    errors: int  # sum over utterances
     reference_words: int
     wer: float
-    low: float  # of the 95 % interval over speakers
+    low: float  # 95 % interval of the WER over speakers
     high: float
 
 
 @dataclass(frozen=True)
 class Effective:
-    """What the contexts and the gradients of one model come to."""
+    """The effective context and the decay of gradients of one model."""
 
     run: str
     encoder: str
     decoder: str
     seed: int
-    search: str  # what found the words
-    utterances: int  # drawn
-    utterances_of: int  # of the split
-    frame_seconds: float  # of an encoder frame
-    chunk_seconds: float  # of the encoder frames that see each other
+    search: str  # the search that gave the words
+    utterances: int  # number that was drawn
+    utterances_of: int  # number in the split
+    frame_seconds: float  # duration of an encoder frame
+    chunk_seconds: float  # duration of a chunk, whose frames see each other
     loss: float  # with the whole past
     wer: float  # with the whole past
-    context: float | None  # seconds, the shortest tried that is enough; None: the whole past is
-    context_low: float | None  # enough by the lower end of the ratio's interval
+    context: float | None  # shortest sufficient one tried, seconds; None: whole past
+    context_low: float | None  # sufficient by the lower bound of the ratio
     context_high: float | None
-    again_above: list[float]  # longer contexts, in seconds, whose loss is above the bound again
+    again_above: list[float]  # longer contexts, seconds, with a loss above the bound
     half_life: float | None  # seconds; None: the gradient does not fall, or too few lags
-    half_life_low: float | None  # of its 95 % interval over utterances; None: it does not fall
+    half_life_low: float | None  # 95 % interval over utterances; None: does not fall
     half_life_high: float | None
     exponent: float | None  # of the power law
-    aic_difference: float | None  # AIC of the power law less that of the exponential
-    law: str  # the one that fits better, or neither clearly; empty: too few lags
-    agreement: float | None  # share of resamples of the utterances that prefer the same law
-    sight: float | None  # seconds after which the gradient is exactly zero; None: beyond the lags
-    draws: int  # frames whose gradient was taken
-    gradient: list[float]  # r at lags of 0, 1, ... encoder frames
+    aic_difference: float | None  # AIC of the power law minus AIC of the exponential
+    law: str  # the law that fits better; neither if unclear; empty: too few lags
+    agreement: float | None  # share of resamples of utterances that prefer the same law
+    sight: float | None  # seconds beyond which the gradient is 0; None: nonzero at all lags
+    draws: int  # number of frames whose gradient was computed
+    gradient: list[float]  # root mean square at lags of 0, 1, ... encoder frames
 
 
 def exactness(plan: dict[str, Any]) -> str:
-    """How the past was cut."""
+    """How the probe limited the past, as a note of the page."""
     exact = (
-        "Exact: each encoder frame is that of a run that begins so long before it"
+        "Contexts are exact: each encoder frame comes from a run that begins one context before it"
         if plan["block"] == 1
-        else f"Blocks of {plan['block']} encoder frames share a run: a context is what the first "
-        "of them has, the last has a block less one frame more"
+        else f"Blocks of {plan['block']} encoder frames share a run: the first frame of a block "
+        "has the stated context, and the last frame has a block minus one frame more"
     )
     return (
-        f"{exact}; the whole future is heard. A run that begins within speech is unlike those "
-        "of training, which can make contexts longer than what is remembered."
+        f"{exact}. The encoder sees the whole future. A run that begins within speech differs from "
+        "the training data, so the measured context can be longer than the memory of the encoder."
     )
 
 
 def remarks(runs: Sequence[Effective]) -> list[str]:
-    """What the tables do not show."""
+    """Sentences on the models that the tables do not show."""
     lines = []
     for one in runs:
         if one.again_above:
             longer = ", ".join(f"{s:.2f} s" for s in one.again_above)
-            lines.append(f"{one.run}: above the bound again at {longer}.")
+            lines.append(f"{one.run}: the loss is above the bound again at {longer}.")
         if one.chunk_seconds > one.frame_seconds:
             lines.append(
-                f"{one.run}: frames share chunks of {one.chunk_seconds:.2f} s, so a context is "
-                "that of the first of a chunk."
+                f"{one.run}: frames share chunks of {one.chunk_seconds:.2f} s; a context is "
+                "exact for the first frame of a chunk."
             )
         if not one.law:
             lines.append(f"{one.run}: too few lags ({len(one.gradient)}) to fit a law.")
@@ -112,13 +112,13 @@ def remarks(runs: Sequence[Effective]) -> list[str]:
 
 
 def format_context(one: Effective) -> str:
-    """``0.64 s [0.32 to 1.28]``; ``all`` where nothing less is enough."""
+    """``0.64 s [0.32 to 1.28]``; ``all`` if only the whole past is sufficient."""
     low, high = ("all" if c is None else f"{c:.2f}" for c in (one.context_low, one.context_high))
     return ("all" if one.context is None else f"{one.context:.2f} s") + f" [{low} to {high}]"
 
 
 def format_half_life(one: Effective) -> str:
-    """``0.21 s [0.18 to 0.25]``, or why there is none."""
+    """``0.21 s [0.18 to 0.25]``, or the reason why there is no half-life."""
     if not one.law:
         return "too few lags"
     if one.half_life is None:
@@ -129,26 +129,26 @@ def format_half_life(one: Effective) -> str:
 
 
 def format_law(one: Effective) -> str:
-    """``power (-12.6, in 98 %)``: the difference of AIC, and the share of resamples that agree."""
+    """``power (-12.6, in 98 %)``: the AIC difference and the share of resamples that agree."""
     if one.aic_difference is None or one.agreement is None:
         return "too few lags"
     return f"{one.law} ({one.aic_difference:+.1f}, in {100 * one.agreement:.0f} %)"
 
 
 def effective_contexts(measured: Measured) -> list[Effective]:
-    """What the contexts of each model come to."""
+    """The effective context of each model."""
     return [Effective(**run) for run in measured.rest["runs"]]
 
 
 def check(rest: Mapping[str, Any]) -> None:
-    """Raises KeyError or TypeError where plan or runs are not as they are written."""
+    """Raises KeyError or TypeError if the plan or the runs have another format."""
     exactness(rest["plan"])
     for run in rest["runs"]:
         Effective(**run)
 
 
 def draw(measured: Measured) -> list[Block]:
-    """A line per model with what its contexts come to, then a line per model with each of them."""
+    """A figure, a table of effective contexts, a table of all contexts, and notes."""
     runs, plan, name = (
         effective_contexts(measured),
         measured.rest["plan"],
@@ -178,20 +178,21 @@ def draw(measured: Measured) -> list[Block]:
         "whole past": partial(_at, context=None),
     }
     note = (
-        f"Split {plan['split']}, utterances drawn with seed {plan['seed']}. Effective context of "
-        "trained models: the shortest past that an encoder frame may hear with a loss of at most "
-        "1.01 times that of the whole past (of the decoder per token, teacher-forced, without "
-        "label smoothing); in brackets by the ends of the 95 % interval of that ratio over "
-        "speakers. "
-        "Gradients of a frame by the features k frames before, each by a random projection, root "
-        "mean square over frames and utterances: fitted by an exponential (half-life) and by a "
-        "power of k (exponent). The law is the one that AIC prefers, or neither where fewer than "
-        "19 of 20 resamples of the utterances agree. Utterances are short, so this is what was "
-        "used, not what could be remembered: it stands beside the verdict and decides nothing."
+        f"Split {plan['split']}, utterances drawn with seed {plan['seed']}. The effective context "
+        "of a trained model is the shortest past with which its loss is at most 1.01 times the "
+        "loss with the whole past (decoder loss per token, teacher-forced, without label "
+        "smoothing). Brackets give the contexts at the ends of the 95 % interval of this ratio "
+        "over speakers. "
+        "Gradients are derivatives of an encoder frame with respect to the features k frames "
+        "before, by a random projection, as root mean square over frames and utterances. They are "
+        "fitted by an exponential (half-life) and by a power of k (exponent). The law is the one "
+        "that AIC prefers, or “neither” if fewer than 19 of 20 resamples of the utterances agree. "
+        "Utterances are short, so this shows what the model used, not what it could remember. It "
+        "does not affect the verdict."
     )
     words = (
-        "Left: WER of greedy search when a frame hears no more of the past, itself included. "
-        f"Right: gradient against distance, relative to that of the frame's own features. {SEVERAL}"
+        "Left: WER of greedy search against the past that a frame sees, itself included. Right: "
+        f"gradient against distance, relative to the gradient at distance 0. {SEVERAL}"
     )
     own_of = [own for _, own in grouped(measured.rows, "run")]
     return [
@@ -203,7 +204,7 @@ def draw(measured: Measured) -> list[Block]:
 
 
 def _at(points: Sequence[ContextPoint], context: float | None) -> str:
-    """``1.012, 10.3 %``: loss ratio and WER at a context; None: with the whole past."""
+    """``1.012, 10.3 %``: loss ratio and WER at a context; None is the whole past."""
     for point in points:
         if context == (None if point.whole else round(point.context, 4)):
             return f"{point.loss_ratio:.3f}, {percent(point.wer)}"
@@ -211,7 +212,7 @@ def _at(points: Sequence[ContextPoint], context: float | None) -> str:
 
 
 def draw_figure(points: Sequence[ContextPoint], runs: Sequence[Effective]) -> "Figure":
-    """WER against the past that a frame hears, and gradients against distance, a line per model."""
+    """WER against the past that a frame sees, and gradients against distance, by model."""
     from asr.document.figures import Series, draw_lines, legend_above, new_figure
     from asr.probes.curves import models, wer_over_runs
 
@@ -232,7 +233,7 @@ def draw_figure(points: Sequence[ContextPoint], runs: Sequence[Effective]) -> "F
     draw_lines(figure, panels[0], errors, log=False, legend=list(kinds))
     legend_above(figure, panels[0], 3)
     panels[0].set_ylim(bottom=0)
-    panels[0].set(xlabel="past heard, seconds", ylabel="WER, %")
+    panels[0].set(xlabel="past seen, seconds", ylabel="WER, %")
     if gradients:
         draw_lines(figure, panels[1], gradients, legend=list(kinds))
     panels[1].set(xlabel="distance, seconds", ylabel="gradient, relative")

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from asr.encoders import Encoder
 
-SHARE = 0.5  # of the draws that must reach a lag for r to be told there
+SHARE = 0.5  # least share of the draws that must reach a lag for r to be computed there
 LEAST_LAGS = 4  # each law has three parameters
-CLEAR = 2.0  # a smaller difference of AIC is no preference (Burnham and Anderson 2002, section 2.6)
+CLEAR = 2.0  # least AIC difference that prefers a law (Burnham and Anderson 2002, section 2.6)
 
 RESAMPLES = 500
 AGREEMENT = 0.95
@@ -31,13 +31,14 @@ Law = Literal["exponential", "power", "neither"]
 
 @dataclass(frozen=True)
 class Fit:
-    """Two lines through log r.
+    """Least-squares lines through log r, over k and over log k.
 
     Attributes:
-        half_life: seconds in which r halves, of the line over k; None: r does not fall.
-        exponent: p of r ~ k^-p, of the line over log k.
-        aic_difference: AIC of the power less that of the exponential; positive: the latter fits.
-        law: the one that fits better, or neither by a clear margin.
+        half_life: seconds in which r halves, from the line over k; None if r does not fall.
+        exponent: p in r ~ k^-p, from the line over log k.
+        aic_difference: AIC of the power law minus AIC of the exponential; positive values prefer
+            the exponential.
+        law: the law that fits clearly better, or ``neither``.
     """
 
     half_life: float | None
@@ -48,11 +49,11 @@ class Fit:
 
 @dataclass(frozen=True)
 class Judged:
-    """A fit with what resampling the utterances says of it.
+    """A fit, and its stability when the utterances are resampled.
 
     Attributes:
-        fit: its law is neither where resamples disagree.
-        interval: 95 % of the half-life, in seconds; infinite where r does not fall.
+        fit: the fit; its law is ``neither`` if the resamples disagree.
+        interval: 95 % interval of the half-life, in seconds; infinite where r does not fall.
         agreement: share of the resamples whose AIC prefers the same law.
     """
 
@@ -66,22 +67,22 @@ def squared_gradients(
 ) -> Tensor:
     """(T, F) features, P encoder frames -> (P, S) float64: ||v^T dy_t/dx_s||^2 for each frame s.
 
-    x_s are the features of encoder frame s, ``stride`` of them. v holds random signs, so that the
-    expectation over them is the squared Frobenius norm of the derivative (Hutchinson 1990): one
-    backward pass instead of D. Decisions that take no gradient, as those of a gate, count as fixed.
+    x_s are the ``stride`` feature frames of encoder frame s. v holds random signs. The expectation
+    over v is the squared Frobenius norm of the derivative (Hutchinson 1990), so one backward pass
+    replaces D of them. Decisions without a gradient, such as those of a gate, count as constant.
 
     Args:
         encoder: in eval mode, on the device of ``x``.
-        x: of one utterance.
-        frames: t of each derivative.
-        generator: of the signs, on the CPU.
+        x: features of one utterance.
+        frames: the encoder frames t.
+        generator: draws the signs, on the CPU.
     """
     number, stride = len(frames), encoder.stride
     signs = torch.randint(0, 2, (number, encoder.dim), generator=generator) * 2.0 - 1
     copies = x.detach().expand(number, -1, -1).clone().requires_grad_()
     lengths = torch.full((number,), len(x), device=x.device)
     cudnn = torch.backends.cudnn.enabled
-    torch.backends.cudnn.enabled = False  # its recurrent kernels have a gradient in training only
+    torch.backends.cudnn.enabled = False  # its recurrent kernels have no backward pass in eval mode
     try:
         with torch.enable_grad():
             y, _ = encoder(copies, lengths)  # (P, S, D)
@@ -89,7 +90,7 @@ def squared_gradients(
             (gradient,) = torch.autograd.grad((rows * signs.to(rows)).sum(), copies)
     finally:
         torch.backends.cudnn.enabled = cudnn
-    gradient = F.pad(gradient.double(), (0, 0, 0, -len(x) % stride))  # in float32 squares underflow
+    gradient = F.pad(gradient.double(), (0, 0, 0, -len(x) % stride))  # squares underflow in float32
     return gradient.unflatten(1, (-1, stride)).square().sum((2, 3))
 
 
@@ -97,11 +98,11 @@ class Decay:
     """r(k) over draws of utterances and frames: the root of the mean of squared norms."""
 
     def __init__(self) -> None:
-        self._sums: list[Floats] = []  # of squares by lag, an utterance each
-        self._draws: list[Floats] = []
+        self._sums: list[Floats] = []  # sums of squares by lag, one array per utterance
+        self._draws: list[Floats] = []  # number of summands
 
     def add(self, squares: Tensor, frames: Sequence[int]) -> None:
-        """(P, S) of ``squared_gradients`` of an utterance, and the frame t of each row."""
+        """Adds the (P, S) ``squared_gradients`` of an utterance; ``frames`` has t of each row."""
         sums, draws = np.zeros(max(frames) + 1), np.zeros(max(frames) + 1)
         for row, t in zip(squares.cpu().numpy(), frames, strict=True):
             sums[: t + 1] += row[t::-1]
@@ -111,20 +112,20 @@ class Decay:
 
     @property
     def utterances(self) -> int:
-        """Utterances added."""
+        """Number of utterances that were added."""
         return len(self._sums)
 
     @property
     def draws(self) -> int:
-        """Frames whose gradient was taken."""
+        """Number of frames whose gradient was added."""
         return int(sum(draws[0] for draws in self._draws))
 
     def curve(self) -> Floats:
-        """(K,) r at lags 0, 1, ... that at least half of the draws reach."""
+        """(K,) r at lags 0, 1, ... as far as at least half of the draws reach."""
         return self.resamples([np.ones(self.utterances)])[0]
 
     def resamples(self, weights: Sequence[Floats]) -> list[Floats]:
-        """The curve, over the same lags, with each utterance counted so many times."""
+        """The curve at the same lags, for each array of weights of the utterances."""
         sums, draws = _stacked(self._sums), _stacked(self._draws)  # (utterances, lags)
         lags = int((draws.sum(0) >= SHARE * draws[:, 0].sum()).sum())
         curves = []
@@ -141,7 +142,7 @@ def _stacked(rows: Sequence[Floats]) -> Floats:
 
 
 def sight(curve: Floats) -> int | None:
-    """The longest lag with a gradient, where there is a longer one without; None: none ends it."""
+    """The longest lag with a nonzero gradient; None if the curve is nonzero up to its end."""
     there = np.flatnonzero(curve)
     if not len(there) or there[-1] == len(curve) - 1:
         return None
@@ -151,9 +152,9 @@ def sight(curve: Floats) -> int | None:
 def fit(curve: Floats, frame_seconds: float) -> Fit | None:
     """Least squares of log r on k and on log k, at all lags k >= 1 where r is not 0.
 
-    Both lines have three parameters (the variance is one), so AIC compares n log(RSS / n). It takes
-    the residuals for independent; neighbouring lags are not, as they share draws, so the difference
-    is larger than it should be. None: fewer than 4 lags.
+    Both lines have three parameters (including the variance), so AIC compares n log(RSS / n). AIC
+    assumes independent residuals, but neighbouring lags share draws, so the difference is too
+    large. The result is None for fewer than 4 lags.
     """
     lags = np.flatnonzero(curve)
     lags = lags[lags > 0]
@@ -173,10 +174,10 @@ def fit(curve: Floats, frame_seconds: float) -> Fit | None:
 
 
 def judge(decay: Decay, frame_seconds: float, seed: int = 0) -> Judged | None:
-    """The fit, and what other utterances would have made of it; None: too few lags.
+    """The fit and its stability over resamples of the utterances; None if there are too few lags.
 
-    AIC alone is too sure of itself, see ``fit``: a law is named only where the fits to 19 of 20
-    resamples of the utterances prefer it as well.
+    AIC alone is overconfident, see ``fit``. A law is therefore named only if the fits to at least
+    19 of 20 resamples prefer it, too.
     """
     found = fit(decay.curve(), frame_seconds)
     if found is None:

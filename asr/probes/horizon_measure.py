@@ -36,23 +36,23 @@ from asr.probes.probe import Measured
 
 log = logging.getLogger(__name__)
 
-TOLERANCE = 0.05  # arms differ in parameters by no more
-BATCH, QUESTIONS = 32, 512  # of training, of a test
-TEST_TOKENS = 2**19  # in a batch of a test, which is smaller at the longest lags
-CHECK_EVERY = 25  # updates
+TOLERANCE = 0.05  # largest relative difference in parameters between arms
+BATCH, QUESTIONS = 32, 512  # questions per training batch, questions per test
+TEST_TOKENS = 2**19  # most tokens in a test batch, which limits the batch at the longest lags
+CHECK_EVERY = 25  # updates between tests
 CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True)
 class Budget:
-    """An attempt goes on until both are spent, or it answers."""
+    """An attempt ends when both parts of the budget are spent, or when it solves the task."""
 
     updates: int
     seconds: float
 
 
 class Reader(nn.Module):
-    """Tokens -> the blocks of an encoder -> what the last frame answers."""
+    """Embeds tokens, runs the blocks of an encoder and classifies the last frame."""
 
     def __init__(self, encoder: Encoder, vocabulary: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Reader(nn.Module):
         self.answer = nn.Linear(encoder.dim, SYMBOLS)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, S) -> (B, SYMBOLS)."""
+        """(B, S) tokens -> (B, SYMBOLS) logits of the answer."""
         x = self.embedding(tokens)
         frames = Frames(x, full(x))
         for block in self.layers:
@@ -71,13 +71,13 @@ class Reader(nn.Module):
 
 
 def build(arm: str, vocabulary: int, lag: int, seed: int) -> Reader:
-    """An arm with its initialisation; chrono is told the lag, as in the paper.
+    """Builds an arm with its initialisation; chrono initialisation uses ``lag``, as in the paper.
 
     Raises:
-        ValueError: no such arm.
+        ValueError: the arm does not exist.
     """
     if arm not in ARMS:
-        raise ValueError(f"--arms {arm}: no such arm; choose of {', '.join(ARMS)}")
+        raise ValueError(f"--arms {arm}: no such arm; choose from {', '.join(ARMS)}")
     kind, options, bias = ARMS[arm]
     torch.manual_seed(seed)
     given = options if bias in (None, "chrono") else {**options, "forget_bias": bias}
@@ -92,10 +92,10 @@ def build(arm: str, vocabulary: int, lag: int, seed: int) -> Reader:
 
 @torch.no_grad()
 def chrono(lstm: nn.LSTM, longest: int) -> None:
-    """Forget biases log U[1, longest - 1], input biases their negative (Tallec and Ollivier 2018).
+    """Sets forget biases to log U[1, longest - 1] and input biases to their negative.
 
-    A gate with the bias log(t - 1) forgets in about t steps: the cells begin with time constants
-    spread up to ``longest``.
+    A gate with the bias log(t - 1) forgets in about t steps, so the cells start with time constants
+    from 1 to ``longest`` (Tallec and Ollivier 2018).
     """
     cells = lstm.hidden_size
     for layer in range(lstm.num_layers):
@@ -120,9 +120,10 @@ def attempt(
     commit: str | None = None,
     extrapolate: int = 0,
 ) -> Attempt:
-    """Trains one arm at one lag, and tests it with questions that it never saw.
+    """Trains one arm at one lag, and tests it with new questions.
 
-    Who answers is asked at longer lags, too, up to ``extrapolate``, without further training.
+    An arm that solves its lag is also tested at longer lags up to ``extrapolate``, without further
+    training.
     """
     asked = TASKS[task]
     reader = build(arm, asked.questions.vocabulary, lag, seed).to(device)
@@ -135,7 +136,7 @@ def attempt(
         right = wrong = 0
         batch = max(1, min(BATCH, TEST_TOKENS // distance))
         with torch.inference_mode():
-            # Ends where the answer is known to be no: a mixed task is trained at shorter lags.
+            # Stop as soon as the test has failed.
             while right + wrong < QUESTIONS and corrected(1 - wrong / QUESTIONS) >= SOLVED:
                 number = min(batch, QUESTIONS - right - wrong)
                 tokens, answers = asked.questions.draw(number, distance, testing)
@@ -149,7 +150,7 @@ def attempt(
             reader(questions.tokens.to(device)), questions.answers.to(device)
         ).backward()
 
-    # The first call loads a GPU's kernels, which the first arm alone would pay for.
+    # The first call loads GPU kernels, so it runs outside of the measured time.
     gradient(asked.questions.draw(BATCH, lag, torch.Generator().manual_seed(0)))
     optimizer.zero_grad(set_to_none=True)
     updates, seconds, accuracy = 0, 0.0, 0.0
@@ -195,9 +196,9 @@ def attempts(
     done: list[Attempt],
     extrapolate: int = 0,
 ) -> Iterator[Attempt]:
-    """What is missing of the grid; an arm stops at the second lag in a row that it cannot answer.
+    """Runs the attempts that are not in ``done``; an arm stops after two failed lags in a row.
 
-    Arms take turns at each lag, so that a run that is ended early has compared all of them.
+    All arms run at one lag before the next lag, so that an interrupted run can compare them.
     """
     machine = facts(device)
     shared: dict[str, Any] = {"budget": budget, "device": device, "extrapolate": extrapolate}
@@ -219,10 +220,10 @@ def attempts(
 
 
 def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
-    """Does what is missing, line by line into horizon.jsonl.
+    """Runs the missing attempts, and appends a line to horizon.jsonl after each.
 
     Raises:
-        ValueError: no such arm, arms of different sizes, or a folder of other budgets.
+        ValueError: an option is invalid, the arms differ in size, or the folder has other budgets.
     """
     arms = options.arms or list(ARMS)
     check_sizes(arms)
@@ -255,15 +256,15 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
 
 
 def size(reader: Reader) -> int:
-    """Parameters of the blocks."""
+    """Number of parameters in the blocks."""
     return sum(p.numel() for p in reader.layers.parameters())  # type: ignore[attr-defined]
 
 
 def check_sizes(arms: Sequence[str]) -> dict[str, int]:
-    """Parameters of the blocks of each arm.
+    """Number of parameters in the blocks of each arm.
 
     Raises:
-        ValueError: they differ by more than 5 %, so that the comparison would not be one.
+        ValueError: the sizes differ too much for a fair comparison (5 %).
     """
     sizes = {arm: size(build(arm, 17, 64, 0)) for arm in arms}
     if max(sizes.values()) > (1 + TOLERANCE) ** 2 * min(sizes.values()):
@@ -272,15 +273,15 @@ def check_sizes(arms: Sequence[str]) -> dict[str, int]:
 
 
 def read(path: Path, budget: Budget, device_name: str) -> list[Attempt]:
-    """What was done before, under the same budgets on the same kind of machine.
+    """Reads earlier attempts, and removes an incomplete last line from the file.
 
     Raises:
-        ValueError: it was done otherwise.
+        ValueError: an attempt had another budget or another device.
     """
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]  # a kill may leave a part of the last
+    whole = [line for line in lines if line.endswith("\n")]  # without an incomplete last line
     if len(whole) < len(lines):
         path.write_text("".join(whole), encoding="utf-8")
     rows = [Attempt(**json.loads(line)) for line in whole]

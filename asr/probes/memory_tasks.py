@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SYMBOLS = 8  # what may be asked for: chance is 1/8
-NOISE = 8  # tokens that mean nothing
+SYMBOLS = 8  # possible answers: guessing is right in 1/8 of the cases
+NOISE = 8  # different tokens of noise
 
 
 class Questions(NamedTuple):
-    """Sequences and what is to be said after their last token.
+    """Sequences, and the right answer after the last token of each.
 
     Attributes:
         tokens: (B, S) int64.
@@ -30,7 +30,7 @@ class Questions(NamedTuple):
 
 @dataclass(frozen=True)
 class Latch:
-    """A symbol, ``lag - 1`` tokens of noise, the query: distance alone.
+    """A symbol, ``lag - 1`` tokens of noise, and the query. The task tests distance alone.
 
     Hochreiter and Schmidhuber 1997, experiment 2; the form of Tallec and Ollivier 2018.
     """
@@ -39,10 +39,10 @@ class Latch:
     shortest = 1  # lag
 
     def draw(self, number: int, lag: int, generator: torch.Generator) -> Questions:
-        """``number`` questions of ``lag + 1`` tokens; the answer stands ``lag`` before the query.
+        """Draws ``number`` questions of ``lag + 1`` tokens; the first token is the answer.
 
         Raises:
-            ValueError: a lag below 1.
+            ValueError: the lag is below 1.
         """
         if lag < self.shortest:
             raise ValueError(f"a lag of {lag}: it must be {self.shortest} or more")
@@ -57,15 +57,15 @@ class Latch:
 
 @dataclass(frozen=True)
 class Recall:
-    """Pairs of a key and a value, noise, and one of the keys: distance and capacity.
+    """Pairs of a key and a value, noise, and one key as the query.
 
-    Associative recall (Graves, Wayne and Danihelka 2014; Arora et al. 2023). Keys of a sequence are
-    distinct; which of them is asked for is drawn, the value asked for stands ``lag`` before the
-    query.
+    This is associative recall (Graves, Wayne and Danihelka 2014; Arora et al. 2023), which tests
+    distance and capacity. The keys of a sequence are distinct. The query is a random one of them,
+    and its value is ``lag`` tokens before the query.
 
     Attributes:
-        pairs: of each sequence.
-        keys: that there are.
+        pairs: number of pairs in each sequence.
+        keys: number of keys in the vocabulary.
     """
 
     pairs: int = 4
@@ -77,22 +77,22 @@ class Recall:
 
     @property
     def vocabulary(self) -> int:
-        """Values, noise, keys where they are told, and keys where they are asked for."""
+        """Number of tokens: values, noise, keys in pairs, and keys as queries."""
         return SYMBOLS + NOISE + 2 * self.keys
 
     @property
     def shortest(self) -> int:
-        """Lag that holds the pairs."""
+        """The shortest lag that has room for the pairs."""
         return 2 * self.pairs
 
     def draw(self, number: int, lag: int, generator: torch.Generator) -> Questions:
-        """``number`` questions of ``lag + 2 * pairs`` tokens.
+        """Draws ``number`` questions of ``lag + 2 * pairs`` tokens.
 
-        All pairs stand together, the one that is asked for at the distance ``lag``; before and
-        after them is noise.
+        All pairs are adjacent, with noise before and after them. The value of the query is ``lag``
+        tokens before the query.
 
         Raises:
-            ValueError: a lag that does not hold the pairs.
+            ValueError: the lag has no room for the pairs.
         """
         if lag < self.shortest:
             raise ValueError(f"a lag of {lag} does not hold {self.pairs} pairs; give more")
@@ -102,7 +102,7 @@ class Recall:
         values = torch.randint(SYMBOLS, (number, self.pairs), generator=generator)
         asked = torch.randint(self.pairs, (number,), generator=generator)  # (B,)
         written = torch.stack([SYMBOLS + NOISE + drawn, values], dim=2).flatten(1)  # (B, 2 pairs)
-        # The value asked for is written at place 2 asked + 1, and stands at size - 1 - lag.
+        # The right value is entry 2 * asked + 1 of the pairs, and token size - 1 - lag.
         first = size - 1 - lag - (2 * asked + 1)  # (B,)
         places = first[:, None] + torch.arange(2 * self.pairs)  # (B, 2 pairs)
         tokens.scatter_(1, places, written)
@@ -113,26 +113,27 @@ class Recall:
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked, and at which lags that is learnt.
+    """A kind of question, and the lags of its training.
 
     Attributes:
-        questions: of training and of the test.
-        mixed: trained at lags drawn log-uniformly from the shortest to the one of the test, a lag
-            a batch, instead of at that one alone: at the lag k about k / ln k tokens a sequence.
+        questions: draws the questions of training and test.
+        mixed: whether each training batch has its own lag, drawn log-uniformly from the shortest
+            lag to the lag of the test (about k / ln k tokens per sequence for a test at lag k).
+            Otherwise all have the lag of the test.
     """
 
     questions: Latch | Recall
     mixed: bool = False
 
     def draw_for_training(self, number: int, lag: int, generator: torch.Generator) -> Questions:
-        """``number`` questions for one who will be tested at ``lag``.
+        """Draws ``number`` training questions for a test at ``lag``.
 
         Raises:
-            ValueError: a lag that is too short.
+            ValueError: the lag is too short.
         """
         if self.mixed and lag > self.questions.shortest:
             shortest, part = self.questions.shortest, torch.rand((), generator=generator).item()
-            lag = math.floor(shortest * ((lag + 1) / shortest) ** part)  # + 1: itself included
+            lag = math.floor(shortest * ((lag + 1) / shortest) ** part)  # + 1 includes ``lag``
         return self.questions.draw(number, lag, generator)
 
 
@@ -145,6 +146,6 @@ TASKS = {
 
 
 def corrected(accuracy: float) -> float:
-    """Accuracy with guessing taken out: 0 at chance, 1 where everything is right."""
+    """Accuracy corrected for guessing: 0 at the level of chance, 1 if all answers are right."""
     chance = 1 / SYMBOLS
     return (accuracy - chance) / (1 - chance)

@@ -23,7 +23,7 @@ from asr.files import new_folder, read_json, read_json_lines, write_all
 
 log = logging.getLogger(__name__)
 
-Columns = Mapping[str, Callable[[Any], str]]  # heading with its unit -> the cell of a row
+Columns = Mapping[str, Callable[[Any], str]]  # heading with unit -> function from row to cell
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Measured:
     """What a probe measured.
 
     Attributes:
-        rows: of the probe's type.
+        rows: the results, each of type ``Probe.row``.
         machine: device, threads, versions, commit and command.
-        rest: what stands beside the rows in the JSON file, by key.
-        path: the file that it was read from; None before it is written.
-        first: classes of encoders that a figure draws first, so that each looks the same in all.
+        rest: the other entries of the JSON file, by key.
+        path: the file of the results; None before they are written.
+        first: encoder classes that come first in figures, so that all figures use equal colours.
     """
 
     rows: Sequence[Any]
@@ -47,13 +47,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Part:
-    """What a probe has to say on one matter.
+    """A section of the results, on one topic.
 
     Attributes:
-        place: the claim of the report that it stands under, or the title of a section of its own.
-        title: its heading on the page of the probe.
-        draw: figure, tables and notes; none where nothing on this matter was measured.
-        missing: what the report says without a measurement; empty where the verdict says it.
+        place: the claim whose section of the report shows the part, or a section title of its own.
+        title: heading on the page of the probe.
+        draw: makes figures, tables and notes; it returns no blocks if nothing was measured.
+        missing: text of the report if nothing was measured; empty if the verdict says so.
     """
 
     place: str
@@ -64,18 +64,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a probe; one with a tuple by default takes one value or more."""
+    """An option of a probe. If its default is a tuple, the option takes one or more values."""
 
     name: str
     default: Any
     meaning: str
-    kind: Callable[[str], Any] = str  # of a value
+    kind: Callable[[str], Any] = str  # converts the text of a value
     metavar: str | None = None
-    shown: str = ""  # the default in words, where the value does not say it
+    shown: str = ""  # text of the default in the help, if not the value itself
     choices: Sequence[str] | None = None
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Adds it with its default in the help."""
+        """Adds the option to a parser, with its default in the help."""
         many = isinstance(self.default, tuple)
         values = self.default if many else [self.default]
         shown = self.shown or " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
@@ -88,21 +88,22 @@ class Option:
 
 @dataclass(frozen=True)
 class Probe:
-    """What ``asr claims NAME`` measures.
+    """The description of ``asr claims NAME``.
 
     Attributes:
-        name: in commands, and of the files.
-        title: of its page.
-        meaning: what it measures, in a sentence for ``--help``.
-        example: a command.
-        module: has ``measure(options, device)``, which yields what is measured so far.
-        row: type of a row; a field without a default must be in a file for it to be read.
-        options: those beside the run folders, ``--device`` and ``--output``.
-        parts: in the order of the page.
-        takes_runs: whether it measures run or model folders.
-        key: of the rows in the JSON file; empty: the file is JSON lines, which ``measure`` writes.
-        machine_key: of the machine in the JSON file.
-        check: raises KeyError or TypeError where the rest of a file is not what ``parts`` need.
+        name: name of the command and of the files.
+        title: title of the page.
+        meaning: what the probe measures, for ``--help``.
+        example: example command for ``--help``.
+        module: name of the module with ``measure(options, device)``, a generator that yields all
+            results so far.
+        row: dataclass of a row; a file must have every field that has no default.
+        options: options other than ``--device`` and ``--output``.
+        parts: sections, in the order of the page.
+        takes_runs: whether the arguments are run or model folders.
+        key: key of the rows in the JSON file; if empty, ``measure`` writes a file of JSON lines.
+        machine_key: key of the machine in the JSON file.
+        check: raises KeyError or TypeError if ``Measured.rest`` lacks what ``parts`` need.
     """
 
     name: str
@@ -120,11 +121,11 @@ class Probe:
 
     @property
     def command(self) -> str:
-        """What measures it with the options that it has by default."""
+        """The command line that runs the probe with default options."""
         return f"asr claims {self.name}{' RUN ...' * self.takes_runs} --output claims"
 
     def path(self, folder: Path) -> Path:
-        """The file that holds all it measured."""
+        """The file with all results, in a folder."""
         return folder / f"{self.name}.{'json' if self.key else 'jsonl'}"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
@@ -135,10 +136,12 @@ class Probe:
             option.add_to(parser)
 
     def run(self, options: argparse.Namespace, device: str) -> int:
-        """Measures, writes the files after each part and prints the page; 1 if a row failed.
+        """Runs the probe, writes its files and prints the page; returns 1 if a row failed.
+
+        The files are written anew after each part of the measurement.
 
         Raises:
-            ValueError: an option is wrong.
+            ValueError: an option has an invalid value.
             OSError: the folder cannot be written.
         """
         from asr.probes.instrument import equal_precision
@@ -157,7 +160,7 @@ class Probe:
         return int(failed > 0)
 
     def write(self, measured: Measured, output: Path) -> str:
-        """Writes NAME.json, NAME.csv and NAME.md into a folder, all or none; returns the last.
+        """Writes NAME.json, NAME.csv and NAME.md, all or none; returns the Markdown page.
 
         Raises:
             OSError: the folder cannot be written.
@@ -181,7 +184,7 @@ class Probe:
         return text.getvalue()
 
     def page(self, measured: Measured) -> str:
-        """The Markdown page: the parts without their figures, and where they were measured."""
+        """The Markdown page: all parts without their figures, and the machine."""
         parts = [(part.title, part.draw(measured)) for part in self.parts]
         sections: list[Section] = [
             (title, [block for block in blocks if not isinstance(block, Picture)])
@@ -191,14 +194,14 @@ class Probe:
         return to_markdown(self.title, [*sections, ("Measured on", [source(measured)])])
 
     def read(self, folder: Path) -> Measured:
-        """What the probe wrote into a folder, today or in an earlier version.
+        """Reads the results in a folder, which an earlier version may have written.
 
         Raises:
-            ValueError: the file is not what the probe writes.
+            ValueError: the file does not have the format of this probe.
         """
         path = self.path(folder)
         if not self.key:
-            lines, _ = read_json_lines(path)  # the last may be half, of a row that is being written
+            lines, _ = read_json_lines(path)  # the last line may be incomplete while the probe runs
             tree: Any = {self.key: lines}
         else:
             tree = read_json(path)
@@ -228,12 +231,12 @@ class Probe:
 
 
 def table(rows: Sequence[Any], columns: Columns) -> Table:
-    """A line for each row."""
+    """A table with one line per row."""
     return Table([*columns], [[cell(row) for cell in columns.values()] for row in rows])
 
 
 def source(measured: Measured) -> Text:
-    """The file that the figures come from, what it was measured on, and where its runs are."""
+    """A line that names the file of the results, the machine, and the folder of the runs."""
     about = measured.machine
     words = [str(about.get("device_name") or "device unknown")]
     threads = about.get("threads")
@@ -249,10 +252,10 @@ def source(measured: Measured) -> Text:
 
 
 def run_names(rows: Sequence[Any]) -> tuple[str, Callable[[Any], str]]:
-    """The folder that holds all runs of the rows, and the name below it of a row's run.
+    """The common folder of all runs, and a function that gives a run's path below this folder.
 
-    Where some paths are absolute and some relative, no folder is known to hold all of them, and
-    the paths stay whole.
+    If some paths are absolute and some relative, they have no known common folder, and the function
+    gives whole paths.
     """
     parents = {Path(row.run).parent for row in rows}
     if len({parent.is_absolute() for parent in parents}) > 1:
@@ -265,14 +268,14 @@ def run_names(rows: Sequence[Any]) -> tuple[str, Callable[[Any], str]]:
 
 
 def whole_number(text: str) -> int:
-    """A whole number above zero."""
+    """Converts a whole number above 0."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def duration(text: str) -> float:
-    """A number of seconds, 0 or more."""
+    """Converts a number of seconds, 0 or more."""
     try:
         value = float(text)
     except ValueError:
@@ -283,7 +286,7 @@ def duration(text: str) -> float:
 
 
 def positive_duration(text: str) -> float:
-    """A number of seconds above 0."""
+    """Converts a number of seconds above 0."""
     value = duration(text)
     if not value:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
@@ -291,7 +294,7 @@ def positive_duration(text: str) -> float:
 
 
 def grouped(rows: Sequence[Any], *names: str) -> Iterator[tuple[tuple[Any, ...], list[Any]]]:
-    """Rows that share the values of these fields, in the order in which the values first come."""
+    """Groups rows by the values of fields, in the order of the first row of each group."""
     found: dict[tuple[Any, ...], list[Any]] = {}
     for row in rows:
         found.setdefault(tuple(getattr(row, name) for name in names), []).append(row)

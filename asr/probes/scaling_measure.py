@@ -27,16 +27,19 @@ from asr.probes.scaling import COMPARISONS, Timing, encoder_files
 log = logging.getLogger(__name__)
 
 NUM_MELS = 80
-ENCODER_TIMES = (400, 1600, 6400)  # feature frames: 4, 16 and 64 s
+ENCODER_TIMES = (400, 1600, 6400)  # feature frames: 4 s, 16 s and 64 s
 
 
 def encoded(encoder: Encoder, x: Tensor) -> Tensor:
-    """(B, T, F) -> (B, S, D) of utterances without padding."""
+    """(B, T, F) features of utterances without padding -> (B, S, D) encoder frames."""
     return encoder(x, full(x))[0]
 
 
 def training(module: nn.Module, x: Tensor) -> Callable[[], None]:
-    """One pass forward and back, auxiliary losses included; it leaves no gradients behind."""
+    """A function that runs a forward and backward pass, and then clears the gradients.
+
+    The backward pass includes auxiliary losses.
+    """
 
     def step() -> None:
         try:
@@ -44,7 +47,7 @@ def training(module: nn.Module, x: Tensor) -> Callable[[], None]:
                 y = module(x)
             tensors = [y, *([weighted(terms)] if any(t.weight for t in terms.values()) else [])]
             torch.autograd.backward(tensors, [torch.ones_like(t) for t in tensors])
-        finally:  # also when the memory did not suffice
+        finally:  # also if the device is out of memory
             module.zero_grad(set_to_none=True)
             x.grad = None
 
@@ -52,7 +55,7 @@ def training(module: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def encoding(module: nn.Module, x: Tensor) -> Callable[[], None]:
-    """One pass forward that nothing is learnt from."""
+    """A function that runs a forward pass in inference mode."""
 
     def step() -> None:
         with torch.inference_mode():
@@ -72,10 +75,13 @@ def compare(
         torch.manual_seed(0)
         try:
             pair = [module.to(device).train() for module in BUILD[name](dim)]
-        except (ValueError, ImportError) as error:  # no such encoder, or of another width
+        except (
+            ValueError,
+            ImportError,
+        ) as error:  # unknown encoder or invalid width
             rows.append(row((name, subject, reference, time, batch), None, error=str(error)))
             continue
-        # Below a layer lie others, which need the gradient of its input.
+        # In a model the layers below need the gradient of the input, so it is computed here, too.
         x = torch.randn(batch, time, dim, device=device, requires_grad=True)
         costs = alternate([training(module, x) for module in pair], device=device, repeats=repeats)
         sides = zip(("subject", "reference"), costs, strict=True)
@@ -92,7 +98,7 @@ def measure_encoders(
     device: str,
     repeats: int,
 ) -> list[Timing]:
-    """Two rows per encoder and length, training and encoding; all encoders take turns."""
+    """Two rows, training and encoding, per encoder and length; all encoders take turns."""
     encoders: dict[str, Encoder] = {}
     for name, component in recipes.items():
         torch.manual_seed(0)
@@ -131,7 +137,7 @@ def row(
     flops: int | None = None,
     **facts: Any,
 ) -> Timing:
-    """A row with its medians, ratios and speed; None for a cost: its memory did not suffice."""
+    """A row with medians, ratios and speed; a cost is None if it ran out of memory."""
     found: dict[str, Any] = {}
     for prefix, one in (("", cost), ("reference_", reference)):
         if one is not None:
@@ -150,15 +156,15 @@ def row(
 
 
 def spread(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Median, least and greatest."""
+    """Median, minimum and maximum of values, by key."""
     ends = (statistics.median(values), min(values), max(values))
     return dict(zip((name, f"{name}_min", f"{name}_max"), ends, strict=True))
 
 
 def exponents(rows: Sequence[Timing]) -> list[dict[str, Any]]:
-    """The p of T^p, by which time and peak memory grow, with its standard error.
+    """Exponents p of the growth T^p of time and peak memory, with standard errors.
 
-    For each subject and reference that was measured at three lengths or more.
+    They are fitted for each subject and reference with measurements at three or more lengths.
     """
     curves: dict[tuple[str, str], list[tuple[int, float, int]]] = {}
     for one in rows:
@@ -179,7 +185,7 @@ def exponents(rows: Sequence[Timing]) -> list[dict[str, Any]]:
 
 
 def streamed_bytes(encoder: Encoder, time: int) -> int:
-    """What a causal encoder remembers of one utterance of ``time`` frames, in whole chunks."""
+    """Bytes of state of a causal encoder after the whole chunks of ``time`` feature frames."""
     encoder = copy.deepcopy(encoder).eval()
     state = encoder.initial_state(1)
     device = next(encoder.parameters()).device
@@ -195,7 +201,7 @@ def components(files: Mapping[str, Path]) -> dict[str, strict_yaml.Component]:
     """The encoders of recipe files, by name.
 
     Raises:
-        ValueError: a recipe is wrong.
+        ValueError: a recipe is invalid.
     """
     return {
         name: strict_yaml.read_component(ENCODERS, strict_yaml.load_file(path), str(path), 1)
@@ -204,10 +210,10 @@ def components(files: Mapping[str, Path]) -> dict[str, strict_yaml.Component]:
 
 
 def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
-    """Timing by row, since a later row may be interrupted.
+    """Measures row by row and yields all rows so far, in case a later row is interrupted.
 
     Raises:
-        ValueError: no such row, or a recipe that is wrong.
+        ValueError: a row does not exist, two rows have one name, or a recipe is invalid.
     """
     recipes = encoder_files(options.encoders)
     names = [*COMPARISONS, *recipes]
@@ -215,7 +221,7 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
         raise ValueError("--encoders: two rows of one name; rename a recipe file")
     for name in options.rows or ():
         if name not in names:
-            raise ValueError(f"--rows {name}: no such row; choose of {', '.join(names)}")
+            raise ValueError(f"--rows {name}: no such row; choose from {', '.join(names)}")
     chosen = [name for name in names if not options.rows or name in options.rows]
     encoders = components({name: recipes[name] for name in chosen if name in recipes})
     settings = {"batch": options.batch, "device": device, "repeats": options.repeats}

@@ -23,8 +23,8 @@ class Window:
     """One run of the encoder, in encoder frames of the utterance.
 
     Attributes:
-        begin, end: what it hears; ``end`` is not heard.
-        first, stop: the output frames that are taken from it; ``stop`` is not.
+        begin, end: the input frames, without ``end``.
+        first, stop: the output frames that are used, without ``stop``.
     """
 
     begin: int
@@ -34,32 +34,32 @@ class Window:
 
 
 def chunk_frames(encoder: Encoder) -> int:
-    """Encoder frames per chunk: runs begin at multiples, so that chunks stay what they are.
+    """Encoder frames per chunk; 1 if frames do not see the later frames of their chunk.
 
-    1 wherever a frame does not see the rest of a chunk.
+    Runs begin at multiples of it, so that they keep the chunks of the utterance.
     """
     return encoder.chunk // encoder.stride
 
 
 def whole_chunks(frames: float, chunk: int) -> int:
-    """The least multiple of ``chunk`` that is not less, rounding errors of seconds apart."""
+    """``frames`` rounded up to a multiple of ``chunk``; an excess below 1e-6 is ignored."""
     return chunk * max(0, math.ceil((frames - 1e-6) / chunk))
 
 
 def windows(
     frames: int, context: int | None, *, block: int, chunk: int, causal: bool
 ) -> list[Window]:
-    """The runs that give each of ``frames`` output frames once, in order.
+    """The runs that compute each of ``frames`` output frames once, in order.
 
-    Frames of a block are taken from one run, which begins ``context`` frames before the first of
-    them: the others hear up to ``block`` - 1 frames more. Blocks that begin within ``context`` of
-    the utterance's beginning are one run. A run of a causal encoder ends with its block, any other
-    with the utterance.
+    One run computes all frames of a block. The run begins ``context`` frames before the first frame
+    of the block, so later frames of the block see up to ``block`` - 1 frames more. One run computes
+    all blocks that begin within ``context`` of the beginning of the utterance. A run ends with its
+    block if the encoder is causal, otherwise with the utterance.
 
     Args:
         frames: S of the utterance, at least 1.
-        context: frames before its own that a frame may hear, a multiple of ``chunk``; None: all.
-        block: frames that share a run; rounded up to whole chunks.
+        context: number of past frames that a frame sees, a multiple of ``chunk``; None for all.
+        block: number of frames that share a run, rounded up to whole chunks.
         chunk: see ``chunk_frames``.
         causal: see ``Encoder.causal``.
     """
@@ -77,16 +77,16 @@ def windows(
 def encode(
     encoder: Encoder, x: Tensor, context: int | None, *, block: int = 1, max_frames: int = 12_000
 ) -> Tensor:
-    """(T, F) features of an utterance -> (S, D), each frame hearing ``context`` frames before it.
+    """(T, F) features of an utterance -> (S, D) frames that each see ``context`` frames before.
 
-    With ``block`` 1 and chunks of 1 exactly so many, or as many as there are; see ``windows``.
+    If blocks or chunks are longer than 1, some frames see more; see ``windows``.
 
     Args:
         encoder: in eval mode, on the device of ``x``.
-        x: at least one frame.
-        context: encoder frames; None: all, the ordinary run.
-        block: encoder frames that share a run.
-        max_frames: feature frames of a batch of runs, padding included.
+        x: features, at least one frame.
+        context: number of encoder frames; None for all, as in an ordinary run.
+        block: number of encoder frames that share a run.
+        max_frames: most feature frames in a batch of runs, including padding.
     """
     stride, chunk = encoder.stride, chunk_frames(encoder)
     frames = -(-len(x) // stride)

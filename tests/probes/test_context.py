@@ -435,7 +435,7 @@ def test_the_verb_writes_a_row_per_model_and_context(runs, tmp_path, capsys):
     page = (out / "context.md").read_text()
     assert page in capsys.readouterr().out
     assert "| run1 | LSTM + AttentionLSTM | 1 | 4 of 9 |" in page
-    assert "Exact: each encoder frame is that of a run" in page
+    assert "Contexts are exact: each encoder frame comes from a run" in page
     assert f"{runs[2]}: frames share chunks of 0.12 s" in page
     written = json.loads((out / "context.json").read_text())
     assert [len([p for p in written["points"] if p["run"] == run]) for run in runs] == [3, 3, 3]
@@ -448,7 +448,7 @@ def test_the_verb_writes_a_row_per_model_and_context(runs, tmp_path, capsys):
     assert [float(row["wer"]) for row in rows] == [p["wer"] for p in written["points"]]
 
 
-def test_measured_again_the_result_is_the_same_and_blocks_are_told(runs, tmp_path, capsys):
+def test_a_second_measurement_is_equal_and_the_page_names_the_blocks(runs, tmp_path, capsys):
     options = ["--contexts", "0", "--utterances", "3", "--gradients", "2", "--block", "2"]
     found = []
     for name in ("a", "b"):

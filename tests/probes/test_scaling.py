@@ -353,7 +353,7 @@ def test_a_row_that_fails_says_so_and_the_others_are_there(tmp_path, capsys, mon
 MISTAKES = {
     "claims": "the following arguments are required: PROBE",
     "claims scalping": r"argument PROBE: invalid choice: 'scalping' \(choose from '?scaling",
-    "claims scaling --rows lstm": "--rows lstm: no such row; choose of lstm-loop,.* lstm-small",
+    "claims scaling --rows lstm": "--rows lstm: no such row; choose from lstm-loop,.* lstm-small",
     "claims scaling --times 0": "--times: '0' is not a whole number above 0",
     "claims scaling --batch two": "--batch: 'two' is not a whole number above 0",
     "claims scaling --device gpu": "--device gpu: no such device; this machine has cpu",
