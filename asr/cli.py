@@ -30,6 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # of a terminal that may not know every letter
             stream.reconfigure(errors=ESCAPED)
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the program that reads the output, such as head, has closed it
+        # At exit, Python writes what is still buffered: it must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit status of one verb, or of a question for help."""
     if arguments[:1] == ["--version"]:
         print(f"asr {__version__}")
         return 0
@@ -47,9 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = COMMANDS[verb](rest)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         return fail(f"asr {verb}: {one_line(error)}")
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """``asr claims``."""
 
+import argparse
 from pathlib import Path
 
 from asr.commands.options import device_of, hyphens, parser
@@ -11,8 +12,10 @@ def claims(arguments: list[str]) -> int:
 
     options = parser("claims")
     options.usage = "asr claims PROBE [--output FOLDER] [--device DEVICE] [--option value ...]"
-    meanings = "; ".join(f"{probe.name}: {probe.meaning}" for probe in PROBES.values())
-    options.add_argument("probe", choices=PROBES, metavar="PROBE", help=meanings)
+    options.formatter_class = argparse.RawDescriptionHelpFormatter
+    meanings = "\n".join(f"  {probe.name:18} {probe.meaning}" for probe in PROBES.values())
+    options.epilog = f"probes:\n{meanings}\n\n{options.epilog}"
+    options.add_argument("probe", choices=PROBES, metavar="PROBE", help="one of the probes below")
     probe = PROBES[options.parse_args(arguments[:1]).probe]
 
     options = parser("claims")

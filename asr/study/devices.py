@@ -14,7 +14,7 @@ import torch
 from asr.locks import take
 from asr.recipe.schema import TrainerOptions
 
-# What a launcher tells the processes that it starts; a run of a study is a process on its own.
+# Environment variables that a launcher sets; the runs of a study must not inherit them.
 LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "PMI_", "PMIX_", "OMPI_")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK")
 RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE")
@@ -26,8 +26,8 @@ class Slot:
     """Room for one run.
 
     Attributes:
-        locks: a name for each GPU or core that it takes: no two runs share one.
-        devices: what CUDA_VISIBLE_DEVICES is for its runs; empty on a processor.
+        locks: names of the GPUs or cores of the slot; each is locked, so no two runs share one.
+        devices: value of CUDA_VISIBLE_DEVICES for the runs in the slot; empty on a CPU.
     """
 
     locks: tuple[str, ...]
@@ -35,14 +35,14 @@ class Slot:
 
 
 def cores() -> list[int]:
-    """Numbers of those that this process may use, where the system says so."""
+    """The numbers of the CPU cores that this process may use; all cores except on Linux."""
     if sys.platform == "linux":
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def task() -> tuple[int, int] | None:
-    """(number, number on this machine) of this process under srun or torchrun, else None."""
+    """The global and the local rank of this process under srun or torchrun, otherwise None."""
     env = os.environ
     if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return int(env["SLURM_PROCID"]), int(env["SLURM_LOCALID"])
@@ -52,17 +52,17 @@ def task() -> tuple[int, int] | None:
 
 
 def visible_gpus(accelerator: str) -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them; none where runs are trained on the processor."""
+    """The GPUs, as CUDA_VISIBLE_DEVICES names them; empty if runs are trained on the CPU."""
     number = torch.cuda.device_count() if accelerator != "cpu" else 0
     named = [n for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n]
     return named[:number] if named else [str(i) for i in range(number)]
 
 
 def lock_folder() -> Path:
-    """Where devices are locked: one place for all studies of a user on a machine.
+    """The folder of the device locks, which all studies of a user on a machine share.
 
     Raises:
-        ValueError: somebody else made it.
+        ValueError: the folder belongs to another user.
     """
     folder = Path(tempfile.gettempdir()) / f"asr-devices-{os.getuid()}-{platform.node()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -72,23 +72,23 @@ def lock_folder() -> Path:
 
 
 def shared_threads(options: TrainerOptions, workers: int | None) -> int:
-    """Threads of each run when the study does not say: the cores, shared evenly by the workers."""
+    """Default number of CPU threads of each run: an equal share of the cores per worker."""
     gpus = visible_gpus(options.accelerator)
     at_once = workers or max(1, len(gpus) // options.devices)
     return max(1, len(cores()) // at_once)
 
 
 def slots(options: TrainerOptions, threads: int) -> list[Slot]:
-    """One for each GPU (or as many as a run takes), or for so many threads of the processor.
+    """The slots of this machine: one per ``devices`` GPUs, or per ``threads`` CPU cores.
 
-    Under srun or torchrun each process has the slot of its own number.
+    Under srun or torchrun, each process has one slot, chosen by its local rank.
 
     Raises:
         ValueError: the machine has no room for a run.
     """
     if options.num_nodes > 1:
         raise ValueError(
-            f"trainer.num_nodes {options.num_nodes}: a run of a study has one machine; set 1"
+            f"trainer.num_nodes {options.num_nodes}: a run of a study uses one machine; set 1"
         )
     gpus, processor = visible_gpus(options.accelerator), cores()
     if gpus:
@@ -110,12 +110,12 @@ def slots(options: TrainerOptions, threads: int) -> list[Slot]:
 
 
 def _gpus(place: Iterable[int]) -> tuple[str, ...]:
-    """By what they are: a number counts those that a process may see, and two may see others."""
+    """Lock names by UUID, because the same GPU number can mean two GPUs in two processes."""
     return tuple(f"gpu-{torch.cuda.get_device_properties(i).uuid}" for i in place)
 
 
 def take_slot(free: Sequence[Slot]) -> tuple[Slot, list[TextIO]] | None:
-    """The first slot of which no study on this machine uses a part, with its locks."""
+    """The first slot that no study on this machine uses, with its locks; None if all are taken."""
     folder = lock_folder()
     for slot in free:
         held = [one for name in slot.locks if (one := take(folder / name))]
@@ -127,9 +127,9 @@ def take_slot(free: Sequence[Slot]) -> tuple[Slot, list[TextIO]] | None:
 
 
 def environment(slot: Slot, threads: int, outer: Mapping[str, str]) -> dict[str, str]:
-    """That of a run: its devices and threads, and nothing of a launcher around the study.
+    """The environment of a run: sets devices and threads and removes the launcher's variables.
 
-    Settings of MPI (OMPI_MCA_...) stay: without, it may not start on the machine at all.
+    Settings of MPI (OMPI_MCA_...) stay, because MPI may not start on the machine without them.
     """
     kept = {
         name: value

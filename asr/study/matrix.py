@@ -47,7 +47,7 @@ class Selection:
         """Checks that the study has everything that is selected.
 
         Raises:
-            ValueError: it does not have an arm, a budget or a seed.
+            ValueError: the study lacks a selected arm, budget or seed.
         """
         known = vars(plan.study) | {"arms": plan.arms}
         for key in ("arms", "budgets", "seeds"):
@@ -57,7 +57,7 @@ class Selection:
                     raise ValueError(f"{key} {name}: not in the study, which has {has}")
         if self.budgets and not plan.study.separate_budgets:
             raise ValueError(
-                "budgets: they are points of one run here, so that none can be run alone"
+                "--budgets: all budgets of this study are points of one run and cannot be run alone"
             )
 
     def holds(self, unit: Unit) -> bool:
@@ -114,8 +114,8 @@ def run_study(
     selection.check(plan)
     if retry and selection.arms:
         raise ValueError(
-            f"--retry --arms {' '.join(selection.arms)}: trials of these arms alone would be tried "
-            "again, and all must be tuned alike; leave --arms out"
+            f"--retry --arms {' '.join(selection.arms)}: only the trials of these arms would be "
+            "repeated, but all arms must be tuned equally; leave --arms out"
         )
     recipe = plan.any_recipe()
     wanted = study.threads or devices.shared_threads(recipe.trainer, workers)
@@ -133,7 +133,7 @@ def run_study(
     if not left or minutes is None:
         try:
             report = matrix.report()
-        except Exception as error:  # the runs and their rows are there in spite of it
+        except Exception as error:  # the runs and their rows remain valid
             matrix.fail("no report", error)
     found = results.summary(plan, folder)
     failed = found["failed"] or matrix.failed
@@ -144,7 +144,7 @@ def _room(recipe: Recipe, threads: int, workers: int | None) -> list[devices.Slo
     """The slots of this machine.
 
     Raises:
-        ValueError: more workers than it has.
+        ValueError: there are more workers than slots.
     """
     free = devices.slots(recipe.trainer, threads)
     if workers is not None and not 1 <= workers <= len(free):
@@ -156,10 +156,10 @@ def _room(recipe: Recipe, threads: int, workers: int | None) -> list[devices.Slo
 
 
 def _prepared(study: Study, recipe: Recipe) -> dict[str, str]:
-    """Checksums of the corpus by split, prepared where it is not there and the study says how.
+    """Checksums of the splits of the corpus, which is prepared first if the study says how.
 
     Raises:
-        ValueError: it is not there, or cannot be prepared.
+        ValueError: the corpus does not exist, or cannot be prepared.
     """
     place = Path(recipe.data.corpus)
     if study.prepare is not None and not place.exists():
@@ -170,17 +170,17 @@ def _prepared(study: Study, recipe: Recipe) -> dict[str, str]:
 
 
 def _forget_failures(plan: Plan, folder: Path, selection: Selection) -> None:
-    """Failed units may be tried again; a trial only while no final run rests on the choice."""
+    """Deletes results of failed units, so that they run again; trials only before final runs."""
     for unit in results.units(plan, folder):
         found = read_result(folder, unit)
         begun = any((folder / "finals" / unit.arm).glob("*/recipe.yaml"))
         if found and found[0]["status"] == "failed" and selection.holds(unit):
             if unit.role == "trial" and begun:
-                log.warning("%s is not tried again: final runs rest on the choice", unit.title)
+                log.warning("%s is not repeated: final runs use the tuned settings", unit.title)
                 continue
             held = take(folder / unit.folder / ".claim")
             if held is None:
-                log.warning("%s is not tried again: another process works on it", unit.title)
+                log.warning("%s is not repeated: another process works on it", unit.title)
                 continue
             with held:
                 (folder / unit.folder / "result.json").unlink()
@@ -201,29 +201,29 @@ class Matrix:
     waiting: threading.Event = field(default_factory=threading.Event)
 
     def work(self, workers: int, end: float = math.inf) -> None:
-        """Until nothing is missing, here or in another shell, or until a moment of ``monotonic``.
+        """Works until no unit is missing, or until the time ``end`` of ``time.monotonic``.
 
         Raises:
-            KeyboardInterrupt: told to end.
+            KeyboardInterrupt: the process got SIGINT or SIGTERM.
         """
         saving = min(SAVING_SECONDS, max(0.0, end - time.monotonic()) / 5)
         with ThreadPoolExecutor(workers) as pool, _terminable():
             futures = [pool.submit(self._worker) for _ in range(workers)]
             try:
                 working = set(futures)
-                # In short steps, so that signals are heard.
+                # Waits in short steps, so that Python handles signals in between.
                 while working and time.monotonic() < end - saving:
                     done, working = wait(working, timeout=0.2, return_when=FIRST_EXCEPTION)
                     for future in done:
                         future.result()  # raises what a worker raised
-            finally:  # of one worker, a signal or the time: the others save and end, too
+            finally:  # after an error, a signal or the time limit, the other runs save and end
                 self.stopping.set()
                 if not all(future.done() for future in futures):
-                    log.info("telling the runs to save and end")
+                    log.info("stopping: the runs save their state and end")
                     self.runner.stop()
                 seconds = max(0.0, end - saving / 3 - time.monotonic())
                 if wait(futures, seconds if end < math.inf else None).not_done:
-                    log.warning("a run did not save in time: it goes on from its last checkpoint")
+                    log.warning("a run did not save in time; it resumes from its last checkpoint")
                     self.runner.kill()
             for future in futures:
                 future.result()
@@ -234,7 +234,7 @@ class Matrix:
                 self.stopping.wait(10 * POLL_SECONDS)
 
     def missing(self) -> list[Unit]:
-        """Units that have no result yet; final runs are known once their arm is tuned."""
+        """The selected units without a result; an arm's final runs count once it is tuned."""
         return [
             unit
             for unit in results.units(self.plan, self.folder)
@@ -242,11 +242,11 @@ class Matrix:
         ]
 
     def _one(self) -> bool:
-        """Does a unit that nobody works on; False where there is none, or no device is free."""
+        """Runs one missing unit; returns False if all are taken or no device is free."""
         place = devices.take_slot(self.free)
         if place is None:
             if not self.waiting.is_set():
-                log.info("waiting: runs of other processes of asr study have the devices")
+                log.info("waiting: other processes of asr study use all devices")
                 self.waiting.set()
             return False
         slot, locks = place
@@ -258,7 +258,7 @@ class Matrix:
                 if held is None:
                     continue
                 with held:
-                    if read_result(self.folder, unit) is None:  # ended while we looked
+                    if read_result(self.folder, unit) is None:  # no other process did it
                         self._do(unit, slot, [*locks, held])
                         return True
             return False
@@ -278,7 +278,7 @@ class Matrix:
             results.collect(self.plan, self.folder)
 
     def report(self) -> Path | None:
-        """The page over all final runs that are there; by the first process of a launcher."""
+        """Writes the report of all final runs; under a launcher, only its first process does."""
         launched = devices.task()
         results.collect(self.plan, self.folder)
         study, runs = self.plan.study, []
@@ -286,8 +286,8 @@ class Matrix:
             try:
                 read_run(run, study.split)
                 runs.append(run)
-            except Exception as error:  # damaged later; it does not cost the others' page
-                self.fail(f"{run} is not on the page", error)
+            except Exception as error:  # a damaged run must not prevent the report
+                self.fail(f"{run} is not in the report", error)
         if not runs or (launched and launched[0]):
             return None
         output = self.folder / "report"
@@ -296,14 +296,14 @@ class Matrix:
         return next(path for path in written["files"] if path.suffix == ".html")
 
     def fail(self, what: str, error: Exception) -> None:
-        """Reports what could not be done beside the units, which have rows for their failures."""
+        """Logs a failure outside the units; failures of units are in their own rows."""
         self.failed = True
         log.error("%s: %s", what, reason(error))
 
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM is heard as SIGINT is, in the main thread."""
+    """Handles SIGTERM like SIGINT inside the block, if this is the main thread."""
 
     def heard(number: int, frame: object) -> None:
         raise KeyboardInterrupt

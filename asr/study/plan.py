@@ -15,7 +15,7 @@ from asr.config.strict_yaml import Tree
 from asr.recipe.schema import Budget, Recipe
 from asr.study.schema import Range, Study, StudyArm
 
-TUNING = "tuning"  # the budget of trials, in results
+TUNING = "tuning"  # the name of the trials' budget in results
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Unit:
     """One run: a trial that tunes an arm, or a final run, which is evaluated as well.
 
     Attributes:
-        number: of the trial from 1, or the seed.
-        budget: its name; "tuning" for a trial.
-        settings: what tuning chose, by dotted key.
-        recipe: complete.
+        number: number of the trial, from 1, or seed of the final run.
+        budget: name of the budget; "tuning" for a trial.
+        settings: settings that tuning drew or chose, by dotted key.
+        recipe: the complete recipe.
     """
 
     arm: str
@@ -38,30 +38,30 @@ class Unit:
 
     @property
     def folder(self) -> Path:
-        """Below that of the study."""
+        """The folder of the unit, relative to the folder of the study."""
         last = f"{self.number:02}" if self.role == "trial" else f"{self.budget}-seed{self.number}"
         return Path(f"{self.role}s") / self.arm / last
 
     @property
     def title(self) -> str:
-        """As it is called in progress and errors."""
+        """The name of the unit in progress and error messages."""
         if self.role == "trial":
             return f"{self.arm} trial {self.number}"
         return f"{self.arm} {self.budget} seed {self.number}"
 
 
 class Plan:
-    """All units of a study; a mistake in any recipe shows here, before anything runs."""
+    """All units of a study; resolves every recipe, so that mistakes show before anything runs."""
 
     def __init__(self, study: Study):
         """Resolves every recipe.
 
         Raises:
-            ValueError: a recipe or an arm's key does not fit; names the arm.
+            ValueError: a recipe or a key of an arm is invalid; names the arm.
         """
         self.study = study
         self.arms = _with_decoders(study)
-        self._finals: dict[str, list[Unit]] = {}  # resolving takes a while, and is asked for often
+        self._finals: dict[str, list[Unit]] = {}  # a cache, as resolving is slow
         self.recipes = {name: self._resolved(name, {}) for name in self.arms}
         self.trials = [
             unit
@@ -70,7 +70,7 @@ class Plan:
         ]
 
     def finals(self, arm: str, settings: dict[str, int | float]) -> list[Unit]:
-        """The final runs of an arm with the settings that tuning chose: by budget, then seed."""
+        """The final runs of an arm with the tuned settings, in the order of budget, then seed."""
         key = json.dumps([arm, settings])
         if key not in self._finals:
             study, tree = self.study, self._resolved(arm, settings)
@@ -83,7 +83,7 @@ class Plan:
         return self._finals[key]
 
     def any_recipe(self) -> Recipe:
-        """A recipe of the study; corpus, features and trainer are those of all."""
+        """One recipe of the study; all recipes share its corpus, features and trainer."""
         return strict_yaml.read(Recipe, next(iter(self.recipes.values())))
 
     def _trial(self, arm: str, number: int) -> Unit:
@@ -110,8 +110,8 @@ class Plan:
 def draw(ranges: dict[str, Range], seed: int, number: int) -> dict[str, int | float]:
     """The settings of a trial, independent of other trials.
 
-    A key's share of its range depends on seed, trial and key alone, so that arms get the same
-    draws of the keys that they share (common random numbers): luck of the draw favours none.
+    The draw of a key depends only on seed, trial and key. Arms thus get the same draws for the
+    keys that they share (common random numbers), and chance favours no arm.
     """
     return {
         key: limits.at(np.random.default_rng([seed, number, zlib.crc32(key.encode())]).random())
@@ -124,7 +124,7 @@ def _with(tree: Tree, seed: int, budget: Budget) -> Tree:
 
 
 def _with_decoders(study: Study) -> dict[str, StudyArm]:
-    """Arms, each with each decoder of the study."""
+    """The arms by name: every combination of an arm and a decoder of the study."""
     if not study.decoders:
         return study.arms
     return {

@@ -75,20 +75,20 @@ class Children:
             return process.exitcode
 
     def stop(self) -> None:
-        """SIGTERM to all: they save and end."""
+        """Sends SIGTERM to all processes, which then save and end."""
         with self._lock:
             self.stopped = True
             for process in self._running:
                 process.terminate()
 
     def kill(self) -> None:
-        """SIGKILL to all that have not ended: they go on from their last checkpoint."""
+        """Kills all processes that still run; their runs can resume from the last checkpoint."""
         with self._lock:
             for process in self._running:
                 assert process.pid is not None
                 try:
                     os.killpg(process.pid, signal.SIGKILL)  # with the other ranks of its run
-                except ProcessLookupError:  # it has not yet begun a group of its own
+                except ProcessLookupError:  # it has no process group of its own yet
                     process.kill()
 
 
@@ -109,7 +109,7 @@ def _received(copies: list[Any]) -> InheritedLocks:
 def _begin(
     arguments: list[str], log: Path, environment: dict[str, str], held: InheritedLocks
 ) -> None:
-    """In the new process; ``held`` stays open until it ends."""
+    """Runs ``asr`` in the new process, which holds ``held`` open until it ends."""
     os.setsid()
     number = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for stream in (sys.stdout, sys.stderr):
@@ -121,6 +121,6 @@ def _begin(
 
     import torch
 
-    # torch reads the environment when it is imported, which was before.
+    # torch read the environment when it was imported, before this process was forked.
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
     runpy.run_module("asr", run_name="__main__")

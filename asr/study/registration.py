@@ -14,7 +14,7 @@ from asr.report.study import checksum
 from asr.study.plan import Plan
 from asr.study.units import chosen
 
-NAMED = 3  # differing keys in an error
+NAMED = 3  # number of differing keys that an error names
 
 
 def resolved(plan: Plan) -> Tree:
@@ -30,12 +30,12 @@ def read_registration(folder: Path) -> dict[str, Any] | None:
 
 
 def differences(plan: Plan, registered: dict[str, Any]) -> list[str]:
-    """Dotted keys in which the file is not what was registered; of what is new or gone, its own.
+    """Dotted keys in which the study file differs from the registered one.
 
-    What an arm that is new or gone is made of is not told again by its recipe.
+    For an arm that was added or removed, the keys of its recipe are not listed as well.
     """
     old, new = _compared(registered["resolved"]), _compared(resolved(plan))
-    # A key that recipes have since then counts as its default.
+    # A key that was added to recipes since the registration counts as its default.
     old["recipes"] = {
         n: strict_yaml.tree_of(strict_yaml.read(Recipe, r)) for n, r in old["recipes"].items()
     }
@@ -46,10 +46,10 @@ def differences(plan: Plan, registered: dict[str, Any]) -> list[str]:
 
 
 def _compared(tree: Tree) -> Tree:
-    """A study without the words that say which recipes it takes, and the recipes they came to.
+    """The part of a study that is compared: all but the names of recipes, plus their content.
 
-    A recipe may be spelt in several ways: by name, by its path from the working directory or from
-    the study's folder, or by a file and overrides. What counts is the recipe of each arm.
+    A recipe can be given in several ways: by name, by its path from the working directory or from
+    the study's folder, or by a file and overrides. Only the content of the recipe counts.
     """
     arms = {name: {"ranges": arm["ranges"]} for name, arm in tree["study"]["arms"].items()}
     spelt = ("recipe", "decoders", "overrides")
@@ -72,13 +72,13 @@ def register(
 
     Args:
         plan: the study as its file is now.
-        folder: of the study.
-        threads: of every run, if nothing is registered yet.
+        folder: folder of the study.
+        threads: number of CPU threads of every run; used only at the first start.
         rows_sha256: checksums of the prepared corpus by split.
-        amend: accept what changed, with the time, where runs that exist stay what they are.
+        amend: whether to accept and record a change that leaves existing runs as they are.
 
     Raises:
-        ValueError: the file or the corpus is not what was registered.
+        ValueError: the file or the corpus differs from the registered one.
     """
     tree = resolved(plan)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -98,7 +98,8 @@ def register(
         if other := [k for k, v in registered["rows_sha256"].items() if rows_sha256.get(k) != v]:
             raise ValueError(
                 f"{plan.any_recipe().data.corpus} is not the corpus that the study began with "
-                f"(other rows in {', '.join(other)}); prepare that one again or give another name"
+                f"(the rows of {', '.join(other)} differ); prepare that corpus again or give the "
+                "study another name"
             )
         changed = differences(plan, registered)
         if not changed:
@@ -106,8 +107,8 @@ def register(
         if not amend:
             raise ValueError(
                 f"{folder} was registered with another file (they differ in "
-                f"{first_keys(changed)}); give the study another name, or --amend to record the "
-                "change"
+                f"{first_keys(changed)}); give the study another name, or give --amend to record "
+                "the change"
             )
         _check_units(plan, folder, changed)
         earlier = registered["study_sha256"]
@@ -118,22 +119,22 @@ def register(
 
 
 def first_keys(keys: list[str]) -> str:
-    """The first few, and how many more."""
+    """The first keys, and the number of the others."""
     more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
     return ", ".join(keys[:NAMED]) + more
 
 
 def _check_units(plan: Plan, folder: Path, changed: list[str]) -> None:
-    """Every run that exists is one of the amended study, with the same recipe.
+    """Checks that every existing run belongs to the amended study, with the same recipe.
 
     Raises:
-        ValueError: a run would become another one, or should have been read at other points.
+        ValueError: the amendment would change an existing run, or the budgets of its curve.
     """
     points = not plan.study.separate_budgets and any(folder.glob("finals/*/*/recipe.yaml"))
     if points and any(key.startswith("study.budgets") for key in changed):
         raise ValueError(
-            f"budgets: {folder} has final runs, whose curves were read at those before; give the "
-            "study another name"
+            f"budgets: {folder} has final runs that were measured at the earlier budgets; give "
+            "the study another name"
         )
     kept = {unit.folder: unit for unit in plan.trials}
     for arm in plan.arms:
@@ -143,6 +144,6 @@ def _check_units(plan: Plan, folder: Path, changed: list[str]) -> None:
         unit = kept.get(path.parent.relative_to(folder))
         if unit is None or strict_yaml.load_file(path) != unit.recipe:
             raise ValueError(
-                f"{path.parent} was trained with other settings than the amended file has; an "
-                "amendment may add to a study, a change of its runs needs another name"
+                f"{path.parent} was trained with other settings than the amended file has; "
+                "--amend can only add to a study; give the changed study another name"
             )

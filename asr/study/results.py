@@ -31,14 +31,14 @@ def collect(plan: Plan, folder: Path) -> list[Row]:
     """Writes ``results.jsonl`` from the results of all units, each once; returns the rows.
 
     Raises:
-        ValueError: another process has amended the study, so that this plan knows not all units.
+        ValueError: another process has amended the study, so this plan lacks some units.
     """
     with waiting_for(folder / ".results.lock"):
         registered = read_registration(folder)
         if registered is None or differences(plan, registered):
             raise ValueError(
-                f"{folder} is registered with another file since this process began (an amendment "
-                "in another shell); start again with the file as it is now: what was run is kept"
+                f"another process amended {folder} after this one had started; start again with "
+                "the present file; all results are kept"
             )
         found = [read_result(folder, unit) for unit in units(plan, folder)]
         rows = [row for result in found for row in result or ()]
@@ -47,7 +47,7 @@ def collect(plan: Plan, folder: Path) -> list[Row]:
 
 
 def summary(plan: Plan, folder: Path) -> dict[str, Any]:
-    """What a study has come to: rows, table, remarks, blocked and failed of ``run_study``."""
+    """The results of a study: rows, table, remarks, blocked and failed of ``run_study``."""
     rows = collect(plan, folder)
     record = read_record(folder)
     ended = all(read_result(folder, unit) for unit in plan.trials)
@@ -88,7 +88,7 @@ def progress(row: Row) -> str:
 
 
 def table(plan: Plan, rows: Sequence[Row]) -> str:
-    """A line per arm and budget: WERs, device-hours (tuning apart, once per arm), failures.
+    """A table with a line per arm and budget: WERs, device-hours and number of failures.
 
     ``over seeds`` is the range from the lowest to the highest test WER.
     """
@@ -135,7 +135,7 @@ def _mean(rates: Sequence[float]) -> str:
 
 
 def status(study: Study, folder: Path) -> list[str]:
-    """What is done, failed, being worked on and missing; runs and writes nothing."""
+    """A line per arm: numbers of done, failed, running and missing units; changes no results."""
     plan = Plan(study)
     registered = read_registration(folder)
     lines = []

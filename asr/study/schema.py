@@ -30,7 +30,7 @@ def named(schema: type, **default: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Where the values of one key are drawn from; whole numbers between two whole bounds.
+    """The range from which values of one key are drawn; whole numbers if both bounds are whole.
 
     Args:
         low: smallest value.
@@ -140,15 +140,15 @@ class Study:
                 raise ValueError(f"name {name!r}: expects letters, digits and . + - _ only")
         for key in ("arms", "budgets", "seeds"):
             if not getattr(self, key):
-                raise ValueError(f"{key}: is empty; give one at least")
+                raise ValueError(f"{key}: is empty; give at least one")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {self.seeds}: one stands twice; keep one")
+            raise ValueError(f"seeds {self.seeds}: one seed is given twice; give it once")
         if self.tuning.trials < 0:
             raise ValueError(f"tuning.trials {self.tuning.trials}: expects 0 or more")
         if self.tuning.trials and self.tuning.seed in self.seeds:
             raise ValueError(
                 f"tuning.seed {self.tuning.seed}: is also the seed of a final run, which would "
-                "repeat the luck of the trial that was chosen; give another"
+                "then repeat the best trial; give another seed"
             )
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads {self.threads}: expects 1 or more")
@@ -156,7 +156,7 @@ class Study:
             if not 0 < target < 100:
                 raise ValueError(f"targets {target:g}: expects percent between 0 and 100")
         if any(arm.decoder for arm in self.arms.values()) and self.decoders:
-            raise ValueError("decoders: an arm has one of its own; give either")
+            raise ValueError("decoders: an arm has its own decoder; give only one of the two")
         if not self.separate_budgets:
             self.largest()
 
@@ -164,19 +164,19 @@ class Study:
         """The name of the largest budget.
 
         Raises:
-            ValueError: they cannot be ordered.
+            ValueError: the budgets have different units.
         """
         units = {unit_of(budget) for budget in self.budgets.values()}
         if len(units) > 1 or None in units:
             raise ValueError(
-                "budgets: points of one curve need one and the same unit each; set "
-                "separate_budgets: true, or the same key in all"
+                "budgets: budgets of one run must have the same unit; set "
+                "separate_budgets: true, or set the same single key in all budgets"
             )
         return max(self.budgets, key=lambda name: amount(self.budgets[name]))
 
 
 def unit_of(budget: Budget) -> str | None:
-    """The key of a budget that is set; None where several are."""
+    """The key of a budget that is set; None if several keys are set."""
     keys = [key for key, value in vars(budget).items() if value is not None]
     return keys[0] if len(keys) == 1 else None
 
@@ -187,10 +187,10 @@ def amount(budget: Budget) -> float:
 
 
 def read_study(path: Path) -> Study:
-    """A study file -> Study.
+    """Reads a study file.
 
     Raises:
-        ValueError: no such file, or a key is unknown, missing or mistyped; names its path.
+        ValueError: the file does not exist, or a key is unknown, missing or mistyped.
     """
     try:
         return strict_yaml.read(Study, strict_yaml.load_file(path))

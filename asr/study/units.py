@@ -64,7 +64,7 @@ def perform(
             if status is None:
                 return None
             reason = _reason(place / "log.txt", status) if status else ""
-        except Exception as error:  # what a process or its files can do has no narrower type
+        except Exception as error:  # a process or its files can cause errors of many types
             reason = reason_of(error)
         if reason:
             break
@@ -74,9 +74,9 @@ def perform(
 
 
 def read_result(folder: Path, unit: Unit) -> list[dict[str, Any]] | None:
-    """The rows of a unit that is done or failed, its own first; None while it is neither.
+    """The rows of a unit that is done or failed, its own row first; None if there is no result.
 
-    A damaged file is put aside: the unit is missing then, and its run folder gives the rows again.
+    A damaged file is renamed. The unit then counts as missing; its run folder gives the rows again.
     """
     path = folder / unit.folder / "result.json"
     if not path.is_file():
@@ -89,15 +89,15 @@ def read_result(folder: Path, unit: Unit) -> list[dict[str, Any]] | None:
     except (ValueError, TypeError, LookupError) as error:
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             path.rename(path.with_suffix(".damaged"))
-            log.warning("%s: it is made again from the run folder", reason_of(error))
+            log.warning("%s: the result is made again from the run folder", reason_of(error))
         return None
 
 
 def chosen(plan: Plan, folder: Path, arm: str) -> dict[str, int | float] | None:
-    """The settings of an arm's best trial; None before all have ended, or if all failed.
+    """The settings of an arm's best trial; None if a trial has not ended or all have failed.
 
-    Lowest validation WER or CER, whichever chose the best model; among equals the lowest other one,
-    then the lowest validation loss. A failure is the worst.
+    The best trial has the lowest validation WER or CER, whichever selected the best model. Ties are
+    decided by the other rate, then by the validation loss. A failed trial is never chosen.
     """
     trials = [unit for unit in plan.trials if unit.arm == arm]
     if not trials:
@@ -107,7 +107,7 @@ def chosen(plan: Plan, folder: Path, arm: str) -> dict[str, int | float] | None:
         return None
 
     def worth(i: int) -> tuple[bool, float, float, float]:
-        """Lower is better."""
+        """The sort key of a trial; lower is better."""
         metric = rows[i].get("validation_metric") or "wer"
         rates = {name: rows[i].get(f"validation_{name}") for name in ("wer", "cer")}
         loss = rows[i]["validation_loss"]
@@ -120,13 +120,13 @@ def chosen(plan: Plan, folder: Path, arm: str) -> dict[str, int | float] | None:
 def _until_it_ends(
     arguments: list[str], place: Path, runner: Children, options: dict[str, Any]
 ) -> int | None:
-    """The exit status of a verb; None when it was told to end with the study."""
+    """The exit status of a verb; None if the verb was stopped together with the study."""
     for attempt in range(1, ATTEMPTS + 1):
         began, sessions = time.monotonic(), _sessions(place)
         status = runner(arguments, log=place / "log.txt", **options)
         killed = status < 0 or status in KILLED
         line = {"verb": arguments[0], "status": status, "seconds": time.monotonic() - began}
-        # Ended before the ledger knew of it, or a failure took the ledger away: counted here.
+        # False if the process ended before it wrote to the ledger, or if the ledger was lost.
         known = status == 0 or arguments[0] != "train" or _sessions(place) > sessions
         line["metered"] = known
         with (place / "attempts.jsonl").open("a") as file:
@@ -139,10 +139,10 @@ def _until_it_ends(
 
 
 def _sessions(place: Path) -> int:
-    """Processes that the account of the run knows of: by its ledger, or by its heartbeat alone.
+    """The number of processes of the run that are in its ledger or its heartbeat file.
 
-    One that ended before its first update has no line in the ledger, but the next one takes what it
-    spent over from the heartbeat.
+    A process that ended before its first update has no line in the ledger, but the next process
+    reads its cost from the heartbeat file.
     """
     path, beat = place / "run" / "ledger.jsonl", place / "run" / "heartbeat.json"
     begun = sum(line["event"] == "start" for line in read_ledger(path)) if path.is_file() else 0
@@ -161,7 +161,7 @@ def _reason(log: Path, status: int) -> str:
 def _rows(
     unit: Unit, study: Study, place: Path, study_sha256: str, reason: str
 ) -> list[dict[str, Any]]:
-    """What the unit reached and cost, then the smaller budgets as points of its curve."""
+    """The row of the unit's rates and costs, then a row for each smaller budget of its curve."""
     run = loss = None
     try:
         if (place / "run" / "recipe.yaml").exists():
@@ -211,9 +211,9 @@ def _rows(
 
 
 def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str, Any]:
-    """A smaller budget of a final run: the last validation within it says what it had bought.
+    """The row of a smaller budget of a final run: the costs at the last validation within it.
 
-    The best rates so far, as the model kept is the best one. Its cost is a part of the run's.
+    The rates are the best ones so far, because the best model is kept.
     """
     limits = {key: value for key, value in vars(budget).items() if value is not None}
     within = [p for p in run.points if all((getattr(p, k) or 0.0) <= limits[k] for k in limits)]
@@ -229,7 +229,7 @@ def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str
 
 
 def _lowest(points: Sequence[Point]) -> dict[str, float | None]:
-    """The lowest WER and CER; None without any."""
+    """The lowest WER and CER; None if a rate was never measured."""
     return {
         f"validation_{name}": min((r for r in rates if r is not None), default=None)
         for name in ("wer", "cer")
@@ -238,7 +238,7 @@ def _lowest(points: Sequence[Point]) -> dict[str, float | None]:
 
 
 def _unmetered_hours(unit: Unit, place: Path) -> float:
-    """Device-hours of attempts that the ledger does not know of."""
+    """Device-hours of the attempts that are not in the ledger."""
     path = place / "attempts.jsonl"
     lines = read_json_lines(path)[0] if path.is_file() else []
     seconds = sum(line["seconds"] for line in lines if not line["metered"])

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from asr.cli import COMMANDS, VERBS, main
 from asr.corpora import CORPORA
+from asr.probes import PROBES
 from asr.recognition.writers import FORMATS
 from tests.corpus import RATE, Tones
 
@@ -662,6 +663,27 @@ def test_the_help_of_every_verb_has_usage_and_example(verb, capsys):
     assert " ".join(VERBS[verb][1].split()) in " ".join(out.split())
     assert "None" not in out
     assert "==SUPPRESS==" not in out
+
+
+def test_the_help_of_claims_has_one_line_per_probe(capsys):
+    with contextlib.suppress(SystemExit):
+        main(["claims", "--help"])
+    out = capsys.readouterr().out.splitlines()
+    for probe in PROBES.values():
+        assert [line.split(None, 1) for line in out].count([probe.name, probe.meaning]) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["claims", "--help"]])
+def test_a_closed_output_ends_the_command_without_a_traceback(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "asr", *arguments],
+            cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_the_search_is_an_option_of_the_verbs_that_do_not_choose_it(capsys):

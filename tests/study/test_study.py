@@ -99,10 +99,10 @@ def test_the_gpu_study_has_every_architecture_three_budgets_and_five_seeds():
         ({"arms": ["LSTM"]}, "arms: expects a section for each name"),
         ({"arms": {"a/b": {"encoder": "LSTM"}}}, "name 'a/b': expects letters"),
         ({"seeds": []}, "seeds: is empty"),
-        ({"seeds": [1, 1]}, "one stands twice"),
+        ({"seeds": [1, 1]}, "one seed is given twice"),
         ({"seeds": [0, 1]}, "tuning.seed 0: is also the seed of a final run"),
         ({"targets": [0.0]}, "targets 0: expects percent"),
-        ({"budgets": {"a": {"updates": 3}, "b": {"device_hours": 1}}}, "one and the same unit"),
+        ({"budgets": {"a": {"updates": 3}, "b": {"device_hours": 1}}}, "the same unit"),
         ({"budgets": {"a": {}}}, "set device_hours, updates or audio_hours"),
     ],
 )
@@ -348,7 +348,7 @@ def test_a_failed_unit_that_another_process_works_on_is_left_to_it_and_named(
     monkeypatch.setattr(matrix.Matrix, "work", lambda self, workers, end: None)  # only forget
     again = run_study(study(), tmp_path / "study", retry=True, runner=Fake(tmp_path / "journal"))
     held.close()
-    assert "lstm full seed 2 is not tried again: another process works on it" in caplog.text
+    assert "lstm full seed 2 is not repeated: another process works on it" in caplog.text
     assert {r["arm"] for r in first["rows"] if r["status"] == "failed"} == {"lstm", "minlstm"}
     assert {r["arm"] for r in again["rows"] if r["status"] == "failed"} == {"lstm"}
 
@@ -642,7 +642,7 @@ def test_a_shell_whose_file_another_one_amended_stops_and_leaves_the_new_results
                 )
             return super().__call__(arguments, **options)
 
-    with pytest.raises(ValueError, match="registered with another file since .* start again"):
+    with pytest.raises(ValueError, match="another process amended .* start again"):
         run_study(study(), tmp_path / "study", workers=1, runner=Amended(tmp_path / "journal"))
     seeds = {r["seed"] for r in read_rows(tmp_path / "study") if r["role"] == "final"}
     assert seeds == {3}
@@ -656,7 +656,7 @@ def test_an_amendment_that_would_change_what_was_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="trained with other settings.*another name"):
         run(tmp_path, study(tuning=tuning), amend=True)
     budgets = STUDY["budgets"] | {"quarter": {"updates": 50}}
-    with pytest.raises(ValueError, match="curves were read"):
+    with pytest.raises(ValueError, match="measured at the earlier budgets"):
         run(tmp_path, study(budgets=budgets), amend=True)
 
 
@@ -807,7 +807,7 @@ def test_a_study_waits_for_the_device_of_another_study_and_says_so(tmp_path, mon
     held = take(tmp_path / "devices" / "core0")
     works = threading.Thread(target=run, args=(tmp_path, study()))
     works.start()
-    while "waiting: runs of other processes" not in caplog.text:
+    while "waiting: other processes" not in caplog.text:
         time.sleep(0.01)
     assert not (tmp_path / "journal").exists()
     assert status(study(), tmp_path / "study")[0] == (
@@ -815,7 +815,7 @@ def test_a_study_waits_for_the_device_of_another_study_and_says_so(tmp_path, mon
     )
     held.close()
     works.join(60)
-    assert caplog.text.count("waiting: runs of other processes") == 1
+    assert caplog.text.count("waiting: other processes") == 1
     assert len(read_rows(tmp_path / "study")) == 2 * (3 + 2 * 2)
 
 
