@@ -16,9 +16,9 @@ from asr.report.pairs import TIMING, errors, family_pairs, layer_times
 from asr.report.probes import Probes, rows_of
 from asr.report.runs import Run
 
-LONG = 1000  # frames from which C4 is judged; below, the cost of a call hides that of its frames
-FEW, MANY = 0.1, 0.9  # shares of steps or of pairs of seeds: at most, at least
-POOR_FIT = 0.5  # relative residuals above which no share of the fit is believed
+LONG = 1000  # least number of frames for C4; on fewer, the overhead of a call dominates
+FEW, MANY = 0.1, 0.9  # shares of steps or of pairs of seeds that refute and support a claim
+POOR_FIT = 0.5  # largest relative residual of a fit that gives a verdict
 STREAM = (
     ("streaming speed", "milliseconds", "ms per frame"),
     ("streaming state", "state_bytes", "bytes of state"),
@@ -57,15 +57,16 @@ def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
 
 
 def again(runs: Sequence[Run]) -> str:
-    """What times runs anew, each with the threads of its training, as a study evaluates them."""
+    """The command that times runs again, with the number of threads of their training."""
     threads = next((run.num_threads for run in runs if run.num_threads), 1)
     return f"OMP_NUM_THREADS={threads} asr evaluate RUN"
 
 
 def _offline(r: Arm, a: Arm) -> list[Finding]:
-    """The encoders of two arms, with the whole beside; the whole alone where that is all there is.
+    """The finding on the offline speed of two encoders, or of the whole recogniser.
 
-    Empty where an arm is not evaluated.
+    It uses the whole if an evaluation did not time the encoder. It is empty if an arm was not
+    evaluated.
     """
     whole = [real_time_factor(arm) for arm in (r, a)]
     if not all(whole):
@@ -74,7 +75,7 @@ def _offline(r: Arm, a: Arm) -> list[Finding]:
     total = f"{mine} and {theirs} s per second of audio"
     alone = [encoder_factor(arm) for arm in (r, a)]
     apart = None not in alone
-    words = f"{r.label} against {a.label}, {total} with the search, which was not timed apart"
+    words = f"{r.label} against {a.label}, {total} with the search, which was not timed separately"
     if apart:
         words = (
             f"{r.label} against {a.label}, {digits(alone[0], 2)} and {digits(alone[1], 2)} s of "
@@ -84,13 +85,13 @@ def _offline(r: Arm, a: Arm) -> list[Finding]:
     if differ := timed_otherwise((r, a)):
         command = again([*r.runs, *a.runs])
         sign = "unknown"
-        said = f", which are not compared, as the evaluations differ in {differ}: {command} for all"
+        said = f", not compared because the evaluations differ in {differ}: run {command} for all"
     words += f"{said}{_remarks([*r.runs, *a.runs])}."
     return [Finding(sign, words, _facets("offline speed", r.label, a.label))]
 
 
 def _compared(r: Arm, a: Arm, apart: bool) -> tuple[Sign, str]:
-    """The sign that the pairs of a seed of either arm come to, and their ratios in words."""
+    """The sign from all pairs of a seed of each arm, and the range of their ratios in words."""
     mine, theirs = (
         [run.encoder_factor if apart else run.metric("real_time_factor") for run in arm.runs]
         for arm in (r, a)
@@ -108,13 +109,13 @@ def _compared(r: Arm, a: Arm, apart: bool) -> tuple[Sign, str]:
         return "against", words
     command = again([*r.runs, *a.runs])
     if share > FEW:
-        return "unknown", f"{words}, which are not at one: {command} on a quiet machine"
-    words += ", too little to say what the encoders alone took"
-    return "unknown", f"{words}: {command} times them apart"
+        return "unknown", f"{words}, so the pairs disagree: run {command} on a quiet machine"
+    words += ", which does not show the time of the encoders alone"
+    return "unknown", f"{words}: {command} times them separately"
 
 
 def _remarks(runs: Sequence[Run]) -> str:
-    """What is not known of how runs were evaluated, and what differs without being refused."""
+    """Remarks on evaluations: numbers of threads that are not recorded, and unequal commits."""
     evaluated = [run for run in runs if run.metrics is not None]
     lacking = sum(run.metric("threads") is None for run in evaluated)
     commits = recorded(evaluated, "git_commit")
@@ -127,16 +128,15 @@ def _remarks(runs: Sequence[Run]) -> str:
 
 
 def _in_short(findings: Sequence[Finding]) -> list[str]:
-    """For each measurement how many pairs say what, with one of them."""
+    """For each measurement, the number of pairs with each sign, and one example."""
     reasons = []
     for measure in dict.fromkeys(f.context[MEASUREMENT] for f in findings):
         own = [f for f in findings if f.context[MEASUREMENT] == measure]
         for sign, words in (("for", "For"), ("against", "Against"), ("unknown", "Undecided")):
             some = [f for f in own if f.sign == sign]
             if some:
-                reasons.append(
-                    f"{words}, {measure}: {len(some)} of {len(own)} pairs; such as {some[0].words}"
-                )
+                share = f"{len(some)} of {len(own)} pairs"
+                reasons.append(f"{words}, {measure}: {share}; for example, {some[0].words}")
     return reasons
 
 
@@ -167,7 +167,7 @@ def parallel(found: Sequence[Evidence], probes: Probes) -> Verdict:
 
 
 def bandwidth(found: Sequence[Evidence], probes: Probes) -> Verdict:
-    """The rule of C5, see ``BANDWIDTH``; trained arms have no say."""
+    """The rule of C5, see ``BANDWIDTH``; it does not use trained arms."""
     command = [PROBES["roofline"].command]
     steps = rows_of(probes, "roofline")
     if not steps:
@@ -179,12 +179,12 @@ def bandwidth(found: Sequence[Evidence], probes: Probes) -> Verdict:
     numbers = ", ".join(f"{steps} by {bound}" for bound, steps in number.items())
     bound = [f"{s.width} x {s.batch}" for s in steps if s.bound == "memory"]
     reasons = [
-        f"Of {len(steps)} steps, each of one width and batch, bound: {numbers}.",
+        f"Bounds of {len(steps)} steps, one per width and batch: {numbers}.",
         f"Ridge of this machine {digits(ridge)} FLOP per byte; latency of a step "
         f"{digits(1e6 * fit['latency'])} µs; residuals of the fit {100 * fit['error']:.0f} %.",
     ]
     if bound:
-        reasons.append(f"By memory (width x batch): {listed(bound)}.")
+        reasons.append(f"Bound by memory (width x batch): {listed(bound)}.")
     if fit["error"] > POOR_FIT:
         return unmeasured("C5", "the fit is poor; measure on an idle machine", command, reasons)
     if share >= MANY:
@@ -198,26 +198,28 @@ RUNNING = Rule(
     "C2",
     "A recurrent network needs more resources to run.",
     (
-        "Recurrent encoders are compared with attention by three measurements, all of which are "
-        "needed.",
+        "Recurrent encoders are compared with attention encoders by three measurements. All three "
+        "are needed.",
         (
-            "Offline: seconds of features and encoder per second of audio in the evaluation of "
-            "arms of one group; means over seeds. The search is no part of it: arms of a group "
-            "share decoder, search and language model, which would hide what the encoders differ "
-            "in. Where an evaluation did not time them apart, the whole (the real-time factor) "
-            "stands in: ‘for’ as below, since a common part only makes a ratio smaller; ‘against’ "
-            "only when the recurrent arm takes no longer in all; else undecided.",
-            "As a stream: milliseconds per frame of causal encoders at the last position, where "
-            "both answer as late (equal chunks).",
-            "As a stream: bytes of state at the last position.",
+            "Offline speed: seconds for features and encoder per second of audio, in the "
+            "evaluation of arms of one group, as means over seeds. The search is not included, "
+            "because the arms of a group share decoder, search and language model, and this common "
+            "time would hide the difference of the encoders. If an evaluation did not time the "
+            "encoder separately, the rule uses the whole time (the real-time factor). The finding "
+            "can then be ‘for’ as below, since a common part only lowers the ratio. It is "
+            "‘against’ only if the recurrent arm takes no longer as a whole, and otherwise "
+            "undecided.",
+            "Streaming speed: milliseconds per frame of causal encoders at the last position, for "
+            "encoders with equal chunks and so with equal delay.",
+            "Streaming state: bytes of state at the last position.",
         ),
-        "‘For’ when the recurrent one takes more than 1.25 times as much, ‘against’ otherwise: the "
-        "claim says “more”, so that as much refutes it. Timings have no interval: 1.25 is what "
-        "repeats on one quiet machine differ by. On a busy machine they differ by more. Offline, "
-        "therefore, 90 % of the pairs of a seed of the one and a seed of the other must say the "
-        "same, however many seeds there are; else undecided. Evaluations on other devices, with "
-        "other threads, batches or searches are not compared; evaluations at other commits are "
-        "compared, and the commits are named.",
+        "A finding is ‘for’ if the recurrent encoder takes more than 1.25 times as much, and "
+        "‘against’ otherwise, because the claim says “more”. Timings have no interval; 1.25 is the "
+        "difference between repeats on one quiet machine. On a busy machine they differ more. An "
+        "offline finding therefore needs agreement of 90 % of the pairs of one seed of each arm, "
+        "and is otherwise undecided. Evaluations with different devices, threads, batches or "
+        "searches are not compared. Evaluations at different commits are compared, and the finding "
+        "names the commits.",
     ),
     running,
 )
@@ -225,14 +227,14 @@ PARALLEL = Rule(
     "C4",
     "Recurrence cannot be parallelised.",
     (
-        "‘Against’: at every length of 1,000 frames and more, in every repeat, MinLSTM (or "
-        "StateSpace) by scan takes less than 1 / 1.25 of the time of its own loop, which computes "
-        "the same function of the same weights. ‘For’: it is not faster than 1 / 1.25 in any "
-        "repeat. Else undecided.",
-        "Whether the recurrence that scans is as good as the LSTM is a second question. When "
-        "MinLSTM makes significantly more errors than the LSTM at the same budget, that is a "
-        "finding ‘for’, since the recurrence which the claim is about was given up; no difference "
-        "or fewer errors are ‘against’.",
+        "The scan of MinLSTM (or StateSpace) is compared with a loop that computes the same "
+        "function of the same weights, at each length of 1,000 frames or more. The finding is "
+        "‘against’ if the scan takes less than 1 / 1.25 of the time of the loop in every repeat. "
+        "It is ‘for’ if the scan takes more than this in every repeat, and otherwise undecided.",
+        "A second question is whether the parallel recurrence is as accurate as the LSTM. The "
+        "finding is ‘for’ if MinLSTM makes significantly more errors than the LSTM at the same "
+        "budget, because MinLSTM gives up the recurrence that the claim is about. It is ‘against’ "
+        "if there is no difference or MinLSTM makes fewer errors.",
     ),
     parallel,
 )
@@ -240,9 +242,11 @@ BANDWIDTH = Rule(
     "C5",
     "An LSTM does four affine maps a step, so it is bound by memory bandwidth.",
     (
-        "What a step of an LSTM waits for, over widths and batches, by the fitted roofline.",
-        "Supported: memory bounds 90 % of the steps measured or more. Refuted: 10 % or fewer. Else "
-        "it depends on width and batch. A fit whose residuals exceed 50 % decides nothing.",
+        "A fitted roofline shows what limits the speed of an LSTM step, for several widths and "
+        "batches.",
+        "The claim is supported if memory bandwidth limits at least 90 % of the measured steps, "
+        "and refuted if it limits at most 10 %. Otherwise it depends on width and batch. If the "
+        "residuals of the fit exceed 50 %, there is not enough evidence.",
     ),
     bandwidth,
 )

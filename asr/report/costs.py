@@ -12,8 +12,8 @@ from asr.report.groups import Arm, Group
 from asr.report.runs import Point, Run
 from asr.statistics.censoring import median_cost
 
-FACTORS = (1.5, 1.15, 1.0)  # default targets, as multiples of the weaker arm's best validation WER
-# Keys of metrics.json, and their names, on which the times of an evaluation depend.
+FACTORS = (1.5, 1.15, 1.0)  # default targets, as multiples of the weakest arm's best WER
+# Keys of metrics.json that affect the times of an evaluation, and their names.
 TIMED_BY = {
     "device_name": "device",
     "threads": "number of threads",
@@ -29,7 +29,7 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def arm_mean(arm: Arm, field: str) -> float | None:
-    """The mean over seeds of a number in the totals of the ledger."""
+    """Mean over seeds of a field in the totals of the ledger."""
     return mean([run.totals.get(field) for run in arm.runs])
 
 
@@ -44,9 +44,9 @@ def real_time_factor(arm: Arm) -> float | None:
 
 
 def encoder_factor(arm: Arm) -> float | None:
-    """Mean over seeds of seconds of features and encoder per second of audio, without the search.
+    """Mean over seeds of the seconds for features and encoder per second of audio.
 
-    It is None unless every evaluation timed them separately, so that it covers all runs.
+    The search is not included. The result is None if an evaluation did not time it separately.
     """
     evaluated = [run.encoder_factor for run in arm.runs if run.metrics is not None]
     return None if None in evaluated else mean(evaluated)
@@ -55,8 +55,7 @@ def encoder_factor(arm: Arm) -> float | None:
 def timed_otherwise(arms: Sequence[Arm]) -> str:
     """The differences between the evaluations of arms that affect their times; empty if none.
 
-    A value that was not recorded agrees with all values, because earlier versions did not record
-    the number of threads.
+    A missing value counts as equal, because earlier versions did not record the number of threads.
     """
     told = []
     for key, word in TIMED_BY.items():
@@ -68,27 +67,27 @@ def timed_otherwise(arms: Sequence[Arm]) -> str:
 
 
 def recorded(runs: Sequence[Run], key: str) -> list[Any]:
-    """The values of an entry of metrics.json, each once, where it was written down."""
+    """The distinct values of a key in the metrics.json of runs; missing values are left out."""
     return list(dict.fromkeys(v for run in runs if (v := run.metric(key)) is not None))
 
 
 def first_at(run: Run, target: float) -> Point | None:
-    """The first validation at or below a target WER; None when none was."""
+    """The first validation with a WER at or below a target; None if there is none."""
     return next((p for p in run.points if p.wer <= target + 1e-12), None)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an arm paid for a target on one axis.
+    """The cost at which an arm reached a target, on one axis.
 
     Attributes:
-        value: by which half of the seeds reached it (Kaplan and Meier); infinite when fewer did,
-            None when the axis was not measured.
-        interval: 95 %, over seeds; None with a single one. A bound is infinite where too few
-            reached the target.
-        spent: what each run had spent when it reached the target, or when it stopped without (one
-            that failed: when the longest stopped); empty when the axis was not measured.
-        reached: whether each run did.
+        value: Kaplan-Meier median over seeds; infinite if fewer than half of the seeds reached the
+            target, None if the axis was not measured.
+        interval: 95 % interval over seeds; None for a single seed. A bound is infinite if too few
+            seeds reached the target.
+        spent: cost of each run when it reached the target or stopped without it; see ``cost_to``
+            for failed runs. It is empty if the axis was not measured.
+        reached: whether each run reached the target.
     """
 
     value: float | None
@@ -98,22 +97,22 @@ class Cost:
 
     @property
     def seeds(self) -> int:
-        """How many runs."""
+        """Number of runs."""
         return len(self.reached)
 
     @property
     def limit(self) -> float | None:
-        """Where the longest of the runs stopped that did not reach it: they are censored there."""
+        """Highest cost of a run that stopped without the target; None if all reached it."""
         stopped = [spent for spent, came in zip(self.spent, self.reached, strict=False) if not came]
         return max(stopped, default=None)
 
 
 def cost_to(arm: Arm, target: float, axis: str) -> Cost:
-    """What reaching a target WER cost on ``axis``, a field of ``Point``: see ``median_cost``.
+    """The cost of a target WER on ``axis``, a field of ``Point``; see ``median_cost``.
 
-    A run that failed before the target never reaches it, whatever more it were given: it stays
-    among those that have not until the longest run of the arm stopped. Censored where it failed, it
-    would be taken for one that might have got there like the others, and change no median.
+    A run that failed before the target would not reach it with a larger budget, so it is censored
+    at the cost of the longest run of the arm. Censoring it at its own cost would treat it like a
+    run that might still reach the target.
     """
     runs = [*arm.runs, *arm.failed]
     points = [first_at(run, target) for run in runs]
@@ -134,13 +133,13 @@ def cost_to(arm: Arm, target: float, axis: str) -> Cost:
 
 
 def seeds_there(cost: Cost) -> str:
-    """``, 1 of 2 seeds`` where not all reached the target: half of them make a median already."""
+    """``, 1 of 2 seeds``; empty if all reached the target. Half suffice for the median."""
     came = sum(cost.reached)
     return "" if came == cost.seeds else f", {came} of {cost.seeds} seeds"
 
 
 def _spent(run: Run, axis: str) -> float | None:
-    """What a run had spent in all; 0 when it has not come to its first entry."""
+    """The total cost of a run; 0 if its ledger has no entry, None if it was not measured."""
     value = run.audio_hours if axis == "audio_hours" else run.totals.get(axis)
     if value is None and run.points:
         value = getattr(run.points[-1], axis)
@@ -148,20 +147,20 @@ def _spent(run: Run, axis: str) -> float | None:
 
 
 def arm_best(arm: Arm) -> float | None:
-    """Median over seeds of the best validation WER."""
+    """Median over seeds of the best validation WER; None without a validation."""
     best = [run.best_validation_wer for run in arm.runs]
     known = [value for value in best if value is not None]
     return float(np.median(known)) if known else None
 
 
 def wer_at(arm: Arm, device_hours: float) -> float | None:
-    """Mean over seeds of the last validation WER within this cost."""
+    """Mean over seeds of the last validation WER within a number of device-hours."""
     within = [[p.wer for p in run.points if p.device_hours <= device_hours] for run in arm.runs]
     return mean([wers[-1] if wers else None for wers in within])
 
 
 def default_targets(group: Group) -> list[float]:
-    """1.5, 1.15 and 1.0 times the weaker arm's best validation WER; those of 100 % left out."""
+    """1.5, 1.15 and 1.0 times the weakest arm's best validation WER, if below 100 %."""
     best = [value for arm in group.arms if (value := arm_best(arm)) is not None]
     if not best:
         return []
@@ -169,7 +168,7 @@ def default_targets(group: Group) -> list[float]:
 
 
 def common_target(group: Group, targets: Sequence[float]) -> float | None:
-    """The lowest target of those that most arms reached, each by half of its seeds at least."""
+    """The target that most arms reached by at least half of their seeds; the lowest of several."""
     reached: dict[float, int] = {}
     for target in targets:
         costs = [cost_to(arm, target, "device_hours").value for arm in group.arms]
@@ -181,24 +180,24 @@ def common_target(group: Group, targets: Sequence[float]) -> float | None:
 
 
 def hours_unit(group: Group) -> str:
-    """``device-hours (CPU)``; another word than CPU only when such a device was used."""
+    """``device-hours (CPU)``, with the kinds of device that the runs used."""
     kinds = {str(run.device_kind) for run in group.runs if run.device_kind}
     words = sorted({"cuda": "GPU"}.get(kind, kind.upper()) for kind in kinds)
     return f"device-hours ({listed(words)})" if words else "device-hours"
 
 
 def cost_ratio(group: Group) -> float | None:
-    """Device-hours of the dearest arm over those of the cheapest; None when not known."""
+    """Device-hours of the most expensive arm over those of the cheapest; None if unknown."""
     spent = [arm_mean(arm, "device_hours") for arm in group.arms]
     known = [hours for hours in spent if hours]
     return max(known) / min(known) if len(known) == len(spent) and known else None
 
 
 def pareto(group: Group) -> list[Arm]:
-    """Arms that no other beats or equals in WER, device-hours and real-time factor at once.
+    """The arms that no other arm dominates in WER, device-hours and real-time factor.
 
-    Costs within 1 % of each other count as equal, as two runs of one budget never stop at the
-    same second. An arm that lacks one of the three is left out.
+    Values within 1 % of each other count as equal, because two runs of one budget never stop at the
+    same second. An arm without one of the three values is left out.
     """
     axes: list[Callable[[Arm], float | None]] = [
         arm_wer,

@@ -12,20 +12,20 @@ from asr.report.probes import Probes
 Sign = Literal["for", "against", "unknown"]
 Kind = Literal["supported", "refuted", "depends", "not enough evidence"]
 
-MEASUREMENT = "the measurement"  # the facet that says how a finding was come by
-DECIDED = 0.5  # share of the findings that must have a sign before the whole has one
+MEASUREMENT = "the measurement"  # the facet that names the kind of measurement
+DECIDED = 0.5  # least share of findings with a sign for a verdict other than 'not enough evidence'
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison, and what it says of a claim.
+    """One comparison, and its meaning for a claim.
 
     Attributes:
+        sign: whether it supports the claim, contradicts it, or does neither.
         words: the figures, in a sentence.
-        context: what it was found under, by facet, such as ``{"the budget": "0.1 device-hours"}``.
-        undecidable: why it has no sign whatever had been measured (too few seeds, words or
-            speakers, or too many comparisons), and what would decide it; empty where an outcome
-            could have, though not this one (no error at all, or hardly a run at the target).
+        context: its conditions, by facet, such as ``{"the budget": "0.1 device-hours"}``.
+        undecidable: why no outcome could have given a sign (too few seeds, words or speakers, or
+            too many comparisons), and the remedy; empty if another outcome could have given one.
     """
 
     sign: Sign
@@ -36,14 +36,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the measurements say of a claim.
+    """The conclusion on a claim.
 
     Attributes:
         claim: C1 to C7.
-        words: the verdict as it is printed: what it depends on, or why it is not known.
-        reasons: findings in sentences, with figures.
-        commands: what measures what is missing.
-        beside: sentences that stand beside the findings, and decide nothing.
+        words: the verdict as printed, with what it depends on or why there is not enough evidence.
+        reasons: the findings as sentences with figures.
+        commands: command lines for the missing measurements.
+        beside: sentences that are printed after the findings but do not affect the verdict.
     """
 
     claim: str
@@ -56,13 +56,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rule:
-    """How a claim is decided.
+    """A claim, and the rule that decides it.
 
     Attributes:
         claim: C1 to C7.
-        statement: what is claimed.
-        how: the rule in words for the page, by paragraphs; a tuple is a list of points.
-        judge: follows it, whatever was measured.
+        statement: the claim in words.
+        how: the rule in words for the page, as paragraphs; a tuple is a list of points.
+        judge: the function that applies the rule.
     """
 
     claim: str
@@ -74,23 +74,23 @@ class Rule:
 def conclude(
     claim: str, findings: Sequence[Finding], commands: Sequence[str] = (), needs: str = ""
 ) -> Verdict:
-    """The rule by which findings become a verdict, the same for all claims.
+    """The verdict that follows from findings; all claims use this rule.
 
-    * Findings of both signs: **depends on** the facets that tell them apart (``separating``).
-    * No finding with a sign, or fewer than half of them: **not enough evidence**.
-    * A part of the measurement missing (``needs``): not enough evidence, though all the rest agree.
-    * All signs *for*: **supported**. All *against*: **refuted**. Where a whole measurement gave no
-      sign, the words say which ones the verdict rests on.
+    * If there are findings of both signs, the claim **depends on** the facets that separate them
+      (``separating``).
+    * If a measurement is missing (``needs``), or fewer than half of the findings have a sign, there
+      is **not enough evidence**.
+    * If all signs are *for*, the claim is **supported**. If all are *against*, it is **refuted**.
+      If a kind of measurement has no sign, the words name those that have one.
 
-    A finding without a sign never counts for either side. Those that could have had none are told
-    apart, with what would decide them: in the words where the evidence is not enough, else as the
-    first reason.
+    A finding without a sign counts for neither side. The number of undecidable findings, with the
+    remedy, is part of the words if there is not enough evidence, and otherwise the first reason.
     """
     signs = [finding.sign for finding in findings if finding.sign != "unknown"]
     undecidable = _undecidable(findings)
     reasons = [_marked(finding) for finding in findings]
     if undecidable:
-        reasons.insert(0, f"Of {len(findings)} comparisons {undecidable}.")
+        reasons.insert(0, f"Of {len(findings)} comparisons, {undecidable}.")
     if len(set(signs)) == 2:
         words = f"depends on {separating(findings)}"
         return Verdict(claim, "depends", words, reasons, list(commands) if needs else [])
@@ -105,7 +105,7 @@ def conclude(
 
 
 def _resting_on(findings: Sequence[Finding]) -> str:
-    """`` by A; B: undecided``, where measurement B gave no sign at all; else empty."""
+    """`` by A; B: undecided`` if no finding of measurement B has a sign; otherwise empty."""
     signs: dict[str, set[Sign]] = {}
     for finding in findings:
         if name := finding.context.get(MEASUREMENT):
@@ -119,17 +119,17 @@ def _resting_on(findings: Sequence[Finding]) -> str:
 def unmeasured(
     claim: str, why: str, commands: Sequence[str], reasons: Sequence[str] = ()
 ) -> Verdict:
-    """Not enough evidence, and why."""
+    """The verdict that there is not enough evidence, with the reason."""
     kind: Kind = "not enough evidence"
     return Verdict(claim, kind, f"{kind}: {why}", list(reasons), list(commands))
 
 
 def separating(findings: Sequence[Finding]) -> str:
-    """The fewest facets whose combinations of values have one sign each, the first named first.
+    """The smallest set of facets for which findings with equal values have equal signs.
 
-    A single one is told with the values on either side, and of several those of a side that has but
-    one combination. Where not even all facets together separate
-    the signs, findings of the same kind contradict each other, and that is said.
+    A single facet is printed with the values of both signs. With several facets, the values are
+    printed only for a sign that has a single combination. If even all facets together do not
+    separate the signs, the result is ``what is compared``, with the number of each sign.
     """
     signed = [finding for finding in findings if finding.sign != "unknown"]
     told = {sign: sum(f.sign == sign for f in signed) for sign in ("for", "against")}
@@ -149,7 +149,7 @@ def separating(findings: Sequence[Finding]) -> str:
 
 
 def _counted(told: dict[str, int], sides: dict[tuple[str | None, ...], set[Sign]]) -> str:
-    """``1 for: A, B; 2 against``: a side of a single combination is named."""
+    """``1 for: A, B; 2 against``; a combination is named if it is the only one of its sign."""
     parts = []
     for sign in ("for", "against"):
         keys = [key for key, signs in sides.items() if sign in signs]
@@ -168,13 +168,13 @@ def _sides(sides: dict[str | None, set[Sign]]) -> str:
 
 
 def _undecidable(findings: Sequence[Finding]) -> str:
-    """How many findings no outcome could have decided, and why; empty without any."""
+    """The number of findings that no outcome could have decided, and why; empty if 0."""
     why = [finding.undecidable for finding in findings if finding.undecidable]
     return f"{len(why)} could not have been decided: {'; '.join(dict.fromkeys(why))}" if why else ""
 
 
 def _marked(finding: Finding) -> str:
-    """The sentence, and which way it points."""
+    """The sentence of a finding, after its sign."""
     mark = {"for": "For", "against": "Against", "unknown": "Undecided"}[finding.sign]
     mark = "Undecidable" if finding.undecidable else mark
     return f"{mark}: {finding.words}"

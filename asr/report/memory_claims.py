@@ -18,40 +18,40 @@ from asr.report.pairs import CONTRARY, errors, layer_times
 from asr.report.probes import Probes, rows_of
 from asr.report.runs import differing, part, read_run
 
-THOUSANDS = 1_000  # steps: what the claim says an LSTM does not reach
-TEN_THOUSAND = 10_000  # steps: what the claim says the hierarchy reaches
-SEEDS = 3  # fewer have no median to speak of
-# Tasks that ask for distance alone, recall asks for capacity as well; by what they are trained at.
-DISTANCE = {"latch": "the lag asked for", "latch-mixed": "lags drawn up to the one asked for"}
-NEAR = 0.05  # shares stored that are called equal
-STORED = 0.9  # a gate that stores more has left nothing out
-TRAINED_AT = "the lags of training"
+THOUSANDS = 1_000  # steps that an LSTM does not reach, according to the claim
+TEN_THOUSAND = 10_000  # steps that the hierarchy reaches, according to the claim
+SEEDS = 3  # least number of seeds for a median
+# Tasks that test distance alone, with the lags of their training. Recall tests capacity, too.
+DISTANCE = {"latch": "the lag of the test", "latch-mixed": "lags up to the lag of the test"}
+NEAR = 0.05  # largest difference between stored shares that count as equal
+STORED = 0.9  # largest stored share of a gate that counts
+TRAINED_AT = "the training lags"
 FORGET_GATE = "the initialisation of the forget gate"
 
 
 def _reach(attempts: Sequence[Attempt], arm: str, axis: str) -> int:
-    """Horizon of an arm in one task; 0 when it answers no lag."""
+    """Horizon of an arm in one task, in steps; 0 if the arm answers no lag."""
     return horizon([row for row in attempts if row.arm == arm], axis) or 0
 
 
 def _reached(
     attempts: Sequence[Attempt], arm: str, axis: str, wanted: int
 ) -> tuple[bool | None, str]:
-    """Whether an arm answers a lag of ``wanted`` or more in one task, and the figures in words.
+    """Whether an arm answers a lag of ``wanted`` or more in one task, and its longest lag in words.
 
-    No is believed only where some other arm did under the same budget: otherwise the budget may be
-    too small for anything to be learnt at that lag.
+    The answer is None (unknown) instead of False if no other arm reached the lag with the same
+    budget, because the budget may then be too small to learn that lag at all.
     """
     attempts = _with_median(attempts)
     tried = [row.lag for row in attempts if row.arm == arm]
     if not tried:
-        return None, f"no lag with {SEEDS} seeds."
+        return None, f"no lag was tried with {SEEDS} seeds."
     found = _reach(attempts, arm, axis)
     words = f"longest lag answered {_format_lag(found)}"
     if found >= wanted:
         return True, f"{words}."
     if found == max(tried):
-        return None, f"{words}; no longer lag than {found:,} was tried."
+        return None, f"{words}; no lag above {found:,} was tried."
     others = {row.arm for row in attempts} - {arm}
     if not any(_reach(attempts, other, axis) >= wanted for other in others):
         why = f"no arm answered a lag of {wanted:,}, so the budget may be too small"
@@ -60,7 +60,7 @@ def _reached(
 
 
 def _with_median(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Those at lags that enough seeds of their arm were tried at."""
+    """The attempts at lags that at least ``SEEDS`` seeds of the arm tried."""
     seeds: dict[tuple[str, int], set[int]] = {}
     for row in attempts:
         seeds.setdefault((row.arm, row.lag), set()).add(row.seed)
@@ -70,14 +70,14 @@ def _with_median(attempts: Sequence[Attempt]) -> list[Attempt]:
 def _reach_findings(
     attempts: Sequence[Attempt], arms: Iterable[str], wanted: int, reached: Sign
 ) -> tuple[list[Finding], list[str]]:
-    """Whether arms answer a lag of ``wanted`` or more, by the lags of training and both budgets.
+    """Whether arms answer a lag of ``wanted`` or more, for all lags of training and both budgets.
 
-    ``reached`` is what it says of the claim when they do; when they do not, it is the opposite.
+    ``reached`` is the sign of a finding if the arm answers; otherwise the finding has the opposite
+    sign.
 
     Returns:
-        The findings of those lags of training that decided anything, and what is said of the
-        others: attempts that decide nothing, as where they were ended early, do not undo what
-        others decided.
+        The findings for those lags of training that have at least one sign, and sentences on the
+        others. Undecided attempts, such as interrupted ones, thus do not outweigh decided ones.
     """
     findings = []
     for task, arm, axis in product(DISTANCE, arms, AXES):
@@ -93,7 +93,7 @@ def _reach_findings(
     known = {one.context[TRAINED_AT] for one in findings if one.sign != "unknown"}
     counted = [one for one in findings if not known or one.context[TRAINED_AT] in known]
     rest = [one.words for one in findings if one not in counted]
-    return counted, [f"Not counted, since not yet decided: {words}" for words in rest]
+    return counted, [f"Not counted, because undecided: {words}" for words in rest]
 
 
 def _format_lag(lag: int) -> str:
@@ -101,7 +101,7 @@ def _format_lag(lag: int) -> str:
 
 
 def lstm_memory(found: Sequence[Evidence], probes: Probes) -> Verdict:
-    """The rule of C3, see ``LSTM_MEMORY``; trained arms have no say."""
+    """The rule of C3, see ``LSTM_MEMORY``; it does not use trained arms."""
     attempts = rows_of(probes, "horizon")
     arms = list(dict.fromkeys(row.arm for row in attempts if row.arm.split(",")[0] == "lstm"))
     findings, rest = _reach_findings(attempts, arms, THOUSANDS, "against")
@@ -115,7 +115,7 @@ def lstm_memory(found: Sequence[Evidence], probes: Probes) -> Verdict:
 
 
 def _untrained(attempts: Sequence[Attempt], arms: Sequence[str]) -> list[str]:
-    """A sentence per task and arm: of the lags trained at, the one that it goes farthest beyond."""
+    """A sentence per task and arm on the training lag that it exceeds by the largest factor."""
     told = []
     for task, arm in product(DISTANCE, arms):
         own = [row for row in attempts if (row.task, row.arm) == (task, arm)]
@@ -127,19 +127,19 @@ def _untrained(attempts: Sequence[Attempt], arms: Sequence[str]) -> list[str]:
         if lag and beyond[lag] > lag:
             upto = "up to " if task.endswith("mixed") else ""
             told.append(
-                f"Beside the verdict, {arm}, trained at {upto}{lag:,} steps, answers "
+                f"Not part of the verdict: {arm}, trained at {upto}{lag:,} steps, answers "
                 f"{_format_lag(beyond[lag])} without further training."
             )
     return told
 
 
 def _trained_memory(runs: Sequence[Effective]) -> list[str]:
-    """A sentence per encoder: effective contexts and half-lives of its runs, least to greatest."""
+    """A sentence per encoder with the ranges of effective contexts and half-lives of its runs."""
     told = []
     for encoder in dict.fromkeys(one.encoder for one in runs):
         own = [one for one in runs if one.encoder == encoder]
         known = [one for one in own if one.context is not None]
-        words = f"Beside the verdict, {encoder} trained on speech (runs: {len(own)}): "
+        words = f"Not part of the verdict: {encoder} trained on speech (runs: {len(own)}): "
         words += "the whole past is needed" if not known else "effective context "
         if known:
             words += f"{_range([one.context or 0.0 for one in known])} s, "
@@ -154,7 +154,7 @@ def _trained_memory(runs: Sequence[Effective]) -> list[str]:
 
 
 def _range(values: Sequence[float]) -> str:
-    """``0.320 to 1.28``, or the one value there is."""
+    """``0.320 to 1.28``; a single number if all values are equal."""
     low, high = digits(min(values)), digits(max(values))
     return low if low == high else f"{low} to {high}"
 
@@ -186,7 +186,7 @@ def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
 
 @dataclass(frozen=True)
 class Stored:
-    """Runs of one gate at one setting: an arm, and the share of frames that it stored."""
+    """The runs of one gate at one setting, as an arm; ``kept`` is the stored share of frames."""
 
     encoder: str
     gate: str
@@ -195,7 +195,7 @@ class Stored:
 
 
 def stored(points: Sequence[StoredRun], split: str) -> list[Stored]:
-    """The arms of the memory probe, read anew from their run folders."""
+    """The arms of the memory probe, read from their run folders."""
     return [
         Stored(
             encoder,
@@ -219,9 +219,9 @@ def storing(found: Sequence[Evidence], probes: Probes) -> Verdict:
         return unmeasured("C7", "not measured", command)
     there = [point for point in points if (Path(point.run) / "recipe.yaml").is_file()]
     gone = [point.run for point in points if point not in there]
-    reasons = [f"Run folders that are gone: {', '.join(gone)}."] if gone else []
+    reasons = [f"Missing run folders: {', '.join(gone)}."] if gone else []
     if not there:
-        return unmeasured("C7", "the run folders are gone", command, reasons)
+        return unmeasured("C7", "the run folders are missing", command, reasons)
     arms = stored(there, split)
     evidence = weigh(Group([one.arm for one in arms]), [])
     findings, missing = [], set()
@@ -233,7 +233,7 @@ def storing(found: Sequence[Evidence], probes: Probes) -> Verdict:
             near = [o for o in others if control == EVERYTHING or abs(o.kept - gate.kept) <= NEAR]
             if not near:
                 missing.add(
-                    f"no run of {gate.encoder} with {control} at {percent(gate.kept)} stored"
+                    f"no run of {gate.encoder} with gate {control} stores {percent(gate.kept)}"
                 )
             findings += [_against(evidence, gate, other) for other in near]
     if not findings and not missing:
@@ -245,7 +245,7 @@ def storing(found: Sequence[Evidence], probes: Probes) -> Verdict:
 
 def _against(evidence: Evidence, gate: Stored, other: Stored) -> Finding:
     facet = "what it is compared with"
-    blind = f"storing as much blindly ({other.gate})"
+    blind = f"a control that stores as much ({other.gate})"
     context = {facet: "storing everything" if other.gate == EVERYTHING else blind}
     context |= {"the encoder": gate.encoder, "the gate": gate.gate}
     pair, said = evidence.pair(gate.arm, other.arm), evidence.statement(gate.arm, other.arm)
@@ -265,7 +265,7 @@ def _against(evidence: Evidence, gate: Stored, other: Stored) -> Finding:
 
 
 def _unlike(a: Arm, b: Arm) -> list[str]:
-    """Keys that make two arms, or the runs of one, incomparable; tuning may choose the others."""
+    """The recipe keys in which two arms, or runs of one arm, must agree but do not."""
     within = [key for arm in (a, b) for key in differing([settings(run) for run in arm.runs])]
     alike = ("budget", *(name for names in SHARED.values() for name in names))
     between = differing([part(run.recipe, alike) for run in [*a.runs, *b.runs]])
@@ -276,18 +276,18 @@ LSTM_MEMORY = Rule(
     "C3",
     "An LSTM remembers 100s of steps, not 1,000s or 10,000s.",
     (
-        "The horizon of the LSTM arms on the latch tasks, which ask for distance alone.",
-        "For each choice of lags to train at, each initialisation of the forget gate and on both "
-        "axes (equal updates, equal seconds): ‘against’ when it answers a lag of 1,000 or more in "
-        "the median of at least 3 seeds; ‘for’ when it does not and another arm does under the "
-        "same budget; undecided when no arm does, or when no longer lag was tried. A horizon that "
-        "one initialisation or one choice of lags to train at has and another has not is no "
-        "property of the architecture: the verdict is then that it depends on that. Lags of "
-        "training that decide nothing do not count where others decide.",
-        "Two kinds of measurement stand beside the verdict and decide nothing: the lags that arms "
-        "answer untrained, and the effective context of trained models. An utterance is shorter "
-        "than the lags in question, so how far back an encoder looked does not tell how far it "
-        "can.",
+        "The rule uses the horizon of the LSTM arms on the latch tasks, which test distance alone.",
+        "There is one finding for each kind of training lags, each initialisation of the forget "
+        "gate and each budget (equal updates, equal seconds). It is ‘against’ if the arm answers a "
+        "lag of 1,000 or more in the median of at least 3 seeds. It is ‘for’ if the arm does not, "
+        "but another arm does with the same budget. It is undecided if no arm does, or if no "
+        "longer lag was tried. If the findings differ between initialisations or kinds of training "
+        "lags, the horizon is no property of the architecture, and the verdict is “depends on”. "
+        "A kind of training lags without any decided finding does not count if another kind has "
+        "one.",
+        "The page also shows the lags that arms answer without further training, and the effective "
+        "context of trained models. Neither affects the verdict. Utterances are shorter than 1,000 "
+        "steps, so the past that an encoder used does not show how much it could use.",
     ),
     lstm_memory,
 )
@@ -295,20 +295,22 @@ HIERARCHY = Rule(
     "C6",
     "A hierarchical attention encoder, 100 x 100, reaches 10,000 past vectors.",
     (
-        "Reach, cost and errors of the hierarchical encoder; the reach must be known.",
+        "The rule uses the reach, the cost and the errors of the hierarchical encoder. The reach "
+        "must be known.",
         (
-            "Reach: ‘for’ when it answers a lag of 10,000 or more (latch, 3 seeds, equal updates "
-            "and equal seconds, for each choice of lags to train at); ‘against’ when it does not "
-            "and another arm does.",
-            "Cost: time of its layer over that of full causal attention at 10,000 frames or more: "
-            "‘for’ below 1 / 1.25 in every repeat, ‘against’ when more than 1 / 1.25 in every "
-            "repeat.",
-            "Errors against full attention (Transformer, Conformer) on speech, at one budget: "
-            "‘for’ when fewer or no different, ‘against’ when more. Utterances are too short to "
-            "need the reach, so this only says what it costs there.",
+            "Reach: ‘for’ if the encoder answers a lag of 10,000 or more (latch tasks, 3 seeds, "
+            "equal updates and equal seconds, each kind of training lags). ‘Against’ if it does "
+            "not, but another arm does.",
+            "Cost: the time of its layer divided by the time of full causal attention, at 10,000 "
+            "frames or more. ‘For’ if the ratio is below 1 / 1.25 in every repeat, ‘against’ if it "
+            "is above 1 / 1.25 in every repeat.",
+            "Errors on speech, compared with full attention (Transformer, Conformer) at the same "
+            "budget. ‘For’ if the encoder makes fewer errors or there is no difference, ‘against’ "
+            "if it makes more. Utterances are too short to need the reach, so this only shows what "
+            "the hierarchy costs in accuracy.",
         ),
-        "The reach comes first: when it is there in no case, the claim is refuted, whatever its "
-        "layer costs.",
+        "If all findings on the reach are ‘against’, the claim is refuted, whatever the cost and "
+        "the errors.",
     ),
     hierarchy,
 )
@@ -316,14 +318,16 @@ STORING = Rule(
     "C7",
     "Near-duplicate frames need not be stored; what to store can be learnt.",
     (
-        "Gates against storing everything, and against both controls at the same stored share.",
-        "A gate counts where it stores at most 90 % of the frames. Against storing everything: "
-        "‘for’ with no difference or fewer errors, ‘against’ with more. Against a control (uniform "
-        "stride, random) within 0.05 of its stored share: ‘for’ only when the gate makes fewer "
-        "errors; ‘against’ when there is no difference or it makes more, since then what to store "
-        "need not be learnt. Both controls are needed. An arm of one seed decides nothing, nor do "
-        "runs that differ in budget, data, features, tokenizer, decoder or search, or within an "
-        "arm in more than the seed.",
+        "Each gate is compared with storing everything, and with two controls that store the same "
+        "share of frames: a uniform stride and a random choice.",
+        "A gate counts if it stores at most 90 % of the frames. Compared with storing everything, "
+        "the finding is ‘for’ if the gate makes fewer errors or there is no difference, and "
+        "‘against’ if it makes more. Compared with a control whose stored share differs by at most "
+        "0.05, the finding is ‘for’ only if the gate makes fewer errors. Otherwise it is "
+        "‘against’, because a choice that is no better than the control need not be learnt. Both "
+        "controls are needed. A comparison is undecided if an arm has only one seed, if the runs "
+        "differ in budget, data, features, tokenizer, decoder or search, or if the runs of one arm "
+        "differ in more than the seed.",
     ),
     storing,
 )

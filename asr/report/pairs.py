@@ -10,17 +10,17 @@ from asr.report.findings import MEASUREMENT, Finding, Sign
 from asr.report.groups import Arm
 from asr.report.runs import part
 
-TIMING = 1.25  # times closer than this are the same: repeats on one machine differ as much
+TIMING = 1.25  # times with a smaller ratio count as equal, as for repeats on one machine
 CONTRARY: dict[Sign, Sign] = {"for": "against", "against": "for", "unknown": "unknown"}
 
 
 def same_budget(a: Arm, b: Arm) -> bool:
-    """Whether two arms were given as much; what more of it buys is no matter of the encoder."""
+    """Whether two arms had the same budget, so that a difference is due to the encoder."""
     return part(a.runs[0].recipe, ("budget",)) == part(b.runs[0].recipe, ("budget",))
 
 
 def family_pairs(evidence: Evidence) -> list[tuple[Arm, Arm]]:
-    """(recurrent, attention) arms that had the same budget."""
+    """All pairs of a recurrent and an attention arm with the same budget."""
     families = [(arm, family(arm.runs[0].encoder)) for arm in evidence.group.arms]
     return [
         (r, a)
@@ -31,10 +31,10 @@ def family_pairs(evidence: Evidence) -> list[tuple[Arm, Arm]]:
 
 
 def errors(evidence: Evidence, encoder: str, others: Collection[str], worse: Sign) -> list[Finding]:
-    """Errors of the arms of an encoder against those of others, at one budget, of several seeds.
+    """Findings on the errors of one encoder against others, for arms of several seeds.
 
-    ``worse`` is what significantly more errors of ``encoder`` say of the claim; no difference or
-    fewer errors say the opposite.
+    The two arms of a pair have the same budget. ``worse`` is the sign if ``encoder`` makes
+    significantly more errors; with fewer errors or no difference, the sign is the opposite.
     """
     findings = []
     arms = evidence.group.arms
@@ -60,10 +60,10 @@ def layer_times(
     faster: Sign,
     context: Callable[[Timing], dict[str, str]],
 ) -> list[Finding]:
-    """The comparisons of one name in the scaling probe, of ``shortest`` frames or more.
+    """Findings on one comparison of the scaling probe, at ``shortest`` frames or more.
 
-    ``faster`` is what it says of the claim that the subject takes less than 1 / 1.25 of the time of
-    its reference in every repeat; more in every repeat says the opposite.
+    ``faster`` is the sign if the subject takes less than 1 / 1.25 of the time of its reference in
+    every repeat. If it takes more in every repeat, the sign is the opposite.
     """
     findings = []
     for row in rows:

@@ -16,20 +16,20 @@ from asr.formatting import listed
 from asr.report.groups import Group
 from asr.report.runs import Run, flatten, read_run
 
-Row = dict[str, Any]  # of results.jsonl
+Row = dict[str, Any]  # a line of results.jsonl
 
 FAILED, DONE = "failed", "done"  # status of a row
-FAILED_WER = 1.0  # of a trial that failed: that of empty output
+FAILED_WER = 1.0  # WER of a failed trial: the WER of empty output
 KEYS = ("name", "study_sha256", "registered", "amendments", "resolved")
 
 
 def checksum(resolved: Any) -> str:
-    """SHA-256 of the JSON with sorted keys: comments and order of the file do not count."""
+    """SHA-256 of the JSON with sorted keys, so comments and the order of keys have no effect."""
     return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
 
 
 def hours_of(rows: Sequence[Row]) -> float:
-    """Device-hours of all rows, failures included."""
+    """Device-hours of all rows, including failed ones."""
     return sum((row["device_hours"] or 0.0 for row in rows), 0.0)
 
 
@@ -40,7 +40,7 @@ def title_of(row: Row) -> str:
 
 @dataclass(frozen=True)
 class Account:
-    """The rows of one arm: trials and final runs that ended, failures among them."""
+    """The rows of one arm: trials and final runs that ended, including failed ones."""
 
     arm: str
     trials: list[Row]
@@ -65,12 +65,14 @@ class Account:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What a study's folder says.
+    """The contents of the folder of a study.
 
     Attributes:
-        registered: ``study.json``.
-        rows: of ``results.jsonl``; a ``point`` is a part of a final run, and no cost of its own.
-        torn: lines of it that cannot be read.
+        folder: the folder.
+        registered: the tree of ``study.json``.
+        rows: the rows of ``results.jsonl``. The cost of a row with the role ``point`` is part of
+            the cost of its final run.
+        torn: number of lines of ``results.jsonl`` that cannot be read.
     """
 
     folder: Path
@@ -80,32 +82,32 @@ class StudyRecord:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The study's file with every default."""
+        """The settings of the study, including defaults."""
         return self.registered["resolved"]["study"]
 
     @property
     def recipes(self) -> dict[str, Any]:
-        """The resolved recipe of each arm, in the order of the file."""
+        """The resolved recipe of each arm, in the order of the study's file."""
         return self.registered["resolved"]["recipes"]
 
     @property
     def targets(self) -> list[float]:
-        """Registered validation WERs whose cost is wanted, as fractions; empty without any."""
+        """The registered target WERs on the validation split, as fractions."""
         return [target / 100 for target in self.plan.get("targets", [])]
 
     @property
     def by_budget(self) -> bool:
-        """Whether each budget has runs of its own: comparisons at equal cost are of one budget."""
+        """Whether each budget has its own runs, so that each comparison is within one budget."""
         return bool(self.plan.get("separate_budgets"))
 
     @property
     def ended(self) -> list[Row]:
-        """Trials and final runs, failed ones among them."""
+        """Trials and final runs, including failed ones."""
         return [row for row in self.rows if row["role"] != "point"]
 
     @property
     def accounts(self) -> list[Account]:
-        """The rows of each arm of the file."""
+        """The rows of each arm."""
         return [
             Account(arm, *([r for r in own if r["role"] == role] for role in ("trial", "final")))
             for arm in self.recipes
@@ -114,13 +116,13 @@ class StudyRecord:
 
     @property
     def final_runs(self) -> list[Path]:
-        """Run folders of the final runs that ended well."""
+        """Run folders of the final runs that did not fail."""
         done = (r for r in self.rows if r["role"] == "final" and r["status"] == DONE)
         return [self.run_folder(row) for row in done]
 
     @property
     def lost(self) -> list[str]:
-        """Final runs that failed: counted in the cost of the study, and in no other figure."""
+        """Failed final runs in words; of all figures, only the cost of the study includes them."""
         return [
             f"{row['arm']} {row['budget']} {title_of(row)} ({row['reason']})"
             for account in self.accounts
@@ -129,19 +131,19 @@ class StudyRecord:
         ]
 
     def run_folder(self, row: Row) -> Path:
-        """Where the run of a row is: below the study, wherever that was moved to."""
+        """The run folder of a row, also if the folder of the study was moved."""
         return self.folder.joinpath(*Path(row["run"]).parts[-4:])  # role, arm, number, run
 
     def encoder(self, arm: str) -> str | None:
-        """The class of an arm's encoder; None for an arm that is not in the file."""
+        """The class of an arm's encoder; None if the study has no such arm."""
         return flatten(self.recipes[arm]).get("encoder") if arm in self.recipes else None
 
     def seed(self, row: Row) -> int | None:
-        """The seed of a final run; all trials have that of the tuning."""
+        """The seed of a run; all trials have the seed of the tuning."""
         return self.plan["tuning"]["seed"] if row["role"] == "trial" else row["seed"]
 
     def expected(self, row: Row) -> dict[str, Any]:
-        """The flat recipe that the run of a row should have: its arm's, settings, seed, budget."""
+        """The flat recipe of a row's run: that of its arm, with its settings, seed and budget."""
         if row["role"] == "trial":
             budget = self.plan["tuning"]["budget"]
         else:
@@ -150,10 +152,10 @@ class StudyRecord:
         return flatten(self.recipes[row["arm"]]) | own
 
     def late_seeds(self) -> str:
-        """Says that seeds were amended when final runs had ended already; empty where none were.
+        """A warning if the seeds were amended after final runs had ended; otherwise empty.
 
-        Who adds seeds until a difference is significant finds one by chance more often than the
-        level says (optional stopping: Armitage, McPherson and Rowe, J. R. Stat. Soc. A 132, 1969).
+        Adding seeds until a difference is significant raises the rate of false findings above the
+        level (optional stopping: Armitage, McPherson and Rowe, J. R. Stat. Soc. A 132, 1969).
         """
         earlier, late = set(), []
         for amendment in self.registered["amendments"]:
@@ -165,13 +167,13 @@ class StudyRecord:
         if not late:
             return ""
         return (
-            f"The seeds were amended when results could be seen ({listed(late)}): if that is why, "
-            "differences are found by chance more often than the level and p say (optional "
-            "stopping)."
+            f"The seeds were amended when results could be seen ({listed(late)}). If the results "
+            "were the reason, false differences are more frequent than the level and p say "
+            "(optional stopping)."
         )
 
     def remarks(self) -> list[str]:
-        """What is no contradiction and must be known: amendments, failures, what is missing."""
+        """Sentences on amendments, failures and missing runs."""
         registered, plan = self.registered, self.plan
         found = [
             f"Amended {amendment['time']}: {listed(amendment['changed'])}."
@@ -204,11 +206,11 @@ def read_record(folder: Path) -> StudyRecord:
     """Reads a folder that ``asr study`` wrote.
 
     Raises:
-        ValueError: it is none, or a file is damaged.
+        ValueError: the folder is not the folder of a study, or a file is damaged.
     """
     path = folder / "study.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is no folder of a study (no study.json); check the path")
+        raise ValueError(f"{folder} is not the folder of a study (no study.json); check the path")
     registered = read_json(path)
     for key in KEYS:
         if key not in registered:
@@ -237,7 +239,7 @@ def known_by_study(groups: Sequence[Group], study: StudyRecord) -> list[Group]:
         encoders, arms = [arm.runs[0].encoder for arm in group.arms], []
         for arm, encoder in zip(group.arms, encoders, strict=True):
             own = of_run.get(arm.runs[0].path.resolve())
-            if own is None:  # a run of elsewhere
+            if own is None:  # not a run of this study
                 arms.append(arm)
                 continue
             label = f"{encoder} {own[0]}" if encoders.count(encoder) > 1 else arm.label
@@ -247,7 +249,7 @@ def known_by_study(groups: Sequence[Group], study: StudyRecord) -> list[Group]:
 
 
 def _failure(study: StudyRecord, row: Row) -> Run:
-    """What a failed run left, at the cost that the study counted."""
+    """The failed run of a row, with the cost that the study counted."""
     place, split = study.run_folder(row), study.plan.get("split", "test")
     if (place / "recipe.yaml").is_file():
         run = read_run(place, split)

@@ -25,11 +25,11 @@ from asr.statistics.power import (
 )
 
 SIGNIFICANT = 0.05
-SEEDS = 5  # of an arm, as studies have, where not more are needed
+SEEDS = 5  # seeds per arm in the command of the verdict, as in studies; more if needed
 
 
 def training(found: Sequence[Evidence], probes: Probes) -> Verdict:
-    """The rule of C1, see ``TRAINING``; the probes have no say."""
+    """The rule of C1, see ``TRAINING``; it does not use the probes."""
     costs = _targets(found)
     pairs = ((e, r, a) for e in found for r, a in family_pairs(e))
     findings = [*costs, *(_errors(e, r, a, _head(found, e)) for e, r, a in pairs)]
@@ -58,7 +58,7 @@ def _context(evidence: Evidence, measure: str, recurrent: Arm, attention: Arm) -
 
 
 def _targets(found: Sequence[Evidence]) -> list[Finding]:
-    """Cost to a target of every pair, as one family of tests."""
+    """Findings on the cost to a target, for all pairs, as one family of tests."""
     rows = []
     for evidence in found:
         target = common_target(evidence.group, evidence.targets)
@@ -77,7 +77,7 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
             + (
                 "has no measured cost"
                 if c.value is None
-                else f"did not get there within {hours(c.limit)}"
+                else f"did not reach it within {hours(c.limit)}"
                 if math.isinf(c.value)
                 else f"took {hours(c.value, unit)}{seeds_there(c)}"
             )
@@ -100,24 +100,25 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
 
 
 def _testable(both: Sequence[Cost]) -> bool:
-    """Whether the costs of two arms were measured, and with several seeds each."""
+    """Whether the costs of both arms were measured with several seeds."""
     return all(one.value is not None and one.seeds > 1 for one in both)
 
 
 def _no_test(both: Sequence[Cost], pairs: int) -> str:
-    """Why two arms have no test, where it is for their seeds."""
+    """Why two arms have no test; empty if the reason is not their number of seeds."""
     if any(one.value is None for one in both):
         return ""
     return f"one seed of an arm allows no test; {seeds_to_decide(pairs)} seeds per arm could decide"
 
 
 class Tested(NamedTuple):
-    """The log-rank test of a pair as one of its family.
+    """The log-rank test of one pair, adjusted for the family of all pairs.
 
     Attributes:
-        p: adjusted for all pairs (Holm).
-        undecidable: why no costs whatever could have been significant; empty if some could.
-        tied: why these costs could not, however dealt to the arms; empty if some deal could.
+        p: p-value with Holm's adjustment.
+        undecidable: why no costs could be significant; empty if some could.
+        tied: why these costs could not be significant in any assignment to the two arms, because
+            some of them tie; empty if they could.
     """
 
     p: float
@@ -128,8 +129,8 @@ class Tested(NamedTuple):
 def _tested(pairs: Sequence[Sequence[Cost]]) -> list[Tested]:
     """The test of each pair.
 
-    Holm's adjusted p never falls when any p of the family rises, so those of the lowest that each
-    test can give are the lowest that each can come to.
+    Holm's adjusted p-values do not fall when a p-value of the family rises. The adjustment of the
+    least possible p-values of all tests therefore gives the least possible adjusted p-values.
     """
     sides = [(r.spent, r.reached, a.spent, a.reached) for r, a in pairs]
     values = holm([log_rank(*side) for side in sides]).tolist()
@@ -148,8 +149,8 @@ def _tested(pairs: Sequence[Sequence[Cost]]) -> list[Tested]:
             told.append(Tested(p, undecidable=f"{why}, whatever they cost; {remedy}"))
         elif tied >= SIGNIFICANT:
             came, runs = sum([*r.reached, *a.reached]), r.seeds + a.seeds
-            why = f"as runs tie ({came} of {runs} at the target), "
-            why += f"p cannot come below {digits(tied, 2)}{family}"
+            why = f"because runs tie ({came} of {runs} at the target), "
+            why += f"p cannot be below {digits(tied, 2)}{family}"
             sooner = ["a larger budget", "a higher target"] if came < runs else []
             remedy = _remedy([*sooner, "more seeds"], floor)
             told.append(Tested(p, tied=f"{why}; {remedy}"))
@@ -159,7 +160,7 @@ def _tested(pairs: Sequence[Sequence[Cost]]) -> list[Tested]:
 
 
 def _remedy(ways: Sequence[str], least: float) -> str:
-    """What would make the test of a pair decidable, whose own p is ``least`` at least."""
+    """What would make the test of a pair decidable, if its own p is at least ``least``."""
     fewer = comparisons_to_decide(least)
     more = [f"at most {fewer} comparison{'s' if fewer > 1 else ''}"] if fewer > 0 else []
     *others, last = [*ways, *more] or ["fewer comparisons of more seeds"]
@@ -167,14 +168,14 @@ def _remedy(ways: Sequence[str], least: float) -> str:
 
 
 def _head(found: Sequence[Evidence], evidence: Evidence) -> str:
-    """Which group it is, where there are several."""
+    """The name of the group and a comma; empty if there is only one group."""
     number = next(i for i, one in enumerate(found, 1) if one is evidence)
     name = group_name(evidence.group, number)
     return f"{name[0].lower()}{name[1:]}, " if len(found) > 1 else ""
 
 
 def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
-    """Errors at equal cost of one pair."""
+    """The finding on the errors of one pair at equal cost."""
     context = _context(evidence, "errors at equal cost", r, a)
     pair = evidence.pair(r, a)
     if pair.found is None:
@@ -197,7 +198,7 @@ def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
     elif ratio is not None and said in ("better", "no difference") and ratio < EQUAL_COST:
         sign = "against"
     elif said != "not enough evidence":
-        words += "; the costs are too unequal to say"
+        words += "; the costs are too unequal for a finding"
     return Finding(sign, f"{words}.", context, pair.undecidable)
 
 
@@ -205,21 +206,23 @@ TRAINING = Rule(
     "C1",
     "A recurrent network needs more resources to train.",
     (
-        "Recurrent arms are compared with attention arms of the same budget, by two measurements.",
+        "Recurrent arms are compared with attention arms of the same budget by two measurements.",
         (
-            "Cost to a target: device-hours to the lowest WER that most arms reached. ‘For’ when "
-            "the recurrent arm took more, ‘against’ when it took less, by the log-rank test over "
-            "seeds, p < 0.05 with Holm's correction over all such pairs; else undecided.",
-            "Errors at equal cost, on the test split. ‘For’ when the recurrent arm makes "
-            "significantly more errors and had not less device-hours (10 %). ‘Against’ when it "
-            "makes fewer or there is no difference (equivalence within 10 %), and it had not more. "
-            "Else undecided.",
+            "Cost to a target: device-hours to the lowest WER that most arms reached. The finding "
+            "is ‘for’ if the recurrent arm took significantly more, ‘against’ if it took "
+            "significantly less (log-rank test over seeds, p < 0.05 with Holm's correction over "
+            "all such pairs), and otherwise undecided.",
+            "Errors at equal cost, on the test split. The finding is ‘for’ if the recurrent arm "
+            "makes significantly more errors and had at least as many device-hours (within 10 %). "
+            "It is ‘against’ if the recurrent arm makes fewer errors or there is no difference "
+            "(equivalence within 10 %), and it had no more device-hours. Otherwise it is "
+            "undecided.",
         ),
-        "An arm of one seed decides nothing: it tells trained models apart, not encoders. A test "
-        "that could not have been significant, whatever its runs had cost, is called undecidable, "
-        "with what would decide it: of n seeds against n the log-rank test gives no p below "
-        "2 / C(2n, n). A test that could not be significant because runs tie, as all runs short of "
-        "the target do, is undecided, and its finding says so.",
+        "An arm with one seed gives no finding, because one seed compares trained models and not "
+        "encoders. A test that could not be significant at any cost of its runs is called "
+        "undecidable, and the finding names the remedy: with n seeds per arm, p of the log-rank "
+        "test is at least 2 / C(2n, n). Runs that do not reach the target tie with each other. If "
+        "a test cannot be significant because runs tie, it is undecided, and the finding says so.",
     ),
     training,
 )

@@ -87,8 +87,8 @@ def test_a_verdict_names_the_measurements_that_it_rests_on_where_others_gave_no_
 @pytest.mark.parametrize(
     ("signs", "words", "first"),
     [
-        ("ffu", "supported", "Of 3 comparisons 1 could not have been decided: too few seeds; "),
-        ("fau", "depends on the place (for: 0; against: 1)", "Of 3 comparisons 1 could not have b"),
+        ("ffu", "supported", "Of 3 comparisons, 1 could not have been decided: too few seeds; "),
+        ("fau", "depends on the place (for: 0; against: 1)", "Of 3 comparisons, 1 could not have "),
         (
             "fuu",
             "not enough evidence: 1 of 3 comparisons decided; 2 could not have been decided: too "
@@ -241,7 +241,7 @@ def test_errors_at_unequal_cost_count_only_where_cost_cannot_excuse_them(tmp_pat
     for run in twice:
         run.totals["device_hours"] *= 2
     reasons = training([dear], {}).reasons
-    assert any("the costs are too unequal to say" in reason for reason in reasons)
+    assert any("the costs are too unequal for a finding" in reason for reason in reasons)
     for run in dear.group.arms[0].runs:
         run.totals["device_hours"] *= 4
     reasons = training([dear], {}).reasons
@@ -274,7 +274,7 @@ def test_a_horizon_at_the_longest_lag_that_was_tried_is_no_limit(tmp_path):
     probes = read_probes([write_horizon(tmp_path, {"lstm, chrono": 256}, [64, 256])])
     verdict = lstm_memory([], probes)
     assert verdict.kind == "not enough evidence"
-    assert "no longer lag than 256 was tried" in verdict.reasons[0]
+    assert "no lag above 256 was tried" in verdict.reasons[0]
 
 
 def attempted(attempts: list[Attempt]) -> Probes:
@@ -292,8 +292,8 @@ def test_a_horizon_that_other_lags_of_training_lengthen_is_theirs(tmp_path):
     fixed = {"lstm, bias 1": 256, "lstm, chrono": 512, "transformer": 16384}
     probes = tried_both_ways(tmp_path, fixed, {"lstm, bias 1": 4096, "lstm, chrono": 4096})
     assert lstm_memory([], probes).words == (
-        "depends on the lags of training (for: the lag asked for; "
-        "against: lags drawn up to the one asked for)"
+        "depends on the training lags (for: the lag of the test; "
+        "against: lags up to the lag of the test)"
     )
 
 
@@ -311,7 +311,7 @@ def test_lags_of_training_that_decide_nothing_do_not_undo_what_others_decide(tmp
     ):
         assert verdict.words == words
         assert [reason.split(":")[0] for reason in verdict.reasons[:2]] == [sign, sign]
-        assert all("lags drawn" not in reason for reason in verdict.reasons)
+        assert all("lags up to" not in reason for reason in verdict.reasons)
         assert len(verdict.beside) == 2
         assert all("so the budget may be too small" in told for told in verdict.beside)
 
@@ -343,7 +343,7 @@ def test_lags_answered_untrained_are_told_and_decide_nothing(tmp_path):
     verdict = lstm_memory([], attempted(asked))
     assert replace(verdict, beside=[]) == without
     assert verdict.beside == [
-        "Beside the verdict, lstm, chrono, trained at 64 steps, answers 2,048 steps without "
+        "Not part of the verdict: lstm, chrono, trained at 64 steps, answers 2,048 steps without "
         "further training."
     ]
     nowhere = [
@@ -395,7 +395,7 @@ def test_the_context_of_trained_models_gives_reasons_and_decides_nothing(
     assert replace(verdict, beside=[]) == without
     lstm, conformer = verdict.beside
     told = "the whole past is needed" if context is None else f"effective context {context:.3g}"
-    assert lstm.startswith(f"Beside the verdict, LSTM trained on speech (runs: 1): {told}")
+    assert lstm.startswith(f"Not part of the verdict: LSTM trained on speech (runs: 1): {told}")
     assert conformer.endswith("context 0.640 s, 16.0 encoder frames; gradients halve in 0.250 s.")
 
 
@@ -474,8 +474,8 @@ def test_a_reach_that_mixed_lags_of_training_give_counts(tmp_path):
     fixed = {"transformer": 16384, "hierarchical": 1024}
     probes = tried_both_ways(tmp_path, fixed, {"hierarchical": 16384})
     assert hierarchy([], probes).words == (
-        "depends on the lags of training (for: lags drawn up to the one asked for; "
-        "against: the lag asked for)"
+        "depends on the training lags (for: lags up to the lag of the test; "
+        "against: the lag of the test)"
     )
 
 
@@ -545,8 +545,8 @@ def test_a_gate_without_its_controls_is_not_judged(tmp_path):
     probes = gates(tmp_path, ("last_kept", 0.5, 0.1), ("none", 1.0, 0.2), ("uniform", 0.9, 0.2))
     verdict = storing([evaluated()], probes)
     assert verdict.words == (
-        "not enough evidence: no run of Transformer with random at 50.0 % stored; "
-        "no run of Transformer with uniform at 50.0 % stored"
+        "not enough evidence: no run of Transformer with gate random stores 50.0 %; "
+        "no run of Transformer with gate uniform stores 50.0 %"
     )
 
 

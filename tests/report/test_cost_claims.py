@@ -30,9 +30,8 @@ def test_runs_that_stopped_alike_leave_a_test_that_cannot_be_significant(tmp_pat
     (group,) = group_runs([read_run(run) for run in runs])
     (reason,) = [r for r in training([weigh(group, [0.2])], {}).reasons if "log-rank" in r]
     assert reason.startswith("Undecided: ")
-    assert "log-rank p 0.17; as runs tie (3 of 10 at the target), p cannot come below 0.17; " in (
-        reason
-    )
+    said = "log-rank p 0.17; because runs tie (3 of 10 at the target), p cannot be below 0.17; "
+    assert said in reason
 
 
 def test_a_family_is_named_as_what_keeps_a_test_of_tied_runs_from_significance(tmp_path):
@@ -49,8 +48,9 @@ def test_a_family_is_named_as_what_keeps_a_test_of_tied_runs_from_significance(t
     reasons = [reason for reason in verdict.reasons if "log-rank" in reason]
     assert len(reasons) == 6
     said = (
-        "; as runs tie (9 of 10 at the target), p cannot come below 0.095 as one of 6 comparisons; "
-        "a larger budget, a higher target, more seeds or at most 3 comparisons could decide)."
+        "; because runs tie (9 of 10 at the target), p cannot be below 0.095 as one of 6 "
+        "comparisons; a larger budget, a higher target, more seeds or at most 3 comparisons could "
+        "decide)."
     )
     assert all(r.startswith("Undecided: ") and r.endswith(said) for r in reasons)
     assert "could not have been decided" not in verdict.words
@@ -119,7 +119,7 @@ def test_offline_speed_is_that_of_the_encoders_where_the_search_was_timed_apart(
     assert reason.startswith(f"{sign}, offline speed: 1 of 1 pairs")
     apart = None not in (lstm[1], transformer[1])
     assert ("s of features and encoder per second" in reason) == apart
-    assert ("with the search, which was not timed apart" in reason) != apart
+    assert ("with the search, which was not timed separately" in reason) != apart
     assert f"{lstm[0]:.3f} and {transformer[0]:.3f} s per second of audio" in reason
 
 
@@ -139,8 +139,8 @@ def test_seeds_that_were_timed_on_a_busy_machine_must_be_at_one(tmp_path, encode
     (reason,) = running([weigh(group, [])], {}).reasons
     assert reason.startswith("Undecided, offline speed")
     assert reason.endswith(
-        "0.80 to 2.4 times, above 1.25 in 2 of 4 pairs of seeds, which are not at one: "
-        "OMP_NUM_THREADS=1 asr evaluate RUN on a quiet machine."
+        "0.80 to 2.4 times, above 1.25 in 2 of 4 pairs of seeds, so the pairs disagree: "
+        "run OMP_NUM_THREADS=1 asr evaluate RUN on a quiet machine."
     )
 
 
@@ -190,9 +190,10 @@ def test_times_of_evaluations_that_are_not_alike_are_not_compared(
     verdict = running([weigh(group, [])], {})
     (reason,) = verdict.reasons
     assert reason.startswith("Undecided, offline speed")
-    said = f"as the evaluations differ in {differ}: OMP_NUM_THREADS=2 asr evaluate RUN for all"
+    command = "OMP_NUM_THREADS=2 asr evaluate RUN"
+    said = f"because the evaluations differ in {differ}: run {command} for all"
     assert said in reason
-    assert verdict.commands[0] == "OMP_NUM_THREADS=2 asr evaluate RUN"
+    assert verdict.commands[0] == command
 
 
 def test_threads_that_were_not_recorded_are_said_and_refuse_nothing(tmp_path):

@@ -314,7 +314,7 @@ def test_a_study_that_was_moved_finds_its_runs(tmp_path):
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        (None, "is no folder of a study"),
+        (None, "is not the folder of a study"),
         ("{", "is not JSON"),
         ("{}", "has no name; it was written by another version"),
     ],
