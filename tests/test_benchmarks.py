@@ -12,4 +12,4 @@ NAMES = [path.stem for path in (Path(__file__).parents[1] / "benchmarks").glob("
 def test_a_benchmark_imports(name):
     if name in ("contenders", "against_speechbrain"):
         pytest.importorskip("speechbrain")  # which has its own environment
-    importlib.import_module(f"benchmarks.{name}")
+    assert importlib.import_module(f"benchmarks.{name}").__doc__
