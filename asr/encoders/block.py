@@ -19,10 +19,10 @@ class Stored:
         keep: (B, S) bool, false in the padding.
         before: (B, S) int64, number of frames stored before this frame.
         began: (B, S) int64, first frame of the group of this frame.
-        frames: (B, K) int64, the stored frames in order, K of the utterance that stores the most;
-            beyond an utterance's own number, skipped ones.
-        weight: (B, S) of value 1, through which a stored frame's value gives the gate a gradient;
-            None where a gate takes none.
+        frames: (B, K) int64, the stored frames in order; K is the largest number in the batch. Rows
+            with fewer stored frames are filled up with skipped frames.
+        weight: (B, S), all 1; passes the gradient of stored values on to a learned gate. None for
+            other gates.
     """
 
     keep: Tensor
@@ -49,8 +49,8 @@ class Frames:
     Attributes:
         x: (B, S, D). Values in the padding are finite, and must not affect valid frames.
         lengths: (B,) int64.
-        loudness: (B, S) mean of the features of each frame, NaN in the padding; only there while
-            somebody collects terms (``asr.loss.collecting``).
+        loudness: (B, S) mean of the features of each frame, NaN in the padding; None unless terms
+            are being collected (``asr.loss.collecting``).
         stored: frames that attention stores; None without a gate.
     """
 
@@ -65,9 +65,9 @@ class Block(nn.Module, ABC):
 
     Attributes:
         causal: whether output frame s depends on no frame after the end of its chunk.
-        chunk: frames of the input that a step takes a multiple of; those of a chunk see each
-            other. 1: strictly causal.
-        stride: frames of the input per frame of the output.
+        chunk: number of input frames per chunk; a step takes a multiple of it, and the frames of a
+            chunk see each other. 1: strictly causal.
+        stride: number of input frames per output frame.
     """
 
     causal: bool = True

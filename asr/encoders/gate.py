@@ -17,12 +17,12 @@ from asr.kernels.linear import Linear
 from asr.layers import zero_padding
 from asr.loss import add_term, collecting
 
-RATIO_WEIGHT = 0.03  # Hwang et al. 2025, of the loss that holds a learned gate to its rate
+RATIO_WEIGHT = 0.03  # weight of the loss on a learned gate's rate (Hwang et al. 2025)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What an encoder stores of the frames that it has seen.
+    """Options of the memory: the rule for storing frames, and the use of skipped frames.
 
     Args:
         gate: last_kept (store a frame that differs from the last one stored), previous (one that
@@ -45,10 +45,10 @@ class Memory:
     skipped: Literal["drop", "merge"] = "drop"
 
     def __post_init__(self) -> None:
-        """Checks what types cannot.
+        """Checks the ranges of the options.
 
         Raises:
-            ValueError: a rate that is no share of the frames, or a gap without a frame.
+            ValueError: the rate or the gap is out of range.
         """
         if not 0 < self.rate <= 1 or (self.gate == "learned" and self.rate == 1):
             limit = "below 1" if self.gate == "learned" else "1 at most"
@@ -87,7 +87,7 @@ class Gate(Block):
         keep = keep & real
         weight = None
         if probability is not None:
-            # Straight-through: its value is 1, its gradient that of the probability.
+            # Straight-through estimator: the value is 1, the gradient that of the probability.
             weight = probability - probability.detach() + 1
             if collecting():
                 self._hold_rate(keep, zero_padding(probability, frames.lengths), frames.lengths)
@@ -125,19 +125,19 @@ class Gate(Block):
         return probability >= 0.5, probability, after
 
     def _hold_rate(self, keep: Tensor, probability: Tensor, lengths: Tensor) -> None:
-        """The ratio loss of every utterance, which counts as often as it has frames."""
+        """Adds the ratio loss, as a mean over utterances that is weighted by their frames."""
         sizes = lengths.clamp(min=1)
         losses = ratio_loss(keep.sum(1) / sizes, probability.sum(1) / sizes, self.memory.rate)
         add_term("gate_ratio", (losses * lengths).sum(), lengths.sum(), RATIO_WEIGHT)
 
     def initial_state(self, batch: int) -> BlockState:
-        """The ``position`` of the next frame and, where a gate compares, ``last``: no frame."""
+        """The initial ``position``; gates that compare frames also have the ``last`` frame."""
         state = {"position": torch.zeros((), dtype=torch.int64)}
         if self.memory.gate in ("uniform", "random"):
             return state
         state["last"] = torch.zeros(batch, self.dim)
         if self.memory.gate == "last_kept":
-            # As if the last one had been stored so long ago that the first frame has to be.
+            # The age equals the gap, so that the first frame is always stored.
             state["age"] = torch.full((batch,), self.memory.gap)
         return state
 
@@ -147,18 +147,18 @@ class Gate(Block):
         return replace(frames, stored=Stored.of(keep)), state
 
     def flops(self, time: int) -> int:
-        """Those of the learned gate's products; similarities are elementwise."""
+        """FLOPs of the matrix products of the learned gate; other gates have none."""
         return 4 * self.dim**2 * time if self.memory.gate == "learned" else 0
 
 
 def last_kept(
     g: Tensor, threshold: float, gap: int, last: Tensor, age: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Keeps what differs from the last frame kept, or comes ``gap`` frames after it.
+    """Keeps a frame that differs from the last kept frame, or comes ``gap`` frames after it.
 
-    Every decision depends on the one before, so this goes frame by frame; without gradient. A
-    frame of g (B, S, D) with a cosine below ``threshold`` is kept. ``last`` (B, D) is the last
-    frame kept, ``age`` (B,) frames ago.
+    Each decision depends on the one before, so the function loops over frames, without gradient. A
+    frame of g (B, S, D) is kept if its cosine similarity is below ``threshold``. ``last`` (B, D) is
+    the last kept frame, which came ``age`` (B,) frames before.
 
     Returns:
         (B, S) bool, and the next ``last`` (of length 1) and ``age``.
@@ -191,7 +191,7 @@ def random(positions: Tensor, rate: float) -> Tensor:
 def ratio_loss(kept: Tensor, probability: Tensor, rate: float) -> Tensor:
     """Kept share F and mean probability G -> N / (N - 1) [(1 - F)(1 - G) + (N - 1) F G].
 
-    N is 1 / rate. 1 where F = G = rate (Hwang et al. 2025, equation 10).
+    N is 1 / rate. The loss is 1 if F = G = rate (Hwang et al. 2025, equation 10).
     """
     return (1 - kept) * (1 - probability) / (1 - rate) + kept * probability / rate
 

@@ -14,15 +14,15 @@ from asr.layers import Rotary, SelfAttention, apply_rotary, attend, rotary_at
 
 
 class GatedAttention(Attention):
-    """Causal attention of each frame to itself and to what was stored before it.
+    """Causal attention of each frame to itself and to the vectors stored before it.
 
-    A group is a stored frame and those skipped after it; one vector stands for it in the memory.
-    Where skipped frames are dropped it is the first frame's. Where they are merged it is the mean
-    of the group so far, which counts as often as frames are in it: log n is added to its scores
-    (Bolya et al. 2023). Rotary positions are those of the first frames.
+    A stored frame and the skipped frames after it form a group, which the memory holds as one
+    vector. If skipped frames are dropped, it is the vector of the first frame. If they are merged,
+    it is the mean of the n frames of the group so far, and log n is added to its scores (Bolya et
+    al. 2023). The rotary position of a group is that of its first frame.
 
-    Keys and values are gathered: of T frames in K groups, T * K scores are computed. A frame sees
-    the ``left_context`` vectors stored last; None: all.
+    Keys and values are gathered, so T frames in K groups need T * K scores. A frame sees the last
+    ``left_context`` stored vectors, or all of them if ``left_context`` is None.
     """
 
     causal = True
@@ -44,7 +44,7 @@ class GatedAttention(Attention):
         self.rotary = Rotary(dim // heads) if rotary else None
 
     def forward(self, frames: Frames) -> Tensor:
-        """(B, S, D), what is stored of it -> (B, S, D)."""
+        """(B, S, D) and the stored frames -> (B, S, D)."""
         x, stored, time = frames.x, frames.stored, frames.x.shape[1]
         assert stored is not None, "a Gate comes first"
         query, plain, value = self.attention.split(x, None)  # (B, H, S, d)
@@ -56,7 +56,7 @@ class GatedAttention(Attention):
         if stored.weight is not None:
             held = held * stored.weight.gather(1, stored.began)[:, None, :, None].to(held.dtype)
 
-        # Of groups that are complete, what blocks of queries may see.
+        # The vectors of complete groups that each block of queries may see.
         vectors = max(0, stored.frames.shape[1] - 1)
         block = self._block(time, vectors)
         numbers, age = window(stored.before, vectors, self.left_context or time, block - 1, block)
@@ -64,7 +64,7 @@ class GatedAttention(Attention):
         keys, values = (take_frames(v, ends).unflatten(2, numbers.shape[1:]) for v in (key, held))
         sizes = bias.gather(1, ends).view_as(numbers)[:, :, None]
         sizes = sizes.masked_fill((age < 2) | (age > (self.left_context or time)), -math.inf)
-        # What a query sees alone: its own frame, and the newest group as it was before.
+        # The vectors that only one query sees: its own frame, and the newest group before it.
         newest, late = F.pad(bias[:, :-1], (1, 0), value=-math.inf), (0, 0, 1, 0)
         alone = [
             (plain, value, torch.zeros_like(newest)),
@@ -73,7 +73,7 @@ class GatedAttention(Attention):
         return self.attention.output(attend_both(query, keys, values, sizes, alone))
 
     def _groups(self, key: Tensor, value: Tensor, stored: Stored) -> tuple[Tensor, Tensor, Tensor]:
-        """What stands for each frame's group once it is in: key, value, (B, S) to add to scores."""
+        """The key and value of each frame's group up to that frame, and (B, S) score offsets."""
         if self.memory.skipped == "drop":
             bias = torch.zeros_like(stored.began, dtype=torch.float32)
             return take_frames(key, stored.began), take_frames(value, stored.began), bias
@@ -87,7 +87,7 @@ class GatedAttention(Attention):
         return key, value, sizes.log()
 
     def _block(self, time: int, vectors: int) -> int:
-        """Queries that share their keys: all of them, unless windows are less work."""
+        """Number of queries that share their keys: all, unless windows need less computation."""
         if self.left_context is None:
             return time
         block = block_frames(self.left_context, 1)
@@ -134,7 +134,7 @@ class GatedAttention(Attention):
         return x if self.rotary is None else rotary_at(x, positions[:, None])
 
     def _store(self, key: Tensor, value: Tensor, keep: Tensor, state: BlockState) -> BlockState:
-        """Starts a group with a frame, or merges it into the newest, or drops it; next state."""
+        """Starts a group with the frame, merges the frame into the newest group, or drops it."""
         count = state["count"] + keep
         began = torch.where(keep, state["position"], state["began"])
         most = min(int(count.max()), self.left_context or int(count.max()))
@@ -158,7 +158,7 @@ class GatedAttention(Attention):
         }
 
     def flops(self, time: int) -> int:
-        """FLOPs of one sequence; where the gate looks at the frames, as if all were stored."""
+        """FLOPs of one sequence; an upper bound if the gate depends on the frames."""
         vectors = max(0, self.memory.most(time) - 1)
         block = self._block(time, vectors)
         width = min(vectors, (self.left_context or time) + block - 1)
@@ -174,18 +174,18 @@ def blocked(x: Tensor, block: int) -> Tensor:
 def window(
     number: Tensor, vectors: int, before: int, growth: int, block: int
 ) -> tuple[Tensor, Tensor]:
-    """The vectors of a memory that a block of queries is given.
+    """The numbers and ages of the memory vectors that each block of queries may see.
 
     Args:
         number: (B, S) vectors stored before each query; vector ``number`` - 1 is the newest.
-        vectors: how many there are.
-        before: how many of the newest a query may see.
-        growth: by how many a memory grows within a block, at most.
-        block: n, queries in a block.
+        vectors: number of vectors in the memory.
+        before: number of the newest vectors that a query may see.
+        growth: largest number of vectors that are added within a block.
+        block: number n of queries in a block.
 
     Returns:
-        (B, blocks, W) numbers of vectors, and (B, blocks, n, W) their ages: 1 is the newest, 0 and
-        less is not stored yet.
+        (B, blocks, W) numbers of vectors, and (B, blocks, n, W) their ages: the newest vector has
+        age 1; a vector of age 0 or less is not stored yet.
     """
     there = blocked(number[..., None], block)  # (B, blocks, n, 1)
     if vectors <= before + growth:
@@ -203,18 +203,18 @@ def attend_both(
     bias: Tensor,
     alone: list[tuple[Tensor, Tensor, Tensor]],
 ) -> Tensor:
-    """One softmax over the keys of a block of queries and over what each query sees alone.
+    """Attention with one softmax over the keys of a block and the keys of each single query.
 
-    One call of torch's fused attention does it. Each thing that a query sees alone is a key that
-    all share: a unit vector in a dimension of its own, where the query holds its score. As a value
-    the same vector brings back the share that it got.
+    It takes one call of torch's fused attention. Each key of a single query is replaced by a unit
+    vector in an extra dimension, which all queries share; the query holds the score in that
+    dimension. The same unit vector serves as the value and returns the attention weight.
 
     Args:
         query: (B, H, S, d).
         keys: (B, H, blocks, W, d).
         values: the same.
-        bias: (B, blocks, n, W) to add to scores, -inf where a query may not look.
-        alone: keys (B, H, S, d), values, and (B, S) to add to scores.
+        bias: (B, blocks, n, W) added to the scores; -inf masks a key.
+        alone: keys (B, H, S, d) of single queries, values (B, H, S, d), (B, S) score offsets.
 
     Returns:
         (B, S, H * d).
@@ -235,16 +235,16 @@ def attend_both(
     y = y.unflatten(0, (batch, blocks)).transpose(2, 3).flatten(1, 2)[:, :time]  # (B, S, H, .)
     shares = y[..., width:].split(1, dim=-1)
     y = y[..., :width]
-    for share, (_, value, _) in zip(shares, alone, strict=False):  # the rest is for alignment
+    for share, (_, value, _) in zip(shares, alone, strict=False):  # the rest pads the width
         y = y + share * value.transpose(1, 2)
     return y.flatten(2)
 
 
 def widened(width: int, alone: int) -> int:
-    """Width of heads with a dimension for each thing seen alone; fused kernels want eights."""
+    """Head width plus ``alone`` dimensions, as the multiple of 8 that fused kernels need."""
     return -(-(width + alone) // 8) * 8
 
 
 def take_frames(x: Tensor, frames: Tensor) -> Tensor:
-    """(B, H, S, d), (B, N) -> (B, H, N, d): the frames of each utterance's own choice."""
+    """(B, H, S, d), frame numbers (B, N) -> (B, H, N, d): the chosen frames of each utterance."""
     return x.gather(2, frames[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))

@@ -16,10 +16,10 @@ from asr.layers import attend, rotary_at
 class GatedAlignedAttention(AlignedAttention):
     """One softmax over the frame itself, the last w - 1 stored ones, and w summaries a level.
 
-    As ``AlignedAttention``, with stored vectors counted in place of frames: level l >= 1 has a
-    vector for every w^l stored ones, and a frame before which n are stored sees the last w of the
-    first n // w^l. Rotary positions are still those of frames; a summary's is that of the stored
-    frame in the middle of it.
+    This is ``AlignedAttention`` over stored frames instead of all frames. Level l >= 1 has a
+    summary for every w^l stored frames. A frame after n stored frames sees the last w of the first
+    n // w^l summaries. Rotary positions count all frames; the position of a summary is that of the
+    middle stored frame of its block.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class GatedAlignedAttention(AlignedAttention):
         self.memory = memory
 
     def forward(self, frames: Frames) -> Tensor:
-        """(B, S, D), what is stored of it -> (B, S, D)."""
+        """(B, S, D) and the stored frames -> (B, S, D)."""
         x, stored, time = frames.x, frames.stored, frames.x.shape[1]
         assert stored is not None, "a Gate comes first"
         block, at = min(self.window, time), torch.arange(time, device=x.device)[None]
@@ -69,11 +69,11 @@ class GatedAlignedAttention(AlignedAttention):
         return self._with_all_levels(y, len(parts))
 
     def _levels(self, vectors: int) -> range:
-        """The levels that hold anything when so many vectors are stored."""
+        """The levels that are not empty when ``vectors`` frames are stored."""
         return range(sum(vectors >= self.window**level for level in range(1, self.levels)) + 1)
 
     def _sight(self, level: int, block: int) -> tuple[int, int]:
-        """Vectors of a level that a frame sees, and by how many it grows in a block at most."""
+        """Numbers of vectors of a level that a frame sees, and that a block of frames can add."""
         return (self.window, 1) if level else (self.window - 1, block - 1)
 
     def _key_value(self, level: int, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,9 +85,9 @@ class GatedAlignedAttention(AlignedAttention):
     def initial_state(self, batch: int) -> BlockState:
         """An empty memory.
 
-        Of every level the keys and values ``stored``, which take each other's places in turn; of
-        those that are summarised the vectors ``open`` for it, and the ``middle`` frame of what
-        they will be. ``count`` frames were stored.
+        Each level has a ring buffer ``stored`` of keys and values. Levels that are summarised also
+        have the vectors ``open`` of the incomplete block and its ``middle`` frame. ``count`` is the
+        number of stored frames.
         """
         weight = self.output.weight
         none = weight.new_zeros(batch, 2, self.heads, 0, self.dim // self.heads)
@@ -128,7 +128,7 @@ class GatedAlignedAttention(AlignedAttention):
     ) -> None:
         """Stores a vector (B, 1, D) and its key and value at a level, in some utterances.
 
-        What completes a block there is summarised for the level above.
+        When a block is complete, its summary is stored at the level above.
         """
         number = state["count"] // self.window**level
         limit, _ = self._sight(level, 1)
@@ -148,7 +148,7 @@ class GatedAlignedAttention(AlignedAttention):
             self._keep(state, level + 1, torch.stack(both, dim=1), vector, complete)
 
     def flops(self, time: int) -> int:
-        """FLOPs of one utterance; where the gate looks at the frames, as if all were stored."""
+        """FLOPs of one utterance; an upper bound if the gate depends on the frames."""
         vectors, block = self.memory.most(time), min(self.window, time)
         total, width = 8 * self.dim**2 * time, 0  # query, key, value, output
         for level in self._levels(vectors):
@@ -163,5 +163,5 @@ class GatedAlignedAttention(AlignedAttention):
 
 
 def placed(slot: Tensor, slots: int) -> Tensor:
-    """(B,) -> (B, slots) bool, true in each one's slot."""
+    """(B,) slot numbers -> (B, slots) bool, one-hot."""
     return torch.arange(slots, device=slot.device) == slot[:, None]

@@ -21,13 +21,13 @@ Pooling = Literal["attention", "mean", "last"]
 
 
 class Pool(nn.Module):
-    """Blocks of w vectors to one vector each: attention of a learned query, mean or last."""
+    """Summarises each block of w vectors: by attention of a learned query, the mean or the last."""
 
     def __init__(self, dim: int, *, heads: int, pooling: Pooling) -> None:
         super().__init__()
         self.dim, self.heads, self.pooling = dim, heads, pooling
         if pooling == "attention":
-            # A query that is learnt is one with the key projection: a score per head.
+            # A learned query and the key projection form one linear map to a score per head.
             self.score = Linear(dim, heads, bias=False)
             self.value = Linear(dim, dim)
             self.output = Linear(dim, dim)
@@ -52,11 +52,11 @@ class Pool(nn.Module):
 class AlignedAttention(Attention):
     """One softmax over the last w frames and the last w summaries of each level above.
 
-    Level l >= 1 has a vector for every complete block of w^l frames. Frame t sees those of blocks
-    that ended before the block of w^l frames that t lies in, which is the same for all frames of
-    a block of w: keys are gathered per block, and nothing has the size of time squared. Reaches
-    w^levels frames at least, w^(levels-1) - 1 more at most. Positions are rotary: a summary's is
-    the middle of its block.
+    Level l >= 1 has a summary for every complete block of w^l frames. Frame t sees the summaries of
+    blocks before its own block of w^l frames. All frames of a block of w see the same summaries, so
+    keys are gathered per block, and memory is not quadratic in time. A frame reaches w^levels to
+    w^levels + w^(levels-1) - 1 frames back. Positions are rotary; the position of a summary is the
+    middle of its block.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class AlignedAttention(Attention):
         return torch.stack([key, value.type_as(key)], dim=2)
 
     def slots(self, time: int) -> list[int]:
-        """Keys per block of queries at each level; levels that no frame of ``time`` sees: none."""
+        """Keys per block of queries at each level that some frame of ``time`` frames sees."""
         block = min(self.window, time)
         last = -(-time // block) - 1  # the last block's number
         own = block + (self.window + self.right_context if time > block else 0)
@@ -113,7 +113,7 @@ class AlignedAttention(Attention):
         query = self.turned_query(x, positions).transpose(1, 2)  # (B, S, H, d)
         query = F.pad(query, (0, 0, 0, 0, 0, later)).unflatten(1, (blocks, block))
 
-        # Level 0: the block before, each block of frames, and the right context.
+        # Level 0: the block itself, the frames of its left context and of its right context.
         stored = self.keys_and_values(0, x, 0)
         if time > block:
             after = later + (block if right else 0)
@@ -129,7 +129,7 @@ class AlignedAttention(Attention):
         there = (at >= 0)[None]
         if self.right_context:
             there = there & (at < frames.lengths[:, None, None])  # (B, blocks, keys)
-        # What is padding sees itself, so that nothing is NaN.
+        # A frame of the padding sees itself, because a softmax over no keys would be NaN.
         real = (seen & there[:, :, None]) | (back == 0)  # (B or 1, blocks, block, keys)
 
         masks, memory = [real], x
@@ -152,9 +152,9 @@ class AlignedAttention(Attention):
         return self._with_all_levels(y, len(slots))
 
     def _with_all_levels(self, y: Tensor, levels: int) -> Tensor:
-        """``y``, with gradients of zero for levels that short audio does not reach.
+        """Returns ``y`` unchanged, but gives zero gradients to levels that it does not use.
 
-        Processes that train together wait for a gradient of every parameter.
+        Distributed training waits for a gradient of every parameter.
         """
         if not self.training or levels == self.levels:
             return y
@@ -163,7 +163,7 @@ class AlignedAttention(Attention):
         return y + 0 * torch.stack(unused).sum()
 
     def initial_state(self, batch: int) -> BlockState:
-        """No keys and values (``stored``) and nothing to be summarised (``open``) at any level."""
+        """The empty state: keys and values ``stored``, and incomplete blocks ``open``, by level."""
         weight = self.output.weight
         none = weight.new_zeros(batch, 0, 2, self.heads, self.dim // self.heads)
         state = {f"stored.{level}": none for level in range(self.levels)}
@@ -190,13 +190,13 @@ class AlignedAttention(Attention):
         return torch.cat(outputs, dim=1), state
 
     def _store(self, state: BlockState, level: int, vector: Tensor, number: Tensor) -> None:
-        """Adds a vector's key and value to a level, which forgets its oldest."""
+        """Adds the key and value of a vector to a level, which drops its oldest ones."""
         new = self.keys_and_values(level, vector, number)
         stored = torch.cat([state[f"stored.{level}"].to(new.dtype), new], dim=1)
         state[f"stored.{level}"] = stored[:, -self.window :].clone()
 
     def _complete(self, state: BlockState, vector: Tensor, number: Tensor) -> None:
-        """Gives a vector to the level above, as often as it completes a block."""
+        """Adds a vector to a block; a complete block is summarised for the level above."""
         for level in range(self.levels - 1):
             block = torch.cat([state[f"open.{level}"].to(vector.dtype), vector], dim=1)
             if block.shape[1] < self.window:
@@ -207,7 +207,7 @@ class AlignedAttention(Attention):
             self._store(state, level + 1, vector, number)
 
     def flops(self, time: int) -> int:
-        """FLOPs of one utterance; scores that a mask hides count."""
+        """FLOPs of one utterance, including masked scores."""
         block, slots = min(self.window, time), self.slots(time)
         total = 8 * self.dim**2 * time  # query, key, value, output
         total += 4 * self.dim * -(-time // block) * block * sum(slots)
@@ -220,10 +220,10 @@ class AlignedAttention(Attention):
 
 
 class DilatedAttention(Attention):
-    """Level after level, each attends to w outputs of the level below, w^(level) frames apart.
+    """Attention in levels: each attends to w outputs of the level below, w^level frames apart.
 
-    Reaches exactly w^levels frames. It saves work but not memory: streaming must keep all of
-    those frames, because every one will be looked at again.
+    A frame reaches exactly w^levels frames. This saves computation but not memory: streaming must
+    keep all of these frames, because later frames attend to each of them.
     """
 
     causal = True
@@ -237,7 +237,7 @@ class DilatedAttention(Attention):
         )
 
     def apart(self, level: int, time: int) -> int:
-        """Frames from a key to the next; further than ``time`` there is none."""
+        """Number of frames between neighbouring keys, at most ``time``."""
         return min(self.window**level, time)
 
     def forward(self, frames: Frames) -> Tensor:
@@ -255,7 +255,7 @@ class DilatedAttention(Attention):
         return x
 
     def initial_state(self, batch: int) -> BlockState:
-        """No keys and values (``stored``) at any level."""
+        """The empty state: keys and values ``stored`` by level."""
         first = self.levels[0]
         weight = first.attention.output.weight
         none = weight.new_zeros(batch, 2, first.heads, 0, first.dim // first.heads)

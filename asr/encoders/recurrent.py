@@ -18,14 +18,14 @@ from asr.kernels.padded_cudnn import Recurrence, call, cudnn_padded
 from asr.kernels.permute import both_directions
 from asr.layers import dropout, halved, halved_lengths, initialise, zero_padding
 
-FEW_FRAMES = 4  # on a CPU; so many or fewer, all utterances together, are read cell by cell
+FEW_FRAMES = 4  # on a CPU, a chunk of at most this number of frames in all is read cell by cell
 
 
 class RecurrentBlock(Block):
     """x + projection(recurrence(norm(x))), and the optional joining of two frames into one.
 
     Attributes:
-        precision: that the recurrence is computed in, forward; streaming is always in float32.
+        precision: precision of the recurrence in ``forward``; streaming always uses float32.
     """
 
     precision = torch.float32
@@ -65,9 +65,9 @@ class RecurrentBlock(Block):
         return replace(frames, x=x, lengths=halved_lengths(lengths))
 
     def read(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, S, D), (B,) -> (B, S, cells * directions), by the fastest kernel there is.
+        """(B, S, D), (B,) -> (B, S, cells * directions), by the fastest kernel available.
 
-        On a GPU a persistent one of each direction where torch would take it, else one call.
+        A GPU runs a persistent kernel per direction if torch would choose it, otherwise one call.
         """
         if self.precision == torch.float32:
             return read_padded(self.recurrence, x, lengths)
@@ -76,13 +76,13 @@ class RecurrentBlock(Block):
         return narrow(self.recurrence, x, lengths, self.precision, twice=twice)
 
     def kernel(self, gpu: GPU, batch: int) -> Choice:
-        """What cuDNN computes batches of this size with: the slower of forward and backward."""
+        """The cuDNN algorithm for this batch size: the slower of those for forward and backward."""
         call = Call(self.precision, self.dim, self.recurrence.hidden_size, whole_rows(batch))
         passes = [algorithm(call, gpu, backward=backward) for backward in (False, True)]
         return next((choice for choice in passes if choice.algorithm == "standard"), passes[0])
 
     def initial_state(self, batch: int) -> BlockState:
-        """Zeros: ``hidden`` and, of an LSTM, ``cell``."""
+        """A state of zeros: ``hidden`` and, for an LSTM, ``cell``."""
         zeros = self.norm.weight.new_zeros(batch, self.recurrence.hidden_size)
         is_lstm = isinstance(self.recurrence, nn.LSTM)
         return {"hidden": zeros, "cell": zeros} if is_lstm else {"hidden": zeros}
@@ -178,7 +178,7 @@ class RecurrentStack(Stack):
 
 
 def set_recurrent_precision(modules: Iterable[nn.Module], name: str) -> None:
-    """The recurrent blocks among these compute in float32, bf16 or fp16 from now on."""
+    """Sets the precision of all recurrent blocks in ``modules``: float32, bf16 or fp16."""
     precision = {name: dtype for dtype, name in NAMES.items()}[name]
     for module in modules:
         if isinstance(module, RecurrentBlock):
@@ -186,7 +186,7 @@ def set_recurrent_precision(modules: Iterable[nn.Module], name: str) -> None:
 
 
 def recurrent_kernel(modules: Iterable[nn.Module], device: torch.device) -> str | None:
-    """What the recurrent blocks among these are computed with, in words; None without any."""
+    """Describes the kernel of the recurrent blocks in ``modules``; None if there are none."""
     blocks = [module for module in modules if isinstance(module, RecurrentBlock)]
     if not blocks:
         return None

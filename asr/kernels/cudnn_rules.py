@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-ROWS = 8  # the persistent kernel takes batches of a multiple of these
+ROWS = 8  # the persistent kernel needs a batch size that is a multiple of this
 MOST_ROWS = 128
 NAMES = {
     torch.float16: "fp16",
@@ -15,14 +15,14 @@ NAMES = {
 
 
 class GPU(NamedTuple):
-    """What the choice depends on of a graphics processor; that of an H100 where none is given."""
+    """The properties of a GPU that the choice depends on; the defaults are those of an H100."""
 
     capability: tuple[int, int] = (9, 0)
     multiprocessors: int = 132
 
     @classmethod
     def of(cls, device: torch.device) -> "GPU":
-        """What the driver says of a device."""
+        """The properties that the driver reports for a device."""
         about = torch.cuda.get_device_properties(device)
         return cls((about.major, about.minor), about.multi_processor_count)
 
@@ -33,8 +33,8 @@ class Call(NamedTuple):
     Attributes:
         dtype: of input and weights.
         inputs: width of a frame.
-        cells: hidden units.
-        batch: utterances.
+        cells: number of hidden units.
+        batch: number of utterances.
     """
 
     dtype: torch.dtype
@@ -44,12 +44,12 @@ class Call(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """An algorithm, and why it is not a faster one; empty where it is the fastest.
+    """The chosen algorithm, and the reason why a faster one cannot be used.
 
     Attributes:
         algorithm: ``standard``, ``persistent`` (the recurrent weights stay in registers from frame
             to frame; Diamos et al. 2016, "Persistent RNNs") or ``persistent small``.
-        reason: what rules out the persistent ones.
+        reason: what rules out the persistent algorithms; empty if nothing does.
     """
 
     algorithm: str
@@ -60,10 +60,10 @@ class Choice(NamedTuple):
 
 
 def algorithm(call: Call, gpu: GPU = GPU(), *, backward: bool = False) -> Choice:  # noqa: B008
-    """What torch 2.11 asks cuDNN for, of a forward or a backward pass.
+    """The cuDNN algorithm that torch 2.11 requests for a forward or a backward pass.
 
-    After ``get_algo`` and ``use_rnn_persist_small_h`` of aten/src/ATen/native/cudnn/RNN.cpp, from
-    compute capability 8.0 on; older processors are said to take the standard one.
+    Follows ``get_algo`` and ``use_rnn_persist_small_h`` of aten/src/ATen/native/cudnn/RNN.cpp for
+    compute capability 8.0 and above; older GPUs are reported as using the standard algorithm.
     """
     if call.dtype != torch.float64 and call.cells <= (128 if backward else 192):
         return Choice("persistent small")
@@ -88,5 +88,5 @@ def algorithm(call: Call, gpu: GPU = GPU(), *, backward: bool = False) -> Choice
 
 
 def whole_rows(batch: int) -> int:
-    """The next multiple of ROWS: utterances are independent, so that more of them are free."""
+    """Rounds a batch size up to a multiple of ROWS; extra rows do not change the others."""
     return -(-batch // ROWS) * ROWS

@@ -11,9 +11,9 @@ from asr.kernels.permute import Permute, reversal
 def gru(recurrence: nn.GRU, x: Tensor, lengths: Tensor) -> Tensor:
     """(B, S, D), (B,) -> (B, S, cells * directions); the padding comes last in both directions.
 
-    A third of the time of torch's own GRU on a CPU, forward and backward (16 utterances of up to
-    150 frames, 112 cells per direction, one core of an EPYC: 19 ms against 55 ms), which runs one
-    direction after the other and leaves the backward pass of each frame to autograd.
+    On a CPU it takes a third of the time of torch's own GRU, forward and backward: 19 ms against
+    55 ms (16 utterances of up to 150 frames, 112 cells per direction, one core of an EPYC). torch
+    runs one direction after the other and leaves the backward pass of each frame to autograd.
     """
     weights = [w for w in recurrence._flat_weights if w is not None]
     inputs = [linear(x, weights[0], weights[2])]
@@ -33,8 +33,8 @@ def gru(recurrence: nn.GRU, x: Tensor, lengths: Tensor) -> Tensor:
 class GRULoop(torch.autograd.Function):
     """The recurrence h_t = (1 - z) n + z h_{t-1}, n = tanh(g_n + r (W_n h_{t-1} + b_n)).
 
-    Per frame the backward pass is one product with factors that all frames compute at once, and
-    one matrix product; the gradient of the weights is one product in all.
+    The backward pass needs two products per frame: an elementwise one, whose factors are computed
+    for all frames at once, and a matrix product. The gradient of the weights is a single product.
     """
 
     @staticmethod
@@ -68,7 +68,7 @@ class GRULoop(torch.autograd.Function):
         weight, hidden, new_from_hidden, active = ctx.saved_tensors
         reset, update, new = active.chunk(3, dim=-1)
         before = hidden[:-1]
-        # What turns the gradient of h_t into those of the three gates before their functions.
+        # Factors from the gradient of h_t to the gradients of the three gates' inputs.
         of_new = (1 - update) * (1 - new * new)
         factors = torch.stack(
             [

@@ -12,8 +12,8 @@ ONEDNN = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
 )
 
-FEW_ROWS = 16  # below, calling oneDNN takes longer than it saves
-FEW_PRODUCTS = 2**20  # the same, of scalars, where it need not put the weights in its order first
+FEW_ROWS = 16  # with fewer rows, calling oneDNN takes longer than it saves
+FEW_PRODUCTS = 2**20  # the same limit for packed weights, in scalar multiplications
 
 
 class Linear(nn.Linear):
@@ -23,7 +23,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        weight = self.packed  # once: a search in another thread may end
+        weight = self.packed  # read once: another thread may reset it
         if weight is None or torch.is_grad_enabled():
             return linear(x, self.weight, self.bias)
         if x.numel() * self.out_features < FEW_PRODUCTS:
@@ -32,9 +32,9 @@ class Linear(nn.Linear):
 
 
 def xavier(*layers: nn.Linear, parts: int = 1) -> None:
-    """Draws Xavier weights (Glorot and Bengio 2010), ``parts`` of equal height each by itself.
+    """Initialises weights (Glorot and Bengio 2010), and biases with zeros.
 
-    Biases become zero.
+    ``parts``: number of matrices of equal height in each weight; each is initialised by itself.
     """
     for layer in layers:
         for weight in layer.weight.data.chunk(parts):
@@ -45,12 +45,12 @@ def xavier(*layers: nn.Linear, parts: int = 1) -> None:
 
 @contextlib.contextmanager
 def packed(*models: object) -> Iterator[None]:
-    """Inside, without gradients, layers of these have their weights in oneDNN's own order, too.
+    """Keeps a copy of the weights of all layers in oneDNN's order inside the block.
 
-    For many products of few rows each, as a search has them: for each of these, oneDNN would
-    bring the weights in order anew (16 rows of 304 x 1216 on an EPYC: 310 us, and 135 without).
-    Weights must not change inside. Where ``linear`` is torch's, and with gradients, nothing is
-    done; arguments that are no modules are passed over.
+    A search computes many products of few rows, and oneDNN would reorder the weights for each of
+    them (16 rows of 304 x 1216 on an EPYC: 310 us, or 135 us with packed weights). The weights must
+    not change inside the block. Nothing is done if gradients are enabled or ``linear`` uses torch's
+    own product; arguments that are not modules are ignored.
     """
     layers = [
         layer
@@ -76,13 +76,13 @@ def _fits(x: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``, by oneDNN on a CPU in float32.
 
-    torch gives products of float32 matrices to MKL, which leaves half of an AMD processor's vector
-    units idle, and its LSTM to oneDNN, which does not: 105 against 240 GFLOP/s on one core of an
-    EPYC. Attention would be charged for that. Elsewhere, and for a few rows, this is ``F.linear``.
+    torch computes float32 products with MKL, but its LSTM with oneDNN. On AMD processors MKL is the
+    slower one (105 against 240 GFLOP/s on one core of an EPYC), which would put attention at a
+    disadvantage. On other devices, and for a few rows, this function calls ``F.linear``.
     """
     fits = _fits(x) and weight.dtype == torch.float32
     few = x.numel() < FEW_ROWS * x.shape[-1]
-    # A compiler brings products of its own.
+    # torch.compile has its own matrix products.
     if torch.compiler.is_compiling() or not ONEDNN or not fits or few:
         return F.linear(x, weight, bias)
     if torch.is_autocast_enabled("cpu"):
@@ -91,7 +91,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class OneDNNLinear(torch.autograd.Function):
-    """One product forward and two backward, all of them oneDNN's."""
+    """A linear layer whose product and gradients are computed by oneDNN."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def]

@@ -12,23 +12,23 @@ from asr.kernels.cudnn_rules import whole_rows
 from asr.kernels.padded_cudnn import Recurrence, call, in_one_block, marked
 from asr.kernels.permute import both_directions
 
-# The largest gradient that enters an fp16 kernel is brought to this power of two: far enough from
-# fp16's 2^16 for sums over frames and utterances, and 2^21 above the least that it can hold.
+# The largest gradient that enters an fp16 kernel is scaled to this power of two: far enough below
+# fp16's 2^16 for sums over frames and utterances, and 2^21 above the smallest fp16 number.
 LARGEST_GRADIENT = -3
 
 
 def narrow(
     recurrence: Recurrence, x: Tensor, lengths: Tensor, dtype: torch.dtype, *, twice: bool
 ) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, cells * directions) in float32, computed in the type given.
+    """(B, S, D), (B,) -> (B, S, cells * directions) in float32, computed in ``dtype``.
 
-    Either one call for both directions; or ``twice``, a call for each, the backward one over each
-    utterance reversed within its own length, so that padding comes last in both, and in whole rows
-    of cuDNN's: what its persistent kernel asks for.
+    Both directions are one call, unless ``twice`` asks for one call per direction. The backward
+    call then reads each utterance reversed within its own length, so that padding comes last, and
+    the batch is rounded up to a multiple of ROWS, as cuDNN's persistent kernel needs it.
 
-    In fp16 every gradient is multiplied by a power of two before it enters the kernel, and divided
-    by it behind: without, those of a mean over a batch's tokens would be less than fp16 can hold.
-    The largest decides anew in each pass, so that nothing is to be tuned and no step is lost.
+    In fp16, gradients are multiplied by a power of two before the kernel and divided by it after
+    the kernel; otherwise the gradients of a mean over the batch's tokens would underflow. The scale
+    follows from the largest gradient of each pass, so it needs no tuning and no step is skipped.
     """
     scale = Scale()
 
@@ -61,13 +61,13 @@ def _twice(
 
 
 class Scale:
-    """The power of two that gradients are multiplied by, while they are in a kernel."""
+    """The power of two that gradients are multiplied by inside a kernel."""
 
     value: Tensor | None = None  # None: 1
 
 
 class Leave(torch.autograd.Function):
-    """Results of a kernel in float32; their gradient goes in, scaled where it is fp16."""
+    """Converts the output of a kernel to float32, and scales its gradient in the case of fp16."""
 
     @staticmethod
     def forward(ctx, y: Tensor, scale: Scale) -> Tensor:  # type: ignore[no-untyped-def]
@@ -78,7 +78,7 @@ class Leave(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        """(...) float32 -> (...) in 16 bits; decides on the scale, without waiting for a GPU."""
+        """(...) float32 -> (...) in 16 bits; sets the scale without synchronising with the GPU."""
         if ctx.dtype == torch.float16:
             largest = gradient.abs().amax()
             exponent = torch.frexp(largest).exponent  # largest < 2^exponent
@@ -89,7 +89,7 @@ class Leave(torch.autograd.Function):
 
 
 class Enter(torch.autograd.Function):
-    """What a kernel takes, in 16 bits; its gradient comes out, divided by the scale."""
+    """Converts the input of a kernel to 16 bits, and divides its gradient by the scale."""
 
     @staticmethod
     def forward(ctx, x: Tensor, dtype: torch.dtype, scale: Scale) -> Tensor:  # type: ignore[no-untyped-def]
@@ -100,6 +100,6 @@ class Enter(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        """(...) in 16 bits -> (...) float32; comes after ``Leave``'s, whose result it needs."""
+        """(...) in 16 bits -> (...) float32; ``Leave.backward`` has set the scale."""
         gradient = gradient.float()
         return gradient if ctx.scale.value is None else gradient / ctx.scale.value, None, None

@@ -12,16 +12,16 @@ from asr.batch import mask
 Recurrence = nn.LSTM | nn.GRU
 
 MARK = 8  # columns added to the input, of which one is used: 16 bytes in 16 bits, for tensor cores
-SHUT = 1000.0  # what padding adds to a gate, whose sigmoid is then 0 or 1 exactly
+SHUT = 1000.0  # added to a gate at padding, so that its sigmoid is exactly 0 or 1
 
 
 def cudnn_padded(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, cells * directions) in float32; autocast does not hold inside.
+    """(B, S, D), (B,) -> (B, S, cells * directions) in float32; autocast is disabled inside.
 
-    A packed sequence would do the same and is what torch offers, but cuDNN takes 1.2 to 2.4 times
-    as long for it (an H200, 16 to 64 utterances, 192 to 512 cells per direction, forward and
-    backward). Autocast would run cuDNN's recurrent kernels in float16, which needs the loss to be
-    scaled; float32 kernels use TF32 where that is allowed.
+    torch's packed sequences give the same result, but take cuDNN 1.2 to 2.4 times as long (H200, 16
+    to 64 utterances, 192 to 512 cells per direction, forward and backward). Autocast would run
+    cuDNN's recurrent kernels in float16, which needs a scaled loss; float32 kernels use TF32 if it
+    is allowed.
     """
     with torch.autocast(x.device.type, enabled=False):
         x, weights = marked(recurrence, x.float(), lengths)
@@ -29,10 +29,10 @@ def cudnn_padded(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def marked(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Input and weights whose padding leaves a zero state at zero, where that matters.
+    """Input and weights with an extra column that keeps a zero state at zero during padding.
 
-    Padding comes last, so only a direction that reads it first is changed by it. A further input,
-    1 at padding, shuts the input gate of an LSTM, or keeps a GRU's state by its update gate.
+    Padding comes last, so it only affects the backward direction, which reads it first. The extra
+    input is 1 at padding: it sets the input gate of an LSTM to 0, or the update gate of a GRU to 1.
     """
     weights = [weight for weight in recurrence._flat_weights if weight is not None]
     if not recurrence.bidirectional:
@@ -55,11 +55,11 @@ def in_one_block(
 ) -> list[Tensor]:
     """The same weights as views of one new tensor, matrices before biases.
 
-    That is cuDNN's own order, in which it takes them without a copy.
+    cuDNN uses this order and takes such weights without a copy.
 
     Args:
-        weights: of one call, in torch's order.
-        change: of the block before it is cut up, such as a cast.
+        weights: weights of one call, in torch's order.
+        change: function of the whole block, such as a cast, applied before it is split.
     """
     order = sorted(range(len(weights)), key=lambda index: weights[index].ndim == 1)
     flat = change(torch.cat([weights[index].flatten() for index in order]))

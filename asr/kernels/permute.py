@@ -29,9 +29,9 @@ def both_directions(
 
 
 class Permute(torch.autograd.Function):
-    """Rows in another order, where the order is its own inverse.
+    """Permutes rows by a permutation that is its own inverse.
 
-    So is its gradient, as plain a copy; that of indexing would add atomically.
+    The gradient is therefore the same permutation; the gradient of indexing would add atomically.
     """
 
     @staticmethod

@@ -11,13 +11,13 @@ def scan(log_a: Tensor, b: Tensor, initial: Tensor | None = None) -> Tensor:
     """h_t = a_t h_{t-1} + b_t for all t at once, in float32.
 
     The steps (a, b) compose associatively (Blelloch 1990), so time is cut into chunks of about
-    sqrt(T) frames: all chunks are run at once from a state of zero, then the states between them,
-    then every frame gets what came in, times the decay since its chunk began. Those decays are
-    sums of logarithms, over one chunk only: over thousands of frames a float32 sum would lose the
-    digits that the difference of two of them needs.
+    sqrt(T) frames. All chunks are computed at once from a state of zero, then the states between
+    chunks. Finally, each frame adds the state before its chunk, times the decay since then. Decays
+    are sums of logarithms within one chunk only, because differences of float32 sums over thousands
+    of frames would be too inexact.
 
-    (B, T, D) logarithms of the decays, <= 0; (B, T, D) what comes in; (B, D) the state before the
-    first frame, zero if not given -> (B, T, D) the states.
+    log_a (B, T, D), logarithms of the decays, <= 0; b (B, T, D), the inputs; initial (B, D), the
+    state before the first frame, zero by default -> (B, T, D), the states.
     """
     log_a, b = log_a.float(), b.float()
     if initial is None:
@@ -27,9 +27,9 @@ def scan(log_a: Tensor, b: Tensor, initial: Tensor | None = None) -> Tensor:
 
 
 def sequential(log_a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
-    """``scan`` frame by frame, for a few frames and as its oracle."""
+    """Computes ``scan`` frame by frame; used for a few frames and as the reference in tests."""
     states = []
-    # unbind: the gradient of an index has the size of what was indexed, at every frame.
+    # unbind, because the gradient of indexing has the size of the whole tensor at every frame.
     for kept, new in zip(log_a.exp().unbind(1), b.unbind(1), strict=True):
         initial = kept * initial + new
         states.append(initial)
@@ -37,7 +37,7 @@ def sequential(log_a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
 
 
 class Scan(torch.autograd.Function):
-    """The gradient of a scan is a scan backward in time, so nothing is kept but its result."""
+    """The gradient of a scan is a scan backward in time, which needs only log_a and the states."""
 
     @staticmethod
     def forward(ctx, log_a: Tensor, b: Tensor, initial: Tensor) -> Tensor:  # type: ignore[no-untyped-def]

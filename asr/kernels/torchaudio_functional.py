@@ -53,7 +53,7 @@ def installed() -> str:
 
 
 def version_remedy() -> str:
-    """What to do for a pair that works; PyTorch, which is large, is kept where it can be."""
+    """How to install a working pair of versions; keeps the installed PyTorch if possible."""
     torch = _version("torch")
     if "+cpu" in torch and "+cpu" not in _version("torchaudio"):
         return "install torchaudio from where this torch, a CPU build, comes from (pytorch.org)"
@@ -63,7 +63,7 @@ def version_remedy() -> str:
 
 
 def linker_error(error: BaseException) -> str:
-    """What the linker said, which is the innermost cause of an import's error; one line."""
+    """The message of the innermost cause of an import error, such as the linker's; one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split()) or type(error).__name__

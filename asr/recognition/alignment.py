@@ -15,17 +15,17 @@ from asr.recognition.transcript import Word
 from asr.search.calibration import Calibration
 from asr.text.tokenizers import Tokenizer
 
-# What a confidence is, in metrics.json.
+# The definition of a confidence, as written to metrics.json.
 CONFIDENCE = "geometric mean over the tokens of a word of p(token) / (1 - p(BLANK))"
-CHUNK = 2**22  # log-probabilities of a lattice that are held at once: 16 MB
+CHUNK = 2**22  # number of log-probabilities of a lattice that are held at once: 16 MB
 
 
 class TokenSpan(NamedTuple):
-    """Where a token was said.
+    """The position of a token in the audio.
 
     Attributes:
         start, end: encoder frames.
-        probability: p(token) / (1 - p(BLANK)), at the frame that says it.
+        probability: p(token) / (1 - p(BLANK)), at the frame that emits the token.
     """
 
     start: float
@@ -34,7 +34,7 @@ class TokenSpan(NamedTuple):
 
 
 def aligns(decoder: Decoder) -> bool:
-    """Whether the times of words can be found: only an alignment by CTC needs a head for it."""
+    """Whether the decoder can give the times of words: a transducer, or one with a CTC head."""
     return decoder.aligner != "ctc" or decoder.has_ctc()
 
 
@@ -49,19 +49,19 @@ def align_words(
 ) -> list[list[Word]]:
     """(B, S, D), (B,), B times U tokens -> the words of each with their times and confidences.
 
-    The tokens of a transducer stand where its likeliest path says them, those of other decoders
-    where the likeliest path of the CTC head does. Both emit a token within its sound, so that words
-    seem shorter than they are: on FSDD, in frames of 40 ms, they begin 1-2 frames late and end 2-3
-    early by CTC, 2-4 and 4-5 by a transducer, which may say a whole word at once.
+    Tokens are placed by the most likely path of a transducer, or of the CTC head of any other
+    decoder. Both emit a token within its sound, so that words seem shorter than they are. On FSDD,
+    in frames of 40 ms, words begin 1-2 frames late and end 2-3 early by CTC; they begin 2-4 late
+    and end 4-5 early by a transducer, which may emit a whole word at once.
 
     Args:
-        decoder: one that ``aligns``.
-        encoded: what the tokens were found in.
-        lengths: frames of each.
-        tokens: without EOS.
-        tokenizer: that spells them.
-        frame_seconds: of an encoder frame.
-        calibration: of the ``confidence``, which stays as it is without one.
+        decoder: a decoder that ``aligns``.
+        encoded: encoder output in which the tokens were found.
+        lengths: number of frames of each utterance.
+        tokens: tokens of each utterance, without EOS.
+        tokenizer: tokenizer of the tokens.
+        frame_seconds: duration of an encoder frame.
+        calibration: calibration of the ``confidence``; None leaves the confidence as it is.
     """
     sizes = lengths.tolist()
     spans = ALIGNERS[decoder.aligner](decoder, encoded, sizes, tokens)
@@ -69,13 +69,13 @@ def align_words(
     for own, found, size in zip(tokens, spans, sizes, strict=True):
         words, places = spelled(own, tokenizer)
         if found is None:
-            # Spread evenly over the audio: better than nothing, and marked by no confidence.
+            # No path: the words are spread evenly over the audio and have no confidence.
             step = size * frame_seconds / max(len(words), 1)
             timed = [Word(word, i * step, (i + 1) * step, None) for i, word in enumerate(words)]
         else:
             timed = []
             for number, word in enumerate(words):
-                # A token belongs to the words that it writes in.
+                # A token belongs to every word to which it adds characters.
                 said = [s for s, place in zip(found, places, strict=True) if number in place]
                 sure = confidence([span.probability for span in said])
                 if calibration is not None:
@@ -89,21 +89,21 @@ def align_words(
 def confidence(probabilities: Sequence[float]) -> float:
     """The geometric mean of the probabilities of the tokens of a word, before calibration.
 
-    Chosen on validation by the area under the curve (AUC) of correct against wrong words: on 7,091
-    words of LibriSpeech 0.891 (mean 0.867, minimum 0.892, product 0.885), with the highest
-    normalised cross entropy before calibration (0.36 against 0.27, 0.32, 0.16). BLANK is left out:
-    the frame of a token may be uncertain where the token is not. With BLANK, a transducer's AUC on
-    FSDD is 0.69, without it 0.97. No better than chance on LibriSpeech are the probability of a
-    token under an attention decoder (0.46), which does not notice that it has lost the audio, and
-    the share of the n-best list that holds the word (0.51).
+    The mean was chosen by the area under the curve (AUC) of correct against wrong words, which is
+    0.891 on 7,091 validation words of LibriSpeech (arithmetic mean 0.867, minimum 0.892, product
+    0.885). It also has the highest normalised cross entropy before calibration (0.36 against 0.27,
+    0.32, 0.16). BLANK is left out, because the frame of a token can be uncertain when the token is
+    not: the AUC of a transducer on FSDD is 0.69 with BLANK and 0.97 without. Two other measures are
+    no better than chance on LibriSpeech: the token probability of an attention decoder (0.46) and
+    the share of the n-best list that contains the word (0.51).
     """
     return math.prod(p ** (1 / len(probabilities)) for p in probabilities)
 
 
 def spelled(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[list[str], list[range]]:
-    """The words, and for each token the range of words that it writes in; separators write in none.
+    """The words, and for each token the range of words to which it adds characters.
 
-    Only ``decode`` is asked, on ever longer beginnings, so that this holds for any tokenizer.
+    The function only decodes longer and longer prefixes, so it works with any tokenizer.
     """
     words: list[str] = []
     places = []
@@ -117,10 +117,10 @@ def spelled(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[list[str], lis
 
 
 def ctc_spans(log_probs: Tensor, tokens: Sequence[int]) -> list[TokenSpan] | None:
-    """(S, V), U tokens -> the frames of each on the likeliest CTC path; None if they do not fit.
+    """(S, V), U tokens -> the frames of each on the most likely CTC path; None if S is too small.
 
     U tokens need U frames, and one more between two equal neighbours (Graves et al. 2006). The
-    probability of a token is that of its frame in which CTC gives it the most.
+    probability of a token is the largest one among its frames.
     """
     repeats = sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
     if len(log_probs) < len(tokens) + repeats:
@@ -180,9 +180,9 @@ ALIGNERS: dict[str, Callable[..., list[list[TokenSpan] | None]]] = {
 def transducer_spans(
     decoder: TransducerDecoder, frames: Tensor, predictions: Tensor, tokens: Sequence[int]
 ) -> list[TokenSpan] | None:
-    """(S, J), (U + 1, J), U tokens -> where the likeliest path says each; None without frames.
+    """(S, J), (U + 1, J), U tokens -> spans of the most likely path; None if there are no frames.
 
-    Of n tokens of a frame each has an n-th of it, in order. Any number of tokens has a path.
+    A path exists for any number of tokens. The n tokens of one frame divide it equally, in order.
     """
     if not tokens:
         return []
@@ -203,7 +203,7 @@ def lattice(
 ) -> tuple[Tensor, Tensor]:
     """(S, J), (U + 1, J), U tokens -> (S, U + 1), (S, U) float64 log-probabilities.
 
-    Element (t, u), at frame t after u tokens: of BLANK, and of the token that comes next.
+    Elements (t, u) are those of BLANK and of the next token, at frame t after u tokens.
     """
     following = torch.tensor(tokens, device=frames.device)[:, None]  # (U, 1)
     blank, emit = [], []
@@ -215,14 +215,14 @@ def lattice(
 
 
 def viterbi(blank: Tensor, emit: Tensor) -> tuple[Tensor, Tensor]:
-    """(S, U + 1), (S, U) log-probabilities -> (U,) frame of each token, () that of the path.
+    """(S, U + 1), (S, U) log-probabilities -> (U,) frame of each token, () score of the path.
 
-    The likeliest path through the lattice of Graves 2012, which begins at frame 0 and ends with
-    BLANK at the last, S - 1. With B_u(t) the sum of blank[s, u] over s < t,
+    Finds the most likely path through the lattice of Graves 2012, from frame 0 to BLANK at the last
+    frame, S - 1. With B_u(t) the sum of blank[s, u] over s < t,
 
         best_u(t) = B_u(t) + max_{s <= t} (best_{u-1}(s) + emit[s, u-1] - B_u(s)),
 
-    a running maximum over frames for each token, whose places lead back along the path.
+    a running maximum over frames for each token; the positions of the maxima give the path.
     """
     silent = blank.cumsum(0) - blank  # (S, U + 1), before each frame
     best, places = silent[:, 0], []

@@ -143,7 +143,7 @@ def evaluate(
 
 
 def evaluation_summary(metrics: dict[str, Any]) -> str:
-    """What the command prints of ``evaluate``'s result."""
+    """The summary of ``evaluate``'s result that the command prints."""
     wer, cer = metrics["wer"], metrics["cer"]
     low, high = wer["interval"]
     failed = metrics["failed"]
@@ -197,7 +197,7 @@ Found = dict[int, tuple["Hypothesis", list[Word] | None]]
 def _recognise(
     model: "SpeechModel", data: SplitReader, batch_seconds: float, progress: bool
 ) -> tuple[Found, dict[str, float]]:
-    """What was found in each row that did not fail, and the seconds spent by step."""
+    """The hypotheses of all rows that did not fail, and the seconds spent by step."""
     remedy = f"lower batch_seconds, which is {batch_seconds}"
     timed = aligns(model.decoder)
     found: Found = {}
@@ -206,14 +206,14 @@ def _recognise(
     with ThreadPoolExecutor() as pool:
 
         def work(batch: Sequence[int]) -> Recognised:
-            # Nothing is decoded ahead: on a CPU it would slow down what is timed.
+            # Audio is not decoded ahead, because on a CPU that would slow down the timed work.
             waves = list(pool.map(data.wave, batch))
             result = recognise(model, waves, remedy, words=timed)
             result.seconds["audio"] = sum(map(len, waves)) / model.features.sample_rate
             return result
 
         batches = data.batches(batch_seconds)
-        # What fails in the warm-up fails again below, and is reported there.
+        # An utterance that fails in the warm-up fails again below and is reported there.
         for _ in attempt_each(work, [batches[-1][:WARM_UP]], lambda row, why: None):
             pass
         shown = tqdm(batches, unit="batch", disable=None if progress else True)
@@ -276,9 +276,9 @@ def _confidence(
     references: Sequence[str],
     seen: bool,
 ) -> tuple[dict[str, Any] | None, bytes | None]:
-    """How reliable the confidences of words are, and the diagram of that; None without any.
+    """Measures of reliability of the confidences, and their diagram; None without confidences.
 
-    ``seen``: whether they were calibrated on these rows, which the diagram says.
+    ``seen``: whether the confidences were calibrated on these rows; the diagram then says so.
     """
     if not words:
         log.warning(
@@ -298,7 +298,7 @@ def _confidence(
 
 
 def by_duration(durations: Sequence[float], words: Sequence[Alignment]) -> list[dict[str, Any]]:
-    """WER of the shortest fifth of the utterances up to the longest; every one is in one bin.
+    """WER by fifths of the utterances, from the shortest to the longest utterances.
 
     A bin holds durations d with from_seconds <= d < to_seconds, the last one its end as well. Equal
     durations stay together, so there are fewer bins when few lengths occur.
@@ -322,7 +322,7 @@ def by_duration(durations: Sequence[float], words: Sequence[Alignment]) -> list[
 
 
 def _worst(lines: Sequence[dict[str, Any]], words: Sequence[Alignment]) -> list[dict[str, Any]]:
-    """Highest WER first, among equals the most errors; an empty reference counts as one word."""
+    """Utterances by falling WER, then number of errors; an empty reference counts as one word."""
     rated = [
         (own.errors / max(own.words, 1), own.errors, line)
         for own, line in zip(words, lines, strict=True)
@@ -335,7 +335,7 @@ def _worst(lines: Sequence[dict[str, Any]], words: Sequence[Alignment]) -> list[
 
 
 def _warn_of_differences(corpus: dict[str, Any], model: "SpeechModel") -> None:
-    """A model that was trained on another normaliser or rate than that of the corpus."""
+    """Warns if the normaliser or the sample rate of the model differs from the corpus."""
     if corpus["normaliser"] != model.normaliser:
         log.warning(
             "The model was trained with normaliser %r; its output is scored with the corpus' %r.",
@@ -343,6 +343,6 @@ def _warn_of_differences(corpus: dict[str, Any], model: "SpeechModel") -> None:
         )  # fmt: skip
     if corpus["sample_rate"] != model.features.sample_rate:
         log.warning(
-            "The corpus is resampled from %d to %d Hz, the rate of the model; what it lost when it "
-            "was prepared does not come back.", corpus["sample_rate"], model.features.sample_rate
+            "The corpus is resampled from %d to %d Hz, the rate of the model; frequencies that "
+            "preparing it removed stay lost.", corpus["sample_rate"], model.features.sample_rate
         )  # fmt: skip

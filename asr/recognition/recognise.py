@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Encoded:
-    """A batch of utterances as the encoder gives it.
+    """The encoder output of a batch of utterances.
 
     Attributes:
         frames: (B, S, D).
-        lengths: (B,) encoder frames of each utterance.
-        seconds: spent on the batch so far, by step: ``encode`` (features and encoder), ``search``
+        lengths: (B,) number of encoder frames of each utterance.
+        seconds: time spent on the batch, by step: ``encode`` (features and encoder), ``search``
             (with decoder and language model), ``alignment`` (times and confidences of words).
             Each step waits for the device; padding and copying to the device are not counted.
     """
@@ -52,7 +52,7 @@ class Encoded:
 
 
 class Recognised(NamedTuple):
-    """The best hypothesis of each utterance of a batch, its words if asked for, and the seconds."""
+    """The best hypotheses of a batch, their words if requested, and the seconds by step."""
 
     best: list[Hypothesis]
     words: list[list[Word]]
@@ -71,8 +71,8 @@ def recognise(
     Args:
         model: in eval mode.
         waves: (N,) float32 samples of each utterance at the model's rate.
-        remedy: what to lower where the memory of the device is too small; None where a caller has
-            its own ``enough_memory``.
+        remedy: advice for the error message if device memory is too small; None if the caller uses
+            ``enough_memory`` itself.
         words: whether to find the times and confidences of words.
 
     Raises:
@@ -111,7 +111,7 @@ def encode_padded(
 def search_frames(
     model: "SpeechModel", encoded: Encoded, remedy: str | None = None, search: Search | None = None
 ) -> list[Hypothesis]:
-    """The best hypothesis of each utterance, by the model's own search or the one given."""
+    """The best hypothesis of each utterance, found by ``search`` or the search of the model."""
     frames, lengths = encoded.frames, encoded.lengths
     with _timed(model.device, encoded.seconds, "search", remedy):
         if search is None:
@@ -141,7 +141,7 @@ def locate_words(
 def _timed(
     device: torch.device, seconds: dict[str, float], step: str, remedy: str | None
 ) -> Iterator[None]:
-    """Notes the seconds of a step from when the device is idle until it is idle again."""
+    """Records the seconds of a step; waits for the device before and after the step."""
     with enough_memory(device, remedy):
         wait_for(device)
         began = time.perf_counter()
@@ -155,22 +155,22 @@ class SplitReader:
 
     Attributes:
         corpus: the content of ``corpus.json``.
-        rows: of the split; see ``asr.data.utterances.Table``.
+        rows: rows of the split; see ``asr.data.utterances.Table``.
         normalise: the normaliser of the corpus.
         about: name and path of the corpus, and the checksum of the rows.
-        failed: why rows could not be recognised, by their numbers.
+        failed: reasons of the rows that could not be recognised, by row number.
     """
 
     def __init__(self, folder: str | Path, split: str, sample_rate: int) -> None:
         """Reads all columns but the audio.
 
         Args:
-            folder: that ``asr prepare`` wrote.
+            folder: folder that ``asr prepare`` wrote.
             split: name of one of its splits.
-            sample_rate: of the model, in Hz.
+            sample_rate: sample rate of the model, in Hz.
 
         Raises:
-            ValueError: no such corpus, split or normaliser.
+            ValueError: the corpus, the split or the normaliser does not exist.
         """
         self.corpus, self.rows = read_corpus(folder), read_rows(folder, [split])
         self.normalise = normaliser(self.corpus["normaliser"])
@@ -187,11 +187,11 @@ class SplitReader:
         return decode(self.rows[row]["audio"]["bytes"], self._sample_rate)
 
     def batches(self, batch_seconds: float) -> list[list[int]]:
-        """Rows of similar length, by their numbers; longest first: too large a batch fails soon."""
+        """Row numbers in batches of similar length, longest first, so that errors show early."""
         return bucket(self.rows["duration"], batch_seconds)[::-1]
 
     def fail(self, row: int, why: str) -> None:
-        """Leaves a row out, and says so in the log."""
+        """Records and logs a row that failed."""
         self.failed[row] = why
         log.error("%s: %s", self._ids[row], why)
 

@@ -18,10 +18,10 @@ class Judgement(NamedTuple):
     """W words and whether they are correct.
 
     Attributes:
-        confidences: (W,)
-        correct: (W,)
-        utterances: (W,) numbers of the hypotheses that they belong to.
-        left_out: words that could not be judged, or that have no confidence.
+        confidences: (W,) confidence of each word.
+        correct: (W,) whether each word is correct.
+        utterances: (W,) number of the hypothesis of each word.
+        left_out: number of words that could not be judged, or that have no confidence.
     """
 
     confidences: list[float]
@@ -33,11 +33,11 @@ class Judgement(NamedTuple):
 def judged(
     words: Sequence[Sequence[Word]], references: Sequence[str], normalise: Callable[[str], str]
 ) -> Judgement:
-    """The words of each hypothesis, and its reference -> which words are correct.
+    """Judges which words of the hypotheses are correct, by their references.
 
-    A word is correct if all that the normaliser makes of it are hits of the alignment that the WER
-    counts. Words that become nothing are not judged, nor are those of utterances that the
-    normaliser does not change word by word. References are normalised already.
+    A word is correct if all words that the normaliser makes of it are hits in the alignment of the
+    WER. A word that the normaliser removes is not judged. Neither are the words of an utterance
+    that the normaliser does not change word by word. References must be normalised already.
 
     Raises:
         ValueError: the lists differ in length.

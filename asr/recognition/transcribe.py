@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Existing = Literal["refuse", "replace", "skip"]
-Interval = tuple[float, float]  # from and to, seconds from the beginning of the file
+Interval = tuple[float, float]  # start and end, in seconds from the beginning of the file
 
 MIN_SECONDS = 0.1  # shorter than any word
-SILENCE = 1e-4  # a peak of -80 dB: a recogniser only hallucinates there
-POOL_BATCHES = 8  # whose windows are sorted by length
+SILENCE = 1e-4  # a peak of -80 dB; a recogniser would only hallucinate words below it
+POOL_BATCHES = 8  # number of batches whose windows are sorted by length together
 # Files that are decoded at a time, and windows of each that are held until its turn comes.
 FILES_AHEAD = min(16, os.cpu_count() or 1)
 WINDOWS_AHEAD = 4
@@ -47,13 +47,13 @@ SHOWN = 20  # files named one by one
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one input.
+    """The result of one input.
 
     Attributes:
         source: the file, or ``stdin``.
-        transcript: None when it failed, or was there before.
-        outputs: the files written, or there before, by format.
-        error: one line, None when all went well.
+        transcript: the transcript; None if the input failed or its transcripts existed.
+        outputs: the transcripts that were written or existed, by format.
+        error: the error in one line; None if there is none.
     """
 
     source: str
@@ -103,7 +103,7 @@ class Reading:
     def fail(self, why: str) -> None:
         """Keeps the first error, with the name of the source."""
         name = self.source.name
-        # Messages about the audio give its path, or its size where it has none.
+        # Messages about the audio begin with its path, or with its size if it has no path.
         why = why.replace(one_line(ValueError(name_of_audio(self.source.audio))), name)
         self.error = self.error or (why if why.startswith(name) else f"{name}: {why}")
 
@@ -227,7 +227,7 @@ def check_request(
 
 @dataclass(frozen=True)
 class Transcription:
-    """From sources to transcripts, with the windows of several files in one batch.
+    """Transcribes sources; a batch can hold windows of several files.
 
     Attributes:
         timed: whether the times of words are needed.
@@ -243,7 +243,7 @@ class Transcription:
     labels: dict[str, Any]
 
     def __call__(self, sources: Iterable[AudioInput]) -> Iterator[Result]:
-        """The result of each source when all of it has been recognised, in order."""
+        """Yields the result of each source in order, once all of the source is recognised."""
         limit = POOL_BATCHES * self.batch_seconds * self.model.features.sample_rate
         pool: list[AudioWindow] = []  # consecutive windows of about POOL_BATCHES batches
         ended: list[Reading] = []
@@ -261,7 +261,7 @@ class Transcription:
         yield from map(self._finish, ended)
 
     def _begin(self, source: AudioInput) -> Reading:
-        """Existing transcripts may be an error of the source, or keep it unread."""
+        """Starts a source; existing transcripts make it an error or a source to skip."""
         kinds = () if self.folder is None else self.labels["formats"]
         outputs = {kind: Path(self.folder or "", f"{source.output}.{kind}") for kind in kinds}
         reading = Reading(source, outputs, source.error)
@@ -279,7 +279,7 @@ class Transcription:
         return reading
 
     def _in_the_way(self, reading: Reading, there: Sequence[Path]) -> str | None:
-        """Why existing files are an error of their input; None: they are its own, and are left."""
+        """The error that existing files cause; None if they are current and the file is skipped."""
         outputs = reading.outputs
         if self.existing == "refuse":
             left = ", --skip-existing leaves it" if "json" in outputs else ""
@@ -294,10 +294,10 @@ class Transcription:
     def _streams(
         self, readings: Iterable[Reading]
     ) -> Iterator[tuple[Reading, Iterator[AudioWindow]]]:
-        """Each reading with its windows; meanwhile the first windows of the next are decoded.
+        """Yields each reading with its windows, and decodes the first windows of the next files.
 
-        What is held in memory depends on no header: a file that is longer than its first windows is
-        decoded further when its turn has come.
+        The memory needed does not depend on the length of a file: only its first windows are
+        decoded ahead, the others when its turn comes.
         """
         waiting: deque[tuple[Reading, Future[list[AudioWindow]], Iterator[AudioWindow]]] = deque()
         with ThreadPoolExecutor(FILES_AHEAD) as pool:
@@ -311,7 +311,7 @@ class Transcription:
                     yield oldest, chain(first.result(), rest)
 
     def _windows(self, reading: Reading) -> Iterator[AudioWindow]:
-        """Those in which something can be heard, read as they are asked for."""
+        """Reads the windows of a source one by one; leaves out silence and steady noise."""
         if reading.kept or reading.error is not None:
             return
         rate = self.model.features.sample_rate
@@ -330,9 +330,9 @@ class Transcription:
             reading.fail(reason(error))
 
     def _recognise(self, windows: Sequence[AudioWindow]) -> None:
-        """Recognises windows, longest first, so that too large a batch fails soon.
+        """Recognises windows, longest first, so that too large a batch fails early.
 
-        An error of a window is an error of its file.
+        If a window fails, its file fails.
         """
         seconds = [len(window.wave) / self.model.features.sample_rate for window in windows]
         order = sorted(range(len(windows)), key=lambda i: -seconds[i])
@@ -343,7 +343,7 @@ class Transcription:
                 window.reading.heard.append(one)
 
     def _hear(self, windows: Sequence[AudioWindow]) -> list[Heard]:
-        """What was said in each window of a batch."""
+        """Recognises a batch of windows."""
         limits = f"batch_seconds ({self.batch_seconds}) or window_seconds ({self.window_seconds})"
         waves = [window.wave for window in windows]
         found = recognise(self.model, waves, f"lower {limits}", words=self.timed)
@@ -351,7 +351,7 @@ class Transcription:
         for window, best, words in zip(windows, found.best, found.words, strict=True):
             text = " ".join(self.model.text(best).split())
             begin, last = window.span[0], len(window.wave) / self.model.features.sample_rate
-            placed = tuple(  # padding is no part of the window
+            placed = tuple(  # cut to the window, without padding
                 replace(w, start=begin + min(w.start, last), end=begin + min(w.end, last))
                 for w in words
             )
@@ -376,7 +376,7 @@ class Transcription:
         return Result(name, transcript, outputs)
 
     def _transcript(self, reading: Reading) -> Transcript:
-        """What was said in a file that has been recognised."""
+        """Joins the results of all windows of a file to its transcript."""
         heard = sorted(reading.heard, key=lambda one: one.span)
         seconds = reading.samples / self.model.features.sample_rate
         notes = _notes(reading, heard, seconds)
@@ -405,7 +405,7 @@ class Transcription:
 
 
 def _notes(reading: Reading, heard: Sequence[Heard], seconds: float) -> list[str]:
-    """What a reader of the text should know about the audio."""
+    """Remarks on the audio for the reader of a transcript."""
     notes = []
     if reading.steady:
         notes.append(
@@ -428,7 +428,7 @@ def _notes(reading: Reading, heard: Sequence[Heard], seconds: float) -> list[str
 
 
 def _listed(spans: Sequence[Interval]) -> str:
-    """``0:00-1:30, 2:00-2:30``: consecutive windows as one."""
+    """Lists intervals like ``0:00-1:30, 2:00-2:30``; joins consecutive ones."""
     joined: list[Interval] = []
     for start, end in spans:
         if joined and start <= joined[-1][1]:
@@ -439,7 +439,7 @@ def _listed(spans: Sequence[Interval]) -> str:
 
 
 def transcription_summary(results: Sequence[Result], folder: Path | None, kind: str) -> str:
-    """The transcripts, with the names of their files where there are several; or where they are."""
+    """The text to print: the transcripts, or the paths of the files that hold them."""
     done = [(r, r.transcript) for r in results if r.transcript is not None]
     if folder is None:
         texts = [(result.source, FORMATS[kind].write(transcript)) for result, transcript in done]

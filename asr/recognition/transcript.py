@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Word:
-    """A word and when it was said.
+    """A word with its times.
 
     Attributes:
-        text: without spaces.
-        start, end: seconds.
-        confidence: probability that the word is correct; None where the times are a guess, because
-            there were more tokens than encoder frames to align them to.
+        text: the word, without spaces.
+        start, end: times in seconds.
+        confidence: probability that the word is correct; None if the times are a guess, because
+            there were more tokens than encoder frames.
     """
 
     text: str
@@ -35,12 +35,12 @@ class Word:
 
 @dataclass(frozen=True)
 class RecordedFile:
-    """An audio file, as far as it is known without reading it.
+    """Facts that identify an audio file without reading it.
 
     Attributes:
-        path: absolute, links followed.
-        size_bytes: of the file.
-        modified_seconds: time of the last change, since 1970.
+        path: absolute path, with links resolved.
+        size_bytes: size of the file.
+        modified_seconds: Unix time of the last change.
     """
 
     path: str
@@ -49,7 +49,7 @@ class RecordedFile:
 
     @classmethod
     def of(cls, audio: Path | bytes) -> "RecordedFile | None":
-        """None for bytes, and for a file that is gone, which reading it will report."""
+        """The facts of a file; None for bytes, and for a missing file (reading it fails later)."""
         if isinstance(audio, bytes) or not audio.exists():
             return None
         facts = audio.stat()
@@ -58,22 +58,22 @@ class RecordedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Transcript:
-    """What was said in one file.
+    """The transcript of one file.
 
     Attributes:
         source: the file, or ``stdin``.
-        name: of the files of the transcript, without their endings.
+        name: name of the transcript's files, without their suffixes.
         text: the words, separated by spaces.
-        words: with times; empty unless a format with times was asked for.
+        words: words with times; empty unless a format with times was requested.
         duration: seconds of audio.
         model: name of the model that recognised it.
-        search: how the model was searched.
+        search: the search with its options.
         score: log-probability of the hypotheses, summed over windows.
-        formats: all formats that were asked for.
+        formats: all formats that were requested.
         recording: the file at that time; None for ``stdin``.
-        min_confidence: words of a lower confidence were left out; None where all were kept.
-        notes: what a reader should know: too short, silent or noise, cut off, words that were left
-            out, times that are guesses.
+        min_confidence: words of a lower confidence were left out; None if all were kept.
+        notes: remarks for the reader, for instance on silence, noise, unfinished hypotheses, words
+            that were left out, or times that are guesses.
     """
 
     source: str

@@ -40,18 +40,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FOLDS = 5  # of the utterances, for the judgement of a calibration
+FOLDS = 5  # number of parts of the utterances in the cross-fitting of a calibration
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to search, and what it gave.
+    """The options of a search and its results.
 
     Attributes:
         options: keyword arguments of the search.
-        errors, words: on the split, pooled.
-        unfinished: hypotheses that did not end by themselves.
-        seconds: of searching, without the encoder.
+        errors, words: numbers of word errors and reference words, summed over the split.
+        unfinished: number of hypotheses that did not end by themselves.
+        seconds: time of the search, without the encoder.
     """
 
     options: dict[str, Any]
@@ -190,7 +190,7 @@ def tune_decoding(
 def _settings(
     kind: type[Search], model: "SpeechModel", trials: int, beam: int, seed: int
 ) -> list[dict[str, Any]]:
-    """The default, then draws; the default weight of a language model is that of most toolkits."""
+    """The options of all trials: first the defaults, then draws."""
     keys = kind.tuned(model.decoder, model.language_model)
     default = {"lm_weight": 0.3} if "lm_weight" in keys else {}
     drawn = draws(kind.ranges, keys, trials - 1, seed)
@@ -204,10 +204,10 @@ def _calibrate(
     references: Sequence[str],
     normalise: Callable[[str], str],
 ) -> dict[str, Any] | None:
-    """Gives the model a calibration of its words' confidences if it helps; how far it does.
+    """Calibrates the confidences of the model if that improves them; returns the measures.
 
-    Every utterance is judged by a fit to the other four fifths, so that a calibration is not
-    praised for what it was fitted to. None where there are no confidences to calibrate.
+    Each utterance is judged by a calibration that was fitted to the other four fifths. Returns None
+    if there is nothing to calibrate.
     """
     give_calibration(model, None)
     if not aligns(model.decoder):
@@ -219,7 +219,7 @@ def _calibrate(
     judgement = judged([words[i] for i in sorted(words)], references, normalise)
     confidences, correct = judgement.confidences, judgement.correct
     if len(set(correct)) < 2:
-        return None  # all words are right, or none is: there is nothing to tell apart
+        return None  # all words are correct, or all are wrong
     fitted = cross_fitted(confidences, correct, np.array(judgement.utterances) % FOLDS)
     before, after = confidence_measures(confidences, correct), confidence_measures(fitted, correct)
     kept = after["nce"] > before["nce"]
@@ -229,7 +229,7 @@ def _calibrate(
 
 
 def _store(model: "SpeechModel", kind: type[Search], folder: Path, result: dict[str, Any]) -> None:
-    """Writes the model with its search, and how that was chosen."""
+    """Writes the model with the chosen search, and ``tuning.json`` with all trials."""
     model.search = kind(**result["chosen"])
     model.description["search"] = Component(kind, result["chosen"]).tree()
     tuning = {key: result[key] for key in ("split", "seed", "device_hours", "wer", "default_wer")}
@@ -240,7 +240,7 @@ def _store(model: "SpeechModel", kind: type[Search], folder: Path, result: dict[
 
 
 def tuning_summary(result: dict[str, Any]) -> str:
-    """The best ways to search that were found, what they buy over the default, and their cost."""
+    """The summary to print: the best trials, the default, the beams and the calibration."""
     trials = sorted(result["trials"], key=lambda trial: float(trial["wer"]))
     lines = [
         f"{len(trials)} trials on split {result['split']}, {trials[0]['words']} words, "
@@ -256,7 +256,9 @@ def tuning_summary(result: dict[str, Any]) -> str:
     chosen = ", ".join(f"{key} {value:g}" for key, value in result["chosen"].items())
     lines.append(f"stored with the model: {chosen}")
     if (confidence := result["confidence"]) is None:
-        lines.append("confidences are not calibrated: no word has one, or all words are alike")
+        lines.append(
+            "confidences are not calibrated: no word has one, or all words are correct or all wrong"
+        )
         return "\n".join(lines)
     before, after = confidence["before"], confidence["cross_fitted"]
     lines.append(

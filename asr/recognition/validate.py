@@ -16,10 +16,10 @@ from asr.text.scoring import align, characters, pooled
 
 @torch.inference_mode()
 def try_search(search: Search, model: SpeechModel) -> None:
-    """Searches one frame of nothing: whether search and decoder fit shows before training.
+    """Runs the search on one frame, to check before training that the decoder supports it.
 
     Raises:
-        ValueError: it asks for a CTC head that the decoder does not have.
+        ValueError: the search needs a CTC head that the decoder does not have.
     """
     frame = torch.zeros(1, 1, model.encoder.dim, device=model.device)
     search_frames(
@@ -28,19 +28,19 @@ def try_search(search: Search, model: SpeechModel) -> None:
 
 
 class Validation:
-    """Sums over the batches of a split. They are added up over processes, and divided once.
+    """Sums errors and losses over the batches of a split, and over processes.
 
     Attributes:
-        weights: of the terms of the loss that were met, by name.
+        weights: weights of the terms of the loss that occurred, by name.
         references, hypotheses: transcripts, in the order of the batches.
     """
 
     def __init__(self, model: SpeechModel, search: Search) -> None:
-        """Begins with nothing.
+        """Starts with empty sums.
 
         Args:
-            model: in eval mode.
-            search: how hypotheses are found.
+            model: speech model in eval mode.
+            search: search that finds the hypotheses.
         """
         self.model, self.search = model, search
         self.weights: dict[str, float] = {}
@@ -51,7 +51,7 @@ class Validation:
 
     @torch.inference_mode()
     def add(self, batch: Batch) -> None:
-        """Recognises a batch, which is on the device of the model."""
+        """Recognises a batch, which must be on the device of the model."""
         model = self.model
         with collected() as terms:
             encoded = encode_padded(model, batch.waves, batch.wave_lengths)
@@ -69,11 +69,11 @@ class Validation:
     def metrics(
         self, weights: Mapping[str, float], total: Callable[[float], float]
     ) -> dict[str, Any]:
-        """Error rates and losses; call it on every process, which may have met no batch.
+        """Error rates and losses; call it on every process, even on one without batches.
 
         Args:
-            weights: of the terms of the loss, by name; the same on every process.
-            total: one number, summed over all processes.
+            weights: weights of the terms of the loss, by name; the same on every process.
+            total: function that sums a number over all processes.
         """
         words = pooled(align(self.references, self.hypotheses)[0])
         letters = characters(self.references, self.hypotheses)
@@ -90,7 +90,7 @@ class Validation:
             "wer": totals["word_errors"] / max(1.0, totals["words"]),
             "cer": totals["character_errors"] / max(1.0, totals["characters"]),
             "loss": sum(weight * losses[name] for name, weight in weights.items()),
-            # A term without weight is no loss: the kept fraction, the steps taken.
+            # A term without weight, such as the fraction of kept frames, is not part of the loss.
             **{f"{name}_loss" if weights[name] else name: value for name, value in losses.items()},
             **{name: int(totals[name]) for name in ("utterances", "words", "unfinished")},
         }

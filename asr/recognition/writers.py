@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from asr.recognition.transcript import Transcript, Word
 
-# What broadcasters' style guides ask of subtitles (BBC, Netflix): two lines of 42 characters at
-# most, seven seconds at most, on the screen for about a second at least.
+# Limits of subtitles in the style guides of the BBC and Netflix: at most two lines of 42
+# characters, at most seven seconds, and at least about one second on the screen.
 LINE_CHARACTERS = 42
 LINES = 2
 LONGEST_SECONDS = 7.0
@@ -20,10 +20,10 @@ PAUSE_SECONDS = 0.8  # a silence that always ends a subtitle
 
 
 class Format(NamedTuple):
-    """One way to write a transcript.
+    """A file format of transcripts.
 
     Attributes:
-        write: a transcript -> the content of its file.
+        write: function that returns the content of the file of a transcript.
         timed: whether the file holds the times of words.
     """
 
@@ -32,7 +32,7 @@ class Format(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A subtitle: from and to in seconds, and its words, separated by spaces."""
+    """A subtitle: start and end in seconds, and its words, separated by spaces."""
 
     start: float
     end: float
@@ -45,7 +45,7 @@ def txt(transcript: Transcript) -> str:
 
 
 def as_json(transcript: Transcript) -> str:
-    """Everything; times in seconds, rounded to milliseconds."""
+    """The whole transcript as JSON; times in seconds, rounded to milliseconds."""
     content = asdict(transcript)
     content["segments"] = [
         {"start": round(s.start, 3), "end": round(s.end, 3), "text": s.text}
@@ -140,7 +140,7 @@ def segments(words: Sequence[Word], duration: float) -> list[Segment]:
 
 
 def lines(text: str) -> list[str]:
-    """One line, or two of lengths as equal as possible where one would be too long."""
+    """Breaks a text that is too long for one line into two lines of similar length."""
     if len(text) <= LINE_CHARACTERS or " " not in text:
         return [text]
     places = [i for i, character in enumerate(text) if character == " "]
@@ -149,14 +149,14 @@ def lines(text: str) -> list[str]:
 
 
 def _halves(run: list[Word]) -> list[list[Word]]:
-    """Halves a run, and the halves again, until every part fits a subtitle."""
+    """Splits a run of words in two, again and again, until every part fits a subtitle."""
     shown = lines(" ".join(word.text for word in run))
     short = len(shown) <= LINES and all(len(line) <= LINE_CHARACTERS for line in shown)
     if len(run) == 1 or (short and run[-1].end - run[0].start <= LONGEST_SECONDS):
         return [run]
 
     def merit(place: int) -> float:
-        """Prefers longer gaps and places near the middle."""
+        """The score of a split before word ``place``: higher for long gaps and near the middle."""
         gap = run[place].start - run[place - 1].end
         return (gap + 0.05) * min(place, len(run) - place)
 
