@@ -1,11 +1,11 @@
 """Trains encoders to answer at a lag, under equal updates and equal seconds.
 
-The blocks of causal encoders, without their subsampling, read tokens one frame each and answer
-after the last (``memory_tasks``). Attempts cannot tell whether an encoder can hold something from
-whether training finds it: the initialisation decides as much as the architecture, so the LSTM
-stands here three times. The mixed tasks train at lags drawn up to the lag of the test, so that
-short lags lead to long ones. With ``--extrapolate``, arms that answer their lag are also tested at
-twice, four times, ... that lag without further training.
+The blocks of causal encoders, without subsampling, read one token per frame and answer after the
+last one (``memory_tasks``). A failed attempt does not show whether the encoder cannot hold the
+symbol or whether training did not find how. The initialisation matters as much as the architecture,
+so there are three LSTM arms. Mixed tasks train at random lags up to the lag of the test, so that
+short lags prepare for long ones. With ``--extrapolate``, arms that answer their lag are also tested
+at 2, 4, ... times this lag, without further training.
 """
 
 import argparse

@@ -95,8 +95,7 @@ class Probe:
         title: title of the page.
         meaning: what the probe measures, for ``--help``.
         example: example command for ``--help``.
-        module: name of the module with ``measure(options, device)``, a generator that yields all
-            results so far.
+        module: has the generator ``measure(options, device)``, which yields all results so far.
         row: dataclass of a row; a file must have every field that has no default.
         options: options other than ``--device`` and ``--output``.
         parts: sections, in the order of the page.
@@ -136,9 +135,7 @@ class Probe:
             option.add_to(parser)
 
     def run(self, options: argparse.Namespace, device: str) -> int:
-        """Runs the probe, writes its files and prints the page; returns 1 if a row failed.
-
-        The files are written anew after each part of the measurement.
+        """Measures, writes the files after each part, prints the page; returns 1 if a row failed.
 
         Raises:
             ValueError: an option has an invalid value.

@@ -36,10 +36,7 @@ def encoded(encoder: Encoder, x: Tensor) -> Tensor:
 
 
 def training(module: nn.Module, x: Tensor) -> Callable[[], None]:
-    """A function that runs a forward and backward pass, and then clears the gradients.
-
-    The backward pass includes auxiliary losses.
-    """
+    """A function that runs forward and backward, with auxiliary losses, and clears gradients."""
 
     def step() -> None:
         try:

@@ -63,10 +63,9 @@ def again(runs: Sequence[Run]) -> str:
 
 
 def _offline(r: Arm, a: Arm) -> list[Finding]:
-    """The finding on the offline speed of two encoders, or of the whole recogniser.
+    """The finding on the offline speed of two arms; empty if an arm was not evaluated.
 
-    It uses the whole if an evaluation did not time the encoder. It is empty if an arm was not
-    evaluated.
+    It uses the time of the whole recogniser if an evaluation did not time the encoder.
     """
     whole = [real_time_factor(arm) for arm in (r, a)]
     if not all(whole):
@@ -203,12 +202,11 @@ RUNNING = Rule(
         (
             "Offline speed: seconds for features and encoder per second of audio, in the "
             "evaluation of arms of one group, as means over seeds. The search is not included, "
-            "because the arms of a group share decoder, search and language model, and this common "
-            "time would hide the difference of the encoders. If an evaluation did not time the "
-            "encoder separately, the rule uses the whole time (the real-time factor). The finding "
-            "can then be ‘for’ as below, since a common part only lowers the ratio. It is "
-            "‘against’ only if the recurrent arm takes no longer as a whole, and otherwise "
-            "undecided.",
+            "because the arms share it, and this common time would hide the difference of the "
+            "encoders. If an evaluation did not time the encoder separately, the rule uses the "
+            "whole time (the real-time factor). The finding can then be ‘for’ as below, since a "
+            "common part only lowers the ratio. It is ‘against’ only if the recurrent arm takes no "
+            "longer as a whole, and otherwise undecided.",
             "Streaming speed: milliseconds per frame of causal encoders at the last position, for "
             "encoders with equal chunks and so with equal delay.",
             "Streaming state: bytes of state at the last position.",

@@ -85,8 +85,7 @@ class Cost:
             target, None if the axis was not measured.
         interval: 95 % interval over seeds; None for a single seed. A bound is infinite if too few
             seeds reached the target.
-        spent: cost of each run when it reached the target or stopped without it; see ``cost_to``
-            for failed runs. It is empty if the axis was not measured.
+        spent: cost of each run when it reached the target or stopped; empty if not measured.
         reached: whether each run reached the target.
     """
 

@@ -138,7 +138,7 @@ class Run:
 
     @property
     def encoder_factor(self) -> float | None:
-        """Seconds of features and encoder per second of audio; None where not timed apart."""
+        """Seconds of features and encoder per second of audio; None if not timed separately."""
         seconds, audio = self.metric("encode_seconds"), self.metric("audio_seconds")
         return seconds / audio if seconds is not None and audio else None
 

@@ -117,8 +117,7 @@ class Tested(NamedTuple):
     Attributes:
         p: p-value with Holm's adjustment.
         undecidable: why no costs could be significant; empty if some could.
-        tied: why these costs could not be significant in any assignment to the two arms, because
-            some of them tie; empty if they could.
+        tied: why these costs, which tie, could not be significant in any assignment to the arms.
     """
 
     p: float

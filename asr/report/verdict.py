@@ -150,15 +150,16 @@ def _running(group: Group) -> str:
         told = f"{fast} takes {digits(factors[fast], 2)} s per second of audio, {slow} "
         told += f"{digits(factors[slow], 2)} s: {ratio} as long"
     differ = timed_otherwise([arm for arm in group.arms if arm.label in (fast, slow)])
-    doubt = f"; their evaluations are no comparison, as they differ in {differ}" if differ else ""
+    why = f"; their evaluations cannot be compared because they differ in {differ}"
+    doubt = why if differ else ""
     return f"{head} {told}; {_without_search(group, fast, slow)}{doubt}."
 
 
 def _without_search(group: Group, fast: str, slow: str) -> str:
-    """What the encoders of two arms took of it."""
+    """The real-time factors of two arms without the search, in words."""
     of = {arm.label: encoder_factor(arm) for arm in group.arms}
     if None in (of[fast], of[slow]):
-        return "what the encoders took of it was not timed apart"
+        return "the time without the search was not measured"
     return f"without the search {digits(of[fast], 2)} and {digits(of[slow], 2)} s"
 
 

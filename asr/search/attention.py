@@ -89,9 +89,8 @@ def search(
     """(B, S, D), (B,) -> hypotheses of each utterance, best first.
 
     Of the ``beam`` best extensions at each step, those that end with EOS become results. The search
-    goes on with the ``beam`` best of the others. The decoder reads all hypotheses of all utterances
-    as one batch. Utterances leave the batch when they end. The host waits for the device once per
-    step.
+    goes on with the ``beam`` best of the others. All hypotheses of all open utterances are one
+    batch of the decoder. The host waits for the device once per step.
 
     Raises:
         ValueError: ``rules`` use CTC but the decoder has no CTC head, or scores are NaN.

@@ -169,10 +169,9 @@ def search(
 ) -> list[list[Hypothesis]]:
     """(B, S, D), (B,) -> up to ``nbest`` or ``beam`` hypotheses of each utterance, best first.
 
-    Each step runs the joint network once over all hypotheses of all utterances, and the prediction
-    network once over the hypotheses that grew. Utterances leave the batch when they end. The host
-    waits for the device three times per step: for the hypotheses that grew, for the finished ones,
-    and for the bounds.
+    Each step runs the joint network once over all hypotheses of all open utterances, and the
+    prediction network once over those that grew. The host waits for the device three times per
+    step: for the hypotheses that grew, for the finished ones, and for the bounds.
 
     Raises:
         ValueError: scores are NaN.
