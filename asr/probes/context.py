@@ -64,8 +64,8 @@ class Effective:
     chunk_seconds: float  # duration of a chunk, whose frames see each other
     loss: float  # with the whole past
     wer: float  # with the whole past
-    context: float | None  # shortest sufficient one tried, seconds; None: whole past
-    context_low: float | None  # sufficient by the lower bound of the ratio
+    context: float | None  # seconds; None: only the whole past is sufficient
+    context_low: float | None  # by the lower end of the interval of the loss ratio
     context_high: float | None
     again_above: list[float]  # longer contexts, seconds, with a loss above the bound
     half_life: float | None  # seconds; None: the gradient does not fall, or too few lags

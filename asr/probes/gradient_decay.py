@@ -19,7 +19,7 @@ from torch import Tensor
 from asr.encoders import Encoder
 
 SHARE = 0.5  # least share of the draws that must reach a lag for r to be computed there
-LEAST_LAGS = 4  # each law has three parameters
+LEAST_LAGS = 4  # more than the three parameters of each law
 CLEAR = 2.0  # least AIC difference that prefers a law (Burnham and Anderson 2002, section 2.6)
 
 RESAMPLES = 500
@@ -36,7 +36,7 @@ class Fit:
     Attributes:
         half_life: seconds in which r halves, from the line over k; None if r does not fall.
         exponent: p in r ~ k^-p, from the line over log k.
-        aic_difference: AIC of the power law minus AIC of the exponential.
+        aic_difference: AIC of the power law minus AIC of the exponential; if above 0, the latter fits.
         law: the law that fits clearly better, or ``neither``.
     """
 
@@ -94,7 +94,7 @@ def squared_gradients(
 
 
 class Decay:
-    """r(k) over draws of utterances and frames: the root of the mean of squared norms."""
+    """Accumulates r(k) over utterances and frames: the root of the mean of squared norms."""
 
     def __init__(self) -> None:
         self._sums: list[Floats] = []  # sums of squares by lag, one array per utterance

@@ -12,7 +12,7 @@ from asr.report.groups import Arm, Group
 from asr.report.runs import Point, Run
 from asr.statistics.censoring import median_cost
 
-FACTORS = (1.5, 1.15, 1.0)  # default targets, as multiples of the weakest arm's best WER
+FACTORS = (1.5, 1.15, 1.0)  # default targets over the weakest arm's best validation WER
 # Keys of metrics.json that affect the times of an evaluation, and their names.
 TIMED_BY = {
     "device_name": "device",

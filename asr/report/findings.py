@@ -13,7 +13,7 @@ Sign = Literal["for", "against", "unknown"]
 Kind = Literal["supported", "refuted", "depends", "not enough evidence"]
 
 MEASUREMENT = "the measurement"  # the facet that names the kind of measurement
-DECIDED = 0.5  # least share of findings with a sign for a verdict other than 'not enough evidence'
+DECIDED = 0.5  # least share of findings with a sign; below it, there is not enough evidence
 
 
 @dataclass(frozen=True)
