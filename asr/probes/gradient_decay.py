@@ -36,7 +36,7 @@ class Fit:
     Attributes:
         half_life: seconds in which r halves, from the line over k; None if r does not fall.
         exponent: p in r ~ k^-p, from the line over log k.
-        aic_difference: AIC of the power law minus AIC of the exponential; if above 0, the latter fits.
+        aic_difference: AIC of the power law minus that of the exponential; > 0 favours the latter.
         law: the law that fits clearly better, or ``neither``.
     """
 
