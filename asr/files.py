@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# Errors that every further file would meet: of the disk, or of the folder of the new file.
+# Errors that every further file would also cause: those of the disk and of the output folder.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 FOLDER = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR}
 
@@ -53,27 +53,27 @@ def write(path: Path, content: Content) -> None:
 
 
 def write_all(contents: Mapping[Path, Content]) -> None:
-    """Writes files that belong together: what can fail comes before the first is replaced.
+    """Writes files that belong together; does all that can fail before it replaces the first file.
 
     Args:
         contents: text, bytes, or a function that writes into the open file, by path.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
-        OSError: a file cannot be written. In both cases all files are as they were before.
+        OSError: a file cannot be written. In both cases no file has changed.
     """
     temporaries: dict[Path, Path] = {}
     ends_job = DISK | FOLDER
     try:
         for path, content in contents.items():
-            # Replacing a folder would fail when other files have been replaced already.
+            # A path that is a folder is refused here, before any other file is replaced.
             with contextlib.suppress(FileNotFoundError):
                 if stat.S_ISDIR(path.stat().st_mode):
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             # Short, as the name of the file itself may have as many bytes as a name can have.
             temporaries[path] = path.with_name(f".{os.getpid()}-{secrets.token_hex(6)}.tmp")
             _fill(temporaries[path], content)
-        ends_job = DISK  # files were made in the folder: other errors are of one file
+        ends_job = DISK  # the folder can be written, so other errors concern one file
         for path, temporary in temporaries.items():
             os.replace(temporary, path)
     except OSError as error:
@@ -93,10 +93,10 @@ def remove_stale(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[None]:
-    """Makes a folder and tries it; those made here go again when the work fails and they are empty.
+    """Creates a folder and tests it; if the work fails, removes new folders that are empty.
 
     Raises:
-        OutputError: it cannot be made, or files cannot be made in it.
+        OutputError: the folder cannot be created, or files cannot be created in it.
     """
     missing = [p for p in (path, *path.parents) if not p.exists()]
     try:
@@ -152,7 +152,7 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        ValueError: the file is damaged; names it.
+        ValueError: the file is damaged; the message names it.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -161,15 +161,15 @@ def read_json(path: Path) -> Any:
 
 
 def check_format(path: Path, known: int, tree: Any = None) -> None:
-    """Refuses a file of a newer format than ``known``; older ones are read as they are.
+    """Refuses a file of a newer format than ``known``; accepts older formats.
 
     Args:
         path: a JSON file with a key ``format``, which the first format did not have.
-        known: the newest that is known.
-        tree: what the file holds; it is read, if it is there, when not given.
+        known: number of the newest known format.
+        tree: content of the file; by default it is read from the file, if the file exists.
 
     Raises:
-        ValueError: it is newer.
+        ValueError: the format is newer.
     """
     if tree is None:
         tree = read_json(path) if path.is_file() else {}

@@ -11,12 +11,12 @@ from asr.items import printable
 
 # Files that Windows and macOS add to folders and archives, in lower case.
 SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-NUM_EXAMPLES = 3  # names that a message gives of a list
+NUM_EXAMPLES = 3  # number of names of a list that a message gives
 
 
 @dataclass
 class Walk:
-    """The files of folders, and what was passed over."""
+    """The files of folders, and the names that were skipped."""
 
     files: list[Path] = field(default_factory=list)
     # By kind: "hidden files" (and folders), "broken links", "circular links", "unreadable folders"
@@ -31,16 +31,15 @@ class Walk:
 
 
 def walk(folder: Path, suffixes: Collection[str] | None = None, recursive: bool = True) -> Walk:
-    """The files in a folder, in the order of their names, those of a folder before its folders'.
+    """The files in a folder in the order of their names; a folder's files precede its subfolders.
 
-    A link counts as what it points to. A folder that contains itself through a link is a circle,
-    which is entered once.
+    Links are followed. A folder that contains itself through a link is entered only once.
 
     Args:
-        folder: where to look; raises OSError if it cannot be read.
-        suffixes: endings of files that are wanted, in lower case; None for all. A broken link of
-            such a name is among the files, for the reader of the file to report.
-        recursive: look into folders of folders.
+        folder: folder to search; raises OSError if it cannot be read.
+        suffixes: wanted endings of file names, in lower case; None for all. A broken link with such
+            a name is among the files, so that reading it reports the error.
+        recursive: whether to search subfolders.
     """
     found = Walk()
 
@@ -77,7 +76,7 @@ def is_hidden(name: str) -> bool:
 
 
 def stored(path: Path) -> Path:
-    """The path as the disk stores it, where é may be one character, or e and an accent."""
+    """The path as the disk spells it: é can be one character, or e followed by an accent."""
     if str(path).isascii() or os.path.exists(path):
         return path
     forms = [Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")]

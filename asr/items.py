@@ -32,12 +32,12 @@ def attempt_each(
 ) -> Iterator[tuple[Sequence[Item], Outcome]]:
     """Calls ``work`` with each batch and, if that fails, with each item of the batch alone.
 
-    So one bad item does not take the others of its batch with it.
+    A bad item therefore does not affect the other items of its batch.
 
     Args:
-        work: must leave no trace when it fails.
-        batches: of items.
-        failed: is called with an item that fails alone, and with the reason.
+        work: function of a batch; it must have no side effects if it fails.
+        batches: batches of items.
+        failed: function that is called with each item that fails alone, and with the reason.
 
     Yields:
         The items that did not fail, and what ``work`` returned for them.
@@ -48,7 +48,7 @@ def attempt_each(
     for items in batches:
         try:
             result = work(items)
-        except Exception as error:  # what an item can do to a model has no narrower type
+        except Exception as error:  # an item can cause errors of many types
             why = reason(error)
             if len(items) == 1:
                 failed(items[0], why)
@@ -61,8 +61,8 @@ def attempt_each(
 def one_line(error: Exception) -> str:
     """The message of an error in one line.
 
-    An error of the operating system is given with its file and a remedy. Other errors than those
-    that are raised with a message for users are given with their type.
+    An error of the operating system is given with its file and a remedy. Errors whose message was
+    not written for users are given with their type.
     """
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""

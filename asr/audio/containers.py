@@ -20,16 +20,16 @@ log = logging.getLogger(__name__)
 Reason = Literal["unreadable", "truncated", "no samples", "not finite"]
 Block = tuple[int, np.ndarray]  # rate in Hz, (N, channels) float32 in [-1, 1]
 
-# A FLAC file of these sizes is decoded at once: prepared corpora hold utterances as such files.
+# FLAC files of these sizes, such as the utterances of prepared corpora, are decoded at once.
 FLAC_BYTES, FLAC_FRAMES = 2_000_000, 1 << 23
 BLOCK_FRAMES = 16384  # frames per read of libsndfile
 MP3_FRAME_BYTES = 1441  # the longest frame of an MP3
-GAP_SECONDS = 0.25  # a file has gaps if more than this is missing in all
-RESUMES = 1000  # how often reading goes on after damage
-SCAN_BYTES = 1 << 20  # read at once when looking for the parts of a file
+GAP_SECONDS = 0.25  # a warning is logged if more than this is missing in total
+RESUMES = 1000  # largest number of times that reading resumes after damage
+SCAN_BYTES = 1 << 20  # number of bytes that are read at once in the search for parts
 
-# How files begin that consist of chunks: where the first chunk is, its identifier and length, the
-# multiple that a chunk is padded to, and the identifier of the chunk with the samples.
+# Formats that consist of chunks, by the first bytes of a file: position of the first chunk, layout
+# of its identifier and length, padding multiple, and identifier of the chunk with the samples.
 CHUNKS = {
     b"RIFF": (12, "<4sI", 2, b"data"),
     b"RIFX": (12, ">4sI", 2, b"data"),
@@ -40,7 +40,7 @@ CHUNKS = {
     b"riff": (40, "<16sq", 8, b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"),  # Sony W64
     b"ftyp": (0, ">I4sq", 1, b"mdat"),  # MPEG-4: the length comes first, and again in 64 bits
 }
-PLAIN = {*CHUNKS} - {b"riff"}  # libsndfile reads these, but W64 beyond its end
+PLAIN = {*CHUNKS} - {b"riff"}  # read by libsndfile, which reads W64 beyond its end
 # A program that writes to a pipe cannot go back to fill in the length. It leaves 0, or a length
 # just below 2 or 4 GiB: SoX 0x7f000008 and 0x7ffff000, arecord 0x80000000, FFmpeg 0xffffffff.
 STREAMED_MARGIN = 1 << 24
@@ -53,14 +53,14 @@ COUNTED = {
     "au",
     "nistsphere",
 }  # FFmpeg knows how many samples
-# Pages of Ogg, of which some begin a part (chained Ogg, RFC 3533, section 4), and how each of the
-# FLAC files begins that were joined by cat.
+# The first bytes of an Ogg page, which can begin a part (chained Ogg, RFC 3533, section 4), and of
+# each FLAC file in a file that was joined by cat.
 PARTS = {
     b"OggS": re.compile(rb"OggS\0[\0-\x07]"),
     b"fLaC": re.compile(rb"fLaC[\0\x80]\0\0\x22"),
 }
-# The number of bytes in the first frame of an MP3 by Xing, LAME or Fraunhofer. In Xing's header the
-# lowest bits tell whether the number of frames and the number of bytes follow.
+# Headers of Xing, LAME or Fraunhofer in the first frame of an MP3, which give its length in bytes.
+# The lowest bits of Xing's header say whether the numbers of frames and of bytes follow.
 MP3_BYTES = re.compile(
     rb"(?:Xing|Info)\0\0\0(?:[\x02\x06\x0a\x0e]|[\x03\x07\x0b\x0f].{4})(.{4})|VBRI.{6}(.{4})",
     re.DOTALL,
@@ -70,7 +70,7 @@ MP3_BYTES = re.compile(
 class AudioError(ValueError):
     """A file that exists and cannot be used; the message is one line with a remedy."""
 
-    # The reason has a default for pickle, which passes errors of torch's workers on.
+    # The reason has a default, because pickle passes only the message on from torch's workers.
     def __init__(self, message: str, reason: Reason = "unreadable") -> None:
         super().__init__(message)
         self.reason: Reason = reason
@@ -83,8 +83,8 @@ def blocks(stream: BinaryIO, name: str) -> Iterator[Block]:
     The stream must be seekable; ``name`` stands for it in error messages.
 
     Raises:
-        AudioError: the file is no audio file. Or the file ends before its header says; everything
-            that is there comes before this error.
+        AudioError: the file is not an audio file, or is shorter than its header says. In the second
+            case, all existing samples are yielded before the error.
     """
     size = stream.seek(0, io.SEEK_END)
     if size == 0:
@@ -115,7 +115,7 @@ def _truncated(name: str, there: int, promised: int, unit: str, seconds: float) 
 
 
 def _length(stream: BinaryIO, size: int) -> tuple[int, int]:
-    """Where the samples begin, and how many bytes of them the header promises; 0 if it does not."""
+    """The position of the samples and their number of bytes by the header; 0 if it gives none."""
     stream.seek(0)
     head = stream.read(8)
     kind = b"ftyp" if head[4:] == b"ftyp" else head[:4]
@@ -132,9 +132,9 @@ def _length(stream: BinaryIO, size: int) -> tuple[int, int]:
 def _chunk(
     stream: BinaryIO, size: int, place: int, layout: str, multiple: int, wanted: bytes
 ) -> tuple[int, int]:
-    """Where the length of the first such chunk counts from, and the length; (size, 0) without one.
+    """The start and length of the first chunk named ``wanted``; (size, 0) if there is none.
 
-    In W64 and MPEG-4 it counts from the beginning of the chunk, otherwise from that of its content.
+    In W64 and MPEG-4, start and length include the chunk's header, otherwise only its content.
     """
     header = struct.calcsize(layout)
     while place + header <= size:
@@ -152,7 +152,7 @@ def _chunk(
 
 
 def _mp3_length(stream: BinaryIO, size: int) -> tuple[int, int]:
-    """The same for an MP3, which may have a header with its length."""
+    """The position and number of bytes of the frames of an MP3, by its optional header."""
     stream.seek(0)
     tag, start = stream.read(10), 0
     if tag[:3] == b"ID3":
@@ -166,14 +166,14 @@ def _mp3_length(stream: BinaryIO, size: int) -> tuple[int, int]:
 
 
 class _Part:
-    """Bytes ``start`` to ``end`` of a stream, as a file of their own that begins with ``head``."""
+    """A file made of ``head`` and the bytes from ``start`` to ``end`` of a stream."""
 
     def __init__(self, stream: BinaryIO, start: int, end: int, head: bytes = b"") -> None:
         self.stream, self.start, self.size, self.head = stream, start, end - start, head
         self.place = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        # Libraries seek where a damaged header leads them: before the beginning, or far behind.
+        # With a damaged header, libraries can seek before the beginning or far beyond the end.
         place = offset + (0, self.place, self.size)[whence]
         self.place = min(max(0, place), self.size)
         return self.place
@@ -192,7 +192,7 @@ class _Part:
 
 
 def _parts(stream: BinaryIO, size: int, start: int, promised: int, name: str) -> Iterator[_Part]:
-    """The files that a file is made of; nearly always one, the file itself."""
+    """Yields the files that were joined into this file; nearly always only the file itself."""
     stream.seek(0)
     magic = stream.read(4)
     starts, head = [0], b""
@@ -218,7 +218,7 @@ def _starts(stream: BinaryIO, size: int, magic: bytes, name: str) -> list[int]:
     if magic == b"OggS":
         last = max(found, default=0)
         if last + _page_bytes(stream, last) > size:
-            log.warning("%s ends within a page of Ogg: it was cut; the sound before is used", name)
+            log.warning("%s was cut within a page of Ogg; only the sound before is used", name)
         starts = {start for start, kind in found.items() if kind & 2}  # of a stream
         # Streams side by side (sound and video) begin on consecutive pages; they are one part.
         starts -= {start + _page_bytes(stream, start) for start in starts}
@@ -234,14 +234,14 @@ def _page_bytes(stream: BinaryIO, start: int) -> int:
 
 
 class _Forwards(soundfile.SoundFile):
-    """Reads in order: soundfile would seek after every read, and some codecs miss the place."""
+    """Reads without seeking; soundfile seeks after each read, and some codecs seek inexactly."""
 
     def seekable(self) -> bool:
         return False
 
 
 def _decoded(part: _Part, name: str) -> Iterator[Block]:
-    """All samples of one part, by the library that reads it."""
+    """Yields all samples of one part, decoded by libsndfile or FFmpeg."""
     heard = False
     magic = part.read(4)
     if magic == b"fLaC" and part.size <= FLAC_BYTES and (found := _intact_flac(part)) is not None:
@@ -267,9 +267,9 @@ def _decoded(part: _Part, name: str) -> Iterator[Block]:
 
 
 def _intact_flac(part: _Part) -> Block | None:
-    """The sound of an utterance by libsndfile, in half of FFmpeg's time.
+    """Decodes an utterance with libsndfile, which takes half of FFmpeg's time.
 
-    None where the sound is not as long as the header says, or libsndfile does not reach the end.
+    Returns None if the length differs from the header, or libsndfile does not reach the end.
     """
     part.seek(0)
     try:
@@ -287,8 +287,8 @@ def _by_ffmpeg(part: _Part, name: str) -> Iterator[Block]:
     # Imported here: most files do not need FFmpeg.
     import av
 
-    # The part has no name, as the sound of bytes and of a path must be the same; and no file may
-    # make FFmpeg open others.
+    # FFmpeg gets no name, because bytes and a path must give the same samples, and because a file
+    # must not make FFmpeg open other files.
     options = {"protocol_whitelist": "none"}
     try:
         container = av.open(part, "r", options=options, metadata_errors="ignore")
@@ -331,10 +331,10 @@ def _packets(container: Any, stream: Any, name: str) -> Iterator[Any]:
         try:
             yield from container.demux(stream)
             return
-        except av.BlockingIOError:  # the next packet is not found yet
+        except av.BlockingIOError:  # FFmpeg has not found the next packet yet
             continue
         except av.FFmpegError as error:
-            log.warning("%s is damaged: reading it ends with: %s", name, error.strerror)
+            log.warning("%s is damaged; reading stopped with the error: %s", name, error.strerror)
             return
 
 

@@ -33,7 +33,7 @@ class OrderSection:
     log_probs: "array[float]" = field(default_factory=lambda: array("d"))
     log_backoffs: "array[float]" = field(default_factory=lambda: array("d"))
     lines: "array[int]" = field(default_factory=lambda: array("q"))
-    foreign: int = 0  # n-grams left out: one of their words is no token
+    foreign: int = 0  # number of n-grams that were left out because a word is not a token
 
 
 def read_arpa(path: Path, pieces: Sequence[str]) -> list[Grams]:
@@ -41,15 +41,15 @@ def read_arpa(path: Path, pieces: Sequence[str]) -> list[Grams]:
 
     Tokens without a unigram share the probability of <unk> equally with it, so that probabilities
     still sum to 1 (unless the model predicts <unk> in longer n-grams too). N-grams with words that
-    are no tokens are left out. Both are counted and logged as warnings.
+    are not tokens are left out. Both cases are counted and logged as warnings.
 
     Args:
         path: the file.
-        pieces: how each token id is spelt.
+        pieces: spelling of each token id.
 
     Raises:
-        ValueError: no such file; a line that is broken or out of place; an n-gram twice, or without
-            the n-gram that is its context; most tokens, </s>, or some and <unk>, are missing.
+        ValueError: the file does not exist; a line is broken or misplaced; an n-gram occurs twice
+            or lacks its context; </s>, most tokens, or some tokens and <unk> are missing.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give an n-gram model in ARPA format")
@@ -63,7 +63,7 @@ def read_arpa(path: Path, pieces: Sequence[str]) -> list[Grams]:
     foreign = [section.foreign for section in sections]
     if any(foreign):
         logger.warning(
-            "%s: left out %s n-grams of orders 1 to %d: they have words that are no tokens; "
+            "%s: left out %s n-grams of orders 1 to %d, which have words that are not tokens; "
             "probabilities sum to less than 1",
             *(path, ", ".join(map(str, foreign)), len(foreign)),
         )
@@ -76,7 +76,7 @@ def read_arpa(path: Path, pieces: Sequence[str]) -> list[Grams]:
 
 
 def _words(pieces: Sequence[str]) -> list[bytes]:
-    """What stands for each token in the file."""
+    """The word of each token in the file."""
     words = [b"<s>", b"</s>", b"<unk>", *(piece.encode() for piece in pieces[UNKNOWN + 1 :])]
     seen: dict[bytes, int] = {}
     for token, word in enumerate(words):
@@ -165,7 +165,7 @@ def _broken(path: Path, number: int, expected: str, line: bytes) -> ValueError:
 
 
 def _unigrams(path: Path, section: OrderSection, pieces: Sequence[str]) -> Grams:
-    """All V tokens in the order of their ids; those that are missing share what <unk> has."""
+    """All V tokens in the order of their ids; missing tokens share the probability of <unk>."""
     V = len(pieces)
     every = np.arange(V)
     tokens = np.frombuffer(section.tokens, np.int64)
@@ -211,7 +211,7 @@ def _longer(path: Path, section: OrderSection, n: int, shorter: list[np.ndarray]
 
 
 def _sorted(path: Path, section: OrderSection, keys: np.ndarray) -> np.ndarray:
-    """The order that sorts the keys (G,), all different."""
+    """The order that sorts the keys (G,); raises ValueError if two keys are equal."""
     order = np.argsort(keys, kind="stable")
     again = np.flatnonzero(np.diff(keys[order]) == 0)
     if len(again):

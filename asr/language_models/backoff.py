@@ -14,20 +14,20 @@ import numpy as np
 
 from asr.batch import BLANK, EOS
 
-START = BLANK  # n-grams hold <s> where BLANK would be: neither is ever predicted
+START = BLANK  # the id of <s> in n-grams, shared with BLANK because neither is ever predicted
 
 
 @dataclass(frozen=True)
 class Grams:
     """The G n-grams of one order, sorted by context, then by token; natural logarithms.
 
-    Those of order 1 are all V tokens: row and token are the same number.
+    Order 1 has all V tokens, so that row and token are the same number.
 
     Attributes:
         context: (G,) int64, row of the order below that has all tokens but the last; 0 in order 1.
         token: (G,) int64, the last token.
-        log_prob: (G,) float64, of the token after its context; -inf for START.
-        log_backoff: (G,) float64, of the n-gram as a context; 0 where nothing follows it.
+        log_prob: (G,) float64, log-probability of the token after its context; -inf for START.
+        log_backoff: (G,) float64, back-off weight of the n-gram as a context; 0 if nothing follows.
     """
 
     context: np.ndarray
@@ -40,15 +40,15 @@ class Grams:
 class Automaton:
     """The n-grams as C contexts and A arcs between them; an arc is an n-gram.
 
-    Context 0 is the empty one, and a token of V has an arc there. There are contexts for what a
-    prediction can depend on: n-grams that others continue, or whose back-off weight is not 1.
+    Context 0 is the empty one, with an arc for each of the V tokens. Every n-gram that a prediction
+    can depend on is a context: one that others continue, or whose back-off weight is not 1.
 
     Attributes:
         keys: (A,) int64 ascending, context * V + token of each arc.
         log_probabilities: (A,) float32.
-        targets: (A,) int32, the context after the arc: the longest that the text ends with; after
-            EOS it is that of <s>.
-        starts: (C + 1,) int64, where the arcs of a context begin, and end.
+        targets: (A,) int32, the context after the arc: the longest one that the text ends with.
+            After EOS it is the context of <s>.
+        starts: (C + 1,) int64, the arcs of context c are those from starts[c] to starts[c + 1] - 1.
         log_backoffs: (C,) float32; 0 for the empty context.
         suffixes: (C,) int32, the longest context that this one ends with; 0 for the empty one.
     """
@@ -62,7 +62,7 @@ class Automaton:
 
 
 def uniform_unigrams(vocabulary: int) -> Grams:
-    """Order 1 alone, all V tokens but START equally likely."""
+    """N-grams of order 1 in which all V tokens but START are equally likely."""
     log_prob = np.full(vocabulary, -np.log(vocabulary - 1))
     log_prob[START] = -np.inf
     tokens = np.arange(vocabulary)
@@ -70,7 +70,7 @@ def uniform_unigrams(vocabulary: int) -> Grams:
 
 
 def automaton(orders: Sequence[Grams]) -> Automaton:
-    """Joins the orders, from 1 up. A context may lack any of its suffixes, never a prefix."""
+    """Joins the n-grams of orders 1 and up; prefixes of a context must exist, suffixes need not."""
     vocabulary = len(orders[0].token)
     # Node 0 is the empty n-gram, then come the n-grams, order by order.
     first = np.cumsum([1] + [len(grams.token) for grams in orders])
@@ -99,7 +99,7 @@ def automaton(orders: Sequence[Grams]) -> Automaton:
 
 
 def find_keys(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending keys (A,), wanted (N,) -> their places (N,), and whether they are there at all."""
+    """Ascending keys (A,), wanted keys (N,) -> (N,) their positions, (N,) whether they exist."""
     if not len(keys):
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)  # (N,)
@@ -109,7 +109,7 @@ def find_keys(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _suffixes(keys: np.ndarray, vocabulary: int, first: np.ndarray) -> np.ndarray:
     """Keys (A,) of the arcs between nodes -> the longest proper suffix of each node, (A + 1,).
 
-    The suffix of hw is that of h, or a suffix of it, and w (Aho and Corasick 1975).
+    The suffix of hw is w after the longest suffix of h that w can follow (Aho and Corasick 1975).
     """
     suffix = np.zeros(len(keys) + 1, dtype=np.int64)
     for begin, end in zip(first[1:-1], first[2:], strict=True):

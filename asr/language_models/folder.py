@@ -23,13 +23,13 @@ LANGUAGE_MODEL = "language_model.json"
 
 @dataclass
 class TrainedLanguageModel:
-    """A language model with what it takes to use it.
+    """A language model with its tokenizer, normaliser and description.
 
     Attributes:
-        model: in eval mode once loaded.
-        component: class and options.
-        tokenizer, normaliser: of the text that it knows.
-        summary: how and for how much it was trained.
+        model: the model, in eval mode once loaded.
+        component: class and options of the model.
+        tokenizer, normaliser: tokenizer and normaliser of its text.
+        summary: settings and cost of the training.
     """
 
     model: LanguageModel
@@ -53,12 +53,12 @@ def save_language_model(trained: TrainedLanguageModel, folder: Path) -> None:
 def load_language_model(
     path: str | Path, device: str | torch.device = "cpu", allow_code: bool = False
 ) -> TrainedLanguageModel:
-    """Reads the language model of a folder or, its best one, of a run.
+    """Reads the language model of a model folder, or the best one of a run folder.
 
     ``allow_code`` says whether a class that is not shipped may be imported.
 
     Raises:
-        ValueError: none there, or its files are damaged or do not fit together.
+        ValueError: there is no language model, or its files are damaged or do not match.
     """
     path = Path(path)
     folder = find_folder(path, LANGUAGE_MODEL)

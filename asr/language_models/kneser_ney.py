@@ -24,7 +24,7 @@ from asr.language_models.backoff import START, Grams
 
 logger = logging.getLogger(__name__)
 
-FALLBACK = (0.5, 1.0, 1.5)  # discounts where the data define none; those of lmplz
+FALLBACK = (0.5, 1.0, 1.5)  # discounts if the data define none, as in lmplz
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Counts:
         context: (G,) row of the order below that has all tokens but the last; 0 for order 1.
         token: (G,) the last token.
         suffix: (G,) row of the order below that has all tokens but the first; 0 for order 1.
-        occurrences: (G,) how often it occurs; 0 for START.
+        occurrences: (G,) number of occurrences; 0 for START.
     """
 
     context: np.ndarray
@@ -47,19 +47,19 @@ class Counts:
 def estimate(
     sentences: Iterable[Sequence[int]], vocabulary: int, order: int, prune: int = 0
 ) -> list[Grams]:
-    """The n-grams of orders 1 to ``order``.
+    """Estimates the n-grams of orders 1 to ``order``.
 
-    Time is that of sorting the text once per order; memory some 100 bytes per token.
+    The text is sorted once per order; memory is about 100 bytes per token.
 
     Args:
-        sentences: token ids without EOS; read once. UNKNOWN counts as any other token.
-        vocabulary: V, BLANK and EOS included.
-        order: of the longest n-grams.
+        sentences: token ids without EOS; read once. UNKNOWN counts like any other token.
+        vocabulary: number V of token ids, including BLANK and EOS.
+        order: order of the longest n-grams.
         prune: n-grams of order 3 and above are left out if they occur at most this number of times.
             Their probability goes to the back-off, as with ``lmplz --prune 0 0 prune``.
 
     Raises:
-        ValueError: there are no sentences, or ids that are no tokens.
+        ValueError: there are no sentences, or an id is not a token.
     """
     counts = _count(*_text(sentences, vocabulary), vocabulary, order)
     kept = [np.ones(len(these.token), bool) for these in counts[:2]]
@@ -80,9 +80,9 @@ def estimate(
 def _interpolate(
     counts: Counts, adjusted: np.ndarray, kept: np.ndarray, lower: np.ndarray, contexts: int, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The probabilities (G,) of n-grams that are kept, the back-off weights of (contexts,).
+    """The probabilities (G,) of the kept n-grams, and the back-off weights (contexts,).
 
-    ``lower`` are the probabilities of the order below; a context that nothing follows has weight 1.
+    ``lower`` are the probabilities of the order below; a context without followers has weight 1.
     """
     discount = _discounts(adjusted, n)[np.minimum(adjusted, 3)]  # (G,)
     total = np.bincount(counts.context, adjusted, contexts)
@@ -98,7 +98,7 @@ def _kept(
     probabilities: list[np.ndarray],
     backoffs: list[np.ndarray],
 ) -> list[Grams]:
-    """The n-grams that are kept. No n-gram occurs more often than its context: that is kept too."""
+    """The kept n-grams; their contexts are kept too, because a context is at least as frequent."""
     orders = []
     rows = np.zeros(1, dtype=np.int64)  # new row of each n-gram of the order below
     for these, stay, probability, backoff in zip(
@@ -113,9 +113,9 @@ def _kept(
 
 
 def _text(sentences: Iterable[Sequence[int]], vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
-    """All sentences behind each other, with <s> and EOS, and how far each token is from its end.
+    """All sentences joined, with <s> and EOS, and the distance of each token from the end.
 
-    Both are (M,); the last of a sentence has distance 1.
+    Both are (M,); the last token of a sentence has distance 1.
     """
     lengths: list[int] = []
 
@@ -144,8 +144,8 @@ def _text(sentences: Iterable[Sequence[int]], vocabulary: int) -> tuple[np.ndarr
 def _count(text: np.ndarray, left: np.ndarray, vocabulary: int, order: int) -> list[Counts]:
     """(M,) tokens, (M,) distances from the sentence's end -> the n-grams of each order.
 
-    An n-gram is named by the row of its first n - 1 tokens and its last token: one int64 for any
-    order and vocabulary, so that sorting integers finds all that are equal.
+    An n-gram is identified by the row of its first n - 1 tokens and its last token. This is one
+    int64 for any order and vocabulary, so sorting integers finds equal n-grams.
     """
     tokens = np.arange(vocabulary)
     occurrences = np.bincount(text, minlength=vocabulary)
@@ -174,11 +174,11 @@ def _adjusted(counts: Counts, longer: Counts | None) -> np.ndarray:
 
 
 def _discounts(adjusted: np.ndarray, order: int) -> np.ndarray:
-    """(G,) adjusted counts -> (4,) what is taken off a count of 0, 1, 2, and 3 or more.
+    """(G,) adjusted counts -> (4,) discounts of a count of 0, 1, 2, and 3 or more.
 
-    Equation 26 of Chen and Goodman. It has no usable value where no n-gram, or too few, have
-    one of the counts 1 to 3: in small texts, and among the few n-grams of low orders that
-    characters make.
+    Equation 26 of Chen and Goodman. It gives no usable value if too few n-grams have one of the
+    counts 1 to 3, as in small texts and among n-grams of characters of low order; FALLBACK is used
+    then.
     """
     n1, n2, n3, n4 = np.bincount(adjusted[adjusted < 5], minlength=5)[1:5].tolist()
     if n1 and n2 and n3:

@@ -27,8 +27,8 @@ class LanguageModel(nn.Module, ABC):
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """(N,) last tokens (EOS at the start) -> (N, V) float32 log-probabilities, next state.
 
-        BLANK has log-probability -inf; EOS ends a sentence. Rows may differ in how many tokens they
-        have read. The state that it gets stays as it was. Earlier tokens are never read again.
+        BLANK has log-probability -inf; EOS ends a sentence. Rows may have read different numbers of
+        tokens. The given state is not changed. Earlier tokens are never read again.
         """
 
     @abstractmethod

@@ -39,7 +39,7 @@ class LSTM(LanguageModel):
         self.output = TokenOutput(width, vocabulary)
 
     def start(self, rows: int) -> Cache:
-        """Zeros; see ``lstm_start``."""
+        """A state of zeros; see ``lstm_start``."""
         return lstm_start(self.lstm, rows)
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
@@ -51,12 +51,12 @@ class LSTM(LanguageModel):
         """(B, U), (B,) -> (B, U + 1); see ``LanguageModel.log_probs``."""
         flatten_weights(self.lstm)
         x = dropout(self.embedding(inputs(tokens, lengths)), self.dropout, self.training)
-        # Autocast would run it in float16 on a GPU, in which gradients need to be scaled.
+        # Autocast would run the LSTM in float16 on a GPU, where gradients need to be scaled.
         with torch.autocast(x.device.type, enabled=False):
             y, _ = self.lstm(x)
         return self.output.of(dropout(y, self.dropout, self.training), targets(tokens, lengths))
 
     def flops(self, lengths: list[int]) -> int:
-        """Products of gates and output layer; see ``LanguageModel.flops``."""
+        """FLOPs of the gates and the output layer; see ``LanguageModel.flops``."""
         per_token = self.lstm.num_layers * 16 * self.width**2 + self.output.flops(1)
         return sum(lengths) * per_token

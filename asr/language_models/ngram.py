@@ -15,11 +15,11 @@ from asr.language_models.language_model import LanguageModel
 
 
 class NGram(LanguageModel):
-    """The next token depends on the last ``order`` - 1: interpolated modified Kneser-Ney.
+    """An n-gram model with interpolated modified Kneser-Ney smoothing.
 
-    All tokens seem equally likely until ``fit``, or until the tables are loaded. These are buffers
-    (see ``Automaton``), part of ``state_dict``; ``load_state_dict`` takes them at any size. The
-    state of a row is the number of its context: the longest end of what it has read, of at most
+    All tokens are equally likely until ``fit`` is called or the tables are loaded. The tables are
+    buffers in ``state_dict`` (see ``Automaton``); ``load_state_dict`` accepts them at any size. The
+    state of a row is the number of its context: the longest suffix of its tokens, of at most
     ``order`` - 1 tokens, that the model has. Probabilities over all tokens but BLANK sum to 1.
 
     Args:
@@ -51,12 +51,12 @@ class NGram(LanguageModel):
         """Estimates the tables from sentences of token ids, or reads the file ``arpa``.
 
         Args:
-            sentences: ids from UNKNOWN up, without EOS; unused where there is a file.
-            pieces: how each id is spelt, see ``Tokenizer.pieces``.
+            sentences: ids from UNKNOWN up, without EOS; not used if there is a file.
+            pieces: spelling of each id, see ``Tokenizer.pieces``.
 
         Raises:
-            ValueError: no sentences, ids that are no tokens; no file, a damaged file, one of
-                another order or of another tokenizer.
+            ValueError: there are no sentences, or an id is not a token; the file is missing or
+                damaged, or has another order or tokenizer.
         """
         if self.arpa is None:
             orders = estimate(sentences, self.vocabulary, self.order, self.prune)
@@ -71,7 +71,7 @@ class NGram(LanguageModel):
             setattr(self, name, table.to(self.keys.device))
 
     def start(self, rows: int) -> Cache:
-        """The empty context in N rows."""
+        """The state of N rows with the empty context."""
         return {"context": torch.zeros(rows, dtype=torch.int64, device=self.keys.device)}
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
@@ -80,7 +80,7 @@ class NGram(LanguageModel):
         return self._predict(context), {"context": context}
 
     def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """(B, U), (B,) -> (B, U + 1); see ``LanguageModel``. Computes nothing else than these."""
+        """(B, U), (B,) -> (B, U + 1); see ``LanguageModel``. Looks up only these tokens."""
         B, U = tokens.shape
         real = mask(lengths, U)  # (B, U)
         text = tokens.masked_fill(~real, EOS)
@@ -94,13 +94,13 @@ class NGram(LanguageModel):
         return torch.stack(scores, 1).masked_fill(~mask(lengths + 1, U + 1), 0.0)  # (B, U + 1)
 
     def flops(self, lengths: list[int]) -> int:
-        """None: probabilities are looked up and added; nothing is multiplied."""
+        """Returns 0, because probabilities are looked up and added, not multiplied."""
         return 0
 
     def _chain(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) -> contexts to look into, longest first, and the back-off on the way: (n, N) both.
+        """(N,) -> (n, N) contexts from the longest to the empty one, (n, N) summed back-offs.
 
-        The last is the empty context; where a chain is shorter it is there several times.
+        A shorter chain repeats the empty context at its end.
         """
         contexts = [context]
         for _ in range(self.order - 1):
@@ -110,7 +110,7 @@ class NGram(LanguageModel):
         return chain, nn.functional.pad(paid, (0, 0, 1, 0))
 
     def _read(self, tokens: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) tokens after (N,) contexts -> their log-probabilities and the contexts then."""
+        """(N,) tokens after (N,) contexts -> (N,) log-probabilities, (N,) next contexts."""
         chain, paid = self._chain(context)  # (n, N)
         wanted = chain * self.vocabulary + tokens  # (n, N)
         arc = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)  # (n, N)
@@ -120,13 +120,13 @@ class NGram(LanguageModel):
         return paid + self.log_probabilities[arc], self.targets[arc].long()
 
     def _predict(self, context: Tensor) -> Tensor:
-        """(N,) contexts -> (N, V) log-probabilities of what follows."""
+        """(N,) contexts -> (N, V) log-probabilities of the next token."""
         V = self.vocabulary
         chain, paid = self._chain(context)  # (n, N)
         log_probs = self.log_probabilities[:V] + paid[-1, :, None]  # (N, V) of the empty context
         flat = log_probs.view(-1)
         rows = torch.arange(len(context), device=context.device) * V  # (N,)
-        # Shorter contexts first: longer n-grams are written over them.
+        # Goes from short to long contexts, so that longer n-grams overwrite shorter ones.
         for contexts, spent in zip(chain[:-1].flip(0), paid[:-1].flip(0), strict=True):
             begin = self.starts[contexts]  # (N,)
             size = (self.starts[contexts + 1] - begin).masked_fill(contexts == 0, 0)  # (N,)
@@ -152,7 +152,7 @@ def _make_room(
     unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """Before loading: buffers of the sizes of those that will be copied into them."""
+    """Resizes the buffers before loading to the sizes of the stored tables."""
     for name, buffer in list(module.named_buffers()):
         if prefix + name in state:
             setattr(module, name, buffer.new_empty(state[prefix + name].shape))

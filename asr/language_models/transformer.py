@@ -20,11 +20,11 @@ from asr.layers import (
     targets,
 )
 
-MIN_TOKENS = 16  # tokens, at least, for which a growing cache makes room
+MIN_TOKENS = 16  # smallest number of tokens that a cache has room for
 
 
 class Transformer(LanguageModel):
-    """Embedding, pre-norm layers of causal self-attention with rotary positions, a norm.
+    """A causal Transformer: embedding, pre-norm layers with rotary positions, and a norm.
 
     Args:
         width: width of the model; it must be a multiple of twice the number of heads.
@@ -59,7 +59,7 @@ class Transformer(LanguageModel):
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """(N,) -> (N, V), next state; see ``LanguageModel.step``."""
-        place = cache["read"]  # (N,) where the new token's keys and values go, row by row
+        place = cache["read"]  # (N,) position of the new token's keys and values in each row
         room = cache["past.0"].shape[1]
         if int(place.max()) >= room:
             more = max(MIN_TOKENS, room // 2)
@@ -84,7 +84,7 @@ class Transformer(LanguageModel):
         return self.output.of(self.norm(x), targets(tokens, lengths))
 
     def flops(self, lengths: list[int]) -> int:
-        """Products of attention, feed-forward and output layer; see ``LanguageModel.flops``."""
+        """FLOPs of attention, feed-forward and output layer; see ``LanguageModel.flops``."""
         return sum(
             sum(layer.flops(time) for layer in self.layers) + self.output.flops(time)
             for time in lengths
@@ -92,7 +92,7 @@ class Transformer(LanguageModel):
 
 
 class LanguageModelLayer(nn.Module):
-    """Self-attention and feed-forward: each x + dropout(block(norm(x)))."""
+    """Self-attention and a feed-forward block, each as x + dropout(block(norm(x)))."""
 
     def __init__(self, width: int, *, heads: int, dropout: float) -> None:
         super().__init__()

@@ -4,6 +4,6 @@ import torch
 
 
 def wait_for(device: str | torch.device) -> None:
-    """Returns when a GPU has done all that it was asked to; at once on a CPU."""
+    """Waits until a GPU has finished all its work; returns at once on a CPU."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

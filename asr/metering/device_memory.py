@@ -10,15 +10,15 @@ from asr.items import DeviceError
 
 @contextlib.contextmanager
 def enough_memory(device: torch.device, remedy: str | None) -> Iterator[None]:
-    """Around what may need more memory than a GPU has; a processor's ends the process instead.
+    """Gives a clear error if the block needs more memory than a GPU has; no effect on a CPU.
 
     Args:
-        device: whose memory it is.
-        remedy: what to lower, and what it is now; None: whoever called this knows the remedy, and
-            an error passes as it is.
+        device: device of the computation.
+        remedy: advice for the message: the setting to lower, with its value. None: the error passes
+            unchanged, because an outer caller knows the remedy.
 
     Raises:
-        DeviceError: it did not suffice, with the device and the remedy; or the device has failed.
+        DeviceError: the GPU is out of memory (the message gives the remedy), or has failed.
     """
     if remedy is None:
         yield

@@ -13,7 +13,7 @@ import asr
 
 
 def environment() -> dict[str, Any]:
-    """What a figure depends on beside the recipe: machine, versions, commit, command."""
+    """The conditions of a measurement other than the recipe: machine, versions, commit, command."""
     packages = ("torch", "torchaudio", "lightning", "datasets", "jiwer", "sentencepiece")
     return {
         "asr": asr.__version__,
@@ -29,7 +29,7 @@ def environment() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """None where it is not installed: only corpora of the Hugging Face Hub need ``datasets``."""
+    """The version of a package; None if it is not installed, as ``datasets`` is optional."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -58,12 +58,12 @@ def _git_commit() -> str | None:
 
 
 def cores() -> int:
-    """Those that the scheduler gives to this process."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def processor() -> str:
-    """The processor's name as its maker prints it."""
+    """The name of the CPU model."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         found = re.search(r"model name\s*:\s*(.+)", info.read_text())

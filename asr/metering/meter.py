@@ -24,8 +24,8 @@ PHASES = ("startup", "compilation", "step", "data_wait", "validation", "checkpoi
 HEARTBEAT_SECONDS = 0.25
 COUNTERS = ("audio_seconds", "padded_seconds", "train_flops", "padded_train_flops")
 
-# Dense peak FLOP/s of NVIDIA's data sheets, by the name that the driver gives: products in
-# bfloat16, of float32 rounded to TF32, and of float32.
+# Peak FLOP/s of dense matrix products from NVIDIA's data sheets, by the name that the driver gives:
+# in bfloat16, in float32 rounded to TF32, and in float32.
 HOPPER = {"bf16": 989e12, "tf32": 494e12, "float32": 67e12}
 AMPERE = {"bf16": 312e12, "tf32": 156e12, "float32": 19.5e12}
 PEAK_FLOPS = {
@@ -37,10 +37,10 @@ PEAK_FLOPS = {
 
 
 def process_start() -> float:
-    """Unix time at which this process began; the cost includes the interpreter and imports.
+    """The Unix time at which this process began, so that imports count as cost.
 
-    Runs of a study are forked from a process that has imported everything. The boot time that
-    psutil counts from is rounded to a second.
+    It is read from /proc, because psutil counts from a boot time that is rounded to a second. A run
+    of a study begins when it is forked from the process that has imported everything.
     """
     with contextlib.suppress(OSError, ValueError):
         ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
@@ -50,7 +50,7 @@ def process_start() -> float:
 
 
 class EnergyMeter:
-    """Joules by the driver's total-energy counter (Volta and later); a reason where none is."""
+    """Measures joules with the GPU's energy counter (Volta and later); ``note``: why it cannot."""
 
     def __init__(self, device: torch.device):
         self.note: str | None = None
@@ -72,7 +72,7 @@ class EnergyMeter:
             self.note, self._handle = f"no energy counter: {error}", None
 
     def joules(self) -> float | None:
-        """Since construction; None without a counter."""
+        """The joules used since construction; None if there is no counter."""
         if self._handle is None:
             return None
         return (self._read(self._handle) - self._first) / 1000  # the counter is in mJ
@@ -105,7 +105,7 @@ class Ledger:
         self.precision, self.total, self.writes = precision, total, writes
         self.energy = EnergyMeter(device)
         self.began = process_start() if began is None else began
-        # Seconds are read off a clock that nobody sets; it reads 0 when the process began.
+        # Seconds since the start of the process, by a monotonic clock that no one can set.
         self._zero = time.monotonic() - (time.time() - self.began)
         self.device_name = device_name(device)
         self.peak_flops = PEAK_FLOPS.get(self.device_name, {}).get(precision)  # per second

@@ -7,11 +7,11 @@ import torch
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether float32 products and kernels of a GPU, all of them, round their factors to TF32.
+    """Sets whether all float32 products and kernels of a GPU round their factors to TF32.
 
-    By default cuDNN's recurrent kernels do and matrix products do not: an unfair pair. Set by
-    torch's older switches: Lightning asks one of them when it sets up a GPU, and torch does not
-    answer after its newer ones (``fp32_precision``) were used.
+    By default cuDNN's recurrent kernels round and matrix products do not, which makes comparisons
+    unfair. The function uses torch's older switches, because Lightning reads one of them, which
+    fails after the newer ones (``fp32_precision``) have been set.
     """
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
@@ -19,7 +19,7 @@ def allow_tf32(allowed: bool) -> None:
 
 @contextlib.contextmanager
 def tf32_inside(allowed: bool) -> Iterator[None]:
-    """``allow_tf32`` for the code inside; what held before holds again behind it."""
+    """Calls ``allow_tf32`` for the block, and restores the previous setting after it."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         allow_tf32(allowed)

@@ -286,7 +286,7 @@ def test_a_cut_ogg_is_used_as_far_as_it_goes_and_the_log_says_so(caplog):
         found = audio_file.decode(data[: len(data) // 2], RATE)
     assert RATE < len(found) < 5 * RATE
     [record] = caplog.records
-    assert "ends within a page of Ogg" in record.getMessage()
+    assert "cut within a page of Ogg" in record.getMessage()
 
 
 def test_an_mp3_without_its_last_frames_is_cut_only_if_its_header_counts_them():

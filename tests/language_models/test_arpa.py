@@ -197,7 +197,7 @@ def test_n_grams_with_other_words_are_counted_and_left_out(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         model = loaded(path)
     assert caplog.messages == [
-        f"{path}: left out 1, 2, 0 n-grams of orders 1 to 3: they have words that are no tokens; "
+        f"{path}: left out 1, 2, 0 n-grams of orders 1 to 3, which have words that are not tokens; "
         "probabilities sum to less than 1"
     ]
     reference = loaded(written(tmp_path, TEXT, "without.arpa"))
