@@ -35,7 +35,7 @@ RESAMPLES = 10_000
 DURATION_BINS = 5
 NUM_WORST = 20
 FIGURE = "calibration.png"
-CHOSEN_HERE = "chosen on these very utterances"
+CHOSEN_HERE = "chosen on these same utterances"
 COLUMNS = ("id", "speaker_id", "text", "original_text", "duration")
 SHOWN_FAILURES = 3
 WARM_UP = 4  # utterances recognised before the clock runs
@@ -183,7 +183,7 @@ def evaluation_summary(metrics: dict[str, Any]) -> str:
     for row in wrong:
         lines += [
             f"worst: {row['id']}, WER {100 * row['wer']:.0f} %",
-            f"  said       {row['reference']}",
+            f"  reference  {row['reference']}",
             f"  recognised {row['hypothesis']}",
         ]
     return "\n".join(lines)

@@ -216,8 +216,8 @@ def check_request(
         raise ValueError("--skip-existing needs --output-dir, where the transcripts are")
     if existing == "skip" and "json" not in formats:
         raise ValueError(
-            f"--skip-existing needs json among --formats (now {' '.join(formats)}), which says "
-            "whose the transcripts are; add it, or transcribe all again with --overwrite"
+            f"--skip-existing needs json among --formats (now {' '.join(formats)}), because json "
+            "names the recording; add it, or transcribe all again with --overwrite"
         )
     if window_seconds is not None and window_seconds < 1:
         raise ValueError(f"window_seconds is {window_seconds}; it must be at least 1")

@@ -111,15 +111,15 @@ def disagreement(
         by, together = (content["model"], content["search"]), set(content["formats"])
         least = content.get("min_confidence")
     except (OSError, ValueError, KeyError, TypeError):
-        return "does not say of which recording it is"
+        return "does not name its recording"
     if before is None or recording is None or before.path != recording.path:
-        return f"is of another recording ({whose})"
+        return f"is the transcript of another recording ({whose})"
     if before != recording:
-        return f"is of {whose} as it was before it changed"
+        return f"was made before {whose} changed"
     if by != (labels["model"], labels["search"]):
-        return f"is by another model or search ({', '.join(by)})"
+        return f"was made by another model or search ({', '.join(by)})"
     if least != labels["min_confidence"]:
-        return f"has the words of min_confidence {least}"
+        return f"was made with min_confidence {least}"
     if new := set(labels["formats"]) - together:
         return f"was written without {', '.join(sorted(new))}"
     return None

@@ -122,9 +122,9 @@ def tune_decoding(
         OSError: the folder cannot be written.
     """
     if "test" in split.lower():
-        raise ValueError(f"--split {split}: results are reported on it; tune on validation")
+        raise ValueError(f"--split {split}: this split is for final results; tune on validation")
     if trials < 1:
-        raise ValueError(f"--trials {trials}: at least 1 is needed, the default")
+        raise ValueError(f"--trials {trials}: expects 1 or more; the first trial is the default")
     kind = type(model.search) if model.search.ranges else Beam
     started = time.perf_counter()
     data = SplitReader(corpus_folder, split, model.features.sample_rate)
@@ -132,7 +132,9 @@ def tune_decoding(
 
     def encode_rows(batch: Sequence[int]) -> Encoded:
         waves = [data.wave(row) for row in batch]
-        return encode_waves(model, waves, f"{lower}, or take a smaller split; it is held encoded")
+        return encode_waves(
+            model, waves, f"{lower}, or use a smaller split: memory holds all of it"
+        )
 
     encoded = list(attempt_each(encode_rows, data.batches(batch_seconds), data.fail))
     numbers = sorted(itertools.chain(*(batch for batch, _ in encoded)))
@@ -263,7 +265,7 @@ def tuning_summary(result: dict[str, Any]) -> str:
     before, after = confidence["before"], confidence["cross_fitted"]
     lines.append(
         f"confidences of {before['count']} words "
-        f"{'calibrated' if confidence['kept'] else 'left as they are, which is better'}: "
+        f"{'calibrated' if confidence['kept'] else 'left as they are (no improvement)'}: "
         f"calibration error {before['ece']:.3f} -> {after['ece']:.3f}, normalised cross entropy "
         f"{before['nce']:.3f} -> {after['nce']:.3f} ({confidence['folds']}-fold cross-fitting)"
     )

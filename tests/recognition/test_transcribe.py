@@ -456,7 +456,7 @@ def test_a_transcript_with_other_words_is_not_taken_for_this_one(tmp_path):
     options = {"output_dir": tmp_path, "formats": ("json",)}
     transcribe(CodedSpeech(), [path], min_confidence=0.5, **options)
     [result] = transcribe(CodedSpeech(), [path], existing="skip", **options)
-    assert "a.json has the words of min_confidence 0.5" in result.error
+    assert "a.json was made with min_confidence 0.5" in result.error
 
 
 @pytest.mark.parametrize(
@@ -562,10 +562,10 @@ def changed(path):
 @pytest.mark.parametrize(
     ("change", "options", "reason"),
     [
-        (changed, {}, "a.json is of .*a.wav as it was before it changed; --overwrite"),
-        (lambda path: save(path, speak("other")), {}, "a.json is of .*a.wav as it was before"),
+        (changed, {}, "a.json was made before .*a.wav changed; --overwrite"),
+        (lambda path: save(path, speak("other")), {}, "a.json was made before .*a.wav changed"),
         (None, {"model_name": "runs/b"}, r"by another model or search \(runs/a, Greedy\(beam=1\)"),
-        (None, {"model": CodedSpeech(search=Other())}, "is by another model or search"),
+        (None, {"model": CodedSpeech(search=Other())}, "was made by another model or search"),
         (None, {"formats": ("json", "txt")}, "a.json exists but no a.txt; --overwrite replaces it"),
     ],
 )
@@ -596,7 +596,7 @@ def test_a_transcript_of_another_recording_of_the_same_name_is_an_error(tmp_path
     model = CodedSpeech()
     [result] = transcribe(model, [second], output_dir=out, formats=kinds, existing="skip")
     assert result.error == (
-        f"{out}/001.json is of another recording ({first}); "
+        f"{out}/001.json is the transcript of another recording ({first}); "
         "--overwrite replaces it, another --output-dir keeps both"
     )
     assert model.batches == []
@@ -604,7 +604,7 @@ def test_a_transcript_of_another_recording_of_the_same_name_is_an_error(tmp_path
     spoken = io.TextIOWrapper(io.BytesIO(audio_bytes(speak("one"))))
     monkeypatch.setattr(sys, "stdin", spoken)
     [piped] = transcribe(model, ["-"], output_dir=out, formats=("json",), existing="skip")
-    assert "stdin.json is of another recording" in piped.error
+    assert "stdin.json is the transcript of another recording" in piped.error
 
 
 def test_a_text_that_the_json_beside_it_does_not_know_may_be_another_s(tmp_path):
@@ -623,7 +623,7 @@ def test_a_json_file_of_another_kind_tells_nothing(tmp_path, content):
     (tmp_path / "a.json").write_text(content, encoding="latin-1")
     options = {"output_dir": tmp_path, "formats": ("json",)}
     [result] = transcribe(CodedSpeech(), [path], existing="skip", **options)
-    assert "a.json does not say of which recording it is; --overwrite" in result.error
+    assert "a.json does not name its recording; --overwrite" in result.error
 
 
 def test_a_file_that_vanishes_is_an_error_of_its_own(tmp_path, monkeypatch):

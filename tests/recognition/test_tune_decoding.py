@@ -77,7 +77,7 @@ def test_an_evaluation_says_when_it_is_of_what_was_tuned_on(folder, corpus, tmp_
     for split in ("validation", "test"):
         metrics = evaluate(load_model(folder), corpus, split, output=tmp_path, progress=False)
         assert metrics["tuned_on_it"] == (split == "validation")
-        assert ("chosen on these very utterances" in evaluation_summary(metrics)) == metrics[
+        assert ("chosen on these same utterances" in evaluation_summary(metrics)) == metrics[
             "tuned_on_it"
         ]
 
@@ -97,7 +97,7 @@ def test_what_was_tried_and_what_it_cost_stand_beside_the_model(folder, corpus):
 
 @pytest.mark.parametrize(
     ("where", "said"),
-    [("encode", "take a smaller split"), ("search", "the beam, which is 8")],
+    [("encode", "use a smaller split"), ("search", "the beam, which is 8")],
 )
 def test_running_out_of_memory_says_what_to_lower_and_leaves_the_model(
     folder, corpus, monkeypatch, where, said
@@ -131,7 +131,7 @@ def test_an_utterance_that_cannot_be_decoded_is_named_and_the_others_are_tuned_o
 
 def test_results_are_never_tuned_on_test(folder, corpus):
     for split in ("test", "test-other", "Test", "small_test"):
-        with pytest.raises(ValueError, match=f"--split {split}: results are reported on it"):
+        with pytest.raises(ValueError, match=f"--split {split}: this split is for final results"):
             tune(folder, corpus, split=split)
     with pytest.raises(ValueError, match="--trials 0"):
         tune(folder, corpus, trials=0)
