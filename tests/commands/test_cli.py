@@ -441,7 +441,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     ),
     "tune-decoding: a search": (
         "tune-decoding {run} --search Greedy",
-        "--search Greedy: the search is what is chosen here; leave it out",
+        "--search Greedy: tune-decoding chooses the search itself; leave it out",
     ),
     "evaluate: wrong number": (
         "evaluate {run} --batch-seconds -3",
