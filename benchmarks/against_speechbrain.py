@@ -1,32 +1,45 @@
-"""Seconds per training step and per decoded second of audio, here and in SpeechBrain.
+"""Compares asr and SpeechBrain: seconds per training step and per decoded second of audio.
 
-``scripts/benchmark_speechbrain`` makes the environment and runs this. What is kept equal, and how:
+``scripts/benchmark_speechbrain`` makes the environment and runs this module. The comparison keeps
+these things equal:
 
-- Input: the same padded log-mel tensors; features are not timed. 16 utterances of 5 to 10 s.
-- Models: the sizes of recipes/encoders/*-small.yaml on both sides, parameters within 5 %. The
-  front end is SpeechBrain's ConvolutionFrontEnd with our two convolutions (kernel 3, stride 2, 32
-  channels, ReLU, no norm, no dropout) and a linear layer: one frame per 4 on both sides. Then
-  nnet.RNN.LSTM and an AttentionalRNNDecoder (LSTM cells, location-aware attention, whose context
-  has its inner width, hence ours has too), or a pre-norm TransformerASR.
-- Training: 0.7 cross-entropy (smoothed by 0.1) + 0.3 CTC, in SpeechBrain the functions of its
-  recipes; dropout 0.1; forward, backward and a step of the same AdamW. SpeechBrain's modules are
-  called without its training loop.
-- Decoding: features to tokens, in eval mode. Weights are random, so on both sides the end of
-  sentence is excluded until an utterance has as many tokens as its transcript and certain then:
-  both take the same steps and write the same number of tokens, which is checked. Greedy search has
-  no CTC because SpeechBrain's has none; beam search gives it 0.3, with one or eight hypotheses.
-- Device: a CPU, or with ``--device cuda`` a GPU, where float32 products are rounded to TF32 and the
-  optimiser is torch's fused one, for both sides; ``--batch`` utterances.
-- Time: everything of a group takes its turn, round after round, after one round that is not
-  counted (none before beam 8); medians of wall time, and the range over rounds of ours / theirs.
+- Input: both sides get the same padded log-mel tensors of 16 utterances of 5 to 10 s. The time of
+  the features is not measured.
+- Models: both sides have the sizes of recipes/encoders/*-small.yaml, and their numbers of
+  parameters differ by at most 5 %. SpeechBrain's front end is its ConvolutionFrontEnd with the two
+  convolutions of asr (kernel 3, stride 2, 32 channels, ReLU, no norm, no dropout) and a linear
+  layer. Both front ends make one output frame from 4 input frames. SpeechBrain's encoder and
+  decoder are either nnet.RNN.LSTM and an AttentionalRNNDecoder (LSTM cells, location-aware
+  attention), or a pre-norm TransformerASR. The context of the AttentionalRNNDecoder has the
+  decoder's inner width, so the context of asr has this width, too.
+- Training: the loss is 0.7 cross-entropy (label smoothing 0.1) + 0.3 CTC, computed in SpeechBrain
+  by the functions of its recipes. Dropout is 0.1. A step is the forward pass, the backward pass
+  and an update of the same AdamW. SpeechBrain's modules are called without its training loop.
+- Decoding: the input is features and the output is tokens, in eval mode. The weights are random.
+  Therefore both sides exclude the end of sentence until an utterance has as many tokens as its
+  transcript, and force the end of sentence then. Both sides take the same number of steps and
+  write the same number of tokens, which is checked. Greedy search runs without CTC because
+  SpeechBrain's greedy search has none. Beam search gives CTC a weight of 0.3, with one or eight
+  hypotheses.
+- Device: the device is a CPU, or a GPU with ``--device cuda``. On a GPU both sides round float32
+  products to TF32 and use the fused optimiser of torch. ``--batch`` sets the number of utterances.
+- Time: the members of a group take turns in every round. The first round is not counted (beam 8
+  has no such round). The results are the median wall time, and the range over rounds of the ratio
+  of asr's time to SpeechBrain's.
 
-What differs, and remains: SpeechBrain's LSTM has no norms, no residuals, and as its CRDNN calls it
-no lengths, so that its backward direction reads padding first ("packed": with lengths, the work
-that ours does). Its front end pads by reflection, ours by zeros. Its location-aware attention
-passes no gradient to the alignment before, ours does. Its Transformer also drops attention weights
-("attention undropped": not), has rotary positions in the encoder only, or sinusoidal ones
-("regularMHA", its default). Its CTC scores the 16 best tokens of each hypothesis ("all tokens": the
-vocabulary, as ours).
+These differences remain:
+
+- SpeechBrain's LSTM has no norms and no residual connections. SpeechBrain's CRDNN calls the LSTM
+  without lengths, so its backward direction reads the padding first. The variant "packed" gives it
+  lengths, which is the work that asr does.
+- SpeechBrain's front end pads by reflection. The front end of asr pads with zeros.
+- SpeechBrain's location-aware attention passes no gradient to the previous alignment. The
+  attention of asr does.
+- SpeechBrain's Transformer also applies dropout to the attention weights. The variant "attention
+  undropped" does not. It has rotary positions in the encoder only. The variant "regularMHA",
+  SpeechBrain's default, has sinusoidal positions.
+- SpeechBrain's CTC scores the 16 best tokens of each hypothesis. The variant "all tokens" scores
+  the whole vocabulary, as asr does.
 """
 
 import argparse

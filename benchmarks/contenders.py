@@ -1,4 +1,4 @@
-"""The models that are compared: ours and SpeechBrain's, of the same sizes, on the same batch."""
+"""Builds the models of asr and SpeechBrain that a benchmark compares: same sizes, same batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The table of encoder recipes: writes recipes/encoders/README.md.
+"""Writes the table of encoder recipes to recipes/encoders/README.md.
 
 python -m benchmarks.encoder_table
 """
@@ -16,11 +16,19 @@ SIZES = ("tiny", "small", "base", "large")
 SECONDS = 15  # a long sentence of LibriSpeech
 TEXT = f"""# Encoder recipes
 
-Name and size: `asr train TASK --encoder NAME-SIZE`. Encoders of one size have
-the same number of parameters within 5 %, subsampling included (80 mel bins; 40 for tiny). GFLOP:
-one forward pass per second of audio, in an utterance of {SECONDS} s; an upper bound where what is
-computed depends on the audio (`universal`, `hierarchical-gated`). Look-ahead: encoder frames of
-40 ms. Written by `python -m benchmarks.encoder_table`.
+`asr train TASK --encoder NAME-SIZE` trains a task with one of these encoders. Encoders of one size
+have the same number of parameters within 5 %, subsampling included. The sizes small, base and large
+expect 80 mel bins, and tiny expects 40.
+
+The columns of the table:
+
+- M: millions of parameters.
+- GFLOP/s: GFLOP of one forward pass per second of audio, in an utterance of {SECONDS} s. The number
+  is an upper bound for `universal` and `hierarchical-gated`, whose computation depends on the
+  audio.
+- look-ahead: future encoder frames of 40 ms that an output frame can depend on.
+
+`python -m benchmarks.encoder_table` writes this page.
 
 """
 

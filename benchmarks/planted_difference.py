@@ -1,4 +1,4 @@
-"""Errors made up with a known truth: how often the verdict is wrong, and how often it finds it.
+"""Measures the error rates of the statistics on made-up errors whose true difference is known.
 
 python -m benchmarks.planted_difference --repetitions 1000
 """

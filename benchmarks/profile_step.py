@@ -1,20 +1,25 @@
-"""One training step of every encoder, as `asr train` takes it: its cost, and where the time goes.
+"""Measures what one training step of each encoder costs, and where the time goes.
 
 python -m benchmarks.profile_step --size small --output runs/profile [--key.path value ...]
 
-Keys are those of a recipe, as for `asr train`. ``--updates`` updates are taken ``--warm`` times, on
-the same batches, and then timed in the ledger of a run, which gives audio-hours per device-hour,
-the utilisation of the device, memory, joules and the share of data wait: on a GPU an update in a
-shape that was never seen may take twice as long, and in a long run few are. Then the average model
-encodes the longest batch ``--repeats`` times, and the last update is profiled once more:
+The keys are those of a recipe, as for `asr train`, and a step is the same as in `asr train`. The
+benchmark takes ``--updates`` updates ``--warm`` times and then repeats the same batches under the
+ledger of a run. The ledger gives audio-hours per device-hour, the utilisation of the device,
+memory, joules and the share of data wait. The warm-up matters because on a GPU an update may take
+twice as long the first time a batch shape occurs, and in a long run few shapes are new. Then the
+averaged model encodes the longest batch ``--repeats`` times. Last, the profiler repeats the last
+update and gives these numbers:
 
-- kernels: that the update launched on the GPU; on a CPU, operators that called no other operator.
-- idle: share of the update's seconds in which no kernel ran, the union of their intervals taken.
-- launch: share of them that the CPU spent in the driver's calls that launch kernels and copies.
+- kernels: number of kernels that the update launched on the GPU. On a CPU: number of operators
+  that called no other operator.
+- idle: share of the seconds of the update in which no kernel ran (from the union of the intervals
+  of all kernels).
+- launch: share of the seconds of the update that the CPU spent in the driver calls that launch
+  kernels and copies.
 
-The profiler itself slows the CPU, so idle and launch are upper bounds. On a CPU both are not
-defined, and the peak of memory is that of the process until then. Every encoder is a line of
-steps.jsonl, and one that is there is not measured again.
+The profiler itself slows the CPU, so idle and launch are upper bounds. They are not defined on a
+CPU, where the peak of memory is the peak of the process so far. Every encoder is a line of
+steps.jsonl. The benchmark does not measure an encoder again that the file contains.
 """
 
 import argparse

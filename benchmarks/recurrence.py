@@ -1,15 +1,18 @@
-"""A recurrent layer over utterances of different lengths: five ways to call cuDNN.
+"""Compares five ways to call cuDNN for a recurrent layer on utterances of different lengths.
 
 python -m benchmarks.recurrence --device cuda --output runs/recurrence.json
 
-- packed: both directions in one call over a packed sequence, as torch offers it.
-- one call: both directions over padded frames, without regard for their lengths.
-- padded: the same, but padding leaves a zero state at zero (asr/kernels/padded_cudnn.py).
-- twice: a call for each direction, the backward one over utterances reversed in their lengths.
-- forward alone: one direction over padded frames.
+- packed: one call computes both directions over a packed sequence, as torch offers it.
+- one call: one call computes both directions over padded frames and ignores the lengths.
+- padded: the same as "one call", but padding keeps a zero state at zero
+  (asr/kernels/padded_cudnn.py).
+- twice: each direction has a call of its own. The backward direction gets each utterance reversed
+  within its length.
+- forward alone: one call computes the forward direction over padded frames.
 
-Lengths are drawn evenly from half of the longest to all of it. Milliseconds are medians of
-``--repeats`` calls, the ways taking turns: see ``asr.probes.instrument.alternate``.
+Lengths are drawn uniformly between half of the longest length and the longest length. Milliseconds
+are medians of ``--repeats`` calls, and the ways take turns: see
+``asr.probes.instrument.alternate``.
 """
 
 import argparse

@@ -1,16 +1,20 @@
-"""What a search gains from a batch, and what a token costs as its prefix grows; on CPU.
+"""Measures how much batching speeds up a search on a CPU, and how the time per token grows.
 
     python benchmarks/search_throughput.py --threads 1
 
-- Decoders: random weights, encoder frames of 384, 500 tokens. Those of 5 M parameters; "small":
-  those of the models that have about 5 M with their encoders (against_speechbrain.py). CTC weighs
-  0.3 beside the attention decoders. Encoder frames are noise and not timed.
-- Batch: 16 utterances of 5 to 10 s at one frame per 40 ms. The end of sentence is excluded until an
-  utterance has 4.5 tokens a second and certain then, alone as in the batch: the same work, checked.
-- Time: one utterance after another, then all in one call, round after round, after one round that
-  is not counted. Medians over rounds of wall time, and of the ratio within a round.
-- Growth: one utterance of 40 s and 400 tokens. Seconds from step to step, median over rounds, and
-  the least-squares line through them: its value at an empty prefix, and its slope.
+- Decoders: the weights are random, encoder frames have 384 dimensions, and the vocabulary has 500
+  tokens. Decoders of one group have 5 M parameters. Decoders named "small" belong to models that
+  have about 5 M parameters with their encoders (against_speechbrain.py). CTC has a weight of 0.3
+  beside the attention decoders. Encoder frames are noise, and their computation is not timed.
+- Batch: 16 utterances of 5 to 10 s have one frame per 40 ms. The search excludes the end of
+  sentence until an utterance has 4.5 tokens per second, and forces the end of sentence then. An
+  utterance alone therefore takes the same steps as in the batch, which is checked.
+- Time: a round decodes one utterance after another, then all utterances in one call. The first
+  round is not counted. The results are medians over rounds of wall time, and of the ratio within a
+  round.
+- Growth: the benchmark decodes one utterance of 40 s to 400 tokens. It takes the seconds from step
+  to step as a median over rounds and fits a least-squares line. The line gives the time at an
+  empty prefix and its slope.
 """
 
 import argparse
