@@ -18,7 +18,7 @@ import soundfile
 log = logging.getLogger(__name__)
 
 Reason = Literal["unreadable", "truncated", "no samples", "not finite"]
-Block = tuple[int, np.ndarray]  # rate in Hz, (N, channels) float32 in [-1, 1]
+Block = tuple[int, np.ndarray]  # sample rate in Hz; (N, channels) float32 samples in [-1, 1]
 
 # FLAC files of these sizes, such as the utterances of prepared corpora, are decoded at once.
 FLAC_BYTES, FLAC_FRAMES = 2_000_000, 1 << 23
@@ -52,7 +52,7 @@ COUNTED = {
     "ape",
     "au",
     "nistsphere",
-}  # FFmpeg knows how many samples
+}  # FFmpeg reads the number of samples of these formats
 # The first bytes of an Ogg page, which can begin a part (chained Ogg, RFC 3533, section 4), and of
 # each FLAC file in a file that was joined by cat.
 PARTS = {
@@ -99,7 +99,7 @@ def blocks(stream: BinaryIO, name: str) -> Iterator[Block]:
                 seconds += len(samples) / rate
                 yield rate, samples
     except AudioError:
-        if not cut:  # otherwise the cut is the reason
+        if not cut:  # a truncated file is reported below instead
             raise
     if cut:
         raise _truncated(name, there, promised, "bytes of samples", seconds)
@@ -123,7 +123,7 @@ def _length(stream: BinaryIO, size: int) -> tuple[int, int]:
         return _mp3_length(stream, size)
     start, length = _chunk(stream, size, *CHUNKS[kind])
     if kind in (b"RF64", b"BW64") and length == 0xFFFFFFFF:
-        stream.seek(28)  # in the chunk ds64, which comes first
+        stream.seek(28)  # the length is in the first chunk, ds64
         length = int.from_bytes(stream.read(8), "little", signed=True)
     streamed = not 0 < length < 1 << 62 or -length % (1 << 31) <= STREAMED_MARGIN
     return start, 0 if streamed else length
@@ -208,19 +208,19 @@ def _parts(stream: BinaryIO, size: int, start: int, promised: int, name: str) ->
 
 
 def _starts(stream: BinaryIO, size: int, magic: bytes, name: str) -> list[int]:
-    """Where the parts of a file begin."""
-    found: dict[int, int] = {}  # place -> sixth byte, in Ogg the kind of a page
+    """The positions at which the parts of a file begin."""
+    found: dict[int, int] = {}  # position -> sixth byte; in Ogg, it is the kind of the page
     for place in range(0, size, SCAN_BYTES):
         stream.seek(place)
-        data = stream.read(SCAN_BYTES + 7)  # a pattern that begins here may end behind
+        data = stream.read(SCAN_BYTES + 7)  # a pattern may continue after these bytes
         found |= {place + match.start(): match[0][5] for match in PARTS[magic].finditer(data)}
     starts = set(found)
     if magic == b"OggS":
         last = max(found, default=0)
         if last + _page_bytes(stream, last) > size:
             log.warning("%s was cut within a page of Ogg; only the sound before is used", name)
-        starts = {start for start, kind in found.items() if kind & 2}  # of a stream
-        # Streams side by side (sound and video) begin on consecutive pages; they are one part.
+        starts = {start for start, kind in found.items() if kind & 2}  # first pages of streams
+        # Parallel streams (sound and video) begin on consecutive pages; they are one part.
         starts -= {start + _page_bytes(stream, start) for start in starts}
     return sorted({0, *starts})
 
@@ -300,7 +300,7 @@ def _by_ffmpeg(part: _Part, name: str) -> Iterator[Block]:
         if stream is None or stream.codec_context is None:
             raise AudioError(f"{name} holds no sound of a known kind; give another file")
         count = damaged = 0
-        gaps, end, rate = 0.0, None, stream.rate  # seconds; only they show a lost page of Ogg
+        gaps, end, rate = 0.0, None, stream.rate  # seconds; a lost page of Ogg gives no error
         for packet in _packets(container, stream, name):
             try:
                 frames = packet.decode()

@@ -30,12 +30,12 @@ class Memory:
             control: uniform (every n-th frame) or random.
         threshold: for last_kept and previous: a frame is stored if its cosine similarity is below
             the threshold; above 1 every frame is stored.
-        rate: for uniform and random: share of frames to store. For learned: target of the share of
-            frames stored.
-        gap: for last_kept: number of frames after which a frame is stored in any case.
-        skipped: what becomes of frames that are not stored: drop, or merge into the vector stored
-            last. That vector is then the mean of its frames, and attention counts it once per frame
-            (Bolya et al. 2023).
+        rate: for uniform and random: share of frames to store. For learned: target of this share.
+        gap: for last_kept: a frame is always stored if the last stored frame is this many frames
+            before it.
+        skipped: use of frames that are not stored: drop, or merge into the last stored vector. A
+            merged vector is the mean of its frames; attention counts it once per frame (Bolya et
+            al. 2023).
     """
 
     gate: Literal["last_kept", "previous", "learned", "uniform", "random"]

@@ -31,8 +31,8 @@ class Call(NamedTuple):
     """One direction of one ``nn.LSTM`` or ``nn.GRU`` layer over a padded batch.
 
     Attributes:
-        dtype: of input and weights.
-        inputs: width of a frame.
+        dtype: data type of the input and the weights.
+        inputs: width of an input frame.
         cells: number of hidden units.
         batch: number of utterances.
     """
@@ -71,15 +71,15 @@ def algorithm(call: Call, gpu: GPU = GPU(), *, backward: bool = False) -> Choice
         (call.dtype == torch.float16, f"{NAMES.get(call.dtype, call.dtype)} is not fp16"),
         (
             call.cells <= 1024 and call.cells % 128 == 0,
-            f"{call.cells} cells are not a multiple of 128 up to 1024",
+            f"the number of cells, {call.cells}, is not a multiple of 128 up to 1024",
         ),
-        (call.inputs % 128 == 0, f"an input of {call.inputs} is not a multiple of 128"),
+        (call.inputs % 128 == 0, f"the input width {call.inputs} is not a multiple of 128"),
         (gpu.capability >= (8, 0), "compute capability {}.{} is below 8.0".format(*gpu.capability)),
-        (gpu.capability != (8, 6), "of compute capability 8.6"),
-        (gpu.multiprocessors >= 98, f"{gpu.multiprocessors} multiprocessors are fewer than 98"),
+        (gpu.capability != (8, 6), "torch excludes compute capability 8.6"),
+        (gpu.multiprocessors >= 98, f"{gpu.multiprocessors} multiprocessors are less than 98"),
         (
             call.batch % ROWS == 0 and call.batch <= MOST_ROWS,
-            f"a batch of {call.batch} is not a multiple of {ROWS} up to {MOST_ROWS}",
+            f"the batch size {call.batch} is not a multiple of {ROWS} up to {MOST_ROWS}",
         ),
     ):
         if not holds:

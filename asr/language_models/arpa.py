@@ -27,9 +27,9 @@ COUNT_LINE = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)")  # n-grams of an order
 
 @dataclass
 class OrderSection:
-    """The n-grams of one order in the order of the file: a row each, logarithms to the base 10."""
+    """The n-grams of one order, one per row as in the file; logarithms are to the base 10."""
 
-    tokens: "array[int]" = field(default_factory=lambda: array("q"))  # n a row
+    tokens: "array[int]" = field(default_factory=lambda: array("q"))  # n per row
     log_probs: "array[float]" = field(default_factory=lambda: array("d"))
     log_backoffs: "array[float]" = field(default_factory=lambda: array("d"))
     lines: "array[int]" = field(default_factory=lambda: array("q"))
@@ -175,7 +175,7 @@ def _unigrams(path: Path, section: OrderSection, pieces: Sequence[str]) -> Grams
     log_prob[START] = -math.inf
     log_backoff[tokens] = np.frombuffer(section.log_backoffs) * LOG_10
     if EOS not in tokens:
-        raise ValueError(f"{path} has no </s>: estimate it from sentences, one a line")
+        raise ValueError(f"{path} has no </s>: estimate it from text with a sentence per line")
     missing = np.setdiff1d(every[UNKNOWN + 1 :], tokens)
     if len(missing):
         lacks = f"{len(missing)} of {V} tokens, {pieces[missing[0]]!r} the first"
@@ -198,8 +198,8 @@ def _longer(path: Path, section: OrderSection, n: int, shorter: list[np.ndarray]
         if not found.all():
             number = section.lines[int(np.argmin(found))]
             raise ValueError(
-                f"{path}, line {number}: an n-gram whose first {place + 1} words are no n-gram of "
-                "the file; write the file again"
+                f"{path}, line {number}: the first {place + 1} words of this n-gram are not an "
+                "n-gram of the file; write the file again"
             )
     order = _sorted(path, section, context * V + tokens[:, -1])
     return Grams(
@@ -216,7 +216,5 @@ def _sorted(path: Path, section: OrderSection, keys: np.ndarray) -> np.ndarray:
     again = np.flatnonzero(np.diff(keys[order]) == 0)
     if len(again):
         number = section.lines[int(order[again[0] + 1])]
-        raise ValueError(
-            f"{path}, line {number}: an n-gram that was there before; write the file again"
-        )
+        raise ValueError(f"{path}, line {number}: this n-gram occurs twice; write the file again")
     return order

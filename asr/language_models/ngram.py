@@ -158,4 +158,4 @@ def _make_room(
             setattr(module, name, buffer.new_empty(state[prefix + name].shape))
     starts = state.get(f"{prefix}starts")
     if starts is not None and starts[1] != module.vocabulary:
-        errors.append(f"n-grams of {starts[1]} tokens for a vocabulary of {module.vocabulary}")
+        errors.append(f"n-grams have {starts[1]} tokens, the vocabulary has {module.vocabulary}")

@@ -30,11 +30,11 @@ Function = Callable[[], object]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a call takes.
+    """The time and memory of a call.
 
     Attributes:
-        seconds: of each repeat, in the order they were taken.
-        peak_bytes: the most memory that the call had allocated at once.
+        seconds: time of each repeat, in the order of measurement.
+        peak_bytes: peak of the memory that the call allocated.
     """
 
     seconds: tuple[float, ...]
@@ -42,19 +42,19 @@ class Measurement:
 
     @property
     def median(self) -> float:
-        """Of the seconds."""
+        """The median of the seconds."""
         return statistics.median(self.seconds)
 
 
 def alternate(
     functions: Sequence[Function], *, device: str = "cpu", repeats: int = 5
 ) -> list[Measurement | None]:
-    """Measures functions in turn, A B A B ..., so that a slow moment of the machine hits all.
+    """Measures functions in turn (A B A B ...), so that a slow moment of the machine affects all.
 
-    Repeat i of one and of another are neighbours in time: their ratio is what to look at.
+    Compare functions by the ratios of their repeats with equal index, which are close in time.
 
     Returns:
-        For each function a measurement, or None where the memory did not suffice.
+        For each function a measurement, or None if memory was too small.
     """
     peaks = [_warm_peak(function, device) for function in functions]
     seconds: list[list[float]] = [[] for _ in functions]
@@ -69,9 +69,9 @@ def alternate(
 
 
 def _warm_peak(function: Function, device: str) -> int | None:
-    """The peak of a second call; None where the memory does not suffice.
+    """The peak of a second call; None if memory is too small.
 
-    The first prepares kernels and fills caches, which is no cost of those that follow.
+    The first call also prepares kernels and fills caches, which later calls do not.
     """
     try:
         function()
@@ -83,7 +83,7 @@ def _warm_peak(function: Function, device: str) -> int | None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether the memory did not suffice; on CPUs torch raises a plain RuntimeError."""
+    """Whether memory was too small; on CPUs, torch raises a plain RuntimeError."""
     kinds = (torch.OutOfMemoryError, MemoryError)
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
@@ -97,11 +97,11 @@ def _seconds(function: Function, device: str) -> float:
 
 
 def peak_bytes(function: Function, device: str = "cpu") -> int:
-    """The most bytes alive at once of those that a call allocates, buffers of kernels included.
+    """The peak of the bytes that a call allocates, including the buffers of kernels.
 
-    On a CPU to the byte, from the allocator's own events: resident memory would hold what malloc
-    keeps. On a GPU as the caching allocator counts them, in blocks of 512 bytes. What libraries
-    take past torch's allocators (MKL, cuDNN's handles) is not seen.
+    On a CPU, it is exact, from the events of the allocator; resident memory would include memory
+    that malloc keeps. On a GPU, the caching allocator counts blocks of 512 bytes. Memory that
+    libraries take without torch's allocators (MKL, handles of cuDNN) is not included.
     """
     if torch.device(device).type != "cuda":
         return int(np.cumsum(_allocations(function)).max(initial=0))
@@ -114,11 +114,11 @@ def peak_bytes(function: Function, device: str = "cpu") -> int:
 
 
 def _allocations(function: Function) -> list[int]:
-    """Bytes taken (above 0) and given back by the CPU's allocator, in order.
+    """Bytes that the CPU allocator takes (above 0) and frees (below 0), in order.
 
-    ``torch.profiler`` would record every operator too, a hundred times the events.
+    ``torch.profiler`` would also record every operator, which is a hundred times more events.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it complains where there is no GPU
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # avoids a warning without a GPU
     config = ProfilerConfig(
         ProfilerState.KINETO,
         False,  # shapes
@@ -141,23 +141,23 @@ def _allocations(function: Function) -> list[int]:
 
 
 def equal_precision(device: str) -> AbstractContextManager[None]:
-    """Every float32 kernel of a GPU in TF32 inside, as in training; see ``allow_tf32``."""
+    """A context in which a GPU computes float32 in TF32, as in training (see ``allow_tf32``)."""
     return tf32_inside(True) if torch.device(device).type == "cuda" else nullcontext()
 
 
 def exponent(times: Sequence[float], costs: Sequence[float]) -> tuple[float, float] | None:
-    """The p of cost ~ T^p and its standard error; None for fewer than three different lengths."""
+    """The p of cost ~ T^p with its standard error; None for fewer than three different lengths."""
     if len(set(times)) < 3:
         return None
     x, y = np.log(times), np.log(costs)
     x = x - x.mean()
     slope = float(x @ y / (x @ x))
-    residuals = y - y.mean() - slope * x  # of equal costs 0, where scipy's error is NaN
+    residuals = y - y.mean() - slope * x  # all 0 for equal costs, for which scipy's error is NaN
     return slope, math.sqrt(residuals @ residuals / (len(x) - 2) / (x @ x))
 
 
 def facts(device: str) -> dict[str, Any]:
-    """What a time depends on beside the code."""
+    """Facts about the machine and the versions, on which times depend."""
     is_cpu = torch.device(device).type == "cpu"
     return {
         **environment(),

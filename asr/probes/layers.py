@@ -16,7 +16,7 @@ from asr.kernels.scan import sequential
 
 HEADS = 4
 WINDOW = 100
-HEAD_WIDTH, STATE = 32, 64  # of StateSpace by default
+HEAD_WIDTH, STATE = 32, 64  # the defaults of StateSpace
 ONE_WAY = {"bidirectional": False}
 HIERARCHY = {"heads": HEADS, "window": WINDOW, "levels": 2}
 CAUSAL = {"heads": HEADS, "causal": True}
@@ -24,7 +24,7 @@ SLIDING = {**CAUSAL, "left_context": 2 * WINDOW - 1}  # as many keys as two leve
 
 
 class Call(nn.Module):
-    """A module, and the way in which it is computed."""
+    """A module with the function that calls it."""
 
     def __init__(self, module: nn.Module, way: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
@@ -41,28 +41,28 @@ def full(x: Tensor) -> Tensor:
 
 
 def whole(block: Block, x: Tensor) -> Tensor:
-    """A block of an encoder over utterances without padding."""
+    """Applies a block of an encoder to utterances without padding."""
     return block(Frames(x, full(x))).x
 
 
 def scanned(recurrence: Any, x: Tensor) -> Tensor:
-    """A minimal recurrence as the encoder computes it."""
+    """Computes a minimal recurrence by a scan, as the encoder does."""
     return recurrence(x)[0]
 
 
 def looped(recurrence: Any, x: Tensor) -> Tensor:
-    """A minimal recurrence whose states are computed one after another."""
+    """Computes the states of a minimal recurrence one after another."""
     log_kept, entering = recurrence.coefficients(x)
     return sequential(log_kept, entering, torch.zeros_like(entering[:, 0]))
 
 
 def fused(recurrence: nn.LSTM | nn.GRU, x: Tensor) -> Tensor:
-    """The recurrence of LSTM and GRU encoders as they compute it, without norm and residual."""
+    """Computes the recurrence of an LSTM or GRU encoder, without norm and residual."""
     return read_padded(recurrence, x, full(x))
 
 
 def cell_by_cell(cell: nn.LSTMCell | nn.GRUCell, x: Tensor) -> Tensor:
-    """Torch's cell in a loop over frames."""
+    """Calls torch's cell in a loop over frames."""
     state, outputs = None, []
     for frame in x.unbind(1):
         state = cell(frame, state)
@@ -71,7 +71,7 @@ def cell_by_cell(cell: nn.LSTMCell | nn.GRUCell, x: Tensor) -> Tensor:
 
 
 class Selection(nn.Module):
-    """The recurrence of StateSpace: a projection to what its scan takes, and a way to scan."""
+    """The recurrence of StateSpace: a projection to the inputs of the scan, and the scan."""
 
     def __init__(self, dim: int, scan: Callable[..., tuple[Tensor, Tensor]]) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Selection(nn.Module):
 def scan_by_loop(
     u: Tensor, sizes: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``asr.encoders.state_space.selective_scan``, one frame after another."""
+    """Computes ``asr.encoders.state_space.selective_scan`` one frame after another."""
     kept, entering, outputs = (sizes * decay).exp(), u * sizes[..., None], []
     for k, new, write, read in zip(*(z.unbind(1) for z in (kept, entering, b, c)), strict=True):
         state = k[..., None, None] * state + new[..., None] * write[:, None, None]
@@ -112,7 +112,7 @@ def layer(name: str, dim: int, **options: Any) -> Block:
 
 
 def loop_of_cells(name: str, dim: int) -> tuple[nn.Module, nn.Module]:
-    """The fused recurrence, and torch's cell in a loop with the same weights."""
+    """The fused recurrence, and a loop of torch's cell with the same weights."""
     block = layer(name, dim, bidirectional=False)
     assert isinstance(block, RecurrentBlock)
     recurrence = block.recurrence
@@ -123,32 +123,32 @@ def loop_of_cells(name: str, dim: int) -> tuple[nn.Module, nn.Module]:
 
 
 def loop_of_states(dim: int) -> tuple[nn.Module, nn.Module]:
-    """The recurrence of MinLSTM by scan, and by a loop."""
+    """The recurrence of MinLSTM, computed by a scan and by a loop."""
     block: Any = layer("MinLSTM", dim, **ONE_WAY, expansion=1)
     recurrence = block.directions[0]
     return Call(recurrence, scanned), Call(copy.deepcopy(recurrence), looped)
 
 
 def two_recurrences(dim: int) -> tuple[nn.Module, nn.Module]:
-    """Those of MinLSTM and of LSTM, from D to D cells."""
+    """The recurrences of MinLSTM and of LSTM, with inputs and states of width D."""
     block: Any = layer("MinLSTM", dim, **ONE_WAY, expansion=1)
     return Call(block.directions[0], scanned), loop_of_cells("LSTM", dim)[0]
 
 
 def loop_of_selections(dim: int) -> tuple[nn.Module, nn.Module]:
-    """The recurrence of StateSpace as the encoder computes it, and by a loop."""
+    """The recurrence of StateSpace, computed by the encoder's scan and by a loop."""
     subject, reference = Selection(dim, selective_scan), Selection(dim, scan_by_loop)
     reference.load_state_dict(subject.state_dict())
     return subject, reference
 
 
 def two_layers(dim: int, attention: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """Hierarchical attention and one of a Transformer."""
+    """A layer of hierarchical attention, and a layer of a Transformer."""
     layers = layer("Hierarchical", dim, **HIERARCHY), layer("Transformer", dim, **attention)
     return Call(layers[0], whole), Call(layers[1], whole)
 
 
-# Subject and reference, (B, S, D) -> (B, S, D), of a width: those of scaling.COMPARISONS.
+# For each of scaling.COMPARISONS: width D -> subject and reference, both (B, S, D) -> (B, S, D).
 BUILD: dict[str, Callable[[int], tuple[nn.Module, nn.Module]]] = {
     "lstm-loop": lambda dim: loop_of_cells("LSTM", dim),
     "gru-loop": lambda dim: loop_of_cells("GRU", dim),

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 WORDS = (1, 5, 10, 20, 50)
 SEVERAL = (
-    "Whiskers: of one run the interval over speakers; of several of an encoder and decoder, whose "
-    "mean is drawn, the least and the greatest."
+    "If an encoder and decoder have one run, whiskers show its interval over speakers; if they "
+    "have several runs, the line is their mean and whiskers show the lowest and highest WER."
 )
 
 
@@ -32,10 +32,10 @@ class LengthPoint:
     """One model at one length; errors are pooled over recordings."""
 
     run: str  # folder of the model
-    encoder: str  # class
-    decoder: str  # class
+    encoder: str  # class of the encoder
+    decoder: str  # class of the decoder
     seed: int
-    words: int  # least number of words of a recording; the last of a speaker may hold fewer
+    words: int  # minimum number of words in a recording; a speaker's last one may have fewer
     recordings: int
     mean_words: float
     mean_seconds: float
@@ -43,16 +43,16 @@ class LengthPoint:
     errors: int
     reference_words: int
     wer: float
-    low: float  # of the 95 % interval over speakers
+    low: float  # lower end of the 95 % interval over speakers
     high: float
     deletions: float  # share of the reference words that are missing
     unfinished: int  # hypotheses that did not end
-    empty: int  # hypotheses that said nothing
+    empty: int  # hypotheses without words
     real_time_factor: float  # seconds of recognition per second of audio
 
 
 def draw(measured: Measured) -> list[Block]:
-    """A line per model and length."""
+    """A figure, and a table with a line per model and length."""
     columns = {
         "run folder": run_names(measured.rows)[1],
         "encoder + decoder": lambda p: f"{p.encoder} + {p.decoder}",
@@ -65,17 +65,17 @@ def draw(measured: Measured) -> list[Block]:
         "did not end": lambda p: str(p.unfinished),
         "empty": lambda p: str(p.empty),
     }
-    words = f"The same audio heard in longer and longer pieces. {SEVERAL}"
+    words = f"The same audio, recognised in longer and longer pieces. {SEVERAL}"
     note = (
-        f"Split {measured.rest.get('split', 'not recorded')}: the same audio at every length, cut "
-        "into recordings of at least so many words. Intervals: over speakers."
+        f"Split {measured.rest.get('split', 'not recorded')}: all lengths have the same audio, cut "
+        "into recordings with a minimum number of words. Intervals are over speakers."
     )
     picture = Picture("length", lambda: draw_figure(measured.rows), words)
     return [picture, table(measured.rows, columns), Text([note])]
 
 
 def draw_figure(points: Sequence[LengthPoint]) -> "Figure":
-    """WER against the length of the recording, a line per encoder and decoder."""
+    """WER against the length of the recordings, with a line per encoder and decoder."""
     from asr.document.figures import draw_lines, new_figure
     from asr.probes.curves import models, wer_over_runs
 
@@ -88,7 +88,7 @@ def draw_figure(points: Sequence[LengthPoint]) -> "Figure":
 
 
 def corpus_options(split: str) -> tuple[Option, ...]:
-    """What probes of trained models share; ``split`` by default."""
+    """Options that the probes of trained models share; ``split`` is the default split."""
     return (
         Option("corpus", None, "prepared corpus", metavar="FOLDER", shown="the training corpus"),
         Option("split", split, "split of the corpus"),

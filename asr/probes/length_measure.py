@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recording:
-    """Utterances that are heard as one.
+    """Consecutive utterances that are recognised as one.
 
     Attributes:
-        rows: of the split, in order.
-        text: what is said.
-        speaker: who says it.
-        seconds: how long it takes.
+        rows: indices of the utterances in the split, in order.
+        text: reference text.
+        speaker: speaker id.
+        seconds: duration.
     """
 
     rows: tuple[int, ...]
@@ -48,9 +48,9 @@ class Recording:
 
 
 def join(rows: Any, words: int) -> list[Recording]:
-    """The rows of a split as recordings of at least so many words, each row in one of them.
+    """Joins the rows of a split to recordings of at least ``words`` words; each row is used once.
 
-    The last recording of a speaker or chapter is as long as what is left.
+    The last recording of a speaker or chapter has the remaining rows and may have fewer words.
     """
     columns = {name: list(rows[name]) for name in ("id", "text", "speaker_id", "duration")}
     keys = [
@@ -83,7 +83,7 @@ def wave(rows: Any, recording: Recording, rate: int) -> np.ndarray:
 
 
 def described(run: str, model: SpeechModel) -> dict[str, Any]:
-    """The fields of a row that say which model it is of."""
+    """The fields of a row that identify the model."""
     return {
         "run": run,
         "encoder": model.description["encoder"]["class_path"],
@@ -93,7 +93,7 @@ def described(run: str, model: SpeechModel) -> dict[str, Any]:
 
 
 def scores(alignments: Sequence[Alignment], speakers: Sequence[str]) -> dict[str, Any]:
-    """The fields of a row on errors, pooled, with the 95 % interval over speakers."""
+    """The fields of a row about pooled errors, with the 95 % interval over speakers."""
     total = pooled(alignments)
     errors, words = [a.errors for a in alignments], [a.words for a in alignments]
     low, high = bootstrap_interval(errors, words, speakers)
@@ -105,7 +105,7 @@ def scores(alignments: Sequence[Alignment], speakers: Sequence[str]) -> dict[str
 def measure_lengths(
     run: str, model: SpeechModel, corpus: str, split: str, lengths: Iterable[int], batch: float
 ) -> list[LengthPoint]:
-    """One model at every length, shortest first."""
+    """Measures one model at every length, the shortest first."""
     rows = read_rows(corpus, [split])
     normalise = normaliser(read_corpus(corpus)["normaliser"])
     curve = []
@@ -143,10 +143,10 @@ def measure_lengths(
 
 
 def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
-    """Model by model.
+    """Measures one model after another.
 
     Raises:
-        ValueError: no such model or corpus.
+        ValueError: a model or the corpus does not exist.
     """
     search = options.search
     if search is not None and search.endswith((".yaml", ".yml")):

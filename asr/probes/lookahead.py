@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 class LookAhead:
     """A trained model and how far ahead its encoder looks."""
 
-    run: str  # its folder
-    encoder: str  # class
-    decoder: str  # class
+    run: str  # run folder
+    encoder: str  # class of the encoder
+    decoder: str  # class of the decoder
     seed: int
-    most: float | None  # seconds, of the first frame of a chunk; None: the whole utterance
-    mean: float | None  # seconds, over the frames of a chunk
-    wer: float  # on the split that was evaluated
-    low: float  # of the 95 % interval over speakers
+    most: float | None  # seconds after the first frame of a chunk; None: the whole utterance
+    mean: float | None  # mean over the frames of a chunk, in seconds
+    wer: float  # WER on the evaluated split
+    low: float  # lower end of the 95 % interval over speakers
     high: float
-    device_hours: float  # of training
+    device_hours: float  # cost of training
 
 
 def look_ahead(encoder: "Encoder") -> tuple[float, float] | None:
@@ -50,15 +50,15 @@ def look_ahead(encoder: "Encoder") -> tuple[float, float] | None:
 
 
 def read_look_ahead(folder: Path, split: str) -> LookAhead:
-    """What the files of a run folder say.
+    """Reads the look-ahead and the WER of a run folder.
 
     Raises:
-        ValueError: no run folder, or one that was not evaluated on this split.
+        ValueError: the folder is not a run folder, or was not evaluated on this split.
     """
     from asr.encoders import ENCODERS
 
     if not (folder / "ledger.json").is_file():
-        raise ValueError(f"{folder} is no run folder with a ledger.json; train it to its end")
+        raise ValueError(f"{folder} is not a run folder with a ledger.json; finish its training")
     path = folder / "evaluations" / split / "metrics.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no {split} WER; run: asr evaluate {folder} --split {split}")
@@ -85,7 +85,7 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     """Reads the runs.
 
     Raises:
-        ValueError: a folder that is no run, or that was not evaluated.
+        ValueError: a folder is not a run folder, or was not evaluated.
     """
     from asr.probes.instrument import facts
 
@@ -95,12 +95,12 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
 
 
 def format_seconds(ahead: float | None) -> str:
-    """A look-ahead of a trained model."""
+    """A look-ahead in words."""
     return "the utterance" if ahead is None else f"{ahead:.2f} s"
 
 
 def draw(measured: Measured) -> list[Block]:
-    """A line per look-ahead with the mean over its runs, then a line per run."""
+    """A table with the mean WER per look-ahead, and a table with a line per run."""
     together = [own for _, own in grouped(measured.rows, "encoder", "decoder", "most")]
     name = run_names(measured.rows)[1]
     shared = {
@@ -118,12 +118,12 @@ def draw(measured: Measured) -> list[Block]:
         "WER [95 % interval]": lambda p: percent_interval(p.wer, (p.low, p.high)),
         "device-hours": lambda p: digits(p.device_hours),
     }
-    note = "Intervals: over speakers. Runs of other budgets are not comparable."
+    note = "Intervals are over speakers. Runs with different budgets are not comparable."
     return [table(together, shared), table(measured.rows, single), Text([note])]
 
 
 def _span(wers: list[float]) -> str:
-    """Their mean, and the lowest and the highest."""
+    """The mean of the WERs, with the lowest and the highest."""
     mean = percent(sum(wers) / len(wers))
     return mean if len(wers) == 1 else f"{mean}, {percent(min(wers))} to {percent(max(wers))}"
 

@@ -17,19 +17,19 @@ BOUNDS = ("latency", "memory", "arithmetic")
 
 @dataclass(frozen=True)
 class Step:
-    """One step of an LSTM whose width is also that of its input."""
+    """One step of an LSTM whose input has the same width as its state."""
 
     width: int
     batch: int
-    seconds: float  # of a step forward; the constant cost of a call is taken out
+    seconds: float  # time of a forward step, without the constant cost of a call
     flops: int
-    intensity: float  # FLOPs per byte of the recurrent half, if its weights are read anew
-    latency_share: float | None = None  # of the step's time, as fitted
-    bound: str = ""  # what it waits for, one of ``BOUNDS``; empty before the fit
+    intensity: float  # FLOPs per byte of the recurrent half, if its weights are read at each step
+    latency_share: float | None = None  # fitted share of the latency in the time
+    bound: str = ""  # what limits the step, one of ``BOUNDS``; empty before the fit
 
 
 def draw(measured: Measured) -> list[Block]:
-    """A line per step, and what the machine does at best."""
+    """A table with a line per step, and the measured limits of the machine."""
     machine, fit = measured.rest["machine"], measured.rest["fit"]
     columns = {
         "width x batch": lambda s: f"{s.width} x {s.batch}",
@@ -41,22 +41,22 @@ def draw(measured: Measured) -> list[Block]:
         "bound by": lambda s: s.bound,
     }
     words = (
-        f"At best {digits(machine['peak'] / 1e9)} GFLOP/s and {digits(machine['bandwidth'] / 1e9)} "
-        f"GB/s were measured: a ridge of {digits(machine['ridge'])} FLOP per byte. "
-        "A step above the slope keeps its recurrent weights, or some of them, in a cache; roof and "
-        "steps were timed apart, so that one may touch the other."
+        f"The machine reached {digits(machine['peak'] / 1e9)} GFLOP/s and "
+        f"{digits(machine['bandwidth'] / 1e9)} GB/s: the ridge is at {digits(machine['ridge'])} "
+        "FLOP per byte. A step above the slope reads some of its recurrent weights from a cache. "
+        "Roof and steps were timed separately, so a step may lie slightly above the roof."
     )
     note = (
         f"Fit: {digits(1e6 * fit['latency'])} ± {digits(1e6 * fit['latency_error'])} µs a step, "
         f"and work at {prefixed(fit['rate'], 'FLOP/s')} (residuals {100 * fit['error']:.0f} %). "
-        f"FLOP per byte: if recurrent weights were read anew. {words}"
+        f"FLOP per byte assumes that each step reads the recurrent weights from memory. {words}"
     )
     picture = Picture("roofline", lambda: draw_figure(measured.rows, machine), words)
     return [picture, table(measured.rows, columns), Text([note])]
 
 
 def draw_figure(steps: Sequence[Step], machine: Mapping[str, float]) -> "Figure":
-    """FLOP/s of each step against FLOP per byte, below what the machine can do."""
+    """FLOP/s of each step against FLOP per byte, with the limits of the machine."""
     from asr.document.figures import COLOURS, INK, MARKERS, new_figure, plain_log
 
     figure, (axes,) = new_figure(3.8)
@@ -86,7 +86,7 @@ def draw_figure(steps: Sequence[Step], machine: Mapping[str, float]) -> "Figure"
 
 
 def check(rest: Mapping[str, Any]) -> None:
-    """Raises KeyError where the machine or the fit lacks what the page and the verdict read."""
+    """Raises KeyError if a value that the page or the verdict needs is missing."""
     needed = {
         "machine": ("peak", "bandwidth", "ridge"),
         "fit": ("latency", "latency_error", "rate", "error"),

@@ -32,34 +32,34 @@ from asr.probes.roofline import Step
 
 log = logging.getLogger(__name__)
 
-SQUARE = 2048  # rows and columns of the product that shows the peak
-COPIED = 1 << 26  # float32 elements of the copy that shows the bandwidth: 256 MB
-FLOAT = 4  # bytes
+SQUARE = 2048  # rows and columns of the matrix product that measures the peak
+COPIED = 1 << 26  # float32 elements (256 MB) of the copy that measures the bandwidth
+FLOAT = 4  # bytes of a float32
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the device does at best, measured: FLOPs and bytes per second."""
+    """The measured limits of a device: FLOPs and bytes per second."""
 
     peak: float
     bandwidth: float
 
     @property
     def ridge(self) -> float:
-        """FLOPs per byte above which arithmetic, not memory, is the bound."""
+        """FLOPs per byte above which arithmetic, not memory, is the limit."""
         return self.peak / self.bandwidth
 
 
 def recurrent_bytes(width: int, batch: int) -> int:
-    """Moved by a step if the recurrent weights are read anew: 4 H^2 of them, about 8 B H of states.
+    """Bytes that a step moves if it reads its 4 H^2 recurrent weights, with 8 B H values of states.
 
-    The input's weights are used by all frames at once.
+    The input weights are not included, because one product applies them to all frames.
     """
     return FLOAT * (4 * width**2 + 8 * batch * width)
 
 
 def timed_step(width: int, batch: int, seconds: float) -> Step:
-    """A step with its work: four gates, each of the input and of the state, 16 B H^2."""
+    """A step with its work: 16 B H^2 FLOPs for four gates, each from the input and the state."""
     flops = 16 * batch * width**2
     intensity = flops / 2 / recurrent_bytes(width, batch)
     return Step(width=width, batch=batch, seconds=seconds, flops=flops, intensity=intensity)
@@ -71,7 +71,7 @@ class Fit:
 
     Attributes:
         latency: t0 in seconds, at least 0.
-        latency_error: its standard error.
+        latency_error: standard error of the latency.
         rate: 1 / c, FLOPs per second beyond the latency.
         error: root mean square of the relative residuals.
     """
@@ -82,12 +82,12 @@ class Fit:
     error: float
 
     def share(self, step: Step) -> float:
-        """Of the step's time that is latency, as fitted."""
+        """The share of the latency in the fitted time of a step."""
         return self.latency / (self.latency + step.flops / self.rate)
 
 
 def fit(steps: Sequence[Step]) -> Fit:
-    """Fits the time of steps.
+    """Fits the times of steps.
 
     Raises:
         ValueError: fewer than three steps, or all of one size.
@@ -109,11 +109,11 @@ def fit(steps: Sequence[Step]) -> Fit:
 
 
 def bound(step: Step, fitted: Fit, machine: Machine) -> str:
-    """What the step waits for.
+    """What limits the step.
 
-    Latency where it is more than half of the fitted time; otherwise memory or arithmetic by the
-    side of the ridge on which the step lies, if its weights were read anew. A step that is faster
-    than its bytes at the measured bandwidth keeps its weights in a cache: arithmetic.
+    The limit is latency if that is more than half of the fitted time. Otherwise it is memory below
+    the ridge and arithmetic above it. It is also arithmetic if the step is faster than the measured
+    bandwidth allows, since its weights then stay in a cache.
     """
     if fitted.share(step) > 0.5:
         return "latency"
@@ -122,14 +122,14 @@ def bound(step: Step, fitted: Fit, machine: Machine) -> str:
 
 
 def machine_limits(device: str, repeats: int) -> Machine:
-    """The best of some repeats of a large product and of a large copy."""
+    """Times a large matrix product and a large copy; the fastest repeats are the limits."""
     a = torch.randn(SQUARE, SQUARE, device=device)
     source = torch.zeros(COPIED, device=device)
     target = torch.empty_like(source)
     work = [lambda: linear(a, a), lambda: target.copy_(source)]
     arithmetic, memory = alternate(work, device=device, repeats=repeats)
     if arithmetic is None or memory is None:
-        raise ValueError(f"out of memory on {device} measuring what it can do; free some")
+        raise ValueError(f"out of memory on {device} while measuring its limits; free some memory")
     return Machine(
         2 * SQUARE**3 / min(arithmetic.seconds), 2 * FLOAT * COPIED / min(memory.seconds)
     )
@@ -139,7 +139,7 @@ def machine_limits(device: str, repeats: int) -> Machine:
 def time_steps(
     widths: Sequence[int], batches: Sequence[int], *, frames: int, device: str, repeats: int
 ) -> list[Step]:
-    """The time of a step by the kernel that encoders use: of 2 T frames less T, over T."""
+    """Times steps of the kernel that encoders use: (time of 2 T frames - time of T frames) / T."""
     steps = []
     for width, batch in product(widths, batches):
         torch.manual_seed(0)
@@ -162,7 +162,7 @@ def time_steps(
 
 
 def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
-    """The machine and all steps at once.
+    """Measures the machine and all steps.
 
     Raises:
         ValueError: too few sizes for a fit.
@@ -178,7 +178,7 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
 
 
 def measured(steps: Sequence[Step], machine: Machine, about: Mapping[str, Any]) -> Measured:
-    """Timed steps with their fit and what bounds each."""
+    """Timed steps with their fit, each with its limit."""
     fitted = fit(steps)
     rows = [
         replace(step, latency_share=fitted.share(step), bound=bound(step, fitted, machine))

@@ -13,7 +13,7 @@ from asr.probes.probe import Measured, Option, Part, Probe, grouped, table, whol
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Of each comparison of layers: the subject, the reference, and the encoder frames of its rows.
+# The subject, the reference and the numbers of encoder frames of each comparison of layers.
 SHORT, LONG = (200, 1000, 4000), (400, 2000, 10000)
 COMPARISONS: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "lstm-loop": ("fused LSTM", "loop of LSTM cells", SHORT),
@@ -26,45 +26,45 @@ COMPARISONS: dict[str, tuple[str, str, tuple[int, ...]]] = {
 }
 ONE_BY_ONE = ("minlstm-loop", "statespace-loop", "lstm-loop", "gru-loop", "minlstm-lstm")
 HIERARCHICAL = ("hierarchical-full", "hierarchical-window")
-BELOW = "Below the dotted line the one named first takes less time than the one it is divided by."
+BELOW = "Below the dotted line, the layer named first takes less time than the other one."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One measurement, or one pair of them; times and ratios are medians over repeats.
+    """A measurement of an encoder, or of a layer and its reference.
 
-    Of a time or a ratio the least and the greatest repeat stand beside the median. None: it was not
-    measured, as where the memory did not suffice.
+    A time or a ratio is the median over repeats, with the least and the greatest repeat. A value
+    is None if it was not measured, for instance because memory was too small.
     """
 
-    name: str  # of the comparison, or of the encoder's recipe
-    subject: str  # in words; of an encoder "training" (forward and backward) or "encoding"
-    reference: str  # in words; empty for an encoder
-    time: int  # encoder frames of a layer, feature frames of an encoder
-    batch: int  # utterances
+    name: str  # name of the comparison, or of the encoder's recipe
+    subject: str  # name of the layer; for an encoder "training" (both passes) or "encoding"
+    reference: str  # name of the reference layer; empty for an encoder
+    time: int  # number of encoder frames for a layer, of feature frames for an encoder
+    batch: int  # number of utterances
     seconds: float | None
     seconds_min: float | None = None
     seconds_max: float | None = None
-    peak_bytes: int | None = None  # the most memory that the call had allocated at once
+    peak_bytes: int | None = None  # peak of the memory that the call allocated
     reference_seconds: float | None = None
     reference_seconds_min: float | None = None
     reference_seconds_max: float | None = None
     reference_peak_bytes: int | None = None
-    ratio: float | None = None  # seconds of the subject over those of the reference
+    ratio: float | None = None  # time of the subject divided by that of the reference
     ratio_min: float | None = None
     ratio_max: float | None = None
-    peak_ratio: float | None = None  # peak memory of the subject over that of the reference
-    flops: int | None = None  # by the encoder's formula; a backward pass is two forward passes
-    parameters: int | None = None  # of the encoder
-    state_bytes: int | None = None  # what a causal encoder remembers after ``time`` frames
+    peak_ratio: float | None = None  # peak memory of the subject divided by the reference's
+    flops: int | None = None  # by the encoder's formula; a backward pass counts as two forward ones
+    parameters: int | None = None  # number of parameters of the encoder
+    state_bytes: int | None = None  # bytes of state of a causal encoder after ``time`` frames
     flops_per_second: float | None = None
     error: str  # why there is no measurement
-    repeats: Sequence[float] = ()  # seconds, in the order in which they were taken
+    repeats: Sequence[float] = ()  # seconds, in the order of measurement
     reference_repeats: Sequence[float] = ()
 
 
 def _spread(row: Timing, name: str, factor: float = 1.0) -> str:
-    """``1.20 [1.10 to 1.30]``: the median, the least and the greatest of the repeats."""
+    """``1.20 [1.10 to 1.30]``: the median, the least and the greatest repeat."""
     middle, low, high = (getattr(row, name + end) for end in ("", "_min", "_max"))
     if None in (middle, low, high):
         return NONE
@@ -129,7 +129,7 @@ def _encoders(measured: Measured) -> list[Block]:
 
 
 def draw_ratios(rows: Sequence[Timing], names: Sequence[str]) -> "Figure | None":
-    """Time of a subject over that of its reference against the length; below 1 it is faster."""
+    """Time of the subject / time of the reference, by length; below 1, the subject is faster."""
     from asr.document.figures import FAINT, Series, draw_lines, new_figure, plain_log
 
     lines = []
@@ -145,12 +145,12 @@ def draw_ratios(rows: Sequence[Timing], names: Sequence[str]) -> "Figure | None"
     axes.axhline(1, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
     draw_lines(figure, axes, lines)
     plain_log(axes, "y")
-    axes.set(xlabel="frames", ylabel="time of the first over that of the second")
+    axes.set(xlabel="frames", ylabel="time of the first / time of the second")
     return figure
 
 
 def draw_encoders(rows: Sequence[Timing], measured: Measured) -> "Figure | None":
-    """Seconds of a training pass of whole encoders against the length, with fitted exponents."""
+    """Seconds of a training pass of whole encoders against length, with fitted exponents."""
     from asr.document.figures import Series, draw_lines, new_figure
 
     order = [encoder.lower() for encoder in measured.first]
@@ -176,12 +176,12 @@ def draw_encoders(rows: Sequence[Timing], measured: Measured) -> "Figure | None"
 
 
 def small_encoders() -> list[str]:
-    """The names of the small recipes that ship."""
+    """The names of the small recipes that the package includes."""
     return [name for name in shipped.names("encoders") if name.endswith("-small")]
 
 
 def encoder_files(given: Sequence[str] | None) -> dict[str, Path]:
-    """The recipes of ``--encoders`` by name; the small ones where it is not given.
+    """The recipes of ``--encoders`` by name; without the option, the small recipes.
 
     Raises:
         ValueError: no recipe has such a name.
@@ -220,7 +220,7 @@ PROBE = Probe(
         Part(
             "C4",
             "Recurrences by scan and by loop: forward and backward",
-            lambda m: _layers(m, ONE_BY_ONE, "ratios_scan", "Two ways of computing."),
+            lambda m: _layers(m, ONE_BY_ONE, "ratios_scan", "Two ways to compute a recurrence."),
         ),
         Part(
             "C6",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POSITIONS = (400, 1600, 10_000)  # feature frames: 4, 16 and 100 s
-HOP_SECONDS = 0.01  # of a feature frame
+HOP_SECONDS = 0.01  # duration of a feature frame
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,17 @@ class StreamPoint:
     """One encoder at one position of its stream."""
 
     encoder: str  # name of the recipe
-    position: int  # feature frames read before, to the chunk
-    chunk: int  # feature frames that it takes at once, so that it answers as late
-    batch: int  # streams read side by side
+    position: int  # feature frames read before, rounded to chunks
+    chunk: int  # feature frames in a chunk; the output has a delay of one chunk
+    batch: int  # number of parallel streams
     milliseconds: float  # per feature frame of all streams together, median over chunks
-    slowest: float  # milliseconds of the slowest of these chunks
-    state_bytes: int  # what it remembers of one stream
-    parameters: int  # of the encoder
+    slowest: float  # milliseconds per feature frame in the slowest chunk
+    state_bytes: int  # bytes of state for one stream
+    parameters: int  # number of parameters of the encoder
 
 
 def draw(measured: Measured) -> list[Block]:
-    """A line per encoder and position."""
+    """A figure, and a table with a line per encoder and position."""
     points: Sequence[StreamPoint] = measured.rows
     columns = {
         "causal encoder": lambda p: p.encoder,
@@ -46,8 +46,8 @@ def draw(measured: Measured) -> list[Block]:
     positions = ", ".join(f"{p:,}" for p in sorted({point.position for point in points}))
     words = f"Streams at frames {positions}: time and state per stream."
     note = (
-        f"Streams read side by side, chunk by chunk: {points[0].batch}. Time per feature frame of "
-        "10 ms: the median and the slowest over chunks. State: of one stream."
+        f"Number of parallel streams: {points[0].batch}; all are read chunk by chunk. Times are "
+        "per feature frame of 10 ms: median and slowest chunk. The state is that of one stream."
     )
     picture = Picture("streaming", lambda: draw_figure(points), words)
     return [picture, table(points, columns), Text([note])]

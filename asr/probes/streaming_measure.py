@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Stream:
-    """An encoder, and what it remembers of the stream so far."""
+    """An encoder with its state in a stream."""
 
     def __init__(self, name: str, encoder: Encoder, batch: int, device: str) -> None:
         self.name, self.encoder, self.batch, self.device = name, encoder, batch, device
@@ -36,7 +36,7 @@ class Stream:
         self.generator = torch.Generator().manual_seed(0)
 
     def read(self, frames: int) -> float:
-        """Reads so many feature frames at once; returns the seconds that it takes."""
+        """Reads ``frames`` feature frames at once; returns the time in seconds."""
         shape = (self.batch, frames, NUM_MELS)
         x = torch.randn(shape, generator=self.generator).to(self.device)  # (B, T, F)
         wait_for(self.device)
@@ -47,13 +47,13 @@ class Stream:
         return time.perf_counter() - began
 
     def skip_to(self, position: int) -> None:
-        """Reads on in large pieces until ``position``, or the end of the chunk that holds it."""
+        """Reads large pieces up to ``position``, rounded up to the end of a chunk."""
         chunk = self.encoder.chunk
         while self.position + chunk <= position:
             self.read(min(64, (position - self.position) // chunk) * chunk)
 
     def watch(self, position: int, chunks: int) -> StreamPoint:
-        """Reads so many chunks one by one from here, ``position``, on."""
+        """Times ``chunks`` chunks, one by one, from the current ``position``."""
         chunk = self.encoder.chunk
         seconds = [self.read(chunk) / chunk for _ in range(chunks)]
         return StreamPoint(
@@ -97,10 +97,10 @@ def measure_streams(
 
 
 def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
-    """All encoders at once.
+    """Measures all encoders together.
 
     Raises:
-        ValueError: a recipe that is wrong, or none that streams.
+        ValueError: a recipe is wrong, or no encoder is causal.
     """
     files = encoder_files(options.encoders)
     points = measure_streams(

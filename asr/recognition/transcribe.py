@@ -36,13 +36,13 @@ log = logging.getLogger(__name__)
 Existing = Literal["refuse", "replace", "skip"]
 Interval = tuple[float, float]  # start and end, in seconds from the beginning of the file
 
-MIN_SECONDS = 0.1  # shorter than any word
-SILENCE = 1e-4  # a peak of -80 dB; a recogniser would only hallucinate words below it
+MIN_SECONDS = 0.1  # no word is shorter
+SILENCE = 1e-4  # a peak of -80 dB; below it, a recogniser would hallucinate words
 POOL_BATCHES = 8  # number of batches whose windows are sorted by length together
-# Files that are decoded at a time, and windows of each that are held until its turn comes.
+# Number of files that are decoded at a time, and of the windows of each file that wait in memory.
 FILES_AHEAD = min(16, os.cpu_count() or 1)
 WINDOWS_AHEAD = 4
-SHOWN = 20  # files named one by one
+SHOWN = 20  # largest number of files that are named one by one
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Result:
 
 
 class Heard(NamedTuple):
-    """The result of a window; times of words count from the beginning of the file.
+    """The result of a window; word times are relative to the beginning of the file.
 
     Attributes:
         doubtful: whether there is text although the window may hold noise only.
@@ -112,7 +112,7 @@ class AudioWindow(NamedTuple):
     """A part of a source: its (N,) samples and its position.
 
     Attributes:
-        doubtful: whether its level is almost as steady as the level of noise.
+        doubtful: whether its level changes almost as little as the level of noise.
     """
 
     reading: Reading
@@ -409,19 +409,19 @@ def _notes(reading: Reading, heard: Sequence[Heard], seconds: float) -> list[str
     notes = []
     if reading.steady:
         notes.append(
-            f"{_listed(reading.steady)}: the level is as steady as that of hum or noise; no speech "
-            "was transcribed there"
+            f"{_listed(reading.steady)}: not transcribed, because the loudness hardly changes, as "
+            "in hum or noise"
         )
     if doubtful := [one.span for one in heard if one.doubtful]:
         notes.append(
-            f"{_listed(doubtful)}: it is doubtful that there is speech; the level is almost as "
-            "steady as that of noise"
+            f"{_listed(doubtful)}: this may be noise instead of speech, because the loudness "
+            "changes little; check the words"
         )
     if not heard and not reading.steady:
         why = "too short to hold a word" if seconds < MIN_SECONDS else "silent"
-        notes.append(f"{seconds:.2f} s of audio, {why}")
+        notes.append(f"the audio ({seconds:.2f} s) is {why}")
     if unfinished := sum(not one.finished for one in heard):
-        notes.append(f"{unfinished} of {len(heard)} windows did not end by themselves")
+        notes.append(f"the search was cut off in {unfinished} of {len(heard)} windows")
     if reading.source.shortened:
         notes.append(f"the name is too long, so its files are called {reading.source.output}")
     return notes

@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike
 
 from asr.statistics.variance_components import Floats, Scatter, scatter
 
-MIN_GROUPS = 5  # fewer speakers than this say nothing about other speakers
-MAX_DRAWS = 2_000_000  # counts drawn at once, 16 MB
-SHAPE = 0.95  # of the percentiles that tell how long each side of an interval is
+MIN_GROUPS = 5  # fewer speakers do not represent other speakers
+MAX_DRAWS = 2_000_000  # largest number of counts in memory (16 MB)
+SHAPE = 0.95  # coverage of the percentiles that give the lengths of the sides of an interval
 METHOD = "percentile bootstrap, stretched by Student's t for the number of groups"
 
 
@@ -19,13 +19,13 @@ class Difference(NamedTuple):
     """Rate of B minus rate of A, both on the same utterances.
 
     Attributes:
-        value: difference of the pooled rates, means over seeds; negative when B is better.
-        scatter: its standard error, and degrees of freedom of that.
-        units: what a t of 1 is worth (below, above) the value; the scatter's error where draws are
-            distributed evenly.
+        value: difference of the pooled rates (means over seeds); negative if B is better.
+        scatter: standard error of the value, and the degrees of freedom of this error.
+        units: (below, above) lengths that one unit of Student's t has on each side of the value;
+            both equal the standard error if the draws are symmetric.
         level: coverage of the interval.
-        seeds_measured: whether an arm has two seeds. If not, and unless something was assumed,
-            this tells two trained models apart and says nothing of what other seeds had given.
+        seeds_measured: whether an arm has at least two seeds. If not, and if no deviation was
+            assumed, the result holds for the two trained models only, not for other seeds.
     """
 
     value: float
@@ -36,21 +36,21 @@ class Difference(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """(low, high): as many units to each side as Student's t says for the level."""
+        """(low, high): each side has the length of its unit times Student's t for the level."""
         t = _quantile(self.level, self.scatter.freedom)
         return self.value - t * self.units[0], self.value + t * self.units[1]
 
     @property
     def p(self) -> float:
-        """Two-sided p-value: 1 - level of the interval that ends at 0, so that they agree.
+        """Two-sided p-value: 1 minus the level of the interval that ends at 0.
 
-        Neither resamples nor speakers are counted, so that they set it no floor. A permutation test
-        would be exact, but for two fixed models only: what one may permute, the two names at each
-        speaker, leaves the scatter of the seeds out.
+        Unlike the p-value of a count of resamples, it has no lower bound. A permutation test would
+        be exact, but only for two fixed models: it exchanges the two models for each speaker, which
+        leaves out the variation between seeds.
         """
         from scipy import special
 
-        unit = self.units[0] if self.value > 0 else self.units[1]  # of the side on which 0 lies
+        unit = self.units[0] if self.value > 0 else self.units[1]  # 0 lies on this side
         if unit == 0:
             return float(self.value == 0)
         return float(2 * special.stdtr(self.scatter.freedom, -abs(self.value) / unit))
@@ -66,17 +66,17 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """(low, high) of sum(errors) / sum(words): percentile bootstrap, whole groups at a time.
 
-    Utterances of one speaker err together, so that resampling them one by one makes the interval
+    Errors in the utterances of one speaker are correlated, so an interval from single utterances is
     too narrow. Bisani and Ney, ICASSP 2004; Liu and Peng, 2020 (speakers as blocks). With several
-    seeds the rate is the mean of theirs, and seeds are drawn as well: see ``scatter``.
+    seeds, the rate is the mean over seeds, and seeds are resampled too (see ``scatter``).
 
     Args:
         errors: (B,) errors of each utterance; or (seeds, B), a row for each trained model.
         words: (B,) reference words of each utterance; zeros are allowed, all zeros are not.
-        groups: (B,) the speaker of each utterance; None or fewer than 5 different ones: utterances
-            are resampled (``resampling_unit`` says which).
-        resamples: how many times to draw.
-        seed: of the draws.
+        groups: (B,) the speaker of each utterance. With None or fewer than 5 different speakers,
+            single utterances are resampled (see ``resampling_unit``).
+        resamples: number of draws.
+        seed: random seed of the draws.
         level: coverage, 0.95 for a 95 % interval.
 
     Raises:
@@ -96,21 +96,21 @@ def bootstrap_difference(
     level: float = 0.95,
     seed_deviation: float | None = None,
 ) -> Difference:
-    """How much system B differs from system A on the same utterances.
+    """The difference of the error rates of systems B and A on the same utterances.
 
-    Both systems see the same resamples of speakers, which removes what they share: the hard
-    speakers. Their seeds are drawn apart, and A and B may have different numbers of them.
+    Each resample has the same speakers for both systems, so that difficult speakers cancel out.
+    The seeds of A and B are drawn independently; their numbers may differ.
 
     Args:
         errors_a: (B,) or (seeds, B) errors of A.
         errors_b: (B,) or (seeds, B) errors of B.
         words: (B,) reference words.
         groups: (B,) speakers, as in ``bootstrap_interval``.
-        resamples: how many times to draw.
-        seed: of the draws.
+        resamples: number of draws.
+        seed: random seed of the draws.
         level: coverage of the interval.
-        seed_deviation: what to assume where no arm has two seeds: standard deviation of the rate
-            between seeds, relative to the rate. None: the difference is that of two trained models.
+        seed_deviation: standard deviation of the rate between seeds, relative to the rate, to
+            assume if no arm has two seeds. None: compare the two trained models only.
 
     Raises:
         ValueError: lengths differ, there are no words or no seeds, or a count is negative.
@@ -128,7 +128,7 @@ def _estimate(
     level: float,
     seed_deviation: float | None = None,
 ) -> Difference:
-    """The rate of one arm, or the difference of two, with all that its interval rests on."""
+    """The rate of one arm, or the difference of two arms, with its standard error and units."""
     blocks, signs = _blocks(arms, words, groups)
     sums = blocks.sum(axis=0)
     value = float(sums[:-1] @ signs / sums[-1])
@@ -138,14 +138,14 @@ def _estimate(
 
 
 def _quantile(level: float, freedom: float) -> float:
-    """The t that Student's distribution stays within, on both sides, with probability ``level``."""
+    """The t for which a Student variable lies in [-t, t] with probability ``level``."""
     from scipy import special
 
     return float(special.stdtrit(freedom, (1 + level) / 2))
 
 
 def resampling_unit(groups: Sequence[str] | None) -> str:
-    """What the bootstrap draws, in words: ``40 speakers``, or utterances and why."""
+    """What the bootstrap resamples, in words: ``40 speakers``, or utterances with the reason."""
     if groups is None:
         return "utterances"
     number = len(set(groups))
@@ -157,7 +157,7 @@ def resampling_unit(groups: Sequence[str] | None) -> str:
 def _blocks(
     errors: list[ArrayLike], words: ArrayLike, groups: Sequence[str] | None
 ) -> tuple[Floats, Floats]:
-    """(G, seeds + 1): errors of each model and words, summed over each group; (seeds,): signs."""
+    """(G, seeds + 1) sums of errors per model and of words over each group; (seeds,) weights."""
     arms = [np.atleast_2d(np.asarray(arm, dtype=np.float64)) for arm in errors]
     columns = [*(model for arm in arms for model in arm), np.asarray(words, dtype=np.float64)]
     lengths = [len(column) for column in columns] + ([] if groups is None else [len(groups)])
@@ -185,7 +185,7 @@ def _blocks(
 
 
 def _draws(blocks: Floats, signs: Floats, resamples: int, seed: int) -> Floats:
-    """(resamples,): the value, of speakers drawn for all models at once and seeds for each arm."""
+    """(resamples,) values; all models share the drawn speakers, each arm draws its own seeds."""
     sums = _resample(blocks, resamples, seed)  # (resamples, seeds + 1)
     random = np.random.default_rng([seed, 1])
     weights = np.empty((resamples, len(signs)))
@@ -200,7 +200,7 @@ def _draws(blocks: Floats, signs: Floats, resamples: int, seed: int) -> Floats:
 def _resample(blocks: Floats, resamples: int, seed: int) -> Floats:
     """(G, C) -> (resamples, C): column sums over G rows drawn with replacement.
 
-    A resample is a row of counts, so that all sums are one matrix product per chunk.
+    A resample is a row of counts; one matrix product computes all sums of a chunk.
     """
     number = len(blocks)
     random = np.random.default_rng(seed)
@@ -216,14 +216,14 @@ def _resample(blocks: Floats, resamples: int, seed: int) -> Floats:
 
 
 def _units(value: float, draws: Floats, found: Scatter) -> tuple[float, float]:
-    """What a t of 1 is worth below and above the value.
+    """The lengths of one unit of Student's t below and above the value.
 
-    Percentiles of the draws say how long the two sides are, in units of a normal distribution's;
-    the draws' own scatter, too small for few groups, is replaced by the right one, and the interval
-    takes Student's t instead of the normal's z: Hesterberg, "What teachers should know about the
-    bootstrap", 2015. He moves the percentiles out until a normal distribution is as wide; here the
-    distances from the value are multiplied, the same for a normal distribution, because percentiles
-    end at the worst group: of five speakers not even the outermost would cover 98 %.
+    Percentiles of the draws give the shape: the ratio of the two sides. Their scatter is
+    too small for few groups, so the corrected scatter replaces it, and Student's t replaces the
+    normal z (Hesterberg, "What teachers should know about the bootstrap", 2015). Hesterberg takes
+    more extreme percentiles. Here the distances from the value are multiplied, which is equal for a
+    normal distribution, because percentiles cannot go beyond the worst group: with five speakers,
+    even the most extreme percentiles would cover less than 98 %.
     """
     reach = np.nanquantile(draws, [(1 - SHAPE) / 2, (1 + SHAPE) / 2]) - value
     grown = found.error / found.resampled if found.resampled else 1.0

@@ -10,16 +10,16 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-EXACT = 20_000  # ways to deal runs to two arms that are all looked at
+EXACT = 20_000  # largest number of assignments of runs to arms that are all computed
 ALIKE = 1e-9  # scores closer than this are ties
 
 
 class Survival(NamedTuple):
-    """Share of runs that have not reached the target, falling at each cost where some did.
+    """The share of runs that have not reached the target, as a function of the cost.
 
     Attributes:
         costs: (k,) ascending costs at which a run reached the target.
-        share: (k,) of runs still going after that cost.
+        share: (k,) share of the runs that have not reached the target after that cost.
     """
 
     costs: Floats
@@ -27,18 +27,18 @@ class Survival(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A cost with its interval; infinite where too few runs reached the target to say."""
+    """A cost with its interval; a value is infinite if too few runs reached the target."""
 
     value: float
     interval: tuple[float, float]
 
 
 def survival(costs: ArrayLike, reached: ArrayLike) -> Survival:
-    """Kaplan and Meier, J. Am. Stat. Assoc. 53, 1958.
+    """The estimate of Kaplan and Meier, J. Am. Stat. Assoc. 53, 1958.
 
     Args:
-        costs: (n,) what each run had spent when it reached the target, or when it stopped without.
-        reached: (n,) whether it did.
+        costs: (n,) cost of each run when it reached the target, or else when it stopped.
+        reached: (n,) whether the run reached the target.
 
     Raises:
         ValueError: no runs, shapes differ, or a cost is negative or not finite.
@@ -55,11 +55,11 @@ def median_cost(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Estimate:
-    """The cost by which half of the runs reach the target: infinite when fewer do.
+    """The cost by which half of the runs reach the target; infinite if fewer reach it.
 
-    Interval: percentiles over resampled runs (Efron, J. Am. Stat. Assoc. 76, 1981), each a cost of
-    some run or infinite. With 5 runs it is at most from the cheapest to the dearest, which covers
-    94 %; with 3 runs 75 %, whatever level is asked for.
+    The interval has percentiles over resampled runs (Efron, J. Am. Stat. Assoc. 76, 1981); each is
+    the cost of a run, or infinite. The widest possible interval goes from the cheapest run to the
+    most expensive: it covers 94 % with 5 runs and 75 % with 3, even if a higher level is requested.
 
     Raises:
         ValueError: as ``survival``.
@@ -79,13 +79,13 @@ def log_rank(
     reached_b: ArrayLike,
     seed: int = 0,
 ) -> float:
-    """Two-sided p-value of two arms reaching the target at the same cost.
+    """Two-sided p-value of the hypothesis that two arms reach the target at the same cost.
 
-    The log-rank statistic (Mantel, 1966): runs of A that reached the target less those expected
-    were the arms alike. Its chi-squared distribution needs dozens of runs; here the runs are dealt
-    to the arms in every way that there is, or in 20,000 at random where there are more (exact when
-    both arms are censored at the same budget: Heller and Venkatraman, 1996). Three runs against
-    three cannot give less than 0.1, four against four 0.03.
+    The log-rank statistic (Mantel, 1966) is the number of runs of A that reached the target, minus
+    the number expected if the arms are equal. Its chi-squared approximation needs dozens of runs,
+    so this is a permutation test: over all assignments of runs to arms, or 20,000 random ones if
+    there are more. It is exact if both arms have the same budget (Heller and Venkatraman, 1996).
+    The smallest possible p is 0.1 for three runs against three, and 0.03 for four against four.
 
     Raises:
         ValueError: as ``survival``.
@@ -99,15 +99,15 @@ def log_rank(
     else:
         random = np.random.default_rng(seed)
         dealt = np.array([random.permutation(scores)[:size].sum() for _ in range(EXACT)])
-        extra = 1  # the deal that was seen is one of them
+        extra = 1  # the observed assignment counts as one of them
     as_far = int((np.abs(dealt) >= abs(scores[:size].sum()) - ALIKE).sum())
     return (as_far + extra) / (len(dealt) + extra)
 
 
 def log_rank_scores(costs: ArrayLike, reached: ArrayLike) -> Floats:
-    """(n,): 1 if reached, less Nelson and Aalen's hazard up to the run's cost.
+    """(n,): 1 if reached, else 0, minus the Nelson-Aalen hazard up to the cost of the run.
 
-    Their sum over an arm is the log-rank statistic, over all runs 0.
+    The sum over the runs of an arm is the log-rank statistic; the sum over all runs is 0.
     """
     spent, events = _checked(costs, reached)
     at, hazard = _hazards(spent, events)
@@ -115,7 +115,7 @@ def log_rank_scores(costs: ArrayLike, reached: ArrayLike) -> Floats:
 
 
 def _hazards(spent: Floats, events: Bools) -> tuple[Floats, Floats]:
-    """(k,), (k,): costs at which a run reached the target, and the share of those still going."""
+    """(k,) costs at which runs reached the target; (k,) share of the remaining runs that did."""
     at = np.unique(spent[events])
     going = (spent[None, :] >= at[:, None]).sum(axis=1)
     came = (spent[events][None, :] == at[:, None]).sum(axis=1)

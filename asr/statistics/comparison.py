@@ -13,48 +13,47 @@ from asr.statistics.power import detectable_shift
 
 Statement = Literal["better", "worse", "no difference", "not enough evidence"]
 
-LEVEL = 0.95  # 1 - the rate at which something false is said of a family of comparisons
+LEVEL = 0.95  # 1 - the probability of any false statement in a family of comparisons
 POWER = 0.80
 MARGIN = 0.10  # relative difference of error rates below which arms count as the same
-MIN_WORDS = 500  # below this an interval of a WER says little
-# Between seeds, relative: Jasper 3.6 and 3.0 %, QuartzNet 2.6 and 2.0 % on LibriSpeech's test sets
-# (8 seeds each, NVIDIA DeepLearningExamples). Smaller corpora scatter more.
+MIN_WORDS = 500  # the interval of a WER over fewer words is not reliable
+# Relative deviations between seeds are 3.6 and 3.0 % for Jasper, 2.6 and 2.0 % for QuartzNet on the
+# LibriSpeech test sets (8 seeds, NVIDIA DeepLearningExamples). They are larger on smaller corpora.
 SEED_DEVIATION = 0.03
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arm B against arm A on the same test utterances.
+    """The comparison of arm B with arm A on the same test utterances.
 
-    Four things may be said, tested in this order:
+    The statement is the first of these whose condition holds:
 
-    * **not enough evidence**, with a reason, whatever the interval: fewer than 500 words, fewer
-      than 5 speakers, or not one error. Then the interval itself cannot be trusted.
-    * **better**, **worse**: the whole interval lies below, above 0, which is p < 1 - level. B makes
-      fewer, more errors. Whether by enough to matter is another question.
-    * **no difference**: the whole interval lies within the margin, -margin to +margin times the
-      mean of the two rates. An equivalence test (Schuirmann, 1987): were the true difference
-      outside the margin, this would be said in at most (1 - level) / 2 of repetitions. That 0 lies
-      in the interval is not enough, nor is it enough that ``detectable`` is small (Hoenig and
-      Heisey, 2001: a test of high power may still end with p = 0.06 beside a large difference).
-    * **not enough evidence**: all else. The truth may be 0 and may be more than the margin.
+    * **not enough evidence**: there are fewer than 500 words, fewer than 5 speakers, or no errors
+      at all, so that the interval is not reliable.
+    * **better** or **worse**: the whole interval lies below 0 (B makes fewer errors) or above 0 (B
+      makes more errors), that is p < 1 - level. The difference may still be too small to matter.
+    * **no difference**: the whole interval lies between -margin and +margin times the mean of the
+      two rates. This is an equivalence test (Schuirmann, 1987): if the true difference is outside
+      the margin, the statement is made with probability (1 - level) / 2 at most. It is not enough
+      that the interval contains 0, or that ``detectable`` is small (Hoenig and Heisey, 2001: a
+      test of high power can still give p = 0.06 for a large difference).
+    * **not enough evidence**: otherwise. The difference may be 0 or more than the margin.
 
-    With several seeds, "arm" means what training it again would give, on other speakers. Where each
-    arm has one seed, the scatter between seeds is not measured: ``scope`` says what was assumed.
+    With several seeds, the statement holds for further training runs and other speakers. With one
+    seed per arm, the variation between seeds is not measured; ``scope`` gives the assumption.
 
     Attributes:
-        difference: rate of B less rate of A, with interval, p-value and its level.
-        rates: error rates of A and B, means over seeds.
-        seeds: of A and B.
-        margin: relative.
-        adjusted_p: corrected for the family (Holm); equal to ``difference.p`` for a single pair.
-        assumed: relative deviation between seeds that was assumed; None where it was measured, or
-            where only the two trained models are compared.
-        statement: one of the four.
-        reason: why the evidence is not enough, in words; empty otherwise.
-        decidable: whether the test set has words and speakers enough for anything to be said; if
-            not, no errors whatever could have told the arms apart, and ``reason`` says what could.
-            That no arm made an error is an outcome, and leaves it true.
+        difference: rate of B minus rate of A, with interval, level and p-value.
+        rates: error rates of A and B (means over seeds).
+        seeds: numbers of seeds of A and B.
+        margin: margin relative to the mean of the two rates.
+        adjusted_p: p-value corrected for the family (Holm); ``difference.p`` for a single pair.
+        assumed: assumed relative deviation between seeds; None if it was measured, or if only the
+            two trained models are compared.
+        statement: the statement about B.
+        reason: why there is not enough evidence, in words; empty otherwise.
+        decidable: whether the test set has enough words and speakers for any other statement. If
+            not, ``reason`` says what is needed. It is true even if no arm made an error.
     """
 
     difference: Difference
@@ -69,10 +68,10 @@ class Comparison:
 
     @property
     def detectable(self) -> float:
-        """The true difference that is found in 80 % of repetitions, with an error such as this.
+        """The true difference that would be significant in 80 % of repetitions of the study.
 
-        Rough where seeds are few, as the error is estimated: half of the time it is more than 8 %
-        too small with 3 seeds per arm, 4 % with 5.
+        It is an estimate: with 3 seeds per arm, half of the estimates are more than 8 % too small;
+        with 5 seeds, 4 %.
         """
         found = self.difference.scatter
         return found.error * detectable_shift(found.freedom, self.difference.level, POWER)
@@ -83,10 +82,10 @@ class Comparison:
         if self.difference.seeds_measured:
             return f"arms, as trained with other seeds ({self.seeds[0]} and {self.seeds[1]} seeds)"
         if self.assumed is None:
-            return "two trained models; with one seed per arm it says nothing of the arms"
+            return "two trained models; arms with one seed each cannot be compared"
         return (
-            "arms with one seed each: the scatter between seeds was not measured but assumed, "
-            f"{100 * self.assumed:g} % of the error rate"
+            "arms with one seed each; the deviation between seeds was not measured, but assumed to "
+            f"be {100 * self.assumed:g} % of the error rate"
         )
 
 
@@ -101,23 +100,23 @@ def compare_all(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[tuple[str, str], Comparison]:
-    """All pairs as one family: "better" or "worse" is said of any equal pair in at most 5 %.
+    """Compares all pairs of arms as one family, with Holm's procedure.
 
-    Holm's procedure, and for every pair the interval of the level at which Holm tested it, so that
-    an interval excludes 0 exactly when its ``adjusted_p`` is below 1 - level. All pairs are the
-    family because the best of several arms is chosen by the results.
+    The probability of any false "better" or "worse" is 1 - level at most. The interval of each pair
+    has the level at which Holm's procedure tested it, so it excludes 0 exactly if ``adjusted_p`` is
+    below 1 - level. The family has all pairs, because the results show which arm is the best.
 
     Args:
-        arms: (seeds, B) word errors of every model in every utterance, by name of the arm; arms may
-            differ in their number of seeds.
+        arms: (seeds, B) word errors of each model in each utterance, by name of the arm; the number
+            of seeds may differ between arms.
         words: (B,) reference words of each utterance.
-        speakers: (B,) who said it.
+        speakers: (B,) speaker of each utterance.
         level: coverage of the interval of a single pair.
         margin: relative difference below which arms count as the same.
-        seed_deviation: relative scatter between seeds, used only where each arm has one seed; None
-            compares the two trained models.
-        resamples: draws of the bootstrap.
-        seed: of the draws.
+        seed_deviation: relative deviation between seeds, used only if each arm has one seed; None:
+            compare the two trained models.
+        resamples: number of draws of the bootstrap.
+        seed: random seed of the draws.
 
     Raises:
         ValueError: shapes do not agree, there are no words or no seeds, or a count is negative.
@@ -142,8 +141,8 @@ def compare_all(
 def holm(values: ArrayLike) -> NDArray[np.float64]:
     """(m,) p-values -> (m,) adjusted for the family: Holm, Scand. J. Statist. 6, 1979.
 
-    The k-th smallest of m is multiplied by m - k + 1, and is not below those before it, nor above
-    1. Controls the chance of any false rejection, whatever the dependence.
+    The k-th smallest p-value is multiplied by m - k + 1, then raised to the one before it if that
+    is larger, and limited to 1. This controls the family-wise error rate under any dependence.
     """
     p = np.asarray(values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
@@ -207,7 +206,7 @@ def _stated(
 
 
 def _too_small(words: int, speakers: Sequence[str]) -> str:
-    """Why a test set cannot tell arms apart, whatever they make of it; empty when it can."""
+    """Why a test set is too small to compare any arms; empty if it is large enough."""
     if words < MIN_WORDS:
         told = f"the test set has only {words} words ({len(speakers)} utterances)"
         return f"{told}; {MIN_WORDS} are needed"

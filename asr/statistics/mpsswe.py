@@ -17,9 +17,9 @@ class MatchedPairs(NamedTuple):
 
     Attributes:
         segments: (n, 2) errors of A and of B in each segment.
-        z: mean of the differences A - B over its standard error; positive when B is better, 0 when
-            all differences are the same.
-        p: two-sided, by the normal distribution.
+        z: mean of the differences A - B, divided by its standard error; positive if B is better, 0
+            if all differences are equal.
+        p: two-sided p-value by the normal distribution.
     """
 
     segments: np.ndarray
@@ -30,23 +30,23 @@ class MatchedPairs(NamedTuple):
 def matched_pairs(
     references: Sequence[str], a: Sequence[str], b: Sequence[str], boundary: int = BOUNDARY
 ) -> MatchedPairs:
-    """Whether two systems differ in word errors, by segments that err independently.
+    """Tests whether two systems differ in word errors, by segments with independent errors.
 
     Gillick and Cox, "Some statistical issues in the comparison of speech recognition algorithms",
-    ICASSP 1989; NIST sctk, ``mtchprs.c``. An utterance is cut where both systems have ``boundary``
-    or more words right in a row, with nothing inserted between; the pieces that hold errors are the
-    segments, taken to be independent, as a language model no longer remembers the error before. The
-    test says whether *these two models* differ on such speech: nothing of other seeds, and the
-    speakers are taken as they are.
+    ICASSP 1989; NIST sctk, ``mtchprs.c``. An utterance is cut where both systems recognise
+    ``boundary`` or more consecutive words correctly, without insertions between them. The pieces
+    with errors are the segments; they are assumed to be independent, because the cut is longer than
+    the memory of a language model. The result holds for *these two models* and these speakers, not
+    for other seeds or speakers.
 
     Args:
-        references: the words of each utterance.
-        a: what the first system made of them.
-        b: what the second did.
-        boundary: words that both have right, which end a segment.
+        references: reference text of each utterance.
+        a: hypotheses of the first system.
+        b: hypotheses of the second system.
+        boundary: number of words that both systems have right at the end of a segment.
 
     Raises:
-        ValueError: the lists differ in length, or fewer than two segments hold errors.
+        ValueError: the lists differ in length, or fewer than two segments have errors.
     """
     if not len(references) == len(a) == len(b):
         raise ValueError(f"{len(references)} references, {len(a)} and {len(b)} hypotheses")
@@ -62,10 +62,10 @@ def matched_pairs(
 
 
 def errors_by_place(references: Sequence[str], hypotheses: Sequence[str]) -> list[np.ndarray]:
-    """Errors where they happened, per utterance: (2 U + 1,) for a reference of U words.
+    """The errors of each utterance by place: (2 U + 1,) for a reference of U words.
 
-    Place 2 i is before word i: words inserted there. Place 2 i + 1 is word i: 1 if it was
-    substituted or deleted.
+    Place 2 i has the number of words inserted before word i. Place 2 i + 1 is 1 if word i was
+    substituted or deleted, otherwise 0.
     """
     if not references:
         return []

@@ -8,11 +8,11 @@ from numpy.typing import ArrayLike
 
 from asr.statistics.censoring import ALIKE, EXACT, log_rank_scores
 
-MOST_SEEDS = 100  # of an arm, up to which it is asked what could decide
+MOST_SEEDS = 100  # largest number of seeds per arm that ``seeds_to_decide`` tries
 
 
 def power(shift: float, freedom: float, level: float = 0.95) -> float:
-    """Probability that a two-sided t-test of this level finds a true difference.
+    """The probability that a two-sided t-test of this level finds a true difference.
 
     The square of a noncentral t is a noncentral F with 1 degree of freedom in the numerator.
 
@@ -38,8 +38,8 @@ def detectable_shift(freedom: float, level: float = 0.95, chance: float = 0.80) 
 
     if not 1 - level < chance < 1:
         raise ValueError(
-            f"a power of {chance} is not between the false positives' {1 - level:.3g} and 1; "
-            "give 0.8"
+            f"a power of {chance} is not between the rate of false positives, {1 - level:.3g}, and "
+            "1; give 0.8"
         )
     high = 1.0
     while power(high, freedom, level) < chance:
@@ -49,29 +49,29 @@ def detectable_shift(freedom: float, level: float = 0.95, chance: float = 0.80) 
 
 
 def least_log_rank(a: int, b: int) -> float:
-    """The lowest p that ``log_rank`` can give for a runs against b, whatever they cost.
+    """The lowest p that ``log_rank`` can give for ``a`` runs against ``b`` runs at any costs.
 
-    One deal of C(a + b, a) is the most extreme: every run of one arm before every run of the other.
-    Of arms alike in number the mirrored deal is as extreme, so that 3 against 3 give 0.1 or more, 5
-    against 5 0.0079. Deals drawn at random end at one of those drawn.
+    One of the C(a + b, a) assignments is the most extreme: all runs of one arm cost less than all
+    runs of the other. With equal numbers, the opposite assignment is as extreme, so p is at least
+    0.1 for 3 against 3 and 0.0079 for 5 against 5. Random assignments give at least 1 / number.
 
     Raises:
-        ValueError: an arm without runs.
+        ValueError: an arm has no runs.
     """
     if min(a, b) < 1:
-        raise ValueError(f"{a} runs against {b} are no comparison; give 1 or more of each")
+        raise ValueError(f"{a} runs cannot be compared with {b}; give 1 or more of each arm")
     return _share(2 if a == b else 1, math.comb(a + b, a))
 
 
 def log_rank_floor(
     costs_a: ArrayLike, reached_a: ArrayLike, costs_b: ArrayLike, reached_b: ArrayLike
 ) -> float:
-    """The lowest p that ``log_rank`` gives for these very runs, however they are dealt to two arms.
+    """The lowest p that ``log_rank`` gives for any assignment of these runs to two arms.
 
-    Above ``least_log_rank`` where runs tie, as all do that were stopped at one budget: with k runs
-    that reached the target, any deal of the others is as extreme. The statistic is a sum of scores,
-    so the most extreme deals take the highest, or the lowest, and as many deals are alike as there
-    are ways to choose among the runs that tie at the edge.
+    It is above ``least_log_rank`` if runs tie, as all runs do that were stopped at one budget
+    without reaching the target. The statistic is a sum of scores, so the most extreme assignments
+    take the runs with the highest, or the lowest, scores. The number of such assignments is the
+    number of ways to choose among the runs that tie for the last place.
 
     Raises:
         ValueError: as ``log_rank``.
@@ -93,17 +93,17 @@ def log_rank_floor(
 
 
 def seeds_to_decide(comparisons: int, level: float = 0.95) -> int | None:
-    """Fewest seeds per arm with which ``log_rank`` can be significant in a family of comparisons.
+    """The fewest seeds per arm with which ``log_rank`` can be significant in a family.
 
-    By Holm's procedure the lowest p of the family is multiplied by their number. None where not
-    even 100 seeds could, as p ends at one deal of those drawn at random.
+    Holm's procedure multiplies the lowest p by the number of comparisons. None if even 100 seeds
+    are too few, because random assignments limit p.
     """
     enough = (n for n in range(2, MOST_SEEDS + 1) if comparisons * least_log_rank(n, n) < 1 - level)
     return next(enough, None)
 
 
 def comparisons_to_decide(least: float, level: float = 0.95) -> int:
-    """Most comparisons of one family (Holm) in which a p of ``least`` is still significant."""
+    """The largest family of comparisons (Holm) in which a p of ``least`` is significant."""
     return math.ceil((1 - level) / least - ALIKE) - 1
 
 

@@ -11,13 +11,13 @@ Floats = NDArray[np.float64]
 def expected_best(values: ArrayLike) -> Floats:
     """(N,) validation WERs of random trials -> (N,) expected lowest of n = 1 ... N trials.
 
-    Unbiased: the mean of the minimum over all subsets of n trials, sum_i v_(i) C(N - i, n - 1) /
-    C(N, n) with v ascending. Tang et al., "Showing Your Work Doesn't Always Work", ACL 2020; the
-    first estimator (Dodge et al., "Show Your Work", EMNLP 2019) draws with replacement, which
-    makes it too high: a trial drawn twice counts as two.
+    The estimate is the mean of the minimum over all subsets of n trials: with v ascending, sum_i
+    v_(i) C(N - i, n - 1) / C(N, n). It is unbiased (Tang et al., "Showing Your Work Doesn't Always
+    Work", ACL 2020). The estimator of Dodge et al. ("Show Your Work", EMNLP 2019) draws with
+    replacement and is too high, because a trial that is drawn twice counts as two.
 
     Raises:
-        ValueError: no trial, or one without a finite value.
+        ValueError: there is no trial, or a value is not finite.
     """
     return _weights(len(_checked(values))) @ np.sort(_checked(values))
 
@@ -25,16 +25,16 @@ def expected_best(values: ArrayLike) -> Floats:
 def expected_best_interval(
     values: ArrayLike, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[Floats, Floats]:
-    """(low, high), each (N,): bootstrap over the trials, NaN for more than half of them.
+    """(low, high), each (N,): bootstrap over the trials; NaN if n is more than half of N.
 
-    As n nears N the estimate rests on the one best trial, and no resample holds a better one: the
-    interval becomes too short without warning (at n = N it would hold the truth in 55 to 60 % of
-    cases). Percentiles are stretched by sqrt(N / (N - 1)) t / z for the number of trials; of
-    intervals of 95 %, 90 to 95 % then hold the truth up to n = N / 3, and 84 to 86 % at N / 2
-    (8 and 20 trials, evenly distributed).
+    If n is close to N, the estimate depends on the best trial alone, and no resample has a better
+    one, so an interval would be too short (at n = N, it would contain the true value in 55 to 60 %
+    of cases). The percentiles are stretched by sqrt(N / (N - 1)) t / z. The true value then lies in
+    90 to 95 % of 95 % intervals up to n = N / 3, and in 84 to 86 % at n = N / 2 (for 8 and 20
+    trials with uniformly distributed values).
 
     Raises:
-        ValueError: no trial, or one without a finite value.
+        ValueError: there is no trial, or a value is not finite.
     """
     from scipy import special
 
@@ -54,7 +54,7 @@ def expected_best_interval(
 
 
 def _weights(number: int) -> Floats:
-    """(n, i): chance that the i-th best of all is the best of n drawn without replacement."""
+    """(n, i) probabilities that the i-th best trial is the best of n without replacement."""
     rows = [
         [math.comb(number - i, n - 1) / math.comb(number, n) for i in range(1, number + 1)]
         for n in range(1, number + 1)
@@ -65,7 +65,7 @@ def _weights(number: int) -> Floats:
 def _checked(values: ArrayLike) -> Floats:
     trials = np.asarray(values, dtype=np.float64)
     if trials.ndim != 1 or not len(trials):
-        raise ValueError("no trials, so there is no best of them; give one WER per trial")
+        raise ValueError("there are no trials; give one WER per trial")
     if not np.isfinite(trials).all():
         raise ValueError("a trial has no WER; give a failed trial the WER of empty output, 1")
     return trials

@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-ASSUMED_FREEDOM = 14  # of a seed deviation not measured here but on two models of 8 seeds each
+ASSUMED_FREEDOM = 14  # an assumed seed deviation comes from two models with 8 seeds each
 
 
 class Scatter(NamedTuple):
-    """How much an estimate varies.
+    """The variation of an estimate.
 
     Attributes:
         error: standard error.
-        freedom: degrees of freedom of it.
-        resampled: standard error that draws of a bootstrap have, which is another.
+        freedom: degrees of freedom of the standard error.
+        resampled: standard deviation of bootstrap draws, which differs from the standard error.
     """
 
     error: float
@@ -26,11 +26,11 @@ class Scatter(NamedTuple):
 
 
 class Squares(NamedTuple):
-    """Estimated variances of an estimate: each factor alone, with what is left in each of them.
+    """The variance components of an estimate; each factor includes the residual variance.
 
     Attributes:
-        speakers, seeds: of the means over the other factor.
-        rest: of what neither factor explains; in ``speakers`` and in ``seeds`` as well.
+        speakers, seeds: variance of the means over the other factor.
+        rest: residual variance, which is part of both ``speakers`` and ``seeds``.
         resampled: variance of the draws of a two-level bootstrap.
     """
 
@@ -41,23 +41,23 @@ class Squares(NamedTuple):
 
 
 def scatter(blocks: Floats, signs: Floats, seed_deviation: float | None = None) -> Scatter:
-    """How the signed mean of the models' rates varies over other speakers and other seeds.
+    """The variation of the weighted sum of the models' rates over speakers and seeds.
 
-    The variance is that of seeds + that of speakers - what is left, which both of them hold, and
-    not less than either; Satterthwaite's degrees of freedom (1946; Gaylor and Hopper, 1969, where
-    one is subtracted). A two-level bootstrap counts what is left three times (Owen, "The pigeonhole
-    bootstrap", 2007), and its divisors, n instead of n - 1, make the factors too small.
+    The variance is seeds + speakers - residual, because both factors include the residual; it is at
+    least as large as each factor. The degrees of freedom are Satterthwaite's (1946; Gaylor and
+    Hopper, 1969, for the difference). A two-level bootstrap counts the residual three times (Owen,
+    "The pigeonhole bootstrap", 2007), and its divisors n instead of n - 1 make factors too small.
 
-    The variance between seeds is taken to be the same in all arms, as in a two-sample t-test: a few
-    seeds tell too little for one each. With one seed per arm it cannot be known; then the scatter
-    is that of these models over speakers, or what is assumed is added.
+    All arms are assumed to have the same variance between seeds, as in a two-sample t-test, because
+    a few seeds are not enough to estimate it for each arm. With one seed per arm, it is unknown:
+    the result is the variation of these models over speakers, plus ``seed_deviation`` if given.
 
     Args:
-        blocks: (G, models + 1) errors of every model at every speaker, and words.
-        signs: (models,) what each model's rate is multiplied with before all are added: 1 / seeds
-            of its arm, negative for the first of two arms.
-        seed_deviation: standard deviation between seeds, relative to the rate, where every arm has
-            one seed.
+        blocks: (G, models + 1) errors of each model for each speaker, and words in the last column.
+        signs: (models,) weights of the rates in the sum: 1 / number of seeds of the arm, negative
+            for the first of two arms.
+        seed_deviation: standard deviation between seeds, relative to the rate, if each arm has one
+            seed.
     """
     number = max(1, len(blocks) - 1)
     arms = len(np.unique(signs))
@@ -82,10 +82,10 @@ def scatter(blocks: Floats, signs: Floats, seed_deviation: float | None = None) 
 
 
 def squares(blocks: Floats, signs: Floats) -> Squares:
-    """The two-way table of speakers and seeds, each arm's seeds apart; arguments as above.
+    """Variance components of the table of speakers and seeds, which are nested in arms.
 
-    Errors at a speaker less what the model's rate predicts for its words are the linearised ratio
-    (Cochran, Sampling Techniques, 1977, section 6.4), so that speakers may differ in words.
+    It has the errors for each speaker minus those that the model's rate predicts for the speaker's
+    words (Cochran, Sampling Techniques, 1977, section 6.4). Arguments are those of ``scatter``.
     """
     total = blocks[:, -1].sum()
     rates = blocks[:, :-1].sum(axis=0) / total  # (models,)

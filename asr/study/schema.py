@@ -61,13 +61,13 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyArm:
-    """An arm of a study: an encoder with its decoder and its own settings.
+    """An arm of a study: an encoder, a decoder, and settings that only this arm has.
 
     Args:
         encoder: name of a shipped recipe, path of a recipe file, or name of a class.
         decoder: name of a shipped recipe, path of a recipe file, or name of a class; by default the
             decoder of the task.
-        overrides: overrides as on the command line of ``asr train``: [--key.path=value].
+        overrides: changes of the recipe, written as options of ``asr train``: [--key.path=value].
         ranges: tuning ranges of keys that only this arm has, such as encoder.forget_bias.
     """
 

@@ -29,11 +29,11 @@ def test_what_meets_every_condition_gets_the_persistent_kernel(call):
     [
         ({"dtype": torch.bfloat16}, "bf16 is not fp16"),
         ({"dtype": torch.float32}, "float32 is not fp16"),
-        ({"cells": 1152}, "1152 cells are not a multiple of 128 up to 1024"),
-        ({"cells": 320}, "320 cells are not a multiple of 128 up to 1024"),
-        ({"inputs": 500}, "an input of 500 is not a multiple of 128"),
-        ({"batch": 60}, "a batch of 60 is not a multiple of 8 up to 128"),
-        ({"batch": 136}, "a batch of 136 is not a multiple of 8 up to 128"),
+        ({"cells": 1152}, "the number of cells, 1152, is not a multiple of 128 up to 1024"),
+        ({"cells": 320}, "the number of cells, 320, is not a multiple of 128 up to 1024"),
+        ({"inputs": 500}, "the input width 500 is not a multiple of 128"),
+        ({"batch": 60}, "the batch size 60 is not a multiple of 8 up to 128"),
+        ({"batch": 136}, "the batch size 136 is not a multiple of 8 up to 128"),
     ],
 )
 def test_each_condition_that_fails_makes_it_the_standard_one_and_is_named(changes, reason):

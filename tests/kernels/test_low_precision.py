@@ -84,7 +84,10 @@ def test_a_block_says_what_its_kernel_will_be():
     assert made.kernel(gpu, 130).algorithm == "standard"
     narrower = block(cells=160)
     narrower.precision = torch.float16
-    assert narrower.kernel(gpu, 8).reason == "160 cells are not a multiple of 128 up to 1024"
+    assert (
+        narrower.kernel(gpu, 8).reason
+        == "the number of cells, 160, is not a multiple of 128 up to 1024"
+    )
 
     assert recurrent_kernel(made.modules(), torch.device("cpu")) == (
         "each direction over padded frames, in fp16 on a cpu"

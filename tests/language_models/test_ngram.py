@@ -264,7 +264,7 @@ def test_tables_are_loaded_from_safetensors_into_a_new_model():
 
 def test_tables_of_another_vocabulary_are_refused():
     model = fitted(random_sentences(12, 30), 12, order=3)
-    with pytest.raises(RuntimeError, match="n-grams of 12 tokens for a vocabulary of 13"):
+    with pytest.raises(RuntimeError, match="n-grams have 12 tokens, the vocabulary has 13"):
         NGram(13, order=3).load_state_dict(model.state_dict())
 
 

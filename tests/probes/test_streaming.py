@@ -92,7 +92,7 @@ def test_the_verb_writes_a_row_per_encoder(tmp_path, capsys):
     page = (tmp_path / "o" / "streaming.md").read_text()
     assert page in capsys.readouterr().out
     assert "| small | " in page
-    assert "Streams read side by side, chunk by chunk: 3." in page
+    assert "Number of parallel streams: 3;" in page
     written = json.loads((tmp_path / "o" / "streaming.json").read_text())["points"]
     assert [point["position"] for point in written] == [40, 80]
 
