@@ -13,7 +13,7 @@ from asr.config.strict_yaml import groups, nested, type_hints, type_name
 
 
 def describe(schema: type) -> str:
-    """Every key of a schema with type, default and meaning, for ``--help``."""
+    """Lists every key of a schema with type, default and meaning, for ``--help``."""
     lines: list[str] = []
     for field in dataclasses.fields(schema):
         if "table" not in field.metadata and dataclasses.is_dataclass(field.type):
@@ -25,12 +25,12 @@ def describe(schema: type) -> str:
 
 
 def describe_table(table: Mapping[str, type]) -> str:
-    """Every option of every class of a table, for ``--help``."""
+    """Lists every option of every class of a table, for ``--help``."""
     return "\n".join(line for name, kind in table.items() for line in _keys(kind, "", 0, name))
 
 
 def _components(schema: type, prefix: str) -> list[str]:
-    """The keys of every class that may stand in the components of a section."""
+    """Lists the keys of every class that a component of a section may name."""
     lines: list[str] = []
     for field in dataclasses.fields(schema):
         if "table" in field.metadata:
@@ -46,7 +46,7 @@ def _components(schema: type, prefix: str) -> list[str]:
 
 
 def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list[str]:
-    """``--key (type, default)  meaning`` for each parameter of a section or component."""
+    """Writes ``--key (type, default)  meaning`` for each parameter of a section or component."""
     parameters = list(inspect.signature(kind).parameters.values())[positional:]
     # A key that is not described in the class is described in one that it inherits from.
     classes = [base for base in reversed(kind.__mro__) if not base.__module__.startswith("torch")]
@@ -77,7 +77,7 @@ def _keys(kind: type, prefix: str, positional: int = 0, title: str = "") -> list
 
 
 def _shown(value: Any) -> str:
-    """A default as it would stand in a recipe."""
+    """Writes a default as a recipe would."""
     if isinstance(value, str | Path):
         return str(value) or "''"
     if isinstance(value, tuple | list):
@@ -86,7 +86,7 @@ def _shown(value: Any) -> str:
 
 
 def _default(kind: type, parameter: inspect.Parameter) -> Any:
-    """A dataclass hides the default of a factory behind a marker."""
+    """Returns a default; calls the factory that a dataclass hides behind a marker."""
     if dataclasses.is_dataclass(kind):
         factory = kind.__dataclass_fields__[parameter.name].default_factory
         if factory is not dataclasses.MISSING:

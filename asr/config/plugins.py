@@ -27,14 +27,14 @@ def build(kind: Kind, spec: Spec, where: str, **defaults: Any) -> Any:
     arguments = {name: value for name, value in defaults.items() if name in known} | given
     try:
         return found(**arguments)
-    except ModuleNotFoundError as error:  # some loggers of Lightning need a further package
+    except ModuleNotFoundError as error:  # some loggers of Lightning need another package
         raise ValueError(f"{where}: {found.__name__}: {str(error).splitlines()[0]}") from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {found.__name__}: {error}") from None
 
 
 def find(kind: Kind, spec: Spec, where: str) -> tuple[type, dict[str, Any]]:
-    """The class that a recipe names, and its arguments; raises the same errors as ``build``."""
+    """Returns the class that a recipe names, and its arguments; raises the errors of ``build``."""
     path, given = class_and_arguments(spec, where)
     family = importlib.import_module(f"lightning.pytorch.{kind.lower()}s")
     module, _, name = path.rpartition(".")

@@ -17,27 +17,27 @@ COMMANDS = {
     "decoders": "asr train TASK --decoder NAME",
     "language_models": "asr train language_models/NAME",
     "studies": "asr study NAME",
-}  # by family, which is the folder; tasks stand at the top
+}  # by family; tasks are in FOLDER, every other family in the folder of its name
 NEAREST = 3
 
 
 def place(family: str) -> Path:
-    """The folder of a family."""
+    """Returns the folder of a family."""
     return FOLDER if family == "tasks" else FOLDER / family
 
 
 def names(family: str) -> list[str]:
-    """The recipes of a family, in order; language models are tasks of ``asr train``, too."""
+    """Lists the recipes of a family in order; language models are tasks of ``asr train``, too."""
     found = sorted(path.stem for path in place(family).glob("*.yaml"))
     models = names("language_models") if family == "tasks" else []
     return found + [f"language_models/{name}" for name in models]
 
 
 def find(text: str, family: str) -> Path:
-    """The file of a recipe that is given by its name or by a path; a ValueError names the nearest.
+    """Finds the file of a recipe by its name or path; a ValueError suggests the nearest name.
 
-    A name goes before a path, unless that ends in .yaml. Such a path need not exist: the reader of
-    the file raises the error.
+    A text that ends in .yaml is a path, which need not exist: the reader of the file reports that.
+    Any other text is looked up as a name first and then as a path.
     """
     known = names(family)
     if text in known:
@@ -50,7 +50,7 @@ def find(text: str, family: str) -> Path:
 
 
 def nearest(text: str, known: list[str]) -> str:
-    """The names that are spelt almost like ``text``, and the command that lists all."""
+    """Suggests names that are spelt almost like ``text``, and the command that lists all."""
     small = {name.lower(): name for name in known}
     close = difflib.get_close_matches(text.lower(), small, NEAREST, 0.5)
     near = ", ".join(small[name] for name in close)
@@ -58,9 +58,9 @@ def nearest(text: str, known: list[str]) -> str:
 
 
 def instead_of(path: Path) -> str:
-    """The command that takes the shipped recipe which a missing path may mean; '' without one.
+    """Suggests the option for the shipped recipe that a missing path may mean; '' if none fits.
 
-    ``recipes/encoders/lstm-tiny.yaml``, a path in a checkout, is ``--encoder lstm-tiny`` anywhere.
+    For example, ``recipes/encoders/lstm-tiny.yaml`` becomes ``--encoder lstm-tiny``.
     """
     parts = path.with_suffix("").parts
     if "recipes" in parts:

@@ -3,8 +3,8 @@
 A recipe is a tree of plain values. A *section* is a dataclass whose fields are its keys. A
 *component* is ``{class_path: LSTM, init_args: {...}}``: a class by its short name among the shipped
 ones, or a user's own by full import path, whose keyword-only parameters are its keys. jsonargparse
-reads names, types and defaults from the signatures, so nothing is declared twice; every key that is
-unknown, missing or mistyped is an error that names its path.
+reads names, types and defaults from the signatures, so nothing is declared twice. A key that is
+unknown, missing or of the wrong type raises an error that names its path.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ Tree = dict[str, Any]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats (``1e-3`` is a number) and no duplicate keys."""
+    """Reads YAML 1.2 floats (``1e-3`` is a number) and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -54,20 +54,20 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Component:
-    """A class and its keyword arguments, waiting for the positional ones."""
+    """A class and its keyword arguments; a call supplies the positional arguments."""
 
     kind: type
     init_args: Tree
 
     def __call__(self, *positional: Any) -> Any:
-        """Builds the part; a ValueError of its constructor gets the name of the class."""
+        """Builds an object; adds the name of the class to a ValueError of its constructor."""
         try:
             return self.kind(*positional, **self.init_args)
         except ValueError as error:
             raise ValueError(f"{self.kind.__name__}: {error}") from None
 
     def tree(self) -> Tree:
-        """As it stands in a recipe."""
+        """Returns the tree that a recipe contains for this component."""
         shipped = self.kind.__module__.split(".")[0] == "asr"
         path = self.kind.__name__ if shipped else f"{self.kind.__module__}.{self.kind.__name__}"
         return {"class_path": path, "init_args": self.init_args}
@@ -79,12 +79,12 @@ def component(
     default: str | None = None,
     recipes: str | None = None,
 ) -> Any:
-    """A dataclass field that holds a Component of ``table``'s family.
+    """Makes a dataclass field that holds a Component of a class in ``table``.
 
     Args:
         table: the shipped classes by short name; a user's own class must share their base class.
-        positional: leading parameters that the program gives and a recipe does not.
-        default: the class that stands when a recipe names none.
+        positional: number of leading parameters that the program supplies.
+        default: the class that is used if a recipe names none.
         recipes: folder of the shipped recipes that may be named in place of a class.
     """
     metadata = {"table": table, "positional": positional, "default": default, "recipes": recipes}
@@ -95,7 +95,7 @@ def component(
 
 
 def load_yaml(text: str, where: str) -> Any:
-    """YAML text -> plain values; a ValueError names ``where`` and the line."""
+    """Reads YAML text as plain values; a ValueError names ``where`` and the line."""
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -107,9 +107,9 @@ def load_yaml(text: str, where: str) -> Any:
 
 
 def load_file(path: str | Path) -> Tree:
-    """A recipe file -> tree.
+    """Reads a recipe file as a tree.
 
-    A file that it names is looked for beside it, then in the working directory.
+    Files that the recipe names are looked for beside it, then in the working directory.
     """
     path = Path(path)
     if path.is_dir():
@@ -129,13 +129,13 @@ def load_file(path: str | Path) -> Tree:
 
 
 def _beside(value: Any, folder: Path) -> Any:
-    """A value of a file in ``folder``; the recipe files there that it names get their paths."""
+    """Adds the path of ``folder`` to each recipe file in it that a value names."""
     if isinstance(value, dict):
         return {key: _beside(below, folder) for key, below in value.items()}
     if isinstance(value, list):
         return [_beside(item, folder) for item in value]
     if isinstance(value, str) and value.endswith(".yaml"):
-        option, sign, path = value.rpartition("=")  # --decoder=mine.yaml, an override of a study
+        option, sign, path = value.rpartition("=")  # an override of a study: --decoder=mine.yaml
         if (folder / path).is_file():
             return f"{option}{sign}{folder / path}"
     return value
@@ -144,9 +144,9 @@ def _beside(value: Any, folder: Path) -> Any:
 def override(tree: Tree, arguments: Sequence[str], schema: type) -> Tree:
     """Applies ``--key.path value`` pairs to a tree; ``--key=value`` is the same.
 
-    A value that ends in .yaml is a file whose content replaces the whole branch. The name of a
-    class or of a shipped recipe replaces the component: it starts from its own defaults and takes
-    nothing from the class that it replaces. Below a component, ``encoder.layers`` is short for
+    A value that ends in .yaml names a file whose content replaces the whole branch. The name of a
+    class or of a shipped recipe replaces the component; the new one starts from its own defaults
+    and keeps nothing of the old one. Below a component, ``encoder.layers`` is short for
     ``encoder.init_args.layers``.
     """
     words = [part for a in arguments for part in (a.split("=", 1) if a[:2] == "--" else [a])]
@@ -168,7 +168,7 @@ def override(tree: Tree, arguments: Sequence[str], schema: type) -> Tree:
             branch, place = _section(branch, name, key), field and field.type
         field = _field(place, keys[-1])
         if yaml.reader.Reader.NON_PRINTABLE.search(text):
-            value: Any = Path(text)  # of a name that is not UTF-8, which is no YAML
+            value: Any = Path(text)  # YAML cannot hold a name that is not UTF-8
         else:
             value = load_file(text) if text.endswith(".yaml") else load_yaml(text, key)
         if field and field.type in (str, str | None) and isinstance(value, int | float):
@@ -178,13 +178,13 @@ def override(tree: Tree, arguments: Sequence[str], schema: type) -> Tree:
 
 
 def _named(field: "dataclasses.Field[Any]", value: Any, key: str) -> Any:
-    """The value of a component; in place of the name or the path of a recipe, what it holds."""
+    """Returns the value of a component; reads the recipe if the value is its name or path."""
     table, family = field.metadata.get("table"), field.metadata.get("recipes")
     if table is None or not isinstance(value, str) or value in table:
         return value
     if value.endswith(".yaml"):
         return load_file(value)
-    if family is None or "." in value:  # a class of the user's own: package.module.Class
+    if family is None or "." in value:  # a user's class: package.module.Class
         return value
     names = shipped.names(family)
     if value not in names:
@@ -197,7 +197,7 @@ def _named(field: "dataclasses.Field[Any]", value: Any, key: str) -> Any:
 
 
 def _section(tree: Tree, name: str, key: str) -> Tree:
-    """The branch below a name, made if it is missing or null."""
+    """Returns the branch below a name; adds it if it is missing or null."""
     tree[name] = {} if tree.get(name) is None else tree[name]
     if not isinstance(tree[name], dict):
         raise ValueError(f"{key}: {name} is a value, not a section")
@@ -205,21 +205,21 @@ def _section(tree: Tree, name: str, key: str) -> Tree:
 
 
 def _field(schema: Any, name: str) -> "dataclasses.Field[Any] | None":
-    """The field of a section; None if the schema has none of that name."""
+    """Returns the field of a section; None if the schema has no field of that name."""
     return getattr(schema, "__dataclass_fields__", {}).get(name)
 
 
 def read(schema: type, tree: Tree, path: str = "") -> Any:
-    """A tree -> the dataclass ``schema``, sections and components checked all the way down.
+    """Turns a tree into the dataclass ``schema``; checks all sections and components in it.
 
     Raises:
-        ValueError: a key is unknown, missing or of the wrong type; names its path.
+        ValueError: a key is unknown, missing or of the wrong type; the message names its path.
     """
     found: Tree = {}
     rest = dict(_keys(tree, path))
     for field in (field for field in dataclasses.fields(schema) if field.name in tree):
         where = _at(path, field.name)
-        if "read" in field.metadata:  # what reads such a field: (tree, path) -> value
+        if "read" in field.metadata:  # a function (tree, path) -> value
             found[field.name] = field.metadata["read"](rest.pop(field.name), where)
         elif "table" in field.metadata:
             table, positional = field.metadata["table"], field.metadata["positional"]
@@ -238,17 +238,17 @@ def _at(path: str, name: str) -> str:
 def read_component(
     table: Mapping[str, type], tree: Any, path: str, positional: int = 0, allow_code: bool = True
 ) -> Component:
-    """``{class_path, init_args}`` -> Component with every default filled in.
+    """Turns ``{class_path, init_args}`` into a Component with every default filled in.
 
     Args:
         table: the shipped classes by short name.
-        tree: a class name alone is one without init_args.
-        path: of the key, for errors.
-        positional: leading parameters that the program gives.
+        tree: the component, or the name of its class if it has no init_args.
+        path: path of the key, for errors.
+        positional: number of leading parameters that the program supplies.
         allow_code: whether a class that is not shipped may be imported, which runs its module.
 
     Raises:
-        ValueError: no such class, or a key of it is wrong; names the path.
+        ValueError: there is no such class, or one of its keys is wrong; the message names the path.
     """
     name, init_args = class_and_arguments(tree, path, f"; shipped: {', '.join(table)}")
     kind = _find(table, name, path, allow_code)
@@ -256,7 +256,7 @@ def read_component(
 
 
 def class_and_arguments(tree: Any, path: str, choices: str = "") -> tuple[str, Tree]:
-    """``{class_path, init_args}``, or a class alone -> (class_path, init_args)."""
+    """Splits ``{class_path, init_args}``, or a class name, into (class_path, init_args)."""
     tree = {"class_path": tree} if isinstance(tree, str) else tree
     if not isinstance(tree, dict) or not set(tree) <= {"class_path", "init_args"}:
         raise ValueError(f"{path}: expects class_path and init_args, got {tree!r}")
@@ -266,7 +266,7 @@ def class_and_arguments(tree: Any, path: str, choices: str = "") -> tuple[str, T
 
 
 def _keys(tree: Any, path: str) -> Tree:
-    """Checks that a tree is a section."""
+    """Returns a tree; raises ValueError if it is not a section."""
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: expects keys, got {tree!r}")
     return tree
@@ -284,7 +284,7 @@ def import_module(module: str, where: str) -> types.ModuleType:
 
 
 def _find(table: Mapping[str, type], name: str, path: str, allow_code: bool) -> type:
-    """A shipped class by short name, or a user's own by import path."""
+    """Finds a shipped class by its short name, or a user's own class by its import path."""
     if name in table:
         return table[name]
     family = next(iter(table.values())).__mro__
@@ -312,9 +312,9 @@ def _typed(
     """Checks the keys of one section or component against the signature; fills in defaults."""
     given = dict(given or {})
     parameters = dict(inspect.signature(kind).parameters)
-    skip = set(list(parameters)[:positional])  # what the program gives
+    skip = set(list(parameters)[:positional])  # the program supplies these
     parameters = {name: p for name, p in parameters.items() if name not in skip}
-    if not dataclasses.is_dataclass(kind):  # the groups of a section were read before
+    if not dataclasses.is_dataclass(kind):  # ``read`` has read the groups of a section
         for key, schema in groups(kind).items():
             if not isinstance(tree.get(key), schema | None):
                 given[key] = read(schema, tree[key], f"{path}.{key}")
@@ -343,17 +343,17 @@ def _typed(
         if isinstance(value, str) and isinstance(values[key], (int, float)):
             wrong = f"expected a number, got the text {value!r}; drop the quotes"
             raise ValueError(f"{_at(path, key)}: {wrong}")
-    # What the tree does not name keeps the signature's default, nested dataclasses included.
+    # A key that the tree does not name keeps its default, in nested dataclasses, too.
     return {**{k: v for k, v in values.items() if k in tree or not nested(kind, k)}, **given}
 
 
 def type_hints(kind: type) -> dict[str, Any]:
-    """The types of the keys of a section or component."""
+    """Returns the types of the keys of a section or component."""
     return typing.get_type_hints(kind if dataclasses.is_dataclass(kind) else kind.__init__)  # type: ignore[misc]
 
 
 def groups(kind: type) -> dict[str, type]:
-    """The options of a component that hold options of their own: dataclasses, or null."""
+    """Returns the options of a component that are dataclasses (or null), by name."""
     return {
         name: inner
         for name, hint in type_hints(kind).items()
@@ -363,7 +363,7 @@ def groups(kind: type) -> dict[str, type]:
 
 
 def nested(kind: type, name: str) -> bool:
-    """Whether this key is a section or component, whose own default is already complete."""
+    """Returns whether a key is a section or component, whose default is already complete."""
     if not dataclasses.is_dataclass(kind):
         return False
     field = kind.__dataclass_fields__[name]
@@ -380,7 +380,7 @@ TYPE_NAMES = {
 
 
 def type_name(kind: Any) -> str:
-    """A type in a reader's words."""
+    """Describes a type in words for the reader."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return " | ".join(map(str, inner))
@@ -397,7 +397,7 @@ def type_name(kind: Any) -> str:
 
 
 def tree_of(value: Any) -> Any:
-    """A read recipe -> plain values, every default written out."""
+    """Turns a recipe back into plain values, with every default written out."""
     if isinstance(value, Component):
         return tree_of(value.tree())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -408,10 +408,10 @@ def tree_of(value: Any) -> Any:
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """Each key that two trees differ in, with both values; keys as the command line has them."""
+    """Lists the keys in which two trees differ, spelt as on the command line, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         path = f"{key}." if key else ""
-        names = {"class_path": key, "init_args": key}  # a component is its class and its options
+        names = {"class_path": key, "init_args": key}  # the command line omits these two names
         return [
             line
             for name in {**old, **new}
@@ -423,7 +423,7 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 
 def to_yaml(tree: Tree) -> str:
-    """A tree as a recipe file holds it."""
+    """Formats a tree as the text of a recipe file."""
     return yaml.safe_dump(tree, sort_keys=False, default_flow_style=False)
 
 

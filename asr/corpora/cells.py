@@ -17,15 +17,15 @@ NO_FILE_NAME = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 
 def text_of(value: Any, column: str = "text") -> str:
-    """The text of a value; empty if the value is missing.
+    """Returns the text of a value; it is empty if the value is missing.
 
     None and NaN are missing. A string stays as it is: "null", "NA" and "None" are words. A number
     becomes its digits. A whole number is written without a point, because a table reader turns a
     column of 7, 8 and a missing value into 7.0, 8.0 and NaN.
 
     Raises:
-        DroppedError: the value is a boolean, a list, a date or another object, or a string that is
-            not Unicode.
+        DroppedError: the value is a string that is not Unicode, or is neither a string nor a
+            number.
     """
     if value is None:
         return ""
@@ -34,7 +34,7 @@ def text_of(value: Any, column: str = "text") -> str:
             value.encode()
         except UnicodeEncodeError:
             why = "is not UTF-8; convert the file, for instance: iconv -f LATIN1 -t UTF-8"
-            if not re.search("[\udc80-\udcff]", value):  # not bytes that a file reader escaped
+            if not re.search("[\udc80-\udcff]", value):  # those are escaped bytes
                 why = "holds half of a UTF-16 character; write the whole character"
             raise DroppedError("not_utf8", f"{column} {printable(value):.60} {why}") from None
         return value
@@ -48,10 +48,10 @@ def text_of(value: Any, column: str = "text") -> str:
 
 
 def seconds_of(value: Any, column: str) -> float | None:
-    """A finite number of seconds, 0 or more; None if the value is None, NaN or empty."""
+    """Returns a finite number of seconds >= 0; None if the value is None, NaN or empty."""
     if value is None or value == "":
         return None
-    with contextlib.suppress(TypeError, ValueError):  # a table holds text
+    with contextlib.suppress(TypeError, ValueError):  # tables hold text
         seconds = -1.0 if isinstance(value, bool) else float(value)
         if math.isnan(seconds):
             return None
@@ -105,11 +105,11 @@ def row(
 
 
 def _name(value: Any, column: str) -> str:
-    """A name on one line; a string may be a file name that is not UTF-8."""
+    """Returns a name on one line; the value may be a file name that is not UTF-8."""
     return printable(value if isinstance(value, str) else text_of(value, column)).strip()
 
 
 def unusable(name: str, why: str, reason: str = "bad_row", place: str = "") -> Row:
-    """A row that is counted as dropped; its message begins with ``place``, or else ``name``."""
+    """Makes a row that is counted as dropped; its message begins with ``place`` or ``name``."""
     fault = DroppedError(reason, printable(f"{place or name}: {why}"))
     return Row(id=printable(name), audio=b"", text="", fault=fault)

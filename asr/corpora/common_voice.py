@@ -17,8 +17,8 @@ LICENCE = (
     " speakers and passing copies on"
 )
 COLUMNS = ("client_id", "path", "sentence")  # in every release; the other columns differ
-# A table made of others (https://github.com/common-voice/CorporaCreator): all clips with more votes
-# for than against. The clips of other and invalidated are not among them.
+# This table lists all clips with more votes for than against. It overlaps the tables that are
+# chosen from it (https://github.com/common-voice/CorporaCreator), but not other and invalidated.
 UNIONS = {"validated": {"train", "dev", "test"}}
 
 
@@ -26,11 +26,11 @@ UNIONS = {"validated": {"train", "dev", "test"}}
 class CommonVoice(Corpus):
     """Sentences read aloud, in almost 300 languages, validated by volunteers (CC0 1.0).
 
-    An account of the Mozilla Data Collective (https://mozilladatacollective.com) and consent to its
-    terms are needed, so nothing is downloaded here: unpack the archive and give a language's
-    folder. Train, dev and test share no speaker; transcripts keep case and punctuation.
-    validated holds the clips of all three and more, and is refused beside any of them in another
-    split; other and invalidated hold other clips, perhaps of the same speakers.
+    This class downloads nothing, because a download from https://mozilladatacollective.com needs an
+    account and consent to its terms. Unpack the archive and give the folder of one language. Train,
+    dev and test share no speaker. Transcripts keep case and punctuation.
+    The table validated contains the clips of train, dev and test, so it cannot be combined with
+    any of them in another split. The speakers of other and invalidated may occur in train.
 
     Args:
         path: folder of one language in an unpacked archive, for instance
@@ -47,7 +47,7 @@ class CommonVoice(Corpus):
     test: list[str] = field(default_factory=lambda: ["test"])
 
     def splits(self) -> dict[str, Rows]:
-        """The splits whose lists are not empty; no clip may be in two of them."""
+        """Returns the splits whose lists are not empty; no clip may be in two splits."""
         parts = parts_of(self)
         if not parts:
             raise ValueError("no table of Common Voice is asked for; give for instance --train")
@@ -64,14 +64,14 @@ class CommonVoice(Corpus):
         return {split: Rows(partial(_read, paths)) for split, paths in tables.items()}
 
     def origin(self) -> Origin:
-        """The language is the name of the folder, the release that of its parent."""
+        """Names the language after the folder and the release after the parent folder."""
         folder = self.path.resolve()
         source = f"{folder.parent.name}/{folder.name} of {SOURCE}"
         remarks = remarks_on(parts_of(self))
         return Origin(f"common_voice_{folder.name}", source, LICENCE, remarks=remarks)
 
     def sources(self) -> Walk:
-        """The tables in use, and all clips."""
+        """Returns the tables in use and all clips."""
         clips = self.path / "clips"
         found = walk(clips, {".mp3"}) if clips.is_dir() else Walk()
         named = [name for names in parts_of(self).values() for name in names]
@@ -79,7 +79,7 @@ class CommonVoice(Corpus):
         return found
 
     def _table(self, split: str, name: str) -> Path:
-        """Checks the first row, before the tables before this one are read for hours."""
+        """Returns a table; checks its first row now, before hours of reading other tables."""
         table = self.path / f"{name}.tsv"
         there = ", ".join(sorted(found.stem for found in self.path.glob("*.tsv"))) or "none"
         others = f"name other tables (there: {there}), or none: --{split} '[]'"
@@ -100,14 +100,14 @@ class CommonVoice(Corpus):
 
 
 def _read(tables: list[Path]) -> Iterator[Row]:
-    """A clip that is missing and a sentence that is empty are rows too: preflight counts them."""
+    """Reads all rows; those without a clip or a sentence stay, so that preflight counts them."""
     for table in tables:
         for number, line in read_table(table):
             where = f"{table.name}, line {number}"
             if isinstance(line, str):
                 yield cells.unusable(where, line)
                 continue
-            clip = line["path"].removesuffix(".mp3")  # the releases of 2019 leave it out
+            clip = line["path"].removesuffix(".mp3")  # the releases of 2019 omit the ending
             yield cells.row(
                 where,
                 stored(table.parent / "clips" / f"{clip}.mp3") if clip else None,

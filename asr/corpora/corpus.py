@@ -17,7 +17,7 @@ SPLIT_NAMES = {  # other names of each split
 
 
 class DroppedError(ValueError):
-    """Why a row cannot be used: a reason, as preflight.json counts it, and a message."""
+    """The error of an unusable row, with the reason that preflight.json counts and a message."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

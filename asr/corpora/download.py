@@ -17,11 +17,11 @@ TIMEOUT_SECONDS = 60
 
 
 def fetch(url: str, folder: Path, *, sha256: str = "") -> Path:
-    """The file behind ``url`` in ``folder``; a download that was interrupted is continued.
+    """Downloads ``url`` to ``folder``, resuming an interrupted download; returns the file.
 
     Raises:
-        ValueError: its checksum is not the published one.
-        OSError: it cannot be reached or written; calling again resumes.
+        ValueError: the checksum of the file is not the published one.
+        OSError: the file cannot be downloaded or written; the next call resumes.
     """
     target = folder / url.rsplit("/", 1)[-1]
     if target.exists():
@@ -34,7 +34,7 @@ def fetch(url: str, folder: Path, *, sha256: str = "") -> Path:
         raise OSError(f"{url}: the server answers {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.filename is not None:
-            raise  # the disk, not the net
+            raise  # an error of the disk
         raise OSError(
             f"{url}: the download failed ({getattr(error, 'reason', error)}); run the command again"
             " to resume, or give a copy on this machine: --path FOLDER"
@@ -49,7 +49,7 @@ def fetch(url: str, folder: Path, *, sha256: str = "") -> Path:
 
 
 def _continue(url: str, partial: Path) -> None:
-    """Writes what is missing at the end of ``partial``."""
+    """Downloads the missing end of ``partial``."""
     start = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
@@ -58,7 +58,7 @@ def _continue(url: str, partial: Path) -> None:
         error.close()
         if error.code != 416 or start == 0:
             raise
-        # Nothing is left to send: the part is the whole file, or longer than it.
+        # The server has nothing left to send: the partial file has all bytes or too many.
         if error.headers.get("Content-Range") == f"bytes */{start}":
             return
         partial.unlink()
@@ -79,13 +79,13 @@ def _continue(url: str, partial: Path) -> None:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpack(archive: Path, inner: str, target: Path) -> None:
-    """Takes the folder whose path ends in ``inner`` out of a zip or tar; the rest is not kept.
+    """Extracts to ``target`` the folder of a zip or tar archive whose path ends in ``inner``.
 
     Raises ValueError if the archive is damaged or holds no such folder.
     """

@@ -27,12 +27,12 @@ class Request(NamedTuple):
 
 
 def speak(requests: list[Request]) -> tuple[int, list[bytes]]:
-    """The sample rate in Hz, and 16-bit mono samples for each request.
+    """Returns the sample rate in Hz, and 16-bit mono samples for each request.
 
     Raises:
         OSError: the library cannot be loaded, or does not know a voice.
     """
-    # -P: this file's folder must not come before the standard library.
+    # -P keeps this file's folder from coming before the standard library in the module path.
     done = subprocess.run(
         [sys.executable, "-P", __file__],
         input=json.dumps(requests).encode(),
@@ -47,7 +47,7 @@ def speak(requests: list[Request]) -> tuple[int, list[bytes]]:
 
 
 def _spoken(requests: list[Any]) -> tuple[int, list[bytes]]:
-    """The same in this process."""
+    """Does the work of ``speak`` in this process."""
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())

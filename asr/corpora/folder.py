@@ -55,14 +55,14 @@ class Folder(Corpus):
                 raise ValueError(f"{name} {share}: it must be at least 0 and less than 0.5")
 
     def splits(self) -> dict[str, Rows]:
-        """The named splits, or those held out."""
+        """Returns the named splits, or holds out splits."""
         named = self._named()
         if named is None:
             return {split: _listed(rows) for split, rows in self._held_out()[0].items()}
         return {split: _listed(_list(source, self.layout)) for split, source in named.items()}
 
     def origin(self) -> Origin:
-        """The folder, and how its splits were made."""
+        """Names the folder and describes how its splits were made."""
         if (named := self._named()) is None:
             remarks = [self._held_out()[1]]
         else:
@@ -75,7 +75,7 @@ class Folder(Corpus):
         return Origin(name, str(self.path), self.licence, remarks=tuple(remarks))
 
     def sources(self) -> Walk:
-        """Manifests, tables, audio and texts; audio may be outside of the folder."""
+        """Returns manifests, tables, audio and texts; audio may be outside the folder."""
         found = Walk()
         for source in (self._named() or {"": self.path}).values():
             layout = _layout(source, self.layout)
@@ -88,7 +88,7 @@ class Folder(Corpus):
         return found
 
     def _left_out(self) -> list[str]:
-        """Folders and audio beside the splits that no split takes files from."""
+        """Returns folders and audio files beside the splits that belong to no split."""
         files = self.sources().files
         # Links of folders are followed, of which there are few; those of a million files are not.
         folders = {folder: folder.resolve() for folder in {path.parent for path in files}}
@@ -102,7 +102,7 @@ class Folder(Corpus):
         )
 
     def _named(self) -> dict[str, Path] | None:
-        """Folders or manifests with the names of splits."""
+        """Returns the folders or manifests with the names of splits; None without any."""
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path}: no such file or folder; check the path")
         if self.path.is_file():
@@ -121,7 +121,7 @@ class Folder(Corpus):
         return found or None
 
     def _held_out(self) -> tuple[dict[str, list[Row]], str]:
-        """Rows by split, and one line that says how."""
+        """Returns the rows by split, and one line that says how they were chosen."""
         rows = _list(self.path, self.layout)
         usable = [row for row in rows if row.fault is None]
         speakers = {row.speaker_id for row in usable}
@@ -137,7 +137,7 @@ class Folder(Corpus):
         by_speaker = self.hold_out == "speaker" or (self.hold_out == "auto" and known >= 3)
         key: Callable[[Row], str] = (lambda r: r.speaker_id) if by_speaker else (lambda r: r.id)
         splits = _hold_out(usable, shares, key)
-        splits["train"] += [row for row in rows if row.fault is not None]  # to be counted
+        splits["train"] += [row for row in rows if row.fault is not None]  # preflight counts them
         what = "whole speakers" if by_speaker else "utterances (speakers are shared by the splits)"
         held = ", ".join(f"{split} {len(part)}" for split, part in splits.items())
         return splits, f"Split here by a hash of names, holding out {what}: {held} rows."
@@ -146,7 +146,7 @@ class Folder(Corpus):
 def _hold_out(
     rows: list[Row], shares: dict[str, float], key: Callable[[Row], str]
 ) -> dict[str, list[Row]]:
-    """Groups in the order of their hashes fill test, then validation. The others are train."""
+    """Fills test, then validation, with groups in the order of their hashes; the rest is train."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[key(row)].append(row)
@@ -155,7 +155,7 @@ def _hold_out(
     wanted = {split: share for split, share in shares.items() if share > 0}
     for reserve, (split, share) in zip(range(len(wanted), 0, -1), wanted.items(), strict=True):
         part: list[Row] = []
-        # One group at least stays for each split still to come, and for train.
+        # At least one group is left for train and for each split that is not filled yet.
         while len(order) > reserve and len(part) < share * len(rows):
             part += groups[order.pop(0)]
         if part:
@@ -165,7 +165,7 @@ def _hold_out(
 
 
 def _listed(rows: list[Row]) -> Rows:
-    """The rows in their order, but those of one recording together: it is decoded only once."""
+    """Brings the rows of each recording together, so that a recording is decoded only once."""
     recordings: dict[object, list[Row]] = defaultdict(list)
     for row in rows:
         recordings[row.audio].append(row)
@@ -173,7 +173,7 @@ def _listed(rows: list[Row]) -> Rows:
 
 
 def _list(source: Path, layout: Layout) -> list[Row]:
-    """The rows of one split: names and texts, not audio."""
+    """Lists the rows of one split without reading audio."""
     rows = list(_READERS[_layout(source, layout)](source))
     if not rows:
         raise ValueError(
@@ -196,7 +196,7 @@ def _layout(source: Path, layout: Layout) -> Layout:
 
 
 def _tables(source: Path, layout: Layout) -> Walk:
-    """The manifests, or the tables of a Kaldi folder."""
+    """Finds the manifests, or the tables of a Kaldi folder."""
     if layout == "kaldi":
         return Walk([source / name for name in KALDI_TABLES])
     return Walk([source]) if source.is_file() else walk(source, MANIFESTS, recursive=False)
@@ -207,7 +207,7 @@ def _manifests(source: Path) -> Iterator[Row]:
 
 
 def _kaldi(folder: Path) -> Iterator[Row]:
-    """wav.scp and text, optional segments and utt2spk; nothing is executed."""
+    """Reads wav.scp, text, and optionally segments and utt2spk; runs none of their commands."""
     recordings = dict(_table(folder / "wav.scp"))
     texts = dict(_table(folder / "text"))
     speakers = dict(_table(folder / "utt2spk")) if (folder / "utt2spk").exists() else {}
@@ -217,7 +217,7 @@ def _kaldi(folder: Path) -> Iterator[Row]:
         segments = {recording: [recording] for recording in recordings}
     for utterance in sorted({*segments, *texts}):
         recording, *times = segments.get(utterance, [utterance]) or [""]
-        # Without an entry the row stays, with a path that does not exist: preflight counts it.
+        # A row without an entry gets a path that does not exist, so that preflight counts it.
         where = recordings.get(recording, f"(wav.scp has no {recording})")
         if where.endswith("|"):
             why = f"wav.scp: {recording} is a command ({where}) and is not run;"
@@ -237,32 +237,32 @@ def _kaldi(folder: Path) -> Iterator[Row]:
             id=utterance,
             speaker=speakers.get(utterance),
             offset=begin,
-            duration=None if end == -1 else end - begin,  # -1 is the end of the recording
+            duration=None if end == -1 else end - begin,  # -1 means the end of the recording
         )
 
 
 def _table(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines of a key and the rest."""
+    """Reads lines; yields the key of each line and the rest."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: a Kaldi data folder needs wav.scp and text")
     for line in read_text(path).split("\n"):
         if line.strip():
-            key, *rest = line.strip().split(maxsplit=1)  # at blanks or tabs
+            key, *rest = line.strip().split(maxsplit=1)  # splits at blanks or tabs
             yield key, "".join(rest)
 
 
 def _beside_text(folder: Path) -> Iterator[Row]:
-    """audio.wav and audio.txt; in a folder of folders the speaker is the folder's name."""
+    """Reads pairs such as a.wav and a.txt; the name of a subfolder is the speaker."""
     audio: dict[str, list[Path]] = defaultdict(list)
     texts: dict[str, list[Path]] = defaultdict(list)
     for path in walk(folder, SUFFIXES | {".txt"}).files:
-        # Composed: a name may have been written by two systems, of which one decomposes.
+        # NFC is used because some systems decompose the letters of a file name and others do not.
         key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
         (texts if path.suffix.lower() == ".txt" else audio)[key].append(path)
     for key in sorted({*audio, *texts}) if audio else ():
         for path in audio[key]:
             yield _pair(key, path, texts[key])
-        if not audio[key]:  # a README, or a recording that is missing
+        if not audio[key]:  # a README, or the text of a missing recording
             yield cells.unusable(key, "no audio file has this name", "text_without_audio")
 
 

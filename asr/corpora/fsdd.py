@@ -22,7 +22,7 @@ URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags
 LICENCE = "CC BY-SA 4.0 (Free Spoken Digit Dataset, Z. Jackson et al.)"
 NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")  # {digit}_{speaker}_{take}.wav
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-USES = {"train": 5, "validation": 4, "test": 4}  # of each take, in strings
+USES = {"train": 5, "validation": 4, "test": 4}  # number of strings that use a take
 
 
 class Take(NamedTuple):
@@ -35,7 +35,7 @@ class Take(NamedTuple):
 
 
 def split_of(number: int) -> str:
-    """Takes 0-4 are the official test set; 5-9 are ours for validation."""
+    """Returns the split of a take: 0-4 are the official test set, and we validate on 5-9."""
     if number < 5:
         return "test"
     return "validation" if number < 10 else "train"
@@ -80,7 +80,7 @@ class FSDD(Corpus):
             raise ValueError(f"pause_seconds {self.pause_seconds}: it cannot be negative")
 
     def splits(self) -> dict[str, Rows]:
-        """Train, validation and test, by the number of the take; speakers are the same."""
+        """Splits by the number of the take; all splits have the same speakers."""
         takes = _takes(self._recordings())
         rows = {}
         for split in USES:
@@ -89,7 +89,7 @@ class FSDD(Corpus):
         return rows
 
     def origin(self) -> Origin:
-        """Published on GitHub."""
+        """Describes the data set, which is published on GitHub."""
         remarks = (
             "Official test set: takes 0-4. Validation: takes 5-9. Speakers are in all splits.",
             "GitHub publishes no checksum of the archive; the zip's own CRCs are checked.",
@@ -97,7 +97,7 @@ class FSDD(Corpus):
         return Origin("fsdd", str(self.path or self.url), LICENCE, remarks=remarks)
 
     def sources(self) -> Walk:
-        """The recordings, if the path is given."""
+        """Returns the recordings if the path is given."""
         return walk(self._recordings(), {".wav"}, False) if self.path is not None else Walk()
 
     def _recordings(self) -> Path:
@@ -111,7 +111,7 @@ class FSDD(Corpus):
         return recordings
 
     def _strings(self, takes: list[Take], split: str) -> list[list[Take]]:
-        """Strings of takes, speakers in turn; takes and lengths come from shuffled decks."""
+        """Makes strings of takes, one speaker after another, from shuffled takes and lengths."""
         low, high = parse_range(self.digits)
         count: int | None = getattr(self, split)
         chosen = [take for take in takes if split_of(take.number) == split]
@@ -126,7 +126,7 @@ class FSDD(Corpus):
         for speaker in speakers:
             own = [take for take in chosen if take.speaker == speaker]
             decks[speaker] = _deck(own, random.Random(f"{self.seed}/{split}/{speaker}"))
-        # The strings of a round, one per speaker, are equally long, and so all takes as often used.
+        # In a round all speakers get strings of the same length, so takes are used equally often.
         lengths = _deck(list(range(low, high + 1)), random.Random(f"{self.seed}/{split}/lengths"))
         strings: list[list[Take]] = []
         for length in lengths:
@@ -138,7 +138,7 @@ class FSDD(Corpus):
 
     def _read(self, split: str, strings: list[list[Take]]) -> Iterator[Row]:
         generator = random.Random(f"{self.seed}/{split}/pauses")
-        decode = cache(audio_file.decode_native)  # all takes of a split: 20 MB
+        decode = cache(audio_file.decode_native)  # all takes of a split fill 20 MB
         for index, string in enumerate(strings):
             parts: list[np.ndarray] = []
             rate = 0
@@ -146,7 +146,7 @@ class FSDD(Corpus):
                 try:
                     wave, rate = decode(take.path)[:2]
                 except ValueError:
-                    # It stands for its string: preflight counts it, with the reason.
+                    # The broken take replaces its string, and preflight counts it with the reason.
                     sound: Path | np.ndarray = take.path
                     break
                 if parts:
@@ -166,7 +166,7 @@ class FSDD(Corpus):
 
 
 def parse_range(digits: str) -> tuple[int, int]:
-    """Lengths: "1..7" is (1, 7), "3" is (3, 3); raises ValueError for anything else."""
+    """Parses lengths: "1..7" is (1, 7), "3" is (3, 3); raises ValueError for anything else."""
     match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", digits.strip())
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= low <= high:
@@ -187,6 +187,6 @@ def _takes(folder: Path) -> list[Take]:
 
 
 def _deck(values: list[T], generator: random.Random) -> Iterator[T]:
-    """All values in random order, again and again."""
+    """Yields all values in random order, again and again."""
     while True:  # sorting by random() keeps its order in every version of Python, unlike shuffle
         yield from sorted(values, key=lambda _: generator.random())

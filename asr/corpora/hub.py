@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import datasets
 
 
-COLUMNS = {  # the usual names of each
+COLUMNS = {  # the usual names of each kind of column
     "audio": ("audio", "speech", "file", "path"),
     "text": ("text", "sentence", "transcription", "transcript", "normalized_text"),
     "speaker": ("speaker_id", "speaker", "client_id", "speaker_name"),
@@ -28,13 +28,13 @@ COLUMNS = {  # the usual names of each
     "language": ("language", "locale"),
     "id": ("id", "utterance_id", "segment_id"),
 }
-BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}  # of the library, by ending
+BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}  # builders of ``datasets`` by file ending
 KINDS = (*BUILDERS, *MANIFESTS)  # endings of data files
-NUM_LINES_OF_KEYS = 100  # of JSON, whose lines may have different keys
+NUM_LINES_OF_KEYS = 100  # lines of JSON that are searched for keys
 
 
 class _Tables:
-    """Local tables and JSON as ``datasets`` gives them, but "NA" is a word and 007 stays 007."""
+    """Local tables and JSON with the interface of ``datasets``; "NA" and 007 stay as they are."""
 
     features = None
 
@@ -43,7 +43,7 @@ class _Tables:
 
     @property
     def column_names(self) -> list[str]:
-        """The columns, or the keys of the first lines."""
+        """Returns the columns, or the keys of the first lines."""
         lines = [line for line in islice(self, NUM_LINES_OF_KEYS) if isinstance(line, dict)]
         return list(dict.fromkeys(key for line in lines for key in line))
 
@@ -91,7 +91,7 @@ class Hub(Corpus):
     licence: str = "unknown"
 
     def splits(self) -> dict[str, Rows]:
-        """The splits asked for, or those of the usual names."""
+        """Returns the requested splits, or those with the usual names."""
         local = Path(self.path)
         if local.is_file():
             raise ValueError(f"{self.path} is a file; give its folder, and --train {local.name}")
@@ -115,23 +115,23 @@ class Hub(Corpus):
         return {split: self._rows(split, found) for split, found in parts.items()}
 
     def origin(self) -> Origin:
-        """The licence is an option, since the card of a data set is not parsed."""
+        """Takes the licence from the options, because the data set card is not parsed."""
         name = Path(self.path).resolve().name if Path(self.path).exists() else self.path
         return Origin(name, self.path, self.licence, remarks=remarks_on(parts_of(self)))
 
     def sources(self) -> Walk:
-        """The data files and audio of a local folder; what is on the hub does not change."""
+        """Returns the data files and audio of a local folder; data on the hub do not change."""
         local = Path(self.path)
         return walk(local, {*KINDS, *SUFFIXES}) if local.is_dir() else Walk()
 
     def _rows(self, split: str, loaded: Sequence[Table]) -> Rows:
         parts = [(part, self._columns(part)) for part in map(_undecoded, loaded)]
-        counts = [getattr(part, "num_rows", None) or 0 for part, _ in parts]  # 0 of a stream
+        counts = [getattr(part, "num_rows", None) or 0 for part, _ in parts]  # 0 for a stream
         count = sum(counts) if all(counts) else None
         return Rows(partial(self._read, split, parts), count)
 
     def _columns(self, part: Table) -> dict[str, str]:
-        """The columns that are there, by kind; they need a name for audio and one for text."""
+        """Returns the existing columns by kind; audio and text must be among them."""
         names = _names(part, self.path)
         found = {}
         for kind, usual in COLUMNS.items():
@@ -158,7 +158,7 @@ class Hub(Corpus):
             audio, rate = _audio(values.pop("audio"), Path(self.path))
             text = values.pop("text")
             label = part.features and getattr(part.features[names["text"]], "int2str", None)
-            text = label(text) if label and text is not None else text  # a class has a number
+            text = label(text) if label and text is not None else text  # a class number
             yield cells.row(where, audio, text, sample_rate=rate, **values)
 
 
@@ -175,7 +175,7 @@ def _files(folder: Path, name: str) -> Table:
     if suffix not in BUILDERS:
         raise ValueError(f"{found[0]}: use one of {', '.join(KINDS)}")
     options = {"data_files": list(map(str, found)), "split": "train"}
-    with _loading(str(found[0])):  # streamed from the files: nothing is copied to a cache
+    with _loading(str(found[0])):  # streaming copies nothing to a cache
         return datasets.load_dataset(BUILDERS[suffix], streaming=True, **options)
 
 
@@ -195,9 +195,9 @@ def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, Table]
         suffixes = {path.suffix.lower() for paths in tables.values() for path in paths}
         if suffixes and suffixes <= set(MANIFESTS):
             return {split: _Tables(paths) for split, paths in tables.items()}
-        # A local folder is streamed too: its files are at hand and need no second copy.
+        # A local folder is streamed, too, so that its files are not copied to a cache.
         options: dict[str, Any] = {"streaming": streaming or folder.is_dir()}
-        if builder.name == "csv":  # "NA" is a word, and 007 stays 007
+        if builder.name == "csv":  # keeps "NA" and 007 as strings
             table = next(iter(datasets.load_dataset(path, config, streaming=True).values()))
             string = datasets.Value("string")
             options["features"] = datasets.Features(dict.fromkeys(_names(table, path), string))
@@ -206,7 +206,7 @@ def _load(path: str, config: str | None, streaming: bool) -> Mapping[str, Table]
 
 
 def _undecoded(part: Any) -> Table:
-    """Audio as bytes and paths: decoding needs torchcodec and ffmpeg."""
+    """Keeps audio as bytes and paths, because decoding would need torchcodec and ffmpeg."""
     import datasets
 
     for name, feature in (part.features or {}).items():
@@ -222,7 +222,7 @@ def _rows_of(part: Table, path: str) -> Iterator[Line]:
 
 @contextlib.contextmanager
 def _loading(path: str) -> Iterator[None]:
-    """The library raises many kinds of error, some of them pages long: each becomes one line."""
+    """Turns the errors of ``datasets``, which are of many kinds and often long, into one line."""
     try:
         yield
     except Exception as error:
@@ -235,17 +235,17 @@ def _loading(path: str) -> Iterator[None]:
 
 
 def _names(part: Table, path: str) -> list[str]:
-    """The columns of a part."""
+    """Returns the columns of a part."""
     if part.column_names is not None:
         return list(part.column_names)
-    first = next(_rows_of(part, path), {})  # a stream of a format without a schema
+    first = next(_rows_of(part, path), {})  # some streams have no schema
     return list(first) if isinstance(first, dict) else []
 
 
 def _audio(value: Any, folder: Path) -> tuple[Path | bytes | np.ndarray | None, int | None]:
-    """The audio convention {bytes, path}, decoded {array, sampling_rate}, or a path alone.
+    """Reads audio given as {bytes, path}, as {array, sampling_rate} or as a path.
 
-    The audio is None if the value names none. The rate, in Hz, is that of samples only.
+    Returns the audio, None if there is none, and the sample rate in Hz, None unless it is an array.
     """
     if isinstance(value, dict) and value.get("array") is not None:
         try:

@@ -27,7 +27,7 @@ class Archive(NamedTuple):
 
 
 # Resource, utterances, words, SHA-256. The checksums are those of torchaudio.datasets.librispeech
-# (2.11). The counts are the corpus' own, checked by us.
+# (2.11). The counts are those published with the corpus; we have checked them.
 _ARCHIVES = """
 dev-clean       12   2703 54402 76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3
 dev-other       12   2864 50948 12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365
@@ -76,7 +76,7 @@ class LibriSpeech(Corpus):
         }
 
     def origin(self) -> Origin:
-        """Published on openslr.org as resource 12, or 31 (mini)."""
+        """Names openslr.org, where the corpus is resource 12 or 31 (mini)."""
         remarks, expected = list(remarks_on(parts_of(self))), {}
         for split, parts in parts_of(self).items():
             known = [ARCHIVES[part] for part in parts if part in ARCHIVES]
@@ -100,7 +100,7 @@ class LibriSpeech(Corpus):
         return found
 
     def _root(self) -> Path:
-        """The folder that has a folder per part; checks that all parts are there."""
+        """Returns the folder that contains the parts; checks that all parts are there."""
         parts = list(chain(*parts_of(self).values()))
         if not parts:
             raise ValueError("no part of LibriSpeech is asked for; give for instance --train")
@@ -143,7 +143,7 @@ class MiniLibriSpeech(Corpus):
         return self._librispeech().splits()
 
     def origin(self) -> Origin:
-        """The same as for LibriSpeech, but for the name."""
+        """Returns the origin of LibriSpeech under the name of this corpus."""
         return replace(self._librispeech().origin(), name="mini_librispeech")
 
     def sources(self) -> Walk:
@@ -155,7 +155,7 @@ class MiniLibriSpeech(Corpus):
 
 
 def _download(part: str, folder: Path, mirror: str) -> None:
-    """One archive to ``folder``/LibriSpeech/``part``; the archive is kept."""
+    """Unpacks one archive to ``folder``/LibriSpeech/``part``, and keeps the archive."""
     if part not in ARCHIVES:
         raise ValueError(f"no part {part!r} of LibriSpeech; there are {', '.join(ARCHIVES)}")
     target = folder / "LibriSpeech" / part
@@ -166,7 +166,7 @@ def _download(part: str, folder: Path, mirror: str) -> None:
 
 
 def _read(folders: list[Path]) -> Iterator[Row]:
-    """Speakers and chapters in numerical order, as the ids count them."""
+    """Reads speakers and chapters in the numerical order of their ids."""
     for folder in folders:
         files = walk(folder, FILES).files
         files.sort(key=lambda path: [(len(name), name) for name in path.parts[-3:-1]])
@@ -175,7 +175,7 @@ def _read(folders: list[Path]) -> Iterator[Row]:
 
 
 def _chapter(folder: Path, files: list[Path]) -> Iterator[Row]:
-    """A transcript without audio is a row too, and the reverse: preflight counts them."""
+    """Reads a chapter. Transcripts without audio and audio without a transcript are rows, too."""
     texts = {}
     for table in (path for path in files if path.name.lower().endswith(".trans.txt")):
         for line in filter(None, read_text(table).split("\n")):

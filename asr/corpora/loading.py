@@ -21,7 +21,7 @@ from asr.audio import audio_file
 from asr.corpora.corpus import DroppedError, Row
 
 READ_AHEAD = 8  # recordings loaded ahead per thread
-READY_BYTES = 64_000_000  # of audio ready to be written per thread: an hour of speech or two
+READY_BYTES = 64_000_000  # loaded audio per thread that waits to be written; about an hour
 SILENCE_PEAK = 1e-4  # -80 dB of full scale
 CLIPPED_SHARE = 0.001  # share of samples at full scale above which an utterance is clipped
 
@@ -53,7 +53,7 @@ def load_ahead(rows: Iterable[Row], sample_rate: int, workers: int) -> Iterator[
     ready = _Ready(READY_BYTES * workers)
     with ThreadPoolExecutor(workers) as pool:
         try:
-            # A new object is equal to no other: bytes and samples are recordings of their own.
+            # Bytes and samples are each a recording, so their key is an object equal to no other.
             for _, group in itertools.groupby(
                 rows, lambda row: row.audio if isinstance(row.audio, Path) else object()
             ):
@@ -69,7 +69,7 @@ def load_ahead(rows: Iterable[Row], sample_rate: int, workers: int) -> Iterator[
 
 
 class _Ready:
-    """The results not yet taken: at most ``limit`` bytes, or the one that is asked for."""
+    """The results not yet taken: at most ``limit`` bytes, or else only the requested one."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.bytes, self.stopped = limit, 0, False
@@ -95,7 +95,7 @@ class _Ready:
             results.put(error)
 
     def take(self, rows: list[Row], results: Results) -> Iterator[tuple[Row, Loaded]]:
-        """The rows of a recording with their results, as they come."""
+        """Yields each row of a recording with its result as soon as it is loaded."""
         for row in rows:
             self.ask(results)
             result = results.get()
@@ -106,30 +106,30 @@ class _Ready:
             yield row, result
 
     def ask(self, results: Results | None) -> None:
-        """Lets the next of these results be loaded; None ends all loading."""
+        """Requests the next of these results; None ends all loading."""
         with self.changed:
             self.wanted, self.stopped = results, results is None
             self.changed.notify_all()
 
 
 def load(rows: Sequence[Row], sample_rate: int) -> Iterator[Loaded]:
-    """Decodes and checks the audio of rows that share it: once, in order.
+    """Decodes the audio that some rows share once, and checks the part of each row.
 
-    Bytes are kept if nothing has to change. The results come in the order of the rows, each as soon
-    as those before it are there. Memory holds the audio of the rows that have begun and not ended,
-    and the finished rows that wait for a row before them. Any error is the result of the row or
-    rows that it concerns.
+    The bytes of a file are kept if nothing has to change. The results have the order of the rows;
+    each is yielded as soon as the ones before it. Memory holds the audio of the rows that have
+    begun and not ended, and of finished rows that wait for an earlier row. An error becomes the
+    result of each row that it concerns.
     """
     found: dict[int, Future[Loaded]] = {}
     given = 0
-    # A thread encodes what is cut out while what follows is decoded.
+    # A thread encodes each part while the audio after it is decoded.
     with ThreadPoolExecutor(1) as beside:
         try:
             with _open(rows[0]) as sound:
                 latest: Future[Loaded] | None = None
                 for cut in _cuts(rows, sound):
                     if latest is not None:
-                        latest.result()  # no more than one waits to be encoded
+                        latest.result()  # at most one part waits to be encoded
                     latest = beside.submit(_attempt, rows[cut.index], cut, sound, sample_rate)
                     found[cut.index] = latest
                     while given in found and found[given].done():
@@ -154,7 +154,7 @@ class _Cut:
 
 
 def _cuts(rows: Sequence[Row], sound: audio_file.Sound) -> Iterator[_Cut]:
-    """The part of each row, in the order in which the rows end."""
+    """Yields the part of each row, in the order in which the rows end."""
     rate = sound.sample_rate
     cuts = []
     for index, row in enumerate(rows):
@@ -171,7 +171,7 @@ def _cuts(rows: Sequence[Row], sound: audio_file.Sound) -> Iterator[_Cut]:
         for cut in current:
             cut.pieces.append(piece[max(0, cut.start - position) : cut.end - position])
         position = behind
-        # One that ends here exactly may be the whole of the audio: the next piece tells.
+        # A part that ends exactly here may be all of the audio; only the next piece shows that.
         yield from (cut for cut in current if cut.end < position)
         current = [cut for cut in current if cut.end >= position]
         if not current and not coming:
@@ -190,9 +190,9 @@ def _attempt(row: Row, cut: _Cut, sound: audio_file.Sound, sample_rate: int) -> 
 
 def _utterance(row: Row, cut: _Cut, sound: audio_file.Sound, sample_rate: int) -> Utterance:
     wave = np.concatenate([np.zeros(0, np.float32), *cut.pieces])
-    cut.pieces.clear()  # two copies of a long recording would be held
+    cut.pieces.clear()  # otherwise memory would hold a long recording twice
     rate = sound.sample_rate
-    # Manifests round durations: a tenth of a second is forgiven.
+    # Manifests round durations, so a difference of 0.1 s is accepted.
     if cut.length is not None and row.seconds is not None and cut.end > cut.length + rate // 10:
         raise DroppedError(
             "truncated_audio",
@@ -224,7 +224,7 @@ def _utterance(row: Row, cut: _Cut, sound: audio_file.Sound, sample_rate: int) -
 
 
 def _dropped(row: Row, error: Exception) -> DroppedError:
-    """Why a row cannot be used, for any exception."""
+    """Turns any exception into the DroppedError of a row."""
     if isinstance(error, DroppedError):
         return error
     if isinstance(error, audio_file.AudioError):
@@ -238,7 +238,7 @@ def _dropped(row: Row, error: Exception) -> DroppedError:
 
 
 def _open(row: Row) -> contextlib.AbstractContextManager[audio_file.Sound]:
-    """The audio of a row, at its own rate."""
+    """Opens the audio of a row at its own sample rate."""
     if isinstance(row.audio, Path) and row.audio.exists() and not row.audio.is_file():
         raise audio_file.AudioError(f"{row.audio} is a folder, a pipe or a device; give a file")
     if not isinstance(row.audio, np.ndarray):
@@ -252,7 +252,7 @@ def _open(row: Row) -> contextlib.AbstractContextManager[audio_file.Sound]:
 
 
 def _published(row: Row, samples: int) -> tuple[bytes, str] | None:
-    """The bytes of the audio file and a suffix for it; None if libsndfile reads another length.
+    """Returns the file's bytes and its suffix; None if libsndfile reads another length.
 
     The library ``datasets`` reads a prepared corpus with libsndfile.
     """

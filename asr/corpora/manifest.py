@@ -20,7 +20,7 @@ Line = Mapping[str, Any] | str  # the fields of a line by column, or an error me
 
 
 def read_manifest(path: Path) -> Iterator[Row]:
-    """NeMo's keys or columns: audio_filepath, text, duration; optional offset, speaker, lang, id.
+    """Reads NeMo's keys: audio_filepath, text, duration; optional offset, speaker, lang, id.
 
     Audio is relative to the manifest's folder. Duration and offset are in seconds. A line that
     cannot be used is a row with a fault, which names the line.
@@ -40,7 +40,7 @@ def _row(path: Path, where: str, line: Mapping[str, Any]) -> Row:
     name, audio, offset = where, line["audio_filepath"], line.get("offset")
     if isinstance(audio, str) and audio:
         name = os.path.splitext(audio)[0]
-        with contextlib.suppress(DroppedError):  # which the row will tell
+        with contextlib.suppress(DroppedError):  # ``row`` reports this error
             name += f"@{start:.3f}" if (start := cells.seconds_of(offset, "offset")) else ""
     return cells.row(
         where,
@@ -55,26 +55,26 @@ def _row(path: Path, where: str, line: Mapping[str, Any]) -> Row:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
-    """The lines of a table (.csv, .tsv) or of JSON lines (any other ending), with their numbers."""
+    """Yields numbered lines of a table (.csv, .tsv) or of JSON lines (any other ending)."""
     return read_table(path) if path.suffix.lower() in (".csv", ".tsv") else _objects(path)
 
 
 def read_table(path: Path) -> Iterator[tuple[int, Line]]:
-    """Line number and fields by column: commas and quotes (RFC 4180), or tabs and no quotes (.tsv).
+    """Reads a table with commas and quotes (RFC 4180), or with tabs and no quotes (.tsv).
 
-    Every field is a string as it is written. A line that has other fields than the header, or
-    whose quotes do not match, is an error in its place; the lines after it are read.
+    Yields the line number and the fields by column, as strings. A line whose fields do not match
+    the header, or whose quotes do not match, becomes an error message; reading continues after it.
     """
     form: dict[str, Any] = {"strict": True}
     remedy = "a text with the separator in it goes between quotes"
     if path.suffix.lower() == ".tsv":
         form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
         remedy = "a .tsv has no quotes: put a blank for each tab within a text"
-    # Read as it is asked for: of hundreds of megabytes, a look at the first row needs no more. Line
-    # ends become newlines, also between quotes, as in every other text here.
+    # Lines are read on demand, because a look at the first row must not read hundreds of megabytes.
+    # Line ends become newlines, between quotes, too, as in every other text here.
     with open_text(path) as file:
         taken: list[str] = []  # the lines of a row
-        again: deque[str] = deque()  # lines that a quote without a partner took into its field
+        again: deque[str] = deque()  # lines to read again, which followed an unmatched quote
 
         def lines() -> Iterator[str]:
             while (line := again.popleft() if again else file.readline()) != "":
@@ -99,16 +99,16 @@ def read_table(path: Path) -> Iterator[tuple[int, Line]]:
                 return
             if not header:
                 header = [name.strip() for name in fields]
-            elif fields and len(fields) != len(header):  # an empty line has none
+            elif fields and len(fields) != len(header):  # an empty line has no fields
                 yield number, f"{len(fields)} fields, the header has {len(header)}; {remedy}"
             elif fields:
                 yield number, dict(zip(header, fields, strict=True))
 
 
 def open_text(path: Path) -> TextIO:
-    """A text file in UTF-8, or in UTF-16 with a byte order mark; the mark is no text.
+    """Opens a text file in UTF-8, or in UTF-16 with a byte order mark; skips the mark.
 
-    Bytes that are not UTF-8 become surrogates, which make a text unusable and a file's name right.
+    Bytes that are not UTF-8 become surrogates: a text is then refused, but a file name is right.
     """
     with path.open("rb") as file:
         wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
@@ -116,15 +116,15 @@ def open_text(path: Path) -> TextIO:
 
 
 def read_text(path: Path) -> str:
-    """A whole text file, its lines ending in a newline alone; see ``open_text``."""
+    """Reads a whole text file; each line ends in a single newline. See ``open_text``."""
     with open_text(path) as file:
         return file.read()
 
 
 def _objects(path: Path) -> Iterator[tuple[int, Line]]:
-    """JSON, an object a line or all in one array; numbers are strings, as they are written."""
+    """Reads JSON, one object per line or one array; numbers stay strings as written."""
     read = partial(json.loads, parse_int=str, parse_float=str)
-    # Lines of a file, not splitlines, which also cuts at separators that may stand within a text.
+    # str.splitlines would also cut at separators that may occur inside a text.
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             try:

@@ -21,19 +21,19 @@ from asr.text import normalisers
 ENCODER_FRAME_SECONDS = 0.04  # four feature frames of 10 ms, the subsampling of every recipe
 OUTLIER_DEVIATIONS = 5  # robust standard deviations, 1.4826 median absolute deviations each
 OUTLIER_MIN_COUNT = 20  # utterances in a split, below which outliers cannot be told
-ADVICE = {  # by reason; the braces stand for examples
+ADVICE = {  # by reason; the braces are replaced by examples
     "tags": "hold tags ({}), which are read as words; --strip-tags leaves them out",
     "not_english": "are not what the normaliser english is made for ({}); use --normaliser lower,"
     " which loses no sign of any script",
 }
-# Reasons of rows that could not be read, in distinction to rows that are of no use.
+# Reasons why a row could not be read; the other reasons concern rows that were read.
 NOT_READ = (
     "missing_audio unreadable_audio truncated_audio not_finite bad_row not_utf8 error".split()  # noqa: SIM905
 )
 
 
 def missing_frames(text: str, seconds: float) -> str:
-    """The reason why CTC over characters has no path (labels + repeats > frames), or empty."""
+    """Says why CTC over characters has no path (labels + repeats > frames); '' if it has."""
     repeats = sum(a == b for a, b in itertools.pairwise(text))
     frames = math.ceil(seconds / ENCODER_FRAME_SECONDS)
     if len(text) + repeats <= frames:
@@ -49,18 +49,18 @@ class Split:
     normaliser: str = "none"  # of the transcripts
     strip_tags: bool = False  # whether transcripts lose what is in brackets, as [laughter]
     read: int = 0  # rows that the corpus gave
-    # Of the rows that were kept, in order.
+    # These lists describe the kept rows, in order.
     ids: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     speakers: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
-    # Ids by reason. A suspicious row is kept.
+    # These hold ids by reason. Suspicious rows are kept.
     dropped: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     suspicious: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     messages: list[str] = field(default_factory=list)  # one for each row dropped
     converted: Counter[str] = field(default_factory=Counter)  # rows by kind of conversion
-    # The tags and the signs of another language that made rows suspicious.
+    # These count the tags and the signs of another language that made rows suspicious.
     signs: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class Split:
         return utterance, words
 
     def _checked(self, row: Row, loaded: Loaded, words: str) -> Utterance:
-        """Raises DroppedError if the row cannot be used."""
+        """Returns the audio of a row; raises DroppedError if the row cannot be used."""
         if row.id in self._seen:
             raise DroppedError("duplicate_id", f"{row.id}: a row before has the same id")
         self._seen.add(row.id)
@@ -118,7 +118,7 @@ class Split:
         return loaded
 
     def advice(self) -> Iterator[str]:
-        """Advice about bracketed tags and about text in another language."""
+        """Yields advice about bracketed tags and about text in another language."""
         for reason, remedy in ADVICE.items():
             if counts := self.signs[reason]:
                 number = f"{len(self.suspicious[reason])} of {len(self.ids)} rows"
@@ -126,7 +126,7 @@ class Split:
                 yield f"{self.name}: {number} {remedy.format(commonest)}"
 
     def summary(self) -> dict[str, object]:
-        """The content of preflight.json for this split."""
+        """Returns the content of preflight.json for this split."""
         lost = sum(len(ids) for ids in self.dropped.values())
         assert len(self.ids) + lost == self.read, "a row disappeared uncounted"
         return {
@@ -177,10 +177,10 @@ def compare(
 
 
 def _outliers(split: Split) -> list[str]:
-    """Ids whose characters per second are far from the split's median."""
+    """Returns the ids whose characters per second are far from the split's median."""
     if len(split.ids) < OUTLIER_MIN_COUNT:
         return []
-    # On a logarithmic scale twice as fast is as far as half as fast.
+    # On a logarithmic scale, twice and half the speed are equally far from the median.
     speed = np.log([len(t) / s for t, s in zip(split.texts, split.seconds, strict=True)])
     distance = np.abs(speed - np.median(speed))
     deviation = 1.4826 * np.median(distance)

@@ -22,9 +22,9 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
-# Variants of eSpeak NG 1.52, the odd ones left out: whispering, creaking, robots, hurrying,
-# clipping, those far from every plain voice in mel-spectral distance, and those with breath, whose
-# noise differs from run to run.
+# These are variants of eSpeak NG 1.52. Variants that whisper, creak, hurry, clip or sound like
+# robots are left out, as are those far from every plain voice in mel-spectral distance and those
+# with breath, whose noise differs from run to run.
 VARIANTS = {
     "train": _words(
         "f1 steph steph2 steph3 grandma shelby m1 m3 m4 m6 m7 m8 max Mike john Mario Gene rob"
@@ -34,13 +34,13 @@ VARIANTS = {
     "validation": _words("belinda m2 aunty norbert Alex Michael iven4 Nguyen"),
     "test": _words("f4 m5 linda boris Denis Annie quincy paul"),
 }
-SINGLE_WORDS = 0.3  # share of utterances that are one word, for a curriculum to begin with
-WORDS_PER_MINUTE = (120, 180)  # faster, characters outnumber encoder frames
+SINGLE_WORDS = 0.3  # share of utterances of one word, with which a curriculum begins
+WORDS_PER_MINUTE = (120, 180)  # faster speech has more characters than encoder frames
 PITCH = (25, 75)
-CHUNK = 64  # utterances per eSpeak process; part of the recipe, since its state carries over
+CHUNK = 64  # utterances per eSpeak process; another number changes the audio
 MARGIN_SECONDS = 0.08  # of silence left before and after the speech
 
-# A context-free grammar: capitals are rules, alternatives equally likely.
+# A context-free grammar. Words in capitals are rules, and alternatives are equally likely.
 GRAMMAR: dict[str, Sequence[str]] = {
     "DIGIT": _words("zero one two three four five six seven eight nine"),
     "UNIT": _words("one two three four five six seven eight nine"),
@@ -106,12 +106,12 @@ class Spoken(Corpus):
             raise ValueError(f"max_words {self.max_words}: a sentence has at least 1 word")
 
     def splits(self) -> dict[str, Rows]:
-        """Train, validation and test, in disjoint voices."""
+        """Returns train, validation and test, which share no voice."""
         sizes = {split: getattr(self, split) for split in VARIANTS}
         return {s: Rows(partial(self._read, s, size), size) for s, size in sizes.items()}
 
     def origin(self) -> Origin:
-        """Generated here; eSpeak NG's GPL does not extend to its output."""
+        """States that the corpus is synthetic; eSpeak NG's GPL does not cover its output."""
         return Origin(
             name="spoken",
             source="sentences of a grammar in asr/corpora/spoken.py, spoken by eSpeak NG",
@@ -138,8 +138,8 @@ class Spoken(Corpus):
 
 
 def plan(split: str, size: int, seed: int, max_words: int, grammar: str) -> list[espeak.Request]:
-    """What a split says and how; a longer plan begins with the shorter one of the same seed."""
-    # Only random() keeps its sequence in every version of Python, so everything is drawn by it.
+    """Plans the utterances of a split; a larger plan begins with a smaller one of the same seed."""
+    # Only random() keeps its sequence in every version of Python, so all draws use it.
     generator = random.Random(f"{seed}/{split}/{max_words}/{grammar}")
     words = [word for word in vocabulary(ROOTS[grammar]) if word != "for"]  # alone it is "four"
     requests = []
@@ -161,7 +161,7 @@ def plan(split: str, size: int, seed: int, max_words: int, grammar: str) -> list
 
 
 def vocabulary(root: str) -> list[str]:
-    """The words that the grammar can say from this rule, sorted, digits included under "ALL"."""
+    """Returns the sorted words that a rule of the grammar can produce; "ALL" includes digits."""
     found: set[str] = set(GRAMMAR["DIGIT"]) if root == "ALL" else set()
     waiting, seen = [root], set()
     while waiting:
@@ -191,7 +191,7 @@ def _between(limits: tuple[int, int], generator: random.Random) -> int:
 
 
 def _spoken(chunks: list[list[espeak.Request]]) -> Iterator[tuple[int, list[bytes]]]:
-    """Speaks chunks in as many processes as there are cores, in order, not far ahead."""
+    """Speaks chunks in one process per core, in order, and only a few chunks ahead."""
     workers = os.cpu_count() or 1
     pending: deque[Future[tuple[int, list[bytes]]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -204,9 +204,9 @@ def _spoken(chunks: list[list[espeak.Request]]) -> Iterator[tuple[int, list[byte
 
 
 def _trim(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Shortens the silence before and after the speech to a margin, as it only costs training."""
+    """Shortens the silence around the speech to a margin, because silence only costs time."""
     loud = np.flatnonzero(np.abs(wave.astype(np.int32)) > 100)
     if len(loud) == 0:
-        return wave  # preflight drops and counts it
+        return wave  # preflight drops and counts a silent wave
     margin = round(MARGIN_SECONDS * rate)
     return wave[max(0, loud[0] - margin) : loud[-1] + margin]

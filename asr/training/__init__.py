@@ -1,1 +1,1 @@
-"""Training on Lightning's Trainer: modules, data modules, callbacks, and what joins them."""
+"""Training with Lightning's Trainer: modules, data modules, callbacks and run folders."""

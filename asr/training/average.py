@@ -11,14 +11,14 @@ from torch import Tensor
 class MovingAverage(L.Callback):
     """An exponential moving average of the weights, in a copy of the model.
 
-    Lightning's own averages after a skipped update, too, and saves the average as the model.
+    Lightning's own callback also averages after skipped updates, and saves only the average.
     """
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
         """Copies the model after it has been moved to its device."""
         model = copy.deepcopy(module.model).eval().requires_grad_(False)
         module.average = (model,)
-        # Listed once: to go through all modules takes 3 ms an update.
+        # The weights are listed once, because listing them takes 3 ms per update.
         self.averaged: list[Tensor] = list(model.parameters())
         self.trained: list[Tensor] = list(module.model.parameters())
 

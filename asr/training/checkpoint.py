@@ -18,15 +18,15 @@ from asr.training.task import Progress
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of ``last.ckpt``; 1 had no number
-PREFIX = "model."  # of the names of weights in a module
+FORMAT = 2  # version of ``last.ckpt``; version 1 did not store its number
+PREFIX = "model."  # prefix of the names of weights in a module
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """A checkpoint, on the CPU; None when there is none. Plain values and tensors, no code.
+    """Reads a checkpoint to the CPU without running code; returns None if there is no file.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the checkpoint is damaged.
     """
     if not path.exists():
         return None
@@ -35,12 +35,12 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         # The first format had other names.
         if "data" not in state:
             state["data"] = {"position": state["position"]}
-        if "best_wer" in state:  # the WER alone chose the best model
+        if "best_wer" in state:  # then the WER alone chose the best model
             state["best"] = (state["best_wer"], math.inf)
         elif isinstance(state["best"], float):
             state["best"] = (state["best"],)
         state["same"].keys()
-    except Exception as error:  # unpickling raises anything
+    except Exception as error:  # unpickling may raise any error
         raise _damaged(path, error) from None
     check_format(path, FORMAT, state)
     return state
@@ -54,13 +54,13 @@ def _damaged(path: Path, error: Exception) -> ValueError:
 class CheckpointCallback(L.Callback):
     """Saves and resumes a run, and saves its models.
 
-    Lightning's own checkpoints hold the counters of its loops, which replay batches and validations
-    after some resumes, and are not written whole or not at all. Here the position of the data and
-    the progress of the task say everything, and Lightning's counters follow from them.
+    Lightning's own checkpoints store the counters of its loops, which repeat batches and
+    validations after some resumes, and a crash can leave such a checkpoint incomplete. Here
+    Lightning's counters are derived from the position of the data and the progress of the task.
     """
 
     def __init__(self, account: LedgerCallback, saved: dict[str, Any] | None) -> None:
-        """``saved`` is what ``read_checkpoint`` found in the folder."""
+        """``saved`` is the result of ``read_checkpoint`` for the folder."""
         self.folder, self.account, self.saved = account.folder, account, saved
         self.path = self.folder / "last.ckpt"
         self._saved_at = time.monotonic()
@@ -71,7 +71,7 @@ class CheckpointCallback(L.Callback):
         """Refuses to resume with other data or on another kind of device.
 
         Raises:
-            ValueError: something changed; names it.
+            ValueError: the data or the kind of device changed; the message says which.
         """
         if self.saved is None:
             return
@@ -106,11 +106,11 @@ class CheckpointCallback(L.Callback):
             self.account.ledger.restore(saved["ledger"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise _damaged(self.path, error) from None
-        self.saved = None  # its memory
+        self.saved = None  # frees its memory
         log.info("resumed %s at update %d", self.folder, module.progress.updates)
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Lightning's counters: when to validate, and the steps of loggers and callbacks."""
+        """Sets Lightning's counters, which time validations, loggers and callbacks."""
         updates, loop = module.progress.updates, trainer.fit_loop.epoch_loop
         loop.batch_progress.total.ready = updates * trainer.accumulate_grad_batches
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = updates
@@ -124,12 +124,12 @@ class CheckpointCallback(L.Callback):
         options, updates = module.recipe, module.progress.updates
         if not module.update_ended or updates % options.validation.every_updates == 0:
             return
-        waited = time.monotonic() - self._saved_at  # by the clock of this process
+        waited = time.monotonic() - self._saved_at  # the clock of this process
         if from_rank_zero(trainer, waited > options.trainer.checkpoint_every_seconds):
             self.save(trainer, module)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        """Saves the best model, and the state."""
+        """Saves the model if it is the best so far, and the state."""
         progress, score = module.progress, module.score()
         if score < progress.best:
             progress.best = score
@@ -138,10 +138,10 @@ class CheckpointCallback(L.Callback):
         progress.validated_at = progress.updates
         progress.validation_seconds = time.monotonic() - self.account.validation_began
         if trainer.optimizers and (module.update_ended or not module.progress.updates):
-            self.save(trainer, module)  # nothing can resume in the middle of an update
+            self.save(trainer, module)  # a run cannot resume in the middle of an update
 
     def save(self, trainer: L.Trainer, module: Any) -> None:
-        """The state to resume from and the latest model; call it on every rank."""
+        """Saves the state to resume from and the latest model; call it on every rank."""
         ledger, strategy = self.account.ledger, trainer.strategy
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         with ledger.during("checkpoint"):

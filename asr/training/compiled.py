@@ -18,10 +18,10 @@ from asr.model import Padded, SpeechModel
 
 log = logging.getLogger(__name__)
 
-STEP = 1.25  # from one shape's frames to the next one's
-FRAMES, TOKENS = 16, 8  # shapes have multiples of these
-BACKENDS = ("eager", "aot_eager")  # of ``trainer.compile``; what is none of these is a mode
-SLACK = 4  # frames that rounding, of durations and of resampled lengths, may make of a difference
+STEP = 1.25  # ratio of the numbers of frames of two neighbouring shapes
+FRAMES, TOKENS = 16, 8  # shapes have multiples of these numbers
+BACKENDS = ("eager", "aot_eager")  # values of ``trainer.compile`` that are not modes
+SLACK = 4  # frames of error due to the rounding of durations and of resampled lengths
 
 
 class Shape(NamedTuple):
@@ -33,22 +33,22 @@ class Shape(NamedTuple):
 
 
 class Shapes:
-    """As many shapes as fit between the shortest and the longest utterance, each ``STEP`` apart.
+    """The shapes of all batches of a recipe, whose numbers of frames grow by a factor ``STEP``.
 
-    A shape has the frames of the longest batch of its step, and of utterances and of tokens the
-    most that a batch of its step can hold, so that every batch of a recipe has exactly one, and
-    their number is known before training.
+    A shape has the frames of the longest batch of its step, and the most utterances and tokens that
+    a batch of its step can hold. Every batch of a recipe therefore has exactly one shape, and the
+    number of shapes is known before training.
 
     Args:
         seconds: length of each training utterance.
-        num_tokens: of each.
+        num_tokens: number of tokens of each training utterance.
         max_batch_seconds: largest batch, in seconds: length of the longest utterance times number
             of utterances.
         speeds: factors of speed perturbation.
-        hop_seconds: from one feature frame to the next.
+        hop_seconds: time from one feature frame to the next.
 
     Attributes:
-        all: by rising number of frames.
+        all: the shapes in order of their numbers of frames.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Shapes:
     ) -> None:
         slow, fast = min(speeds), max(speeds)
         shortest, longest = min(seconds), max(seconds)
-        # At least these, and at most those, are the frames of each utterance.
+        # Lower and upper bounds of the number of frames of each utterance.
         fewest = [length / fast / hop_seconds - SLACK for length in seconds]
         last = longest / slow / hop_seconds + SLACK
         frames, ladder = last, [pad_to_multiple(last, FRAMES)]
@@ -78,14 +78,14 @@ class Shapes:
             below = frames
 
     def of(self, rows: int, frames: int, tokens: int) -> Shape:
-        """The shape of a batch; it has at least this size."""
+        """Returns the shape of a batch of this size; the shape is at least as large."""
         for shape in self.all:
             if shape.frames >= frames and shape.rows >= rows and shape.tokens >= tokens:
                 return shape
         raise AssertionError(f"no shape for {rows} x {frames} x {tokens} in {self.all}")
 
     def pad(self, given: Padded) -> Padded:
-        """Features and tokens of a batch, padded to its shape; see ``SpeechModel.forward``."""
+        """Pads features and tokens of a batch to its shape; see ``SpeechModel.forward``."""
         x, frames, tokens, token_lengths = given
         shape = self.of(len(x), x.shape[1], tokens.shape[1])
         rows = shape.rows - len(x)
@@ -98,30 +98,30 @@ class Shapes:
 
 
 def pad_to_multiple(number: float, size: int) -> int:
-    """The next multiple of ``size``, at least one."""
+    """Rounds up to a multiple of ``size`` that is not 0."""
     return max(1, math.ceil(number / size)) * size
 
 
 def compile_regions(model: SpeechModel, mode: str, shapes: Sequence[Shape]) -> list[nn.Module]:
     """Compiles, in place, the regions that the encoder and the decoder name.
 
-    For these shapes, by rising number of frames, on the device where the model is.
+    The shapes are ordered by their numbers of frames. The model must be on its final device.
 
-    Regions rather than the whole: layers of one kind share what is compiled for a shape, so that
-    its cost does not grow with depth, and what a compiler makes nothing of stays between them, the
-    same for all encoders and decoders: cuDNN's recurrences, which it would unroll frame by frame,
-    CTC, the transducer's lattice and the attention LSTM's steps, which have their own kernels.
+    Regions are compiled rather than the whole model, because layers of one kind then share the code
+    for a shape, and the cost does not grow with depth. The parts that a compiler cannot speed up
+    stay outside: cuDNN's recurrences, which it would unroll frame by frame, CTC, the transducer's
+    lattice and the attention LSTM's steps, which have their own kernels.
     """
     regions = [*model.encoder.regions(), *model.decoder.regions()]
     for module in model.modules():
         if isinstance(module, RecurrentBlock):
             setattr(module, "read", torch.compiler.disable(module.read))  # noqa: B010  (for mypy)
-        # What a region makes lies in the memory of its CUDA graph, which the next step overwrites:
-        # what it would keep has to be there before.
+        # A region's outputs lie in the memory of its CUDA graph, which the next step overwrites.
+        # The rotary factors outlive a step, so they are computed outside of the regions.
         if isinstance(rotary := getattr(module, "rotary", None), Rotary):
             rotary(shapes[-1].frames, model.device)
     settings: Any = torch._dynamo.config
-    # Every shape once for every region, should regions share nothing; beyond it is run uncompiled.
+    # Beyond this limit torch runs uncompiled; it suffices if no two regions share their code.
     settings.recompile_limit = max(settings.recompile_limit, 2 * len(shapes) * len(regions))
     settings.accumulated_recompile_limit = max(
         settings.accumulated_recompile_limit, 2 * settings.recompile_limit
@@ -133,11 +133,11 @@ def compile_regions(model: SpeechModel, mode: str, shapes: Sequence[Shape]) -> l
 
 
 def begin_step(mode: str | None) -> None:
-    """Marks the begin of an update, after which CUDA graphs may overwrite the earlier outputs.
+    """Marks the start of an update, after which CUDA graphs may overwrite earlier outputs.
 
-    By themselves they take each region that is called for a new step once a backward pass has
-    begun. Behind a last region without a graph the first gradient would then throw away what the
-    other regions have kept for theirs.
+    Without the mark, CUDA graphs take each region that is called after a backward pass began for a
+    new step. If the last region has no graph, the first gradient would then discard the values that
+    the other regions keep for their gradients.
     """
     if mode is not None and mode not in BACKENDS:
         torch.compiler.cudagraph_mark_step_begin()

@@ -91,7 +91,7 @@ class StreamDataModule(L.LightningDataModule):
         return self.source.stream.locate(self.position)[0]
 
     def _place(self) -> tuple[int, int]:
-        """Rank, number of ranks."""
+        """Returns the rank and the number of ranks."""
         assert self.trainer is not None
         return self.trainer.global_rank, self.trainer.world_size
 
@@ -141,7 +141,7 @@ class StreamDataModule(L.LightningDataModule):
         return share.masked_fill(count == tokens + ends, with_ends)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the stream of batches."""
+        """Returns the position in the stream of batches."""
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ class SpeechDataModule(StreamDataModule):
 
     Attributes:
         resumed: whether the statistics of the features will be loaded with the model.
-        corpus: what ``corpus.json`` says.
+        corpus: content of ``corpus.json``.
         rows_sha256: checksums of the rows of each split that is used.
     """
 
@@ -164,12 +164,12 @@ class SpeechDataModule(StreamDataModule):
         """Reads nothing but the description of the corpus.
 
         Args:
-            recipe: of the training.
+            recipe: recipe of the training.
             tokenizer: state of the tokenizer of a trained model. Without it, a tokenizer is made
                 of the training transcripts.
 
         Raises:
-            ValueError: the corpus is not there, or has a lower sample rate than the features.
+            ValueError: there is no corpus, or its sample rate is lower than that of the features.
         """
         super().__init__()
         self.recipe, self._tokenizer = recipe, tokenizer

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class SignalCallback(L.Callback):
-    """After SIGINT or SIGTERM: ends the run after the update at hand, with all saved.
+    """Saves and ends the run after the current update if it got SIGINT or SIGTERM.
 
     Lightning's own handler saves nothing and ends with status 0.
     """
@@ -56,7 +56,7 @@ class BudgetCallback(L.Callback):
         self.account, self.reason = account, "a callback stopped the run"
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Trains nothing if the budget was spent before."""
+        """Ends the run before the first update if the budget is already spent."""
         self._check(trainer, module)
         if trainer.should_stop and module.progress.updates:
             log.warning(
@@ -69,7 +69,7 @@ class BudgetCallback(L.Callback):
             self._check(trainer, module)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        """Validation is paid for as well."""
+        """Checks the budget after each validation, which counts as well."""
         self._check(trainer, module)
 
     def _check(self, trainer: L.Trainer, module: Any) -> None:
@@ -77,7 +77,7 @@ class BudgetCallback(L.Callback):
             self.reason, trainer.should_stop = reason, True
 
     def _reached(self, trainer: L.Trainer, module: Any) -> str | None:
-        """Which part of the budget is spent."""
+        """Returns the part of the budget that is spent; None if none is."""
         budget, ledger, progress = module.recipe.budget, self.account.ledger, module.progress
         if module.exhausted is not None:
             return module.exhausted
@@ -96,9 +96,9 @@ class BudgetCallback(L.Callback):
         return None
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
-        """Validates where it was not done after the last update, and writes the last line."""
+        """Validates if the last update has not been validated, and writes the last line."""
         if module.progress.validated_at != module.progress.updates:
-            # Lightning validates after an update only, and this session had none.
+            # Lightning validates only after an update, and this session had none.
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True

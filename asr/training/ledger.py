@@ -1,4 +1,4 @@
-"""Writes the ledger of a run on Lightning's Trainer: every second by phase, a line per event."""
+"""Writes the ledger of a run: the seconds spent in each phase, and one line per event."""
 
 import json
 import logging
@@ -24,8 +24,8 @@ class LedgerCallback(L.Callback):
 
     Attributes:
         ledger: the cost of the run.
-        line: the last line of it.
-        validation_began: by the monotonic clock, in seconds.
+        line: the last line of the ledger.
+        validation_began: start of the validation on the monotonic clock, in seconds.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -37,11 +37,11 @@ class LedgerCallback(L.Callback):
         self._bar = tqdm(disable=True)
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        """Times the data. Loggers are given the lines of the ledger."""
+        """Times the data, and passes the lines of the ledger to the loggers."""
         module.data.enter, module.logs = self.ledger.enter, False
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Opens the ledger, and writes what this session of the run is made with."""
+        """Opens the ledger, and writes the versions and settings of this session of the run."""
         if not trainer.is_global_zero:
             return
         updates, total = module.progress.updates, module.recipe.budget.updates
@@ -51,7 +51,7 @@ class LedgerCallback(L.Callback):
         facts = {
             **environment(),
             "format": FORMAT,
-            "working_directory": str(Path.cwd()),  # from which the recipe's paths count
+            "working_directory": str(Path.cwd()),  # the recipe's paths are relative to it
             "device_name": self.ledger.device_name,
             "threads": torch.get_num_threads(),
             "kernel_precision": self.ledger.precision,
@@ -61,17 +61,17 @@ class LedgerCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts what the batch held, and writes a line now and then."""
+        """Counts the content of the batch, and writes a line at regular intervals."""
         self.ledger.count(**module.amounts(batch))
         if not module.update_ended:
             return
         self._bar.update()
         due = module.progress.updates % module.recipe.trainer.log_every_n_steps == 0
-        if due and module.exhausted is None:  # else the line of a validation comes at once
+        if due and module.exhausted is None:  # otherwise a validation writes its line now
             self.write(trainer, module, "step")
 
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
-        """From now on, time is validation's."""
+        """Starts to count time as validation."""
         self.validation_began = time.monotonic()
         self._before = self.ledger.enter("validation")
 
@@ -93,7 +93,7 @@ class LedgerCallback(L.Callback):
         self._bar.close()
 
     def write(self, trainer: L.Trainer, module: Any, event: str, **facts: Any) -> None:
-        """One line into the ledger and on every channel; call it on every rank."""
+        """Writes one line to the ledger and to every channel; call it on every rank."""
         self.line = self.ledger.line(
             event, **module.facts(module.means()), **{"validation": None, **facts}
         )

@@ -24,47 +24,47 @@ from asr.training.run_folder import AnyRecipe
 
 
 def is_alone(options: TrainerOptions) -> bool:
-    """Whether a run has one process, whatever a launcher's variables say of others beside it."""
+    """Returns whether a run has one process; ignores the environment variables of launchers."""
     return options.devices * options.num_nodes == 1
 
 
 def is_first_process(options: TrainerOptions) -> bool:
-    """Whether this is the process that keeps the run folder; known before the others are there."""
+    """Returns whether this process keeps the run folder; works before other processes start."""
     return is_alone(options) or getattr(rank_zero_only, "rank", 0) == 0
 
 
 def kernel_precision(options: TrainerOptions, device: torch.device) -> str:
-    """What large products are computed in: bf16, tf32 (on a GPU) or float32."""
+    """Returns the precision of large matrix products: bf16, tf32 (on a GPU) or float32."""
     if options.precision == "bf16-mixed":
         return "bf16"
     return "tf32" if options.allow_tf32 and device.type == "cuda" else "float32"
 
 
 class MixedPrecision(LightningMixedPrecision):
-    """Casts a weight once in a forward pass; Lightning's, at every step of a decoder."""
+    """Casts each weight once per forward pass; Lightning's class does so at every decoder step."""
 
     def autocast_context_manager(self) -> torch.autocast:
-        """As ``torch.autocast`` does it by default."""
+        """Returns ``torch.autocast`` with its default cache of weights."""
         return torch.autocast(self.device, dtype=torch.bfloat16)
 
 
 def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
-    """The devices of a run, every float32 kernel at the same precision.
+    """Makes the Trainer of a run, and sets the same precision for every float32 kernel.
 
     Raises:
-        ValueError: they are not there.
+        ValueError: the devices do not exist.
     """
     options = recipe.trainer
     accelerator = options.accelerator
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     allow_tf32(options.allow_tf32 and accelerator == "gpu")
-    # cuDNN's attention, torch's choice in bf16, makes a plan for every new shape of a batch: 0.13 s
-    # an update of an 18-layer Transformer on an H200, more than all else in it.
+    # In bf16 torch chooses cuDNN's attention, which makes a plan for every new batch shape. That
+    # takes 0.13 s of an update of an 18-layer Transformer on an H200, more than all other work.
     torch.backends.cuda.enable_cudnn_sdp(False)
     plugins: list[Any] = []
-    # One process needs no launcher; to look for one starts MPI where its Python package is there.
-    if is_alone(options):  # else one of several tasks that a launcher started would keep no logs
+    # One process needs no launcher, and the search for one starts MPI if mpi4py is installed.
+    if is_alone(options):  # otherwise a task of a launcher with another rank would write no logs
         setattr(rank_zero_only, "rank", 0)  # noqa: B010  (for mypy)
         plugins.append(LightningEnvironment())
     mixed = options.precision == "bf16-mixed"
@@ -100,19 +100,19 @@ def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
             enable_autolog_hparams=False,
             default_root_dir=folder,
         )
-    except Exception as error:  # Lightning's, of many kinds
+    except Exception as error:  # Lightning raises errors of many kinds
         raise ValueError(
             f"trainer: {str(error).rstrip('.!')}; check accelerator ({options.accelerator}) and "
             f"devices ({options.devices}), or use --trainer.accelerator cpu"
         ) from None
-    # Lightning's handlers of signals would end the run with status 0 and nothing saved, and call
-    # other ranks from within a handler. ``Interruption`` holds ours.
+    # Lightning's signal handlers would end the run with status 0 without saving, and communicate
+    # with other ranks inside a handler. ``Interruption`` replaces them.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 
 
 def _logger(spec: Spec, folder: Path) -> Any:
-    """Files of TensorBoard lie in ``logs``, those of other loggers in folders below it."""
+    """Builds a logger; TensorBoard writes to ``logs``, other loggers to folders below it."""
     where = "trainer.loggers"
     if issubclass(find("Logger", spec, where)[0], TensorBoardLogger):
         return build("Logger", spec, where, save_dir=folder, name="logs", version="")
@@ -123,7 +123,7 @@ def _logger(spec: Spec, folder: Path) -> Any:
 def quiet_lightning() -> Iterator[None]:
     """Keeps Lightning's tips, its lists of devices and a warning out of the log."""
     for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # importing it sets INFO
+        logging.getLogger(name).setLevel(logging.WARNING)  # Lightning sets INFO when it is imported
     with warnings.catch_warnings():
         # Lightning 2.6 with torch 2.14.
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*", FutureWarning)
@@ -131,7 +131,7 @@ def quiet_lightning() -> Iterator[None]:
 
 
 class Interruption:
-    """SIGINT and SIGTERM end a run after the step at hand; a second one ends it at once."""
+    """Ends a run after the current step at SIGINT or SIGTERM; a second signal ends it at once."""
 
     signal = 0
 
@@ -153,6 +153,6 @@ class Interruption:
 
 
 def leave_group() -> None:
-    """Ends the threads by which processes on CPUs talk, which else outlive the interpreter."""
+    """Ends the threads for communication on CPUs, which would outlive the interpreter."""
     if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
         torch.distributed.destroy_process_group()

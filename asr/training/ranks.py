@@ -7,7 +7,7 @@ import torch
 
 
 def summed(trainer: L.Trainer, value: float) -> float:
-    """One number summed over all ranks; call it on every rank."""
+    """Sums a number over all ranks; call it on every rank."""
     if trainer.world_size == 1:
         return value
     number = torch.tensor(value, dtype=torch.float64, device=trainer.strategy.root_device)
@@ -15,5 +15,5 @@ def summed(trainer: L.Trainer, value: float) -> float:
 
 
 def from_rank_zero(trainer: L.Trainer, value: Any) -> Any:
-    """The value of rank 0. Clocks and signals differ, but all ranks must do the same."""
+    """Returns the value of rank 0, because clocks and signals of ranks differ. See ``summed``."""
     return value if trainer.world_size == 1 else trainer.strategy.broadcast(value)

@@ -32,18 +32,18 @@ from asr.training.text import CountingModule, TextModule
 
 
 def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
-    """Trains into a run folder, from where it stands; returns the last line of the ledger.
+    """Trains in a run folder, or resumes its run; returns the last line of the ledger.
 
     Raises:
         ValueError: the folder holds another run or is in use, the data do not fit, memory runs
             out, or training diverges.
-        SystemExit: it was told to end (SIGINT, SIGTERM); all work is saved.
+        SystemExit: the process got SIGINT or SIGTERM; all work is saved.
     """
     if (line := finished(recipe, folder)) is not None:
         return line
     first = is_first_process(recipe.trainer)
     with contextlib.ExitStack() as stack:
-        # The other processes work in the folder of the first.
+        # The other processes use the folder of the first process.
         stack.enter_context(claimed(recipe, folder) if first else contextlib.nullcontext())
         stack.enter_context(quiet_lightning())
         interruption = stack.enter_context(Interruption())
@@ -64,7 +64,7 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
             stack.enter_context(metered(ledger))
         account = LedgerCallback(ledger)
         checkpoints = CheckpointCallback(account, saved)
-        # In this order after each batch; the callbacks of the recipe follow.
+        # These run in this order after each batch; the callbacks of the recipe follow.
         callbacks: list[L.Callback] = [
             *([] if isinstance(task, CountingModule) else [MovingAverage()]),
             account,
@@ -80,7 +80,7 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
 
 
 def _parts(recipe: AnyRecipe, saved: dict[str, Any] | None) -> tuple[Task, StreamDataModule, str]:
-    """The model in training, its data, and what to lower when memory runs out."""
+    """Returns the model in training, its data, and the key to lower when memory runs out."""
     if isinstance(recipe, Recipe):
         remedy = f"lower data.max_batch_seconds, which is {recipe.data.max_batch_seconds}"
         data = SpeechDataModule(recipe, saved and saved["tokenizer"])

@@ -1,4 +1,4 @@
-"""A run folder: it belongs to one recipe, and to one process at a time."""
+"""Reserves a run folder, which belongs to one recipe, and to one process at a time."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 AnyRecipe = Recipe | LanguageModelRecipe
 
-FORMAT = 2  # of run folders; 1 had no number
+FORMAT = 2  # version of run folders; version 1 did not store its number
 # Keys that may change when a run is resumed, because its batches do not depend on them. The corpus
 # may be in another folder, see ``_check_rows``.
 FREE: tuple[str, ...] = ("budget.", "trainer.", "data.corpus:")
@@ -29,8 +29,8 @@ RESULTS = ("ledger.json", "last.ckpt")
 
 
 def run_name(recipe_file: Path, overrides: list[str], recipe: AnyRecipe) -> str:
-    """Recipe, encoder (of a speech model) and seed: the default name of a run folder."""
-    if recipe_file.name == "recipe.yaml":  # of a run that is repeated
+    """Joins recipe, encoder (of a speech model) and seed to the default name of a run folder."""
+    if recipe_file.name == "recipe.yaml":  # the recipe of an earlier run
         name = re.sub(r"-seed\d+$", "", recipe_file.resolve().parent.name)
         return f"{name}-repeated-seed{recipe.seed}"
     if isinstance(recipe, LanguageModelRecipe):
@@ -90,7 +90,7 @@ def check_folder(recipe: AnyRecipe, folder: Path) -> None:
     check_format(folder / "environment.json", FORMAT)
     if path.exists():
         old, new = strict_yaml.load_file(path), strict_yaml.tree_of(recipe)
-        with contextlib.suppress(ValueError):  # an earlier version's, without the keys of today
+        with contextlib.suppress(ValueError):  # a recipe of an earlier version may lack keys
             old = strict_yaml.tree_of(strict_yaml.read(type(recipe), old))
         differing = [d for d in strict_yaml.differences(old, new) if not d.startswith(FREE)]
         if differing:
@@ -111,7 +111,7 @@ def _check_rows(corpus: str, earlier: str, folder: Path) -> None:
         trained = json.loads((folder / "ledger.json").read_text())["corpus"]
         splits = read_corpus(corpus)["splits"]
     except (OSError, ValueError, KeyError):
-        return  # nothing is trained yet, or the training reports the error of the corpus
+        return  # nothing is trained yet, or training will report the error of the corpus
     moved = f"data.corpus: was {earlier}, is now {corpus}" if corpus != earlier else ""
     why = [moved] * bool(moved)
     for split, checksum in trained["rows_sha256"].items():
@@ -138,7 +138,7 @@ def finished(recipe: AnyRecipe, folder: Path) -> dict[str, Any] | None:
         same = strict_yaml.load_file(folder / "recipe.yaml")["budget"] == strict_yaml.tree_of(
             recipe.budget
         )
-    except (OSError, ValueError):  # no run, or damaged files, which the training reports
+    except (OSError, ValueError):  # there is no run, or training will report the damaged files
         return None
     if not (line["finished"] and same):
         return None

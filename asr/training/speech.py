@@ -26,8 +26,8 @@ from asr.training.task import Task, seed
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = 3  # utterances of a validation that the log shows
-MULTIPLE_SECONDS = 0.64  # on a GPU batches are padded to a multiple of these
+EXAMPLES = 3  # number of validation utterances that the log shows
+MULTIPLE_SECONDS = 0.64  # batches on a GPU are padded to a multiple of this duration
 
 
 class SpeechModule(Task):
@@ -64,12 +64,12 @@ class SpeechModule(Task):
 
     @classmethod
     def load(cls, path: str | Path) -> "SpeechModule":
-        """The best model of a run folder, or a model folder, with the recipe of its training.
+        """Loads a model folder, or the best model of a run folder, with its training recipe.
 
         Validation uses the search that is saved with the model, like ``asr evaluate``.
 
         Raises:
-            ValueError: there is no model, or it has no recipe of its training.
+            ValueError: there is no model, or it was saved without its training recipe.
         """
         model = load_model(path)
         if "recipe" not in model.summary:
@@ -101,25 +101,25 @@ class SpeechModule(Task):
         self.model = model.train()
 
     def on_fit_start(self) -> None:
-        """Compiles what the recipe wants compiled, and tries the longest batch."""
+        """Compiles the model if the recipe says so, and tries the longest batch."""
         model, recipe = self.model, self.recipe
         if recipe.trainer.compile is not None:
             self.shapes = self._compiled(recipe.trainer.compile)
         self.recurrent_kernel = recurrent_kernel(model.modules(), model.device)
-        # A CPU in float32, the default, has one kernel and nothing to say.
+        # On a CPU in float32, the default, there is only one kernel, so nothing is logged.
         chosen = model.device.type == "cuda" or recipe.trainer.recurrent_precision != "float32"
         if self.recurrent_kernel is not None and chosen:
             log.info("recurrent kernel: %s", self.recurrent_kernel)
         self._encoder_flops = functools.cache(lambda frames: model.encoder.flops([frames]))
         self._decoder_flops = functools.cache(lambda s, u: model.decoder.flops([s], [u]))
-        # At the slowest speed a batch is longest.
+        # A batch is longest at the slowest speed.
         given = self.augmentation
         self.augmentation = dataclasses.replace(given, speed=[min(given.speed)])
         super().on_fit_start()
         self.augmentation = given
 
     def _compiled(self, mode: str) -> Shapes:
-        """Compiles the model; the shapes that its batches are filled up to."""
+        """Compiles the model; returns the shapes to which its batches are padded."""
         train = self.data.source.train
         shapes = Shapes(
             train.sizes,
@@ -136,7 +136,7 @@ class SpeechModule(Task):
     # --- training ---
 
     def loss(self, batch: Batch) -> Loss:
-        """The terms of the loss, with the augmentation and dropout of this batch."""
+        """Computes the terms of the loss, with the augmentation and dropout of this batch."""
         # The position numbers batches over all ranks.
         number = self.data.position + self.global_rank
         number = (self.recipe.seed * 1_000_003 + number) * 2
@@ -167,10 +167,10 @@ class SpeechModule(Task):
         return loss
 
     def _pad_to_multiple(self, waves: Tensor) -> Tensor:
-        """(B, N) -> (B, N'): on a GPU, of few lengths, as cuDNN plans its convolutions for each.
+        """Pads waves to one of a few lengths on a GPU: (B, N) -> (B, N').
 
-        Before the speed changes, which is a convolution itself, and after. Of a compiler's shapes
-        there are few anyhow.
+        cuDNN plans its convolutions, of which the change of speed is one, for each length. Compiled
+        models have few shapes anyway.
         """
         if not waves.is_cuda or self.shapes is not None:
             return waves
@@ -178,7 +178,7 @@ class SpeechModule(Task):
         return F.pad(waves, (0, -waves.shape[1] % step))
 
     def amounts(self, batch: Batch) -> dict[str, float]:
-        """Audio and FLOPs of the last batch, and what was computed for it, padding included."""
+        """Returns audio and FLOPs of the last batch, without and with padding."""
         frames, filled = self._frames, self.computed
         stride = self.model.encoder.stride
 
@@ -200,11 +200,11 @@ class SpeechModule(Task):
         self._validation = Validation(self.evaluated, self.search)
 
     def validate(self, batch: Batch) -> None:
-        """Searches a batch."""
+        """Recognises a batch, and adds its errors to the sums."""
         self._validation.add(batch)
 
     def validation_metrics(self) -> dict[str, Any]:
-        """Loss, WER and CER, among others."""
+        """Returns loss, WER, CER and other metrics."""
         weights = self.weights or from_rank_zero(self.trainer, self._validation.weights)
         return self._validation.metrics(weights, functools.partial(summed, self.trainer))
 
@@ -214,7 +214,7 @@ class SpeechModule(Task):
         return list(itertools.islice(pairs, EXAMPLES))
 
     def score(self) -> tuple[float, ...]:
-        """The error rates (as shares); the one that the metric names comes first."""
+        """Returns the error rates (as shares); the one that the metric names comes first."""
         return ranked(self.metrics, self.progress.metric)
 
     # --- what is written ---

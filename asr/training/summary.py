@@ -22,7 +22,7 @@ PHASES = {
 
 
 def trained(folder: Path, recipe: Recipe) -> str:
-    """What a run reached, what it cost and what to do next."""
+    """Describes the result and cost of a run, and what to do next."""
     last = read_json(folder / "ledger.json")
     validations = [e for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "validation"]
     metric, other = ("cer", "wer") if last.get("validation_metric") == "cer" else ("wer", "cer")
@@ -69,7 +69,7 @@ def trained(folder: Path, recipe: Recipe) -> str:
 
 
 def trained_language_model(folder: Path) -> str:
-    """What a language model's run reached, and what it cost."""
+    """Describes the result and cost of the run of a language model."""
     last = read_json(folder / "ledger.json")
     lines = [e for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "validation"]
     best = min((e["validation"] for e in lines), key=lambda v: float(v["loss"]))

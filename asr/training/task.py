@@ -17,7 +17,7 @@ from asr.training.ranks import summed
 log = logging.getLogger(__name__)
 
 NONFINITE_PATIENCE = 10  # a run stops after this number of updates without a finite gradient
-WATCHED = {"loss", "wer", "cer", "perplexity", "word_perplexity"}  # by callbacks, as EarlyStopping
+WATCHED = {"loss", "wer", "cer", "perplexity", "word_perplexity"}  # for EarlyStopping and others
 
 
 @dataclass
@@ -50,8 +50,8 @@ class Progress:
 class Task(L.LightningModule):
     """A model, its loss and its update, for ``asr train`` or a Trainer of your own.
 
-    One update takes ``accumulate_grad_batches`` batches on each rank. The gradient is that of means
-    over all their tokens. An update without a finite gradient leaves the weights as they are.
+    One update takes ``accumulate_grad_batches`` batches on each rank. The loss is averaged over all
+    their tokens. An update without a finite gradient leaves the weights as they are.
 
     Attributes:
         model: model to train.
@@ -81,11 +81,11 @@ class Task(L.LightningModule):
         self._loss: Loss | None = None
         self._ids: list[str] = []
 
-    # --- what a task says of itself ---
+    # --- methods of each task ---
 
     @abstractmethod
     def loss(self, batch: Any) -> Loss:
-        """The terms of the loss of a batch."""
+        """Computes the terms of the loss of a batch."""
 
     @abstractmethod
     def validate(self, batch: Any) -> None:
@@ -93,7 +93,7 @@ class Task(L.LightningModule):
 
     @abstractmethod
     def validation_metrics(self) -> dict[str, Any]:
-        """The metrics of a validation, over all ranks; called on every rank."""
+        """Returns the metrics of a validation over all ranks; called on every rank."""
 
     @abstractmethod
     def amounts(self, batch: Any) -> dict[str, float]:
@@ -148,7 +148,7 @@ class Task(L.LightningModule):
         return self.recipe.optimizer.build(self.model, self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
-        """The loss of a batch, ()."""
+        """Computes the loss of a batch, ()."""
         self.update_ended = False
         self._loss, self._ids = self.loss(batch), getattr(batch, "ids", [])
         self.weights = {name: term.weight for name, term in self._loss.terms.items()}
@@ -184,7 +184,7 @@ class Task(L.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        """One update. Lightning would neither give the norm nor skip a non-finite gradient."""
+        """Updates the weights unless a gradient is not finite, and keeps the gradient norm."""
         optimizer_closure()
         options, inner = self.recipe.optimizer, optimizer.optimizer
         norm = nn.utils.clip_grad_norm_(parameters_of(inner), options.clip_norm)
@@ -193,7 +193,7 @@ class Task(L.LightningModule):
             for group in inner.param_groups:
                 group["lr"] = options.rate(self.progress.updates + 1)
             optimizer.step()
-        # Lightning clears gradients after the next forward pass: memory would hold both.
+        # Lightning would keep the gradients in memory until after the next forward pass.
         inner.zero_grad(set_to_none=True)
         self.data.window = self.data.position
         self.update_ended = True
@@ -214,14 +214,14 @@ class Task(L.LightningModule):
             )
 
     def _accumulate_terms(self, loss: Loss) -> None:
-        """Adds to the sums of the next line, on the device, without waiting for it."""
+        """Adds the terms to the sums of the next line, on the device and without waiting."""
         pairs = {n: torch.stack([t.sum.detach(), t.count.float()]) for n, t in loss.terms.items()}
         pairs["infeasible"] = loss.infeasible.float()
         for name, value in pairs.items():
             self._terms[name] = self._terms.get(name, torch.zeros_like(value)) + value
 
     def means(self) -> dict[str, float]:
-        """The means of the terms since the last call, over all ranks; call it on every rank."""
+        """Returns means of the terms since the last call over all ranks; call it on every rank."""
         terms, self._terms = self._terms, {}
         sums = {
             name: [summed(self.trainer, value) for value in pair.flatten().tolist()]
@@ -241,12 +241,12 @@ class Task(L.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Validates a batch in float32, at any precision of the training."""
         # Without gradients, autocast would cast all weights again for each token of a search.
-        if batch is not None:  # else this rank has one batch less than others
+        if batch is not None:  # otherwise this rank has one batch less than others
             with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
                 self.validate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Sets the metrics, of which those in ``WATCHED`` are logged as ``validation_loss`` ..."""
+        """Sets the metrics; logs those in ``WATCHED`` under names such as ``validation_loss``."""
         self.metrics = self.validation_metrics()
         for name in WATCHED & self.metrics.keys():
             self.log(f"validation_{name}", self.metrics[name], logger=self.logs)
@@ -254,7 +254,7 @@ class Task(L.LightningModule):
     # --- memory ---
 
     def on_fit_start(self) -> None:
-        """Trains on the longest batch first, so that too little memory fails now."""
+        """Tries the longest batch first, so that a lack of memory shows at the start."""
         # From the second batch of an update on, gradients exist during the forward pass.
         strategy, optimizer = self.trainer.strategy, self.trainer.optimizers[0]
         for _ in range(min(2, self.trainer.accumulate_grad_batches)):
@@ -263,7 +263,7 @@ class Task(L.LightningModule):
         rehearse(optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the progress to a checkpoint of a Trainer of one's own."""
+        """Adds the progress to a checkpoint of a Trainer of your own."""
         checkpoint["progress"] = asdict(self.progress)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -274,8 +274,8 @@ class Task(L.LightningModule):
 def seed(number: int, device: torch.device) -> None:
     """Seeds the generators of the CPU and of the device.
 
-    ``torch.manual_seed`` also formats the whole call stack for each accelerator that is not there,
-    which takes a millisecond inside a Trainer.
+    ``torch.manual_seed`` also formats the whole call stack for each kind of accelerator that is
+    absent, which takes a millisecond inside a Trainer.
     """
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
@@ -283,18 +283,18 @@ def seed(number: int, device: torch.device) -> None:
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The parameters that an optimiser changes."""
+    """Returns the parameters that an optimiser changes."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def rehearse(optimizer: torch.optim.Optimizer) -> None:
-    """After a backward pass: makes room for all that the optimiser keeps; changes no weight."""
-    if not optimizer.state:  # of a resumed run there is room
+    """Allocates the state of the optimiser after a backward pass; changes no weight."""
+    if not optimizer.state:  # a resumed run has its state
         for group in optimizer.param_groups:
             group["lr"] = 0.0
         for parameter in parameters_of(optimizer):
             if parameter.grad is not None:
-                parameter.grad.zero_()  # 0 times infinity would be a weight that is no number
+                parameter.grad.zero_()  # 0 times infinity would make a weight NaN
         optimizer.step()
         optimizer.state.clear()
     optimizer.zero_grad(set_to_none=True)

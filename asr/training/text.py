@@ -21,9 +21,9 @@ TextBatch = tuple[Tensor, Tensor]  # tokens (B, U), padded with BLANK; their len
 class TextModule(Task):
     """A neural language model.
 
-    Perplexities are those of the validation text: per token (exp of the mean negative
-    log-likelihood over tokens and ends of sentences) and per word (the same sum over words and
-    ends), which does not depend on the tokens.
+    Perplexities are measured on the validation text. The perplexity per token is exp of the
+    negative log-likelihood divided by the number of tokens and sentence ends. The perplexity per
+    word divides by the number of words and sentence ends, so it does not depend on the tokens.
     """
 
     model: LanguageModel
@@ -42,7 +42,7 @@ class TextModule(Task):
     # --- training ---
 
     def loss(self, batch: TextBatch) -> Loss:
-        """The negative log-likelihood of a batch, with the dropout of this batch."""
+        """Computes the negative log-likelihood of a batch, with the dropout of this batch."""
         # The position numbers batches over all ranks.
         number = self.recipe.seed * 1_000_003 + self.data.position + self.global_rank
         tokens, lengths = batch
@@ -52,7 +52,7 @@ class TextModule(Task):
         return Loss({"cross_entropy": Term(total, count, 1.0)}, torch.zeros_like(count))
 
     def amounts(self, batch: TextBatch) -> dict[str, float]:
-        """FLOPs of the last batch, and what was computed for it, padding included."""
+        """Returns the FLOPs of the last batch, without and with padding."""
         sizes = (batch[1] + 1).tolist()
         self.progress.tokens += round(summed(self.trainer, float(sum(sizes))))
         return {
@@ -72,10 +72,10 @@ class TextModule(Task):
         self._log_likelihood += float(self.evaluated.log_probs(*batch).double().sum())
 
     def validation_metrics(self) -> dict[str, Any]:
-        """Loss and perplexities.
+        """Returns loss and perplexities.
 
         Raises:
-            ValueError: there is none, since a token of the text has no probability.
+            ValueError: the loss is not finite, because the model gives a token probability 0.
         """
         total = -summed(self.trainer, self._log_likelihood)
         text = self.data.source.validation
@@ -93,14 +93,14 @@ class TextModule(Task):
         }
 
     def _without_loss(self, loss: float) -> str:
-        """Why a model cannot be compared with others, nor be the best."""
+        """Says why a model without a finite loss cannot be compared with others."""
         return (
             f"the loss of {self.recipe.text.validation} is {loss} at update "
             f"{self.progress.updates}: lower optimizer.lr ({self.recipe.optimizer.lr})"
         )
 
     def score(self) -> tuple[float, ...]:
-        """Loss."""
+        """Returns the loss."""
         return (float(self.metrics["loss"]),)
 
     # --- what is written ---
@@ -140,14 +140,14 @@ class CountingModule(TextModule):
         self.automatic_optimization = False
 
     def configure_optimizers(self) -> Any:
-        """None: nothing of it is learnt by gradients."""
+        """Returns None, because an n-gram model is not trained by gradients."""
         return []
 
     def on_fit_start(self) -> None:
-        """Nothing to try: a batch takes no memory."""
+        """Tries no batch, because a batch takes no memory."""
 
     def training_step(self, batch: TextBatch, batch_idx: int) -> None:
-        """Counts the text, or reads the counts of another program."""
+        """Counts the text, or reads a model of another program."""
         ids = self.data.source.train.ids
         self.model.fit(ids, self.data.tokenizer.pieces())
         if self.model.arpa is None:
@@ -158,7 +158,7 @@ class CountingModule(TextModule):
         )
 
     def amounts(self, batch: TextBatch) -> dict[str, float]:
-        """To count takes no FLOPs."""
+        """Returns no FLOPs, because counting takes none."""
         return {}
 
     def _without_loss(self, loss: float) -> str:
