@@ -1,1 +1,1 @@
-"""Pages for readers: text, tables and figures, as Markdown and as one HTML file."""
+"""Writes pages of text, tables and figures as Markdown and as one HTML file."""

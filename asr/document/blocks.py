@@ -1,4 +1,4 @@
-"""Paragraphs, tables and pictures of a page, and their Markdown."""
+"""Defines the paragraphs, tables and pictures of a page, and writes them as Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LISTS = ("answer", "list", "rules")
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph, or with ``kind`` list its items; answer, verdict and warning stand out."""
+    """Paragraphs, or the items of a list; the kinds answer, verdict and warning are emphasised."""
 
     lines: Sequence[str]
     kind: str = "paragraph"
@@ -22,7 +22,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under a header; the first column names the row."""
+    """A table with a header; the first cell of each row names the row."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -30,7 +30,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: drawn as SVG into the page and as PNG beside it; ``words`` say what it shows."""
+    """A figure, as SVG in the page and as a PNG file; ``words`` is its caption."""
 
     name: str
     draw: Callable[[], Figure | None]
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Folded:
-    """Paragraphs behind a line that opens them; printed in full."""
+    """Blocks that a reader opens by a click on their title; Markdown shows them in full."""
 
     title: str
     blocks: Sequence[Text]
@@ -50,7 +50,7 @@ Section = tuple[str, list[Block]]
 
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
-    """The sections as Markdown; pictures are links to the PNG files beside it."""
+    """The sections as Markdown; pictures are links to PNG files in the same folder."""
     parts = [f"# {title}"]
     for heading, blocks in sections:
         parts.append(f"## {heading}")

@@ -1,4 +1,4 @@
-"""The style of figures: SVG that follows the page's theme and is readable without colour."""
+"""Draws figures whose SVG follows the theme of the page and is readable without colour."""
 
 import io
 import re
@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-WIDTH = 9.6  # inches, of all figures of the page
-# Okabe and Ito's colours, which stay apart for colour-blind readers; the page replaces each of
-# these exact values by a variable of its theme.
+WIDTH = 9.6  # width of all figures in inches
+# The colours of Okabe and Ito, which colour-blind readers can distinguish. The page replaces these
+# exact values by variables of its theme.
 COLOURS = ("#0072b2", "#c04f00", "#007a58", "#a4487e", "#8a6d00", "#4b5dbd")
 INK, FAINT, PAPER = "#1b1b1f", "#76767c", "#fefefd"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -50,7 +50,7 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
-# From the end of a line to its name.
+# The thin line that connects the end of a line to its name.
 TIE: dict[str, Any] = {
     "arrowstyle": "-", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 4, "relpos": (0, 0.5)
 }  # fmt: skip
@@ -58,7 +58,7 @@ TIE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Series:
-    """A line: values with least and greatest over an abscissa, in ascending order of it."""
+    """A line of values with their least and greatest, in ascending order of the x coordinate."""
 
     label: str
     x: list[float]
@@ -68,13 +68,13 @@ class Series:
 
 
 def new_figure(height: float, panels: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of the page's width, ``height`` inches high, with panels side by side."""
+    """A figure as wide as the page and ``height`` inches high, with panels in one row."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(1, panels, squeeze=False, **options)[0])
 
 
 def whiskers(line: Series) -> list[list[float]]:
-    """What reaches below and above each value; none where rounding puts an end beside it."""
+    """The lengths of the whiskers below and above each value; 0 if rounding makes one negative."""
     below = [max(0.0, y - low) for y, low in zip(line.y, line.low, strict=True)]
     return [below, [max(0.0, high - y) for y, high in zip(line.y, line.high, strict=True)]]
 
@@ -87,9 +87,9 @@ def draw_lines(
     log: bool = True,
     legend: Sequence[str] = (),
 ) -> None:
-    """Lines with whiskers, named at their right ends, or by the figure's legend of these names.
+    """Draws lines with whiskers; names are at the right ends of lines, or in a legend if given.
 
-    A name of the legend looks the same in every panel, whichever lines a panel has.
+    A name of the legend has the same style in all panels.
     """
     ends = []
     for index, line in enumerate(lines):
@@ -108,7 +108,7 @@ def draw_lines(
 
 
 def legend_above(figure: Figure, axes: Axes, columns: int) -> None:
-    """The names of all lines of ``axes``, above the panels."""
+    """Adds a legend of all lines of ``axes`` above the panels."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=10,
@@ -117,7 +117,7 @@ def legend_above(figure: Figure, axes: Axes, columns: int) -> None:
 
 
 def style(index: int) -> dict[str, Any]:
-    """Colour, marker and line of the arm at this place; all three differ for the first arms."""
+    """Colour, marker and line style of the arm with this index; the first arms differ in all."""
     return {
         "color": COLOURS[index % len(COLOURS)],
         "marker": MARKERS[index % len(MARKERS)],
@@ -126,12 +126,12 @@ def style(index: int) -> dict[str, Any]:
 
 
 def under(colour: str) -> dict[str, Any]:
-    """A patch of this colour under a text, which an outline would turn into shapes."""
+    """A patch of this colour under a text; an outline would turn the text into shapes."""
     return {"facecolor": colour, "edgecolor": "none", "pad": 1}
 
 
 def plain_log(axes: Axes, which: str) -> None:
-    """1, 2, 5, 10 ... written as such."""
+    """Labels a logarithmic axis with the plain numbers 1, 2, 5, 10 ..."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -140,11 +140,11 @@ def plain_log(axes: Axes, which: str) -> None:
 
 
 def label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names the lines at their right ends, pushed apart where they would overlap.
+    """Writes the names of lines at their right ends, moved apart if they would overlap.
 
-    A name that is not where its line ends is tied to it by a thin one.
+    A thin line connects a name that was moved to the end of its line.
     """
-    figure.draw_without_rendering()  # the layout decides where the data are
+    figure.draw_without_rendering()  # the layout determines the positions of the data
     order = sorted(ends, key=lambda end: end[1])
     bottom = axes.get_ylim()[0]
     wanted = [float(axes.transData.transform((x, max(y, bottom)))[1]) for x, y, *_ in order]
@@ -168,12 +168,12 @@ def label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, st
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Ascending places -> the nearest ones (least squares) that are ``gap`` apart or more.
+    """Ascending places -> the nearest places (least squares) that are at least ``gap`` apart.
 
-    Isotonic regression of the places less their multiples of the gap, by pooling neighbours that
-    are in the wrong order (Barlow et al., Statistical Inference under Order Restrictions, 1972).
+    This is an isotonic regression of place i minus i times the gap. It pools neighbours that are in
+    the wrong order (Barlow et al., Statistical Inference under Order Restrictions, 1972).
     """
-    pools: list[tuple[float, int]] = []  # (mean, number) of places in one run of touching names
+    pools: list[tuple[float, int]] = []  # (mean, number) of the places of names that touch
     for number, place in enumerate(wanted):
         mean, size = place - number * gap, 1
         while pools and pools[-1][0] > mean:
@@ -185,7 +185,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def to_png(draw: Callable[[], Figure | None]) -> bytes | None:
-    """A figure as PNG on white."""
+    """A figure as a PNG with a white background."""
     with matplotlib.rc_context(STYLE):
         figure = draw()
         if figure is None:
@@ -196,7 +196,7 @@ def to_png(draw: Callable[[], Figure | None]) -> bytes | None:
 
 
 def to_svg(draw: Callable[[], Figure | None], name: str) -> str | None:
-    """A figure as an SVG element for inlining: theme variables for colours, ids of its own."""
+    """A figure as an SVG element for a page, with theme variables as colours and unique ids."""
     with matplotlib.rc_context(STYLE):
         figure = draw()
         if figure is None:
@@ -216,7 +216,7 @@ def to_svg(draw: Callable[[], Figure | None], name: str) -> str | None:
 
 
 def _themed(svg: str) -> str:
-    """Colours of this file -> variables of the page."""
+    """Replaces the colours of this file by variables of the page's theme."""
     names = {INK: "ink", FAINT: "faint", PAPER: "paper"}
     names |= {colour: f"arm{i}" for i, colour in enumerate(COLOURS)}
     names |= {look[1]: f"phase-{phase}" for phase, look in PHASES.items()}

@@ -78,9 +78,7 @@ def draw_figure(steps: Sequence[Step], machine: Mapping[str, float]) -> "Figure"
     axes.set(xscale="log", yscale="log")
     plain_log(axes, "x")
     plain_log(axes, "y")
-    axes.set(
-        xlabel="FLOP per byte, if recurrent weights are read anew at every step", ylabel="GFLOP/s"
-    )
+    axes.set(xlabel="FLOP per byte, if each step reads the weights from memory", ylabel="GFLOP/s")
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=10)
     return figure
 

@@ -23,7 +23,7 @@ from asr.report.runs import Run
 
 
 def group_sections(evidence: Evidence, suffix: str) -> list[Section]:
-    """All sections about a group but its answer and its curves."""
+    """All sections about a group, except its answer and its curves."""
     group = evidence.group
     return [
         (
@@ -38,7 +38,7 @@ def group_sections(evidence: Evidence, suffix: str) -> list[Section]:
 
 
 def curves(evidence: Evidence, suffix: str) -> list[Block]:
-    """WER against all costs; ``suffix`` tells names of the group's pictures apart."""
+    """WER against all costs; ``suffix`` makes the names of the group's pictures unique."""
     group = evidence.group
     target = costs.common_target(group, evidence.targets)
     if not any(run.points for run in group.runs):
@@ -54,7 +54,7 @@ def curves(evidence: Evidence, suffix: str) -> list[Block]:
         Picture(
             f"wer_against_costs{suffix}",
             lambda: plots.wer_against_costs(group),
-            "The same runs against the other costs.",
+            "Validation WER of the same runs against the other costs.",
         ),
         *[Text([line]) for line in _energy(group)],
     ]
@@ -62,7 +62,7 @@ def curves(evidence: Evidence, suffix: str) -> list[Block]:
 
 def _time(group: Group, suffix: str) -> list[Block]:
     if not any(run.totals.get("wall_seconds") for run in group.runs):
-        return [Text(["No entry in any ledger yet."])]
+        return [Text(["All ledgers are still empty."])]
     words = "Where the time went, mean over seeds; the percentages are shares of an arm's cost."
     picture = Picture(f"time_spent{suffix}", lambda: plots.time_spent(group), words)
     return [picture, _phases(group)]
@@ -70,7 +70,7 @@ def _time(group: Group, suffix: str) -> list[Block]:
 
 def _bands(group: Group) -> str:
     if any(len(arm.runs) > 1 for arm in group.arms):
-        return " Lines are means over seeds, bands reach from the lowest to the highest seed."
+        return " Lines are means over seeds; bands show the lowest and the highest seed."
     return ""
 
 
@@ -84,7 +84,7 @@ def _energy(group: Group) -> list[str]:
 
 
 def _figures(evidence: Evidence) -> Table:
-    """One row per quantity, one column per arm, means over seeds."""
+    """A table of means over seeds, with a row per quantity and a column per arm."""
     group = evidence.group
 
     def row(words: str, show: Callable[[Arm], str]) -> list[str]:
@@ -126,7 +126,7 @@ def _stopped(run: Run) -> str:
 
 
 def _differences(evidence: Evidence) -> list[Block]:
-    """The paired differences from the best arm, with what they rest on."""
+    """The paired differences from the best arm, with notes on the method."""
     if len(evidence.group.arms) < 2:
         return []
     matched = any(pair.matched is not None for pair in evidence.pairs)
@@ -136,7 +136,7 @@ def _differences(evidence: Evidence) -> list[Block]:
     rows = []
     for pair in verdict.from_best(evidence):
         said = pair.statement + (f": {pair.reason}" if pair.reason else "")
-        row = [f"{pair.b.label} less {pair.a.label}"]
+        row = [f"{pair.b.label} minus {pair.a.label}"]
         if (found := pair.found) is None:
             row += [NONE] * (len(header) - 1)
         else:
@@ -151,8 +151,8 @@ def _differences(evidence: Evidence) -> list[Block]:
     notes = [line for line in (evidence.method, evidence.caveat) if line]
     if matched:
         notes.append(
-            "MPSSWE: the matched-pairs sentence-segment word error test tells two trained models "
-            "apart, on these speakers; it knows nothing of other seeds."
+            "MPSSWE: the matched-pairs sentence-segment word error test compares two trained "
+            "models on these speakers; its result does not hold for other seeds."
         )
     header.append(f"errors of the first, against {evidence.pairs[0].a.label}")
     return [Table(header, rows), *[Text([line]) for line in notes]]
@@ -167,7 +167,7 @@ def _unequal(group: Group) -> list[Block]:
 
 def _costs(group: Group, targets: Sequence[float]) -> list[Block]:
     if not targets:
-        return [Text(["No target below 100 % WER can be set: no arm has learnt enough."])]
+        return [Text(["There is no target, because no arm has a WER far enough below 100 %."])]
     rows = [
         [
             f"{percent(target)}: {quantity.title(group)}",
@@ -177,8 +177,8 @@ def _costs(group: Group, targets: Sequence[float]) -> list[Block]:
         for quantity in COSTS
     ]
     note = (
-        "Cost at the first validation whose WER is at or below the target, nothing interpolated. "
-        "A run that stopped above the target counts as not reached (censored), not as missing."
+        "This is the cost at the first validation with a WER at or below the target, without "
+        "interpolation. A run that stopped above the target counts as censored, not as missing."
     )
     if any(arm.failed for arm in group.arms):
         note += (
@@ -187,9 +187,9 @@ def _costs(group: Group, targets: Sequence[float]) -> list[Block]:
         )
     if any(len(arm.runs) + len(arm.failed) > 1 for arm in group.arms):
         note += (
-            " Several seeds: the cost by which half of them reached it (Kaplan and Meier), and "
-            "percentiles of it over resampled seeds, 95 % at most: with 2 seeds they hold the true "
-            "median in 50 % of cases, with 3 in 75 %, with 5 in 94 %."
+            " With several seeds, it is the cost by which half of them reached the target (Kaplan "
+            "and Meier), with percentiles over resampled seeds. These contain the true median in "
+            "50 % of cases with 2 seeds, 75 % with 3, 94 % with 5, and never more than 95 %."
         )
     return [Table(["validation WER", *[arm.label for arm in group.arms]], rows), Text([note])]
 

@@ -14,7 +14,7 @@ from asr.report.findings import Verdict
 from asr.report.probes import Probes
 from asr.report.verdict import group_name
 
-SHOWN = 12  # reasons of a claim in its section
+SHOWN = 12  # largest number of reasons that the section of a claim shows
 
 
 def overview(verdicts: Sequence[Verdict]) -> list[Block]:
@@ -22,7 +22,7 @@ def overview(verdicts: Sequence[Verdict]) -> list[Block]:
     rows = [[f"{v.claim}: {RULES[v.claim].statement}", v.words] for v in verdicts]
     note = (
         'The claims are those of "The fall of RNN / LSTM" (E. Culurciello, 2018), split into parts '
-        "that can be measured. Verdicts hold for the machine, corpus and sizes of this page alone."
+        "that can be measured. The verdicts hold only for the machine, corpus and sizes shown here."
     )
     return [Table(["claim", "verdict"], rows), Text([note])]
 
@@ -30,9 +30,9 @@ def overview(verdicts: Sequence[Verdict]) -> list[Block]:
 def claim_sections(
     verdicts: Sequence[Verdict], found: Sequence[Evidence], probes: Probes
 ) -> list[Section]:
-    """C1 to C7, then what the probes show of no claim alone.
+    """Sections for C1 to C7, then for results of probes that belong to no single claim.
 
-    The curves of a single group stand in C1, which they decide; of several, with each group.
+    The curves of a single group are in the section of C1; several groups each have their own.
     """
     arms = found[0].group.arms if found else []
     first = [arm.runs[0].encoder for arm in arms]
@@ -66,7 +66,7 @@ def _words(verdict: Verdict) -> list[Block]:
 
 
 def _measured(place: str, probes: Probes) -> list[Block]:
-    """What the probes show at a place of the report, or the command that measures it."""
+    """The results of probes for a place of the report, or the command that measures them."""
     blocks: list[Block] = []
     for probe in PROBES.values():
         for part in probe.parts:
@@ -86,8 +86,8 @@ def _targets(found: Sequence[Evidence]) -> list[Block]:
         suffix = f"-group{number}" if len(found) > 1 else ""
         head = f"{group_name(evidence.group, number)}: device" if len(found) > 1 else "Device"
         words = (
-            f"{head}-hours to a validation WER; bars: percentiles over resampled seeds, which hold "
-            "the true median less often than in 95 % of cases (below); arrows: censored."
+            f"{head}-hours to a validation WER. Bars: percentiles over resampled seeds, which "
+            "contain the true median in less than 95 % of cases (see below). Arrows: censored."
         )
         blocks.append(
             Picture(

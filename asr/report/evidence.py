@@ -12,7 +12,7 @@ from asr.statistics.bootstrap import METHOD, bootstrap_interval, resampling_unit
 from asr.statistics.comparison import Comparison, Statement, compare_all
 from asr.statistics.mpsswe import matched_pairs
 
-LEVEL = 0.95  # of all pairs of a group together
+LEVEL = 0.95  # family-wise level of all pairs of a group
 ERRORS = ("substitutions", "deletions", "insertions")
 OPPOSITE: dict[Statement, Statement] = {"better": "worse", "worse": "better"}
 
@@ -59,21 +59,21 @@ class Pair:
 
     @property
     def of_arms(self) -> bool:
-        """Whether it compares arms, not single trained models: both have two seeds or more."""
+        """Whether the pair compares arms, not trained models: both have two or more seeds."""
         return self.found is not None and min(self.found.seeds) > 1
 
     @property
     def undecidable(self) -> str:
-        """The reason why this comparison could not find any difference, and the remedy; or empty.
+        """Why the plan of the study cannot show any difference, and the remedy; otherwise empty.
 
-        The reason is the plan of the study (too few words, speakers or seeds), not its result.
+        A reason is that the study has too few words, speakers or seeds.
         """
         if self.found is None:
             return ""
         if not self.of_arms:
             return (
-                "an arm of one seed tells trained models apart, not encoders; 2 seeds of each arm "
-                "are needed"
+                "arms with one seed compare trained models, not encoders; 2 seeds of each arm are "
+                "needed"
             )
         return "" if self.found.decidable else self.found.reason
 
@@ -109,14 +109,14 @@ class Evidence:
         return said if pair.b.label == arm.label else OPPOSITE.get(said, said)
 
     def told(self, arm: Arm, other: Arm) -> str:
-        """``statement``, with the reason where an outcome left too little evidence."""
+        """``statement``, with the reason if the results gave too little evidence."""
         pair, said = self.pair(arm, other), self.statement(arm, other)
         open_yet = said == "not enough evidence" and not pair.undecidable
         return f"{said} ({pair.reason})" if open_yet else said
 
 
 def weigh(group: Group, targets: Sequence[float], caveat: str = "") -> Evidence:
-    """Compares every pair of arms as one family (Holm), as the best is chosen by the results."""
+    """Compares all pairs of arms as one family (Holm), since the results show the best arm."""
     tables = {arm.label: utterances(arm) for arm in group.arms}
     pairs, method = compare_group(group, tables)
     intervals = {arm.label: interval(arm, tables[arm.label]) for arm in group.arms}
@@ -124,7 +124,7 @@ def weigh(group: Group, targets: Sequence[float], caveat: str = "") -> Evidence:
 
 
 def utterances(arm: Arm) -> Utterances | None:
-    """Errors of all seeds on the same utterances; None when some were not evaluated on them."""
+    """The errors of all seeds on the same utterances; None if some seeds have other utterances."""
     tables = [{h["id"]: h for h in run.hypotheses} for run in arm.runs if run.hypotheses]
     if len(tables) < len(arm.runs) or any(t.keys() != tables[0].keys() for t in tables):
         return None
@@ -140,7 +140,7 @@ def utterances(arm: Arm) -> Utterances | None:
 
 
 def interval(arm: Arm, table: Utterances | None) -> tuple[float, float] | None:
-    """95 % interval of an arm's WER over speakers and, with several seeds, over seeds."""
+    """The 95 % interval of an arm's WER over speakers and, with several seeds, over seeds."""
     if len(arm.runs) == 1:
         return arm.runs[0].wer_interval
     if table is None:
@@ -149,7 +149,7 @@ def interval(arm: Arm, table: Utterances | None) -> tuple[float, float] | None:
 
 
 def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[list[Pair], str]:
-    """All pairs of arms, lowest WER first, and how they were compared in words."""
+    """All pairs of arms, the lowest WER first, and the method of the comparison in words."""
     arms = sorted(group.arms, key=lambda arm: (arm_wer(arm) is None, arm_wer(arm) or 0.0))
     reasons = {arm.label: _unknown(arm, tables[arm.label]) for arm in arms}
     known = [arm.label for arm in arms if not reasons[arm.label]]
@@ -175,7 +175,7 @@ def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[l
 
 
 def _unknown(arm: Arm, table: Utterances | None) -> str:
-    """Why an arm cannot be compared; empty when it can."""
+    """Why an arm cannot be compared; empty if it can."""
     if any(run.metrics is None for run in arm.runs):
         stale = any(run.stale for run in arm.runs)
         why = " as it is now (an evaluation is out of date)" if stale else ""
@@ -184,13 +184,13 @@ def _unknown(arm: Arm, table: Utterances | None) -> str:
 
 
 def _matched(a: Utterances, b: Utterances) -> float | None:
-    """The p of MPSSWE for two trained models; None for several seeds, which it knows nothing of."""
+    """The p-value of MPSSWE for two trained models; None if an arm has several seeds."""
     if len(a.errors) + len(b.errors) > 2 or not a.texts or not b.texts:
         return None
     references, left = zip(*a.texts, strict=True)
     try:
         return matched_pairs(references, left, [text for _, text in b.texts]).p
-    except ValueError:  # fewer than two segments with errors: nothing to test
+    except ValueError:  # fewer than two segments have errors
         return None
 
 
@@ -202,20 +202,20 @@ def _method(
     some = next(iter(found.values()))
     number, of = len(found), " at this budget" if by_budget else ""
     family = (
-        f" All {number} pairs of arms{of} are one family, since the same errors say which arm is "
-        "best: Holm's procedure, and each interval has the level at which it tested the pair."
+        f" All {number} pairs of arms{of} are one family, since the same errors show which arm is "
+        "best. Holm's procedure tests each pair at the level of its interval."
         if number > 1
         else ""
     )
     if by_budget:
         family += (
-            " Each budget is a comparison and a family of its own: the level holds for one budget "
-            "at a time, not for all together."
+            " Each budget is a comparison and a family of its own: the level holds for each "
+            "budget, not for all budgets together."
         )
     unit = resampling_unit(first.speakers)
     return (
-        f"Difference of pooled word error rates: paired {METHOD}, over {unit} and over seeds, "
-        f"10,000 times.{family} Said of {some.scope}. No difference means that the whole interval "
-        f"lies within {100 * some.margin:g} % of the mean of the two rates; beside it stands the "
-        "smallest difference that would be found 4 times in 5."
+        f"Differences of pooled word error rates have intervals by a paired {METHOD}: 10,000 draws "
+        f"of {unit} and of seeds.{family} The statements are about {some.scope}. No difference "
+        f"means that the whole interval lies within {100 * some.margin:g} % of the mean of the two "
+        "rates. A study like this finds a true difference as large as the smallest 4 times in 5."
     )

@@ -21,9 +21,9 @@ FAMILIES: dict[str, Family] = {
 
 
 def family(name: str) -> Family | None:
-    """Of an encoder's class, or of a recipe whose name begins with it, as ``lstm-causal-small``.
+    """The family of a class, or of a recipe whose name begins with it (``lstm-causal-small``).
 
-    None: no encoder that ships has such a name, as with a class of the user's own.
+    None if no encoder of the package has the name, for instance for a class of the user.
     """
     first = name.partition("-")[0].lower()
     return next((kind for known, kind in FAMILIES.items() if known.lower() == first), None)
@@ -35,7 +35,7 @@ def unknown_families(names: Sequence[str]) -> list[str]:
     if not unknown:
         return []
     return [
-        f"Not compared, since the report does not know whether these encoders are recurrent or "
-        f"attend: {', '.join(unknown)}. Name a recipe file after the class of its encoder, such as "
-        "lstm-mine.yaml; a class of your own belongs into FAMILIES of asr/report/families.py."
+        f"These encoders are not compared, since it is not known whether they are recurrent or use "
+        f"attention: {', '.join(unknown)}. Name a recipe file after the class of its encoder, such "
+        "as lstm-mine.yaml, and add a class of your own to FAMILIES in asr/report/families.py."
     ]

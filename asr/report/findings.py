@@ -21,9 +21,9 @@ class Finding:
     """One comparison, and its meaning for a claim.
 
     Attributes:
-        sign: whether it supports the claim, contradicts it, or does neither.
-        words: the figures, in a sentence.
-        context: its conditions, by facet, such as ``{"the budget": "0.1 device-hours"}``.
+        sign: whether the comparison supports the claim, contradicts it, or does neither.
+        words: a sentence with the figures.
+        context: conditions of the comparison by facet, as ``{"the budget": "0.1 device-hours"}``.
         undecidable: why no outcome could have given a sign (too few seeds, words or speakers, or
             too many comparisons), and the remedy; empty if another outcome could have given one.
     """

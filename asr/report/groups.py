@@ -8,7 +8,7 @@ from typing import Any
 
 from asr.report.runs import UNKNOWN, Run, differing, part, read_run
 
-# Parts of a recipe that must agree before two runs stand on one axis, by their words in the page.
+# Parts of a recipe that must agree in all runs of a group, by their names on the page.
 SHARED = {
     "training splits": ("data.train", "data.validation"),
     "features": ("features",),
@@ -18,7 +18,7 @@ SHARED = {
 }
 # Keys that may differ between the seeds of one arm.
 INCIDENTAL = ("seed", "data.corpus")
-STATED = 3  # differing keys named in a sentence
+STATED = 3  # largest number of differing keys that a sentence names
 
 Identities = dict[Path, dict[str, Any]]
 
@@ -175,7 +175,7 @@ def _arms(runs: list[Run]) -> list[Arm]:
 
 
 def place(run: Run, runs: Sequence[Run]) -> str:
-    """The end of a run's path that no other run has: in a study all folders are called run."""
+    """The shortest end of a run's path that is unique; in a study, all folders are named run."""
     paths = [other.path.parts for other in runs]
     ends = (run.path.parts[-number:] for number in range(1, len(run.path.parts)))
     unique = (end for end in ends if sum(parts[-len(end) :] == end for parts in paths) == 1)
@@ -186,7 +186,7 @@ def read_groups(folders: Sequence[Path], split: str, by_budget: bool = False) ->
     """Run folders -> groups of comparable runs.
 
     Raises:
-        ValueError: no folder, the same folder or seed twice, or a folder that is not a run.
+        ValueError: there is no folder, a folder or seed is given twice, or one is not a run.
     """
     if not folders:
         raise ValueError("no run to compare; give at least one folder that asr train wrote")

@@ -257,7 +257,7 @@ def _against(evidence: Evidence, gate: Stored, other: Stored) -> Finding:
         return Finding("unknown", f"{head}: their runs differ in {listed(keys)}.", context)
     value = points_interval(pair.found.difference.value, pair.found.difference.interval)
     words = f"{head}: {evidence.told(gate.arm, other.arm)}; "
-    words += f"{pair.b.label} less {pair.a.label}: {value}."
+    words += f"{pair.b.label} minus {pair.a.label}: {value}."
     if said == "not enough evidence":
         return Finding("unknown", words, context, pair.undecidable)
     good = ("better", "no difference") if other.gate == EVERYTHING else ("better",)

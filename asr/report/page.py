@@ -22,7 +22,7 @@ from asr.report.study_audit import disagreements
 from asr.report.study_section import study_section
 
 SYNTHETIC = (
-    "SYNTHETIC SPEECH: the utterances were spoken by a computer. The figures compare encoders on "
+    "SYNTHETIC SPEECH: a computer generated the utterances. The figures compare encoders on "
     "this task; they do not predict word error rates on human speech."
 )
 
@@ -36,7 +36,7 @@ WORDS = (
     "would contain the true value (or the share given by the level beside the interval). Intervals "
     "of the cost to a WER contain it less often, as noted there. A difference is significant if "
     "its interval does not contain 0.",
-    "Equal cost: device-hours of training that differ by at most 10 %, without tuning.",
+    "Equal cost: the device-hours of training, without tuning, differ by at most 10 %.",
     "Not enough evidence: the arms may be equal, or differ by an amount that matters.",
     "Censored: a run that stopped before it reached the target; it is counted, not dropped.",
     "Real-time factor: seconds of recognition (features, encoder and search with the decoder) per "
@@ -57,23 +57,23 @@ def compare(
     """Writes the comparison of run folders into ``output``.
 
     Args:
-        runs: folders that ``asr train`` wrote; those that are not comparable form groups. None:
+        runs: folders that ``asr train`` wrote; those that are not comparable form groups. If empty:
             all final runs of the study.
         output: folder for report.html, report.md, report.csv, claims.csv and the PNG figures.
-        targets: validation WERs whose cost is wanted, as fractions; by default those that the
-            study registered, else 1.5, 1.15 and 1 times the best of the weaker arm.
+        targets: target WERs on the validation split, as fractions; by default those that the study
+            registered, or else 1.5, 1.15 and 1 times the best WER of the weaker arm.
         split: the evaluated split.
-        study: folder that ``asr study`` wrote, whose trials and failures are counted as cost and
-            whose registered file is checked against the results.
+        study: folder that ``asr study`` wrote; its trials and failures count as cost, and its
+            registered file is checked against the results.
         claims: folders that ``asr claims`` wrote.
 
     Returns:
-        answer: a list of lines per group; groups: a list of arms' labels per group; separation:
-        why groups stand apart; claims: verdict in words by claim; disagreements: of the study's
-        results and its file; files: what was written.
+        answer: lines of each group; groups: labels of the arms of each group; separation: reasons
+        why each group is separate; claims: verdict in words by claim; disagreements: contradictions
+        between the study's results and its file; files: written files.
 
     Raises:
-        ValueError: a folder is not what it should be or given twice, or a target is not a rate.
+        ValueError: a folder is of the wrong kind or given twice, or a target is not a rate.
         OSError: the output cannot be written.
     """
     for target in targets or ():
@@ -121,7 +121,7 @@ def compare(
 
 
 def _write(output: Path, contents: dict[str, bytes]) -> list[Path]:
-    """All files or none."""
+    """Writes all files or none."""
     files = {output / name: content for name, content in contents.items()}
     with new_folder(output):
         write_all(files)
@@ -129,7 +129,7 @@ def _write(output: Path, contents: dict[str, bytes]) -> list[Path]:
 
 
 class Page:
-    """The sections in the order in which they are read: answer, claims, study, arms."""
+    """The sections of the report in reading order: answer, claims, study, arms."""
 
     def __init__(
         self, found: list[Evidence], probes: Probes, study: StudyRecord | None, broken: list[str]
@@ -139,13 +139,13 @@ class Page:
         self.verdicts = judge(found, probes)
 
     def title(self) -> str:
-        """Of the page."""
+        """The title of the page."""
         labels = [arm.label for evidence in self.found for arm in evidence.group.arms]
         name = f" (study {self.study.registered['name']})" if self.study else ""
         return f"Word error rate against cost: {listed(list(dict.fromkeys(labels)))}{name}"
 
     def sections(self) -> list[Section]:
-        """All of them."""
+        """All sections of the page."""
         several = len(self.found) > 1
         top: list[Block] = [Text([line], "warning") for line in self._alarms()]
         top += [Text(self._answer(), "answer"), *overview(self.verdicts)]
@@ -154,7 +154,7 @@ class Page:
         if self.study is not None:
             sections.append(study_section(self.study, self.broken))
         if several:
-            title = "These runs must not be compared all with each other"
+            title = "Only runs of the same group can be compared"
             sections.append((title, self._separations()))
         for number, (evidence, lines) in enumerate(zip(self.found, self.answers, strict=True), 1):
             name = verdict.group_name(evidence.group, number)
@@ -169,7 +169,7 @@ class Page:
         return [*sections, ("Words used here", [Text(WORDS, "list")])]
 
     def _answer(self) -> list[str]:
-        """Five lines: those of the only group, or the first of each of the largest groups."""
+        """The lines of a single group, or the first line of each of the five largest groups."""
         if len(self.answers) == 1:
             return self.answers[0]
         shown = zip(self.found[:5], self.answers, strict=False)
@@ -184,9 +184,9 @@ class Page:
         alarms += [f"{run.path}: {run.stale}." for run in runs if run.stale]
         if self.study is not None and (lost := self.study.lost):
             alarms.append(
-                "FINAL RUNS FAILED: they have no error rate, so that their arms look better than "
-                "they are. In the cost to a WER, each counts as a run that never reached it (an "
-                f"arm without any finished run has no figures): {listed(lost)}."
+                "FINAL RUNS FAILED: they have no error rate, so their arms look better than they "
+                "are. In the cost to a WER, each counts as a run that never reached it (an arm "
+                f"without a finished run has no figures): {listed(lost)}."
             )
         return alarms + ([SYNTHETIC] if any(run.synthetic for run in runs) else [])
 

@@ -38,22 +38,22 @@ from asr.report.quantities import COSTS
 from asr.report.runs import Run
 
 BARE = {"linestyle": "none"}
-APART = 0.06  # trials between arms that stand side by side
-LOG_SPAN = 10  # an axis whose values span more is logarithmic
-GRID = 60  # abscissae at which curves of several seeds are averaged
+APART = 0.06  # horizontal distance between the points of two arms, in trials
+LOG_SPAN = 10  # an axis is logarithmic if its largest value is more than 10 times the smallest
+GRID = 60  # number of costs at which the curves of several seeds are averaged
 
 
 def curve(run: Run, axis: str) -> tuple[np.ndarray, np.ndarray]:
-    """(P,), (P,): cost and WER in % at each validation that has both."""
+    """(P,) costs and (P,) WERs in %, for all validations that have both."""
     pairs = [(getattr(p, axis), 100 * p.wer) for p in run.points if getattr(p, axis)]
     x, y = zip(*pairs, strict=True) if pairs else ((), ())
     return np.array(x, dtype=float), np.array(y, dtype=float)
 
 
 def mean_curve(arm: Arm, axis: str) -> tuple[np.ndarray, ...] | None:
-    """(P,) each: cost, mean, lowest and highest WER over seeds, where all seeds have been.
+    """(P,) each: cost; mean, lowest and highest WER over seeds, at costs that all seeds reached.
 
-    Curves are interpolated linearly between validations. None without any validation.
+    Curves are interpolated linearly between validations. None if there is no validation.
     """
     curves = [curve(run, axis) for run in arm.runs]
     curves = [c for c in curves if len(c[0])]
@@ -71,13 +71,13 @@ def mean_curve(arm: Arm, axis: str) -> tuple[np.ndarray, ...] | None:
 
 
 def wer_against_hours(group: Group, target: float | None) -> Figure:
-    """The main figure: validation WER against device-hours, one line per arm."""
+    """The main figure: validation WER against device-hours, with a line per arm."""
     figure = Figure(figsize=(9.6, 5.0), layout="constrained")
     axes = figure.add_subplot()
     _curves(figure, axes, group, "device_hours", 1.0, labelled=True)
     axes.set_xlabel(f"training cost, {hours_unit(group)}")
     axes.set_ylabel("validation word error rate (WER), %")
-    if len(group.arms) > 2:  # line ends may be too close for their labels alone
+    if len(group.arms) > 2:  # labels at the ends of many lines may overlap
         _legend(figure, group)
     if target is not None:
         axes.axhline(100 * target, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
@@ -95,7 +95,7 @@ def wer_against_hours(group: Group, target: float | None) -> Figure:
 
 
 def wer_against_costs(group: Group) -> Figure | None:
-    """Small multiples of the same curves against the other costs that were measured."""
+    """The same curves against each other cost that was measured, one panel per cost."""
     shown = [
         cost
         for cost in COSTS
@@ -171,7 +171,7 @@ def _curves(
 
 
 def _scales(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
-    """Logarithmic where values span more than tenfold; WER above 100 % is cut off."""
+    """Makes an axis logarithmic if its values span more than tenfold; cuts off WERs above 100 %."""
     if not xs:
         return
     if max(xs) > LOG_SPAN * min(xs):
@@ -189,7 +189,7 @@ def _scales(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
 
 
 def time_spent(group: Group) -> Figure | None:
-    """Stacked bars: device-hours by phase, one bar per arm, mean over seeds."""
+    """Stacked bars of device-hours by phase, a bar per arm; means over seeds."""
     arms = [arm for arm in group.arms if any(run.totals.get("wall_seconds") for run in arm.runs)]
     if not arms:
         return None
@@ -237,7 +237,7 @@ def time_spent(group: Group) -> Figure | None:
 
 
 def phase_hours(arm: Arm) -> dict[str, float]:
-    """Device-hours by phase, mean over seeds; they add up to the device-hours of the arm."""
+    """Device-hours by phase (means over seeds); their sum is the device-hours of the arm."""
     rows = []
     for run in arm.runs:
         wall = run.totals.get("wall_seconds")
@@ -256,7 +256,7 @@ def phase_hours(arm: Arm) -> dict[str, float]:
 def pareto_front(
     group: Group, intervals: Mapping[str, tuple[float, float] | None]
 ) -> Figure | None:
-    """Test WER against both costs, of training and of running; the front is ringed."""
+    """Test WER against training cost and running cost; rings mark the Pareto front."""
     axes_of: list[tuple[str, Callable[[Arm], float | None]]] = [
         (f"training cost, {hours_unit(group)}", lambda arm: arm_mean(arm, "device_hours")),
         ("running cost, seconds per second of audio", real_time_factor),
@@ -304,7 +304,7 @@ def pareto_front(
 
 
 def costs_to_targets(evidence: Evidence) -> Figure | None:
-    """Device-hours to each target with intervals, a row per arm; arrows: not reached."""
+    """Device-hours to each target with intervals, a row per arm; an arrow means not reached."""
     arms, targets = evidence.group.arms, evidence.targets
     found = {t: [cost_to(arm, t, "device_hours") for arm in arms] for t in targets}
     shown = [t for t in targets if any(c.value is not None and c.reached for c in found[t])]
@@ -347,8 +347,8 @@ Curve = tuple[str, list[float], list[float], list[float]]  # arm, expected best,
 def tuning(curves: Sequence[Curve], hours: Sequence[float], unit: str) -> Figure | None:
     """Expected best validation WER against trials, and against their mean cost.
 
-    Whiskers where there is an interval; the arms stand side by side, so that each can be seen. WERs
-    above 100 % are cut off.
+    Whiskers show intervals, if there are any. The points of the arms are shifted horizontally, so
+    that they do not overlap. WERs above 100 % are cut off.
     """
     if not curves:
         return None

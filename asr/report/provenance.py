@@ -9,7 +9,7 @@ from asr.report import verdict
 from asr.report.groups import Group, place
 from asr.report.runs import UNKNOWN, Run, part
 
-SHOWN = 3  # runs named one by one where most agree
+SHOWN = 3  # largest number of runs that are named one by one
 ENVIRONMENT = {
     "platform": "system",
     "cpu": "processor",
@@ -23,7 +23,7 @@ ENVIRONMENT = {
 
 
 def measured(group: Group) -> list[Block]:
-    """What all runs share, then a row per run with its folder and command."""
+    """A table of the facts that all runs share, and a table with a row per run."""
     first = group.runs[0]
     shared = [
         ["machine", _shared(group, lambda r: r.device_name)],
@@ -68,7 +68,7 @@ def measured(group: Group) -> list[Block]:
 
 
 def _shared(group: Group, value: Callable[[Run], Any]) -> str:
-    """A fact of all runs; where they differ, which run has which."""
+    """A fact of all runs; if runs differ, each value with its runs."""
     values: dict[str, list[str]] = {}
     for run in group.runs:
         found = value(run)

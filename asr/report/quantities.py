@@ -19,13 +19,13 @@ class Quantity:
     """One number of a run.
 
     Attributes:
-        column: in report.csv, with its unit; ``_percent`` multiplies a fraction by 100.
-        name: attribute of ``Run``, or key in the last line of its ledger; the column if empty. For
+        column: column in report.csv, with the unit; ``_percent`` multiplies a fraction by 100.
+        name: attribute of ``Run``, or key in the last line of its ledger; if empty, the column. For
             a cost, also a field of ``Point`` and a key in the results of a study.
-        heading: in tables and on axes; empty for a quantity that report.csv alone has.
-        show: prints the value of an arm.
-        of_arm: the value of an arm; by default the mean over its seeds.
-        cost: unit of what training spends, on an axis; empty for another quantity.
+        heading: heading in tables and on axes; empty if only report.csv has the quantity.
+        show: formats the value of an arm.
+        of_arm: computes the value of an arm; by default the mean over its seeds.
+        cost: unit of a training cost on an axis; empty for other quantities.
     """
 
     column: str
@@ -37,15 +37,15 @@ class Quantity:
 
     @property
     def key(self) -> str:
-        """The name by which runs know it."""
+        """The name of the quantity in runs and ledgers."""
         return self.name or self.column
 
     def value(self, run: Run) -> Any:
-        """The value; None where it was not measured."""
+        """The value of a run; None if it was not measured."""
         return getattr(run, self.key) if hasattr(Run, self.key) else run.totals.get(self.key)
 
     def cell(self, run: Run) -> Any:
-        """The value in report.csv."""
+        """The value of a run in report.csv."""
         value = self.value(run)
         return 100 * value if value is not None and self.column.endswith("_percent") else value
 
@@ -81,7 +81,7 @@ QUANTITIES = (
     Quantity("num_devices"),
     Quantity("num_threads"),
     Quantity("device_hours", "", "training cost, {hours}", hours, cost="hours"),
-    Quantity("wasted_device_hours", "", "of that lost to crashes, {hours}"),
+    Quantity("wasted_device_hours", "", "part of this cost lost to crashes, {hours}"),
     Quantity("wall_seconds"),
     *(Quantity(f"{phase}_seconds") for phase in PHASES if phase not in ("wasted", "other")),
     Quantity("updates", "", "updates", count),
@@ -112,7 +112,7 @@ QUANTITIES = (
     Quantity(
         "encoder_seconds_per_second",
         "encoder_factor",
-        "of that features and encoder; the rest is search with the decoder",
+        "part of this for features and encoder; the rest is search with the decoder",
         partial(digits, number=2),
         of_arm=costs.encoder_factor,
     ),

@@ -17,7 +17,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Point:
-    """One validation of a run: cumulative cost and the WER and CER (fractions) bought with it."""
+    """One validation of a run: cumulative cost, and WER and CER as fractions."""
 
     updates: int
     wer: float
@@ -26,21 +26,21 @@ class Point:
     audio_hours: float | None
     energy_joules: float | None
     cer: float | None = None
-    loss: float | None = None  # where it is finite
+    loss: float | None = None  # None if it is not finite
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run folder says; a piece that is missing is None, and ``notes`` say so.
+    """The content of a run folder; missing parts are None, and ``notes`` names them.
 
     Attributes:
-        recipe: flat, ``encoder`` holding the class name and ``encoder.dim`` an option.
+        recipe: flat recipe; ``encoder`` is the class name, and ``encoder.dim`` an option.
         totals: the last line of the ledger with the constants of ``ledger.json``.
-        points: validations whose weights were not lost to a crash, in order.
-        metrics: of the evaluated split; None as well when they are not those of ``best/``.
-        hypotheses: one entry per utterance of that split.
-        corpus: ``corpus.json`` of the prepared corpus, where it can still be read.
-        stale: why the evaluation on disk was left out; empty when it was not.
+        points: validations in order, except those whose weights a crash destroyed.
+        metrics: metrics of the evaluated split; None also if they are not those of ``best/``.
+        hypotheses: one entry per utterance of the evaluated split.
+        corpus: ``corpus.json`` of the prepared corpus, if it still exists.
+        stale: why the existing evaluation is left out; empty if it is used.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def seed(self) -> Any:
-        """The seed, None when neither ledger nor recipe names one."""
+        """The random seed; None if neither the ledger nor the recipe has one."""
         return self.totals.get("seed")
 
     @property
@@ -77,12 +77,12 @@ class Run:
 
     @property
     def num_threads(self) -> int | None:
-        """Threads of one operation on a processor; None in runs that did not write it down."""
+        """Number of CPU threads of one operation; None if the run did not record it."""
         return self.totals.get("num_threads", self.environment.get("threads"))
 
     @property
     def trained_on(self) -> str | None:
-        """Splits with checksums of their rows; None in runs that did not write it down."""
+        """Training splits with checksums of their rows; None if the run did not record them."""
         rows = (self.totals.get("corpus") or {}).get("rows_sha256") or {}
         return (
             ", ".join(f"{split} {checksum[:8]}" for split, checksum in sorted(rows.items())) or None
@@ -90,17 +90,17 @@ class Run:
 
     @property
     def wer(self) -> float | None:
-        """WER on the evaluated split, a fraction."""
+        """WER on the evaluated split, as a fraction."""
         return self.metric("wer", "rate")
 
     @property
     def wer_interval(self) -> tuple[float, float] | None:
-        """95 % interval of the WER, fractions."""
+        """95 % interval of the WER, as fractions."""
         return tuple(found) if (found := self.metric("wer", "interval")) else None
 
     @property
     def cer(self) -> float | None:
-        """CER on the evaluated split, a fraction."""
+        """CER on the evaluated split, as a fraction."""
         return self.metric("cer", "rate")
 
     @property
@@ -110,7 +110,7 @@ class Run:
 
     @property
     def validation_metric(self) -> str:
-        """``wer`` or ``cer``, which chose the best model."""
+        """The metric that chose the best model: ``wer`` or ``cer``."""
         return str(self.totals.get("validation_metric", "wer"))
 
     @property
@@ -120,19 +120,19 @@ class Run:
 
     @property
     def wasted_device_hours(self) -> float | None:
-        """Device-hours of work that a crash made the run do again."""
+        """Device-hours of work that the run had to repeat after a crash."""
         wasted, wall = self.totals.get("wasted_seconds"), self.totals.get("wall_seconds")
         return self.totals["device_hours"] * wasted / wall if wasted is not None and wall else None
 
     @property
     def audio_hours(self) -> float | None:
-        """Hours of speech trained on, repetitions included."""
+        """Hours of speech in training, including repetitions."""
         seconds = self.totals.get("audio_seconds")
         return None if seconds is None else seconds / 3600
 
     @property
     def throughput(self) -> float | None:
-        """Hours of speech per device-hour, set-up and validation included."""
+        """Hours of speech per device-hour, including set-up and validation."""
         audio, spent = self.audio_hours, self.totals.get("device_hours")
         return audio / spent if audio is not None and spent else None
 
@@ -144,7 +144,7 @@ class Run:
 
     @property
     def checksum(self) -> str | None:
-        """Of ids, texts and audio of the evaluated split, from its metrics or from the corpus."""
+        """Checksum of the ids, texts and audio of the evaluated split, from metrics or corpus."""
         splits = (self.corpus or {}).get("splits", {})
         return self.metric("corpus", "rows_sha256") or splits.get(self.split, {}).get("rows_sha256")
 
@@ -157,13 +157,13 @@ class Run:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the corpus is computer speech."""
+        """Whether the corpus is synthetic speech."""
         told = (self.metrics or {}).get("corpus", {}).get("synthetic")
         return bool(told if told is not None else (self.corpus or {}).get("synthetic"))
 
 
 def flatten(tree: Any, key: str = "") -> dict[str, Any]:
-    """A recipe with dotted keys; a component is its class name, its options stand below it."""
+    """A recipe with dotted keys; the value of a component is its class name, options follow."""
     if not isinstance(tree, dict):
         return {key: tree}
     flat: dict[str, Any] = {}
@@ -176,7 +176,7 @@ def flatten(tree: Any, key: str = "") -> dict[str, Any]:
 
 
 def read_run(folder: Path, split: str = "test") -> Run:
-    """Reads a run folder; pieces that training or evaluation have not written yet are notes.
+    """Reads a run folder; notes name the parts that do not exist yet.
 
     Raises:
         ValueError: the folder is not a run, or one of its files cannot be read.
@@ -217,7 +217,7 @@ def read_run(folder: Path, split: str = "test") -> Run:
 def _evaluation(
     folder: Path, split: str, notes: list[str]
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]] | None, str]:
-    """Metrics, hypotheses, and why both are left out when they are not those of ``best/``."""
+    """Metrics, hypotheses, and why both are left out if they are not those of ``best/``."""
     command = f"asr evaluate {folder} --split {split}"
     metrics = _json(folder / "evaluations" / split / "metrics.json")
     if metrics is None:
@@ -243,7 +243,7 @@ def _evaluation(
 
 
 def _best_updates(folder: Path) -> int | None:
-    """Updates of the best model, from the header of its weights; None without the file."""
+    """Number of updates of the best model, from the header of its weights; None without a file."""
     from safetensors import SafetensorError, safe_open
 
     path = folder / "best" / "model.safetensors"
@@ -265,10 +265,9 @@ def _json(path: Path) -> dict[str, Any] | None:
 def _totals(
     folder: Path, lines: list[dict[str, Any]], flat: dict[str, Any], notes: list[str]
 ) -> dict[str, Any]:
-    """Constants from ``ledger.json`` and the start line, costs from the last line.
+    """Constants from ``ledger.json`` and the start line, and costs from the last line.
 
-    The last sign of life of a run that did not finish is its heartbeat: what it spent since the
-    last line of the ledger is cost as well.
+    If a run did not finish, its heartbeat gives the cost since the last line of the ledger.
     """
     totals = _json(folder / "ledger.json") or {}
     costs = [line for line in lines if line.get("event") in ("step", "validation", "end")]
@@ -298,10 +297,10 @@ def _totals(
 
 
 def _points(lines: list[dict[str, Any]], notes: list[str]) -> list[Point]:
-    """Validations in order; those after the checkpoint that a restart went back to are dropped.
+    """Validations in order, except those whose weights were lost in a crash.
 
-    Their weights were lost with the crash, so a target they reached was not yet bought; the cost
-    stays in, as all costs are cumulative.
+    These come after the checkpoint from which the run restarted, so a target that they reached
+    does not count. Costs are cumulative and therefore include the lost work.
     """
     points: list[Point] = []
     lost = 0
@@ -337,6 +336,6 @@ def part(recipe: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def differing(recipes: Sequence[dict[str, Any]]) -> list[str]:
-    """Keys of flat recipes that are not the same everywhere."""
+    """Keys whose values differ between flat recipes."""
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)
     return [k for k in keys if any(r.get(k) != recipes[0].get(k) for r in recipes)]

@@ -17,11 +17,11 @@ from asr.report.study import Row, StudyRecord
 def to_csv(
     groups: Sequence[Group], wanted: Sequence[list[float]], study: StudyRecord | None = None
 ) -> str:
-    """One row per run; the unit is in the name of the column, empty means not measured.
+    """One row per run; a column's name has the unit, and an empty cell was not measured.
 
-    With a study, also its trials and the final runs that failed, which are in no group: ``status``
-    and ``reason`` say what became of each. The device-hours of all rows add up to those of the
-    study.
+    With a study, there are also rows for its trials and for failed final runs, which are in no
+    group; ``status`` and ``reason`` give the outcome. The sum of device-hours over all rows is that
+    of the study.
     """
     of_run = {} if study is None else {study.run_folder(r).resolve(): r for r in study.ended}
     rows = [
@@ -37,7 +37,7 @@ def to_csv(
 
 
 def verdicts_csv(verdicts: Sequence[Verdict]) -> str:
-    """A line per claim: its verdict, in words, and the reasons."""
+    """One row per claim, with the verdict in words and its reasons."""
     rows = [
         {
             "claim": v.claim,
@@ -82,7 +82,7 @@ def _row(number: int, group: Group, arm: Arm, run: Run, targets: Sequence[float]
 
 
 def _ended(run: Run, row: Row | None) -> dict[str, Any]:
-    """What became of a run: as its study says, or as its ledger does."""
+    """The outcome of a run, from its study or else from its ledger."""
     if row is None:
         status, reason = "done" if run.totals.get("finished") else "not finished", None
     else:
@@ -96,7 +96,7 @@ def _ended(run: Run, row: Row | None) -> dict[str, Any]:
 
 
 def _of_study(study: StudyRecord, row: Row) -> dict[str, Any]:
-    """A trial, or a final run that failed: what the study's file of results says of it."""
+    """The row of a trial or of a failed final run, from the study's file of results."""
     wer = row["validation_wer"]
     return {
         "run": str(study.run_folder(row)),

@@ -9,7 +9,7 @@ from asr.statistics.tuning import expected_best, expected_best_interval
 
 
 def study_section(study: StudyRecord, broken: list[str]) -> Section:
-    """What a reader must know to believe the study, contradictions first."""
+    """The section that lets a reader judge the study; contradictions come first."""
     registered, plan = study.registered, study.plan
     said = (
         "Results, runs and the registered file agree: every run was trained with the recipe that "
@@ -32,7 +32,7 @@ def study_section(study: StudyRecord, broken: list[str]) -> Section:
             for name, arm in plan["arms"].items()
             if arm.get("ranges")
         ],
-        ["chosen by", "lowest validation WER; the test split was not looked at"],
+        ["chosen by", "lowest validation WER; the test split was not used"],
     ]
     blocks.append(Table(["", "value"], facts))
     if notes := study.remarks():
@@ -55,7 +55,7 @@ def _ranges(ranges: dict[str, dict[str, float | str]]) -> str:
 
 
 def _costs(study: StudyRecord) -> list[Block]:
-    """Device-hours of trials, final runs and failures, per arm and in all."""
+    """Device-hours of trials, final runs and failures, per arm and in total."""
     header = ["arm", "trials", "device-hours of trials", "final runs", "device-hours of final runs"]
     header += ["failed (device-hours)", "device-hours in all"]
     accounts = study.accounts
@@ -75,14 +75,14 @@ def _costs(study: StudyRecord) -> list[Block]:
         for account in [*accounts, all_arms]
     ]
     note = (
-        "Failures are counted in trials, final runs and the sum: what they cost was paid. These "
-        "are hours of training; decoding the evaluated split is in none of them."
+        "The hours of trials, of final runs and in all include failures. They are hours of "
+        "training, without the recognition of the evaluated split."
     )
     return [Table(header, rows), Text([note])]
 
 
 def _best(study: StudyRecord) -> list[Block]:
-    """Expected best of n trials, as a plot and a table."""
+    """The expected best WER of n trials, as a plot and a table."""
     tuned = [account for account in study.accounts if account.trials]
     if not tuned:
         return [Text(["No trials: every arm was trained with the settings of its recipe."])]
@@ -103,15 +103,14 @@ def _best(study: StudyRecord) -> list[Block]:
     header = ["expected best validation WER", "device-hours of a trial"]
     header += [f"of {n} trial{'s' if n > 1 else ''}" for n in range(1, most + 1)]
     note = (
-        "Unbiased estimate over all subsets of the trials (Tang et al. 2020), a failed trial "
-        f"counting as {percent(FAILED_WER)}. Intervals, where they can be given: bootstrap over "
-        "trials, up to half of them. Curves that cross mean that the ranking depends on the tuning "
-        "budget."
+        "The estimate is unbiased, over all subsets of the trials (Tang et al. 2020); a failed "
+        f"trial counts as {percent(FAILED_WER)}. Intervals are a bootstrap over trials, for up to "
+        "half of the trials. If curves cross, the ranking depends on the tuning budget."
     )
     crossing = _crossing(curves)
     words = (
         "Expected best validation WER against the number of trials and against their cost. "
-        "Whiskers: 95 % intervals where they can be given, cut off at 100 %."
+        "Whiskers: 95 % intervals, cut off at 100 %, for up to half of the trials."
     )
     return [
         Picture("tuning", lambda: tuning(curves, hours, "device-hours"), words),
@@ -121,7 +120,7 @@ def _best(study: StudyRecord) -> list[Block]:
 
 
 def _crossing(curves: list[Curve]) -> str:
-    """Pairs of arms whose order at one trial is not that at the most trials."""
+    """Pairs of arms that have another order after one trial than after all trials."""
     found = []
     for index, (a, first, *_) in enumerate(curves):
         for b, second, *_ in curves[index + 1 :]:

@@ -187,7 +187,7 @@ def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
     ratio = spent[0] / spent[1] if spent[0] and spent[1] else None
     cost = "unknown cost" if ratio is None else f"{digits(ratio, 2)} times as many device-hours"
     value = points_interval(difference.value, difference.interval)
-    words = f"{head}errors, {pair.b.label} less {pair.a.label}: {value}"
+    words = f"{head}errors, {pair.b.label} minus {pair.a.label}: {value}"
     words += f"; {r.label}: {evidence.told(r, a)}, at {cost}"
     sign: Sign = "unknown"
     if pair.undecidable:

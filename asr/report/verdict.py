@@ -23,9 +23,9 @@ from asr.report.evidence import Evidence, Pair
 from asr.report.groups import Arm, Group, settings
 from asr.report.runs import UNKNOWN, Run, differing, part
 
-EQUAL_COST = 1.10  # arms whose device-hours differ by less are called equal in cost
-STATED = 4  # inequalities named in the answer
-EQUAL_PARAMETERS = 1.05  # arms match in parameters within 5 % (Long Range Arena: 10 %)
+EQUAL_COST = 1.10  # largest ratio of device-hours at which arms count as equal in cost
+STATED = 4  # largest number of inequalities that the answer names
+EQUAL_PARAMETERS = 1.05  # largest ratio for equal parameters (Long Range Arena allows 10 %)
 
 
 def from_best(evidence: Evidence) -> list[Pair]:
@@ -34,7 +34,7 @@ def from_best(evidence: Evidence) -> list[Pair]:
 
 
 def answer(evidence: Evidence) -> list[str]:
-    """At most five lines in words: errors, cost to a target, cost to run, doubts, the machine."""
+    """At most five lines of text: errors, cost to a target, running cost, doubts, the machine."""
     group = evidence.group
     lines = [_errors(evidence), _training(group, evidence.targets), _running(group)]
     return [line for line in [*lines, _doubts(group), _machine(group)] if line]
@@ -49,7 +49,7 @@ def _errors(evidence: Evidence) -> str:
         said = (
             f"its {split} WER is {percent(wer)}" if wer is not None else "it is not evaluated yet"
         )
-        return f"Only one arm, {only.label}, so there is nothing to compare; {said}."
+        return f"There is only one arm, {only.label}, so nothing can be compared; {said}."
     first, *others = from_best(evidence)
     best = first.a
     if first.found is None:
@@ -85,7 +85,7 @@ def _others(best: Arm, others: Sequence[Pair]) -> str:
     words = {
         "worse": f"Significantly worse than {best.label}",
         "no difference": f"No different from {best.label}",
-        "not enough evidence": f"Not told apart from {best.label}",
+        "not enough evidence": f"Not enough evidence for a difference from {best.label}",
     }
     said = ""
     for statement, text in words.items():
@@ -110,7 +110,7 @@ def _training(group: Group, targets: Sequence[float]) -> str:
         return "No run has a validation yet, so the cost to reach a WER is not known."
     target = common_target(group, targets)
     if target is None:
-        return "No target WER was reached by any arm, so no cost to reach one can be given."
+        return "No arm reached a target WER, so the cost to reach one is not known."
     costs = {arm.label: cost_to(arm, target, "device_hours") for arm in group.arms}
     values = {label: math.inf if c.value is None else c.value for label, c in costs.items()}
     order = sorted(values, key=lambda label: values[label])
@@ -139,7 +139,7 @@ def _running(group: Group) -> str:
         return ""
     order = sorted(factors, key=lambda label: factors[label])
     fast, slow = order[0], order[-1]
-    head = "To run (features, encoder and search),"
+    head = "In recognition (features, encoder and search),"
     if fast == slow:
         return f"{head} {fast} takes {digits(factors[fast], 2)} s per second of audio."
     if factors[slow] <= EQUAL_COST * factors[fast]:
@@ -170,11 +170,11 @@ def _doubts(group: Group) -> str:
         return ""
     if seeds == [1]:
         doubts.append(
-            "One seed per arm: variation between seeds was not measured, so this tells trained "
-            "models apart, not encoders."
+            "Each arm has one seed: the variation between seeds was not measured, so the result "
+            "compares trained models, not encoders."
         )
     elif seeds[0] < 3:
-        doubts.append(f"Few seeds per arm ({' to '.join(str(s) for s in seeds)}).")
+        doubts.append(f"The arms have few seeds ({' to '.join(str(s) for s in seeds)}).")
     going = [a.label for a in group.arms if not all(r.totals.get("finished") for r in a.runs)]
     if going:
         doubts.append(f"Not finished: {listed(going)}.")
@@ -190,7 +190,7 @@ def _doubts(group: Group) -> str:
 
 
 def mixtures(group: Group) -> list[tuple[str, str]]:
-    """(word, sentence) of what all runs of a comparison should share and do not, by arm."""
+    """(word, sentence) for each fact that should be equal in all runs but differs."""
     facts: dict[str, Callable[[Run], Any]] = {
         "commit": lambda run: run.environment.get("git_commit"),
         "number of threads": lambda run: run.num_threads,
@@ -200,7 +200,7 @@ def mixtures(group: Group) -> list[tuple[str, str]]:
         counts = Counter((fact(run), arm.label) for arm in group.arms for run in arm.runs)
         values = list(dict.fromkeys(value for value, _ in counts))
         told = []
-        for value in values:  # with how many runs of each arm have it: 3 of LSTM
+        for value in values:  # each value is followed by the runs that have it: 3 of LSTM
             own = [f"{n} of {label}" for (one, label), n in counts.items() if one == value]
             told.append(f"{UNKNOWN if value is None else value} ({listed(own)})")
         if len(values) > 1:
@@ -209,7 +209,7 @@ def mixtures(group: Group) -> list[tuple[str, str]]:
 
 
 def group_name(group: Group, number: int) -> str:
-    """``Group 2``, with its budget where that is what tells groups apart."""
+    """``Group 2``, with its budget if groups differ in their budgets."""
     return f"Group {number}" + (f", budget {budget(group)}" if group.by_budget else "")
 
 
@@ -223,7 +223,7 @@ def _machine(group: Group) -> str:
 
 
 def budget(group: Group) -> str:
-    """The budgets in words; one when all arms have the same."""
+    """The budgets in words; a single budget if all arms have the same."""
     said = {arm.label: _budget(arm.runs[0]) for arm in group.arms}
     if len(set(said.values())) == 1:
         return said[group.arms[0].label] + (" per run" if len(group.runs) > 1 else "")
@@ -240,7 +240,7 @@ def _budget(run: Run) -> str:
 
 
 def inequalities(group: Group) -> list[tuple[str, str]]:
-    """(word, sentence) of what differs between arms besides the encoder: stated, not refused."""
+    """(word, sentence) for each difference between arms besides the encoder."""
     if len(group.arms) < 2:
         return []
     found = []

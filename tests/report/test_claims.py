@@ -176,8 +176,8 @@ def test_one_seed_says_nothing_of_encoders(tmp_path):
     verdict = training([found], {})
     assert verdict.words == (
         "not enough evidence: 0 of 2 comparisons decided; 2 could not have been decided: one seed "
-        "of an arm allows no test; 4 seeds per arm could decide; an arm of one seed tells trained "
-        "models apart, not encoders; 2 seeds of each arm are needed"
+        "of an arm allows no test; 4 seeds per arm could decide; arms with one seed compare "
+        "trained models, not encoders; 2 seeds of each arm are needed"
     )
     assert [reason.split(":")[0] for reason in verdict.reasons] == ["Undecidable"] * 2
 
@@ -245,7 +245,7 @@ def test_errors_at_unequal_cost_count_only_where_cost_cannot_excuse_them(tmp_pat
     for run in dear.group.arms[0].runs:
         run.totals["device_hours"] *= 4
     reasons = training([dear], {}).reasons
-    assert any(r.startswith("For: errors, LSTM less Transformer") for r in reasons)
+    assert any(r.startswith("For: errors, LSTM minus Transformer") for r in reasons)
 
 
 # --- C3 ---

@@ -25,7 +25,9 @@ def test_a_clear_win_is_called_significant_with_its_cost_ratio(tmp_path):
     assert "LSTM took 0.0556 device-hours (CPU; 3.3 min)" in answer[1]
     assert "Transformer 0.0833 (5.0 min), 1.5 times as much" in answer[1]
     assert "2.0 times as long" in answer[2]
-    assert answer[3].startswith("One seed per arm: variation between seeds was not measured")
+    assert answer[3].startswith(
+        "Each arm has one seed: the variation between seeds was not measured"
+    )
     assert answer[4].startswith("SYNTHETIC speech, not people. Measured on EPYC (1 device)")
 
 
