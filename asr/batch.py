@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 BLANK = 0  # CTC's blank; never emitted by a seq2seq decoder
-EOS = 1  # end of sentence, and its start: the first token a decoder is given
+EOS = 1  # end of sentence; also the first input token of a decoder
 UNKNOWN = 2  # a character or piece that the tokenizer does not have
 
 # The state of a network that reads tokens one by one: tensors (N, ...) with a row per hypothesis.
@@ -50,11 +50,11 @@ class Batch:
     texts: list[str]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The same batch with its tensors on ``device``."""
+        """Returns the batch with its tensors on ``device``."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory, for an asynchronous copy to a GPU."""
+        """Returns the batch in page-locked memory, for an asynchronous copy to a GPU."""
         return self._with(Tensor.pin_memory)
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> "Batch":

@@ -8,28 +8,28 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
 def digits(value: float | None, number: int = 3) -> str:
-    """Three significant digits, no exponent, thousands separated."""
+    """Formats significant digits without an exponent, with separated thousands."""
     if value is None:
         return NONE
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    power = int(f"{value:.{number - 1}e}".partition("e")[2])  # of the rounded value: 0.999 is 1.00
+    power = int(f"{value:.{number - 1}e}".partition("e")[2])  # power of the rounded value
     places = max(0, number - 1 - power)
     return f"{value:,.{places}f}"
 
 
 def count(number: float | None) -> str:
-    """A whole number, thousands separated."""
+    """Formats a whole number with separated thousands."""
     return NONE if number is None else f"{number:,.0f}"
 
 
 def numbered(number: int, noun: str) -> str:
-    """``1 file``, ``2 files``."""
+    """Formats a number with its noun, as ``1 file`` or ``2 files``."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def percent(rate: float | None) -> str:
-    """A fraction as ``4.12 %`` or ``41.2 %``."""
+    """Formats a fraction as ``4.12 %`` or ``41.2 %``."""
     return NONE if rate is None else f"{100 * rate:.{_places(rate)}f} %"
 
 
@@ -38,7 +38,7 @@ def _places(rate: float) -> int:
 
 
 def percent_interval(rate: float | None, interval: Sequence[float] | None) -> str:
-    """``4.12 % [3.50 to 4.81]``."""
+    """Formats a rate with its interval, as ``4.12 % [3.50 to 4.81]``."""
     if rate is None or interval is None:
         return percent(rate)
     low, high = (f"{100 * bound:.{_places(rate)}f}" for bound in interval)
@@ -46,13 +46,13 @@ def percent_interval(rate: float | None, interval: Sequence[float] | None) -> st
 
 
 def points_interval(value: float, interval: Sequence[float]) -> str:
-    """A difference of two rates in percentage points with its interval."""
+    """Formats a difference of two rates in percentage points with its interval."""
     low, high = (f"{100 * bound:.2f}" for bound in interval)
     return f"{100 * value:.2f} points [{low} to {high}]"
 
 
 def prefixed(value: float | None, unit: str) -> str:
-    """``1.34 PFLOP``, ``12.3 kJ``."""
+    """Formats a value with a unit prefix, as ``1.34 PFLOP`` or ``12.3 kJ``."""
     if value is None:
         return NONE
     power = 0
@@ -62,7 +62,7 @@ def prefixed(value: float | None, unit: str) -> str:
 
 
 def scale(values: Sequence[float]) -> tuple[float, str]:
-    """(divisor, prefix) that brings the largest of the values below 1000, for an axis."""
+    """Returns (divisor, prefix) for an axis, so that the largest value is below 1000."""
     power = 0
     while max(values, default=0) / 1000**power >= 1000 and power < len(PREFIXES) - 1:
         power += 1
@@ -70,14 +70,14 @@ def scale(values: Sequence[float]) -> tuple[float, str]:
 
 
 def mebibytes(value: float | None) -> str:
-    """Bytes as MiB, or GiB from 10 GiB on."""
+    """Formats bytes in MiB, or in GiB from 10 GiB on."""
     if value is None:
         return NONE
     return f"{value / 2**30:,.1f} GiB" if value >= 10 * 2**30 else f"{value / 2**20:,.0f} MiB"
 
 
 def hours(value: float | None, unit: str = "") -> str:
-    """Hours, with minutes beside less than one."""
+    """Formats hours, followed by minutes if they are less than one."""
     if value is None:
         return NONE
     told = f"{digits(value)} {unit}".rstrip()
@@ -88,10 +88,10 @@ def hours(value: float | None, unit: str = "") -> str:
 
 
 def times(ratio: float) -> str:
-    """``1.8 times``."""
+    """Formats a ratio as ``1.8 times``."""
     return f"{digits(ratio, 2)} times"
 
 
 def listed(words: Sequence[str]) -> str:
-    """``a, b and c``."""
+    """Joins words as ``a, b and c``."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))

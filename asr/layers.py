@@ -18,7 +18,7 @@ ROTARY_BASE = 10000.0  # Su et al. 2021, section 3.4.2; the wavelengths of Vaswa
 
 
 def halved(size: int, times: int = 1) -> int:
-    """What remains of ``size`` after ``times`` halvings that round up."""
+    """Halves ``size`` as often as ``times`` says, and rounds up each time."""
     return -(-size // 2**times)
 
 
@@ -28,25 +28,25 @@ def halved_lengths(lengths: Tensor) -> Tensor:
 
 
 def modules(layers: Iterable[AnyModule]) -> Sequence[AnyModule]:
-    """An ``nn.ModuleList`` that a type checker knows the items of."""
+    """Makes an ``nn.ModuleList`` whose item type is known to a type checker."""
     return cast(Sequence[AnyModule], nn.ModuleList(layers))
 
 
 def zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, T, ...), (B,) -> the same with zeros beyond the lengths, NaN and infinity included."""
+    """(B, T, ...), (B,) -> x with zeros beyond the lengths, even in place of NaN and infinity."""
     real = mask(lengths, x.shape[1])
     return x.masked_fill(~real.view(real.shape + (1,) * (x.dim() - 2)), 0.0)
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
-    """Inverted dropout of any shape.
+    """Applies inverted dropout to a tensor of any shape.
 
-    On a CPU ``F.dropout`` spends 7 ns an element on one random number each, a tenth of a
-    Transformer's training step. Here eight come from each 64-bit draw, at a quarter of the time
-    in all; the probability is rounded to a multiple of 1/256.
+    On a CPU ``F.dropout`` draws one random number per element in 7 ns, which is a tenth of a
+    Transformer's training step. This function takes eight random numbers from each 64-bit draw and
+    a quarter of the time. It rounds the probability to a multiple of 1/256.
 
     Raises:
-        ValueError: it is no probability.
+        ValueError: ``probability`` is not between 0 and 1.
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"dropout is {probability}: it must be between 0 and 1")
@@ -63,8 +63,8 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
 class Subsampling(nn.Module):
     """Two convolutions of stride 2 and a linear layer: one output frame per 4 feature frames.
 
-    Output frame s sees feature frames 4s - 3 to 4s + 3 only, so it is causal within its chunk of
-    4 and serves causal and bidirectional encoders alike. Kernels of 3, padding 1, ReLU.
+    Output frame s depends only on feature frames 4s - 3 to 4s + 3, so the layer never looks beyond
+    a chunk of 4 and suits causal and bidirectional encoders. Kernels have size 3 and padding 1.
     """
 
     def __init__(self, num_mels: int, dim: int, *, channels: int) -> None:
@@ -75,10 +75,10 @@ class Subsampling(nn.Module):
         self.project = Linear(channels * halved(num_mels, 2), dim)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B,) -> (B, ceil(T / 4), D), ceil(lengths / 4); padding comes out as 0."""
+        """(B, T, F), (B,) -> (B, ceil(T / 4), D), ceil(lengths / 4); padding becomes 0."""
         time = x.shape[1]
-        # To whole chunks, with zeros: the first convolution's frames that a real output frame
-        # sees are then the same in any batch, and need no mask of their own.
+        # Zeros fill whole chunks. The frames of the first convolution that a valid output frame
+        # sees are then the same in any batch, so they need no mask.
         x = F.pad(zero_padding(x, lengths), (0, 0, 0, -time % SUBSAMPLING))
         x = F.relu(self.first(x[:, None]), inplace=True)  # (B, C, T/2, F/2)
         x = F.relu(self.second(x), inplace=True)  # (B, C, S, F/4)
@@ -87,7 +87,7 @@ class Subsampling(nn.Module):
         return zero_padding(x, lengths), lengths
 
     def initial_state(self, batch: int) -> dict[str, Tensor]:
-        """The last input frame and the last frame of the first convolution, before any: zeros."""
+        """Returns zeros for the last input frame and the last frame of the first convolution."""
         zeros = self.project.weight.new_zeros
         return {
             "features": zeros(batch, 1, self.num_mels),
@@ -108,13 +108,13 @@ class Subsampling(nn.Module):
         features = torch.cat([state["features"], x], dim=1)[:, None]  # (B, 1, C + 1, F)
         y = F.relu(F.conv2d(features, first.weight, first.bias, stride=2, padding=(0, 1)))
         y = torch.cat([state["convolved"].to(y.dtype), y], dim=2)
-        # Copies: a view would keep the chunk, and change with it.
+        # These are copies, because a view would keep the chunk in memory and change with it.
         state = {"features": x[:, -1:].clone(), "convolved": y[:, :, -1:].clone()}
         y = F.relu(F.conv2d(y, second.weight, second.bias, stride=2, padding=(0, 1)))
         return self.project(y.transpose(1, 2).flatten(2)), state
 
     def flops(self, time: int) -> int:
-        """FLOPs of one utterance of ``time`` feature frames."""
+        """Returns the FLOPs of one utterance of ``time`` feature frames."""
         quarter = halved(time, 2)
         half = 2 * quarter
         bins, fewer = halved(self.num_mels), halved(self.num_mels, 2)
@@ -125,7 +125,7 @@ class Subsampling(nn.Module):
 
 def rotary_factors(positions: Tensor, width: int) -> Tensor:
     """(U,) positions -> (U, width / 2) complex64 factors of rotary positions (Su et al. 2021)."""
-    # In float64: of the angle of frame 1,000,000, float32 keeps a hundredth of a turn.
+    # float32 would round the angle of frame 1,000,000 to a hundredth of a turn.
     exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
     angles = positions[:, None] * ROTARY_BASE**-exponents
     return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
@@ -139,27 +139,27 @@ class Rotary:
         self.factors = torch.zeros(0, width // 2, dtype=torch.complex64)
 
     def __call__(self, time: int, device: torch.device) -> Tensor:
-        """(time, width / 2) complex64."""
-        factors = self.factors  # once: other threads may ask for others
+        """Returns (time, width / 2) complex64 factors."""
+        factors = self.factors  # read once, because other threads may replace it
         if len(factors) < time or factors.device != device:
-            with torch.inference_mode(False):  # what was made in inference cannot be learnt with
+            with torch.inference_mode(False):  # so that training can use them
                 positions = torch.arange(max(time, 2 * len(factors)), device=device)
                 factors = self.factors = rotary_factors(positions, self.width)
         return factors[:time]
 
 
 def apply_rotary(x: Tensor, factors: Tensor) -> Tensor:
-    """(..., U, d), (U, d / 2) -> (..., U, d): turns each pair of neighbours by its angle.
+    """Turns each pair of neighbours by its angle: (..., U, d), (U, d / 2) -> (..., U, d).
 
-    A complex product is one kernel forward and one backward, where sines and cosines of split
-    halves take seven.
+    A complex product takes one kernel forward and one backward; sines and cosines of split halves
+    would take seven.
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * factors).flatten(-2).type_as(x)
 
 
 def rotary_at(x: Tensor, positions: Tensor) -> Tensor:
-    """(B, H, n, d), positions (n,) or (B or 1, n) -> the same, turned by rotary positions."""
+    """Turns (B, H, n, d) by the rotary factors of positions (n,) or (B or 1, n)."""
     factors = rotary_factors(positions.flatten(), x.shape[-1]).unflatten(0, positions.shape)
     return apply_rotary(x, factors if positions.ndim == 1 else factors[:, None])
 
@@ -172,14 +172,14 @@ def sinusoids(positions: Tensor, dim: int) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None) -> Tensor:
     """(B, H, Q, d), (B, H, S, d) twice, mask broadcastable to (B, 1, Q, S) -> (B, Q, H * d).
 
-    The mask is True where a query may look, or what to add to its scores, as in torch.
+    The mask is True where a query may attend, or it is a float to add to the scores, as in torch.
     """
     y = F.scaled_dot_product_attention(query, key, value, attn_mask=real)
     return y.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
-    """Attention of a sequence to itself, H heads, with rotary positions when given."""
+    """Self-attention with H heads, and with rotary positions if they are given."""
 
     def __init__(self, dim: int, *, heads: int) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         """(B, S, D), rotary factors, bool mask broadcastable to (B, 1, S, S) -> (B, S, D).
 
-        ``causal`` without a mask takes the kernel's own causal path.
+        If ``causal`` is set and there is no mask, the kernel uses its own causal path.
         """
         query, key, value = self.split(x, factors)
         if causal and real is None:
@@ -217,7 +217,7 @@ class SelfAttention(nn.Module):
         """(B, Q, D), cache (B, 2, H, U + Q, d) of keys and values -> (B, Q, D).
 
         Fills the last Q positions of the cache. ``real`` is a mask broadcastable to
-        (B, 1, Q, U + Q), or None where all may be seen.
+        (B, 1, Q, U + Q); None if every query may attend to all positions.
         """
         query, key, value = self.split(x, factors)
         cache[:, 0, :, -x.shape[1] :] = key
@@ -226,12 +226,12 @@ class SelfAttention(nn.Module):
         return self.output(attend(query, key, value, real))
 
     def flops(self, time: int) -> int:
-        """FLOPs of one sequence; the scores a causal mask hides count, as in torch's counter."""
+        """Returns one sequence's FLOPs; masked scores count, too, as in torch's counter."""
         return 8 * self.dim**2 * time + 4 * self.dim * time**2
 
 
 class CrossAttention(nn.Module):
-    """Attention of a decoder's positions to encoder frames, H heads."""
+    """Attention of a decoder's positions to encoder frames, with H heads."""
 
     def __init__(self, dim: int, *, heads: int) -> None:
         super().__init__()
@@ -257,12 +257,12 @@ class CrossAttention(nn.Module):
         return self.output(attend(query, key, value, real))
 
     def flops(self, time: int, queries: int) -> int:
-        """FLOPs of one utterance: ``time`` encoder frames, ``queries`` decoder positions."""
+        """Returns one utterance's FLOPs: ``time`` encoder frames, ``queries`` positions."""
         return 4 * self.dim**2 * (time + queries) + 4 * self.dim * time * queries
 
 
 class FeedForward(nn.Module):
-    """Linear, ReLU, dropout, linear. ReLU: the cheapest on CPU, and it is recomputed for free."""
+    """Linear, ReLU, dropout and linear; ReLU is the cheapest activation on a CPU."""
 
     def __init__(self, dim: int, *, inner: int, dropout: float) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class FeedForward(nn.Module):
 
 
 class TokenOutput(nn.Module):
-    """A linear layer to all tokens but BLANK, which is no text."""
+    """A linear layer that scores all tokens except BLANK."""
 
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()
@@ -308,23 +308,23 @@ class TokenOutput(nn.Module):
 
 
 def inputs(tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """(B, U), (B,) -> (B, U + 1): EOS, then the tokens; BLANK beyond them."""
+    """(B, U), (B,) -> (B, U + 1): EOS, then the tokens, then BLANK as padding."""
     tokens = tokens.masked_fill(~mask(token_lengths, tokens.shape[1]), BLANK)
     return F.pad(tokens, (1, 0), value=EOS)
 
 
 def targets(tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """(B, U), (B,) -> (B, U + 1): the tokens, then EOS; BLANK beyond it."""
+    """(B, U), (B,) -> (B, U + 1): the tokens, then EOS, then BLANK as padding."""
     tokens = F.pad(tokens.masked_fill(~mask(token_lengths, tokens.shape[1]), BLANK), (0, 1))
     return tokens.scatter(1, token_lengths[:, None], EOS)
 
 
 def initialise(recurrence: nn.LSTM | nn.GRU, forget_bias: float) -> None:
-    """Orthogonal recurrent weights per gate, Xavier input weights, biases zero but the forget's.
+    """Sets orthogonal recurrent weights per gate, Xavier input weights, and the forget bias.
 
-    torch adds two biases per gate; the first carries ``forget_bias`` (Jozefowicz et al. 2015), so
-    that their sum is what was asked for. Gates are ordered input, forget, cell, output in an LSTM
-    and reset, update, new in a GRU, whose update gate keeps the state where it is 1.
+    All other biases are 0. torch adds two biases per gate, of which the first gets ``forget_bias``
+    (Jozefowicz et al. 2015). The order of gates is input, forget, cell, output in an LSTM and
+    reset, update, new in a GRU, whose update gate keeps the state if it is 1.
     """
     cells = recurrence.hidden_size
     for name, parameter in recurrence.named_parameters():
@@ -341,7 +341,7 @@ def initialise(recurrence: nn.LSTM | nn.GRU, forget_bias: float) -> None:
 
 
 def flatten_weights(recurrence: nn.LSTM | nn.GRU) -> None:
-    """Moves the weights of a copied module into one block again, which cuDNN would warn about."""
+    """Moves the weights of a copied module into one block, so that cuDNN does not warn."""
     if len({weight.untyped_storage().data_ptr() for weight in recurrence.parameters()}) > 1:
         recurrence.flatten_parameters()
 
@@ -355,7 +355,7 @@ def lstm_start(lstm: nn.LSTM, rows: int) -> Cache:
 def lstm_step(lstm: nn.LSTM, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
     """(N, inputs), state -> (N, width), next state: one token through all layers.
 
-    By torch's cell: the fused kernel of whole sequences takes twice its time for one step.
+    torch's cell is used, because the kernel for whole sequences takes twice its time per step.
     """
     states = []
     for layer, weights in enumerate(lstm.all_weights):

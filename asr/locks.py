@@ -17,9 +17,9 @@ POLL_SECONDS = 0.1
 
 
 def take(path: Path) -> TextIO | None:
-    """Locks a file; None where it is locked already, by whatever process or thread.
+    """Locks a file; returns None if any process or thread has locked it already.
 
-    The lock is held until the file is closed here and in every process that got its descriptor.
+    The lock lasts until the file is closed here and in every process that inherited it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("w")
@@ -32,7 +32,7 @@ def take(path: Path) -> TextIO | None:
 
 
 def is_taken(path: Path) -> bool:
-    """Whether somebody holds the lock; makes no file."""
+    """Returns whether a process holds the lock; creates no file."""
     if not path.exists():
         return False
     held = take(path)

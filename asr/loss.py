@@ -14,8 +14,8 @@ class Term(NamedTuple):
     """One term of a loss: a sum over tokens or frames, and their number."""
 
     sum: Tensor  # () float32
-    count: Tensor  # type: ignore[assignment]  # () int64; hides tuple.count, of no use here
-    weight: float  # 0: the term is recorded, but not trained
+    count: Tensor  # type: ignore[assignment]  # () int64; hides tuple.count
+    weight: float  # weight in the loss; with 0 the term is only recorded
 
 
 @dataclass
@@ -32,12 +32,12 @@ class Loss:
     infeasible: Tensor
 
     def total(self) -> Tensor:
-        """The weighted sum of the terms' means, ()."""
+        """Returns the weighted sum of the terms' means, ()."""
         return weighted(self.terms)
 
 
 def weighted(terms: dict[str, Term]) -> Tensor:
-    """The weighted sum of the terms' means, ()."""
+    """Returns the weighted sum of the terms' means, ()."""
     return torch.stack([t.weight * t.sum / t.count.clamp(min=1) for t in terms.values()]).sum()
 
 
@@ -46,7 +46,7 @@ _collected: ContextVar[dict[str, Term] | None] = ContextVar("collected", default
 
 @contextmanager
 def collected() -> Iterator[dict[str, Term]]:
-    """The terms that modules add within this block, for instance the ponder cost of an encoder."""
+    """Collects the terms that modules add within this block, such as the ponder cost."""
     terms: dict[str, Term] = {}
     token = _collected.set(terms)
     try:
@@ -56,7 +56,7 @@ def collected() -> Iterator[dict[str, Term]]:
 
 
 def collecting() -> bool:
-    """Whether terms are collected; if not, a module can skip their computation."""
+    """Returns whether terms are collected; if not, a module can skip their computation."""
     return _collected.get() is not None
 
 
@@ -67,7 +67,7 @@ def add_term(name: str, sum: Tensor, count: Tensor, weight: float = 0.0) -> None
         name: name of the term in the ledger.
         sum: () sum over valid frames or tokens.
         count: () number of valid frames or tokens.
-        weight: weight of the mean in the loss; 0: the term is only recorded.
+        weight: weight of the mean in the loss; with 0 the term is only recorded.
     """
     terms = _collected.get()
     if terms is None:

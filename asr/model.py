@@ -41,7 +41,7 @@ DESCRIPTION = "model.json"
 
 
 class SpeechModel(nn.Module):
-    """A speech recogniser: waveforms in, hypotheses out.
+    """A speech recogniser, which turns waveforms into hypotheses.
 
     Attributes:
         language_model: language model that the search uses if its ``lm_weight`` is not 0.
@@ -64,16 +64,16 @@ class SpeechModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights."""
+        """Returns the device of the weights."""
         return self.features.mean.device
 
     @property
     def frame_seconds(self) -> float:
-        """Seconds of audio per encoder frame."""
+        """Returns the seconds of audio per encoder frame."""
         return self.features.hop_seconds * self.encoder.stride
 
     def encode(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N) samples in [-1, 1], (B,) -> (B, S, D), (B,)."""
+        """Encodes (B, N) samples in [-1, 1], (B,) -> (B, S, D), (B,)."""
         return self.encoder(*self.features(waves, lengths))
 
     def forward(
@@ -88,8 +88,8 @@ class SpeechModel(nn.Module):
         """(B, N), (B,), (B, U) tokens without EOS, (B,) -> Loss and the feature lengths (B,).
 
         ``spec_augment`` changes the features (B, T, F), (B,) -> (B, T, F) before the encoder.
-        ``pad_to_shape`` makes features (B, T, F), (B,) and tokens (B, U), (B,) larger: by padding,
-        and by rows of no frames and no tokens at the end, which change no term.
+        ``pad_to_shape`` enlarges features (B, T, F), (B,) and tokens (B, U), (B,) by padding and by
+        rows without frames and tokens at the end, which do not change the loss.
         """
         x, frames = self.features(waves, lengths)
         if spec_augment is not None:
@@ -116,11 +116,11 @@ class SpeechModel(nn.Module):
         return self.search(self.decoder, encoded, lengths, language_model)
 
     def text(self, hypothesis: Hypothesis) -> str:
-        """The transcript of a hypothesis."""
+        """Returns the transcript of a hypothesis."""
         return self.tokenizer.decode(list(hypothesis.tokens))
 
     def num_parameters(self) -> dict[str, int]:
-        """Trained parameters of each part."""
+        """Returns the number of trained parameters of each part."""
         parts = {"encoder": self.encoder, "decoder": self.decoder}
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
@@ -189,10 +189,10 @@ def save_model(model: SpeechModel, folder: Path, summary: Mapping[str, Any]) -> 
 
 
 def find_model(path: str | Path) -> Path:
-    """A model folder, or the best model of a run folder.
+    """Finds the model folder at a path, or the best model of a run folder.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no model.
     """
     path = Path(path)
     if (folder := find_folder(path, DESCRIPTION)) is not None:
@@ -258,7 +258,7 @@ def load_model(
 
 
 def corpus_of(model: SpeechModel, name: str) -> str:
-    """The path of the corpus that the model was trained on; ``name`` is its run or model folder.
+    """Returns the path of the model's training corpus; ``name`` is its run or model folder.
 
     A relative path is relative to the working directory of the training or, if it does not exist
     there, to the current one.

@@ -1,4 +1,4 @@
-"""The folder of a model: weights, a summary of the training, and the configuration; no pickle.
+"""Reads and writes the folder of a model without pickle: weights, summary and configuration.
 
 ``model.safetensors`` holds the summary in its header, so that weights and summary always match. A
 JSON file holds the configuration.
@@ -18,11 +18,11 @@ from asr.files import Content, check_format, new_folder, write_all
 Built = TypeVar("Built")
 
 WEIGHTS = "model.safetensors"
-FORMAT = 2  # of model folders; 1 had no number
+FORMAT = 2  # version of model folders; version 1 did not store its number
 
 
 def find_folder(path: Path, description: str) -> Path | None:
-    """The model folder itself, or the best or else the last one of a run; None if there is none."""
+    """Returns the model folder at a path, or the best, otherwise the last, of a run; or None."""
     for folder in (path, path / "best", path / "last"):
         if (folder / description).is_file() and (folder / WEIGHTS).is_file():
             return folder
@@ -32,7 +32,7 @@ def find_folder(path: Path, description: str) -> Path | None:
 def write_folder(
     described: Path, description: Mapping[str, Any], model: nn.Module, summary: Mapping[str, Any]
 ) -> None:
-    """Writes a model folder; a kill at any moment leaves the old model or the new one.
+    """Writes a model folder; if the process is killed, the old or the new model is complete.
 
     The description, plain values from which the model is built again, becomes the file
     ``described``. The summary is plain values about the training: updates, WER, device-hours.
@@ -52,10 +52,10 @@ def write_folder(
 
 
 def read_description(described: Path, build: Callable[[dict[str, Any]], Built]) -> Built:
-    """What ``build`` makes of the description in this file.
+    """Reads a description from a file and returns what ``build`` makes from it.
 
     Raises:
-        ValueError: it is damaged, of a later format, or no model fits it.
+        ValueError: the file is damaged or of a later format, or no model fits the description.
     """
     try:
         description = json.loads(described.read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def read_description(described: Path, build: Callable[[dict[str, Any]], Built]) 
 
 
 def read_weights(folder: Path, model: nn.Module) -> dict[str, Any]:
-    """Loads the weights of the folder into the model; the summary of their training.
+    """Loads the weights of a folder into the model; returns the summary of their training.
 
     Raises:
         ValueError: the file is damaged or belongs to another model.

@@ -17,14 +17,14 @@ from asr.items import printable
 
 Source = Path | bytes
 
-# What is taken for audio in a folder. Video counts: its sound is read.
+# Files with these endings are audio in a folder. The sound of a video counts as audio.
 _SUFFIXES = """
 wav flac mp3 ogg oga opus aif aiff aifc au snd w64 rf64 caf sph m4a m4b mp4 m4v aac webm wma mkv mka
 mov amr 3gp 3g2 mp2 mpga spx wv ape tta ac3 avi flv wmv mpg mpeg ogv weba
 """
 SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 PIECE_SECONDS = 10
-GUARD_SECONDS = 1  # resampled beside a piece and cut off again: the filter must see no edge
+GUARD_SECONDS = 1  # audio on both sides of a piece, so that the filter sees no edge
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Sound:
 
 
 def name(source: Source) -> str:
-    """The name of the source in an error message."""
+    """Returns the name of a source for error messages."""
     if isinstance(source, bytes):
         return f"audio of {len(source)} bytes"
     return printable(str(source))
@@ -47,7 +47,7 @@ def name(source: Source) -> str:
 def open_sound(source: Source) -> Iterator[Sound]:
     """Opens a file to be read once, in order, in bounded memory.
 
-    Raises the errors of ``decode``, in part when a later piece is asked for.
+    Raises the errors of ``decode``, some of them only when a later piece is read.
     """
     if isinstance(source, bytes):
         file: BinaryIO = io.BytesIO(source)
@@ -58,7 +58,7 @@ def open_sound(source: Source) -> Iterator[Sound]:
     else:
         file = source.open("rb")
     with file:
-        stream = file if file.seekable() else io.BytesIO(file.read())  # a pipe is held whole
+        stream = file if file.seekable() else io.BytesIO(file.read())  # a pipe is read into memory
         found = blocks(stream, name(source))
         rate, samples = next(found)
         pieces = _at_one_rate(itertools.chain([(rate, samples)], found), rate, source)
@@ -66,31 +66,31 @@ def open_sound(source: Source) -> Iterator[Sound]:
 
 
 def decode(source: Source, sample_rate: int) -> np.ndarray:
-    """The whole of a file, its channels averaged, at ``sample_rate``: (N,) float32, N >= 1.
+    """Decodes a whole file, with averaged channels, at ``sample_rate``: (N,) float32, N >= 1.
 
-    A chained file whose later parts have another rate is brought to the rate of its first part.
+    If the parts of a chained file differ in rate, they are resampled to the rate of the first part.
 
     Raises:
-        AudioError: not an audio file, truncated, without samples, or with NaN or infinity.
-        OSError: no such file.
+        AudioError: the file is not audio, is truncated, has no samples, or has NaN or infinity.
+        OSError: there is no such file.
     """
     return np.concatenate(list(pieces(source, sample_rate)))
 
 
 def decode_native(source: Source) -> tuple[np.ndarray, int, int]:
-    """As ``decode`` at the file's own rate: (N,) float32, rate in Hz, channels it had."""
+    """Decodes at the file's own rate: (N,) float32, rate in Hz, number of channels in the file."""
     with open_sound(source) as sound:
         return np.concatenate(list(sound.pieces)), sound.sample_rate, sound.channels
 
 
 def resample(wave: np.ndarray, rate: int, to_rate: int) -> np.ndarray:
-    """(N,) float32 at ``rate`` Hz -> (ceil(N * to_rate / rate),) at ``to_rate`` Hz."""
+    """Resamples (N,) float32 at ``rate`` Hz -> (ceil(N * to_rate / rate),) at ``to_rate`` Hz."""
     return wave if rate == to_rate else np.concatenate(list(_resampled([wave], rate, to_rate)))
 
 
 def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
     """(N,) float -> a 16-bit FLAC file; samples outside of [-1, 1] are clipped."""
-    # libsndfile's own conversion wraps around above 1; rounding here is the same on every machine.
+    # libsndfile's conversion would wrap around above 1; this rounding is the same on all machines.
     samples = np.round(np.clip(wave, -1.0, 32767 / 32768) * 32768).astype(np.int16)
     file = io.BytesIO()
     soundfile.write(file, samples, sample_rate, format="FLAC", subtype="PCM_16")
@@ -98,16 +98,16 @@ def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
 
 
 def pieces(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
-    """What ``decode`` returns, in consecutive pieces of about ten seconds.
+    """Yields the result of ``decode`` in consecutive pieces of about ten seconds.
 
-    Raises the errors of ``decode``, when the piece concerned is reached.
+    Raises the errors of ``decode`` when it reaches the faulty piece.
     """
     with open_sound(source) as sound:
         yield from _resampled(sound.pieces, sound.sample_rate, sample_rate)
 
 
 def _resampled(waves: Iterable[np.ndarray], rate: int, to_rate: int) -> Iterator[np.ndarray]:
-    """What ``resample`` gives of all waves joined, in consecutive pieces of about ten seconds."""
+    """Yields ``resample`` of the joined waves in consecutive pieces of about ten seconds."""
     chunks = _chunks(waves, PIECE_SECONDS * rate)
     if rate == to_rate:
         yield from chunks
@@ -118,10 +118,10 @@ def _resampled(waves: Iterable[np.ndarray], rate: int, to_rate: int) -> Iterator
     from asr.kernels.torchaudio_functional import resample as windowed_sinc
 
     guard = GUARD_SECONDS * rate
-    held, passed = np.zeros(0, np.float32), 0  # read and kept; how much of it was passed on
+    held, passed = np.zeros(0, np.float32), 0  # samples in memory; number of them already yielded
     for chunk, ahead in itertools.pairwise(itertools.chain(chunks, [None])):
         held = np.concatenate([held, chunk])
-        # Cut at whole seconds of the file, where samples of both rates coincide.
+        # Cuts are at whole seconds of the file, where samples of both rates coincide.
         end = len(held) if ahead is None else (len(held) - guard) // rate * rate
         first, last = passed // rate * to_rate, math.ceil(end * to_rate / rate)
         yield windowed_sinc(torch.from_numpy(held), rate, to_rate).numpy()[first:last]
@@ -130,7 +130,7 @@ def _resampled(waves: Iterable[np.ndarray], rate: int, to_rate: int) -> Iterator
 
 
 def _chunks(waves: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
-    """Waves of any lengths -> waves of ``length``; the last one may be shorter."""
+    """Turns waves of any lengths into waves of ``length``; the last one may be shorter."""
     held: list[np.ndarray] = []
     count = 0
     for wave in waves:

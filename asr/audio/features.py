@@ -21,7 +21,7 @@ FLOOR = 1e-6  # power below which a mel bin counts as silent; keeps the logarith
 
 
 def samples(seconds: tuple[int, int], sample_rate: int) -> int:
-    """A fraction of a second in samples; raises ValueError if their number is not whole."""
+    """Returns the samples in a fraction of a second; raises ValueError if they are not whole."""
     number, rest = divmod(seconds[0] * sample_rate, seconds[1])
     if rest:
         raise ValueError(
@@ -47,8 +47,8 @@ class FeatureOptions:
 class LogMel(nn.Module):
     """Log-mel energies, normalised by a constant mean and deviation per bin.
 
-    Frame t covers samples [t * hop, t * hop + window) and nothing else (no centring, no reflection,
-    no statistic over the utterance), so neither padding nor the future can change it. The two
+    Frame t depends only on samples [t * hop, t * hop + window): there is no centring, reflection or
+    statistic over the utterance. Padding and later samples therefore cannot change a frame. The two
     constants per bin are measured once on training data and belong to the model.
     """
 
@@ -71,11 +71,11 @@ class LogMel(nn.Module):
 
     @property
     def hop_seconds(self) -> float:
-        """Seconds from one frame to the next."""
+        """Returns the time from one frame to the next in seconds."""
         return self.hop / self.sample_rate
 
     def num_frames(self, num_samples: Tensor) -> Tensor:
-        """(B,) samples -> (B,) frames, at least one: shorter audio is filled with zeros."""
+        """(B,) samples -> (B,) frames, at least one, because short audio is padded with zeros."""
         return ((num_samples - self.window).clamp(min=0) // self.hop) + 1
 
     def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ def _mel(hertz: float) -> float:
 class Augmentation:
     """The keys of ``augmentation`` in a recipe: training only, seeded by the update.
 
-    All but the samples of noise are drawn on the CPU, so every device applies the same masks.
+    Everything but the noise itself is drawn on the CPU, so every device applies the same masks.
 
     Args:
         speed: speed factors, of which one is drawn for each batch (Ko et al. 2015); [1.0] turns it
@@ -166,7 +166,7 @@ class Augmentation:
     def perturb(
         self, waves: Tensor, lengths: Tensor, sample_rate: int, seed: int
     ) -> tuple[Tensor, Tensor]:
-        """(B, N), (B,) -> (B, N'), (B,): speed, then noise."""
+        """Changes the speed, then adds noise: (B, N), (B,) -> (B, N'), (B,)."""
         draw = torch.Generator().manual_seed(seed)
         factor = self.speed[int(torch.randint(len(self.speed), (), generator=draw))]
         if factor != 1:
@@ -192,7 +192,7 @@ class Augmentation:
         return waves + noise * scale[:, None]
 
     def spec_augment(self, x: Tensor, lengths: Tensor, seed: int) -> Tensor:
-        """(B, T, F), (B,) -> the same with bands of bins and of frames set to 0, the mean."""
+        """(B, T, F), (B,) -> (B, T, F) with bands of bins and of frames set to 0, the mean."""
         B, T, bins = x.shape
         draw = torch.Generator().manual_seed(seed)
         sizes = torch.full((B,), bins, device=x.device)
@@ -204,7 +204,7 @@ class Augmentation:
 def _bands(sizes: Tensor, length: int, number: int, width: float, draw: torch.Generator) -> Tensor:
     """(B,) sizes -> (B, length) bool, the union of ``number`` random bands inside each size.
 
-    Drawn on the CPU, so that every device gets the same; the bands are made where the sizes are.
+    The bands are drawn on the CPU, to be equal for every device, and made on that of ``sizes``.
     """
     shares = torch.rand(2, len(sizes), number, generator=draw).to(sizes.device, non_blocking=True)
     widths = shares[0] * width * sizes[:, None]  # (B, number)

@@ -5,18 +5,17 @@ from typing import Literal
 import numpy as np
 
 FRAME_SECONDS, HOP_SECONDS = 0.1, 0.05  # shorter than a syllable, longer than a period of a hum
-TREND_FRAMES = 21  # a second: longer than a syllable, shorter than what fades or steps
-BANDS = (0, 100, 400, 1000, 2500)  # Hz, from; the first one holds the tone of a hum, and no speech
-DEPTH = 50.0  # dB below the loudest band: there are the errors of codecs
-SHORTEST_SECONDS = 1.0  # of noise: the end of a word may be as steady for less
+TREND_FRAMES = 21  # about 1 s, which is longer than a syllable and shorter than a fade
+BANDS = (0, 100, 400, 1000, 2500)  # lower limits in Hz; the first band has hum, but no speech
+DEPTH = 50.0  # dB below the loudest band, where the errors of codecs begin
+SHORTEST_SECONDS = 1.0  # minimum duration of noise; the end of a word may be steady for less
 MIN_FRAMES = 3
 
-# In dB, measured on windows of 0.3 to 30 s. NOISE is a limit of the whole range of the level: hum,
-# white, pink and brown noise have 0 to 10; speech (LibriSpeech, CMU Arctic, German, learners of
-# English) has 22 and more, with noise at an SNR of 5 dB 14 and more, at 0 dB 12 and more.
-# DOUBTFUL is a limit of the range of nine tenths of the level beside its trend, which clicks,
-# fades and steps do not widen: the same noises have 0 to 4 (below 1 s: 6), and speech has 17 and
-# more, at 5 dB 8.6 and more, at 0 dB 7.3 and more.
+# Limits in dB, measured on windows of 0.3 to 30 s. NOISE limits the whole range of the level. Hum,
+# white, pink and brown noise reach 10; speech (LibriSpeech, CMU Arctic, German, learners of
+# English) has at least 22, or 14 at an SNR of 5 dB and 12 at 0 dB. DOUBTFUL limits the range of 9/10
+# of the level without its trend, which clicks, fades and steps do not widen. The same noises reach
+# 4 (below 1 s: 6); speech has at least 17, or 8.6 at an SNR of 5 dB and 7.3 at 0 dB.
 NOISE = 10.0
 DOUBTFUL = 6.0
 
@@ -24,22 +23,22 @@ Kind = Literal["noise", "doubtful", "speech"]
 
 
 def kind_of(wave: np.ndarray, sample_rate: int, silence: float) -> Kind:
-    """Whether (N,) samples may hold speech, by the band in which their level varies most.
+    """Returns whether (N,) samples may be speech, by the band whose level varies most.
 
-    In bands, since a loud hum hides the modulation of the speech above it in the level of the
-    whole. Frames of digital silence and beside it are left out: a noise that begins is steady.
+    Bands are used because a loud hum hides the modulation of speech in the total level. Frames of
+    digital silence and the frames beside them are left out, so that the onset of a noise is steady.
 
     Args:
         wave: samples.
-        sample_rate: Hz.
-        silence: peak of a frame below which it is silent.
+        sample_rate: sample rate in Hz.
+        silence: a frame is silent if its peak is below this value.
 
     Returns:
-        "noise" where the level never varies; "doubtful" where it hardly varies but at clicks, fades
-        and steps, or in less than SHORTEST_SECONDS; otherwise "speech".
+        "noise" if the level does not vary; "doubtful" if it varies only at clicks, fades and steps,
+        or if the noise is shorter than SHORTEST_SECONDS; otherwise "speech".
     """
     size, hop = round(FRAME_SECONDS * sample_rate), round(HOP_SECONDS * sample_rate)
-    if len(wave) < size + 4 * hop:  # the frames beside silence are left out
+    if len(wave) < size + 4 * hop:  # frames beside silence are left out
         return "speech"
     frames = np.lib.stride_tricks.sliding_window_view(wave, size)[::hop]  # (T, size)
     silent = np.abs(frames).max(axis=1) < silence

@@ -25,7 +25,7 @@ class AudioInput:
     """A recording to transcribe.
 
     Attributes:
-        name: its name in messages, on one line.
+        name: name of the recording in messages, on one line.
         output: unique name of its transcript files, without ending.
         audio: a path, or the bytes of a file.
         error: the reason why there is nothing to transcribe, on one line; None if there is none.
@@ -38,12 +38,12 @@ class AudioInput:
 
     @property
     def shortened(self) -> bool:
-        """Whether its own name was too long for the names of the transcript files."""
+        """Returns whether the name of the recording is too long for its transcript files."""
         return isinstance(self.audio, Path) and self.audio.stem not in self.output
 
 
 def find(inputs: Iterable[str], recursive: bool = False) -> list[AudioInput]:
-    """Files, folders, globs and ``-`` -> recordings, each once; files of a folder are sorted.
+    """Finds each recording once in files, folders, globs and ``-``; sorts the files of a folder.
 
     An input that matches no file becomes an ``AudioInput`` with an error, so that the others are
     still transcribed.
@@ -73,12 +73,12 @@ def find(inputs: Iterable[str], recursive: bool = False) -> list[AudioInput]:
 
 
 def output_names(names: Sequence[str]) -> list[str]:
-    """A distinct file name without ending for each input: ``a.wav`` gives ``a``.
+    """Makes a unique file name without ending for each input: ``a.wav`` gives ``a``.
 
     If two names would be equal (ignoring case), as many folders as needed are put before the name
-    (``x/a.wav`` gives ``x-a``); if that is not enough, the ending is kept, and then a number is
-    added. A name that is too long for the file system is shortened, and ends with the beginning of
-    its SHA-256 checksum.
+    (``x/a.wav`` gives ``x-a``). If that is not enough, the ending is kept, and then a number is
+    added. A name that is too long for the file system is cut and ends with the beginning of its
+    SHA-256 checksum.
     """
     left = [_candidates(name) for name in names]
     while True:
@@ -92,7 +92,7 @@ def output_names(names: Sequence[str]) -> list[str]:
 
 
 def _paths(entry: str, recursive: bool) -> list[Path]:
-    """The files that an input stands for, at least one."""
+    """Returns the files that an input stands for, at least one."""
     path = Path(entry)
     if path.is_dir():
         walked = walk(path, SUFFIXES, recursive)
@@ -123,7 +123,7 @@ def _candidates(name: str) -> list[str]:
 
 
 def _fitted(name: str) -> str:
-    """The name; if it is too long, its beginning and a checksum of the whole name."""
+    """Returns the name or, if it is too long, its beginning and a checksum of the whole name."""
     whole = os.fsencode(name)
     if len(whole) <= NAME_BYTES:
         return name

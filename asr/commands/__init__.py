@@ -1,1 +1,1 @@
-"""The verbs of the command line: options to calls of functions, results to what is printed."""
+"""The verbs of the command line, which parse options, call functions and print results."""

@@ -48,7 +48,7 @@ def compare(arguments: list[str]) -> int:
 
 
 def compared(result: dict[str, Any]) -> str:
-    """The answer of each group of comparable runs, and the path of the page."""
+    """Formats the answer of each group of comparable runs, and the path of the page."""
     lines = []
     for number, (answer, arms, why) in enumerate(
         zip(result["answer"], result["groups"], result["separation"], strict=True), start=1

@@ -79,7 +79,7 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see: {self.prog} --help)")
 
     def nearest(self, word: str) -> str:
-        """The option to use in place of one that does not exist; empty if none is similar."""
+        """Suggests the option to use in place of one that does not exist; '' if none is similar."""
         name = word.partition("=")[0]
         if meant := FOREIGN_OPTIONS.get(self.prog.removeprefix("asr "), {}).get(name):
             return meant
@@ -88,7 +88,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(verb: str) -> Parser:
-    """An empty parser with the verb's meaning and example."""
+    """Makes a parser with the meaning and example of a verb, and without options."""
     meaning, example = VERBS[verb]
     return Parser(
         prog=f"asr {verb}",
@@ -109,7 +109,7 @@ def hyphens(arguments: Sequence[str]) -> list[str]:
 
 
 def positive(text: str) -> float:
-    """A number of seconds above zero."""
+    """Parses a number of seconds above zero."""
     try:
         value = float(text)
     except ValueError:
@@ -120,14 +120,14 @@ def positive(text: str) -> float:
 
 
 def at_least_one(text: str) -> int:
-    """A whole number of 1 or more."""
+    """Parses a whole number of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
 def device_of(name: str | None) -> str:
-    """The device ``name``; without a name the GPU if there is one, otherwise the CPU.
+    """Returns the device ``name``; without a name, the GPU if there is one, otherwise the CPU.
 
     Raises:
         ValueError: there is no such device.

@@ -52,7 +52,7 @@ def prepare(arguments: list[str]) -> int:
     given = vars(known)
     name = given.pop("corpus")
     of_corpus = hyphens([f"--{option}" for option in inspect.signature(CORPORA[name]).parameters])
-    for word in rest:  # options of the corpus, and their values, which may be any word
+    for word in rest:  # options of the corpus and their values, which may be any words
         unknown = word.startswith("--") and word.partition("=")[0] not in of_corpus
         if unknown and options.nearest(word):
             options.error(f"unrecognized arguments: {word}")
@@ -67,7 +67,7 @@ def prepare(arguments: list[str]) -> int:
 
 
 def prepared(result: dict[str, Any]) -> str:
-    """The splits of a corpus, and every kind of row dropped, converted or suspicious."""
+    """Describes the splits of a corpus, and counts dropped, converted and suspicious rows."""
     label = " (synthetic speech)" if result["synthetic"] else ""
     state = "already there, same options" if result["reused"] else "written"
     lines = [f"{result['output']}: {result['name']}{label}, licence {result['licence']}; {state}"]

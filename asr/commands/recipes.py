@@ -45,7 +45,7 @@ def recipes(arguments: list[str]) -> int:
 
 
 def table(found: "list[Entry]") -> str:
-    """A block per family, headed by the command; a line per recipe."""
+    """Formats a block for each family, headed by its command, with a line for each recipe."""
     width = max(len(entry.name) for entry in found)
     lines = []
     for family, command in shipped.COMMANDS.items():

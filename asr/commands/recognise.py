@@ -8,8 +8,8 @@ from asr.commands.options import Parser, at_least_one, device_of, fail, hyphens,
 from asr.formatting import numbered
 from asr.recognition.writers import FORMATS
 
-# Seconds of audio in a batch. The time of a search's step on a GPU is that of its kernel launches,
-# and their number does not depend on the size of the batch.
+# Seconds of audio in a batch. On a GPU a search step takes the time of its kernel launches, whose
+# number does not depend on the size of the batch.
 BATCH_SECONDS, GPU_BATCH_SECONDS = 120.0, 960.0
 
 
@@ -145,14 +145,14 @@ def transcribe(arguments: list[str]) -> int:
 
 
 def _status(verb: str, failed: int, words: str) -> int:
-    """The exit status of a verb; reports the number of items that failed."""
+    """Returns the exit status of a verb; reports the number of items that failed."""
     if failed:
         fail(f"asr {verb}: {failed} {words}, see above")
     return int(failed > 0)
 
 
 def format_name(text: str) -> str:
-    """One of FORMATS; a file stands here when --formats comes before the files."""
+    """Checks that a name is in FORMATS; a file follows --formats if it precedes the files."""
     if text not in FORMATS:
         choices = ", ".join(FORMATS)
         raise argparse.ArgumentTypeError(
@@ -162,7 +162,7 @@ def format_name(text: str) -> str:
 
 
 def model_options(verb: str) -> Parser:
-    """The options of the verbs that recognise."""
+    """Makes a parser with the options that the verbs for recognition share."""
     options = parser(verb)
     options.add_argument(
         "model", metavar="MODEL", help="run folder (its best model is used) or model folder"
@@ -194,7 +194,7 @@ def model_options(verb: str) -> Parser:
 
 
 def corpus_options(options: Parser, split: str) -> None:
-    """Which utterances are recognised."""
+    """Adds the options that choose the utterances to recognise."""
     options.add_argument("--split", default=split, help=f"split of the corpus (default: {split})")
     options.add_argument(
         "--corpus", metavar="FOLDER",
@@ -203,11 +203,11 @@ def corpus_options(options: Parser, split: str) -> None:
 
 
 def load(known: argparse.Namespace, *, tuned: bool = False) -> Any:
-    """The model of the options above.
+    """Loads the model that the options choose.
 
     Raises:
-        ValueError: there is no such model, or a language model is given and the search gives it no
-            weight. The second is not an error if the search is going to be ``tuned``.
+        ValueError: there is no such model, or the search gives no weight to the language model of
+            the options (which is allowed if the search will be ``tuned``).
     """
     from asr.config import strict_yaml
     from asr.model import find_model, give_language_model, load_model
@@ -222,7 +222,7 @@ def load(known: argparse.Namespace, *, tuned: bool = False) -> Any:
     if device != "cpu":
         from asr.metering.precision import allow_tf32
 
-        allow_tf32(True)  # matrix products too: torch's recurrent layers use TF32 by default
+        allow_tf32(True)  # for matrix products, too; recurrent layers use TF32 by default
     model = load_model(known.model, device, search, known.allow_code)
     if known.language_model is not None:
         give_language_model(model, known.language_model, known.allow_code)

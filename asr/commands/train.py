@@ -49,7 +49,7 @@ def train(arguments: list[str]) -> int:
 
 
 def train_options() -> Parser:
-    """The options that are not keys of a recipe."""
+    """Makes a parser with the options that are not keys of a recipe."""
     options = parser("train")
     options.usage = "asr train RECIPE [--run FOLDER] [--print-config] [--key.path value ...]"
     options.add_argument(
@@ -74,7 +74,7 @@ def train_options() -> Parser:
 
 
 def split_options(options: Parser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options that are not keys of a recipe, and the overrides as --key, value, ..."""
+    """Splits into options that are not keys of a recipe, and overrides as --key, value, ..."""
     known, rest = options.parse_known_args(hyphens(arguments))
     overrides = [part for a in rest for part in (a.split("=", 1) if a[:2] == "--" else [a])]
     for word in overrides[::2]:
@@ -84,7 +84,7 @@ def split_options(options: Parser, arguments: list[str]) -> tuple[argparse.Names
 
 
 def train_help(options: Parser) -> str:
-    """The options and every key of a recipe."""
+    """Describes the options and every key of a recipe."""
     from asr.config.key_help import describe
     from asr.recipe.schema import LanguageModelRecipe, Recipe
 

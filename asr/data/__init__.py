@@ -1,1 +1,1 @@
-"""Prepared corpora to batches."""
+"""Makes batches from prepared corpora and texts."""

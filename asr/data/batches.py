@@ -16,7 +16,7 @@ def bucket(
     Args:
         sizes: size of each item, in any unit.
         max_batch_size: bound of largest size times number of items; a larger item is alone.
-        order: indices by (nearly) increasing size; None: sorts by size.
+        order: indices by (nearly) increasing size; None sorts the items by size.
     """
     batches: list[list[int]] = []
     longest = 0.0
@@ -49,7 +49,7 @@ class BatchStream:
         self._ends: list[int] = []  # batches up to the end of each epoch
 
     def epoch(self, epoch: int) -> list[list[int]]:
-        """The batches of one epoch in their order."""
+        """Returns the batches of one epoch in order."""
         draw = np.random.default_rng([self.seed, epoch])
         limits = self.curriculum
         limit = limits[epoch] if epoch < len(limits) else np.inf
@@ -59,14 +59,14 @@ class BatchStream:
                 f"data.curriculum_seconds: no utterance is as short as {limit} s "
                 f"(the shortest lasts {self.sizes.min():.2f} s); give longer ones, or []"
             )
-        # Noise on the sizes changes the other utterances of a batch from epoch to epoch.
+        # Noise on the sizes puts an utterance beside different ones in each epoch.
         noisy = self.sizes[allowed] * draw.uniform(0.95, 1.05, len(allowed))
         order = allowed[np.argsort(noisy, kind="stable")].tolist()
         batches = bucket(self.sizes.tolist(), self.max_batch_size, order)
         return [batches[i] for i in draw.permutation(len(batches))]
 
     def locate(self, position: int) -> tuple[int, int]:
-        """(epoch, number of earlier batches in this epoch) of the batch at this position."""
+        """Returns (epoch, number of earlier batches in this epoch) for the batch at a position."""
         while not self._ends or position >= self._ends[-1]:
             before = self._ends[-1] if self._ends else 0
             self._ends.append(before + len(self.epoch(len(self._ends))))
@@ -74,7 +74,7 @@ class BatchStream:
         return epoch, position - (self._ends[epoch - 1] if epoch else 0)
 
     def batches(self, position: int) -> Iterator[list[int]]:
-        """The batches from this position on, without end."""
+        """Yields the batches from a position on, without end."""
         epoch, skip = self.locate(position)
         while True:
             yield from self.epoch(epoch)[skip:]
@@ -82,7 +82,7 @@ class BatchStream:
 
 
 class BatchSource:
-    """Training and validation batches for any number of ranks, from any point on.
+    """Training and validation batches for any number of ranks, from any position on.
 
     Attributes:
         train, validation: items with ``sizes`` (of each item, in the unit of ``max_batch_size``),
@@ -103,7 +103,7 @@ class BatchSource:
         self.stream = BatchStream(train.sizes, max_batch_size, seed, curriculum)
 
     def train_batches(self, position: int = 0, rank: int = 0, num_ranks: int = 1) -> Iterable[Any]:
-        """The endless batches of a rank; ``position`` counts the batches of all ranks before."""
+        """Yields a rank's batches without end; ``position`` counts earlier batches of all ranks."""
         rows = itertools.islice(self.stream.batches(position), rank, None, num_ranks)
         return self.load_batches(self.train, rows)
 
@@ -112,15 +112,15 @@ class BatchSource:
         return self.load_batches(self.validation, self.validation_rows()[rank::num_ranks])
 
     def validation_rows(self) -> list[list[int]]:
-        """The items of each validation batch."""
+        """Returns the items of each validation batch."""
         return bucket(self.validation.sizes, self.max_batch_size)
 
     def load_batches(self, items: Any, rows: Iterable[list[int]]) -> Iterable[Any]:
-        """The batches of these items."""
+        """Yields the batches of these items."""
         return map(items.batch, rows)
 
     def longest_batch(self) -> Any:
-        """The batch with the largest padded size; those of an epoch are larger by 5 % at most."""
+        """Returns the largest batch; the batches of an epoch are at most 5 % larger."""
         sizes = self.train.sizes
         batches = bucket(sizes, self.max_batch_size)
         return self.train.batch(max(batches, key=lambda b: len(b) * max(sizes[i] for i in b)))

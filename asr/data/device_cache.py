@@ -10,7 +10,7 @@ from asr.batch import mask
 
 
 def no_room(size: int, device: torch.device) -> str | None:
-    """The reason why ``size`` bytes should not be cached on the device; None if they may be.
+    """Says why ``size`` bytes should not be cached on the device; None if they may be.
 
     The cache may take at most half of the free memory, because the model, its optimiser and a batch
     need memory, too. On a CPU nothing is copied, so there is always room.
@@ -38,7 +38,7 @@ class Resident:
         self.sizes = np.diff(starts)
 
     def cut(self, rows: Sequence[int], fill: int) -> tuple[Tensor, Tensor]:
-        """Indices of B sequences -> (B, longest) padded with ``fill``, and (B,) lengths."""
+        """Takes the indices of B sequences -> (B, longest) padded with ``fill``, (B,) lengths."""
         longest = int(self.sizes[rows].max())
         at = torch.tensor(rows, device=self.starts.device)
         first, end = self.starts[at], self.starts[at + 1]

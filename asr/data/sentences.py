@@ -49,11 +49,11 @@ class TextOptions:
 
 
 def read_sentences(source: str, split: str, normalise: Normaliser) -> list[str]:
-    """The normalised sentences of a source, empty ones left out.
+    """Reads the normalised sentences of a source, without empty ones.
 
     Raises:
-        ValueError: no such source, or a file that is not UTF-8 text.
-        OSError: it cannot be read.
+        ValueError: there is no such source, or a file is not UTF-8 text.
+        OSError: the source cannot be read.
     """
     path = Path(source)
     if path.is_dir():
@@ -70,9 +70,9 @@ def read_sentences(source: str, split: str, normalise: Normaliser) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file, however they end; ``splitlines`` would know other separators too."""
+    """Reads lines with any line ends; ``splitlines`` would also split at other separators."""
     try:
-        # A byte order mark, of which Windows is fond, is no text.
+        # The byte order mark that Windows programs write is not part of the text.
         with (
             gzip.open(path, "rt", encoding="utf-8-sig")
             if path.suffix == ".gz"
@@ -90,8 +90,8 @@ class Sentences:
 
     Attributes:
         ids: tokens of each sentence, without EOS.
-        sizes: tokens and end of each sentence.
-        words: of all sentences together.
+        sizes: number of tokens of each sentence, including EOS.
+        words: number of words of all sentences.
     """
 
     def __init__(self, texts: Sequence[str], tokenizer: Tokenizer) -> None:
@@ -100,11 +100,11 @@ class Sentences:
         self.words = sum(len(text.split()) for text in texts)
 
     def tokens(self, index: int) -> list[int]:
-        """The tokens of a sentence, without EOS."""
+        """Returns the tokens of a sentence, without EOS."""
         return self.ids[index]
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """(B, U) padded with BLANK, (B,)."""
+        """Returns tokens (B, U), padded with BLANK, and their lengths (B,)."""
         rows = [torch.tensor(self.ids[i]) for i in indices]
         lengths = torch.tensor([len(row) for row in rows])
         return pad_sequence(rows, batch_first=True, padding_value=BLANK), lengths
@@ -139,7 +139,7 @@ class TextData(BatchSource):
         super().__init__(train, validation, options.max_batch_tokens, seed)
 
     def sha256(self) -> str:
-        """Of all tokens of both texts, in their order."""
+        """Returns the checksum of all tokens of both texts, in order."""
         digest = hashlib.sha256()
         for sentences in (self.train, self.validation):
             digest.update(array("q", [len(sentences.ids)]).tobytes())

@@ -28,8 +28,8 @@ from asr.text.tokenizers import Tokenizer
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-GPU_VALIDATION = 4  # on a GPU: batches of validation, in those of training
-FULL_SCALE = 32768  # of samples of 16 bits; a power of two, so that dividing by it is exact
+GPU_VALIDATION = 4  # size of a validation batch on a GPU, as a multiple of a training batch
+FULL_SCALE = 32768  # full scale of 16-bit samples; division by a power of two is exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,10 @@ class DataOptions:
 
 
 def read_corpus(folder: str | Path) -> dict[str, Any]:
-    """``corpus.json`` of a prepared corpus.
+    """Reads ``corpus.json`` of a prepared corpus.
 
     Raises:
-        ValueError: the folder is no prepared corpus.
+        ValueError: the folder is not a prepared corpus.
     """
     path = Path(folder) / "corpus.json"
     if not path.is_file():
@@ -91,10 +91,10 @@ def read_corpus(folder: str | Path) -> dict[str, Any]:
 
 
 def read_rows(folder: str | Path, splits: Sequence[str]) -> "Table":
-    """The rows of these splits, one split after the other.
+    """Opens the rows of these splits, one split after the other.
 
     Raises:
-        ValueError: no such split (the message lists those present), or a damaged file.
+        ValueError: there is no such split (the message lists the splits), or a file is damaged.
         OSError: a file cannot be read.
     """
     present = read_corpus(folder)["splits"]
@@ -110,9 +110,9 @@ def read_rows(folder: str | Path, splits: Sequence[str]) -> "Table":
 class Table:
     """Rows of parquet files: the audio stays in them, the other columns are in memory.
 
-    ``table["text"]`` is a column, ``table[3]`` a row with its audio, undecoded. Between two reads
-    no file is open, so threads and worker processes may share a table; to open one again is cheap,
-    as what it holds where is remembered. A file that was replaced since then is an error.
+    ``table["text"]`` is a column, and ``table[3]`` is a row with its undecoded audio. No file is
+    open between two reads, so threads and worker processes may share a table. A file is quick to
+    open again, because its metadata stay in memory. A file that was replaced raises an error.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -139,7 +139,7 @@ class Table:
     @overload
     def __getitem__(self, key: int) -> dict[str, Any]: ...
     def __getitem__(self, key: str | int) -> list[Any] | dict[str, Any]:
-        """A column by its name, or a row by its number."""
+        """Returns a column by its name, or a row by its number."""
         if isinstance(key, str):
             return self._columns[key].to_pylist()
         if not 0 <= key < len(self):
@@ -149,13 +149,13 @@ class Table:
         return rows.slice(key - self._starts[place], 1).to_pylist()[0]
 
     def audio(self) -> Iterator[bytes]:
-        """The audio of all rows, undecoded, one row group in memory at a time."""
+        """Yields the undecoded audio of all rows; memory holds one row group at a time."""
         for place in range(len(self._groups)):
             for cell in self._read(place, ["audio"])["audio"].to_pylist():
                 yield cell["bytes"]
 
     def _read(self, place: int, columns: list[str] | None = None) -> pa.Table:
-        """A row group."""
+        """Reads a row group."""
         number, group = self._groups[place]
         if self._paths[number].stat().st_ino != self._inodes[number]:
             raise ValueError(f"{self._paths[number]} was prepared again while it was in use")
@@ -165,7 +165,7 @@ class Table:
 
 @contextlib.contextmanager
 def _parquet(path: Path, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
-    """A file opened and closed; whatever pyarrow has against it names it."""
+    """Opens a file and closes it; adds its name to the errors of pyarrow."""
     try:
         with pq.ParquetFile(path, metadata=metadata) as file:
             yield file
@@ -176,7 +176,7 @@ def _parquet(path: Path, metadata: pq.FileMetaData | None = None) -> Iterator[pq
 
 
 def _shards(folder: Path, split: str) -> list[Path]:
-    """The files of a split, all of them."""
+    """Finds the files of a split; raises ValueError if one is missing."""
     paths = sorted(folder.glob(f"{split}-[0-9]*-of-[0-9]*.parquet"))
     count = int(paths[0].stem.rsplit("-", 1)[1]) if paths else 1
     if len(paths) != count:
@@ -187,12 +187,12 @@ def _shards(folder: Path, split: str) -> list[Path]:
 
 
 class Utterances(Dataset):
-    """One utterance an item: (id, text, wave (N,) float32, tokens (U,) int64).
+    """A data set of utterances: (id, text, wave (N,) float32, tokens (U,) int64).
 
     Attributes:
-        sizes: seconds of each utterance.
-        samples: (total,) int16 of all utterances, one after the other, if they fit into memory.
-        starts: (number + 1,) int64, where each of them begins, and where the last one ends.
+        sizes: length of each utterance in seconds.
+        samples: (total,) int16, the samples of all utterances in order, if they fit into memory.
+        starts: (number + 1,) int64, the first sample of each utterance, and the end of the last.
         resident: samples and tokens of all utterances on a device, see ``keep_on``.
     """
 
@@ -217,19 +217,19 @@ class Utterances(Dataset):
             raise ValueError(f"{self.ids[index]}: {error}; prepare the corpus again") from None
 
     def _stored(self, index: int, audio: bytes) -> np.ndarray:
-        """16 bits take half the memory. They are exact for files of 16 bits, as prepared ones."""
+        """Decodes audio to 16 bits, which save memory and are exact for prepared corpora."""
         scaled = (self._decoded(index, audio) * FULL_SCALE).round()
         return scaled.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
     def wave(self, index: int) -> Tensor:
-        """(N,) float32."""
+        """Returns the waveform of an utterance, (N,) float32."""
         if self.samples is not None:
             samples = self.samples[self.starts[index] : self.starts[index + 1]]
             return torch.from_numpy(samples.astype(np.float32) / FULL_SCALE)
         return torch.from_numpy(self._decoded(index, self.rows[index]["audio"]["bytes"]))
 
     def tokens(self, index: int) -> list[int]:
-        """The tokens of a transcript, without EOS."""
+        """Returns the tokens of a transcript, without EOS."""
         return self.tokenizer.encode(self.texts[index])
 
     def __len__(self) -> int:
@@ -240,7 +240,7 @@ class Utterances(Dataset):
         return self.ids[index], self.texts[index], self.wave(index), tokens
 
     def keep_on(self, device: torch.device) -> None:
-        """Copies samples and tokens to a device, where ``batch`` then cuts batches out of them."""
+        """Copies samples and tokens to a device, on which ``batch`` then makes its batches."""
         assert self.samples is not None
         tokens = [self.tokens(index) for index in range(len(self))]
         flat = np.fromiter(itertools.chain(*tokens), dtype=np.int64)
@@ -250,7 +250,7 @@ class Utterances(Dataset):
         )
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """These utterances; the batch is the same bit for bit, wherever it is made."""
+        """Makes a batch of these utterances, which is bitwise the same on every device."""
         if self.resident is None:
             return collate([self[index] for index in indices])
         samples, tokens = self.resident
@@ -267,7 +267,7 @@ class Utterances(Dataset):
 
 
 def collate(items: Sequence[tuple[str, str, Tensor, Tensor]]) -> Batch:
-    """Utterances -> Batch, padded with zeros and BLANK."""
+    """Makes a batch of utterances, padded with zeros and BLANK."""
     ids, texts, waves, tokens = zip(*items, strict=True)
     return Batch(
         waves=pad_sequence(list(waves), batch_first=True),
@@ -317,15 +317,15 @@ class SpeechData(BatchSource):
             split.keep_on(self.device)
 
     def validation_rows(self) -> list[list[int]]:
-        """The utterances of each validation batch.
+        """Returns the utterances of each validation batch.
 
-        A step of a search has as many launches, which a GPU waits for, at any size of a batch.
+        On a GPU these batches are large, because a search step costs as much for small batches.
         """
         larger = GPU_VALIDATION if self.device.type == "cuda" else 1
         return bucket(self.validation.sizes, larger * self.max_batch_size)
 
     def load_batches(self, items: Any, rows: Iterable[list[int]]) -> Iterable[Batch]:
-        """On the device, if the audio is there; otherwise in memory, by a loader."""
+        """Makes batches on the device if it holds the audio; otherwise a loader makes them."""
         if items.resident is not None:
             return map(items.batch, rows)
         return DataLoader(
@@ -337,7 +337,7 @@ class SpeechData(BatchSource):
         )
 
     def sample(self, number: int) -> Iterator[Tensor]:
-        """Waveforms (N,) of a fixed random sample of the training utterances."""
+        """Yields the waveforms (N,) of a fixed random sample of the training utterances."""
         draw = np.random.default_rng(self.seed)
         for index in draw.permutation(len(self.train))[:number]:
             yield self.train.wave(int(index))

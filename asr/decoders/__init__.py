@@ -1,4 +1,4 @@
-"""The table of decoders; a new one is a file and a line here."""
+"""The table of decoders; a new decoder needs a file and a line here."""
 
 from asr.decoders.attention_lstm import AttentionLSTM
 from asr.decoders.ctc import CTC

@@ -48,7 +48,7 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
         super().__init__(dim, vocabulary, ctc_weight)
         self.width, self.dropout = width, dropout
         self.embedding = nn.Embedding(vocabulary, width)
-        # The tokens' part of the gates, apart: for all tokens at once. The rest is per step.
+        # The tokens' part of the gates is a layer of its own, computed for all tokens at once.
         self.token_gates = Linear(width, 4 * width)
         self.attention = LocationAttention(
             dim, width, attention, channels=location_channels, kernel=location_kernel
@@ -62,7 +62,7 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As an LSTM's: orthogonal recurrent weights per gate, forget bias 1."""
+        """Initialises the gates as in an LSTM: orthogonal recurrent weights, forget bias 1."""
         width = self.width
         xavier(self.readout)
         xavier(self.token_gates, parts=4)
@@ -73,7 +73,7 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
     def own_terms(
         self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> dict[str, Term]:
-        """See ``JointCTC.own_terms``; ``attention``."""
+        """See ``JointCTC.own_terms``; the term is ``attention``."""
         y = self._teach(encoded, lengths, inputs(tokens, token_lengths))
         weight = 1 - self.ctc_weight
         return {"attention": self.head.loss(y, lengths, tokens, token_lengths, weight)}
@@ -84,7 +84,7 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
         x = self.attention.unroll(self._token_gates(tokens), memory)  # (B, U, width + D)
         if self.upper is not None:
             flatten_weights(self.upper)
-            # Autocast would run it in float16 on a GPU, in which gradients need to be scaled.
+            # Autocast would use float16 on a GPU, whose gradients would need to be scaled.
             with torch.autocast(x.device.type, enabled=False):
                 y, _ = self.upper(x.float())
             x = torch.cat([y, x[..., self.width :]], dim=-1)
@@ -100,11 +100,11 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
         return dropout(torch.tanh(self.readout(x)), self.dropout, self.training)
 
     def _memory(self, encoded: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """(B, S, D), (B,) -> what the steps share: frames, their keys, which are real."""
+        """(B, S, D), (B,) -> frames, keys and mask of valid frames, which all steps share."""
         return self.attention.remember(encoded, mask(lengths.clamp(min=1), encoded.shape[1]))
 
     def start(self, encoded: Tensor, lengths: Tensor) -> State:
-        """(B, S, D), (B,) -> zero states, and the encoder's keys; as ``start`` asks."""
+        """(B, S, D), (B,) -> zero states and the encoder's keys; see ``AttentionDecoder.start``."""
         cache = self.attention.initial_cache(encoded)
         if self.upper is not None:
             upper = lstm_start(self.upper, len(encoded))
@@ -125,7 +125,7 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
         return self.head(self._readout(x)), State(memory, after)
 
     def own_flops(self, time: int, tokens: int) -> int:
-        """Products of gates, attention and output layer; see ``JointCTC.own_flops``."""
+        """Counts gates, attention and output layer; see ``JointCTC.own_flops``."""
         width, dim, steps = self.width, self.dim, tokens + 1
         per_token = 8 * width * width + 2 * width * (width + dim)
         if self.upper is not None:

@@ -7,7 +7,7 @@ from asr.batch import BLANK
 from asr.layers import TokenOutput, targets
 from asr.loss import Term
 
-IGNORED = -100  # the target of a position that does not exist
+IGNORED = -100  # the target of a position in the padding
 
 
 class CrossEntropyHead(TokenOutput):
@@ -24,10 +24,10 @@ class CrossEntropyHead(TokenOutput):
     ) -> Term:
         """(B, U + 1, width), (B,), (B, U), (B,) -> the sum over U + 1 tokens each, EOS last.
 
-        Rows of no frames (``lengths``) are no utterances and have no part in it.
+        Rows without frames (``lengths``) are not utterances and are left out.
 
         In training a target has probability 1 - label_smoothing and the other V - 2 tokens share
-        the rest. In evaluation nothing is smoothed, so that the loss is a likelihood.
+        the rest. Evaluation does not smooth, so that the loss is a likelihood.
         """
         target = targets(tokens, token_lengths) - (BLANK + 1)
         there = lengths > 0
@@ -38,7 +38,7 @@ class CrossEntropyHead(TokenOutput):
             target.masked_fill((target < 0) | ~there[:, None], IGNORED).flatten(),
             ignore_index=IGNORED,
             reduction="sum",
-            # torch spreads the smoothing over all classes, the target included.
+            # torch spreads the smoothing over all classes, including the target.
             label_smoothing=smoothing * tokens_but_blank / (tokens_but_blank - 1),
         )
         return Term(total, ((token_lengths + 1) * there).sum(), weight)

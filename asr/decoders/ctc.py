@@ -57,7 +57,7 @@ class CTCHead(nn.Module):
         return Term(total, count, weight), (~feasible).sum()
 
     def flops(self, time: int) -> int:
-        """FLOPs of ``time`` encoder frames."""
+        """Returns the FLOPs for ``time`` encoder frames."""
         return 2 * self.dim * self.vocabulary * time
 
 
@@ -92,10 +92,10 @@ class JointCTC(Decoder):
 
     @abstractmethod
     def own_flops(self, time: int, tokens: int) -> int:
-        """FLOPs of one utterance without CTC: ``time`` encoder frames, ``tokens`` labels."""
+        """Returns one utterance's FLOPs without CTC: ``time`` frames, ``tokens`` labels."""
 
     def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
-        """See ``Decoder.loss``; the terms of ``own_terms`` and, if there is a CTC head, ``ctc``."""
+        """See ``Decoder.loss``; returns ``own_terms`` and, if there is a CTC head, ``ctc``."""
         batch = encoded, lengths, tokens, token_lengths
         terms, infeasible = self.own_terms(*batch), (lengths < 1).sum()
         if self.ctc is not None:
@@ -130,7 +130,7 @@ class CTC(Decoder):
         self.head = CTCHead(dim, vocabulary)
 
     def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
-        """See ``Decoder.loss``; the term ``ctc``."""
+        """See ``Decoder.loss``; the term is ``ctc``."""
         x = dropout(encoded, self.dropout, self.training)
         term, infeasible = self.head.loss(x, lengths, tokens, token_lengths, 1.0)
         return Loss({"ctc": term}, infeasible)
@@ -141,12 +141,12 @@ class CTC(Decoder):
         return log_probs
 
     def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
-        """FLOPs of the output layer; see ``Decoder.flops``."""
+        """Counts the output layer; see ``Decoder.flops``."""
         return self.head.flops(sum(lengths))
 
 
 def frames_needed(tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """(B, U), (B,) -> (B,) the smallest number of frames that an alignment needs.
+    """(B, U), (B,) -> (B,), the smallest number of frames that an alignment needs.
 
     An alignment needs one frame per token and one per blank between equal neighbours, and at least
     one frame.

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from asr.batch import BLANK, EOS, mask
 
-# Log-probabilities below this are zeros. Cumulative sums must stay finite and precise, and
-# exp(-1e4) is nothing; single precision (devices without double) affords less.
+# Log-probabilities below this limit count as probability 0, so that cumulative sums stay finite and
+# precise. exp(-1e4) is 0 in float64; float32, for devices without float64, needs a higher limit.
 LOG_ZERO = {torch.float64: -1e4, torch.float32: -1e2}
 
 
@@ -22,15 +22,15 @@ class CTCPrefixes(NamedTuple):
     """The CTC forward variables of K label prefixes per utterance.
 
     Attributes:
-        probabilities: (B, V, S) of labels by frame; past an utterance's end blank has them all.
+        probabilities: (B, V, S) of labels by frame; blank has probability 1 after the end.
         silence: (B, 1, S + 1) log-probability that the first t frames are blank.
         total: (B, K, S + 1) log-probability that the first t frames spell the prefix.
-        blank: (B, K, S + 1) the part of it in which frame t is blank.
-        last: (B, K) last label of each prefix, EOS for the empty one.
-        emitted: (B, K, S) its probability by frame.
+        blank: (B, K, S + 1) the part of ``total`` in which frame t is blank.
+        last: (B, K) last label of each prefix; EOS for the empty prefix.
+        emitted: (B, K, S) probability of that last label by frame.
 
-    No prefix of U labels is spelt in fewer than U frames: as prefixes grow, the first U frames are
-    left out, and S counts the others.
+    A prefix of U labels needs at least U frames. As prefixes grow, the first frames are therefore
+    left out, and S counts the remaining ones.
     """
 
     probabilities: Tensor
@@ -46,14 +46,14 @@ class CTCPrefixes(NamedTuple):
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """In what a search adds log-probabilities up: float64, or float32 on a device without it."""
+    """Returns the type in which a search sums: float64, or float32 on a device without it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def empty_prefixes(log_probs: Tensor, lengths: Tensor) -> CTCPrefixes:
     """(B, S, V), (B,) -> the empty prefix of each utterance, K = 1.
 
-    Computed in float64, in float32 on a device without it.
+    All values have the type that ``precision`` returns.
     """
     probabilities = (
         log_probs.to(precision(log_probs.device)).exp().transpose(1, 2).contiguous()
@@ -69,13 +69,13 @@ def empty_prefixes(log_probs: Tensor, lengths: Tensor) -> CTCPrefixes:
 
 
 def extension_scores(prefixes: CTCPrefixes) -> Tensor:
-    """Log-probability of each prefix followed by each label, whatever follows: (B, K, V).
+    """Log-probability that each prefix continues with each label: (B, K, V).
 
-    The column of EOS is the probability of the prefix alone; that of BLANK is -inf. A label that
-    is less than exp(-700) as likely as its prefix may come out as -inf.
+    The column of EOS holds the probability that the prefix ends; that of BLANK is -inf. If a label
+    is less likely than exp(-700) times its prefix, its score may be -inf.
     """
-    # psi(hc) = sum over t of phi_{t-1} p_t(c): the frame at which c begins. phi does not depend on
-    # c, save for the repeated label, which must be parted from the prefix by a blank.
+    # psi(hc) = sum over t of phi_{t-1} p_t(c), where c begins at frame t. phi depends on c only if
+    # c repeats the last label, because a blank must then separate the two.
     total, blank = prefixes.total[..., :-1], prefixes.blank[..., :-1]  # (B, K, S)
     peak = total.amax(-1, keepdim=True).clamp_(min=torch.finfo(total.dtype).min)  # (B, K, 1)
     scores = torch.bmm((total - peak).exp_(), prefixes.probabilities.transpose(1, 2))  # (B, K, V)
@@ -88,7 +88,7 @@ def extension_scores(prefixes: CTCPrefixes) -> Tensor:
 
 
 def extend(prefixes: CTCPrefixes, parents: Tensor, labels: Tensor) -> CTCPrefixes:
-    """Appends labels (B, K') to the prefixes of these positions (B, K').
+    """Appends labels (B, K') to the prefixes at the positions ``parents`` (B, K').
 
     The recurrence r_t = p_t (r_{t-1} + phi_{t-1}) of the label, and that of blank, are solved for
     all frames at once: r_t = P_t sum_{s<=t} phi_{s-1} / P_{s-1} with P the cumulative product.
@@ -101,7 +101,7 @@ def extend(prefixes: CTCPrefixes, parents: Tensor, labels: Tensor) -> CTCPrefixe
     emitted = prefixes.probabilities[utterances, labels]  # (B, K', S)
     label = _recurrence(_cumulative(emitted), arrived)  # (B, K', S + 1)
     blank = _recurrence(prefixes.silence, label)  # (B, K', S + 1)
-    left = slice(min(1, emitted.shape[-1] - 1), None)  # without the first frame, unless alone
+    left = slice(min(1, emitted.shape[-1] - 1), None)  # keeps a single frame
     return CTCPrefixes(
         prefixes.probabilities[..., left],
         prefixes.silence[..., left],
@@ -113,9 +113,9 @@ def extend(prefixes: CTCPrefixes, parents: Tensor, labels: Tensor) -> CTCPrefixe
 
 
 def expected_length(prefixes: CTCPrefixes) -> Tensor:
-    """The mean number of labels under the CTC posterior, (B,).
+    """Returns the mean number of labels under the CTC posterior, (B,).
 
-    A label begins where a frame has it and the frame before has not, and frames are independent:
+    A label begins where a frame has it and the frame before does not. Frames are independent, so
     the mean is the sum of p_t(c) (1 - p_{t-1}(c)) over frames and labels.
     """
     labels = prefixes.probabilities[:, BLANK + 1 :]  # (B, V - 1, S)
@@ -123,12 +123,12 @@ def expected_length(prefixes: CTCPrefixes) -> Tensor:
 
 
 def _cumulative(probabilities: Tensor) -> Tensor:
-    """(..., S) -> (..., S + 1), log of the product of the first t."""
+    """(..., S) -> (..., S + 1), the log of the product of the first t values."""
     floor = LOG_ZERO[probabilities.dtype]
     return F.pad(probabilities.log().clamp(min=floor).cumsum(-1), (1, 0))
 
 
 def _recurrence(cumulative: Tensor, arrived: Tensor) -> Tensor:
-    """r_t = p_t (r_{t-1} + arrived_{t-1}), r_0 = 0, in logarithms; all (..., S + 1)."""
+    """Solves r_t = p_t (r_{t-1} + arrived_{t-1}), r_0 = 0, in logarithms; all (..., S + 1)."""
     entered = torch.logcumsumexp(arrived[..., :-1] - cumulative[..., :-1], -1)  # (..., S)
     return F.pad(cumulative[..., 1:] + entered, (1, 0), value=-math.inf)

@@ -36,16 +36,16 @@ class State(NamedTuple):
 
 
 class Decoder(nn.Module, ABC):
-    """Encoder frames in, token scores out.
+    """Base class of decoders, which score tokens given encoder frames.
 
     A subclass takes the encoder's ``dim`` and the ``vocabulary`` size as its first two, positional
     parameters and everything else as keywords, which are the keys of a recipe. It is final.
 
     Attributes:
         dim: width D of the encoder's frames.
-        vocabulary: tokens V, BLANK included.
-        searcher: name of its search algorithms in ``asr.search.search.SEARCHERS``.
-        aligner: name of its alignment of words in ``asr.recognition.alignment.ALIGNERS``.
+        vocabulary: number of tokens V, including BLANK.
+        searcher: name of the decoder's search algorithms in ``asr.search.search.SEARCHERS``.
+        aligner: name of the word alignment in ``asr.recognition.alignment.ALIGNERS``.
     """
 
     dim: int
@@ -55,10 +55,10 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
-        """(B, S, D), (B,), (B, U), (B,) -> Loss, in float32 whatever the precision of the model.
+        """(B, S, D), (B,), (B, U), (B,) -> Loss, in float32 at any precision of the model.
 
-        A row of no frames and no tokens is no utterance: it is infeasible and in no term.
-        ``tokens`` hold no EOS; an attention term predicts U + 1 tokens, EOS last.
+        A row without frames and tokens is not an utterance: it is infeasible and in no term.
+        ``tokens`` do not contain EOS; an attention term predicts U + 1 tokens, EOS last.
         """
 
     @abstractmethod
@@ -66,25 +66,25 @@ class Decoder(nn.Module, ABC):
         """(B, S, D) -> (B, S, V) float32 log-probabilities of the CTC head; None without one."""
 
     def has_ctc(self) -> bool:
-        """Whether there is a CTC head."""
+        """Returns whether there is a CTC head."""
         device = next((parameter.device for parameter in self.parameters()), None)
         with torch.no_grad():
             return self.ctc_log_probs(torch.zeros(1, 1, self.dim, device=device)) is not None
 
     def regions(self) -> list[nn.Module]:
-        """Its modules that ``torch.compile`` is worth its time for, each compiled by itself."""
+        """Returns the modules that ``torch.compile`` makes faster; each is compiled separately."""
         return []
 
     @abstractmethod
     def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
-        """FLOPs of one forward pass of ``loss`` over these encoder and token lengths, unpadded.
+        """Returns the FLOPs of a forward pass of ``loss`` for these lengths, without padding.
 
-        Counted as in ``Encoder.flops``.
+        They are counted as in ``Encoder.flops``.
         """
 
 
 class AttentionDecoder(Decoder):
-    """A decoder that says one token after another, each given all before it."""
+    """A decoder that predicts one token at a time, given all previous tokens."""
 
     searcher = "attention"
 
@@ -102,28 +102,28 @@ class AttentionDecoder(Decoder):
 
 
 class TransducerDecoder(Decoder):
-    """A decoder that says, at each frame, a token or BLANK, which moves on.
+    """A decoder that emits tokens at a frame until it emits BLANK and moves to the next frame.
 
     Graves 2012: with frames f_t and predictions g_u, p(k | t, u) = softmax(join(f_t, g_u)), and the
     probability of tokens is the sum over all paths through the lattice of S frames and U + 1
-    predictions. EOS is never said.
+    predictions. EOS is never emitted.
     """
 
     searcher = aligner = "transducer"
 
     @abstractmethod
     def project(self, encoded: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, J): the encoder's part of the joint network, once per utterance."""
+        """(B, S, D) -> (B, S, J), the encoder's part of the joint network for all frames."""
 
     @abstractmethod
     def begin(self, rows: int) -> Cache:
-        """The prediction network's state before its first token, EOS, in N rows; see ``Cache``."""
+        """Returns N rows of the prediction network's state before EOS, its first token."""
 
     @abstractmethod
     def predict(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """(N,) last tokens (EOS at the start) -> (N, J) predictions, next state.
 
-        The state that it gets stays as it was.
+        The given state is not changed.
         """
 
     @abstractmethod
@@ -134,6 +134,6 @@ class TransducerDecoder(Decoder):
     def internal_lm(self, predictions: Tensor) -> Tensor:
         """(N, J) -> (N, V) float32 log-probabilities of tokens without the audio.
 
-        Those of the joint network with the encoder's part left out, over what is neither BLANK
-        nor EOS (Variani et al. 2020; Meng et al. 2021); these two have -inf.
+        The joint network computes them without the encoder's part (Variani et al. 2020; Meng et
+        al. 2021), normalised over all tokens but BLANK and EOS, which have -inf.
         """

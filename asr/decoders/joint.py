@@ -12,17 +12,17 @@ from asr.batch import BLANK, EOS
 from asr.kernels.linear import Linear, xavier
 from asr.kernels.torchaudio_functional import rnnt_loss
 
-# Elements of the largest tensor of a group of utterances, which are computed together: 4 MB, what
-# a core's caches hold, or 64 MB, which fill a GPU. An utterance that needs more is a group itself.
+# Utterances are computed in groups. This is the number of elements of a group's largest tensor:
+# 4 MB, which fit a core's caches, or 64 MB for a GPU. A larger utterance is a group by itself.
 GROUP = {"cpu": 2**20, "cuda": 2**24}
 
 
 class Joint(nn.Module):
-    """W tanh(W_e f + W_p g + b) + c: a frame f and a prediction g to what may be said of them.
+    """Scores tokens given a frame f and a prediction g: W tanh(W_e f + W_p g + b) + c.
 
     He et al. 2019 ("Streaming end-to-end speech recognition for mobile devices"). There is no
-    output for EOS, which a transducer never says: class 0 is BLANK and class k the token k + 1.
-    Everything is in float32 whatever the precision of the model.
+    output for EOS, which a transducer never emits: class 0 is BLANK and class k is token k + 1.
+    All values are computed in float32 at any precision of the model.
     """
 
     def __init__(self, dim: int, width: int, joint: int, vocabulary: int) -> None:
@@ -58,9 +58,9 @@ class Joint(nn.Module):
     ) -> Tensor:
         """(B, S, J), (B, U + 1, J), B, (B, U), B -> () the sum of negative log-likelihoods.
 
-        Utterances without a frame have none and are left out.
+        Utterances without frames have no likelihood and are left out.
         """
-        # tanh(x) is 2 sigmoid(2x) - 1, and a sigmoid takes a sixth of a tanh's time on a CPU.
+        # tanh(x) = 2 sigmoid(2x) - 1, and on a CPU a sigmoid takes a sixth of the time of a tanh.
         weight = 2 * self.output.weight
         bias = self.output.bias - self.output.weight.sum(1)
         total: Tensor = LatticeLoss.apply(
@@ -83,14 +83,14 @@ class Joint(nn.Module):
 
 
 class LatticeLoss(torch.autograd.Function):
-    """Sum over utterances of -log p(labels), the logits being weight sigmoid(f + g) + bias.
+    """Sum over utterances of -log p(labels), with the logits weight sigmoid(f + g) + bias.
 
-    A lattice has S * (U + 1) cells, of J inner values and V - 1 logits each. Three things keep them
-    few: groups of utterances come one after another; each utterance has its own S and U, without
-    padding; and gradients are computed here, with the loss, so that no group waits for the backward
-    pass. Of each cell the recursion over paths (Graves 2012, equations 16 to 18) sees the two
-    log-probabilities that a path can take, BLANK and the next label, and not V of them (Li et al.
-    2019, "Improving RNN transducer modeling for end-to-end speech recognition").
+    A lattice has S * (U + 1) cells with J inner values and V - 1 logits each. To save memory,
+    groups of utterances are computed one after another, each utterance without padding, and their
+    gradients are computed together with the loss, so that nothing is kept for the backward pass.
+    The recursion over paths (Graves 2012, equations 16 to 18) reads only two log-probabilities per
+    cell, those of BLANK and of the next label (Li et al. 2019, "Improving RNN transducer modeling
+    for end-to-end speech recognition").
     """
 
     @staticmethod
@@ -127,9 +127,9 @@ class LatticeLoss(torch.autograd.Function):
 def utterance_groups(
     lengths: Sequence[int], steps: Sequence[int], width: int, device: str
 ) -> Iterator[list[int]]:
-    """Neighbours who share tensors of at most GROUP elements; none without frames.
+    """Groups neighbouring utterances with frames into tensors of at most GROUP elements.
 
-    These are their cells times ``width`` and, of two elements a cell, their lattices side by side.
+    The tensors are their cells times ``width``, and their padded lattices with two values per cell.
     """
     limit = GROUP.get(device, GROUP["cuda"])
     group: list[int] = []
@@ -152,19 +152,19 @@ def _group(
     sizes: list[tuple[int, int, int]],
     gradients: tuple[Tensor, ...] | None,
 ) -> Tensor:
-    """The loss () of utterances (row, S, U + 1); their gradients are added to ``gradients``."""
+    """Returns the loss () of utterances (row, S, U + 1), and adds to their ``gradients``."""
     frames, predictions, weight, bias = inputs
     starts = [0]
     for _, time, steps in sizes:
         starts.append(starts[-1] + time * steps)
     hidden = frames.new_empty(starts[-1], frames.shape[2])  # (cells, J)
-    following = labels.new_zeros(starts[-1], 1)  # the next label of each cell; BLANK: none
+    following = labels.new_zeros(starts[-1], 1)  # next label of each cell; BLANK if there is none
     cells = [slice(*ends) for ends in pairwise(starts)]
     for (row, time, steps), own in zip(sizes, cells, strict=True):
         grid = hidden[own].view(time, steps, -1)
         torch.add(frames[row, :time, None], predictions[row, :steps], out=grid)
         following[own].view(time, steps)[:, :-1] = labels[row, : steps - 1]
-    # Not by oneDNN, with which a process grows by a megabyte for every new number of rows.
+    # oneDNN is avoided, because it keeps a megabyte of memory for every new number of rows.
     log_probs = F.linear(hidden.sigmoid_(), weight, bias).log_softmax(-1)  # (cells, V - 1)
     arcs = torch.cat([log_probs[:, :1], log_probs.gather(1, following)], dim=1)  # (cells, 2)
     total, d_arcs = _paths(arcs, sizes, cells, gradients is not None)
@@ -189,8 +189,8 @@ def _paths(
 ) -> tuple[Tensor, Tensor]:
     """(cells, 2) log-probabilities of BLANK and the next label -> () loss, (cells, 2) gradient.
 
-    Without labels there is one path, all BLANK, and no lattice: torchaudio's kernels for GPUs
-    (2.11) have another gradient there than those for CPUs.
+    Without labels the only path is all BLANK and is computed here, because the gradients of
+    torchaudio's kernels (2.11) for GPUs and for CPUs differ there.
     """
     total, gradient = arcs.new_zeros(()), torch.zeros_like(arcs)
     labelled = []
@@ -208,7 +208,7 @@ def _paths(
 def _lattices(
     arcs: Tensor, labelled: list[tuple[tuple[int, int, int], slice]], gradient: Tensor | None
 ) -> Tensor:
-    """The loss () of the lattices of utterances with labels; fills their cells of the gradient."""
+    """Returns the loss () of utterances with labels, and fills their cells of the gradient."""
     shapes = torch.tensor([size[1:] for size, _ in labelled], dtype=torch.int32)  # (B, 2)
     time, steps = shapes.amax(0).tolist()
     lattice = arcs.new_zeros(len(labelled), time, steps, 2)

@@ -10,16 +10,16 @@ from asr.kernels.linear import Linear
 
 Shared = dict[str, Tensor]
 
-# Elements of the energies' terms that a step handles at once on a CPU: 1 MB, a core's cache.
-# All of a batch's at once would go through main memory four times, as fresh pages each time.
+# A step on a CPU computes this number of elements of the energies at once: 1 MB, a core's cache.
+# A whole batch at once would pass through main memory four times, with new pages each time.
 ENERGIES_AT_ONCE = 2**18
 
 
 class LocationAttention(nn.Module):
     """energy(s) = v . tanh(key(s) + query + U (F * previous alignment)(s)), then a softmax.
 
-    Chorowski et al. 2015, equations 8 and 9. The LSTM beside it reads the token, its own last
-    output and the last context (input feeding); the token's part of the gates comes from outside.
+    Chorowski et al. 2015, equations 8 and 9. The LSTM of this module reads the token, its last
+    output and the last context (input feeding). The caller computes the token's part of the gates.
     """
 
     def __init__(self, dim: int, width: int, attention: int, *, channels: int, kernel: int) -> None:
@@ -42,20 +42,20 @@ class LocationAttention(nn.Module):
         nn.init.zeros_(self.key.bias)
 
     def remember(self, encoded: Tensor, real: Tensor) -> Shared:
-        """(B, S, D), (B, S) bool -> what the steps of a search share; keys are doubled."""
+        """(B, S, D), (B, S) bool -> tensors that all steps of a search share; keys are doubled."""
         return {"encoded": encoded, "keys": 2 * self.key(encoded), "real": real}
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, place and energy weights for a logistic function in the tanh's place.
+        """Returns query, place and energy weights for a sigmoid instead of the tanh.
 
-        tanh(x) is 2 sigmoid(2x) - 1, a softmax is blind to the constant that this adds to all
-        energies, and on CPU a sigmoid takes a sixth of a tanh. So keys, query, place and energy
-        are doubled instead, which are small.
+        On a CPU a sigmoid takes a sixth of the time of a tanh = 2 sigmoid(2x) - 1. Keys and these
+        weights, which are small, are doubled. The -1 adds the same constant to all energies, which
+        does not change their softmax.
         """
         return 2 * self.query.weight, 2 * self.place, 2 * self.energy.weight
 
     def initial_cache(self, encoded: Tensor) -> dict[str, Tensor]:
-        """Zeros: nothing was put out, nothing was read."""
+        """Returns zeros: no output and no context yet."""
         batch, time, _ = encoded.shape
         return {
             "output": encoded.new_zeros(batch, self.width + self.dim),
@@ -66,7 +66,7 @@ class LocationAttention(nn.Module):
     def forward(self, token: Tensor, memory: Shared, cache: dict[str, Tensor]) -> dict[str, Tensor]:
         """(B*K, 4 * width) a token's part of the gates -> next cache.
 
-        Its ``output`` is (B*K, width + D), the LSTM's output and the context.
+        The cache's ``output`` is (B*K, width + D), the LSTM's output and the context.
         """
         hidden, cell = lstm_cell(token + self.gates(cache["output"]), cache["cell"])
         context, alignment = self._read(hidden, memory, cache["alignment"])
@@ -79,7 +79,7 @@ class LocationAttention(nn.Module):
     def _read(self, hidden: Tensor, memory: Shared, alignment: Tensor) -> tuple[Tensor, Tensor]:
         """(B*K, width), previous alignment (B*K, S) -> context (B*K, D), alignment (B*K, S).
 
-        The K hypotheses of an utterance read its one row of memory.
+        The K hypotheses of an utterance share its row of memory.
         """
         encoded, real = memory["encoded"], memory["real"]
         energies = self._energies(hidden, memory["keys"], alignment).float()  # (B, K, S)
@@ -101,7 +101,7 @@ class LocationAttention(nn.Module):
         )
         rows = chunk * beam
         place = place.to(keys.dtype).expand(min(rows, len(query)), -1, -1)
-        # Fresh memory for each chunk would be fresh pages each time; a gradient needs it, though.
+        # One buffer serves all chunks, to avoid new pages, unless a gradient needs every chunk.
         room = None if torch.is_grad_enabled() else keys.new_empty(len(place), time, inner)
         parts = []
         for some, where, shared in zip(
@@ -116,7 +116,7 @@ class LocationAttention(nn.Module):
     def unroll(self, tokens: Tensor, memory: Shared) -> Tensor:
         """(B, U, 4 * width) the tokens' part of the gates -> (B, U, width + D) outputs.
 
-        With gradients: a hand-written backward, in float32 whatever the precision around it.
+        The backward pass is hand-written; all is computed in float32, even inside autocast.
         """
         if not torch.is_grad_enabled():
             cache, outputs = self.initial_cache(memory["encoded"]), []
@@ -140,7 +140,7 @@ class LocationAttention(nn.Module):
         return outputs.transpose(0, 1)
 
     def flops(self, time: int, steps: int) -> int:
-        """FLOPs of one utterance: keys once, the rest per step; gates without the tokens' part."""
+        """Returns one utterance's FLOPs: keys, and ``steps`` without the tokens' part of gates."""
         per_frame = 2 * self.channels * (self.kernel + self.inner) + 2 * self.inner + 2 * self.dim
         per_step = 8 * self.width * (self.width + self.dim) + 2 * self.width * self.inner
         return 2 * self.dim * self.inner * time + steps * (per_step + per_frame * time)
@@ -154,11 +154,11 @@ def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Unrolled(torch.autograd.Function):
-    """All steps of ``LocationAttention`` over known tokens, with their gradient by hand.
+    """All steps of ``LocationAttention`` over known tokens, with a hand-written gradient.
 
-    Autograd would make a gradient of every weight, of the frames and of the keys at every step
-    and add them up; here they are one product at the end, or added in place. The (B, S, A)
-    energies' terms are computed again in the backward: cheaper than fresh memory for all steps.
+    Autograd would compute and add gradients of every weight, of the frames and of the keys at every
+    step. Here each is one product at the end, or is added in place. The backward pass recomputes
+    the (B, S, A) terms of the energies, which is cheaper than new memory for all steps.
     """
 
     @staticmethod
@@ -185,12 +185,12 @@ class Unrolled(torch.autograd.Function):
             start[0] = 0
         gates, queries = torch.empty_like(tokens), new(steps, batch, inner)
         x = torch.empty_like(keys)
-        # The query is the weight of a last channel of ones: one product adds both to the keys.
+        # The query is the weight of an extra channel of ones, so one product adds both to the keys.
         places = new(steps, batch, channels + 1, time)
         places[:, :, channels] = 1
         weights = torch.cat([place, place[:1]]).repeat(batch, 1, 1)  # (B, C + 1, A)
         hidden_frames = ~real[:, None]
-        columns = gates_weight.T.contiguous()  # a few rows times these: faster on CPU
+        columns = gates_weight.T.contiguous()  # faster on a CPU for a product with few rows
         for step in range(steps):
             torch.addmm(tokens[step], outputs[step], columns, out=gates[step])
             _activate(gates[step], cells, squashed, outputs, step)
@@ -270,7 +270,7 @@ class Unrolled(torch.autograd.Function):
 
 
 def _activate(gates: Tensor, cells: Tensor, squashed: Tensor, outputs: Tensor, step: int) -> None:
-    """(B, 4 * width) sums -> gates, in place; writes the new cell, its tanh and the output."""
+    """Turns (B, 4 * width) sums into gates in place; writes the cell, its tanh and the output."""
     width = cells.shape[2]
     gates[:, : 2 * width].sigmoid_()
     gates[:, 2 * width : 3 * width].tanh_()
@@ -284,7 +284,7 @@ def _activate(gates: Tensor, cells: Tensor, squashed: Tensor, outputs: Tensor, s
 def _cell_backward(
     d_hidden: Tensor, d_cell: Tensor, gates: Tensor, cell: Tensor, squashed: Tensor, d_gates: Tensor
 ) -> Tensor:
-    """Gradients of hidden and new cell -> that of the old cell; writes those of the sums."""
+    """Returns the gradient of the old cell, and writes the gradients of the gates' sums."""
     first, forget, new, output = gates.chunk(4, dim=1)
     d_first, d_forget, d_new, d_output = d_gates.chunk(4, dim=1)
     d_cell = d_cell + torch.ops.aten.tanh_backward(d_hidden * output, squashed)

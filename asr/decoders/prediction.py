@@ -10,7 +10,7 @@ from asr.layers import dropout, flatten_weights, initialise, lstm_start, lstm_st
 
 
 class LSTMPrediction(nn.Module):
-    """An LSTM over all tokens so far (Graves 2012)."""
+    """An LSTM over all previous tokens (Graves 2012)."""
 
     def __init__(self, vocabulary: int, width: int, *, layers: int, dropout: float) -> None:
         super().__init__()
@@ -22,14 +22,14 @@ class LSTMPrediction(nn.Module):
         initialise(self.lstm, 1.0)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, U) tokens, EOS first -> (B, U, width), each given all tokens up to its own."""
+        """(B, U) tokens, EOS first -> (B, U, width), where each vector depends on tokens so far."""
         flatten_weights(self.lstm)
         x = dropout(self.embedding(tokens), self.dropout, self.training)
         y, _ = self.lstm(x)
         return dropout(y, self.dropout, self.training)
 
     def begin(self, rows: int) -> Cache:
-        """Zeros; see ``lstm_start``."""
+        """Returns zeros; see ``lstm_start``."""
         return lstm_start(self.lstm, rows)
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
@@ -49,18 +49,18 @@ class StatelessPrediction(nn.Module):
         if context < 1:
             raise ValueError(f"context is {context}: the prediction network must see 1 token")
         self.width, self.context, self.dropout = width, context, dropout
-        # Before the first token there is BLANK, whose vector is and remains zero.
+        # BLANK fills the context before the first token; its embedding stays zero.
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=BLANK)
         self.convolution = Linear(context * width, width)
         xavier(self.convolution)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, U) tokens, EOS first -> (B, U, width), each given ``context`` up to its own."""
+        """(B, U) tokens, EOS first -> (B, U, width), each from the last ``context`` tokens."""
         before = F.pad(tokens, (self.context - 1, 0), value=BLANK)
         return self._read(before.unfold(1, self.context, 1))  # (B, U, context)
 
     def begin(self, rows: int) -> Cache:
-        """No tokens yet: ``tokens`` of (N, context - 1), all BLANK."""
+        """Returns ``tokens`` (N, context - 1), all BLANK, because there is no token yet."""
         device = self.embedding.weight.device
         return {"tokens": torch.full((rows, self.context - 1), BLANK, device=device)}
 

@@ -13,15 +13,15 @@ from asr.decoders.prediction import LSTMPrediction, StatelessPrediction
 from asr.layers import inputs
 from asr.loss import Term
 
-CONTEXT = 2  # tokens that a stateless prediction network sees, where nothing else is said
+CONTEXT = 2  # default number of tokens that a stateless prediction network sees
 
 
 class Transducer(JointCTC, TransducerDecoder):
     """A prediction network over tokens, joined with the encoder's frames (He et al. 2019).
 
-    Its loss is the likelihood of the tokens, summed over all alignments, so there is no target at
-    a cell of the lattice and label smoothing does not apply. All of it is computed in float32
-    whatever the precision of the model.
+    The loss is the negative log-likelihood of the tokens, summed over all alignments. No cell of
+    the lattice has a target of its own, so label smoothing does not apply. The decoder computes in
+    float32 at any precision of the model.
 
     Args:
         width: width of the embeddings and the output of the prediction network.
@@ -55,11 +55,11 @@ class Transducer(JointCTC, TransducerDecoder):
     def own_terms(
         self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> dict[str, Term]:
-        """See ``JointCTC.own_terms``; ``transducer``.
+        """See ``JointCTC.own_terms``; the term is ``transducer``.
 
-        The sum of negative log-likelihoods, counted in U + 1 as an attention decoder's: the BLANK
-        that leaves the last frame is its EOS. Any number of tokens has an alignment with one frame
-        or more; utterances without a frame have none and are left out.
+        The term counts U + 1 tokens, like that of an attention decoder, because the BLANK after the
+        last frame corresponds to EOS. One frame suffices for an alignment of any tokens; utterances
+        without frames are left out.
         """
         sizes = torch.stack([lengths, token_lengths]).tolist()
         with torch.autocast(encoded.device.type, enabled=False):
@@ -74,7 +74,7 @@ class Transducer(JointCTC, TransducerDecoder):
             return self.joint.encoder(encoded.float())
 
     def begin(self, rows: int) -> Cache:
-        """The prediction network's state before EOS; see ``TransducerDecoder.begin``."""
+        """Returns the prediction network's state before EOS; see ``TransducerDecoder.begin``."""
         return self.prediction.begin(rows)
 
     def predict(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
@@ -94,14 +94,14 @@ class Transducer(JointCTC, TransducerDecoder):
             return self.joint.internal_lm(predictions)
 
     def own_flops(self, time: int, tokens: int) -> int:
-        """Products of prediction and joint network; see ``JointCTC.own_flops``."""
+        """Counts the prediction and joint networks; see ``JointCTC.own_flops``."""
         return self.prediction.flops(tokens + 1) + self.joint.flops(time, tokens)
 
 
 def _prediction(
     kind: str, vocabulary: int, width: int, layers: int, context: int | None, dropout: float
 ) -> LSTMPrediction | StatelessPrediction:
-    """The prediction network; an option that it does not have is refused."""
+    """Builds the prediction network; raises ValueError for an option that it does not have."""
     if width < 1:
         raise ValueError(f"width is {width}: the prediction network needs at least 1")
     if kind == "lstm":

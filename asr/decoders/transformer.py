@@ -58,13 +58,13 @@ class Transformer(JointCTC, AttentionDecoder):
         self.ctc = CTCHead(dim, vocabulary) if ctc_weight else None
 
     def regions(self) -> list[nn.Module]:
-        """The layers."""
+        """Returns the layers."""
         return list(self.layers)
 
     def own_terms(
         self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> dict[str, Term]:
-        """See ``JointCTC.own_terms``; the term ``attention``."""
+        """See ``JointCTC.own_terms``; the term is ``attention``."""
         y = self._teach(encoded, lengths, inputs(tokens, token_lengths))
         weight = 1 - self.ctc_weight
         return {"attention": self.head.loss(y, lengths, tokens, token_lengths, weight)}
@@ -118,7 +118,7 @@ class Transformer(JointCTC, AttentionDecoder):
         return self.head(self.norm(x.flatten(0, 1))), State(memory, {"ancestry": ancestry})
 
     def own_flops(self, time: int, tokens: int) -> int:
-        """FLOPs of attention, feed-forward and output layer; see ``JointCTC.own_flops``."""
+        """Counts attention, feed-forward and output layer; see ``JointCTC.own_flops``."""
         steps = tokens + 1
         total = sum(layer.flops(time, steps) for layer in self.layers) + self.head.flops(steps)
         return total if self.adapt is None else total + 2 * self.dim * self.width * time
@@ -170,7 +170,7 @@ class DecoderLayer(nn.Module):
         return x + dropout(y, self.dropout, self.training)
 
     def flops(self, time: int, steps: int) -> int:
-        """FLOPs of one utterance: ``time`` encoder frames, ``steps`` tokens."""
+        """Returns the FLOPs of one utterance: ``time`` encoder frames, ``steps`` tokens."""
         return (
             self.attention.flops(steps)
             + self.cross.flops(time, steps)

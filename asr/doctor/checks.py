@@ -23,17 +23,17 @@ AGAIN = (
 class Check:
     """A function that returns findings."""
 
-    name: str  # of the finding if the check itself fails
+    name: str  # the name of the finding if the check itself fails
     function: str  # its import path, as module:function
     remedy: str  # for a failure that the function did not expect
-    # A check that loads compiled code may crash or hang: it runs in a process of its own with this
-    # time limit. None: the check runs in this process.
+    # A check that loads compiled code may crash or hang, so it runs in its own process with this
+    # time limit. With None the check runs in this process.
     seconds: float | None = None
     late: State = "broken"  # the state if the limit is reached
     quick: bool = True  # whether ``asr doctor --quick`` runs it
 
 
-# What torch needs comes before torch, which for instance does not load without a temporary folder.
+# Checks of what torch needs come before torch, which does not load without a temporary folder.
 CHECKS = (
     Check("versions", "asr.doctor.packages:versions", AGAIN, seconds=120),
     Check("eSpeak", "asr.doctor.packages:espeak", "pip install --force-reinstall espeakng-loader"),
@@ -64,7 +64,7 @@ def _here(check: Check) -> list[Finding]:
     module, function = check.function.split(":")
     try:
         return list(getattr(importlib.import_module(module), function)())
-    except Exception as error:  # any error is what this check found
+    except Exception as error:  # any error becomes a finding
         reason = " ".join(str(error).split())
         return [Finding(check.name, "broken", f"{type(error).__name__}: {reason}", check.remedy)]
 

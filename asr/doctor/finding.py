@@ -10,7 +10,7 @@ State = Literal["ok", "warning", "broken"]
 class Finding:
     """One line of ``asr doctor``."""
 
-    check: str  # what was looked at
+    check: str  # the part that was checked
     state: State  # broken: asr does not work; warning: a part is missing or slow
-    detail: str  # what was found
+    detail: str  # the result
     remedy: str = ""  # what to do; empty if nothing has to be done

@@ -36,7 +36,7 @@ NEEDED = ("wav", "flac")  # recordings are often wav, and a prepared corpus hold
 
 
 def formats() -> list[Finding]:
-    """One finding lists the formats that are read; each other format has one of its own."""
+    """Reports the formats that can be read in one finding, and each other format in its own."""
     found = [_finding(name) for name in SAMPLES]
     read = [finding.detail for finding in found if finding.state == "ok"]
     failed = [finding for finding in found if finding.state != "ok"]
@@ -62,25 +62,25 @@ def _finding(name: str) -> Finding:
 
 
 def rate_of(codec: str) -> int:
-    """The sample rate in Hz at which the tone is encoded."""
+    """Returns the sample rate in Hz at which the tone is encoded."""
     return 8000 if codec == "amrnb" else 48000
 
 
 def tone(rate: int) -> np.ndarray:
-    """(N,) float32 at ``rate`` Hz."""
+    """Returns the tone, (N,) float32 at ``rate`` Hz."""
     time = np.arange(round(SECONDS * rate)) / rate
     return (0.5 * np.sin(2 * np.pi * HERTZ * time)).astype(np.float32)
 
 
 def is_tone(wave: np.ndarray, rate: int) -> bool:
-    """Whether (N,) samples at ``rate`` Hz are as long as the tone and have its frequency."""
+    """Returns whether (N,) samples at ``rate`` Hz have the length and frequency of the tone."""
     spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave))))
     peak = spectrum.argmax() * rate / len(wave)
     return bool(abs(len(wave) / rate - SECONDS) < 0.2 and abs(peak - HERTZ) < 10)
 
 
 def encoded(container: str, codec: str) -> bytes | None:
-    """The tone in this container; None if this FFmpeg has no encoder for the codec.
+    """Encodes the tone in a container; returns None if this FFmpeg cannot encode the codec.
 
     Raises:
         AudioError: this FFmpeg has no decoder for the codec.

@@ -12,13 +12,13 @@ from asr.doctor.finding import Finding
 from asr.metering import environment
 
 LITTLE_MEMORY = 2 * 2**30  # bytes
-LITTLE_DISK = 5e9  # bytes; a prepared corpus of a hundred hours and its runs take more
+LITTLE_DISK = 5e9  # bytes; a prepared corpus of 100 hours and its runs take more
 CGROUPS = Path("/sys/fs/cgroup")
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def processor() -> Iterator[Finding]:
-    """Name and number of cores, with the CPU quota of the container."""
+    """Reports the name and number of cores, and the CPU quota of the container."""
     cores, quota = environment.cores(), cpu_quota()
     detail = f"{environment.processor()}, {cores} cores"
     if quota is None or quota >= cores:
@@ -34,7 +34,7 @@ def processor() -> Iterator[Finding]:
 
 
 def cpu_quota() -> float | None:
-    """The number of cores that the control groups of this process allow; None without a limit."""
+    """Returns the number of cores that the control groups allow; None without a limit."""
     quotas = []
     for text in _limits("cpu.max"):  # "max 100000", or two numbers of microseconds
         quota, period = text.split()
@@ -47,16 +47,16 @@ def cpu_quota() -> float | None:
 
 
 def memory_limit() -> int | None:
-    """The bytes that the control groups of this process allow; None without a limit."""
+    """Returns the number of bytes that the control groups allow; None without a limit."""
     texts = [*_limits("memory.max"), *_limits("memory/memory.limit_in_bytes")]
     # Version 1 writes a number near 2**63 if there is no limit.
     return min((int(text) for text in texts if text != "max" and int(text) < 2**60), default=None)
 
 
 def _limits(name: str) -> Iterator[str]:
-    """The content of a file in the control group of this process and in its parents.
+    """Yields the content of a file in the control group of this process and in its parents.
 
-    In version 1 of control groups only the root is read, which in a container is its own group.
+    For version 1 of control groups, it reads only the root, which is a container's own group.
     """
     memberships = Path("/proc/self/cgroup")
     text = memberships.read_text() if memberships.is_file() else ""
@@ -69,7 +69,7 @@ def _limits(name: str) -> Iterator[str]:
 
 
 def memory() -> Iterator[Finding]:
-    """Total and available memory, and the limit of the container."""
+    """Reports total and available memory, and the limit of the container."""
     import psutil
 
     found, limit = psutil.virtual_memory(), memory_limit()
@@ -86,12 +86,12 @@ def memory() -> Iterator[Finding]:
 
 
 def working_folder() -> Iterator[Finding]:
-    """The folder that runs and corpora are written to by default."""
+    """Checks the folder that runs and corpora are written to by default."""
     yield folder("working folder", Path.cwd, "go to a folder that you may write to")
 
 
 def temporary_folder() -> Iterator[Finding]:
-    """The folder of temporary files, which TMPDIR chooses."""
+    """Checks the folder of temporary files, which TMPDIR chooses."""
     remedy = "set TMPDIR to a folder that you may write to"
     found = folder("temporary folder", lambda: Path(tempfile.gettempdir()), remedy)
     wanted = os.environ.get("TMPDIR")
@@ -102,7 +102,7 @@ def temporary_folder() -> Iterator[Finding]:
 
 
 def folder(check: str, locate: Callable[[], Path], remedy: str) -> Finding:
-    """Writes a file into a folder, since root may write even if the permission bits say no.
+    """Checks a folder by writing a file, because root may write against the permission bits.
 
     Args:
         check: name of the finding.
@@ -126,7 +126,7 @@ def folder(check: str, locate: Callable[[], Path], remedy: str) -> Finding:
 
 
 def gpus() -> Iterator[Finding]:
-    """For each GPU, whether it multiplies matrices correctly and whether its energy is metered."""
+    """Checks for each GPU that it multiplies matrices correctly and that its energy is metered."""
     import torch
 
     if torch.cuda.is_available():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
 DISTRIBUTION = "asr-equal-cost"
-# The declared packages that have a line even if nothing is wrong with them.
+# These declared packages have a line even if nothing is wrong with them.
 SHOWN = (
     "torch torchaudio lightning datasets pyarrow numpy sentencepiece soundfile av".split()  # noqa: SIM905
 )
@@ -25,7 +25,7 @@ LIBRARIES = {  # C libraries inside packages: a name, and the attribute that hol
 
 
 def versions() -> Iterator[Finding]:
-    """Python, asr, the packages of SHOWN, and each package that is missing or out of bounds."""
+    """Reports Python, asr, the packages in SHOWN, and those that are missing or out of bounds."""
     from packaging.requirements import Requirement
 
     yield Finding("python", "ok", platform.python_version())
@@ -63,7 +63,7 @@ def _version(name: str, bounds: "SpecifierSet") -> Iterator[Finding]:
 
 
 def espeak() -> Iterator[Finding]:
-    """Whether eSpeak NG, which is optional, speaks a word."""
+    """Checks that eSpeak NG, which is optional, speaks a word."""
     from asr.corpora.espeak import Request, speak
 
     try:
@@ -78,7 +78,7 @@ def espeak() -> Iterator[Finding]:
 
 
 def pair() -> Iterator[Finding]:
-    """Whether torch and torchaudio load together and compute values that are known."""
+    """Checks that torch and torchaudio load together and compute known values."""
     import torch
 
     from asr.kernels import torchaudio_functional as F
@@ -87,7 +87,7 @@ def pair() -> Iterator[Finding]:
     one, two = (torch.tensor([length], dtype=torch.int32) for length in (1, 2))
     chances = torch.tensor([[[0.9, 0.1], [0.2, 0.8], [0.9, 0.1]]])  # (1, T, V)
     try:
-        # Two frames, one label, three classes of equal probability: two paths of three steps.
+        # Two frames, one label and three equally likely classes have two paths of three steps.
         loss = F.rnnt_loss(torch.zeros(1, 2, 2, 3), one[None], two, one, blank=0)
         path, _ = F.forced_align(chances.log(), one[None], blank=0)
         resampled = F.resample(torch.zeros(100), 8000, 16000)

@@ -1,4 +1,4 @@
-"""Checks whether threads make this machine faster, or wait for each other.
+"""Checks whether threads make torch faster or wait for each other.
 
 OpenMP threads end every operation at a barrier, where they wait in a loop. If another program
 uses a core, one of the threads cannot run, and the others wait for it. A training update then takes
@@ -14,7 +14,7 @@ from asr.doctor.finding import Finding
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 REMEDY = "set OMP_NUM_THREADS=1; more processes use more cores (asr train: --trainer.devices 2)"
 SECONDS = 0.6  # duration of each of the two measurements
-SIZE = 384  # rows of a square product, which takes about a millisecond, as operations of training
+SIZE = 384  # rows of a square product that takes about 1 ms, like the operations of training
 
 
 def threads() -> Iterator[Finding]:
@@ -32,7 +32,7 @@ def threads() -> Iterator[Finding]:
 
 
 def seconds_per_product(threads: int) -> float:
-    """The mean time of a product during ``SECONDS``, without the first three products."""
+    """Returns the mean time of a product during ``SECONDS``, after three products."""
     import torch
 
     torch.set_num_threads(threads)
@@ -47,7 +47,7 @@ def seconds_per_product(threads: int) -> float:
 
 
 def busy_seconds() -> float:
-    """The seconds for which the cores of this machine have worked since it started, summed."""
+    """Returns the summed seconds for which the machine's cores have worked since it started."""
     import psutil
 
     times = psutil.cpu_times()
@@ -55,12 +55,12 @@ def busy_seconds() -> float:
 
 
 def judge(number: int, ratio: float, others: float) -> Finding:
-    """What the timings mean.
+    """Interprets the timings.
 
     Args:
         number: threads that torch uses.
         ratio: time of a product on these threads, divided by its time on one thread.
-        others: cores that other programs used meanwhile.
+        others: number of cores that other programs used at that time.
     """
     if number == 1:
         return Finding("threads", "ok", "torch uses 1 thread")

@@ -15,7 +15,7 @@ SECONDS, RATE, UPDATES = 2, 16000, 2
 
 
 def trial() -> Iterator[Finding]:
-    """One finding for training and one for transcription, each with the seconds it took."""
+    """Reports one finding for training and one for transcription, with their times in seconds."""
     from asr.config import strict_yaml
     from asr.corpora import Folder
     from asr.corpora.prepare import prepare

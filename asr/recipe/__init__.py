@@ -1,1 +1,1 @@
-"""What a recipe may say."""
+"""The schema of recipes, and the catalogue of shipped recipes."""

@@ -13,12 +13,12 @@ from asr.encoders import ENCODERS
 from asr.files import read_json
 from asr.language_models import LANGUAGE_MODELS
 
-# The number of parameters depends on the sizes of the neighbouring parts, which are those of the
-# tasks here. A decoder stands behind the LSTM encoder of its size: the pair is the encoder's
-# dimension and the number of tokens.
+# The number of parameters depends on the sizes of the neighbouring parts, which here are those of
+# the tasks. A decoder follows the LSTM encoder of its size; a pair holds the dimension of that
+# encoder and the number of tokens.
 NUM_MELS = {"tiny": 40, "small": 80, "base": 80, "large": 80}
 FRAMES_AND_TOKENS = {"tiny": (200, 31), "small": (376, 256), "base": (768, 500)}
-TOKENS = 256  # of language models
+TOKENS = 256  # number of tokens of language models
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Entry:
 
     Attributes:
         family: encoders, decoders, ...
-        name: as a command takes it.
-        what: the first comment of its file.
-        parameters: None for tasks and studies, which take any encoder.
-        measured: rows of ``recipes/measured.json`` that it had a part in; percent, device-hours.
+        name: name that a command takes.
+        what: first comment of the recipe file.
+        parameters: number of parameters; None for tasks and studies, which take any encoder.
+        measured: rows of ``recipes/measured.json`` that used the recipe; percent, device-hours.
     """
 
     family: str
@@ -41,7 +41,7 @@ class Entry:
 
 
 def entries(families: Sequence[str], beginning: str = "") -> list[Entry]:
-    """The recipes of some families whose name starts with ``beginning``, in order."""
+    """Lists the recipes of some families whose names start with ``beginning``, in order."""
     measured = read_json(shipped.FOLDER / "measured.json")
     return [
         Entry(
@@ -60,7 +60,7 @@ def entries(families: Sequence[str], beginning: str = "") -> list[Entry]:
 
 
 def parameters(path: Path, family: str) -> int | None:
-    """How many it has: of the part itself, built without memory; None where it is not a part."""
+    """Counts the parameters of a part, built without memory; None if it is a task or study."""
     if family in ("tasks", "studies"):
         return None
     with torch.device("meta"):
@@ -68,7 +68,7 @@ def parameters(path: Path, family: str) -> int | None:
 
 
 def build_part(path: Path, family: str = "encoders") -> Any:
-    """Builds the part that a recipe describes, for the neighbouring parts of its size."""
+    """Builds the part that a recipe describes, with neighbouring parts of its size."""
     tree, size = strict_yaml.load_file(path), path.stem.rpartition("-")[2]
     parts: dict[str, tuple[Mapping[str, type], tuple[Any, ...]]] = {
         "encoders": (ENCODERS, (NUM_MELS.get(size),)),

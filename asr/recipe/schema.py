@@ -23,10 +23,10 @@ from asr.text.tokenizers import TOKENIZERS
 
 
 def check_bounds(section: str, **bounds: tuple[float | None, float, float]) -> None:
-    """Refuses values outside of [low, high]; None is a key that is not set.
+    """Checks that values lie within [low, high]; None stands for a key that is not set.
 
     Raises:
-        ValueError: names the key and its bounds.
+        ValueError: a value is out of bounds; the message names the key and its bounds.
     """
     for name, (value, low, high) in bounds.items():
         if value is not None and not low <= value <= high:
@@ -36,7 +36,7 @@ def check_bounds(section: str, **bounds: tuple[float | None, float, float]) -> N
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """AdamW with an anytime schedule: no point of the curve depends on where the run will end.
+    """AdamW with an anytime schedule, which does not depend on the length of the run.
 
     Args:
         lr: peak learning rate, reached at the end of the warm-up.
@@ -71,21 +71,21 @@ class OptimizerOptions:
             raise ValueError(f"optimizer.betas {list(self.betas)}: expects two shares below 1")
 
     def build(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-        """AdamW over what is trained; biases, gains and other vectors are not decayed.
+        """Makes AdamW for all trained parameters; vectors such as biases have no weight decay.
 
-        For a model that is or will be on ``device``; on a GPU an update is one kernel per group
-        of parameters.
+        The model is or will be on ``device``; on a GPU an update takes one kernel per group of
+        parameters.
         """
         trained = [p for p in model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        fused = True if device.type == "cuda" else None  # None: as torch sees fit
+        fused = True if device.type == "cuda" else None  # None: torch chooses
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
 
     def rate(self, update: int) -> float:
-        """The learning rate of an update, counted from 1."""
+        """Returns the learning rate of an update; updates are counted from 1."""
         warmup = max(1, self.warmup_updates)
         if update < warmup:
             return self.lr * update / warmup
@@ -148,7 +148,7 @@ class ValidationOptions(TextValidationOptions):
     metric: Literal["auto", "wer", "cer"] = "auto"
 
     def metric_for(self, references: Sequence[str]) -> str:
-        """``wer`` or ``cer``, for these texts."""
+        """Returns ``wer`` or ``cer`` for these texts."""
         return telling_metric(references) if self.metric == "auto" else self.metric
 
 
@@ -214,7 +214,7 @@ class TrainerOptions:
             accumulate_grad_batches=(self.accumulate_grad_batches, 1, math.inf),
         )
         for spec in self.loggers:
-            if spec != "TensorBoard":  # the default; to look it up would load Lightning
+            if spec != "TensorBoard":  # a look-up of this default would load Lightning
                 plugins.find("Logger", spec, "trainer.loggers")
         for spec in self.callbacks:
             plugins.find("Callback", spec, "trainer.callbacks")
@@ -279,5 +279,5 @@ class LanguageModelRecipe:
 
     @property
     def counts(self) -> bool:
-        """Whether the language model counts the text with ``fit``, and has no gradients."""
+        """Returns whether the model counts the text with ``fit`` and has no gradients."""
         return hasattr(self.language_model.kind, "fit")

@@ -1,1 +1,1 @@
-"""Transcripts: normalisers, tokenizers and errors of words."""
+"""Transcripts: normalisers, tokenizers, and word and character errors."""

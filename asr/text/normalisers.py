@@ -12,30 +12,30 @@ APOSTROPHES = str.maketrans(
 )
 
 
-# What transcripts write in brackets is not spoken: [laughter], [[noise]], <unk>, <|en|>, {breath},
-# ((unclear)), *cough*. Words in single parentheses may be spoken, but not these sounds.
+# Bracketed tags in transcripts are not spoken: [laughter], [[noise]], <unk>, <|en|>, {breath},
+# ((unclear)), *cough*. Words in single parentheses may be spoken, except for these sounds.
 SOUNDS = "applause|breath|cough|crosstalk|inaudible|laugh|music|nois|silence|unintelligible"
 TAG = re.compile(
     r"\[+[^\[\]]+\]+|<+[^<>\s](?:[^<>]*[^<>\s])?>+|\{+[^{}]+\}+|\(\([^()]*\)\)|\*[^\s*]+\*|"
     rf"\((?:{SOUNDS})[a-z]*\)",
     re.IGNORECASE,
 )
-JOINERS = "\u200c\u200d"  # of no width: with them Persian and Hindi are read otherwise
+JOINERS = "\u200c\u200d"  # zero-width characters that matter in Persian and Hindi
 NO_LANGUAGE = ("", "und", "mul", "unknown")
 
 
 def composed(text: str) -> str:
-    """The text in Unicode's composed form (NFC): é is one character, however it was typed."""
+    """Returns text in Unicode's composed form (NFC), in which é is always one character."""
     return unicodedata.normalize("NFC", text)
 
 
 def lower(text: str) -> str:
-    """Lower case, composed (NFC); runs of white space become one space, none at either end."""
+    """Returns lower-case text in NFC; collapses white space and strips it from both ends."""
     return " ".join(composed(composed(text).lower()).split())
 
 
 def english(text: str) -> str:
-    """English words in lower case, separated by single spaces, as LibriSpeech transcribes.
+    """Returns English words in lower case, separated by single spaces, as LibriSpeech transcribes.
 
     In this order: curly and other single quotes become ``'``; Unicode NFKC; lower case; control
     and format characters (zero width, soft hyphen) vanish; every punctuation mark and symbol
@@ -60,12 +60,12 @@ NORMALISERS: dict[str, Normaliser] = {"none": composed, "lower": lower, "english
 
 
 def without_tags(text: str) -> str:
-    """The text without what ``TAG`` matches, a space in its place."""
+    """Replaces each match of ``TAG`` by a space."""
     return re.sub(r"\s+", " ", TAG.sub(" ", text)).strip() if TAG.search(text) else text
 
 
 def not_english(text: str, language: str) -> str:
-    """Why a text is not what the normaliser ``english`` is made for; empty if it may be.
+    """Says why a text does not suit the normaliser ``english``; empty if it may.
 
     The language is a name or code, as "de" or "en-US"; empty if unknown.
     """
@@ -84,7 +84,7 @@ def not_english(text: str, language: str) -> str:
 
 
 def normaliser(name: str) -> Normaliser:
-    """The normaliser of that name; raises ValueError if there is none."""
+    """Returns the normaliser of a name; raises ValueError if there is none."""
     if name not in NORMALISERS:
         raise ValueError(f"normaliser {name!r}: choose one of {', '.join(NORMALISERS)}")
     return NORMALISERS[name]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jiwer
 
 NUM_CONFUSIONS = 30
-# Languages that are written with spaces have one in 4 to 13 characters.
+# Languages that are written with spaces have one space per 4 to 13 characters.
 CHARACTERS_PER_SPACE = 20
 
 
@@ -23,26 +23,26 @@ class Alignment(NamedTuple):
 
     @property
     def errors(self) -> int:
-        """Substitutions, deletions and insertions."""
+        """Returns the number of substitutions, deletions and insertions."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def words(self) -> int:
-        """Words (or characters) of the reference."""
+        """Returns the number of words (or characters) of the reference."""
         return self.substitutions + self.deletions + self.hits
 
 
 def telling_metric(references: Sequence[str]) -> str:
-    """``cer`` if the texts have hardly any spaces, otherwise ``wer``.
+    """Returns ``cer`` if the texts have hardly any spaces, otherwise ``wer``.
 
-    Without spaces a whole sentence is one word, so that the WER of almost all models is 100 %.
+    Without spaces a whole sentence is one word, so the WER of almost all models is 100 %.
     """
     spaces = sum(text.count(" ") for text in references)
     return "cer" if spaces * CHARACTERS_PER_SPACE < sum(map(len, references)) else "wer"
 
 
 def ranked(rates: Mapping[str, float | None], metric: str) -> tuple[float, float]:
-    """The rate of this metric, then the other rate to break ties; lower is better."""
+    """Returns the rate of a metric, then the other rate to break ties; lower is better."""
     wer, cer = (math.inf if (rate := rates.get(name)) is None else rate for name in ("wer", "cer"))
     return (cer, wer) if metric == "cer" else (wer, cer)
 
@@ -52,7 +52,7 @@ CONFUSIONS = {"substitute": "substitutions", "delete": "deletions", "insert": "i
 
 
 def _edits(references: Sequence[str], hypotheses: Sequence[str]) -> Iterator[Edits]:
-    """The edits that turn each reference into its hypothesis, as jiwer aligns them."""
+    """Yields the edits that turn each reference into its hypothesis, as jiwer aligns them."""
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
     found = jiwer.process_words([*map(spaced, references)], [*map(spaced, hypotheses)])
@@ -69,7 +69,7 @@ def _edits(references: Sequence[str], hypotheses: Sequence[str]) -> Iterator[Edi
 def align(
     references: Sequence[str], hypotheses: Sequence[str]
 ) -> tuple[list[Alignment], dict[str, list[list[Any]]]]:
-    """The word alignment of each pair, and the most frequent confusions over all pairs.
+    """Returns the word alignment of each pair, and the most frequent confusions of all pairs.
 
     Raises:
         ValueError: the lists differ in length.
@@ -92,7 +92,7 @@ def align(
 
 
 def hits(references: Sequence[str], hypotheses: Sequence[str]) -> list[list[bool]]:
-    """For each word of each hypothesis, whether ``align`` counts it as a hit."""
+    """Returns for each word of each hypothesis whether ``align`` counts it as a hit."""
     return [
         [kind == "equal" for kind, _, after in edits for _ in after]
         for edits in _edits(references, hypotheses)
@@ -100,12 +100,12 @@ def hits(references: Sequence[str], hypotheses: Sequence[str]) -> list[list[bool
 
 
 def pooled(alignments: Iterable[Alignment]) -> Alignment:
-    """The sums of the counts over utterances; rates are computed from these sums."""
+    """Sums the counts over utterances; rates are computed from these sums."""
     return Alignment(*map(sum, zip(Alignment(0, 0, 0, 0), *alignments, strict=True)))
 
 
 def characters(references: Sequence[str], hypotheses: Sequence[str]) -> Alignment:
-    """The summed edits of characters; a space between words is a character."""
+    """Sums the edits of characters; a space between words is a character."""
     if not references:
         return Alignment(0, 0, 0, 0)
     result = jiwer.process_characters([*map(spaced, references)], [*map(spaced, hypotheses)])
@@ -115,7 +115,7 @@ def characters(references: Sequence[str], hypotheses: Sequence[str]) -> Alignmen
 def score(
     alignments: Sequence[Alignment], references: Sequence[str], hypotheses: Sequence[str]
 ) -> dict[str, Any]:
-    """Pooled WER and CER with their counts, and the share of sentences with an error.
+    """Returns pooled WER and CER with their counts, and the share of sentences with an error.
 
     A rate is the sum of errors divided by the sum of reference words over the whole list, and may
     exceed 1. The words of a hypothesis with an empty reference count as insertions.
@@ -139,10 +139,10 @@ def score(
 
 
 def percent(rate: float | None) -> str:
-    """A rate in percent with two decimals, or a dash for None."""
+    """Formats a rate in percent with two decimals, or None as a dash."""
     return "-" if rate is None else f"{100 * rate:.2f} %"
 
 
 def spaced(text: str) -> str:
-    """The text in Unicode NFC, with one space between words, at which jiwer splits."""
+    """Returns text in Unicode NFC with one space between words, at which jiwer splits."""
     return " ".join(unicodedata.normalize("NFC", text).split())

@@ -1,4 +1,4 @@
-"""Text to token ids and back: characters and SentencePiece."""
+"""Tokenizers of characters and of SentencePiece, which turn text into token ids and back."""
 
 import base64
 import io
@@ -14,14 +14,14 @@ from asr.text.normalisers import composed
 
 logger = logging.getLogger(__name__)
 
-SPECIAL = ("<blank>", "</s>", "<unk>")  # how BLANK, EOS and UNKNOWN are spelt
-SPACE = "\u2581"  # how SentencePiece spells a space
+SPECIAL = ("<blank>", "</s>", "<unk>")  # spelling of BLANK, EOS and UNKNOWN
+SPACE = "\u2581"  # SentencePiece's spelling of a space
 FIRST = UNKNOWN + 1  # the id of the first character or piece
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what UNKNOWN decodes to
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # UNKNOWN decodes to this character
 
 
 class Tokenizer(ABC):
-    """Text to token ids and back. Subclasses are final; there is no code here.
+    """The interface of tokenizers, which turn text into token ids and back; subclasses are final.
 
     A subclass takes the training ``texts`` as its first, positional parameter and everything else
     as keywords, which are the keys of a recipe. Ids below 3 are BLANK, EOS and UNKNOWN.
@@ -30,26 +30,26 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def vocabulary_size(self) -> int:
-        """The number of ids, including BLANK, EOS and UNKNOWN."""
+        """Returns the number of ids, including BLANK, EOS and UNKNOWN."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids without EOS; a character or piece that is not in the vocabulary is UNKNOWN."""
+        """Returns ids without EOS; characters or pieces outside the vocabulary become UNKNOWN."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text; BLANK and EOS are left out, UNKNOWN becomes the replacement character."""
+        """Returns text without BLANK and EOS; UNKNOWN becomes the replacement character."""
 
     @abstractmethod
     def pieces(self) -> list[str]:
-        """How each id is spelt, as SentencePiece spells: U+2581 stands for a space.
+        """Returns the spelling of each id, in which U+2581 stands for a space.
 
         The first three are ``<blank>``, ``</s>`` and ``<unk>``.
         """
 
     @abstractmethod
     def state(self) -> dict[str, str]:
-        """The state from which ``restore`` makes an equal tokenizer; can be written as JSON."""
+        """Returns the state from which ``restore`` makes an equal tokenizer, as JSON values."""
 
 
 class Characters(Tokenizer):
@@ -70,32 +70,32 @@ class Characters(Tokenizer):
 
     @property
     def vocabulary_size(self) -> int:
-        """BLANK, EOS, UNKNOWN and the characters."""
+        """Counts BLANK, EOS, UNKNOWN and the characters."""
         return FIRST + len(self.characters)
 
     def encode(self, text: str) -> list[int]:
-        """One id per character."""
+        """Returns one id per character."""
         return [self._ids.get(c, UNKNOWN) for c in text]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """One character per id."""
+        """Returns one character per id."""
         kept = [i for i in ids if i not in (BLANK, EOS)]
         return "".join(REPLACEMENT if i == UNKNOWN else self.characters[i - FIRST] for i in kept)
 
     def pieces(self) -> list[str]:
-        """The characters, U+2581 for a space."""
+        """Returns the characters, with U+2581 for a space."""
         return [*SPECIAL, *self.characters.replace(" ", SPACE)]
 
     def state(self) -> dict[str, str]:
-        """The characters."""
+        """Returns the characters."""
         return {"class": "Characters", "characters": self.characters}
 
 
 class SentencePiece(Tokenizer):
     """Subword pieces (Kudo and Richardson 2018; BPE: Sennrich et al. 2016).
 
-    A small corpus cannot fill a large vocabulary, and every character of the texts needs a piece:
-    a size other than the one asked for is logged.
+    The vocabulary is smaller than ``size`` if the corpus is too small for it, and larger if the
+    texts have more characters. The log reports a size that differs.
 
     Args:
         texts: normalised training transcripts.
@@ -131,25 +131,25 @@ class SentencePiece(Tokenizer):
 
     @property
     def vocabulary_size(self) -> int:
-        """BLANK, EOS, UNKNOWN and the pieces."""
+        """Counts BLANK, EOS, UNKNOWN and the pieces."""
         return UNKNOWN + self._processor.get_piece_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the pieces: two higher than those of SentencePiece, which begin with <unk>."""
+        """Returns ids that are two higher than SentencePiece's, which begin with <unk>."""
         return [UNKNOWN + i for i in self._processor.encode(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The pieces joined, with spaces in place of U+2581."""
+        """Joins the pieces, with spaces in place of U+2581."""
         kept = [i - UNKNOWN for i in ids if i not in (BLANK, EOS)]
         return self._processor.decode(kept)
 
     def pieces(self) -> list[str]:
-        """The pieces as SentencePiece writes them."""
+        """Returns the pieces as SentencePiece writes them."""
         size = self._processor.get_piece_size()
         return [*SPECIAL, *self._processor.id_to_piece(list(range(1, size)))]
 
     def state(self) -> dict[str, str]:
-        """The bytes of the trained model."""
+        """Returns the bytes of the trained model as text."""
         return {"class": "SentencePiece", "model": base64.b64encode(self._model).decode("ascii")}
 
 
@@ -167,7 +167,7 @@ def _train(sentences: list[str], size: int, kind: str) -> bytes:
         eos_id=-1,
         pad_id=-1,
         unk_surface=REPLACEMENT,
-        normalization_rule_name="identity",  # the normaliser is ours, and named
+        normalization_rule_name="identity",  # our normaliser has run already
         remove_extra_whitespaces=False,
         max_sentence_length=1 << 24,  # bytes; longer ones would be dropped silently
         minloglevel=2,
@@ -176,10 +176,10 @@ def _train(sentences: list[str], size: int, kind: str) -> bytes:
 
 
 def restore(state: dict[str, str]) -> Tokenizer:
-    """The tokenizer whose ``state()`` this is.
+    """Makes the tokenizer whose ``state()`` this is.
 
     Raises:
-        ValueError: it is nobody's state.
+        ValueError: no tokenizer has such a state.
     """
     if state.get("class") == "Characters" and "characters" in state:
         return Characters(state["characters"])  # each is a text, and stays as it is
