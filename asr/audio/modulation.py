@@ -13,9 +13,9 @@ MIN_FRAMES = 3
 
 # Limits in dB, measured on windows of 0.3 to 30 s. NOISE limits the whole range of the level. Hum,
 # white, pink and brown noise reach 10; speech (LibriSpeech, CMU Arctic, German, learners of
-# English) has at least 22, or 14 at an SNR of 5 dB and 12 at 0 dB. DOUBTFUL limits the range of 9/10
-# of the level without its trend, which clicks, fades and steps do not widen. The same noises reach
-# 4 (below 1 s: 6); speech has at least 17, or 8.6 at an SNR of 5 dB and 7.3 at 0 dB.
+# English) has at least 22, or 14 at an SNR of 5 dB and 12 at 0 dB. DOUBTFUL limits the range of
+# 90 % of the level without its trend, which clicks, fades and steps do not widen. The same noises
+# reach 4 (below 1 s: 6); speech has at least 17, or 8.6 at an SNR of 5 dB and 7.3 at 0 dB.
 NOISE = 10.0
 DOUBTFUL = 6.0
 
