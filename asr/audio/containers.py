@@ -77,10 +77,10 @@ class AudioError(ValueError):
 
 
 def blocks(stream: BinaryIO, name: str) -> Iterator[Block]:
-    """All samples of a file in order, in blocks of a few seconds at most.
+    """Yields all samples of a file in order, in blocks of a few seconds at most.
 
-    The rate and the number of channels may change between blocks: in chained Ogg and joined MP3.
-    The stream must be seekable; ``name`` stands for it in error messages.
+    The rate and the number of channels may change between blocks, in chained Ogg and joined MP3.
+    The stream must be seekable; error messages call it ``name``.
 
     Raises:
         AudioError: the file is not an audio file, or is shorter than its header says. In the second
@@ -298,7 +298,7 @@ def _by_ffmpeg(part: _Part, name: str) -> Iterator[Block]:
     with container:
         stream: Any = container.streams.best("audio")
         if stream is None or stream.codec_context is None:
-            raise AudioError(f"{name} holds no sound of a known kind; give another file")
+            raise AudioError(f"{name} has no audio that FFmpeg can decode; give another file")
         count = damaged = 0
         gaps, end, rate = 0.0, None, stream.rate  # seconds; a lost page of Ogg gives no error
         for packet in _packets(container, stream, name):

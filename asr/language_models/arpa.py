@@ -54,7 +54,7 @@ def read_arpa(path: Path, pieces: Sequence[str]) -> list[Grams]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give an n-gram model in ARPA format")
     ids = {word: token for token, word in enumerate(_words(pieces))}
-    ids.setdefault(b"<UNK>", UNKNOWN)  # as older tools write it
+    ids.setdefault(b"<UNK>", UNKNOWN)  # older tools write it in capitals
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             sections = _parse(path, file, ids)

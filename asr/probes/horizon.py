@@ -42,11 +42,11 @@ ARMS: dict[str, tuple[str, dict[str, Any], float | str | None]] = {
     ),
 }
 NOTES = (
-    "Latch: a symbol, then noise, then the question which symbol it was. Recall: pairs of a key "
-    "and a value, then one of the keys. Mixed: trained at lags drawn log-uniformly up to the lag "
-    "of the test, so that equal updates are fewer tokens. An accuracy far below 0.9 may come from "
-    "only 50 questions (standard error 0.05), since a test ends early if too many answers are "
-    "wrong."
+    "In latch, a symbol is followed by noise, and the encoder must name the symbol. In recall, "
+    "pairs of a key and a value are followed by a key, and it must name the value. Mixed tasks "
+    "train at lags drawn log-uniformly up to the lag of the test, so equal updates are fewer "
+    "tokens. A test ends early if many answers are wrong, so an accuracy far below 0.9 may come "
+    "from only 50 questions (standard error 0.05)."
 )
 EXTRAPOLATED = (
     "The longest lag answered without further training, among the lag of the training and 2, 4, "
@@ -65,7 +65,7 @@ class Attempt:
     lag: int
     seed: int
     rate: float  # learning rate
-    parameters: int  # of the blocks
+    parameters: int  # number of parameters of the blocks
     accuracy_updates: float  # at the end of the budget of updates
     accuracy_seconds: float  # at the end of the budget of seconds
     solved_updates: int | None  # updates until it answered; None: it did not answer

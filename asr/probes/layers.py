@@ -20,7 +20,7 @@ HEAD_WIDTH, STATE = 32, 64  # the defaults of StateSpace
 ONE_WAY = {"bidirectional": False}
 HIERARCHY = {"heads": HEADS, "window": WINDOW, "levels": 2}
 CAUSAL = {"heads": HEADS, "causal": True}
-SLIDING = {**CAUSAL, "left_context": 2 * WINDOW - 1}  # as many keys as two levels of windows
+SLIDING = {**CAUSAL, "left_context": 2 * WINDOW - 1}  # sees as many keys as two levels of windows
 
 
 class Call(nn.Module):
@@ -100,7 +100,7 @@ def scan_by_loop(
 
 
 def layer(name: str, dim: int, **options: Any) -> Block:
-    """One block of an encoder, without dropout.
+    """Makes a block of an encoder, without dropout.
 
     Raises:
         ValueError: there is no such encoder.

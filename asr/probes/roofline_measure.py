@@ -98,7 +98,7 @@ def fit(steps: Sequence[Step]) -> Fit:
     design = np.array([[1.0, step.flops] for step in steps]) / seconds[:, None]
     scale = design.max(axis=0)  # both columns near 1
     found, *_ = np.linalg.lstsq(design / scale, np.ones(len(steps)), rcond=None)
-    if found[0] < 0:  # no latency: work alone
+    if found[0] < 0:  # sets the latency to 0 and fits the work alone
         found = np.array([0.0, 1 / (design[:, 1] / scale[1]).mean()])
     residuals = design / scale @ found - 1
     variance = residuals @ residuals / (len(steps) - 2)

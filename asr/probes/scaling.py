@@ -121,7 +121,7 @@ def _encoders(measured: Measured) -> list[Block]:
     }
     words = "Time of a training pass against length; T^p: fitted exponent with its standard error."
     note = (
-        "Medians of repeats, during which all encoders take turns. The exponent is the p of "
+        "Times are medians over repeats; the encoders are timed in turn. The exponent is the p of "
         "time ~ T^p, fitted over the lengths."
     )
     picture = Picture("scaling", lambda: draw_encoders(rows, measured), words)

@@ -66,7 +66,7 @@ class Heard(NamedTuple):
     """The result of a window; word times are relative to the beginning of the file.
 
     Attributes:
-        doubtful: whether there is text although the window may hold noise only.
+        doubtful: whether the window has text but may contain only noise.
     """
 
     span: Interval
@@ -148,9 +148,9 @@ def transcribe(
         formats: keys of ``asr.recognition.writers.FORMATS``; all but txt need a transducer or a
             CTC head.
         recursive: whether to read the folders within a folder, too.
-        existing: what to do with a file that has transcripts: report an error ("refuse"), replace
-            them ("replace"), or skip the file ("skip"). A file is skipped only if all formats exist
-            and its json, which must be one of them, names the same recording, model and search.
+        existing: treatment of a file that has transcripts: report an error ("refuse"), replace them
+            ("replace"), or skip the file ("skip"). A file is skipped only if all formats exist and
+            its json, which must be one of them, names the same recording, model and search.
         window_seconds: longest window in seconds; longer audio is cut at the quietest point of the
             last third of a window. None: the length of the longest training utterance, within 3 to
             30 s.
@@ -439,7 +439,7 @@ def _listed(spans: Sequence[Interval]) -> str:
 
 
 def transcription_summary(results: Sequence[Result], folder: Path | None, kind: str) -> str:
-    """The text to print: the transcripts, or the paths of the files that hold them."""
+    """The text to print: the transcripts, or the paths of their files."""
     done = [(r, r.transcript) for r in results if r.transcript is not None]
     if folder is None:
         texts = [(result.source, FORMATS[kind].write(transcript)) for result, transcript in done]

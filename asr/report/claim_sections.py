@@ -57,7 +57,7 @@ def _words(verdict: Verdict) -> list[Block]:
     if reasons or verdict.beside:
         blocks.append(Text([*reasons, *verdict.beside], "list"))
     if verdict.commands:
-        blocks.append(Text([f"To measure what is missing: {'; '.join(verdict.commands)}"]))
+        blocks.append(Text([f"Commands for the missing results: {'; '.join(verdict.commands)}"]))
     rule = [
         Text([part], "rule") if isinstance(part, str) else Text(part, "rules")
         for part in RULES[verdict.claim].how

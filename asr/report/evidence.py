@@ -215,7 +215,7 @@ def _method(
     unit = resampling_unit(first.speakers)
     return (
         f"Differences of pooled word error rates have intervals by a paired {METHOD}: 10,000 draws "
-        f"of {unit} and of seeds.{family} The statements are about {some.scope}. No difference "
+        f"of seeds and of {unit}.{family} The statements are about {some.scope}. No difference "
         f"means that the whole interval lies within {100 * some.margin:g} % of the mean of the two "
         "rates. A study like this finds a true difference as large as the smallest 4 times in 5."
     )

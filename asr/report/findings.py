@@ -18,7 +18,7 @@ DECIDED = 0.5  # least share of findings with a sign; below it, there is not eno
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison, and its meaning for a claim.
+    """A comparison and its meaning for a claim.
 
     Attributes:
         sign: whether the comparison supports the claim, contradicts it, or does neither.
@@ -40,7 +40,7 @@ class Verdict:
 
     Attributes:
         claim: C1 to C7.
-        words: the verdict as printed, with what it depends on or why there is not enough evidence.
+        words: the printed verdict, with the facets on which it depends or the missing evidence.
         reasons: the findings as sentences with figures.
         commands: command lines for the missing measurements.
         beside: sentences that are printed after the findings but do not affect the verdict.
@@ -61,7 +61,7 @@ class Rule:
     Attributes:
         claim: C1 to C7.
         statement: the claim in words.
-        how: the rule in words for the page, as paragraphs; a tuple is a list of points.
+        how: the paragraphs of the page that explain the rule; a tuple is a list of points.
         judge: the function that applies the rule.
     """
 

@@ -64,8 +64,8 @@ class Arm:
         for run in self.runs:
             if run.seed is not None and run.seed in paths:
                 raise ValueError(
-                    f"{paths[run.seed]} and {run.path} are both seed {run.seed} of {self.label}, "
-                    "which would count as two seeds; give one of them"
+                    f"{paths[run.seed]} and {run.path} both have seed {run.seed} of {self.label} "
+                    "and would count as two seeds; give one of them"
                 )
             paths[run.seed] = run.path
 
@@ -85,7 +85,7 @@ class Group:
 
     @property
     def runs(self) -> list[Run]:
-        """All runs, arm by arm."""
+        """The runs of all arms, in the order of the arms."""
         return [run for arm in self.arms for run in arm.runs]
 
 

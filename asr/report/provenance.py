@@ -38,7 +38,7 @@ def measured(group: Group) -> list[Block]:
             if first.metrics
             else f"{first.split}: not evaluated yet",
         ],
-        ["checksum of its rows", first.checksum or UNKNOWN],
+        ["checksum of this split", first.checksum or UNKNOWN],
         ["trained on", _shared(group, lambda r: r.trained_on)],
         ["evaluated on", _shared(group, lambda r: r.metric("device_name"))],
         ["threads of the evaluation", _shared(group, lambda r: r.metric("threads"))],

@@ -11,12 +11,12 @@ from asr.report import costs
 from asr.report.groups import Arm, Group
 from asr.report.runs import Run
 
-MEMORY = {"cuda": "allocated on the device", "cpu": "of the process"}  # by kind of device
+MEMORY = {"cuda": "allocated on the device", "cpu": "of the process"}  # key: kind of device
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number of a run.
+    """A number that each run has.
 
     Attributes:
         column: column in report.csv, with the unit; ``_percent`` multiplies a fraction by 100.

@@ -191,7 +191,7 @@ def read_run(folder: Path, split: str = "test") -> Run:
     except yaml.YAMLError as error:
         raise ValueError(f"{folder / 'recipe.yaml'} is not YAML: {error}".split("\n")[0]) from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"{folder / 'recipe.yaml'} holds no recipe; train the run again")
+        raise ValueError(f"{folder / 'recipe.yaml'} is not a recipe; train the run again")
     notes: list[str] = []
     flat = flatten(recipe)
     ledger = folder / "ledger.jsonl"
@@ -227,14 +227,14 @@ def _evaluation(
     if best is not None and evaluated != best:
         after = UNKNOWN if evaluated is None else evaluated
         stale = (
-            f"the {split} evaluation is left out: it is of the model after {after} updates, while "
-            f"best/ holds the model after {best}; run: {command}"
+            f"the {split} evaluation is left out: it is of the model after {after} updates, but "
+            f"best/ has the model after {best}; run: {command}"
         )
         notes.append(stale)
         return None, None, stale
     path = folder / "evaluations" / split / "hypotheses.jsonl"
     if not path.is_file():
-        notes.append("hypotheses.jsonl is missing, so no interval of a difference")
+        notes.append("hypotheses.jsonl is missing, so differences have no interval")
         return metrics, None, ""
     hypotheses, torn = read_json_lines(path)
     if torn:
@@ -276,7 +276,7 @@ def _totals(
     totals = part(starts[-1] if starts else {}, DEVICE) | totals | (costs[-1] if newer else {})
     totals.setdefault("sessions", len(starts))
     totals |= {f"{phase}_seconds": s for phase, s in (totals.get("seconds") or {}).items()}
-    if isinstance(numbers := totals.get("parameters"), dict):  # by part of the model
+    if isinstance(numbers := totals.get("parameters"), dict):  # by model part
         totals |= {f"{name}_parameters": number for name, number in numbers.items()}
         totals["parameters"] = sum(numbers.values())
     if totals.get("seed") is None:
@@ -287,10 +287,10 @@ def _totals(
             totals["device_hours"] = beat["device_seconds"] / 3600
             totals["wall_seconds"] = beat["wall_seconds"]
     if not costs:
-        notes.append("the ledger is empty: the run has not come to its first entry")
+        notes.append("the ledger is empty: the run has not written its first entry")
     elif not totals.get("finished"):
         notes.append(
-            f"not finished: cost and WER are those after {totals['device_hours']:.3g} "
+            f"the run is not finished: cost and WER are those after {totals['device_hours']:.3g} "
             f"device-hours and {totals.get('updates')} updates"
         )
     return totals
@@ -326,7 +326,7 @@ def _points(lines: list[dict[str, Any]], notes: list[str]) -> list[Point]:
     if lost:
         notes.append(f"validations lost to a crash and left out of the curve: {lost}")
     if lines and not points:
-        notes.append("no validation yet, so no curve and no cost to a target")
+        notes.append("the run has no validation yet, so no curve and no cost to a target")
     return points
 
 

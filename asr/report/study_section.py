@@ -12,8 +12,8 @@ def study_section(study: StudyRecord, broken: list[str]) -> Section:
     """The section that lets a reader judge the study; contradictions come first."""
     registered, plan = study.registered, study.plan
     said = (
-        "Results, runs and the registered file agree: every run was trained with the recipe that "
-        "the file gives, under its hash."
+        "Results, runs and the registered file agree: every run was trained with a recipe of the "
+        "registered file, and records the hash of this file."
     )
     blocks: list[Block] = [
         Text([f"RESULTS AND REGISTERED FILE DISAGREE: {line}"], "warning") for line in broken
@@ -26,9 +26,9 @@ def study_section(study: StudyRecord, broken: list[str]) -> Section:
         ["seeds of the final runs", ", ".join(str(seed) for seed in plan["seeds"])],
         ["budgets", "; ".join(f"{k}: {_budget(v)}" for k, v in plan["budgets"].items())],
         ["trials per arm", f"{plan['tuning']['trials']} of {_budget(plan['tuning']['budget'])}"],
-        ["ranges of tuning, all arms", _ranges(plan["tuning"]["ranges"])],
+        ["tuning ranges of all arms", _ranges(plan["tuning"]["ranges"])],
         *[
-            [f"further ranges, {name}", _ranges(arm["ranges"])]
+            [f"further tuning ranges of {name}", _ranges(arm["ranges"])]
             for name, arm in plan["arms"].items()
             if arm.get("ranges")
         ],
@@ -92,7 +92,7 @@ def _best(study: StudyRecord) -> list[Block]:
     for account in tuned:
         best = expected_best(account.trial_wers).tolist()
         bounds = expected_best_interval(account.trial_wers)
-        low, high = (bound.clip(min=0).tolist() for bound in bounds)  # no WER is below 0
+        low, high = (bound.clip(min=0).tolist() for bound in bounds)  # a WER is at least 0
         curves.append((account.arm, best, low, high))
         hours.append(mean([row["device_hours"] for row in account.trials]) or 0.0)
         cells = [

@@ -177,15 +177,15 @@ def _doubts(group: Group) -> str:
         doubts.append(f"The arms have few seeds ({' to '.join(str(s) for s in seeds)}).")
     going = [a.label for a in group.arms if not all(r.totals.get("finished") for r in a.runs)]
     if going:
-        doubts.append(f"Not finished: {listed(going)}.")
+        doubts.append(f"Arms with unfinished runs: {listed(going)}.")
     stated = inequalities(group)
     if stated:
         words = [word for word, _ in stated[:STATED]]
         words += [f"{len(stated) - STATED} more"] if len(stated) > STATED else []
-        doubts.append(f"The arms are not equal in {listed(words)} (below).")
+        doubts.append(f"The arms also differ in {listed(words)} (below).")
     mixed = mixtures(group)
     if mixed:
-        doubts.append(f"The runs are not all of one {listed([word for word, _ in mixed])} (below).")
+        doubts.append(f"The runs differ in their {listed([word for word, _ in mixed])} (below).")
     return " ".join(doubts)
 
 
@@ -204,7 +204,7 @@ def mixtures(group: Group) -> list[tuple[str, str]]:
             own = [f"{n} of {label}" for (one, label), n in counts.items() if one == value]
             told.append(f"{UNKNOWN if value is None else value} ({listed(own)})")
         if len(values) > 1:
-            found.append((word, f"The runs are not all of one {word}: {listed(told)}."))
+            found.append((word, f"The runs differ in their {word}: {listed(told)}."))
     return found
 
 

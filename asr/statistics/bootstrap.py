@@ -171,7 +171,7 @@ def _blocks(
         raise ValueError("no reference words, so there is no error rate")
     signs = np.concatenate(
         [
-            np.full(len(arm), (1 if arm is arms[-1] else -1) / len(arm))  # B less A, or one arm
+            np.full(len(arm), (1 if arm is arms[-1] else -1) / len(arm))  # B - A, or one arm
             for arm in arms
         ]
     )

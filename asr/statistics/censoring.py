@@ -125,9 +125,9 @@ def _hazards(spent: Floats, events: Bools) -> tuple[Floats, Floats]:
 def _checked(costs: ArrayLike, reached: ArrayLike) -> tuple[Floats, Bools]:
     spent, events = np.asarray(costs, dtype=np.float64), np.asarray(reached, dtype=bool)
     if spent.ndim != 1 or spent.shape != events.shape or not len(spent):
-        raise ValueError(f"costs {spent.shape} and reached {events.shape} are not one per run")
+        raise ValueError(f"costs {spent.shape} and reached {events.shape} need one value per run")
     if not np.isfinite(spent).all() or (spent < 0).any():
-        raise ValueError("a cost is negative or not finite; give what the run had spent at its end")
+        raise ValueError("a cost is negative or not finite; give the cost of the run at its end")
     return spent, events
 
 

@@ -78,7 +78,7 @@ class Comparison:
 
     @property
     def scope(self) -> str:
-        """What the statement is about, in words."""
+        """The subject of the statement, in words."""
         if self.difference.seeds_measured:
             return f"arms, as trained with other seeds ({self.seeds[0]} and {self.seeds[1]} seeds)"
         if self.assumed is None:
@@ -195,8 +195,8 @@ def _stated(
             statement = "no difference"
         else:
             reason = (
-                f"the interval reaches from {100 * low:+.2f} to {100 * high:+.2f} points, beyond "
-                f"the {100 * reach:.2f} points that count as the same"
+                f"the interval from {100 * low:+.2f} to {100 * high:+.2f} points contains 0, but "
+                f"exceeds the {100 * reach:.2f} points that count as no difference"
             )
     assumed = None if difference.seeds_measured else seed_deviation
     seeds = len(a), len(b)

@@ -238,7 +238,7 @@ def test_the_sound_of_a_film_is_read():
 
 
 def test_a_film_without_sound_is_refused_in_one_line():
-    with pytest.raises(audio_file.AudioError, match="holds no sound") as error:
+    with pytest.raises(audio_file.AudioError, match="has no audio") as error:
         audio_file.decode(video(with_sound=False), RATE)
     assert "\n" not in str(error.value)
 

@@ -189,7 +189,7 @@ def test_transcribing_writes_every_format_and_says_where(job):
 
 def test_comparing_prints_the_answer_and_where_the_page_is(job):
     out = job.printed["compare"].out
-    assert "Only one arm, LSTM" in out
+    assert "There is only one arm, LSTM" in out
     assert f"written: {job.report}/report.html" in out
     assert (Path(job.report) / "report.html").exists()
 

@@ -416,7 +416,7 @@ def test_noise_alone_has_no_text(tmp_path, seconds):
     path = save(tmp_path / "a.wav", np.zeros(RATE), hiss(seconds + 0.5, np.random.default_rng(5)))
     [result] = transcribe(model, [path])
     assert (result.transcript.text, model.batches) == ("", [])
-    assert "no speech was transcribed there" in result.transcript.notes[0]
+    assert "not transcribed, because the loudness" in result.transcript.notes[0]
 
 
 # --- Confidence ---

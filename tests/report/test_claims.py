@@ -150,7 +150,7 @@ def test_every_encoder_that_ships_has_a_family():
 def test_an_encoder_of_no_known_family_is_named_beside_the_verdicts(tmp_path):
     found = evidence(tmp_path, ("Mamba", 0.1, 1.0), ("LSTM", 0.1, 1.0), number=1)
     for verdict in (training([found], {}), running([found], {})):
-        assert "whether these encoders are recurrent or attend: Mamba." in verdict.beside[0]
+        assert "whether they are recurrent or use attention: Mamba." in verdict.beside[0]
 
 
 # --- C1 ---

@@ -220,8 +220,8 @@ def test_an_empty_ledger_and_no_evaluation_still_make_a_page(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "recipe.yaml").write_text("encoder: {class_path: LSTM}\n")
     result = compare([tmp_path / "a"], tmp_path / "out")
-    assert result["answer"][0][0].startswith("Only one arm, LSTM")
-    assert "the run has not come to its first entry" in (tmp_path / "out/report.md").read_text()
+    assert result["answer"][0][0].startswith("There is only one arm, LSTM")
+    assert "the run has not written its first entry" in (tmp_path / "out/report.md").read_text()
 
 
 @pytest.mark.parametrize("updates", [300, 400])
@@ -230,7 +230,7 @@ def test_an_evaluation_of_another_model_than_the_best_is_left_out(tmp_path, upda
     write_best(runs[0], updates)  # both were evaluated after 300
     result = compare(runs, tmp_path / "out")
     page = (tmp_path / "out" / "report.md").read_text()
-    said = "out: it is of the model after 300 updates, while best/ holds the model after 400; run: "
+    said = "out: it is of the model after 300 updates, but best/ has the model after 400; run: "
     assert (f"**{runs[0]}: the test evaluation is left {said}" in page) == (updates == 400)
     assert ("out of date" in result["answer"][0][0]) == (updates == 400)
     assert (table(tmp_path / "out")[0]["wer_percent"] == "") == (updates == 400)
@@ -252,7 +252,7 @@ def test_a_run_on_its_first_updates_costs_what_its_heartbeat_says(tmp_path):
     run = read_run(folder)
     assert run.totals["device_hours"] == pytest.approx(0.01)
     assert run.best_validation_wer is None
-    assert "the ledger is empty: the run has not come to its first entry" in run.notes
+    assert "the ledger is empty: the run has not written its first entry" in run.notes
 
 
 # --- mistakes ---
@@ -341,20 +341,22 @@ def test_runs_of_several_commits_or_thread_counts_are_said_at_the_top(tmp_path):
         for n, (e, t) in enumerate([("LSTM", 2), ("LSTM", 8), ("Transformer", 8)])
     ]
     answer = compare(runs, tmp_path / "a")["answer"][0]
-    assert any("The runs are not all of one number of threads (below)." in line for line in answer)
+    assert any("The runs differ in their number of threads (below)." in line for line in answer)
     page = (tmp_path / "a" / "report.md").read_text()
-    threads = "of one number of threads: 2 (1 of LSTM) and 8 (1 of LSTM and 1 of Transformer)."
+    threads = (
+        "differ in their number of threads: 2 (1 of LSTM) and 8 (1 of LSTM and 1 of Transformer)."
+    )
     assert threads in page
-    assert "of one commit" not in page
+    assert "in their commit" not in page
     made_by = json.loads((runs[0] / "environment.json").read_text()) | {"git_commit": "def5678"}
     (runs[0] / "environment.json").write_text(json.dumps(made_by))
     answer = compare(runs, tmp_path / "b")["answer"][0]
-    assert any("of one commit and number of threads (below)." in line for line in answer)
+    assert any("differ in their commit and number of threads (below)." in line for line in answer)
 
 
 def test_a_seed_trained_twice_is_no_second_seed_and_both_folders_are_named(tmp_path):
     runs = [write_run(tmp_path / name, seed=1) for name in ("first", "again")]
-    with pytest.raises(ValueError, match=r"again and .*first are both seed 1 of LSTM.*give one"):
+    with pytest.raises(ValueError, match=r"again and .*first both have seed 1 of LSTM.*give one"):
         compare(runs, tmp_path / "out")
     other = write_run(tmp_path / "other", "Transformer", seed=1)
     assert compare([runs[0], other], tmp_path / "out")["groups"] == [["LSTM", "Transformer"]]

@@ -78,7 +78,7 @@ def test_no_difference_is_said_of_equal_arms_with_what_would_have_been_found(tmp
         (made(0.1, 40), 10, "the test set has only 400 words"),
         (made(0.3, 400), 3, "the test set has only 3 speakers"),
         ([0] * 400, 10, "no arm made an error on 4,000 words"),
-        (made(0.02, 60, seed=4), 10, "points that count as the same"),
+        (made(0.02, 60, seed=4), 10, "points that count as no difference"),
     ],
 )
 def test_too_little_evidence_says_why(tmp_path, errors, speakers, reason):
@@ -167,7 +167,7 @@ def test_unequal_cost_is_said_and_the_wer_at_equal_cost_is_given(tmp_path):
     runs = pair(tmp_path, curve=longer, finished=False)
     answer = compare(runs, tmp_path / "out")["answer"][0]
     assert "at unequal cost (Transformer had 2.0 times the device-hours of LSTM)" in answer[0]
-    assert "Not finished: Transformer" in answer[3]
+    assert "Arms with unfinished runs: Transformer" in answer[3]
     page = (tmp_path / "out" / "report.md").read_text()
     assert (
         "at equal cost, 0.125 device-hours (CPU; 7.5 min): LSTM 12.0 %, Transformer 12.0 %" in page

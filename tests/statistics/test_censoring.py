@@ -89,7 +89,7 @@ def test_three_runs_against_three_prove_nothing_and_four_do():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: survival([], []), "not one per run"),
+        (lambda: survival([], []), "need one value per run"),
         (lambda: survival([1, math.nan], [True, True]), "not finite"),
     ],
 )

@@ -48,7 +48,7 @@ def test_no_difference_needs_the_whole_interval_inside_the_margin():
     assert said(a, b, margin=1.01 * half).statement == "no difference"
     close = said(a, b, margin=0.99 * half)
     assert close.statement == "not enough evidence"
-    assert "points that count as the same" in close.reason
+    assert "points that count as no difference" in close.reason
 
 
 def test_a_difference_too_small_to_matter_is_still_a_difference():
