@@ -18,7 +18,7 @@ ROTARY_BASE = 10000.0  # Su et al. 2021, section 3.4.2; the wavelengths of Vaswa
 
 
 def halved(size: int, times: int = 1) -> int:
-    """Halves ``size`` as often as ``times`` says, and rounds up each time."""
+    """Halves ``size`` ``times`` times; rounds up each time."""
     return -(-size // 2**times)
 
 
@@ -276,7 +276,7 @@ class FeedForward(nn.Module):
         return self.reduce(dropout(F.relu(self.expand(x)), self.dropout, self.training))
 
     def flops(self, time: int) -> int:
-        """FLOPs of ``time`` positions."""
+        """Returns the FLOPs of ``time`` positions."""
         return 4 * self.dim * self.inner * time
 
 
@@ -303,7 +303,7 @@ class TokenOutput(nn.Module):
         return scores.masked_fill(targets == BLANK, 0.0)
 
     def flops(self, time: int) -> int:
-        """FLOPs of ``time`` positions."""
+        """Returns the FLOPs of ``time`` positions."""
         return 2 * self.width * (self.vocabulary - 1) * time
 
 
@@ -347,7 +347,7 @@ def flatten_weights(recurrence: nn.LSTM | nn.GRU) -> None:
 
 
 def lstm_start(lstm: nn.LSTM, rows: int) -> Cache:
-    """The state of N rows before the first token: ``hidden`` and ``cell`` (N, layers, width)."""
+    """Returns N rows of the state before a token: ``hidden`` and ``cell`` (N, layers, width)."""
     zeros = lstm.all_weights[0][0].new_zeros(rows, lstm.num_layers, lstm.hidden_size)
     return {"hidden": zeros, "cell": zeros}
 

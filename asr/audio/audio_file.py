@@ -32,7 +32,7 @@ class Sound:
     """The sound of a file, read once and in order."""
 
     sample_rate: int  # Hz
-    channels: int  # of the file; they are averaged
+    channels: int  # number of channels in the file; they are averaged
     pieces: Iterator[np.ndarray]  # consecutive (N,) float32, of a few seconds at most
 
 

@@ -167,7 +167,7 @@ def model_options(verb: str) -> Parser:
     options.add_argument(
         "model", metavar="MODEL", help="run folder (its best model is used) or model folder"
     )
-    # tune-decoding refuses --search with a message of its own.
+    # tune-decoding refuses --search with its own message.
     hidden = verb == "tune-decoding"
     options.add_argument(
         "--search",

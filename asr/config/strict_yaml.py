@@ -1,4 +1,4 @@
-"""The strict recipe reader: YAML typed by signatures.
+"""Reads recipes strictly: YAML whose types come from the signatures of classes.
 
 A recipe is a tree of plain values. A *section* is a dataclass whose fields are its keys. A
 *component* is ``{class_path: LSTM, init_args: {...}}``: a class by its short name among the shipped

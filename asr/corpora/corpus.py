@@ -1,4 +1,4 @@
-"""The interface of a corpus: options in, rows of audio and text per split out."""
+"""The interface of a corpus, which turns options into rows of audio and text for each split."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,7 +54,7 @@ class Origin:
 
     name: str
     source: str  # path or address
-    licence: str  # with the authors, or "unknown"
+    licence: str  # licence and authors, or "unknown"
     synthetic: bool = False  # whether no human spoke
     remarks: tuple[str, ...] = ()  # notes for the reader, for instance how splits were made
     # Published numbers of "utterances" and "words" by split, to notice that something is missing.
@@ -62,22 +62,22 @@ class Origin:
 
 
 class Corpus(ABC):
-    """A public corpus. Subclasses are final keyword-only dataclasses: fields are its options."""
+    """A public corpus; subclasses are final keyword-only dataclasses whose fields are options."""
 
     @abstractmethod
     def splits(self) -> dict[str, Rows]:
-        """The rows of each split.
+        """Returns the rows of each split.
 
         Raises:
-            ValueError, OSError: the corpus is not where the options say, or not complete.
+            ValueError, OSError: there is no corpus at the path, or it is not complete.
         """
 
     @abstractmethod
     def origin(self) -> Origin:
-        """The origin of the corpus; called after ``splits``."""
+        """Returns the origin of the corpus; called after ``splits``."""
 
     def sources(self) -> Walk:
-        """The local files from which the rows are read, and the files that were passed over.
+        """Returns the local files from which the rows are read, and those that were passed over.
 
         There are none if the corpus is generated or downloaded.
 
@@ -88,11 +88,11 @@ class Corpus(ABC):
 
 
 def parts_of(corpus: Corpus) -> dict[str, list[str]]:
-    """The options train, validation, test and test_other, without empty lists."""
+    """Returns the options train, validation, test and test_other, without empty lists."""
     splits = (*SPLIT_NAMES, "test_other")
     return {split: names for split in splits if (names := getattr(corpus, split, None))}
 
 
 def remarks_on(parts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """A line for each split that names its parts."""
+    """Returns a line for each split that names its parts."""
     return tuple(f"{split}: {' + '.join(names)}" for split, names in parts.items())

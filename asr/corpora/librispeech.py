@@ -21,9 +21,9 @@ class Archive(NamedTuple):
     """One published archive."""
 
     resource: int  # number on openslr.org
-    sha256: str  # of the archive; empty if none is known
-    utterances: int  # as published
-    words: int = 0  # as published; 0 if unknown
+    sha256: str  # checksum of the archive; empty if unknown
+    utterances: int  # published number
+    words: int = 0  # published number; 0 if unknown
 
 
 # Resource, utterances, words, SHA-256. The checksums are those of torchaudio.datasets.librispeech
@@ -68,7 +68,7 @@ class LibriSpeech(Corpus):
     mirror: str = MIRROR
 
     def splits(self) -> dict[str, Rows]:
-        """The splits whose lists are not empty."""
+        """Returns the splits whose lists are not empty."""
         root = self._root()
         return {
             split: Rows(partial(_read, [root / part for part in parts]))
@@ -93,7 +93,7 @@ class LibriSpeech(Corpus):
         return Origin("librispeech", source, LICENCE, remarks=tuple(remarks), expected=expected)
 
     def sources(self) -> Walk:
-        """The files of the parts; none if they are downloaded."""
+        """Returns the files of the parts; none if they are downloaded."""
         found = Walk()
         for part in sorted({*chain(*parts_of(self).values())}) if self.path else ():
             found += walk(self._root() / part, FILES)
@@ -139,7 +139,7 @@ class MiniLibriSpeech(Corpus):
     mirror: str = MIRROR
 
     def splits(self) -> dict[str, Rows]:
-        """The splits whose lists are not empty."""
+        """Returns the splits whose lists are not empty."""
         return self._librispeech().splits()
 
     def origin(self) -> Origin:
@@ -147,7 +147,7 @@ class MiniLibriSpeech(Corpus):
         return replace(self._librispeech().origin(), name="mini_librispeech")
 
     def sources(self) -> Walk:
-        """The files of the parts; none if they are downloaded."""
+        """Returns the files of the parts; none if they are downloaded."""
         return self._librispeech().sources()
 
     def _librispeech(self) -> LibriSpeech:

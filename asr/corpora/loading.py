@@ -34,9 +34,9 @@ class Utterance:
     audio: bytes  # a mono audio file at the sample rate of the corpus
     path: str  # a file name that fits the bytes
     seconds: float  # duration
-    audio_hash: str  # of the samples as published
-    resampled: bool  # whether the published rate is another
-    mixed: bool  # whether there were several channels
+    audio_hash: str  # hash of the published samples
+    resampled: bool  # whether the published sample rate differs
+    mixed: bool  # whether the published audio has several channels
     clipped: bool  # whether many samples are at full scale
 
 
@@ -144,13 +144,13 @@ def load(rows: Sequence[Row], sample_rate: int) -> Iterator[Loaded]:
 
 @dataclass(eq=False)
 class _Cut:
-    """The part of some audio that is an utterance; places are counted in samples."""
+    """The part of some audio that is one utterance; positions are counted in samples."""
 
-    index: int  # of the row
+    index: int  # position of the row
     start: int
     end: int  # sys.maxsize for the end of the audio
     pieces: list[np.ndarray] = field(default_factory=list)  # (N,) float32 each, read so far
-    length: int | None = None  # of all the audio; None if it continues behind this part
+    length: int | None = None  # length of all the audio; None if audio follows this part
 
 
 def _cuts(rows: Sequence[Row], sound: audio_file.Sound) -> Iterator[_Cut]:

@@ -20,7 +20,7 @@ from asr.text import normalisers
 
 ENCODER_FRAME_SECONDS = 0.04  # four feature frames of 10 ms, the subsampling of every recipe
 OUTLIER_DEVIATIONS = 5  # robust standard deviations, 1.4826 median absolute deviations each
-OUTLIER_MIN_COUNT = 20  # utterances in a split, below which outliers cannot be told
+OUTLIER_MIN_COUNT = 20  # a split with fewer utterances is not searched for outliers
 ADVICE = {  # by reason; the braces are replaced by examples
     "tags": "hold tags ({}), which are read as words; --strip-tags leaves them out",
     "not_english": "are not what the normaliser english is made for ({}); use --normaliser lower,"
@@ -43,10 +43,10 @@ def missing_frames(text: str, seconds: float) -> str:
 
 @dataclass
 class Split:
-    """The result of the check of one split; kept + dropped == read."""
+    """The result of checking one split; kept + dropped == read."""
 
     name: str
-    normaliser: str = "none"  # of the transcripts
+    normaliser: str = "none"  # normaliser of the transcripts
     strip_tags: bool = False  # whether transcripts lose what is in brackets, as [laughter]
     read: int = 0  # rows that the corpus gave
     # These lists describe the kept rows, in order.

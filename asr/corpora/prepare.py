@@ -28,8 +28,8 @@ from asr.text import normalisers
 
 logger = logging.getLogger(__name__)
 
-SHARD_BYTES = 500_000_000  # of audio, roughly
-GROUP_BYTES = 1_000_000  # of audio in a row group; a reader of one row reads its whole group
+SHARD_BYTES = 500_000_000  # approximate audio per file
+GROUP_BYTES = 1_000_000  # audio per row group; a reader of one row reads its whole group
 PREPARED = re.compile(r".*-\d{5}-of-\d{5}\.parquet|(corpus|preflight|sources)\.json")
 
 TYPES = {
@@ -131,7 +131,7 @@ def prepare(
 
 
 def _earlier(output: Path) -> dict[str, object] | None:
-    """The prepared corpus that the output folder already holds; None if it holds nothing."""
+    """Returns the prepared corpus in the output folder; None if the folder holds nothing."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     try:
@@ -146,7 +146,7 @@ def _earlier(output: Path) -> dict[str, object] | None:
 def _is_current(
     corpus: Corpus, output: Path, earlier: dict[str, object], wanted: dict[str, object]
 ) -> bool:
-    """Whether the source files of the prepared corpus are unchanged; logs the changes."""
+    """Returns whether the source files of the prepared corpus are unchanged; logs the changes."""
     different = strict_yaml.differences({key: earlier.get(key) for key in wanted}, wanted)
     if different:
         raise ValueError(
@@ -184,7 +184,7 @@ def _snapshot(files: Iterable[Path], output: Path) -> Snapshot:
 
 
 def _changes(old: Snapshot, new: Snapshot) -> str:
-    """The differences between two snapshots in one line; empty if there are none."""
+    """Returns the differences between two snapshots in one line; empty if there are none."""
     both = old.keys() & new.keys()
     kinds = {
         "added files": sorted(new.keys() - old.keys()),
@@ -196,7 +196,7 @@ def _changes(old: Snapshot, new: Snapshot) -> str:
 
 @contextlib.contextmanager
 def _partial(output: Path) -> Iterator[Path]:
-    """A new folder beside ``output`` to write into; it replaces ``output`` if no error occurs.
+    """Makes a folder beside ``output`` to write into; it replaces ``output`` if no error occurs.
 
     Partial folders of killed processes of this host are removed.
     """
@@ -241,7 +241,7 @@ def _replace(output: Path, new: Path) -> None:
 def _check_usable(splits: dict[str, preflight.Split]) -> list[str]:
     """Raises ValueError if a split has no usable row.
 
-    If no row of the corpus has a transcript, the prepared corpus is empty, and a remark says so.
+    If no row of the corpus has a transcript, the prepared corpus is empty, and a remark states it.
     """
     if all(set(split.dropped) == {"empty_text"} and not split.ids for split in splits.values()):
         return ["No row has a transcript, so the prepared corpus holds no utterance."]
@@ -253,7 +253,7 @@ def _check_usable(splits: dict[str, preflight.Split]) -> list[str]:
 
 
 def _kept(split: preflight.Split, loaded: Iterable[tuple[Row, Loaded]]) -> Iterator[dict[str, Any]]:
-    """The rows to write; the split counts these rows and the dropped ones."""
+    """Yields the rows to write; the split counts these rows and the dropped ones."""
     for row, result in loaded:
         if (admitted := split.admit(row, result)) is not None:
             utterance, normalised = admitted
@@ -290,7 +290,7 @@ def _write_shards(path: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 
 def _group(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The next rows, with at least ``GROUP_BYTES`` of audio; empty at the end."""
+    """Returns the next rows, with at least ``GROUP_BYTES`` of audio; empty at the end."""
     group = []
     size = 0
     for row in rows:
@@ -302,7 +302,7 @@ def _group(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _statistics(split: preflight.Split) -> dict[str, object]:
-    """The size of a split, and a checksum of its ids, texts and audio."""
+    """Returns the size of a split, and a checksum of its ids, texts and audio."""
     rows = zip(split.ids, split.texts, split.hashes, strict=True)
     text = "\n".join(map("\t".join, rows))
     return {

@@ -38,7 +38,7 @@ SINGLE_WORDS = 0.3  # share of utterances of one word, with which a curriculum b
 WORDS_PER_MINUTE = (120, 180)  # faster speech has more characters than encoder frames
 PITCH = (25, 75)
 CHUNK = 64  # utterances per eSpeak process; another number changes the audio
-MARGIN_SECONDS = 0.08  # of silence left before and after the speech
+MARGIN_SECONDS = 0.08  # silence that is kept before and after the speech
 
 # A context-free grammar. Words in capitals are rules, and alternatives are equally likely.
 GRAMMAR: dict[str, Sequence[str]] = {

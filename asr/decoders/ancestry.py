@@ -53,7 +53,7 @@ def with_newest(ancestry: Tensor, batch: int) -> Tensor:
 
 
 def unseen(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """The additive attention mask of ``seen``: 0 where it is true, -inf elsewhere.
+    """Returns the additive attention mask of ``seen``: 0 where it is true, -inf elsewhere.
 
     It is made once for all layers; with a boolean mask, attention would convert it in each layer.
     """

@@ -48,7 +48,7 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
         super().__init__(dim, vocabulary, ctc_weight)
         self.width, self.dropout = width, dropout
         self.embedding = nn.Embedding(vocabulary, width)
-        # The tokens' part of the gates is a layer of its own, computed for all tokens at once.
+        # The tokens' part of the gates is a separate layer, computed for all tokens at once.
         self.token_gates = Linear(width, 4 * width)
         self.attention = LocationAttention(
             dim, width, attention, channels=location_channels, kernel=location_kernel

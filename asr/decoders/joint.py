@@ -76,7 +76,7 @@ class Joint(nn.Module):
         return total
 
     def flops(self, time: int, tokens: int) -> int:
-        """FLOPs of one utterance: ``time`` encoder frames, ``tokens`` labels."""
+        """Returns the FLOPs of one utterance: ``time`` encoder frames, ``tokens`` labels."""
         steps = tokens + 1
         projections = 2 * self.inner * (self.dim * time + self.width * steps)
         return projections + 2 * self.inner * (self.vocabulary - 1) * time * steps

@@ -37,7 +37,7 @@ class LSTMPrediction(nn.Module):
         return lstm_step(self.lstm, self.embedding(tokens), cache)
 
     def flops(self, steps: int) -> int:
-        """FLOPs of ``steps`` tokens."""
+        """Returns the FLOPs of ``steps`` tokens."""
         return steps * self.lstm.num_layers * 16 * self.width**2
 
 
@@ -78,5 +78,5 @@ class StatelessPrediction(nn.Module):
         return dropout(F.relu(self.convolution(x.flatten(-2))), self.dropout, self.training)
 
     def flops(self, steps: int) -> int:
-        """FLOPs of ``steps`` tokens."""
+        """Returns the FLOPs of ``steps`` tokens."""
         return steps * 2 * self.context * self.width**2

@@ -25,7 +25,7 @@ class Check:
 
     name: str  # the name of the finding if the check itself fails
     function: str  # its import path, as module:function
-    remedy: str  # for a failure that the function did not expect
+    remedy: str  # remedy for a failure that the function did not expect
     # A check that loads compiled code may crash or hang, so it runs in its own process with this
     # time limit. With None the check runs in this process.
     seconds: float | None = None
@@ -70,10 +70,10 @@ def _here(check: Check) -> list[Finding]:
 
 
 def _apart(check: Check, seconds: float) -> list[Finding]:
-    """Runs a check in a process of its own."""
+    """Runs a check in a child process."""
     code = f"from asr.doctor.checks import Check, answer; answer({check!r})"
-    # The child finds the modules that this process finds. It has a process group of its own, which
-    # is killed as a whole.
+    # The child has the module path of this process. It has its own process group, which is killed
+    # as a whole.
     with subprocess.Popen(
         [sys.executable, "-P", "-c", code],
         stdin=subprocess.DEVNULL,

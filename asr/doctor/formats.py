@@ -27,7 +27,7 @@ SAMPLES = {  # FFmpeg's container and codec
     "wma": ("asf", "wmav2"),
     "amr": ("amr", "amrnb"),
 }
-ENCODERS = {  # by codec, if the encoder has another name
+ENCODERS = {  # codec: encoder, if their names differ
     "mp3": "libmp3lame",
     "opus": "libopus",
     "amrnb": "libopencore_amrnb",

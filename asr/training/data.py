@@ -96,7 +96,7 @@ class StreamDataModule(L.LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
     def train_dataloader(self) -> Loader:
-        """The endless training batches; a new iteration begins at ``position``."""
+        """Returns the endless training batches; a new iteration begins at ``position``."""
         place = self._place()
         return Loader(
             lambda: self.source.train_batches(self.position, *place),
@@ -105,7 +105,7 @@ class StreamDataModule(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> Loader:
-        """The validation batches; each rank has the same number, and the last one may be None.
+        """Returns the validation batches, as many on each rank; the last batch may be None.
 
         The number must be equal, because DDP synchronises buffers before each validation step.
         """
@@ -119,7 +119,7 @@ class StreamDataModule(L.LightningDataModule):
         return Loader(batches, length)
 
     def share_of_update(self, count: Tensor) -> Tensor:
-        """The share () of the tokens of an update that are in the next batch of all ranks.
+        """Returns the share () of an update's tokens that are in the next batch of all ranks.
 
         Args:
             count: () count of a term of the loss in that batch. If the term counts tokens and ends

@@ -74,7 +74,7 @@ def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
 
 
 def _results(folder: Path) -> list[int]:
-    """The modification times of the files in ``RESULTS``, in nanoseconds."""
+    """Returns the modification times of the files in ``RESULTS``, in nanoseconds."""
     return [path.stat().st_mtime_ns for name in RESULTS if (path := folder / name).exists()]
 
 
@@ -128,7 +128,7 @@ def _check_rows(corpus: str, earlier: str, folder: Path) -> None:
 
 
 def finished(recipe: AnyRecipe, folder: Path) -> dict[str, Any] | None:
-    """The last line of the ledger if the run is finished with this budget; otherwise None.
+    """Returns the last line of the ledger if the run is finished with this budget; otherwise None.
 
     Raises:
         ValueError: the folder holds a run of another recipe.

@@ -97,22 +97,22 @@ class Task(L.LightningModule):
 
     @abstractmethod
     def amounts(self, batch: Any) -> dict[str, float]:
-        """The quantities that the ledger counts for the last training batch."""
+        """Returns the quantities that the ledger counts for the last training batch."""
 
     @abstractmethod
     def resume_invariants(self) -> dict[str, Any]:
-        """The values that must not change between the sessions of a run."""
+        """Returns the values that must not change between the sessions of a run."""
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
-        """The facts about the model and its data for ``ledger.json``."""
+        """Returns the facts about the model and its data for ``ledger.json``."""
 
     @abstractmethod
     def score(self) -> tuple[float, ...]:
-        """The score of the last validation; the model with the lowest score is the best one."""
+        """Returns the score of the last validation; the best model has the lowest score."""
 
     def examples(self) -> list[tuple[str, str]]:
-        """A few (reference, hypothesis) of the last validation."""
+        """Returns a few pairs (reference, hypothesis) of the last validation."""
         return []
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Task(L.LightningModule):
         """Writes the validated model as a model folder."""
 
     def facts(self, terms: dict[str, float]) -> dict[str, Any]:
-        """The values of a ledger line, given the means of the terms since the last line."""
+        """Returns the values of a ledger line, given the means of the terms since the last line."""
         loss = sum(self.weights[name] * value for name, value in terms.items()) if terms else None
         return {
             "updates": self.progress.updates,
@@ -144,7 +144,7 @@ class Task(L.LightningModule):
     # --- an update ---
 
     def configure_optimizers(self) -> Any:
-        """The optimiser of the recipe; its learning rate is set at each update."""
+        """Returns the optimiser of the recipe; its learning rate is set at each update."""
         return self.recipe.optimizer.build(self.model, self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
@@ -155,7 +155,7 @@ class Task(L.LightningModule):
         return self.mean(self._loss)
 
     def mean(self, loss: Loss) -> Tensor:
-        """The weighted sum of the terms' means over all tokens of the update, ().
+        """Returns the weighted sum of the terms' means over all tokens of the update, ().
 
         Ranks average their gradients, so each divides by the mean count, not by its own. Lightning
         divides by the number of batches of an update, so each is given its share of the tokens.
