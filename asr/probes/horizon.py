@@ -1,4 +1,4 @@
-"""The page of the probe ``horizon``: the longest lag at which each encoder still answers.
+"""Draws the page of the probe ``horizon``: the longest lag at which each encoder still answers.
 
 Each arm is trained at each lag with several seeds and learning rates, at equal updates and at equal
 seconds. It answers a lag if the median seed, at its best learning rate, reaches an accuracy of 0.9

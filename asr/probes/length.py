@@ -1,4 +1,4 @@
-"""The page of the probe ``length``: word error rate against the length of recordings."""
+"""Draws the page of the probe ``length``: word error rate against the length of recordings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""The page of the probe ``lookahead``: word error rate against look-ahead.
+"""Draws the page of the probe ``lookahead``: word error rate against look-ahead.
 
-Reads trained and evaluated runs. The look-ahead of an encoder frame is the audio after the frame
+It reads trained and evaluated runs. The look-ahead of an encoder frame is the audio after the frame
 that the encoder sees: nothing in a strictly causal encoder, the rest of the chunk (half a chunk on
 average) in a chunked encoder, and the rest of the utterance in an encoder that cannot stream.
 """

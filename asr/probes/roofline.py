@@ -1,4 +1,4 @@
-"""The page of the probe ``roofline``: what limits a step of an LSTM, by width and batch."""
+"""Draws the page of the probe ``roofline``: what limits a step of an LSTM, by width and batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

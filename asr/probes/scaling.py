@@ -1,4 +1,4 @@
-"""The page of the probe ``scaling``: time and peak memory of layers and encoders by length."""
+"""Draws the page of the probe ``scaling``: time and memory of layers and encoders by length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

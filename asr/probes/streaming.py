@@ -1,4 +1,4 @@
-"""The page of the probe ``streaming``: time per frame and size of the state, by position."""
+"""Draws the page of the probe ``streaming``: time per frame and size of the state, by position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

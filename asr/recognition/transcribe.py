@@ -285,7 +285,7 @@ class Transcription:
             left = ", --skip-existing leaves it" if "json" in outputs else ""
             return f"{there[0]} exists; --overwrite replaces it{left}"
         if missing := [path.name for path in outputs.values() if path not in there]:
-            return f"{there[0]} exists but no {missing[0]}; --overwrite replaces it"
+            return f"{there[0]} exists, {missing[0]} does not; --overwrite replaces the transcripts"
         if why := disagreement(outputs["json"], reading.recording, self.labels):
             remedy = "--overwrite replaces it, another --output-dir keeps both"
             return f"{outputs['json']} {why}; {remedy}"

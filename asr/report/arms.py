@@ -1,4 +1,4 @@
-"""Sections about a group of comparable runs: errors, costs and trade-offs of its arms."""
+"""Writes the sections about a group of comparable runs: errors, costs and trade-offs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -109,7 +109,7 @@ def _figures(evidence: Evidence) -> Table:
         *of("model_flops_utilisation_percent", "peak_memory_bytes", "energy_joules"),
         *of("real_time_factor_seconds_per_second", "encoder_seconds_per_second", "updates"),
         *(of("infeasible_utterances") if infeasible else []),
-        row("stopped because", lambda arm: "; ".join(dict.fromkeys(map(_stopped, arm.runs)))),
+        row("reason for the end", lambda arm: "; ".join(dict.fromkeys(map(_stopped, arm.runs)))),
         row("a best trade-off (Pareto front)", lambda arm: "yes" if arm in front else "no"),
     ]
     return Table(["", *[arm.label for arm in group.arms]], rows)

@@ -1,4 +1,4 @@
-"""One section per claim: the claim, the verdict, its reasons, and the results of the probes."""
+"""Writes a section per claim: the claim, the verdict, its reasons, and the results of probes."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The evidence of a group of runs: each rate with its interval, and each pair compared."""
+"""Computes the interval of each arm's WER and compares all pairs of arms of a group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Findings for or against a claim, and the verdict that follows from them."""
+"""Derives the verdict on a claim from the findings for and against it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Run folders, a study and probes -> report.html, .md, .csv and PNG, all from the same blocks."""
+"""Writes report.html, .md, .csv and PNG figures from run folders, a study and probes."""
 
 from collections.abc import Sequence
 from pathlib import Path

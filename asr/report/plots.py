@@ -1,4 +1,4 @@
-"""The figures of the report."""
+"""Draws the figures of the report."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The section on how runs were measured: machine, versions, data, settings, folders."""
+"""Writes the section on how runs were measured: machine, versions, data, settings, folders."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The section about a study: the plan, its total cost, and the gain from tuning."""
+"""Writes the section about a study: the plan, its total cost, and the gain from tuning."""
 
 from asr.document.blocks import Block, Picture, Section, Table, Text
 from asr.formatting import digits, listed, percent, percent_interval
@@ -110,7 +110,7 @@ def _best(study: StudyRecord) -> list[Block]:
     crossing = _crossing(curves)
     words = (
         "Expected best validation WER against the number of trials and against their cost. "
-        "Whiskers: 95 % intervals, cut off at 100 %, for up to half of the trials."
+        "Whiskers: 95 % intervals for up to half of the trials, cut off at 100 %."
     )
     return [
         Picture("tuning", lambda: tuning(curves, hours, "device-hours"), words),

@@ -1,4 +1,4 @@
-"""The answer at the top of the page: the arm with fewer errors, the certainty, the costs."""
+"""Writes the answer at the top of the page: the arm with fewer errors, the certainty, the costs."""
 
 import math
 from collections import Counter

@@ -1,1 +1,1 @@
-"""Intervals, tests and power for comparisons of error rates."""
+"""Computes intervals, tests and power for comparisons of error rates."""

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of error rates and their differences, over speakers and seeds."""
+"""Computes bootstrap intervals of error rates and of differences, over speakers and seeds."""
 
 from collections.abc import Sequence
 from statistics import NormalDist

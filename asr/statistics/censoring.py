@@ -1,4 +1,4 @@
-"""The cost of reaching a target if some runs do not reach it (censored runs)."""
+"""Estimates the cost of reaching a target if some runs do not reach it (censored runs)."""
 
 import math
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""The matched-pairs sentence-segment word error test of two systems on one test set."""
+"""Compares two systems on one test set by the matched-pairs sentence-segment word error test."""
 
 import math
 from collections.abc import Sequence

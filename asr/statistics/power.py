@@ -1,4 +1,4 @@
-"""The smallest difference that a study can detect, before and after it is run."""
+"""Computes the smallest difference that a study can detect, before and after it is run."""
 
 import math
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""The expected best error rate of n tuning trials."""
+"""Estimates the expected best error rate of n tuning trials."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Variance of an error rate over two crossed factors: seeds and speakers."""
+"""Estimates the variance of an error rate over two crossed factors: seeds and speakers."""
 
 import math
 from typing import NamedTuple

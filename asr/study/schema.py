@@ -1,4 +1,4 @@
-"""The schema of a study file, as strict as that of a recipe."""
+"""Defines the schema of a study file, which is as strict as that of a recipe."""
 
 import dataclasses
 import math

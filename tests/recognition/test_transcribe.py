@@ -566,7 +566,7 @@ def changed(path):
         (lambda path: save(path, speak("other")), {}, "a.json was made before .*a.wav changed"),
         (None, {"model_name": "runs/b"}, r"by another model or search \(runs/a, Greedy\(beam=1\)"),
         (None, {"model": CodedSpeech(search=Other())}, "was made by another model or search"),
-        (None, {"formats": ("json", "txt")}, "a.json exists but no a.txt; --overwrite replaces it"),
+        (None, {"formats": ("json", "txt")}, "a.json exists, a.txt does not; --overwrite replaces"),
     ],
 )
 def test_a_transcript_that_would_be_another_now_is_neither_left_nor_replaced(
