@@ -22,7 +22,7 @@ Block = tuple[int, np.ndarray]  # sample rate in Hz; (N, channels) float32 sampl
 
 # FLAC files of these sizes, such as the utterances of prepared corpora, are decoded at once.
 FLAC_BYTES, FLAC_FRAMES = 2_000_000, 1 << 23
-BLOCK_FRAMES = 16384  # frames per read of libsndfile
+BLOCK_FRAMES = 16384  # frames that libsndfile reads at once
 MP3_FRAME_BYTES = 1441  # the longest frame of an MP3
 GAP_SECONDS = 0.25  # a warning is logged if more than this is missing in total
 RESUMES = 1000  # largest number of times that reading resumes after damage
@@ -340,7 +340,7 @@ def _packets(container: Any, stream: Any, name: str) -> Iterator[Any]:
 
 def _floats(frame: Any) -> np.ndarray:
     """(N, channels) float32 in [-1, 1], scaled as libsndfile does."""
-    samples = frame.to_ndarray()  # (channels, N), or (1, N * channels) where they alternate
+    samples = frame.to_ndarray()  # (channels, N), or interleaved as (1, N * channels)
     planar = frame.format.is_planar
     samples = samples.T if planar else samples.reshape(-1, frame.layout.nb_channels)
     if samples.dtype.kind == "f":

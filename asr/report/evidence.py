@@ -217,5 +217,5 @@ def _method(
         f"Differences of pooled word error rates have intervals by a paired {METHOD}: 10,000 draws "
         f"of seeds and of {unit}.{family} The statements are about {some.scope}. No difference "
         f"means that the whole interval lies within {100 * some.margin:g} % of the mean of the two "
-        "rates. A study like this finds a true difference as large as the smallest 4 times in 5."
+        "rates. Such a study finds a true difference of the stated smallest size 4 times in 5."
     )

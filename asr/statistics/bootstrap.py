@@ -218,12 +218,12 @@ def _resample(blocks: Floats, resamples: int, seed: int) -> Floats:
 def _units(value: float, draws: Floats, found: Scatter) -> tuple[float, float]:
     """The lengths of one unit of Student's t below and above the value.
 
-    Percentiles of the draws give the shape: the ratio of the two sides. Their scatter is
-    too small for few groups, so the corrected scatter replaces it, and Student's t replaces the
-    normal z (Hesterberg, "What teachers should know about the bootstrap", 2015). Hesterberg takes
-    more extreme percentiles. Here the distances from the value are multiplied, which is equal for a
-    normal distribution, because percentiles cannot go beyond the worst group: with five speakers,
-    even the most extreme percentiles would cover less than 98 %.
+    Percentiles of the draws give the ratio of the two sides. With few groups, the standard
+    deviation of the draws is too small, so the standard error replaces it, and Student's t replaces
+    the normal z (Hesterberg, "What teachers should know about the bootstrap", 2015). Hesterberg
+    takes more extreme percentiles. Here the distances from the value are multiplied instead (both
+    agree for a normal distribution), because percentiles cannot go beyond the worst group: with
+    five speakers, even the most extreme percentiles would cover less than 98 %.
     """
     reach = np.nanquantile(draws, [(1 - SHAPE) / 2, (1 + SHAPE) / 2]) - value
     grown = found.error / found.resampled if found.resampled else 1.0

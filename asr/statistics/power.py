@@ -68,7 +68,7 @@ def log_rank_floor(
 ) -> float:
     """The lowest p that ``log_rank`` gives for any assignment of these runs to two arms.
 
-    It is above ``least_log_rank`` if runs tie, as all runs do that were stopped at one budget
+    It is above ``least_log_rank`` if runs tie, for instance if several runs stopped at one budget
     without reaching the target. The statistic is a sum of scores, so the most extreme assignments
     take the runs with the highest, or the lowest, scores. The number of such assignments is the
     number of ways to choose among the runs that tie for the last place.

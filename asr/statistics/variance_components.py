@@ -82,7 +82,7 @@ def scatter(blocks: Floats, signs: Floats, seed_deviation: float | None = None) 
 
 
 def squares(blocks: Floats, signs: Floats) -> Squares:
-    """Variance components of the table of speakers and seeds, which are nested in arms.
+    """Variance components of the table of speakers and seeds; seeds are nested in arms.
 
     It has the errors for each speaker minus those that the model's rate predicts for the speaker's
     words (Cochran, Sampling Techniques, 1977, section 6.4). Arguments are those of ``scatter``.
