@@ -44,7 +44,7 @@ def test_the_cost_to_run_is_told_with_and_without_the_search(tmp_path, encode, s
         write_run(tmp_path / "b", "Transformer", errors=made(0.1), rtf=0.06, encode=encode),
     ]
     (group,) = group_runs([read_run(run) for run in runs])
-    (line,) = [line for line in verdict.answer(weigh(group, [])) if line.startswith("To run")]
+    (line,) = [line for line in verdict.answer(weigh(group, [])) if line.startswith("In recog")]
     assert "LSTM takes 0.040 s per second of audio, Transformer 0.060 s: 1.5 times as long" in line
     assert line.endswith(said)
 
@@ -53,7 +53,7 @@ def test_costs_to_run_name_the_differences_of_evaluations_that_cannot_be_compare
     (group,) = group_runs([read_run(run) for run in pair(tmp_path, rtf=0.1)])
     for device, said in (("EPYC", False), ("NVIDIA H200", True)):
         group.arms[1].runs[0].metrics["device_name"] = device
-        (line,) = [line for line in verdict.answer(weigh(group, [])) if line.startswith("To run")]
+        (line,) = [line for line in verdict.answer(weigh(group, [])) if line.startswith("In recog")]
         differ = "device (LSTM: EPYC; Transformer: NVIDIA H200)."
         words = "evaluations cannot be compared because they differ in "
         assert line.endswith(f"{words}{differ}") == said
