@@ -63,8 +63,8 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
 class Subsampling(nn.Module):
     """Two convolutions of stride 2 and a linear layer: one output frame per 4 feature frames.
 
-    Output frame s depends only on feature frames 4s - 3 to 4s + 3, so the layer never looks beyond
-    a chunk of 4 and suits causal and bidirectional encoders. Kernels have size 3 and padding 1.
+    Output frame s depends only on feature frames 4s - 3 to 4s + 3, so it is causal within its chunk
+    of 4 and suits causal and bidirectional encoders. Kernel size 3, padding 1 and ReLU are used.
     """
 
     def __init__(self, num_mels: int, dim: int, *, channels: int) -> None:
@@ -262,7 +262,7 @@ class CrossAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear, ReLU, dropout and linear; ReLU is the cheapest activation on a CPU."""
+    """Linear, ReLU, dropout, linear. ReLU is the cheapest activation on a CPU, even recomputed."""
 
     def __init__(self, dim: int, *, inner: int, dropout: float) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ def locked(path: Path) -> Iterator[None]:
     """Takes the lock of a folder.
 
     Raises:
-        ValueError: another process has it.
+        ValueError: another process holds the lock.
     """
     held = take(path)
     if held is None:

@@ -23,7 +23,7 @@ class Loss:
     """Named terms; sums and counts are separate, so that averages over batches are exact.
 
     Attributes:
-        terms: by name, for instance ``attention`` and ``ctc``.
+        terms: the terms by name, for instance ``attention`` and ``ctc``.
         infeasible: () int64, utterances with fewer encoder frames than CTC needs (labels plus
             repeated labels); they are left out of the CTC term.
     """

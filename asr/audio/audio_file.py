@@ -17,7 +17,7 @@ from asr.items import printable
 
 Source = Path | bytes
 
-# Files with these endings are audio in a folder. The sound of a video counts as audio.
+# Files in a folder count as audio if they have one of these endings; those of video are included.
 _SUFFIXES = """
 wav flac mp3 ogg oga opus aif aiff aifc au snd w64 rf64 caf sph m4a m4b mp4 m4v aac webm wma mkv mka
 mov amr 3gp 3g2 mp2 mpga spx wv ape tta ac3 avi flv wmv mpg mpeg ogv weba

@@ -20,7 +20,7 @@ def build(kind: Kind, spec: Spec, where: str, **defaults: Any) -> Any:
         defaults: arguments that are used if the class has them and the recipe does not set them.
 
     Raises:
-        ValueError: there is no such class, or it refuses its arguments; the message names the key.
+        ValueError: there is no such class, or its arguments are wrong; the message names the key.
     """
     found, given = find(kind, spec, where)
     known = inspect.signature(found).parameters

@@ -58,9 +58,9 @@ def nearest(text: str, known: list[str]) -> str:
 
 
 def instead_of(path: Path) -> str:
-    """Suggests the option for the shipped recipe that a missing path may mean; '' if none fits.
+    """Suggests the command for the shipped recipe that a missing path may mean; '' if none fits.
 
-    For example, ``recipes/encoders/lstm-tiny.yaml`` becomes ``--encoder lstm-tiny``.
+    For ``recipes/encoders/lstm-tiny.yaml`` the command ends in ``--encoder lstm-tiny``.
     """
     parts = path.with_suffix("").parts
     if "recipes" in parts:

@@ -129,7 +129,7 @@ def load_file(path: str | Path) -> Tree:
 
 
 def _beside(value: Any, folder: Path) -> Any:
-    """Adds the path of ``folder`` to each recipe file in it that a value names."""
+    """Puts ``folder`` before each name of a recipe file in a value if the folder has the file."""
     if isinstance(value, dict):
         return {key: _beside(below, folder) for key, below in value.items()}
     if isinstance(value, list):

@@ -145,7 +145,7 @@ def compare(
     """Adds findings that need all rows: outliers, and rows or speakers that splits share.
 
     Args:
-        splits: by name.
+        splits: the splits by name.
         alphabet: characters that are expected, by default those of the split "train". Without
             either, no character is unexpected.
         expected: the published counts.

@@ -33,7 +33,7 @@ class BatchStream:
     """The endless sequence of training batches, which can start anywhere and depends on the seed.
 
     The sequence is the epochs one after the other, each shuffled anew. It does not depend on the
-    number of ranks: rank r of R takes batches r, r + R, r + 2R, ... of it.
+    number of ranks: rank r of R takes the batches r, r + R, r + 2R and so on.
     """
 
     def __init__(

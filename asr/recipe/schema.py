@@ -94,7 +94,7 @@ class OptimizerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """A run stops at the first of these that is set and reached.
+    """The budget of a run, which stops as soon as it reaches one of the limits that are set.
 
     Args:
         device_hours: number of devices times hours since the start of the process, over all

@@ -11,7 +11,7 @@ from torch import Tensor
 class MovingAverage(L.Callback):
     """An exponential moving average of the weights, in a copy of the model.
 
-    Lightning's own callback also averages after skipped updates, and saves only the average.
+    Lightning's own callback also averages after skipped updates, and saves the average as model.
     """
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:

@@ -41,7 +41,7 @@ class LedgerCallback(L.Callback):
         module.data.enter, module.logs = self.ledger.enter, False
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Opens the ledger, and writes the versions and settings of this session of the run."""
+        """Opens the ledger, and writes the environment of this session to ``environment.json``."""
         if not trainer.is_global_zero:
             return
         updates, total = module.progress.updates, module.recipe.budget.updates

@@ -64,7 +64,7 @@ def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
     torch.backends.cuda.enable_cudnn_sdp(False)
     plugins: list[Any] = []
     # One process needs no launcher, and the search for one starts MPI if mpi4py is installed.
-    if is_alone(options):  # otherwise a task of a launcher with another rank would write no logs
+    if is_alone(options):  # otherwise a launcher's task with another rank would write no logs
         setattr(rank_zero_only, "rank", 0)  # noqa: B010  (for mypy)
         plugins.append(LightningEnvironment())
     mixed = options.precision == "bf16-mixed"

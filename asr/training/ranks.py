@@ -15,5 +15,5 @@ def summed(trainer: L.Trainer, value: float) -> float:
 
 
 def from_rank_zero(trainer: L.Trainer, value: Any) -> Any:
-    """Returns the value of rank 0, because clocks and signals of ranks differ. See ``summed``."""
+    """Returns the value of rank 0, so that ranks with different clocks and signals act alike."""
     return value if trainer.world_size == 1 else trainer.strategy.broadcast(value)

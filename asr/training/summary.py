@@ -22,7 +22,7 @@ PHASES = {
 
 
 def trained(folder: Path, recipe: Recipe) -> str:
-    """Describes the result and cost of a run, and what to do next."""
+    """Describes the result and the cost of a run, and suggests the next commands."""
     last = read_json(folder / "ledger.json")
     validations = [e for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "validation"]
     metric, other = ("cer", "wer") if last.get("validation_metric") == "cer" else ("wer", "cer")
