@@ -47,20 +47,20 @@ class Split:
 
     name: str
     normaliser: str = "none"  # normaliser of the transcripts
-    strip_tags: bool = False  # whether transcripts lose what is in brackets, as [laughter]
-    read: int = 0  # rows that the corpus gave
+    strip_tags: bool = False  # whether to remove tags such as [laughter]
+    read: int = 0  # number of rows that were read
     # These lists describe the kept rows, in order.
     ids: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     speakers: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
-    # These hold ids by reason. Suspicious rows are kept.
+    # These dictionaries hold ids by reason. Suspicious rows are kept.
     dropped: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     suspicious: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     messages: list[str] = field(default_factory=list)  # one for each row dropped
     converted: Counter[str] = field(default_factory=Counter)  # rows by kind of conversion
-    # These count the tags and the signs of another language that made rows suspicious.
+    # These counters hold the tags and the signs of another language that made rows suspicious.
     signs: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def __post_init__(self) -> None:

@@ -101,7 +101,7 @@ def prepare(
     if earlier is not None and not refresh and _is_current(corpus, output, earlier, wanted):
         return {**earlier, "output": str(output), "reused": True}
     with _partial(output) as partial:
-        # Taken before the rows are read, so that the next call notices a change during the reading.
+        # The snapshot precedes the reading of rows, so the next call notices later changes.
         sources = corpus.sources()
         files = _snapshot(sources.files, output)
         splits: dict[str, preflight.Split] = {}
@@ -177,7 +177,7 @@ Snapshot = Mapping[str, list[int]]  # path -> [bytes, time of the last change in
 
 
 def _snapshot(files: Iterable[Path], output: Path) -> Snapshot:
-    """Size and modification time of each file that exists and is not inside ``output``."""
+    """Returns the size and time of change of each existing file that is outside ``output``."""
     inside = os.path.join(os.path.abspath(output), "")
     files = [p for p in files if p.is_file() and not os.path.abspath(p).startswith(inside)]
     return {str(p): [(status := p.stat()).st_size, status.st_mtime_ns] for p in files}

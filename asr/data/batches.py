@@ -15,7 +15,7 @@ def bucket(
 
     Args:
         sizes: size of each item, in any unit.
-        max_batch_size: bound of largest size times number of items; a larger item is alone.
+        max_batch_size: bound of largest size times number of items; a larger item is a batch.
         order: indices by (nearly) increasing size; None sorts the items by size.
     """
     batches: list[list[int]] = []
@@ -32,7 +32,7 @@ def bucket(
 class BatchStream:
     """The endless sequence of training batches, which can start anywhere and depends on the seed.
 
-    The sequence is the epochs one after the other, each shuffled anew. It does not depend on the
+    The epochs follow one another, each in a new random order. The sequence does not depend on the
     number of ranks: rank r of R takes the batches r, r + R, r + 2R and so on.
     """
 
@@ -59,7 +59,7 @@ class BatchStream:
                 f"data.curriculum_seconds: no utterance is as short as {limit} s "
                 f"(the shortest lasts {self.sizes.min():.2f} s); give longer ones, or []"
             )
-        # Noise on the sizes puts an utterance beside different ones in each epoch.
+        # Noise on the sizes groups each utterance with different utterances in each epoch.
         noisy = self.sizes[allowed] * draw.uniform(0.95, 1.05, len(allowed))
         order = allowed[np.argsort(noisy, kind="stable")].tolist()
         batches = bucket(self.sizes.tolist(), self.max_batch_size, order)

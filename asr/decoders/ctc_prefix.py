@@ -69,7 +69,7 @@ def empty_prefixes(log_probs: Tensor, lengths: Tensor) -> CTCPrefixes:
 
 
 def extension_scores(prefixes: CTCPrefixes) -> Tensor:
-    """Log-probability that each prefix continues with each label: (B, K, V).
+    """Returns the log-probability that each prefix continues with each label, (B, K, V).
 
     The column of EOS holds the probability that the prefix ends; that of BLANK is -inf. If a label
     is less likely than exp(-700) times its prefix, its score may be -inf.

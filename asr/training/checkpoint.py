@@ -60,7 +60,7 @@ class CheckpointCallback(L.Callback):
     """
 
     def __init__(self, account: LedgerCallback, saved: dict[str, Any] | None) -> None:
-        """``saved`` is the result of ``read_checkpoint`` for the folder."""
+        """Takes the result of ``read_checkpoint`` for the folder as ``saved``."""
         self.folder, self.account, self.saved = account.folder, account, saved
         self.path = self.folder / "last.ckpt"
         self._saved_at = time.monotonic()

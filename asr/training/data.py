@@ -35,7 +35,7 @@ class Loader:
         length: int,
         enter: Callable[[str], object] = lambda phase: None,
     ) -> None:
-        """``enter`` is called with the phase that begins: data_wait or step."""
+        """Calls ``enter`` with the phase that begins: data_wait or step."""
         self.batches, self.length, self.enter = batches, length, enter
 
     def __len__(self) -> int:
