@@ -1,4 +1,4 @@
-"""Run folders -> one page that says which encoder bought the lower WER with the same cost."""
+"""Compares run folders on one page that says which encoder has the lower WER at equal cost."""
 
 from asr.report.page import compare
 
