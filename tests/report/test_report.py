@@ -189,7 +189,7 @@ def test_a_killed_run_costs_what_its_heartbeat_says(tmp_path):
     assert run.totals["device_hours"] == pytest.approx(440 / 3600)
     spent = phase_hours(group_runs([run])[0].arms[0])
     assert spent["other"] == pytest.approx(40 / 3600)  # the last line was at 400 s
-    assert any(note.startswith("not finished") for note in run.notes)
+    assert any(note.startswith("the run is not finished") for note in run.notes)
 
 
 @pytest.mark.parametrize("missing", ["ledger", "evaluation", "hypotheses", "everything"])

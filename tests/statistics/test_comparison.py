@@ -92,7 +92,7 @@ def test_neither_few_resamples_nor_few_speakers_are_a_floor_of_p():
 def test_one_seed_each_says_what_was_assumed():
     random = np.random.default_rng(4)
     a, b = arm(random, 0.1, 1), arm(random, 0.1, 1)
-    assert "assumed, 3 % of the error rate" in said(a, b).scope
+    assert "assumed to be 3 % of the error rate" in said(a, b).scope
     assert said(a, b).assumed == 0.03
     assert said(arm(random, 0.1), b).assumed is None
     assert "(3 and 1 seeds)" in said(arm(random, 0.1), b).scope
