@@ -38,8 +38,9 @@ TIMED = ("scaling", "horizon", "streaming", "roofline")  # probes that measure f
 
 
 def fenced(text: str, *languages: str) -> list[str]:
-    """Blocks of code of a page."""
-    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, re.M | re.S)
+    """Blocks of code of a page in these languages; "" for a block that names none."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+    return [block for language, block in blocks if language in languages]
 
 
 def commands(text: str) -> list[str]:
