@@ -59,7 +59,7 @@ def least_log_rank(a: int, b: int) -> float:
         ValueError: an arm has no runs.
     """
     if min(a, b) < 1:
-        raise ValueError(f"{a} runs cannot be compared with {b}; give 1 or more of each arm")
+        raise ValueError(f"{a} runs against {b} cannot be compared; give 1 or more of each arm")
     return _share(2 if a == b else 1, math.comb(a + b, a))
 
 
