@@ -24,7 +24,7 @@ OUTLIER_MIN_COUNT = 20  # a split with fewer utterances is not searched for outl
 ADVICE = {  # by reason; the braces are replaced by examples
     "tags": "hold tags ({}), which are read as words; --strip-tags leaves them out",
     "not_english": "are not what the normaliser english is made for ({}); use --normaliser lower,"
-    " which loses no sign of any script",
+    " which keeps the characters of every script",
 }
 # Reasons why a row could not be read; the other reasons concern rows that were read.
 NOT_READ = (
@@ -101,7 +101,7 @@ class Split:
     def _checked(self, row: Row, loaded: Loaded, words: str) -> Utterance:
         """Returns the audio of a row; raises DroppedError if the row cannot be used."""
         if row.id in self._seen:
-            raise DroppedError("duplicate_id", f"{row.id}: a row before has the same id")
+            raise DroppedError("duplicate_id", f"{row.id}: an earlier row has the same id")
         self._seen.add(row.id)
         if row.fault is not None:
             raise row.fault
