@@ -77,8 +77,8 @@ class Attempt:
     device_name: str
     git_commit: str | None = None  # commit of the code; None: not recorded
     extrapolate: int = 0  # longest lag to test without further training; 0: no such test
-    # The longest lag answered without further training, among its own lag and 2, 4, 8, ... times
-    # that lag; None: not tested, or its own lag is not answered.
+    # The longest lag solved without further training, among the training lag and 2, 4, 8, ...
+    # times that lag; None if this was not tested, or the training lag is not solved.
     extrapolates_to: int | None = None
 
     def accuracy(self, axis: str) -> float:
@@ -95,7 +95,7 @@ def median_accuracy(rows: Sequence[Attempt], axis: str) -> float:
 
 
 def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
-    """The longest lag that one arm answers in one task; None if it answers no lag."""
+    """The longest lag that one arm solves in one task; None if it solves no lag."""
     lags = sorted({row.lag for row in rows})
     answered = [
         lag for lag in lags if median_accuracy([r for r in rows if r.lag == lag], axis) >= SOLVED
@@ -104,7 +104,7 @@ def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
 
 
 def extrapolation(rows: Sequence[Attempt], axis: str) -> int | None:
-    """The longest lag that attempts trained at one lag answer without further training.
+    """The longest lag that models trained at a single lag solve without further training.
 
     This is the lower median of the seeds, each at its best learning rate. It is 0 if the median
     seed does not answer the lag of its training, and None if no attempt was tested.
@@ -225,7 +225,7 @@ def extrapolations(attempts: Sequence[Attempt]) -> list[Block]:
 
 
 def draw_figure(attempts: Sequence[Attempt]) -> "Figure":
-    """Longest lag that each arm answers, by task, at equal updates and at equal seconds."""
+    """Draws the longest lag that each arm solves, by task, at equal updates and equal seconds."""
     from asr.document.figures import COLOURS, FAINT, INK, PAPER, new_figure
 
     tasks = list(dict.fromkeys(row.task for row in attempts))
