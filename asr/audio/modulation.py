@@ -7,8 +7,8 @@ import numpy as np
 FRAME_SECONDS, HOP_SECONDS = 0.1, 0.05  # shorter than a syllable, longer than a period of a hum
 TREND_FRAMES = 21  # about 1 s, which is longer than a syllable and shorter than a fade
 BANDS = (0, 100, 400, 1000, 2500)  # lower limits in Hz; the first band has hum, but no speech
-DEPTH = 50.0  # dB below the loudest band, where the errors of codecs begin
-SHORTEST_SECONDS = 1.0  # minimum duration of noise; the end of a word may be steady for less
+DEPTH = 50.0  # dB below the loudest band; levels are cut off there, where codec errors begin
+SHORTEST_SECONDS = 1.0  # shorter sounds are never "noise": the end of a word may be as steady
 MIN_FRAMES = 3
 
 # Limits in dB, measured on windows of 0.3 to 30 s. NOISE limits the whole range of the level. Hum,
@@ -23,10 +23,11 @@ Kind = Literal["noise", "doubtful", "speech"]
 
 
 def kind_of(wave: np.ndarray, sample_rate: int, silence: float) -> Kind:
-    """Returns whether (N,) samples may be speech, by the band whose level varies most.
+    """Classifies (N,) samples by how much the level of their most variable band varies.
 
-    Bands are used because a loud hum hides the modulation of speech in the total level. Frames of
-    digital silence and the frames beside them are left out, so that the onset of a noise is steady.
+    A loud hum hides the modulation of speech in the total level, so bands are measured one by one.
+    Frames of digital silence, and the frames next to them, are left out, so that the onset of a
+    noise does not count as variation.
 
     Args:
         wave: samples.
@@ -34,7 +35,7 @@ def kind_of(wave: np.ndarray, sample_rate: int, silence: float) -> Kind:
         silence: a frame is silent if its peak is below this value.
 
     Returns:
-        "noise" if the level does not vary; "doubtful" if it varies only at clicks, fades and steps,
+        "noise" if the level hardly varies; "doubtful" if it varies only at clicks, fades and steps,
         or if the noise is shorter than SHORTEST_SECONDS; otherwise "speech".
     """
     size, hop = round(FRAME_SECONDS * sample_rate), round(HOP_SECONDS * sample_rate)

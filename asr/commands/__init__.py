@@ -1,1 +1,1 @@
-"""The verbs of the command line, which parse options, call functions and print results."""
+"""The verbs (subcommands) of ``asr``: each parses options, calls functions and prints results."""

@@ -22,11 +22,11 @@ class CrossEntropyHead(TokenOutput):
     def loss(
         self, x: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor, weight: float
     ) -> Term:
-        """(B, U + 1, width), (B,), (B, U), (B,) -> the sum over U + 1 tokens each, EOS last.
+        """(B, U + 1, width), (B,), (B, U), (B,) -> the loss, summed over U tokens and EOS.
 
-        Rows without frames (``lengths``) are not utterances and are left out.
+        Rows of length 0 in ``lengths`` are not utterances and are left out.
 
-        In training a target has probability 1 - label_smoothing and the other V - 2 tokens share
+        In training, the target has probability 1 - label_smoothing and the other V - 2 tokens share
         the rest. Evaluation does not smooth, so that the loss is a likelihood.
         """
         target = targets(tokens, token_lengths) - (BLANK + 1)

@@ -1,4 +1,4 @@
-"""The probes: what ``asr claims`` measures, which word error rates alone cannot answer."""
+"""The probes of ``asr claims``, which measure what word error rates alone cannot show."""
 
 from asr.probes import (
     context,

@@ -1,9 +1,9 @@
-"""Draws the page of the probe ``horizon``: the longest lag at which each encoder still answers.
+"""Draws the page of the probe ``horizon``: the longest lag that each encoder solves.
 
 Each arm is trained at each lag with several seeds and learning rates, at equal updates and at equal
-seconds. It answers a lag if the median seed, at its best learning rate, reaches an accuracy of 0.9
+seconds. It solves a lag if the median seed, at its best learning rate, reaches an accuracy of 0.9
 after correction for chance (0 is chance, 1 is perfect). The **horizon** of an arm is the longest
-lag that it answers.
+lag that it solves.
 """
 
 import statistics
@@ -18,7 +18,7 @@ from asr.probes.probe import Columns, Measured, Option, Part, Probe, grouped, ta
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SOLVED = 0.9  # least accuracy, corrected for chance, of an answered lag
+SOLVED = 0.9  # minimum accuracy, corrected for chance, at which a lag counts as solved
 AXES = ("updates", "seconds")  # units in which all arms have the same budget
 TASK_NAMES = ("latch", "recall", "latch-mixed", "recall-mixed")
 LAGS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -49,16 +49,16 @@ NOTES = (
     "from only 50 questions (standard error 0.05)."
 )
 EXTRAPOLATED = (
-    "The longest lag answered without further training, among the lag of the training and 2, 4, "
-    "8, ... times that lag, at equal updates / equal seconds. It is the lower median of the seeds, "
-    "each at its best learning rate. For a mixed task, the lag of the training is the longest one. "
-    "0: the lag of the training is not answered; -: not tested."
+    "The longest lag answered without further training: the training lag or 2, 4, 8, ... times "
+    "that lag, at equal updates / equal seconds. It is the lower median of the seeds, each at its "
+    "best learning rate. For a mixed task, the training lag is the longest lag trained on. "
+    "0: the training lag is not answered; -: not tested."
 )
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One training at one lag; accuracies are corrected for chance."""
+    """One training run at one lag. Accuracies are corrected for chance."""
 
     arm: str
     task: str
@@ -68,21 +68,21 @@ class Attempt:
     parameters: int  # number of parameters of the blocks
     accuracy_updates: float  # at the end of the budget of updates
     accuracy_seconds: float  # at the end of the budget of seconds
-    solved_updates: int | None  # updates until it answered; None: it did not answer
-    solved_seconds: float | None  # seconds until it answered; None: it did not answer
+    solved_updates: int | None  # updates until the lag was solved; None: never solved
+    solved_seconds: float | None  # seconds until the lag was solved; None: never solved
     updates: int  # total number of updates
-    seconds: float  # total time of training, without tests
+    seconds: float  # total training time, excluding tests
     budget_updates: int
     budget_seconds: float
     device_name: str
     git_commit: str | None = None  # commit of the code; None: not recorded
     extrapolate: int = 0  # longest lag to test without further training; 0: no such test
-    # The longest lag solved without further training, among the training lag and 2, 4, 8, ...
-    # times that lag; None if this was not tested, or the training lag is not solved.
+    # The longest lag solved without further training: the training lag, or 2, 4, 8, ... times it.
+    # None if this was not tested, or if the training lag is not solved.
     extrapolates_to: int | None = None
 
     def accuracy(self, axis: str) -> float:
-        """Accuracy at the end of the budget of ``updates`` or ``seconds``; 1 if it answered."""
+        """Accuracy at the end of the budget of ``updates`` or ``seconds``; 1 if solved."""
         return float(getattr(self, f"accuracy_{axis}"))
 
 
@@ -107,7 +107,7 @@ def extrapolation(rows: Sequence[Attempt], axis: str) -> int | None:
     """The longest lag that models trained at a single lag solve without further training.
 
     This is the lower median of the seeds, each at its best learning rate. It is 0 if the median
-    seed does not answer the lag of its training, and None if no attempt was tested.
+    seed does not solve its training lag, and None if longer lags were not tested.
     """
     asked = [row for row in rows if row.extrapolate]
     if not asked:
@@ -122,7 +122,7 @@ def extrapolation(rows: Sequence[Attempt], axis: str) -> int | None:
 def format_tried(rows: Sequence[Attempt]) -> tuple[str, str]:
     """The number of seeds and the learning rates of an arm at each lag of a task, in words.
 
-    The words say if some attempts are missing, for instance because the probe was interrupted.
+    The words also say if some seeds lack some rates, for instance after an interruption.
     """
     lags = {row.lag for row in rows}
     seeds = sorted({len({row.seed for row in rows if row.lag == lag}) for lag in lags})
@@ -135,7 +135,7 @@ def format_tried(rows: Sequence[Attempt]) -> tuple[str, str]:
 
 
 def format_horizon(rows: Sequence[Attempt], axis: str) -> str:
-    """The horizon of one arm and task for a table; a bound (< or ≥) at the ends of the lags."""
+    """The horizon of one arm and task as a table cell; a bound (< or ≥) at the ends of the lags."""
     tried_at, found = [row.lag for row in rows], horizon(rows, axis)
     if found is None:
         return f"< {min(tried_at):,}"
@@ -143,7 +143,7 @@ def format_horizon(rows: Sequence[Attempt], axis: str) -> str:
 
 
 def _format_beyond(own: Sequence[Attempt], lag: int) -> str:
-    """``512 / ≥ 4,096``: extrapolations; a bound (≥) if the next lag was not tested."""
+    """Formats extrapolations as ``512 / ≥ 4,096``; ≥ if the next longer lag was not tested."""
     here = [row for row in own if row.lag == lag]
     limit = max((row.extrapolate for row in here), default=0)
     cells = []
@@ -155,7 +155,7 @@ def _format_beyond(own: Sequence[Attempt], lag: int) -> str:
 
 
 def _format_accuracy(own: Sequence[Attempt], lag: int) -> str:
-    """``1.00 / 0.94``: median accuracies on both axes."""
+    """Formats the median accuracies at equal updates and equal seconds as ``1.00 / 0.94``."""
     here = [row for row in own if row.lag == lag]
     accuracies = [f"{median_accuracy(here, axis):z.2f}" for axis in AXES] if here else []
     return " / ".join(accuracies) or "not tried"
@@ -206,7 +206,7 @@ def sorted_arms(attempts: Sequence[Attempt]) -> list[tuple[tuple[Any, ...], list
 
 
 def extrapolations(attempts: Sequence[Attempt]) -> list[Block]:
-    """A table with a line per task and arm, and a column per lag of training; none if untested."""
+    """A table with a line per task and arm, and a column per training lag; empty if untested."""
     asked = [row for row in attempts if row.extrapolate]
     if not asked:
         return []
