@@ -59,7 +59,7 @@ def test_every_recipe_parses_and_builds_with_every_decoder(task, decoder):
 @pytest.mark.parametrize("path", DECODER_FILES, ids=lambda p: p.stem)
 def test_decoder_recipes_state_their_parameters(path):
     stated = re.search(
-        r"# (\S+) M parameters with encoder frames of (\d+) and (\d+) tokens\.",
+        r"has (\S+) M parameters with encoder frames of (\d+) dimensions and (\d+) tokens\.",
         path.read_text(),
     )
     described = strict_yaml.load_file(path)
@@ -75,7 +75,7 @@ def test_every_language_model_recipe_parses_and_has_the_size_that_it_states(path
     recipe = strict_yaml.read(LanguageModelRecipe, strict_yaml.load_file(path))
     model = recipe.language_model(256)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    stated = re.search(r"# (\S+) M parameters with 256 tokens", path.read_text())
+    stated = re.search(r"has (\S+) M parameters with 256 tokens", path.read_text())
     assert (float(stated[1]) if stated else 0.0) == pytest.approx(millions, abs=0.05)
     assert strict_yaml.read(LanguageModelRecipe, strict_yaml.tree_of(recipe)) == recipe
 
