@@ -21,7 +21,7 @@ from asr.text import normalisers
 ENCODER_FRAME_SECONDS = 0.04  # four feature frames of 10 ms, the subsampling of every recipe
 OUTLIER_DEVIATIONS = 5  # robust standard deviations, 1.4826 median absolute deviations each
 OUTLIER_MIN_COUNT = 20  # a split with fewer utterances is not searched for outliers
-ADVICE = {  # by reason; the braces are replaced by examples
+ADVICE = {  # advice for each reason; examples replace the braces
     "tags": "hold tags ({}), which are read as words; --strip-tags leaves them out",
     "not_english": "are not what the normaliser english is made for ({}); use --normaliser lower,"
     " which keeps the characters of every script",

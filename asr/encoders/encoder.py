@@ -71,5 +71,5 @@ class Encoder(nn.Module, ABC):
 
 
 def state_bytes(state: EncoderState) -> int:
-    """Size of a state of ``Encoder.step`` in bytes, over all its utterances."""
+    """Returns the size of a state of ``Encoder.step`` in bytes, summed over its utterances."""
     return sum(value.numel() * value.element_size() for value in state.values())

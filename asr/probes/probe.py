@@ -124,7 +124,7 @@ class Probe:
         return f"asr claims {self.name}{' RUN ...' * self.takes_runs} --output claims"
 
     def path(self, folder: Path) -> Path:
-        """The file with all results, in a folder."""
+        """Returns the path of the file that holds all results in a folder."""
         return folder / f"{self.name}.{'json' if self.key else 'jsonl'}"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:

@@ -145,7 +145,7 @@ def _quantile(level: float, freedom: float) -> float:
 
 
 def resampling_unit(groups: Sequence[str] | None) -> str:
-    """What the bootstrap resamples, in words: ``40 speakers``, or utterances with the reason."""
+    """Says what the bootstrap resamples: ``40 speakers``, or utterances with the reason."""
     if groups is None:
         return "utterances"
     number = len(set(groups))
