@@ -143,20 +143,20 @@ def test_every_verb_has_an_example():
     assert {shlex.split(line)[1] for line in LINES} == set(VERBS)
 
 
-def test_examples_in_python_are_those_of_the_readme():
+def test_examples_in_python_equal_those_of_the_readme():
     readme = fenced(PAGES["README.md"], "python")
     for name, text in PAGES.items():
         assert set(fenced(text, "python")) <= set(readme), name  # which other tests run
 
 
-def test_the_study_of_the_pages_is_one(work):
+def test_the_study_in_the_documentation_is_valid(work):
     (text,) = fenced(PAGES["studies.md"], "yaml")
     (work / "mine.yaml").write_text(text)
     study = read_study(work / "mine.yaml")
     assert list(study.arms) == ["lstm", "transformer"]
 
 
-def test_the_page_on_the_ledger_names_every_field(place):
+def test_the_ledger_page_names_every_field(place):
     named = set(re.findall(r"`(\w+)`", PAGES["ledger.md"]))
     lines = (place / "runs" / "mine" / "ledger.jsonl").read_text().splitlines()
     written = {key for line in lines for key in json.loads(line)}
@@ -179,7 +179,7 @@ def test_the_pages_render_without_warnings(tmp_path):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_paths_and_links_of_a_page_are_there(name):
+def test_paths_and_links_of_a_page_exist(name):
     page = ROOT / ("" if name == "README.md" else "docs") / name
     links = re.findall(r"\]\((?!https?:)([^)#]+)", PAGES[name])
     assert [link for link in links if not (page.parent / link).exists()] == []

@@ -84,7 +84,7 @@ def test_operands_on_two_devices_are_refused():
             torch.cat([torch.ones(1, 3), x])
 
 
-def test_kernels_and_types_that_a_gpu_has_not_are_refused():
+def test_kernels_and_types_that_a_gpu_lacks_are_refused():
     assert has_kernel("aten::topk")
     assert not has_kernel("aten::mkldnn_linear")
     with pretended():
@@ -95,7 +95,7 @@ def test_kernels_and_types_that_a_gpu_has_not_are_refused():
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoder_learns_on_a_gpu_and_does_not_wait_for_it(name):
+def test_an_encoder_trains_on_a_gpu_without_synchronising(name):
     encoder = tiny.encoder(name).train()
     with pretended() as gpu:
         x, lengths = on_gpu(tiny.features(41, 97))
@@ -122,7 +122,7 @@ def test_an_encoder_streams_on_a_gpu(name):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("name", ["LSTM", "LSTM causal projected", "GRU", "GRU causal"])
-def test_recurrences_of_few_bits_do_not_wait_for_a_gpu(name, precision, monkeypatch):
+def test_recurrences_in_16_bits_do_not_synchronise_with_the_gpu(name, precision, monkeypatch):
     monkeypatch.setattr(GPU, "of", lambda device: GPU())
     encoder = tiny.encoder(name).train()
     set_recurrent_precision(encoder.modules(), precision)
@@ -133,7 +133,7 @@ def test_recurrences_of_few_bits_do_not_wait_for_a_gpu(name, precision, monkeypa
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_a_decoder_learns_on_a_gpu_and_waits_for_it_at_most_for_sizes(name):
+def test_a_decoder_trains_on_a_gpu_and_synchronises_at_most_to_read_sizes(name):
     decoder = tiny.decoder(name).train()
     with pretended() as gpu:
         encoded, *others = on_gpu(utterances())
@@ -143,7 +143,7 @@ def test_a_decoder_learns_on_a_gpu_and_waits_for_it_at_most_for_sizes(name):
 
 
 @pytest.mark.parametrize("name", list(LANGUAGE_MODELS))
-def test_a_language_model_scores_on_a_gpu_and_does_not_wait_for_it(name):
+def test_a_language_model_scores_on_a_gpu_without_synchronising(name):
     model, (_, _, tokens, lengths) = language_model(name), utterances()
     expected = model.log_probs(tokens, lengths)
     with pretended() as gpu:
@@ -159,7 +159,7 @@ def test_a_language_model_scores_on_a_gpu_and_does_not_wait_for_it(name):
         itertools.product(["AttentionLSTM", "Transformer", "Transducer", "CTC"], LANGUAGE_MODELS)
     ),
 )
-def test_a_search_on_a_gpu_finds_what_one_on_a_cpu_does(name, beside):
+def test_a_search_finds_the_same_hypotheses_on_a_gpu_and_on_a_cpu(name, beside):
     decoder, model = tiny.decoder(name), None
     searches = [Greedy(), Beam(beam=3, nbest=2)]
     if beside is not None:
@@ -180,7 +180,7 @@ def test_a_search_on_a_gpu_finds_what_one_on_a_cpu_does(name, beside):
 
 @pytest.mark.parametrize("name", DECODERS)
 @torch.inference_mode()
-def test_words_are_aligned_on_a_gpu_where_they_are_on_a_cpu(name):
+def test_words_get_the_same_times_on_a_gpu_and_on_a_cpu(name):
     decoder, (encoded, lengths, _, _) = tiny.decoder(name), utterances()
     tokens = [[4, 3, 5], [4, 4], []]
     expected = align_words(decoder, encoded, lengths, tokens, LETTERS, 0.04)
@@ -192,7 +192,7 @@ def test_words_are_aligned_on_a_gpu_where_they_are_on_a_cpu(name):
         assert one.confidence == pytest.approx(other.confidence, rel=1e-4)
 
 
-def test_features_are_made_and_covered_on_a_gpu_without_waiting_for_it():
+def test_features_are_computed_and_masked_on_a_gpu_without_synchronising():
     augmentation = Augmentation(speed=[0.9], time_masks=2, frequency_masks=2)
     with pretended() as gpu:
         waves, lengths = on_gpu((torch.randn(2, 9000), torch.tensor([9000, 5000])))
@@ -262,13 +262,13 @@ assert threading.active_count() == 1
 """
 
 
-def test_what_runs_of_a_study_are_forked_with_has_not_asked_for_a_gpu():
+def test_modules_loaded_before_a_study_forks_do_not_initialise_a_gpu():
     command = [sys.executable, "-c", IMPORTING, *IMPORTED]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_gpu_validates_in_fewer_batches(tmp_path):
+def test_validation_on_a_gpu_uses_fewer_batches(tmp_path):
     corpus.make_corpus(tmp_path / "tones", train=4, validation=20)
     options = DataOptions(corpus=str(tmp_path / "tones"), max_batch_seconds=2.0)
     cpu, cuda = (
@@ -284,7 +284,7 @@ def test_a_gpu_validates_in_fewer_batches(tmp_path):
 
 
 @pytest.mark.parametrize("encoder", ["LSTM", "Transformer"])
-def test_a_run_on_a_gpu_waits_seldom_and_is_charged_for_all_that_it_computes(
+def test_a_run_on_a_gpu_synchronises_seldom_and_its_ledger_covers_all_computation(
     encoder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))

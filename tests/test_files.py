@@ -9,7 +9,7 @@ import torch
 from asr.files import OutputError, new_folder, remedy, remove_stale, write, write_all
 
 
-def test_files_that_belong_together_change_together_or_not_at_all(tmp_path, monkeypatch):
+def test_a_group_of_files_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     a, b = tmp_path / "a", tmp_path / "b"
     write_all({a: "old", b: b"old"})
 
@@ -23,7 +23,7 @@ def test_files_that_belong_together_change_together_or_not_at_all(tmp_path, monk
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
-def test_an_error_that_is_not_the_disks_passes(tmp_path):
+def test_an_error_of_the_writer_is_raised_unchanged(tmp_path):
     def broken(file):
         raise KeyError("x")
 
@@ -32,7 +32,7 @@ def test_an_error_that_is_not_the_disks_passes(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_the_systems_error_is_told_where_torch_hides_it(tmp_path, quota):
+def test_the_operating_system_error_is_reported_where_torch_hides_it(tmp_path, quota):
     values = {"a": torch.zeros(100_000)}
     with quota(10_000), pytest.raises(OSError, match="cannot write .*a.ckpt .File too large."):
         write(tmp_path / "a.ckpt", lambda file: torch.save(values, file))
@@ -41,7 +41,7 @@ def test_the_systems_error_is_told_where_torch_hides_it(tmp_path, quota):
     assert torch.equal(torch.load(tmp_path / "a.ckpt", weights_only=True)["a"], values["a"])
 
 
-def test_a_new_folder_goes_again_when_nothing_was_put_into_it(tmp_path):
+def test_a_new_folder_is_removed_after_an_error_if_it_is_empty(tmp_path):
     with pytest.raises(KeyError), new_folder(tmp_path / "a" / "b"):
         raise KeyError
     assert os.listdir(tmp_path) == []
@@ -53,7 +53,7 @@ def test_a_new_folder_goes_again_when_nothing_was_put_into_it(tmp_path):
         new_folder(tmp_path / "a" / "kept" / "c").__enter__()
 
 
-def test_leftovers_of_other_processes_go_and_those_of_this_one_stay(tmp_path):
+def test_temporary_files_of_other_processes_are_removed_and_those_of_this_one_kept(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / ".a.1-1.tmp").write_text("")
     mine = tmp_path / f".a.{os.getpid()}-1.tmp"
@@ -72,7 +72,7 @@ def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
     assert path.read_text() == "whole"
 
 
-def test_a_folder_in_the_place_of_a_file_is_found_before_the_first_is_replaced(tmp_path):
+def test_a_folder_in_the_place_of_a_file_is_found_before_any_file_is_replaced(tmp_path):
     (tmp_path / "b").mkdir()
     with pytest.raises(OSError, match="cannot write .*b .Is a directory.") as raised:
         write_all({tmp_path / "a": "", tmp_path / "b": ""})
@@ -81,7 +81,7 @@ def test_a_folder_in_the_place_of_a_file_is_found_before_the_first_is_replaced(t
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
-def test_a_full_disk_or_a_closed_folder_is_told_from_a_bad_file(tmp_path, number):
+def test_a_full_disk_or_a_read_only_folder_is_distinguished_from_a_bad_file(tmp_path, number):
     def fails(file):
         raise OSError(number, os.strerror(number))
 
@@ -89,7 +89,7 @@ def test_a_full_disk_or_a_closed_folder_is_told_from_a_bad_file(tmp_path, number
         write(tmp_path / "a", fails)
 
 
-def test_bytes_of_a_name_that_are_no_text_survive_json(tmp_path):
+def test_bytes_of_a_name_that_are_not_utf8_survive_json(tmp_path):
     name = os.fsdecode(b"\xff.wav")
     write(tmp_path / "a.json", json.dumps({"source": name}, ensure_ascii=False))
     assert json.loads((tmp_path / "a.json").read_bytes()) == {"source": name}

@@ -20,14 +20,14 @@ def found(folder, *arguments, **options):
     return [p.relative_to(folder).as_posix() for p in walk(folder, *arguments, **options).files]
 
 
-def test_files_come_in_the_order_of_their_names_those_of_a_folder_first(tmp_path):
+def test_files_are_sorted_by_name_with_those_of_a_folder_before_its_subfolders(tmp_path):
     touch(tmp_path, "b.wav", "a/z.wav", "a/b/c.WAV", "c.txt", "a/a.wav")
     assert found(tmp_path) == ["b.wav", "c.txt", "a/a.wav", "a/z.wav", "a/b/c.WAV"]
     assert found(tmp_path, {".wav"}) == ["b.wav", "a/a.wav", "a/z.wav", "a/b/c.WAV"]
     assert found(tmp_path, {".wav"}, recursive=False) == ["b.wav"]
 
 
-def test_links_count_as_what_they_point_to_and_a_circle_ends(tmp_path):
+def test_links_are_followed_and_link_cycles_end(tmp_path):
     touch(tmp_path, "in/a.wav", "out/b.wav", "out/deep/c.wav")
     folder = tmp_path / "in"
     (folder / "linked").symlink_to("../out")
@@ -37,7 +37,7 @@ def test_links_count_as_what_they_point_to_and_a_circle_ends(tmp_path):
     assert walk(folder).passed_over == {"circular links": [folder / "linked/deep/back"]}
 
 
-def test_what_is_passed_over_is_counted_by_kind(tmp_path):
+def test_skipped_files_are_counted_by_kind(tmp_path):
     touch(tmp_path, ".DS_Store", "._a.wav", "Thumbs.db", "__MACOSX/a.wav", ".git/x", "a.wav")
     (tmp_path / "gone").symlink_to("nowhere")
     (tmp_path / "gone.wav").symlink_to("nowhere.wav")
@@ -55,9 +55,7 @@ def test_what_is_passed_over_is_counted_by_kind(tmp_path):
     assert "2 broken links (" in counted(walked.passed_over)
 
 
-def test_a_folder_that_may_not_be_read_is_passed_over_unless_it_was_asked_for(
-    tmp_path, monkeypatch
-):
+def test_an_unreadable_folder_is_skipped_unless_it_was_requested(tmp_path, monkeypatch):
     touch(tmp_path, "locked/a.wav", "open/b.wav")
     scan = os.scandir
 
@@ -83,7 +81,7 @@ def test_a_folder_that_may_not_be_read_is_passed_over_unless_it_was_asked_for(
         ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u200c\u062e"),  # a joiner belongs to the name
     ],
 )
-def test_any_name_is_one_line_of_unicode(name, shown):
+def test_any_name_is_shown_as_one_line_of_unicode(name, shown):
     assert printable(name) == shown
     shown.encode()
 

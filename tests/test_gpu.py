@@ -52,7 +52,7 @@ def corpus(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_a_decoders_losses_and_gradients_agree(name):
+def test_losses_and_gradients_of_a_decoder_agree_with_the_cpu(name):
     decoder, results = trainable(tiny.decoder(name)), []
     for device in DEVICES:
         decoder.to(device).zero_grad()
@@ -70,7 +70,7 @@ def test_a_decoders_losses_and_gradients_agree(name):
 
 @pytest.mark.parametrize("name", tiny.ATTENTION_DECODERS)
 @torch.no_grad()
-def test_an_attention_decoders_steps_agree_also_after_reordering(name):
+def test_steps_of_an_attention_decoder_agree_also_after_reordering(name):
     decoder, results = tiny.decoder(name), []
     for device in DEVICES:
         decoder.to(device)
@@ -101,7 +101,7 @@ def test_a_search_finds_the_same_hypotheses(name, search):
 
 @pytest.mark.parametrize("name", ENCODERS)
 @torch.no_grad()
-def test_the_flops_counted_in_an_encoder_are_those_of_the_formula(name):
+def test_the_counted_flops_of_an_encoder_equal_the_formula(name):
     encoder = tiny.encoder(name).cuda()
     x, lengths = (value.cuda() for value in tiny.features(61, 61))
     marks = []  # what the mark of padding adds to the products of two directions
@@ -123,7 +123,7 @@ def test_the_flops_counted_in_an_encoder_are_those_of_the_formula(name):
 
 @pytest.mark.parametrize("name", DECODERS)
 @torch.no_grad()
-def test_the_flops_counted_in_a_decoder_are_those_of_the_formula(name):
+def test_the_counted_flops_of_a_decoder_equal_the_formula(name):
     decoder = tiny.decoder(name).cuda()
     encoded = torch.randn(2, 20, tiny.DIM, device="cuda")
     tokens = torch.randint(2, 6, (2, 5), device="cuda")
@@ -134,7 +134,7 @@ def test_the_flops_counted_in_a_decoder_are_those_of_the_formula(name):
 
 @pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_recurrences_run_in_cudnns_kernels_also_in_a_copy(kind, bidirectional):
+def test_recurrences_use_cudnn_kernels_also_in_a_copy(kind, bidirectional):
     recurrence = kind(16, 24, bidirectional=bidirectional, batch_first=True).cuda()
     for module in (recurrence, copy.deepcopy(recurrence)):  # warnings are errors
         x = torch.randn(3, 20, 16, device="cuda", requires_grad=True)
@@ -146,7 +146,7 @@ def test_recurrences_run_in_cudnns_kernels_also_in_a_copy(kind, bidirectional):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("name", [name for name in ENCODERS if name.startswith(("LSTM", "GRU"))])
-def test_recurrences_of_few_bits_are_near_those_of_float32(name, precision):
+def test_recurrences_in_16_bits_are_close_to_those_in_float32(name, precision):
     encoder, results = trainable(tiny.encoder(name)).cuda(), []
     x, lengths = (value.cuda() for value in tiny.features(41, 97))
     for chosen in ("float32", precision):
@@ -170,7 +170,7 @@ def test_an_encoder_in_bfloat16_stays_finite(name):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_a_decoders_losses_in_bfloat16_are_float32_and_finite(name):
+def test_losses_of_a_decoder_in_bfloat16_are_float32_and_finite(name):
     decoder = tiny.decoder(name).cuda().train()
     with torch.autocast("cuda", torch.bfloat16):
         loss = decoder.loss(*(value.cuda() for value in utterances()))
@@ -181,7 +181,7 @@ def test_a_decoders_losses_in_bfloat16_are_float32_and_finite(name):
 
 
 @torch.no_grad()
-def test_features_and_their_augmentation_agree():
+def test_features_and_their_augmentation_agree_with_the_cpu():
     front, results = LogMel(sample_rate=8000, num_mels=20), []
     augmentation = Augmentation(speed=[0.9], time_masks=2, frequency_masks=2)
     waves = torch.randn(2, 9000, generator=torch.Generator().manual_seed(0)) / 10
@@ -199,7 +199,7 @@ def losses(line):
 
 
 @pytest.mark.parametrize("encoder", ["LSTM", "Transformer"])
-def test_a_training_run_has_the_losses_of_the_cpus_and_an_account(corpus, tmp_path, encoder):
+def test_a_training_run_has_the_losses_of_a_cpu_run_and_a_ledger(corpus, tmp_path, encoder):
     lines = []
     for accelerator in ("cpu", "gpu"):
         options = {"accelerator": accelerator, "allow_tf32": False, "log_every_n_steps": 2}
@@ -225,7 +225,9 @@ def test_a_training_run_has_the_losses_of_the_cpus_and_an_account(corpus, tmp_pa
 
 @pytest.mark.filterwarnings("default")  # a compiler has remarks on complex numbers, and its own
 @pytest.mark.parametrize("encoder", ["LSTM", "Transformer"])
-def test_a_run_by_cuda_graphs_has_the_losses_of_one_without(corpus, tmp_path, monkeypatch, encoder):
+def test_a_run_with_cuda_graphs_has_the_losses_of_one_without(
+    corpus, tmp_path, monkeypatch, encoder
+):
     monkeypatch.setattr(compiled, "STEP", 100.0)  # one shape, as to compile for it takes seconds
     torch._dynamo.reset()
     found = []
@@ -249,7 +251,7 @@ def test_a_run_by_cuda_graphs_has_the_losses_of_one_without(corpus, tmp_path, mo
         assert one == pytest.approx(other, rel=1e-2)
 
 
-def test_a_profile_counts_kernels_and_the_time_without_any(corpus):
+def test_a_profile_counts_kernels_and_idle_time(corpus):
     given = recipe(corpus, trainer={"accelerator": "gpu"}, budget={"updates": 100})
     row = profile_step.measure(given, warm=1, updates=2, repeats=1)
     assert row["kernels"] > 100

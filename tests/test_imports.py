@@ -25,7 +25,7 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def test_imports_point_left():
+def test_imports_follow_the_order_of_folders():
     wrong = []
     for path in sorted((ROOT / "asr").rglob("*.py")):
         here = path.relative_to(ROOT / "asr").parts[0].removesuffix(".py")

@@ -6,7 +6,7 @@ from asr.files import OutputError
 from asr.items import DeviceError, attempt_each, one_line, printable, reason
 
 
-def test_a_bad_item_does_not_take_its_batch_with_it():
+def test_a_bad_item_does_not_fail_the_others_of_its_batch():
     failed = {}
 
     def work(batch):
@@ -20,7 +20,7 @@ def test_a_bad_item_does_not_take_its_batch_with_it():
 
 
 @pytest.mark.parametrize("error", [OutputError("full"), DeviceError("out of memory")])
-def test_what_every_item_would_meet_ends_the_job(error):
+def test_an_error_that_every_item_would_meet_ends_the_job(error):
     def work(batch):
         raise error
 
@@ -40,7 +40,7 @@ def test_what_every_item_would_meet_ends_the_job(error):
         (OSError(errno.ENAMETOOLONG, "File name too long"), "File name too long; choose a shorter"),
     ],
 )
-def test_an_error_is_one_line_that_says_what_happened(error, line):
+def test_an_error_is_reported_in_one_line(error, line):
     assert one_line(error).startswith(line)
 
 

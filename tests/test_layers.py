@@ -23,12 +23,12 @@ from tests import tiny
 
 
 @pytest.mark.parametrize("length", range(1, 41))
-def test_halving_twice_is_dividing_by_four_rounded_up(length):
+def test_halving_twice_divides_a_length_by_four_rounded_up(length):
     assert halved(length, 2) == math.ceil(length / 4)
     assert halved_lengths(halved_lengths(torch.tensor([length]))).item() == math.ceil(length / 4)
 
 
-def test_zeroing_the_padding_removes_nan_too_and_leaves_real_positions():
+def test_zeroing_the_padding_also_removes_nan_and_keeps_real_positions():
     x = torch.arange(12.0).view(2, 3, 2) + 1
     x[0, 2] = torch.nan
     y = zero_padding(x, torch.tensor([2, 3]))
@@ -54,13 +54,13 @@ def test_dropout_drops_its_share_and_keeps_the_mean(probability):
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.5, math.nan])
-def test_dropout_of_no_probability_is_refused(probability):
+def test_a_dropout_that_is_not_a_probability_is_refused(probability):
     for training in (True, False):
         with pytest.raises(ValueError, match=f"dropout is {probability}: it must be between 0 and"):
             dropout(torch.ones(3), probability, training=training)
 
 
-def test_dropout_is_seeded_and_off_outside_of_training():
+def test_dropout_is_seeded_and_off_in_evaluation():
     x = torch.randn(5, 7)
     torch.manual_seed(3)
     first = dropout(x, 0.5, training=True)
@@ -71,7 +71,7 @@ def test_dropout_is_seeded_and_off_outside_of_training():
 
 
 @pytest.mark.parametrize("time", range(1, 14))
-def test_subsampling_is_two_zero_padded_convolutions_and_a_linear_layer(time):
+def test_subsampling_equals_two_zero_padded_convolutions_and_a_linear_layer(time):
     torch.manual_seed(0)
     block = Subsampling(7, 6, channels=3)
     x = torch.randn(2, time, 7)
@@ -84,7 +84,7 @@ def test_subsampling_is_two_zero_padded_convolutions_and_a_linear_layer(time):
 
 
 @pytest.mark.parametrize("frame", range(5))
-def test_subsampling_sees_no_frame_beyond_its_chunk_of_four_and_three_before(frame):
+def test_subsampling_sees_only_its_four_frames_and_the_three_before(frame):
     block = Subsampling(8, 6, channels=4)
     x = torch.randn(1, 20, 8, requires_grad=True)
     y, _ = block(x, torch.tensor([20]))
@@ -99,7 +99,7 @@ def test_subsampling_refuses_chunks_that_are_no_multiple_of_its_stride():
         block.step(torch.randn(1, 6, 8), block.initial_state(1))
 
 
-def test_rotary_products_depend_on_distance_only():
+def test_rotary_dot_products_depend_on_distance_only():
     query, key = torch.randn(8), torch.randn(8)
     factors = rotary_factors(torch.tensor([3, 10, 103, 110]), 8)
     q, k = apply_rotary(query.expand(4, 8), factors), apply_rotary(key.expand(4, 8), factors)
@@ -117,14 +117,14 @@ def test_rotation_turns_each_pair_by_position_times_its_frequency():
         torch.testing.assert_close(y[2 * pair : 2 * pair + 2], expected)
 
 
-def test_sinusoids_are_cosines_and_sines_of_one_and_less():
+def test_sinusoidal_positions_have_frequencies_from_one_downwards():
     y = sinusoids(torch.arange(3), 4)
     expected = [[math.cos(p), math.sin(p), math.cos(p / 100), math.sin(p / 100)] for p in range(3)]
     torch.testing.assert_close(y, torch.tensor(expected))
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_self_attention_is_torch_multi_head_attention(causal):
+def test_self_attention_equals_that_of_torch(causal):
     ours = SelfAttention(12, heads=3)
     theirs = nn.MultiheadAttention(12, 3, batch_first=True)
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_self_attention_is_torch_multi_head_attention(causal):
     torch.testing.assert_close(ours(x, None, None, causal), expected)
 
 
-def test_cross_attention_is_torch_multi_head_attention_under_a_padding_mask():
+def test_cross_attention_equals_that_of_torch_under_a_padding_mask():
     ours = CrossAttention(12, heads=3)
     theirs = nn.MultiheadAttention(12, 3, batch_first=True)
     with torch.no_grad():
@@ -168,11 +168,11 @@ def test_heads_that_do_not_fit_the_width_are_refused(block):
     ],
     ids=["Subsampling", "SelfAttention", "FeedForward"],
 )
-def test_flops_of_a_block_are_those_counted(block, run):
+def test_the_flops_of_a_block_equal_the_count_of_torch(block, run):
     assert tiny.counted_flops(lambda: run(block)) == block.flops(12)
 
 
-def test_flops_of_cross_attention_are_those_counted():
+def test_the_flops_of_cross_attention_equal_the_count_of_torch():
     block = CrossAttention(8, heads=2)
     x, encoded = torch.zeros(1, 3, 8), torch.zeros(1, 12, 8)
     counted = tiny.counted_flops(lambda: block(x, *block.remember(encoded), None))

@@ -70,7 +70,7 @@ def test_frames_loss_and_transcript_do_not_depend_on_the_batch(encoder, decoder,
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
-def test_a_saved_model_is_the_model(tmp_path, encoder, decoder):
+def test_a_saved_and_loaded_model_gives_the_same_results(tmp_path, encoder, decoder):
     model = tiny_model(encoder, decoder)
     model.features.fit([0.1 * torch.randn(8000)])
     save_model(model, tmp_path / "best", {"updates": 3})
@@ -84,7 +84,7 @@ def test_a_saved_model_is_the_model(tmp_path, encoder, decoder):
     assert {p.name for p in (tmp_path / "best").iterdir()} == {"model.json", "model.safetensors"}
 
 
-def test_another_search_can_be_asked_for(tmp_path):
+def test_another_search_can_be_chosen_when_loading(tmp_path):
     save_model(tiny_model(), tmp_path, {})
     model = load_model(tmp_path, search={"class_path": "Beam", "init_args": {"beam": 2}})
     assert model.search.beam == 2
@@ -132,7 +132,7 @@ def test_a_damaged_model_gives_one_clear_line(tmp_path, harm, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_models_own_classes_run_only_when_they_are_allowed(tmp_path, monkeypatch):
+def test_custom_classes_of_a_model_run_only_when_allowed(tmp_path, monkeypatch):
     (tmp_path / "payload.py").write_text(
         "import pathlib\n"
         "from asr.encoders import LSTM\n"
@@ -151,7 +151,9 @@ def test_a_models_own_classes_run_only_when_they_are_allowed(tmp_path, monkeypat
     assert (tmp_path / "ran").exists()
 
 
-def test_a_relative_corpus_is_where_the_run_was_started_or_else_here(tmp_path, monkeypatch, caplog):
+def test_a_relative_corpus_path_is_resolved_from_the_run_or_the_current_folder(
+    tmp_path, monkeypatch, caplog
+):
     model = SimpleNamespace(summary={"recipe": {"data": {"corpus": "data/own"}}})
     project, elsewhere, run = (
         tmp_path / "project",

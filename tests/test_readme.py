@@ -22,7 +22,7 @@ def own_encoder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_readmes_transcription_from_python_hears_what_is_said(tmp_path, monkeypatch, capsys):
+def test_the_readme_example_of_transcription_gives_the_spoken_text(tmp_path, monkeypatch, capsys):
     (source,) = [code for code in PYTHON if "load_model(" in code]
     (tmp_path / "talk.mp3").write_bytes(audio_bytes(speak("hello")))
     monkeypatch.chdir(tmp_path)
@@ -31,7 +31,7 @@ def test_the_readmes_transcription_from_python_hears_what_is_said(tmp_path, monk
     assert re.match(r"hello \(Word\(text='hello', start=", capsys.readouterr().out)
 
 
-def test_the_readmes_encoder_keeps_the_contract(own_encoder):
+def test_the_encoder_of_the_readme_passes_the_contract_tests(own_encoder):
     task = strict_yaml.load_file(shipped.find("fsdd", "tasks"))
     recipe = strict_yaml.override(task, ["--encoder", "my_encoders.Gated"], Recipe)
     torch.manual_seed(0)

@@ -84,7 +84,9 @@ def test_the_wheel_holds_every_recipe_and_no_results(wheel):
         assert "asr/py.typed" in file.namelist()
 
 
-def test_the_main_job_runs_by_names_from_the_wheel_in_an_empty_folder(installed, tmp_path):
+def test_an_installed_wheel_prepares_trains_evaluates_and_transcribes_in_an_empty_folder(
+    installed, tmp_path
+):
     def asr(*words):
         return call(installed / "asr", *words, folder=tmp_path)
 

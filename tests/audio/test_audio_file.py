@@ -50,7 +50,7 @@ def test_every_format_gives_the_samples_that_were_written(format, subtype, toler
     assert np.abs(decoded[inner] - wave[inner]).max() < tolerance
 
 
-def test_bytes_and_a_path_with_spaces_and_accents_are_the_same(tmp_path):
+def test_bytes_and_a_path_with_spaces_and_accents_give_the_same_samples(tmp_path):
     data = encoded(tone())
     path = tmp_path / "été à la mer.wav"
     path.write_bytes(data)
@@ -119,14 +119,14 @@ def test_a_missing_file_and_a_folder_are_operating_system_errors(tmp_path):
         audio_file.decode(tmp_path, RATE)
 
 
-def test_chunks_before_the_samples_of_a_wav_are_passed_over():
+def test_chunks_before_the_samples_of_a_wav_are_skipped():
     data = encoded(tone())
     extra = b"LIST" + struct.pack("<I", 3) + b"abc\0"  # odd sizes are padded
     longer = data[:36] + extra + data[36:]
     assert np.array_equal(audio_file.decode(longer, RATE), audio_file.decode(data, RATE))
 
 
-def test_flac_holds_the_samples_to_half_a_step_and_clips_what_exceeds():
+def test_flac_is_accurate_to_half_a_quantisation_step_and_clips_above_full_scale():
     wave = np.concatenate([tone(), np.float32([1.5, -1.5, 1.0, -1.0])])
     decoded = audio_file.decode(audio_file.encode_flac(wave, RATE), RATE)
     assert np.abs(decoded[:-4] - wave[:-4]).max() <= 0.5 / 32768 + 1e-7
@@ -135,7 +135,7 @@ def test_flac_holds_the_samples_to_half_a_step_and_clips_what_exceeds():
 
 @pytest.mark.parametrize("rate", [16000, 8000, 11025, 44100, 48000])
 @pytest.mark.parametrize("seconds", [0.3, 10.0, 10.5, 11.0, 20.0, 33.3])
-def test_the_pieces_of_a_file_are_the_whole(rate, seconds):
+def test_pieces_of_a_file_joined_equal_the_whole_file(rate, seconds):
     random = np.random.default_rng(0).normal(0, 0.1, (round(seconds * rate), 2))
     data = encoded(random.astype(np.float32), rate, subtype="FLOAT")
     found = list(audio_file.pieces(data, RATE))
@@ -150,14 +150,14 @@ def test_the_pieces_of_a_file_are_the_whole(rate, seconds):
 
 
 @pytest.mark.parametrize(("format", "subtype"), [f[:2] for f in FORMATS])
-def test_the_pieces_of_every_format_are_the_whole(format, subtype):
+def test_pieces_of_every_format_joined_equal_the_whole_file(format, subtype):
     data = encoded(tone(23.4, hertz=300), format=format, subtype=subtype)
     native, rate, _ = audio_file.decode_native(data)
     assert np.array_equal(np.concatenate(list(audio_file.pieces(data, rate))), native)
 
 
 @pytest.mark.parametrize(("data", "reason"), [pytest.param(b[1], b[2], id=b[0]) for b in broken()])
-def test_a_broken_file_is_found_piece_by_piece_too(data, reason):
+def test_reading_in_pieces_names_a_broken_file_too(data, reason):
     with pytest.raises(audio_file.AudioError) as error:
         list(audio_file.pieces(data, RATE))
     assert error.value.reason == reason

@@ -30,7 +30,7 @@ def agree(count, expected, rate):
 
 
 @pytest.mark.parametrize(("container", "codec", "counted"), KINDS, ids=IDS)
-def test_every_kind_of_file_gives_what_was_written(container, codec, counted):
+def test_every_kind_of_file_gives_the_samples_that_were_written(container, codec, counted):
     wave = speech(2.5)
     data = file(wave, RATE, container, codec)
     found, rate = read(data)
@@ -44,7 +44,7 @@ def test_every_kind_of_file_gives_what_was_written(container, codec, counted):
 
 @pytest.mark.parametrize(("container", "codec", "counted"), KINDS, ids=IDS)
 @pytest.mark.parametrize("damage", ["half", "hole", "garbage", "tag"])
-def test_a_damaged_file_gives_what_ffmpeg_reads_or_says_that_it_is_cut(
+def test_a_damaged_file_gives_the_samples_that_ffmpeg_reads_or_is_reported_as_cut(
     container, codec, counted, damage, tmp_path
 ):
     # A page of Vorbis holds some seconds.
@@ -108,7 +108,7 @@ def test_a_wav_with_the_size_of_a_pipe_is_read_to_the_end_of_the_file(size):
 
 @pytest.mark.parametrize("magic", [b"RF64", b"BW64"])
 @pytest.mark.parametrize("size", [-1, 0, 80000, 2**63 - 1])
-def test_a_wav_with_64_bits_of_size_is_read_whole_known_or_not(magic, size):
+def test_a_wav_with_a_64_bit_size_is_read_to_its_end_even_if_the_size_is_unknown(magic, size):
     found, _ = read(wav(0xFFFFFFFF, 40000, magic, ds64(size)))
     assert np.array_equal(found, (np.arange(40000) % 999).astype(np.float32) / 32768)
 
@@ -122,13 +122,13 @@ def test_a_w64_without_its_size_is_read_whole(size):
     assert np.array_equal(read(bytes(data))[0], expected)
 
 
-def test_a_wav_with_64_bits_of_size_can_be_cut():
+def test_a_cut_wav_with_a_64_bit_size_is_reported():
     with pytest.raises(audio_file.AudioError, match="80000 of 160000 bytes .* 2.50 of 5.00 s"):
         read(wav(0xFFFFFFFF, 40000, b"RF64", ds64(160000)))
 
 
 @pytest.mark.parametrize("size", [80000, 79999, 79000])
-def test_what_follows_the_samples_of_a_wav_is_not_heard(size):
+def test_bytes_after_the_samples_of_a_wav_are_not_decoded(size):
     data = wav(
         size, size // 2, after=bytes(size % 2) + b"LIST" + struct.pack("<I", 400) + b"x" * 400
     )
@@ -160,7 +160,7 @@ def chain(container, codec, rates):
         ("adts", "aac", (16000, 16000)),
     ],
 )
-def test_every_part_of_joined_files_is_heard_at_the_rate_of_the_first(container, codec, rates):
+def test_every_part_of_joined_files_is_decoded_at_the_rate_of_the_first(container, codec, rates):
     data = chain(container, codec, rates)
     found = audio_file.decode(data, RATE)
     assert abs(len(found) - 2 * RATE * len(rates)) <= FRAME * len(rates)
@@ -172,7 +172,7 @@ def test_every_part_of_joined_files_is_heard_at_the_rate_of_the_first(container,
     assert likeness / np.linalg.norm(last) > 0.8
 
 
-def test_parts_with_other_numbers_of_channels_are_heard():
+def test_parts_with_different_numbers_of_channels_are_decoded():
     stereo = np.stack([speech(2), speech(2)])
     for container, codec in (("ogg", "libopus"), ("flac", "flac"), ("mp3", "libmp3lame")):
         mono, two = file(speech(2), RATE, container, codec), file(stereo, RATE, container, codec)
@@ -180,7 +180,7 @@ def test_parts_with_other_numbers_of_channels_are_heard():
             assert abs(len(audio_file.decode(data, RATE)) - 4 * RATE) <= 2 * FRAME
 
 
-def test_the_first_rate_of_bits_of_an_mp3_does_not_tell_its_length():
+def test_the_length_of_an_mp3_is_not_estimated_from_its_first_bit_rate():
     first = file(speech(2), RATE, "mp3", "libmp3lame", bits=160000, write_xing="0")
     then = file(speech(30), RATE, "mp3", "libmp3lame", bits=16000, write_xing="0")
     data = first + then
@@ -206,7 +206,7 @@ def pcm(container, codec):
         ("matroska", "pcm_s16le"),
     ],
 )
-def test_samples_without_loss_are_the_same_in_every_container(container, codec):
+def test_lossless_samples_are_the_same_in_every_container(container, codec):
     subtype = {"flac": "s16le", "alac": "s24le", "tta": "u8"}.get(codec, codec.removeprefix("pcm_"))
     reference = file(speech(1), RATE, "wav", f"pcm_{subtype}")
     expected = soundfile.read(io.BytesIO(reference), dtype="float32")[0]
@@ -260,7 +260,7 @@ def test_tags_that_are_not_unicode_and_pictures_do_no_harm():
         "ffconcat version 1.0\nfile {0}\n",
     ],
 )
-def test_a_playlist_does_not_make_other_files_heard(tmp_path, playlist, monkeypatch):
+def test_a_playlist_does_not_open_other_files(tmp_path, playlist, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other.ts").write_bytes(file(speech(1), RATE, "mpegts", "aac"))
     lists = tmp_path / "list.m3u8"
@@ -270,7 +270,7 @@ def test_a_playlist_does_not_make_other_files_heard(tmp_path, playlist, monkeypa
             audio_file.decode(lists, RATE)
 
 
-def test_a_pipe_with_a_name_is_read(tmp_path):
+def test_a_named_pipe_is_read(tmp_path):
     data, path = file(speech(1)), tmp_path / "pipe"
     os.mkfifo(path)
     writer = threading.Thread(target=path.write_bytes, args=(data,))
@@ -299,7 +299,7 @@ def test_an_mp3_without_its_last_frames_is_cut_only_if_its_header_counts_them():
     assert abs(len(audio_file.decode(cut, RATE)) - 3 * RATE) < FRAME
 
 
-def test_a_lost_page_of_ogg_is_told(caplog):
+def test_a_lost_page_of_ogg_is_reported(caplog):
     data = file(speech(10), RATE, "ogg", "libopus")
     middle = len(data) // 2
     with caplog.at_level(logging.WARNING):

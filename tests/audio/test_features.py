@@ -13,7 +13,7 @@ def waves(*lengths, seed=0):
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(lengths)
 
 
-def test_frames_are_those_of_torchaudio_without_centring():
+def test_frames_equal_those_of_torchaudio_without_centring():
     wave, lengths = waves(8000)
     ours = LogMel().log_mel(wave, lengths)
     window = torch.zeros(512)
@@ -30,7 +30,7 @@ def test_frames_are_those_of_torchaudio_without_centring():
 
 
 @pytest.mark.parametrize("rubbish", [0.0, 100.0, math.nan])
-def test_padding_and_company_change_nothing(rubbish):
+def test_features_do_not_depend_on_padding_or_on_the_rest_of_the_batch(rubbish):
     features = LogMel(num_mels=40)
     batch, lengths = waves(16000, 7777, 300, 1)
     batch = batch.masked_fill(torch.arange(16000) >= lengths[:, None], rubbish)
@@ -43,7 +43,7 @@ def test_padding_and_company_change_nothing(rubbish):
 
 
 @pytest.mark.parametrize("number", [1, 399, 400, 559, 560, 561, 16000])
-def test_number_of_frames_is_that_of_whole_windows_and_at_least_one(number):
+def test_the_number_of_frames_counts_whole_windows_and_is_at_least_one(number):
     features = LogMel(num_mels=40)
     starts = [s for s in range(0, number, 160) if s + 400 <= number]
     x, frames = features(torch.zeros(1, number), torch.tensor([number]))
@@ -91,7 +91,7 @@ def test_speed_perturbation_moves_a_tone_by_the_factor(factor):
     assert hertz == pytest.approx(1000 * factor, abs=2)
 
 
-def test_noise_has_the_asked_for_level_and_spares_the_rest():
+def test_noise_has_the_requested_level_and_is_off_by_default():
     wave, lengths = waves(40000, 40000, 20000)
     augmentation = Augmentation(noise_probability=1.0, noise_snr_db=(20.0, 20.0))
     noisy, _ = augmentation.perturb(wave, lengths, 16000, seed=1)

@@ -47,7 +47,7 @@ def test_a_hum_with_its_harmonics_is_steady_also_after_a_codec(mains, kind):
 
 @pytest.mark.parametrize("depth", [20, 30])
 @pytest.mark.parametrize("snr", [np.inf, 10])
-def test_a_level_that_moves_as_that_of_speech_is_not(depth, snr):
+def test_a_level_that_varies_like_speech_is_not_steady(depth, snr):
     rng = np.random.default_rng(1)
     speech = syllables(5, 16000, depth) * noise(5, 16000, 1, rng)
     speech /= speech.std()
@@ -62,7 +62,7 @@ def test_a_loud_hum_does_not_hide_speech_above_it():
     assert kind_of(speech + np.sin(2 * np.pi * 50 * t), 16000, SILENCE) == "speech"
 
 
-def test_one_syllable_in_half_a_minute_of_noise_is_kept_and_doubted():
+def test_one_syllable_in_half_a_minute_of_noise_is_kept_and_marked_doubtful():
     rng = np.random.default_rng(2)
     wave = 0.01 * noise(30, 16000, 0, rng)
     wave[100_000:104_800] *= 10  # 0.3 s at 20 dB
@@ -78,7 +78,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("power", [0, 1])
 @pytest.mark.parametrize("change", CHANGES)
-def test_noise_with_clicks_fades_or_steps_is_doubted(change, power):
+def test_noise_with_clicks_fades_or_steps_is_marked_doubtful(change, power):
     t = np.arange(30 * 16000) / 16000
     wave = 0.01 * noise(30, 16000, power, np.random.default_rng(3)) * CHANGES[change](t)
     assert kind_of(wave, 16000, SILENCE) == "doubtful"
@@ -90,7 +90,7 @@ def test_digital_silence_before_and_after_a_noise_does_not_count():
     assert kind_of(wave, 16000, SILENCE) == "noise"
 
 
-def test_less_than_a_second_of_noise_is_doubted_and_not_left_out():
+def test_less_than_a_second_of_noise_is_marked_doubtful_and_not_left_out():
     rng = np.random.default_rng(2)
     for seconds in (0.4, 0.9):
         assert kind_of(0.1 * noise(seconds, 16000, 0, rng), 16000, SILENCE) == "doubtful"

@@ -5,7 +5,7 @@ import pytest
 from asr.audio.sources import NAME_BYTES, find, output_names
 
 
-def test_an_input_that_is_not_there_is_a_source_with_an_error(tmp_path):
+def test_a_missing_input_is_a_source_with_an_error(tmp_path):
     (tmp_path / "a.wav").touch()
     absent, there, pattern = find([str(tmp_path / n) for n in ("absent.wav", "a.wav", "*.ogg")])
     assert there.error is None
@@ -15,7 +15,7 @@ def test_an_input_that_is_not_there_is_a_source_with_an_error(tmp_path):
         find([str(tmp_path / "absent.wav")])
 
 
-def test_a_name_too_long_for_an_ending_is_shortened_always_alike_and_stays_distinct():
+def test_a_name_too_long_for_an_extension_is_shortened_deterministically_and_stays_unique():
     names = [f"{'長' * 83}{letter}.wav" for letter in "ab"]
     first, second = output_names(names)
     assert first != second
@@ -65,7 +65,7 @@ def test_folders_globs_and_files_are_found_once(tmp_path):
         (["stdin", "stdin.wav"], None),
     ],
 )
-def test_names_are_distinct_also_where_capitals_do_not_count(names, expected):
+def test_names_are_distinct_even_on_case_insensitive_file_systems(names, expected):
     chosen = output_names(names)
     assert len({name.lower() for name in chosen}) == len(names)
     assert not any("/" in name for name in chosen)

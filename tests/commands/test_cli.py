@@ -154,7 +154,7 @@ def test_training_ends_with_a_summary_in_units_and_the_next_command(job):
     assert said["next"] == f"asr evaluate {job.run} --split test"
 
 
-def test_an_ordinary_run_says_nothing_but_its_own_lines_on_stderr(job):
+def test_an_ordinary_run_prints_only_its_own_lines_on_stderr(job):
     written = job.printed["train"].err.splitlines()
     lines = [line for line in written if not line.startswith("  ")]
     assert len(lines) == 3  # two validations and the end
@@ -169,7 +169,7 @@ def test_an_ordinary_run_says_nothing_but_its_own_lines_on_stderr(job):
     assert re.match(r"asr prepare: 1 row \(.*\) could not be read", line)
 
 
-def test_evaluating_says_the_rates_with_interval_and_where_they_are(job):
+def test_evaluating_prints_the_rates_with_intervals_and_the_output_folder(job):
     metrics = json.loads((Path(job.run) / "evaluations" / "test" / "metrics.json").read_text())
     out = job.printed["evaluate"].out
     assert re.search(r"WER \d+\.\d\d ?% \[\d+\.\d\d ?%, \d+\.\d\d ?%\]", out)
@@ -178,7 +178,7 @@ def test_evaluating_says_the_rates_with_interval_and_where_they_are(job):
     assert f"written: {job.run}/evaluations/test/metrics.json" in out
 
 
-def test_transcribing_writes_every_format_and_says_where(job):
+def test_transcribing_writes_every_format_and_prints_the_folder(job):
     assert sorted(p.name for p in Path(job.texts).iterdir()) == sorted(
         f"test-000.{kind}" for kind in FORMATS
     )
@@ -204,7 +204,7 @@ def test_transcripts_are_shown_alone_or_with_the_names_of_their_files(job, capsy
     assert [line.split(": ")[0] for line in lines] == [other, job.audio]
 
 
-def test_one_bad_file_among_good_ones_gives_exit_status_1_and_the_others(job, tmp_path):
+def test_one_bad_file_gives_exit_status_1_and_the_others_are_transcribed(job, tmp_path):
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"nonsense")
     out = tmp_path / "out"
@@ -225,9 +225,7 @@ def test_one_bad_file_among_good_ones_gives_exit_status_1_and_the_others(job, tm
     assert "1 file skipped: all transcripts are there\n" in on.out
 
 
-def test_names_that_a_terminal_cannot_print_and_inputs_that_are_not_there_stop_nothing(
-    job, tmp_path, monkeypatch
-):
+def test_unprintable_names_and_missing_inputs_do_not_stop_the_others(job, tmp_path, monkeypatch):
     place = tmp_path / "長\n.wav"
     shutil.copy(job.audio, place)
     arguments = [sys.executable, "-m", "asr", "transcribe", job.run, "absent.wav", str(place)]
@@ -242,7 +240,7 @@ def test_names_that_a_terminal_cannot_print_and_inputs_that_are_not_there_stop_n
     ]
 
 
-def test_the_resolved_recipe_is_printed_and_nothing_trained(job, capsys, tmp_path, monkeypatch):
+def test_the_resolved_recipe_is_printed_without_training(job, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", job.recipe, "--print-config", "--encoder.dim", "48", "--seed=7"]) == 0
     tree = yaml.safe_load(capsys.readouterr().out)
@@ -251,7 +249,7 @@ def test_the_resolved_recipe_is_printed_and_nothing_trained(job, capsys, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_recipe_of_a_run_repeats_it_to_the_same_weights(job, capsys, tmp_path, monkeypatch):
+def test_the_recipe_of_a_run_reproduces_its_weights(job, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -519,7 +517,7 @@ def test_a_mistake_is_one_line_with_the_remedy_and_changes_nothing(job, refused,
         ("transcribe {run} {audio} --device cuda:1", "no such device; this machine has cpu"),
     ],
 )
-def test_a_device_that_is_not_there_is_one_line(job, refused, text, message):
+def test_a_missing_device_is_one_line(job, refused, text, message):
     words = [re.sub(r"{(\w+)}", lambda m: getattr(job, m[1]), word) for word in text.split()]
     assert message in refused(*words)
 
@@ -539,7 +537,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", list(DAMAGES))
-def test_a_damaged_file_is_named_and_left_as_it_is(job, refused, tmp_path, name):
+def test_a_damaged_file_is_named_and_left_unchanged(job, refused, tmp_path, name):
     run = tmp_path / "run"
     shutil.copytree(job.run, run)
     halved(run / name)
@@ -629,7 +627,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(job, capsys, full_disk, tmp_
     assert [p.name for p in place.rglob("*") if p.name != "filler"] == []
 
 
-def test_training_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
+def test_training_on_a_full_disk_ends_with_one_line_and_resumes_when_there_is_room(
     job, capsys, full_disk, tmp_path
 ):
     with full_disk(100_000) as place:
@@ -686,7 +684,7 @@ def test_a_closed_output_ends_the_command_without_a_traceback(arguments):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_the_search_is_an_option_of_the_verbs_that_do_not_choose_it(capsys):
+def test_only_verbs_that_do_not_tune_the_search_have_a_search_option(capsys):
     for verb, offered in (("evaluate", True), ("transcribe", True), ("tune-decoding", False)):
         with contextlib.suppress(SystemExit):
             main([verb, "--help"])
@@ -722,7 +720,7 @@ def test_the_help_of_preparing_lists_the_options_of_every_corpus(capsys):
             assert f"--{key} (" in out
 
 
-def test_a_reader_that_stops_reading_is_no_mistake():
+def test_a_closed_pipe_is_no_error():
     shown = subprocess.run(
         f"{sys.executable} -m asr train --help | head -n 1",
         shell=True,
@@ -735,7 +733,7 @@ def test_a_reader_that_stops_reading_is_no_mistake():
     assert shown.stderr == ""
 
 
-def test_an_interrupted_run_says_how_to_go_on(job, monkeypatch, capsys):
+def test_an_interrupted_run_says_how_to_resume(job, monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 

@@ -57,7 +57,7 @@ def test_names_on_the_command_line_mean_the_files(capsys):
     assert printed(capsys, *paths) == named
 
 
-def test_a_class_name_stays_the_class_and_a_key_below_a_name_changes_the_recipe(capsys):
+def test_a_class_name_selects_the_class_and_a_key_below_a_name_changes_the_recipe(capsys):
     words = ["--encoder", "LSTM", "--encoder.dim", "24", "--encoder.layers", "1"]
     assert printed(capsys, "fsdd", *words)["encoder"]["init_args"]["dim"] == 24
     words = ["--encoder", "lstm-tiny", "--encoder.layers", "1"]
@@ -65,7 +65,7 @@ def test_a_class_name_stays_the_class_and_a_key_below_a_name_changes_the_recipe(
     assert (encoder["init_args"]["dim"], encoder["init_args"]["layers"]) == (200, 1)
 
 
-def test_a_recipe_may_name_an_encoder_a_file_beside_it_or_one_of_the_working_directory(tmp_path):
+def test_a_recipe_may_name_an_encoder_or_a_file_beside_it_or_in_the_working_directory(tmp_path):
     task = strict_yaml.load_file(shipped.find("fsdd", "tasks"))
     (tmp_path / "mine").mkdir()
     for path, dim in (("mine/own.yaml", 24), ("own.yaml", 32), ("far.yaml", 40)):
@@ -117,5 +117,5 @@ def test_a_study_finds_files_beside_it_and_shipped_names(tmp_path):
         (["recipes", "lstn"], "lstn: no recipe has a name that begins so; nearest: "),
     ],
 )
-def test_a_name_that_is_none_gets_one_line_with_the_nearest(words, message, capsys):
+def test_an_unknown_name_gets_one_line_with_the_nearest_name(words, message, capsys):
     assert re.search(message, error(capsys, *words))

@@ -169,11 +169,11 @@ def test_overrides_reach_sections_and_the_inside_of_components():
     assert tree["count"] == 5
 
 
-def test_a_component_that_the_tree_does_not_name_is_its_default_one():
+def test_an_override_of_an_unnamed_component_changes_its_default():
     assert strict_yaml.read(Outer, overridden("--other.radius", "7")).other.init_args["radius"] == 7
 
 
-def test_a_component_inside_a_section_is_reached_too():
+def test_an_override_reaches_a_component_inside_a_section():
     @dataclass(frozen=True, kw_only=True)
     class Whole:
         part: Outer
@@ -184,7 +184,7 @@ def test_a_component_inside_a_section_is_reached_too():
     assert strict_yaml.read(Whole, tree).part.shape.init_args == {"radius": 4, "side": 1.5}
 
 
-def test_another_class_takes_nothing_from_the_one_it_replaces():
+def test_another_class_inherits_no_options_from_the_one_it_replaces():
     circle = strict_yaml.read(Outer, overridden("--shape", "Circle")).shape
     assert circle.kind is Circle
     assert circle.init_args == {"radius": 3, "side": 1.5}
@@ -262,7 +262,7 @@ def test_a_broken_file_is_named_with_its_fault(tmp_path, text, message):
     assert str(path) in str(caught.value)
 
 
-def test_one_of_a_few_words_is_told_as_such():
+def test_a_wrong_choice_lists_the_allowed_values():
     @dataclass(frozen=True)
     class Rounded:
         precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -271,7 +271,7 @@ def test_one_of_a_few_words_is_told_as_such():
         strict_yaml.read(Rounded, {"precision": "x"})
 
 
-def test_a_run_folder_in_place_of_a_recipe_is_told_where_its_recipe_is(tmp_path):
+def test_a_run_folder_given_as_a_recipe_is_refused_with_the_path_of_its_recipe(tmp_path):
     with pytest.raises(ValueError, match="is a folder; give a recipe .*/recipe.yaml$"):
         strict_yaml.load_file(tmp_path)
 

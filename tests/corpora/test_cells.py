@@ -52,7 +52,7 @@ def texts(corpus):
         (Decimal("3.50"), "3.50"),
     ],
 )
-def test_values_that_are_text_or_missing(value, expected):
+def test_text_values_and_missing_values_are_read(value, expected):
     assert cells.text_of(value) == expected
 
 
@@ -68,7 +68,7 @@ def test_values_that_are_text_or_missing(value, expected):
         (float("inf"), "float"),
     ],
 )
-def test_values_that_are_neither_are_named_with_their_type(value, kind):
+def test_values_that_are_not_text_are_named_with_their_type(value, kind):
     with pytest.raises(DroppedError, match=f"text .* is of type {kind}.*; write a string"):
         cells.text_of(value)
 
@@ -77,18 +77,18 @@ def test_values_that_are_neither_are_named_with_their_type(value, kind):
     ("value", "seconds"),
     [(None, None), ("", None), (float("nan"), None), ("nan", None), ("1.5", 1.5), (0, 0.0)],
 )
-def test_seconds_that_are_given_or_not(value, seconds):
+def test_seconds_are_read_and_may_be_absent(value, seconds):
     assert cells.seconds_of(value, "offset") == seconds
 
 
 @pytest.mark.parametrize("value", ["x", "inf", -1, True, [1]])
-def test_seconds_that_are_none_are_named(value):
+def test_a_value_that_is_not_a_number_of_seconds_is_named(value):
     with pytest.raises(DroppedError, match="offset .* is not a number of seconds"):
         cells.seconds_of(value, "offset")
 
 
 @pytest.mark.parametrize("reader", ["jsonl", "json", "csv", "tsv", "kaldi", "beside", "hub csv"])
-def test_words_that_look_like_nothing_are_words_in_every_text_file(tmp_path, reader):
+def test_words_that_look_like_missing_values_are_words_in_every_text_file(tmp_path, reader):
     names = [f"u{number}" for number in range(len(WORDS))]
     rows = [{"audio_filepath": f"{n}.wav", "text": t} for n, t in zip(names, WORDS, strict=True)]
     if reader == "jsonl":
@@ -147,7 +147,7 @@ LINES = {  # of a manifest: reason (None: kept) and what a message or the text h
 }
 
 
-def test_a_line_that_cannot_be_used_is_dropped_and_named_and_ends_nothing(tmp_path):
+def test_an_unusable_line_is_dropped_and_named_and_the_rest_is_read(tmp_path):
     record(tmp_path, 1)
     for number, (line, (reason, words)) in enumerate(LINES.items()):
         good = '{"audio_filepath": "u0.wav", "text": "first", "id": "first"}'
@@ -179,7 +179,7 @@ def test_a_speaker_that_is_missing_is_unknown(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
 @pytest.mark.parametrize("name", ["m.jsonl", "m.csv", "m.TSV"])
-def test_a_byte_order_mark_tells_the_encoding(tmp_path, encoding, name):
+def test_a_byte_order_mark_selects_the_encoding(tmp_path, encoding, name):
     line = {
         "m.jsonl": '{"audio_filepath": "a.wav", "text": "gr\u00fc\u00dfe"}',
         "m.csv": "audio_filepath,text\na.wav,gr\u00fc\u00dfe",
@@ -189,7 +189,7 @@ def test_a_byte_order_mark_tells_the_encoding(tmp_path, encoding, name):
     assert texts(one_split(tmp_path / name)) == ["gr\u00fc\u00dfe"]
 
 
-def test_one_line_in_another_encoding_is_that_row_and_its_audio_may_be_named_so(tmp_path):
+def test_a_line_in_another_encoding_is_dropped_unless_only_its_audio_path_has_it(tmp_path):
     lines = b"audio_filepath,text\na.wav,plain\ncaf\xe9.wav,text\nb.wav,gr\xfc\xdfe\n"
     (tmp_path / "m.csv").write_bytes(lines)
     rows = list(one_split(tmp_path / "m.csv").splits()["train"].read())
@@ -200,7 +200,7 @@ def test_one_line_in_another_encoding_is_that_row_and_its_audio_may_be_named_so(
         one_split(tmp_path / "m.csv").splits()
 
 
-def test_a_quote_without_a_partner_costs_one_line(tmp_path):
+def test_an_unclosed_quote_loses_only_its_own_line(tmp_path):
     lines = ["audio_filepath,text", "a.wav,one", 'b.wav,"two', "c.wav,three", 'd.wav,"four"']
     lines += ["e.wav,a,b", 'f.wav,"of two', 'lines"', "g.wav,last"]
     (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
@@ -210,7 +210,7 @@ def test_a_quote_without_a_partner_costs_one_line(tmp_path):
     assert [row.id for row in rows if row.fault] == ["m.csv, line 3", "m.csv, line 6"]
 
 
-def test_rows_with_faults_do_not_hide_that_speakers_are_known(tmp_path):
+def test_rows_with_faults_do_not_prevent_a_split_by_speakers(tmp_path):
     lines = [
         json.dumps({"audio_filepath": f"s{i}-{j}.wav", "text": "x", "speaker": f"s{i}"})
         for i in range(5)
@@ -250,14 +250,14 @@ def _offline(monkeypatch, tmp_path):
         (pa.array([["a"], None, []]), ["text_is_not_text", "", "text_is_not_text"]),
     ],
 )
-def test_text_columns_of_parquet(tmp_path, column, expected):
+def test_every_text_type_of_parquet_is_read(tmp_path, column, expected):
     audio = [{"bytes": b"x", "path": None}] * 3
     pq.write_table(pa.table({"audio": audio, "text": column}), tmp_path / "t.parquet")
     rows = Hub(path=str(tmp_path), train=["t.parquet"]).splits()["train"].read()
     assert [row.fault.reason if row.fault else row.text for row in rows] == expected
 
 
-def test_audio_columns_without_audio_are_counted(tmp_path):
+def test_rows_without_audio_are_counted(tmp_path):
     audio = pa.array([None, {"bytes": None, "path": None}, {"bytes": None, "path": ""}])
     pq.write_table(pa.table({"audio": audio, "text": ["a", "b", "c"]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"audio": [1.0, None], "text": ["a", "b"]}), tmp_path / "b.parquet")
@@ -288,7 +288,7 @@ def test_json_lines_of_mixed_types_and_a_broken_line(tmp_path):
     assert str(rows[2].fault) == "train-00000002: not a JSON object; write one a line"
 
 
-def test_hidden_companions_are_no_data_files(tmp_path):
+def test_hidden_companion_files_are_not_read_as_data(tmp_path):
     audio = [{"bytes": b"x", "path": None}]
     pq.write_table(pa.table({"audio": audio, "text": ["a"]}), tmp_path / "train.parquet")
     (tmp_path / "._train.parquet").write_bytes(b"\0\5\x16\7")

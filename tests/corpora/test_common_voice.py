@@ -82,13 +82,13 @@ def test_every_release_gives_the_same_row(tmp_path, release, suffix):
     assert next(load([row], 16000)).seconds == pytest.approx(2.0, abs=0.1)
 
 
-def test_quotes_in_sentences_are_characters_and_need_no_partner(english):
+def test_quotes_in_sentences_are_ordinary_characters_and_need_not_be_closed(english):
     said = ['"Stop!" he cried.', 'A ruler of 12" length.', '"']
     table(english, "train", [("ann", f"en_{n}", text) for n, text in enumerate(said)])
     assert [row.text for row in read(CommonVoice(path=english))["train"]] == said
 
 
-def test_prepared_it_counts_the_missing_clip_and_the_empty_sentence(english, tmp_path):
+def test_preparing_counts_the_missing_clip_and_the_empty_sentence(english, tmp_path):
     rows = [("ann", "en_1", "So."), ("ann", "en_2", ""), ("joe", "gone", "Where?")]
     table(english, "train", rows)
     summary = prepare(CommonVoice(path=english), tmp_path / "out")
@@ -106,13 +106,13 @@ def test_prepared_it_counts_the_missing_clip_and_the_empty_sentence(english, tmp
     assert summary["remarks"] == ["train: train", "validation: dev", "test: test"]
 
 
-def test_other_tables_can_be_asked_for_and_splits_left_out(english):
+def test_other_tables_can_be_chosen_and_splits_left_out(english):
     corpus = CommonVoice(path=english, train=["train", "validated"], validation=[], test=[])
     assert [row.id for row in read(corpus)["train"]] == ["en_1", "en_2", "en_1", "en_2", "en_5"]
     assert corpus.origin().remarks == ("train: train + validated",)
 
 
-def test_what_is_not_there_is_named_with_its_remedy(english):
+def test_a_missing_file_is_named_with_its_remedy(english):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder; get Common Voice from h"):
         CommonVoice(path=Path("nowhere")).splits()
     with pytest.raises(FileNotFoundError, match="give the folder of a language: en$"):
@@ -133,7 +133,7 @@ def test_a_table_of_another_kind_is_named_with_its_columns(english):
 @pytest.mark.parametrize(
     ("split", "name"), [("train", "train"), ("validation", "dev"), ("test", "test")]
 )
-def test_a_table_without_rows_is_known_before_the_others_are_decoded(english, split, name):
+def test_a_table_without_rows_is_reported_before_the_others_are_decoded(english, split, name):
     table(english, name, [])
     with pytest.raises(ValueError, match=rf"{name}.tsv has no rows.*none: --{split} '\[\]'"):
         CommonVoice(path=english).splits()
@@ -175,7 +175,7 @@ def test_a_large_table_is_never_held_in_memory(english):
     assert peak < size / 10
 
 
-def test_a_line_that_is_not_utf8_is_dropped_and_named_however_late_it_comes(english):
+def test_a_line_that_is_not_utf8_is_dropped_and_named_even_late_in_the_file(english):
     rows = [("ann", f"en_{n}", "Everything.") for n in range(2000)]
     table(english, "train", rows)
     text = (english / "train.tsv").read_text().replace("en_1776.mp3\t\t", "en_1776.mp3\t\té")

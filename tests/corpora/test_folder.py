@@ -39,7 +39,7 @@ def ids(corpus):
 # Audio beside .txt
 
 
-def test_audio_beside_text_in_folders_of_splits(tmp_path):
+def test_folders_of_splits_hold_audio_beside_text(tmp_path):
     for split in ("train", "dev", "test"):
         pair(tmp_path / split / "ann", "a", f"in {split}")
     corpus = Folder(path=tmp_path)
@@ -86,7 +86,7 @@ def test_a_text_in_another_encoding_is_named_and_a_mark_is_no_text(tmp_path):
         Folder(path=tmp_path).splits()
 
 
-def test_two_texts_for_one_recording_are_not_chosen_from(tmp_path):
+def test_two_texts_for_one_recording_are_an_error_and_none_is_chosen(tmp_path):
     pair(tmp_path / "train", "a")
     pair(tmp_path / "train", "b")
     (tmp_path / "train" / "a.TXT").write_text("other words")
@@ -96,7 +96,7 @@ def test_two_texts_for_one_recording_are_not_chosen_from(tmp_path):
     assert (fault.reason, str(fault)) == ("bad_row", f"a: {texts} are all there; keep one")
 
 
-def test_linked_folders_are_read_and_companions_and_circles_are_passed_over(tmp_path):
+def test_linked_folders_are_read_and_hidden_companions_and_link_cycles_are_skipped(tmp_path):
     pair(tmp_path / "mine" / "ann", "a")
     pair(tmp_path / "store" / "bob", "b", "a text\non two lines ")
     (tmp_path / "mine" / "bob").symlink_to(tmp_path / "store" / "bob")
@@ -118,7 +118,7 @@ def test_linked_folders_are_read_and_companions_and_circles_are_passed_over(tmp_
 @pytest.mark.parametrize(
     "names", [("e\u0301", "\u00e9"), (b"caf\xe9", b"caf\xe9"), ("x\ny", "x\ny")]
 )
-def test_audio_and_text_belong_together_whatever_their_names_are(tmp_path, names):
+def test_audio_and_text_are_paired_whatever_their_names_are(tmp_path, names):
     pair(tmp_path / "train", "a")
     audio, text = (os.fsdecode(name) for name in names)
     (tmp_path / "train" / "a.flac").rename(tmp_path / "train" / f"{audio}.FLAC")
@@ -128,13 +128,13 @@ def test_audio_and_text_belong_together_whatever_their_names_are(tmp_path, names
     assert prepare(Folder(path=tmp_path), tmp_path / "out")["reused"]
 
 
-def test_splits_and_manifests_may_be_written_in_capitals(tmp_path):
+def test_names_of_splits_and_manifests_may_be_in_capitals(tmp_path):
     pair(tmp_path / "Train", "a")
     (tmp_path / "DEV.CSV").write_text("audio_filepath,text\nTrain/a.flac,x\n")
     assert ids(Folder(path=tmp_path)) == {"train": ["a"], "validation": ["Train/a"]}
 
 
-def test_two_audio_files_of_one_name_do_not_both_count(tmp_path):
+def test_of_two_audio_files_with_one_name_only_one_counts(tmp_path):
     pair(tmp_path / "train", "a")
     (tmp_path / "train" / "a.wav").write_bytes((tmp_path / "train" / "a.flac").read_bytes())
     checks = prepare(Folder(path=tmp_path), tmp_path / "out")["preflight"]["train"]
@@ -144,7 +144,7 @@ def test_two_audio_files_of_one_name_do_not_both_count(tmp_path):
 # Manifests
 
 
-def test_a_manifest_with_nemo_s_keys(tmp_path):
+def test_a_manifest_may_use_the_keys_of_nemo(tmp_path):
     sound(tmp_path / "clips" / "a.flac", 4.0)
     entries = [
         {"audio_filepath": "clips/a.flac", "text": "one", "duration": 1.5, "speaker": 7},
@@ -161,7 +161,7 @@ def test_a_manifest_with_nemo_s_keys(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train_manifest.json", "train.jsonl", "training.json"])
-def test_manifests_by_their_usual_names(tmp_path, name):
+def test_manifests_are_found_by_their_usual_names(tmp_path, name):
     sound(tmp_path / "a.flac")
     manifest(tmp_path / name, [{"audio_filepath": "a.flac", "text": "one"}])
     corpus = Folder(path=tmp_path)
@@ -169,7 +169,7 @@ def test_manifests_by_their_usual_names(tmp_path, name):
     assert corpus.origin().remarks[1].startswith("No validation (or dev), which training needs")
 
 
-def test_a_manifest_that_promises_more_than_the_file_has_is_truncated_audio(tmp_path):
+def test_a_file_shorter_than_its_manifest_says_counts_as_truncated_audio(tmp_path):
     sound(tmp_path / "a.flac", 2.0)
     sound(tmp_path / "b.flac", 2.0)
     entries = [
@@ -182,7 +182,7 @@ def test_a_manifest_that_promises_more_than_the_file_has_is_truncated_audio(tmp_
     assert checks["kept"] == 1
 
 
-def test_what_no_manifest_names_is_said_not_to_be_read(tmp_path):
+def test_files_that_no_manifest_names_are_reported_as_not_read(tmp_path):
     for name in ("clips/deep/a", "b", "c", "more/d", "dev/e"):
         pair(tmp_path, name)
     (tmp_path / "link").symlink_to(tmp_path / "clips")
@@ -207,7 +207,9 @@ def test_what_no_manifest_names_is_said_not_to_be_read(tmp_path):
         ('{"audio_filepath": "a", "text": "x", "offset": -1}', "offset '-1' is not a number"),
     ],
 )
-def test_a_manifest_of_wrong_lines_is_refused_and_the_first_is_named(tmp_path, line, words):
+def test_a_manifest_without_a_usable_line_is_refused_and_the_first_line_is_named(
+    tmp_path, line, words
+):
     path = tmp_path / "all.jsonl"
     path.write_text("\n" + line + "\n")
     with pytest.raises(ValueError, match=words) as error:
@@ -224,7 +226,7 @@ def test_a_manifest_of_wrong_lines_is_refused_and_the_first_is_named(tmp_path, l
 )  # fmt: skip
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_a_manifest_may_be_a_table_as_spreadsheets_write_it(tmp_path, name, lines, end, mark):
+def test_a_manifest_may_be_a_csv_or_tsv_exported_by_a_spreadsheet(tmp_path, name, lines, end, mark):
     (tmp_path / name).write_bytes((mark + "".join(line + end for line in lines)).encode())
     (rows,) = read(Folder(path=tmp_path)).values()
     assert [(r.id, r.text, r.speaker_id) for r in rows] == [
@@ -234,7 +236,7 @@ def test_a_manifest_may_be_a_table_as_spreadsheets_write_it(tmp_path, name, line
     assert [r.audio for r in rows] == [tmp_path / "a.flac", tmp_path / "b.flac"]
 
 
-def test_the_numbers_of_a_table_are_seconds(tmp_path):
+def test_numbers_in_a_table_are_seconds(tmp_path):
     (tmp_path / "all.csv").write_text(
         "audio_filepath,text,offset,duration\na.flac,x,1.5,2\nb,y,,\n"
     )
@@ -282,7 +284,7 @@ def kaldi(folder, **tables):
         (folder / name.replace("_", ".")).write_text("\n".join(lines) + "\n")
 
 
-def test_a_kaldi_folder_with_speakers(tmp_path):
+def test_a_kaldi_folder_is_read_with_its_speakers(tmp_path):
     sound(tmp_path / "wav" / "a.flac")
     sound(tmp_path / "wav" / "b.flac")
     kaldi(
@@ -343,7 +345,7 @@ def test_kaldi_entries_without_a_partner_are_counted(tmp_path):
     assert any("wav.scp has no c" in message for message in checks["messages"])
 
 
-def test_a_kaldi_line_that_cannot_be_used_ends_nothing(tmp_path):
+def test_an_unusable_kaldi_line_does_not_stop_the_others(tmp_path):
     sound(tmp_path / "train" / "a.flac", 3.0)
     kaldi(
         tmp_path / "train",
@@ -424,7 +426,7 @@ def test_utterances_are_held_out_where_speakers_are_not_known(tmp_path):
     assert "utterances (speakers are shared" in corpus.origin().remarks[0]
 
 
-def test_adding_recordings_moves_few_from_train_to_test(tmp_path):
+def test_adding_a_recording_moves_at_most_two_others_between_splits(tmp_path):
     for i in range(40):
         pair(tmp_path / "mine", f"u{i:02d}")
     before = ids(Folder(path=tmp_path / "mine"))
@@ -433,7 +435,7 @@ def test_adding_recordings_moves_few_from_train_to_test(tmp_path):
     assert len(set(before["test"]) ^ set(after["test"])) <= 2
 
 
-def test_a_share_of_nothing_leaves_a_split_out(tmp_path):
+def test_a_share_of_0_leaves_a_split_out(tmp_path):
     speakers(tmp_path / "mine", 4)
     assert list(ids(Folder(path=tmp_path / "mine", test_share=0.0))) == ["train", "validation"]
     assert list(ids(Folder(path=tmp_path / "mine", test_share=0.0, validation_share=0.0))) == [
@@ -441,7 +443,7 @@ def test_a_share_of_nothing_leaves_a_split_out(tmp_path):
     ]
 
 
-def test_speakers_that_are_too_few_are_said_to_be(tmp_path):
+def test_too_few_speakers_are_reported(tmp_path):
     speakers(tmp_path / "mine", 2)
     with pytest.raises(ValueError, match=r"at least 3 \(known: 2\)"):
         Folder(path=tmp_path / "mine", hold_out="speaker").splits()
@@ -464,7 +466,7 @@ def test_wrong_folders_and_options_are_explained(tmp_path):
         Folder(path=tmp_path).splits()
 
 
-def test_a_layout_can_be_insisted_on(tmp_path):
+def test_a_layout_can_be_required(tmp_path):
     pair(tmp_path / "train", "a")
     (tmp_path / "train" / "notes.json").write_text("{}")
     assert ids(Folder(path=tmp_path, layout="text")) == {"train": ["a"]}

@@ -68,7 +68,7 @@ def test_every_take_is_in_its_split_alone_and_used_equally_often(recordings):
         assert min(counts.values()) >= 3
 
 
-def test_the_text_is_what_is_heard_from_one_speaker(recordings):
+def test_the_text_matches_the_takes_of_one_speaker(recordings):
     for row in read(FSDD(path=recordings, train=40))["train"]:
         values = np.round(row.audio * 32768).astype(int)[::2400] - 1
         assert row.text == " ".join(WORDS[v % 1000 // 50] for v in values)
@@ -83,12 +83,12 @@ def test_lengths_fill_the_range_evenly(recordings, digits, low, high):
     assert max(lengths.values()) - min(lengths.values()) <= len(SPEAKERS)
 
 
-def test_single_digits_are_each_take_once(recordings):
+def test_single_digits_hold_each_take_once(recordings):
     for rows in read(FSDD(path=recordings, digits="1")).values():
         assert set(uses(rows).values()) == {1}
 
 
-def test_counts_can_be_given_and_seeds_matter(recordings):
+def test_counts_can_be_set_and_seeds_change_the_strings(recordings):
     first = read(FSDD(path=recordings, train=7, validation=3, test=2))
     assert {split: len(rows) for split, rows in first.items()} == {
         "train": 7,
@@ -110,12 +110,12 @@ def test_pauses_are_silent_and_no_longer_than_allowed(recordings):
     assert np.count_nonzero(rows[0].audio) == 4 * 2400
 
 
-def test_a_folder_around_the_recordings_will_do(recordings):
+def test_a_parent_folder_of_the_recordings_is_accepted(recordings):
     inner, outer = (read(FSDD(path=p, test=3))["test"] for p in (recordings, recordings.parent))
     assert [row.text for row in inner] == [row.text for row in outer]
 
 
-def test_it_is_prepared_at_its_own_rate_without_change(recordings, tmp_path):
+def test_the_corpus_is_prepared_at_its_own_rate_without_change(recordings, tmp_path):
     corpus = FSDD(path=recordings, train=4, validation=3, test=3)
     summary = prepare(corpus, tmp_path / "out", sample_rate=8000)
     assert summary["preflight"]["train"]["converted"] == {}
@@ -123,7 +123,7 @@ def test_it_is_prepared_at_its_own_rate_without_change(recordings, tmp_path):
     assert summary["preflight"]["test"]["suspicious"]["speakers_also_in_train"] == list(SPEAKERS)
 
 
-def test_a_broken_take_costs_its_strings_and_is_named(recordings, tmp_path):
+def test_a_broken_take_drops_its_strings_and_is_named(recordings, tmp_path):
     folder = tmp_path / "recordings"
     folder.mkdir()
     for path in recordings.iterdir():
@@ -136,7 +136,7 @@ def test_a_broken_take_costs_its_strings_and_is_named(recordings, tmp_path):
     assert all("3_ann_2.wav" in message for message in checks["messages"])
 
 
-def test_it_is_downloaded_once_from_an_archive(recordings, tmp_path):
+def test_the_corpus_is_downloaded_once_from_an_archive(recordings, tmp_path):
     archive = tmp_path / "v1.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         for path in recordings.iterdir():
@@ -150,7 +150,7 @@ def test_it_is_downloaded_once_from_an_archive(recordings, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"not a zip at all", b"PK\x03\x04"])
-def test_a_damaged_archive_is_said_to_be(tmp_path, content):
+def test_a_damaged_archive_is_reported(tmp_path, content):
     (tmp_path / "v1.zip").write_bytes(content)
     corpus = FSDD(url=(tmp_path / "v1.zip").as_uri(), download=tmp_path / "got")
     with pytest.raises(ValueError, match=r"v1.zip is damaged .*; remove it and try again"):

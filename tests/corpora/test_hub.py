@@ -129,7 +129,7 @@ def test_json_lines_with_paths_are_read_relative_to_the_folder(tmp_path):
     assert rows[1].text == ""
 
 
-def test_bytes_that_are_none_are_read_from_the_path(tmp_path):
+def test_audio_without_bytes_is_read_from_its_path(tmp_path):
     (tmp_path / "a.wav").write_bytes(wav(0))
     write(tmp_path / "x.parquet", [{"audio": {"bytes": None, "path": "a.wav"}, "text": "a"}])
     rows = read(Hub(path=str(tmp_path), train=["x.parquet"]))["train"]
@@ -157,7 +157,7 @@ def test_columns_can_be_named(tmp_path):
         ({"speaker_column": "who"}, "no column 'who'; give --speaker_column, one of"),
     ],
 )
-def test_an_absent_column_is_named_with_those_that_are_there(folder, options, words):
+def test_an_absent_column_is_named_with_those_present(folder, options, words):
     with pytest.raises(ValueError, match=words):
         Hub(path=str(folder), train=["train.clean.5.parquet"], **options).splits()
 
@@ -168,7 +168,7 @@ def test_a_table_without_text_lists_its_columns(tmp_path):
         Hub(path=str(tmp_path), train=["x.parquet"]).splits()
 
 
-def test_what_cannot_be_loaded_is_one_line(tmp_path):
+def test_data_that_cannot_be_loaded_are_one_line(tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"junk")
     (tmp_path / "notes.txt").write_text("a")
     cases = [
@@ -185,7 +185,7 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_its_name_and_licence_go_into_corpus_json(folder):
+def test_the_name_and_licence_of_the_data_set_go_into_corpus_json(folder):
     origin = Hub(path=str(folder), licence="CC BY 4.0").origin()
     assert (origin.name, origin.licence, origin.synthetic) == ("set", "CC BY 4.0", False)
     assert Hub(path="openslr/librispeech_asr").origin().name == "openslr/librispeech_asr"

@@ -50,7 +50,9 @@ def test_rows_come_in_numerical_order_with_speaker_and_chapter(layout):
     assert {row.language for row in rows} == {"en"}
 
 
-def test_prepared_it_keeps_the_flac_and_misses_the_published_counts(layout, tmp_path):
+def test_preparing_keeps_the_flac_and_reports_counts_that_differ_from_the_published_ones(
+    layout, tmp_path
+):
     summary = prepare(MiniLibriSpeech(path=layout / "LibriSpeech"), tmp_path / "out")
     assert {s: v["utterances"] for s, v in summary["splits"].items()} == {
         "train": 4,
@@ -90,7 +92,7 @@ def test_parts_can_be_joined_and_left_out(layout):
     assert corpus.origin().expected["train"] == {"utterances": 1519 + 1089}
 
 
-def test_missing_parts_are_named_with_those_that_are_there(layout):
+def test_missing_parts_are_named_with_those_present(layout):
     with pytest.raises(FileNotFoundError, match="no part train-clean-100; .* dev-clean-2, test-cl"):
         LibriSpeech(path=layout).splits()
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
@@ -104,7 +106,7 @@ def test_a_part_of_unknown_name_is_not_downloaded(tmp_path):
         LibriSpeech(train=["train-clean"], download=tmp_path).splits()
 
 
-def test_the_counts_are_those_of_the_paper_s_corpus():
+def test_the_published_counts_are_those_of_the_paper():
     assert (
         sum(ARCHIVES[p].utterances for p in ARCHIVES if p.startswith("train") and p[-1] == "0")
         == 281241
@@ -197,7 +199,7 @@ def test_a_wrong_checksum_removes_the_download(layout, server, tmp_path, monkeyp
     assert len(list(corpus.splits()["train"].read())) == 1
 
 
-def test_a_damaged_archive_leaves_no_half_part(layout, server, tmp_path):
+def test_a_damaged_archive_leaves_no_incomplete_part(layout, server, tmp_path):
     Server.files["/31/dev-clean-2.tar.gz"] = packed(layout, "dev-clean-2")[:-3000]
     corpus = MiniLibriSpeech(
         train=["dev-clean-2"], validation=[], test=[], download=tmp_path / "got", mirror=server
@@ -230,7 +232,7 @@ def test_an_interrupted_download_is_continued(server, tmp_path, ranges):
 
 
 @pytest.mark.parametrize("extra", [0, 7])
-def test_a_part_that_is_complete_is_taken_and_one_too_long_is_not(server, tmp_path, extra):
+def test_a_complete_download_is_used_and_one_that_is_too_long_is_removed(server, tmp_path, extra):
     Server.files["/file"] = b"x" * 1000
     (tmp_path / "file.part").write_bytes(b"x" * (1000 + extra))
     if extra:
@@ -239,7 +241,7 @@ def test_a_part_that_is_complete_is_taken_and_one_too_long_is_not(server, tmp_pa
     assert download.fetch(f"{server}/file", tmp_path).stat().st_size == 1000
 
 
-def test_servers_that_refuse_or_are_not_there_are_one_line(server, tmp_path):
+def test_servers_that_refuse_or_do_not_answer_are_one_line(server, tmp_path):
     with pytest.raises(OSError, match=r"/none: the server answers 404 Not Found"):
         download.fetch(f"{server}/none", tmp_path)
     with pytest.raises(

@@ -55,7 +55,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_each_row_is_the_part_of_the_whole(recording, opened, parts):
+def test_each_row_is_its_part_of_the_recording(recording, opened, parts):
     whole, _, _ = audio_file.decode_native(recording)
     opened.clear()
     results = list(load([row(recording, *part) for part in parts], RATE))
@@ -69,7 +69,7 @@ def test_each_row_is_the_part_of_the_whole(recording, opened, parts):
         assert np.abs(audio_file.decode(result.audio, RATE) - expected).max() <= 0.5 / 32768 + 1e-7
 
 
-def test_rows_beyond_the_end_are_dropped_and_those_rounded_up_are_not(recording):
+def test_rows_beyond_the_end_are_dropped_unless_by_rounding(recording):
     parts = [(31, None), (29, 5), (29, 1.09), (29, 1.11), (31, 1), (0, 1)]
     results = list(load([row(recording, *part) for part in parts], RATE))
     reasons = [getattr(result, "reason", None) for result in results]
@@ -119,7 +119,7 @@ def test_reading_ends_with_the_last_row(recording, monkeypatch):
     assert sum(read) < 5 * RATE
 
 
-def test_memory_holds_no_more_than_the_rows_that_have_not_ended(monkeypatch):
+def test_memory_holds_only_pieces_of_rows_that_have_not_ended(monkeypatch):
     alive, most = weakref.WeakSet(), 0
 
     class Piece(np.ndarray):
@@ -172,7 +172,9 @@ def names(rows, workers=2):
 
 @pytest.mark.parametrize("limit", [1, 100_000, 10**9])
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_rows_come_in_their_order_whoever_loads_them(tmp_path, opened, monkeypatch, limit, workers):
+def test_rows_come_in_order_whichever_thread_loads_them(
+    tmp_path, opened, monkeypatch, limit, workers
+):
     monkeypatch.setattr(loading, "READY_BYTES", limit)
     paths = [tmp_path / f"{i}.wav" for i in range(6)]
     for number, path in enumerate(paths):
@@ -186,7 +188,7 @@ def test_rows_come_in_their_order_whoever_loads_them(tmp_path, opened, monkeypat
 @pytest.mark.parametrize(
     "error", [RuntimeError("a\nb"), MemoryError(), KeyError("k"), OSError(5, "no")]
 )
-def test_whatever_one_row_raises_is_that_row_s_result(tmp_path, monkeypatch, error):
+def test_an_exception_of_one_row_is_the_result_of_that_row(tmp_path, monkeypatch, error):
     for name in "abc":
         (tmp_path / f"{name}.wav").write_bytes(file(speech(1)))
     original = audio_file.open_sound
@@ -205,7 +207,7 @@ def test_whatever_one_row_raises_is_that_row_s_result(tmp_path, monkeypatch, err
     assert "\n" not in message
 
 
-def test_one_who_stops_writing_stops_the_loading(tmp_path, monkeypatch):
+def test_closing_the_iterator_ends_the_loading_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "READY_BYTES", 1)
     path = tmp_path / "a.wav"
     path.write_bytes(file(speech(4)))
@@ -227,7 +229,7 @@ def test_one_who_stops_writing_stops_the_loading(tmp_path, monkeypatch):
         ("ogg", "libopus", False),
     ],
 )
-def test_bytes_stay_as_they_are_where_libsndfile_reads_the_same(container, codec, kept):
+def test_bytes_are_kept_unchanged_where_libsndfile_reads_the_same_samples(container, codec, kept):
     data = file(speech(2), RATE, container, codec)
     [result] = load([Row("a", data, "x")], RATE)
     assert (result.audio == data) == kept
@@ -237,7 +239,7 @@ def test_bytes_stay_as_they_are_where_libsndfile_reads_the_same(container, codec
         assert doubled.seconds == pytest.approx(4, abs=0.3)
 
 
-def test_no_exception_of_a_row_is_lost(recording, monkeypatch):
+def test_an_unexpected_exception_of_a_row_is_reported(recording, monkeypatch):
     monkeypatch.setattr(loading, "_utterance", lambda row, *_: 1 / (row.start_seconds - 2))
     results = list(load([row(recording, i, 1) for i in range(5)], RATE))
     assert isinstance(results[2], DroppedError)

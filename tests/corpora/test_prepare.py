@@ -81,7 +81,7 @@ def nothing_left(tmp_path):
 # What is written
 
 
-def test_the_parquet_gives_back_every_field_and_the_samples(tmp_path):
+def test_the_parquet_holds_every_field_and_the_samples(tmp_path):
     wave = noise()
     given = Row("x/1", wav(wave), "It\u2019s  HERE!", "ann", "ch2", "en")
     summary, rows = prepared(tmp_path, [given, row("b")])
@@ -102,7 +102,7 @@ def test_the_parquet_gives_back_every_field_and_the_samples(tmp_path):
     }
 
 
-def test_the_checksum_tells_other_ids_texts_and_audio_apart(tmp_path):
+def test_the_checksum_changes_with_ids_texts_and_audio(tmp_path):
     variants = {
         "same": row(),
         "again": row(),
@@ -242,7 +242,7 @@ def test_every_kind_of_bad_row_is_dropped_counted_and_explained(tmp_path):
             path.unlink()
 
 
-def test_kept_and_dropped_are_what_was_read(tmp_path):
+def test_kept_and_dropped_rows_add_up_to_the_rows_read(tmp_path):
     rows = [bad for _, bad, _ in bad_rows(tmp_path)]
     rows = [dataclasses.replace(r, id=f"{i}") for i, r in enumerate(rows)] + [row("z"), row("z")]
     checks = prepared(tmp_path, rows)[0]["preflight"]["train"]
@@ -265,7 +265,7 @@ def test_ctc_needs_a_frame_per_label_and_per_repeat(text, frames, feasible):
 
 
 @pytest.mark.parametrize("split", ["validation", "test", "test_other"])
-def test_too_short_for_ctc_is_dropped_from_train_alone(tmp_path, split):
+def test_rows_too_short_for_ctc_are_dropped_from_train_alone(tmp_path, split):
     rows = [row("good"), row("hasty", text="x y " * 20)]
     bad = [bad for reason, bad, _ in bad_rows(tmp_path) if reason == "silence"][0]
     summary, stored = prepared(tmp_path, {"train": rows, split: [*rows, bad]})
@@ -311,7 +311,7 @@ def test_few_rows_have_no_outliers(tmp_path):
     assert suspicious(tmp_path, rows)["train"] == {}
 
 
-def test_what_splits_share_is_listed(tmp_path):
+def test_ids_audio_and_speakers_that_splits_share_are_listed(tmp_path):
     same = wav(noise(seed=1))
     splits = {
         "train": [row("one", speaker_id="ann"), row("two", audio=same, speaker_id="bob")],
@@ -382,7 +382,7 @@ def test_other_options_are_refused_and_named(tmp_path, option, settings, words):
     assert prepare(Given(given=rows, option=option), tmp_path / "out", **settings)["reused"]
 
 
-def test_a_folder_of_something_else_is_not_touched(tmp_path):
+def test_a_folder_that_is_not_a_corpus_is_not_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not a prepared corpus; choose another --output"):
         prepare(Given(given={"train": [row()]}), tmp_path)

@@ -71,7 +71,7 @@ def replace_quietly(folder):
 
 
 @pytest.mark.parametrize("change", [add, remove, correct, touch, rename, replace_quietly])
-def test_every_change_of_the_source_is_noticed_and_told(mine, tmp_path, caplog, change):
+def test_every_change_of_the_source_is_noticed_and_reported(mine, tmp_path, caplog, change):
     prepare(everything(mine), tmp_path / "out")
     assert prepare(everything(mine), tmp_path / "out")["reused"]
     told = change(mine)
@@ -84,7 +84,7 @@ def test_every_change_of_the_source_is_noticed_and_told(mine, tmp_path, caplog, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "mine", "out"]
 
 
-def test_what_the_corpus_does_not_read_is_no_change(mine, tmp_path):
+def test_changes_of_files_that_the_corpus_does_not_read_do_not_count(mine, tmp_path):
     prepare(everything(mine), mine / "out")  # which is inside
     (mine / "notes.pdf").write_text("mine")
     (mine / ".DS_Store").write_text("")
@@ -142,7 +142,7 @@ def test_when_preparing_again_fails_the_old_corpus_stays(mine, tmp_path, monkeyp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
-def test_a_source_that_is_gone_and_a_corpus_of_an_earlier_version_are_used_and_told(
+def test_a_corpus_without_its_source_or_of_an_earlier_version_is_used_and_reported(
     mine, tmp_path, caplog
 ):
     prepare(everything(mine), tmp_path / "out")
@@ -158,7 +158,7 @@ def test_a_source_that_is_gone_and_a_corpus_of_an_earlier_version_are_used_and_t
     assert "its source cannot be read" in caplog.text
 
 
-def test_files_of_others_in_the_output_stay_there(mine, tmp_path):
+def test_foreign_files_in_the_output_folder_are_kept(mine, tmp_path):
     prepare(everything(mine), tmp_path / "out")
     (tmp_path / "out" / "notes").mkdir()
     (tmp_path / "out" / "notes" / "mine.txt").write_text("a thought")
@@ -174,7 +174,7 @@ def test_files_of_others_in_the_output_stay_there(mine, tmp_path):
     ]
 
 
-def test_an_output_that_is_a_link_stays_one(mine, tmp_path):
+def test_an_output_folder_that_is_a_link_stays_a_link(mine, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
     prepare(everything(mine), tmp_path / "out")
@@ -184,7 +184,7 @@ def test_an_output_that_is_a_link_stays_one(mine, tmp_path):
     assert json.loads((tmp_path / "disk/out/preflight.json").read_text())["train"]["read"] == 4
 
 
-def test_the_command_tells_what_was_found_and_replaces_what_it_is_told_to(tmp_path, capsys):
+def test_the_command_reports_changes_and_replaces_the_corpus_when_asked(tmp_path, capsys):
     pair(tmp_path / "mine", "a", "well [laughter] yes")
     pair(tmp_path / "mine", "bb", "<unk>")
     (tmp_path / "mine" / "._a.txt").touch()

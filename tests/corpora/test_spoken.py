@@ -16,7 +16,7 @@ def listing(rows):
     return "\n".join(f"{row.id}\t{row.text}\t{row.speaker_id}" for row in rows)
 
 
-def test_ids_texts_and_voices_are_those_of_every_machine_and_version():
+def test_ids_texts_and_voices_are_the_same_on_every_machine_and_version():
     splits = Spoken(train=70, validation=5, test=5, seed=3).splits()
     found = {
         s: hashlib.sha256(listing(rows.read()).encode()).hexdigest() for s, rows in splits.items()
@@ -113,7 +113,7 @@ def test_every_word_of_test_is_in_train_but_not_every_sentence():
     assert 0.25 < np.mean([sentence not in train for sentence in test]) < 0.9
 
 
-def test_prepared_it_is_labelled_synthetic_and_nothing_is_dropped(tmp_path):
+def test_the_prepared_corpus_is_labelled_synthetic_and_nothing_is_dropped(tmp_path):
     summary = prepare(Spoken(train=12, validation=4, test=4), tmp_path / "out", sample_rate=8000)
     assert summary["synthetic"] is True
     assert summary["licence"].startswith("CC0")

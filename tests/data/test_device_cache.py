@@ -34,7 +34,7 @@ def assert_identical(one: Batch, other: Batch) -> None:
         assert torch.equal(a, b), name
 
 
-def test_batches_on_the_device_are_those_of_the_loader_bit_for_bit(corpus):
+def test_batches_on_the_device_equal_those_of_the_loader_bit_for_bit(corpus):
     host, resident = speech(corpus), speech(corpus, device_cache=True)
     assert resident.train.resident is not None
     for rank, ranks in ((0, 1), (1, 2)):
@@ -49,14 +49,14 @@ def test_batches_on_the_device_are_those_of_the_loader_bit_for_bit(corpus):
         assert_identical(one, other)
 
 
-def test_batches_on_the_device_go_on_from_any_position(corpus):
+def test_batches_on_the_device_resume_at_any_position(corpus):
     whole = list(itertools.islice(speech(corpus, device_cache=True).train_batches(), 12))
     resumed = speech(corpus, device_cache=True)
     for one, other in zip(whole[9:], resumed.train_batches(9), strict=False):
         assert_identical(one, other)
 
 
-def test_a_cut_is_what_collate_makes_of_sequences_of_any_length():
+def test_a_batch_cut_from_the_cache_equals_what_collate_makes():
     draw = np.random.default_rng(0)
     sizes = [3, 0, 5, 1, 0]
     parts = [draw.integers(1, 9, size) for size in sizes]
@@ -76,7 +76,7 @@ def test_on_a_cpu_the_audio_is_not_held_twice(corpus):
     assert resident[0].flat.data_ptr() == data.train.samples.ctypes.data
 
 
-def test_what_does_not_fit_is_copied_batch_by_batch_and_the_log_says_why(
+def test_audio_that_does_not_fit_is_copied_batch_by_batch_and_the_log_says_why(
     corpus, monkeypatch, caplog
 ):
     with caplog.at_level(logging.WARNING):

@@ -30,7 +30,7 @@ def stored(corpus, *splits):
     return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
 
-def test_rows_and_columns_are_those_of_the_files_in_any_order(corpus):
+def test_rows_and_columns_can_be_read_in_any_order(corpus):
     expected = stored(corpus, "train", "more")
     rows = read_rows(corpus, ["train", "more"])
     assert len(rows) == 52
@@ -43,7 +43,7 @@ def test_rows_and_columns_are_those_of_the_files_in_any_order(corpus):
             rows[outside]
 
 
-def test_threads_and_other_processes_may_read(corpus):
+def test_threads_and_other_processes_can_read(corpus):
     expected = stored(corpus, "train")
     rows = read_rows(corpus, ["train"])
     with ThreadPoolExecutor(8) as pool:
@@ -79,7 +79,7 @@ def test_a_file_that_breaks_after_it_was_opened_is_named(corpus):
         rows[1]
 
 
-def test_a_corpus_that_is_prepared_again_while_it_is_read_gives_no_row_of_another(corpus):
+def test_reading_a_corpus_that_was_prepared_again_never_mixes_rows(corpus):
     rows = read_rows(corpus, ["train"])
     corpus.rename(corpus.with_name("replaced"))
     make_corpus(corpus, train=40, more=12)

@@ -34,7 +34,7 @@ def batches(*place):
     return BatchSource(Rows(), Rows(), 20.0, seed=3).train_batches(*place)
 
 
-def test_buckets_hold_everything_once_within_the_bound():
+def test_batches_hold_each_utterance_once_and_stay_within_the_bound():
     batches = bucket(SECONDS, 20.0)
     assert sorted(itertools.chain(*batches)) == list(range(200))
     assert all(len(b) * max(SECONDS[i] for i in b) <= 20.0 for b in batches)
@@ -47,7 +47,7 @@ def test_an_utterance_longer_than_the_bound_is_alone():
     assert bucket([30.0, 1.0, 2.0], 20.0) == [[1, 2], [0]]
 
 
-def test_a_stream_is_epochs_of_all_utterances_in_ever_new_batches():
+def test_each_epoch_of_a_stream_holds_all_utterances_in_new_batches():
     stream = BatchStream(SECONDS, 20.0, seed=3)
     first, second = stream.epoch(0), stream.epoch(1)
     for epoch in (first, second):
@@ -60,13 +60,13 @@ def test_a_stream_is_epochs_of_all_utterances_in_ever_new_batches():
 
 
 @pytest.mark.parametrize("start", [0, 1, 17, 55, 56, 57, 120])
-def test_a_resumed_stream_goes_on_with_exactly_the_next_batch(start):
+def test_a_resumed_stream_continues_with_exactly_the_next_batch(start):
     whole = list(itertools.islice(BatchStream(SECONDS, 20.0, seed=3).batches(0), 200))
     assert list(itertools.islice(batches(start), 20)) == whole[start : start + 20]
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_any_number_of_ranks_takes_the_same_stream_and_resumes_in_it(ranks):
+def test_any_number_of_ranks_reads_and_resumes_the_same_stream(ranks):
     stream = BatchStream(SECONDS, 20.0, seed=3)
     whole = list(itertools.islice(stream.batches(0), 200))
     for start in (0, 29):
@@ -126,7 +126,7 @@ def test_batches_hold_the_audio_and_text_of_the_corpus(tmp_path, num_workers, ca
     assert [batch.ids for batch in itertools.islice(data.train_batches(4), 2)] == taken[4:]
 
 
-def test_the_longest_batch_costs_as_much_as_any(tmp_path):
+def test_the_longest_batch_needs_as_much_memory_as_any(tmp_path):
     make_corpus(tmp_path / "corpus", train=30, validation=2)
     data = SpeechData(
         DataOptions(corpus=str(tmp_path / "corpus"), max_batch_seconds=4.0),
@@ -146,7 +146,7 @@ def test_collate_keeps_an_utterance_without_tokens():
     assert batch.to("cpu").ids == ["a", "b"]
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_a_missing_corpus_or_split_is_named(tmp_path):
     with pytest.raises(ValueError, match="not a prepared corpus"):
         read_corpus(tmp_path)
     (tmp_path / "corpus.json").write_text(

@@ -61,7 +61,7 @@ def grown(steps, beam, parents, utterances=2):
     return past, ancestry, widest
 
 
-def test_each_hypothesis_keeps_one_column_per_step_of_its_own():
+def test_each_hypothesis_has_exactly_one_column_per_step():
     generator = torch.Generator().manual_seed(0)
 
     def parents(step):
@@ -78,7 +78,7 @@ def test_each_hypothesis_keeps_one_column_per_step_of_its_own():
 
 
 @pytest.mark.parametrize(("beam", "steps"), [(1, 300), (8, 300)])
-def test_columns_follow_what_lives_and_not_the_beam(beam, steps):
+def test_the_number_of_columns_does_not_grow_with_the_beam(beam, steps):
     def first(step):
         return torch.arange(2).repeat_interleave(beam) * beam
 
@@ -86,21 +86,21 @@ def test_columns_follow_what_lives_and_not_the_beam(beam, steps):
     assert widest <= 1.5 * steps + 8 * beam
 
 
-def test_nothing_is_forgotten_while_hypotheses_stay_apart():
+def test_all_columns_are_kept_while_hypotheses_share_no_prefix():
     _, ancestry, widest = grown(60, 4, lambda step: torch.arange(8))
     assert ancestry.sum(1).eq(60).all()
     assert widest >= 60 * 4
     assert not (ancestry[0] & ancestry[1]).any()
 
 
-def test_unseen_is_minus_infinity_where_nothing_may_be_seen():
+def test_the_mask_is_minus_infinity_where_a_hypothesis_may_not_attend():
     added = unseen(torch.tensor([[True, False]]), torch.float32)
     assert added.tolist() == [[0.0, -torch.inf]]
 
 
 @pytest.mark.parametrize("chunk", [1, 2 * 3 * 12 * 8, 10**9])
 @torch.no_grad()
-def test_energies_do_not_depend_on_how_many_are_computed_at_once(chunk, monkeypatch):
+def test_energies_do_not_depend_on_the_chunk_size(chunk, monkeypatch):
     decoder, generator = tiny.decoder("AttentionLSTM"), torch.Generator().manual_seed(1)
     encoded = torch.randn(5, 12, tiny.DIM, generator=generator)
     rows = torch.arange(5).repeat_interleave(3)

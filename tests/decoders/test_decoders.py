@@ -73,7 +73,7 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_utterances(name):
 @pytest.mark.parametrize("decoder_name", NAMES)
 @pytest.mark.parametrize("encoder_name", tiny.ENCODER_BUILDERS)
 @torch.no_grad()
-def test_any_encoder_with_any_decoder_is_blind_to_padding(encoder_name, decoder_name):
+def test_the_loss_of_any_encoder_and_decoder_does_not_depend_on_padding(encoder_name, decoder_name):
     encoder, decoder = tiny.encoder(encoder_name), tiny.decoder(decoder_name)
     x, lengths = tiny.features(140, 90)
     _, _, tokens, token_lengths = (value[:2] for value in utterances())
@@ -92,7 +92,7 @@ def test_any_encoder_with_any_decoder_is_blind_to_padding(encoder_name, decoder_
 
 @pytest.mark.parametrize("name", tiny.ATTENTION_DECODERS)
 @torch.no_grad()
-def test_steps_over_the_prefix_add_up_to_the_loss(name):
+def test_the_scores_of_steps_add_up_to_the_loss(name):
     decoder = tiny.decoder(name)
     encoded, lengths, tokens, token_lengths = utterances()
     state = decoder.start(encoded, lengths)
@@ -111,7 +111,7 @@ def test_steps_over_the_prefix_add_up_to_the_loss(name):
 
 @pytest.mark.parametrize("name", tiny.ATTENTION_DECODERS)
 @torch.no_grad()
-def test_hypotheses_together_score_as_one_by_one(name):
+def test_hypotheses_score_the_same_together_and_one_by_one(name):
     decoder = tiny.decoder(name)
     encoded, lengths, _, _ = utterances()
     paths = torch.randint(EOS + 1, tiny.VOCABULARY, (3, 4, 3))  # B, K, U
@@ -199,7 +199,7 @@ def test_steps_score_in_float32_under_bfloat16(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_counted_flops_are_those_of_the_formula(name):
+def test_the_counted_flops_equal_the_formula(name):
     decoder = tiny.decoder(name)
     encoded = torch.randn(2, 20, tiny.DIM)
     tokens, full = torch.randint(2, 6, (2, 5)), torch.tensor([20, 20])
@@ -229,7 +229,7 @@ def test_the_unrolled_attention_has_the_values_and_gradients_of_its_steps():
 
 
 @torch.no_grad()
-def test_attention_is_the_additive_formula_of_the_paper():
+def test_attention_equals_the_additive_formula_of_the_paper():
     torch.manual_seed(0)
     block = LocationAttention(7, 6, 5, channels=3, kernel=5)
     encoded, hidden, before = torch.randn(1, 9, 7), torch.randn(1, 6), torch.rand(1, 9)
@@ -242,7 +242,7 @@ def test_attention_is_the_additive_formula_of_the_paper():
 
 
 @torch.no_grad()
-def test_an_lstm_step_is_that_of_torch():
+def test_an_lstm_step_equals_that_of_torch():
     torch.manual_seed(0)
     cell = torch.nn.LSTMCell(3, 4)
     x, before = torch.randn(2, 3), (torch.randn(2, 4), torch.randn(2, 4))
@@ -253,7 +253,7 @@ def test_an_lstm_step_is_that_of_torch():
 
 
 @pytest.mark.parametrize("name", tiny.ATTENTION_DECODERS + tiny.TRANSDUCERS)
-def test_without_a_ctc_weight_there_is_no_ctc(name):
+def test_a_ctc_weight_of_0_leaves_out_the_ctc_head_and_its_loss(name):
     decoder = tiny.DECODER_BUILDERS[name](tiny.DIM, tiny.VOCABULARY, ctc_weight=0)
     loss = decoder.loss(*utterances())
     assert loss.terms.keys() == terms_of(name) - {"ctc"}
@@ -265,7 +265,7 @@ def test_without_a_ctc_weight_there_is_no_ctc(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_ctc_log_probs_are_those_of_the_loss(name):
+def test_ctc_log_probs_agree_with_the_ctc_loss(name):
     decoder = tiny.decoder(name)
     encoded, lengths, tokens, token_lengths = utterances()
     log_probs = decoder.ctc_log_probs(encoded)
@@ -320,7 +320,7 @@ def test_infeasible_utterances_are_left_out_and_counted():
     assert gradient[rows].isfinite().all()
 
 
-def test_repeats_in_the_padding_need_no_frame():
+def test_repeated_tokens_in_the_padding_need_no_frame():
     tokens = torch.tensor([[2, 3, 3, 3], [2, 2, 0, 0]])
     assert frames_needed(tokens, torch.tensor([2, 2])).tolist() == [2, 3]
     assert frames_needed(tokens, torch.tensor([0, 1])).tolist() == [1, 1]
@@ -367,6 +367,6 @@ def test_the_total_is_the_weighted_sum_of_means():
         ({"vocabulary": 2}, "vocabulary of 2"),
     ],
 )
-def test_impossible_options_are_refused_in_words(options, message):
+def test_impossible_options_are_refused_with_a_message(options, message):
     with pytest.raises(ValueError, match=message):
         AttentionLSTM(**({"dim": 8, "vocabulary": 6, "width": 8} | options))

@@ -83,7 +83,7 @@ def reference(frames, guesses, weight, bias, tokens):
     ("frames", "said"), [(1, 0), (1, 1), (1, 3), (2, 2), (3, 0), (3, 1), (4, 3), (6, 4)]
 )
 @torch.no_grad()
-def test_the_loss_is_the_sum_over_all_paths_of_what_join_says(name, frames, said):
+def test_the_loss_sums_the_probabilities_of_join_over_all_paths(name, frames, said):
     decoder = opinionated(name)
     encoded, lengths, tokens, token_lengths = utterances((frames, said))
     labels = tokens[0].tolist()
@@ -98,7 +98,7 @@ def test_the_loss_is_the_sum_over_all_paths_of_what_join_says(name, frames, said
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_join_is_a_distribution_over_all_but_eos(name):
+def test_join_gives_a_distribution_over_all_tokens_but_eos(name):
     decoder = opinionated(name)
     log_probs = decoder.join(torch.randn(3, 1, 10), torch.randn(4, 10))
     assert log_probs.shape == (3, 4, tiny.VOCABULARY)
@@ -109,7 +109,7 @@ def test_join_is_a_distribution_over_all_but_eos(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_the_internal_language_model_is_join_without_audio_given_that_a_token_is_said(name):
+def test_the_internal_language_model_is_join_without_audio_and_without_blank(name):
     decoder = opinionated(name)
     guesses = predictions(decoder, [3, 2, 5])
     internal = decoder.internal_lm(guesses)
@@ -121,7 +121,7 @@ def test_the_internal_language_model_is_join_without_audio_given_that_a_token_is
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_steps_predict_what_the_whole_sequence_does(name):
+def test_steps_predict_the_same_as_the_whole_sequence(name):
     decoder = opinionated(name)
     tokens = torch.tensor([[3, 2, 2, 5, 4], [4, 4, 0, 0, 0]])
     given = inputs(tokens, torch.tensor([5, 2]))
@@ -132,7 +132,7 @@ def test_steps_predict_what_the_whole_sequence_does(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_rows_of_a_state_are_independent_and_stay_as_they_were(name):
+def test_rows_of_a_state_are_independent_and_unchanged(name):
     decoder = opinionated(name)
     cache = decoder.begin(3)
     for tokens in ([EOS, EOS, EOS], [2, 3, 4]):
@@ -152,7 +152,7 @@ def test_rows_of_a_state_are_independent_and_stay_as_they_were(name):
 
 
 @torch.no_grad()
-def test_a_stateless_network_sees_its_context_and_an_lstm_everything():
+def test_a_stateless_network_sees_only_its_context_and_an_lstm_everything():
     one, other = [2, 3, 4, 5], [3, 3, 4, 5]
     for name, differ in (("Transducer", 5), ("Transducer without state", 3)):
         decoder = opinionated(name)
@@ -165,7 +165,7 @@ def test_a_stateless_network_sees_its_context_and_an_lstm_everything():
 
 
 @pytest.mark.parametrize("limit", [1, 300, 10**6])
-def test_gradients_are_those_of_all_lattices_at_once_in_double_precision(monkeypatch, limit):
+def test_gradients_equal_those_of_all_lattices_at_once_in_double_precision(monkeypatch, limit):
     monkeypatch.setitem(joint.GROUP, "cpu", limit)  # a group each, some together, all together
     torch.manual_seed(0)
     network = Joint(7, 6, 9, tiny.VOCABULARY)
@@ -186,7 +186,7 @@ def test_gradients_are_those_of_all_lattices_at_once_in_double_precision(monkeyp
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_gradient_is_the_slope_of_the_loss(name):
+def test_the_gradient_equals_finite_differences_of_the_loss(name):
     decoder = opinionated(name)
     encoded, *rest = utterances((5, 3), (8, 2))
     leaves = [encoded.requires_grad_(), *decoder.parameters()]
@@ -238,7 +238,7 @@ def memory(batch, time=40, said=20):
     return largest.elements, sum(waiting)
 
 
-def test_no_tensor_grows_with_the_batch_and_no_lattice_waits_for_the_backward_pass(monkeypatch):
+def test_no_tensor_grows_with_the_batch_and_no_lattice_is_stored_for_the_backward_pass(monkeypatch):
     cells, limit = 40 * 21, 40 * 21 * 32 * 2
     monkeypatch.setitem(joint.GROUP, "cpu", limit)  # two utterances
     assert memory(2)[0] == limit
@@ -247,7 +247,7 @@ def test_no_tensor_grows_with_the_batch_and_no_lattice_waits_for_the_backward_pa
     assert growth < cells * (32 + 11) / 5
 
 
-def test_groups_hold_every_utterance_with_frames_once_and_what_fits():
+def test_groups_hold_every_utterance_with_frames_once_and_stay_within_the_limit():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(0, 60, (200,), generator=generator).tolist()
     steps = torch.randint(1, 30, (200,), generator=generator).tolist()
@@ -287,7 +287,7 @@ def test_utterances_without_a_frame_are_left_out_and_counted(ctc_weight):
     assert nothing.terms["transducer"].sum == 0
 
 
-def test_more_tokens_than_frames_are_no_trouble():
+def test_more_tokens_than_frames_have_a_finite_loss():
     decoder = opinionated("Transducer")
     loss = decoder.loss(*utterances((1, 30)))
     assert loss.infeasible == 0
@@ -296,7 +296,7 @@ def test_more_tokens_than_frames_are_no_trouble():
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_search_has_float32_under_bfloat16(name):
+def test_search_scores_in_float32_under_bfloat16(name):
     decoder = opinionated(name)
     encoded = torch.randn(1, 3, tiny.DIM)
     with torch.autocast("cpu", torch.bfloat16):
@@ -310,7 +310,7 @@ def test_search_has_float32_under_bfloat16(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_learns_what_it_hears(name):
+def test_a_transducer_learns_to_copy_noisy_tokens(name):
     """Three frames per token, each frame a noisy picture of its token: to be read off."""
     torch.manual_seed(1)
     decoder = tiny.decoder(name).train()
@@ -344,6 +344,6 @@ def test_it_learns_what_it_hears(name):
         ({"vocabulary": 2}, "vocabulary of 2"),
     ],
 )
-def test_impossible_options_are_refused_in_words(options, message):
+def test_impossible_options_are_refused_with_a_message(options, message):
     with pytest.raises(ValueError, match=message):
         Transducer(**({"dim": 8, "vocabulary": 6, "width": 8, "joint": 8} | options))

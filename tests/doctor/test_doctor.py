@@ -41,7 +41,7 @@ def test_status_is_1_when_something_is_broken(states, status, options, monkeypat
         assert told["state"] == worst
 
 
-def test_quick_leaves_out_training(monkeypatch):
+def test_the_option_quick_leaves_out_training(monkeypatch):
     tried = []
     monkeypatch.setattr(checks, "_here", lambda check: tried.append(check.name) or [])
     monkeypatch.setattr(checks, "_apart", lambda check, seconds: checks._here(check))
@@ -71,7 +71,7 @@ def test_a_check_that_fails_is_a_broken_line(function, seconds, detail, monkeypa
     assert finding.detail.startswith(detail)
 
 
-def test_what_a_check_prints_does_not_disturb_its_findings(tmp_path, monkeypatch):
+def test_output_that_a_check_prints_does_not_disturb_its_findings(tmp_path, monkeypatch):
     (tmp_path / "chatty.py").write_text(
         "import os\nfrom asr.doctor.finding import Finding\n"
         "def check():\n"
@@ -83,7 +83,7 @@ def test_what_a_check_prints_does_not_disturb_its_findings(tmp_path, monkeypatch
     assert list(examine()) == [Finding("this", "ok", "done")]
 
 
-def test_without_torch_all_else_is_told(tmp_path, monkeypatch):
+def test_without_torch_all_other_checks_are_reported(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so.13: cannot open')")
     monkeypatch.syspath_prepend(tmp_path)
     found = {finding.check: finding for finding in examine()}
@@ -93,7 +93,7 @@ def test_without_torch_all_else_is_told(tmp_path, monkeypatch):
     assert found["audio formats"].state == "ok"
 
 
-def test_folders_without_room_for_a_byte_are_broken_and_the_rest_is_told(quota, monkeypatch):
+def test_folders_on_a_full_disk_are_broken_and_the_rest_is_reported(quota, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)  # it is looked for again
     with quota(0):
         found = {finding.check: finding for finding in examine(quick=True)}
@@ -119,7 +119,7 @@ def test_a_folder_with_little_room_is_a_warning(tmp_path, monkeypatch):
     assert (found.state, found.remedy) == ("warning", "make room there, or go away")
 
 
-def test_a_tmpdir_that_python_passes_over_is_a_warning(monkeypatch):
+def test_a_tmpdir_that_python_ignores_is_a_warning(monkeypatch):
     monkeypatch.setenv("TMPDIR", "/proc")
     monkeypatch.setattr(tempfile, "tempdir", None)
     [found] = machine.temporary_folder()
@@ -146,7 +146,7 @@ def test_threads_slower_than_one_are_a_warning(number, ratio, others, state, sai
     assert ("other programs" in found.detail) == (state == "warning" and others >= 0.5)
 
 
-def test_the_machine_is_at_least_as_busy_as_this_process():
+def test_busy_seconds_of_the_machine_never_fall():
     before = busy_seconds()
     np.linalg.svd(np.random.default_rng(1).standard_normal((400, 400)))
     assert busy_seconds() >= before > 0
@@ -178,7 +178,7 @@ def test_the_machine_is_at_least_as_busy_as_this_process():
         ),
     ],
 )
-def test_limits_of_a_container(files, cores, memory, tmp_path, monkeypatch):
+def test_limits_of_a_container_are_read(files, cores, memory, tmp_path, monkeypatch):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
@@ -198,14 +198,14 @@ def test_more_threads_than_a_quota_gives_are_a_warning(monkeypatch):
     assert next(machine.processor()).state == "ok"
 
 
-def test_a_limit_below_the_memory_counts(monkeypatch):
+def test_a_memory_limit_of_a_container_is_a_warning(monkeypatch):
     monkeypatch.setattr(machine, "memory_limit", lambda: 2**30)
     [found] = machine.memory()
     assert found.state == "warning"
     assert "limited to 1.0 GiB" in found.detail
 
 
-def test_a_driver_without_a_gpu_for_torch_is_a_warning(tmp_path, monkeypatch):
+def test_a_gpu_driver_without_a_gpu_visible_to_torch_is_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(machine, "DRIVER", tmp_path / "version")
     assert [found.state for found in machine.gpus()] == ["ok", "ok"]
@@ -216,14 +216,14 @@ def test_a_driver_without_a_gpu_for_torch_is_a_warning(tmp_path, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_a_gpu_computes_and_its_energy_is_told():
+def test_a_gpu_computes_and_its_energy_is_reported():
     gpu, energy = list(machine.gpus())[:2]
     assert gpu.state == "ok"
     assert "capability" in gpu.detail
     assert energy.check == "energy of GPU 0"
 
 
-def test_packages_are_held_against_what_is_declared(monkeypatch):
+def test_packages_are_compared_with_the_declared_versions(monkeypatch):
     declared = ["numpy>=2", "torch>=99", "no-such-package>=1,<2", "x>1; extra == 'spoken'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: declared)
     found = {finding.check: finding for finding in packages.versions()}
@@ -274,7 +274,7 @@ def test_samples_hold_the_tone(name):
         assert formats.is_tone(wave.astype(np.float64), stream.rate)
 
 
-def test_another_sound_is_not_taken_for_the_tone():
+def test_another_sound_is_not_recognised_as_the_tone():
     wave = formats.tone(8000)
     assert formats.is_tone(wave, 8000)
     assert not formats.is_tone(wave[::2], 8000)

@@ -20,7 +20,9 @@ def pairs(time, left_context, chunk):
 
 @pytest.mark.parametrize(("left_context", "chunk"), [(1, 1), (4, 1), (3, 2), (5, 4), (0, 3)])
 @pytest.mark.parametrize("time", [1, 7, 33, 50])
-def test_windows_equal_a_mask_over_all_pairs_in_values_and_gradients(time, left_context, chunk):
+def test_windowed_attention_equals_a_mask_over_all_pairs_in_values_and_gradients(
+    time, left_context, chunk
+):
     torch.manual_seed(0)
     lengths = torch.tensor([time, max(1, time - 3)])
     real = torch.arange(time) < lengths[:, None]
@@ -40,7 +42,7 @@ def test_windows_equal_a_mask_over_all_pairs_in_values_and_gradients(time, left_
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
-def test_scores_of_windows_grow_with_time_and_not_with_its_square():
+def test_the_scores_of_windowed_attention_grow_linearly_with_time():
     attention = FrameAttention(8, heads=1, causal=True, left_context=20)
     linear = 8 * 8**2
     scores = [attention.flops(time) - linear * time for time in (1000, 2000, 4000)]
@@ -69,6 +71,6 @@ def test_a_bounded_state_holds_no_more_than_the_left_context():
         ({"causal": True, "left_context": -1}, "left_context -1"),
     ],
 )
-def test_impossible_views_are_refused_in_words(options, message):
+def test_impossible_contexts_are_refused_with_a_message(options, message):
     with pytest.raises(ValueError, match=message):
         FrameAttention(8, heads=1, **options)

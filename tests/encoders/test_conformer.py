@@ -8,7 +8,7 @@ from asr.encoders.conformer import ConvolutionModule, HalfFeedForward
 
 
 @torch.no_grad()
-def test_the_convolution_module_is_the_published_one():
+def test_the_convolution_module_equals_the_published_one():
     torch.manual_seed(0)
     module = ConvolutionModule(6, kernel=5, causal=False)
     x = torch.randn(1, 20, 6)
@@ -22,7 +22,7 @@ def test_the_convolution_module_is_the_published_one():
 
 
 @torch.no_grad()
-def test_feed_forwards_add_half():
+def test_feed_forward_modules_add_half_their_output():
     torch.manual_seed(0)
     module = HalfFeedForward(6, inner=12, dropout=0.0)
     x = torch.randn(2, 3, 6)

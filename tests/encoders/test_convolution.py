@@ -23,7 +23,7 @@ def depthwise(kernel, dilation, causal, dim=6):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
-def test_depthwise_is_a_sum_over_taps_within_each_utterance(variant):
+def test_a_depthwise_convolution_sums_over_taps_within_each_utterance(variant):
     kernel, dilation, causal = variant
     module = depthwise(*variant)
     lengths = torch.tensor([1, 13, 20])
@@ -42,7 +42,7 @@ def test_depthwise_is_a_sum_over_taps_within_each_utterance(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_depthwise_is_conv1d_in_values_and_gradients(variant):
+def test_a_depthwise_convolution_equals_conv1d_in_values_and_gradients(variant):
     kernel, dilation, causal = variant
     module = depthwise(*variant)
     x = torch.randn(1, 17, 6, requires_grad=True)
@@ -70,7 +70,7 @@ def test_depthwise_is_conv1d_in_values_and_gradients(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("time", [1, 11])
 @torch.no_grad()
-def test_depthwise_flops_are_those_that_torch_counts(variant, time):
+def test_the_flops_of_a_depthwise_convolution_equal_the_count_of_torch(variant, time):
     module = depthwise(*variant)
     x, lengths = torch.randn(2, time, 6), torch.tensor([time, time])
     assert tiny.counted_flops(lambda: module(x, lengths)) == 2 * module.flops(time)
@@ -79,7 +79,7 @@ def test_depthwise_flops_are_those_that_torch_counts(variant, time):
 @pytest.mark.parametrize("chunk", [1, 2, 7])
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant[2]])
 @torch.no_grad()
-def test_depthwise_streams_with_a_state_of_constant_size(variant, chunk):
+def test_a_depthwise_convolution_streams_with_a_state_of_constant_size(variant, chunk):
     module = depthwise(*variant)
     x = torch.randn(2, 21, 6)
     state, outputs = module.initial_state(2), []
@@ -98,7 +98,7 @@ def test_depthwise_streams_with_a_state_of_constant_size(variant, chunk):
         ({"kernel": 3, "dilation": 0, "causal": True}, "dilation 0: both are at least 1"),
     ],
 )
-def test_impossible_kernels_are_refused_in_words(options, message):
+def test_impossible_kernels_are_refused_with_a_message(options, message):
     with pytest.raises(ValueError, match=message):
         Depthwise(6, **options)
 
@@ -112,9 +112,7 @@ def test_impossible_kernels_are_refused_in_words(options, message):
         (3, [1, 2, 4], 2, 3, 1 + 2 * (2 + 4 + 8)),
     ],
 )
-def test_the_receptive_field_is_that_of_the_formula(
-    causal, kernel, dilations, repeats, layers, field
-):
+def test_the_receptive_field_equals_the_formula(causal, kernel, dilations, repeats, layers, field):
     torch.manual_seed(0)
     encoder = Convolution(
         8,
@@ -146,7 +144,7 @@ def excited(module, x, mean):
 
 @pytest.mark.parametrize("causal", [False, True])
 @torch.no_grad()
-def test_excitation_scales_by_the_mean_of_the_real_frames_or_of_those_so_far(causal):
+def test_excitation_scales_by_the_mean_of_all_real_frames_or_of_the_past_ones(causal):
     torch.manual_seed(0)
     module = Excitation(6, reduction=2, causal=causal)
     lengths = torch.tensor([9, 4, 1])
@@ -193,6 +191,6 @@ def test_the_state_of_a_causal_encoder_is_of_constant_size():
         ({"reduction": -1}, "reduction -1"),
     ],
 )
-def test_impossible_options_are_refused_in_words(options, message):
+def test_impossible_options_are_refused_with_a_message(options, message):
     with pytest.raises(ValueError, match=message):
         Convolution(8, dim=16, layers=2, **options)

@@ -40,7 +40,7 @@ def test_a_constructor_takes_mels_first_and_few_options(cls):
 @pytest.mark.parametrize("garbage", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_an_utterance_does_not_feel_its_batch(name, garbage):
+def test_an_output_does_not_depend_on_the_rest_of_the_batch(name, garbage):
     encoder = tiny.encoder(name)
     lengths = (1, 4, 41, 66, 97)
     x, sizes = tiny.features(*lengths)
@@ -54,7 +54,7 @@ def test_an_utterance_does_not_feel_its_batch(name, garbage):
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_not_a_number_in_the_padding_stays_there(name):
+def test_nan_in_the_padding_does_not_reach_real_frames(name):
     encoder = tiny.encoder(name)
     x, lengths = tiny.features(9, 33)
     expected, _ = encoder(x, lengths)
@@ -99,7 +99,7 @@ def test_every_real_frame_gets_a_gradient_and_padding_none(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_two_evaluations_agree(name):
+def test_two_evaluations_give_the_same_output(name):
     encoder = tiny.encoder(name)
     x, lengths = tiny.features(41, 97)
     assert encoder(x, lengths)[0].equal(encoder(x, lengths)[0])
@@ -118,7 +118,7 @@ def test_bfloat16_runs_and_stays_finite(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("time", [64, 61])
 @torch.no_grad()
-def test_counted_flops_are_those_of_the_formula(name, time):
+def test_the_counted_flops_equal_the_formula(name, time):
     encoder = tiny.encoder(name)
     x, lengths = tiny.features(time, time)
     counted = tiny.counted_flops(lambda: encoder(x, lengths))
@@ -129,7 +129,7 @@ def test_counted_flops_are_those_of_the_formula(name, time):
 
 
 @pytest.mark.parametrize(("bidirectional", "flops"), [(False, 347_340_800), (True, 904_396_800)])
-def test_lstm_flops_are_the_published_ones(bidirectional, flops):
+def test_lstm_flops_equal_the_published_ones(bidirectional, flops):
     # 4 utterances of 50 frames, 80 inputs, 256 cells, 2 layers: 2 * 4 * 256 * (in + 256) a frame.
     lstm = nn.LSTM(80, 256, 2, bidirectional=bidirectional, batch_first=True)
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_left_context_bounds_what_a_frame_sees():
 @pytest.mark.parametrize("chunk", [1, 2, 5])
 @pytest.mark.parametrize("name", CAUSAL)
 @torch.no_grad()
-def test_streaming_equals_the_whole(name, chunk):
+def test_streaming_equals_offline_encoding(name, chunk):
     encoder = tiny.encoder(name)
     x = torch.randn(2, 10 * encoder.chunk, tiny.NUM_MELS)
     state, outputs = encoder.initial_state(2), []
@@ -173,7 +173,7 @@ def test_streaming_equals_the_whole(name, chunk):
 
 
 @torch.no_grad()
-def test_streaming_an_utterance_that_ends_within_a_chunk_equals_the_whole():
+def test_streaming_an_utterance_that_ends_within_a_chunk_equals_offline_encoding():
     for name in CAUSAL:
         encoder = tiny.encoder(name)
         x, lengths = tiny.features(5 * encoder.chunk - 3)
@@ -215,7 +215,7 @@ def test_an_encoder_that_sees_the_future_refuses_to_stream(name):
         (Transformer, {"dim": 16, "layers": 1, "heads": 2, "chunk": 3}, "causal: true"),
     ],
 )
-def test_impossible_options_are_refused_in_words(cls, options, message):
+def test_impossible_options_are_refused_with_a_message(cls, options, message):
     with pytest.raises(ValueError, match=message):
         cls(8, **options)
 
@@ -223,7 +223,9 @@ def test_impossible_options_are_refused_in_words(cls, options, message):
 @pytest.mark.parametrize("run", [cpu_padded, cudnn_padded])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_recurrence_over_padded_frames_is_torchs_over_packed_ones(bidirectional, kind, run):
+def test_recurrence_over_padded_frames_equals_that_of_torch_over_packed_ones(
+    bidirectional, kind, run
+):
     torch.manual_seed(0)
     recurrence = kind(6, 5, bidirectional=bidirectional, batch_first=True)
     lengths = torch.tensor([9, 12, 1, 7])
@@ -240,7 +242,7 @@ def test_recurrence_over_padded_frames_is_torchs_over_packed_ones(bidirectional,
 
 
 @torch.no_grad()
-def test_a_copied_encoder_gives_what_the_original_gives():
+def test_a_copied_encoder_gives_the_output_of_the_original():
     for name in NAMES:
         encoder = tiny.encoder(name)
         x, lengths = tiny.features(30, 50)
@@ -271,7 +273,7 @@ def test_a_gpu_agrees_with_the_cpu_in_values_and_gradients(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("name", CAUSAL)
 @torch.no_grad()
-def test_streaming_on_a_gpu_equals_the_whole(name):
+def test_streaming_on_a_gpu_equals_offline_encoding(name):
     encoder = tiny.encoder(name).cuda()
     x = torch.randn(2, 6 * encoder.chunk, tiny.NUM_MELS, device="cuda")
     state, outputs = encoder.initial_state(2), []

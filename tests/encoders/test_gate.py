@@ -68,7 +68,7 @@ OPPOSITE = drift(2)[[0, 1] * 500]
         ("random", {"rate": 1.0}, CONSTANT, 1000),
     ],
 )
-def test_gates_keep_what_their_rules_say(gate, options, x, expected):
+def test_gates_keep_the_frames_that_their_rules_select(gate, options, x, expected):
     assert kept_of(gate, x, **options) == expected
 
 
@@ -80,7 +80,7 @@ def walk(*size, seed=0):
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 0.9, 1.1])
 @pytest.mark.parametrize("gap", [1, 5, 100])
-def test_last_kept_is_the_rule_frame_by_frame(tau, gap):
+def test_last_kept_compares_each_frame_with_the_frame_kept_last(tau, gap):
     x = walk(3, 40, 6)
     keep, last, age = last_kept(x, tau, gap, torch.zeros(3, 6), torch.full((3,), gap))
     assert keep.equal(reference(x, tau, gap))
@@ -97,7 +97,7 @@ def test_uniform_keeps_every_nth():
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.37, 0.8])
-def test_controls_keep_their_share(rate):
+def test_controls_keep_their_share_of_frames(rate):
     for control, tolerance in ((uniform, 1e-3), (random, 0.01)):
         keep = control(torch.arange(20_000), rate)
         assert keep[0]
@@ -107,7 +107,7 @@ def test_controls_keep_their_share(rate):
     assert both == pytest.approx(rate**2, abs=0.01)
 
 
-def test_random_draws_anew_in_training_and_not_in_evaluation():
+def test_a_random_gate_draws_anew_in_training_and_not_in_evaluation():
     gate, frames = Gate(4, Memory("random")), Frames(torch.randn(2, 50, 4), torch.tensor([50, 50]))
     drawn = [gate(frames).stored.keep for _ in range(2)]
     assert not drawn[0].equal(drawn[1])
@@ -117,7 +117,7 @@ def test_random_draws_anew_in_training_and_not_in_evaluation():
 
 
 @pytest.mark.parametrize("rate", [0.1, 1 / 3, 0.5])
-def test_the_ratio_loss_is_that_of_the_paper_and_1_at_its_target(rate):
+def test_the_ratio_loss_equals_the_formula_of_the_paper_and_is_1_at_its_target(rate):
     n, f, g = 1 / rate, torch.tensor(0.3), torch.tensor(0.45)
     expected = n / (n - 1) * ((1 - f) * (1 - g) + (n - 1) * f * g)
     torch.testing.assert_close(ratio_loss(f, g, rate), expected)
@@ -125,7 +125,7 @@ def test_the_ratio_loss_is_that_of_the_paper_and_1_at_its_target(rate):
     torch.testing.assert_close(ratio_loss(at, at, rate), torch.tensor(1.0))
 
 
-def test_stored_by_hand():
+def test_indices_of_stored_frames_equal_those_worked_out_by_hand():
     keep = torch.tensor([[1, 0, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0]]).bool()
     stored = Stored.of(keep)
     assert stored.before.tolist() == [[0, 1, 1, 2, 3, 3], [0, 1, 1, 1, 1, 1]]
@@ -148,7 +148,7 @@ def test_shares_of_speech_and_silence_are_counted_apart():
     assert all(term.weight == 0 for term in terms.values())
 
 
-def test_a_learned_gate_is_held_to_its_rate_utterance_by_utterance():
+def test_the_ratio_loss_of_a_learned_gate_is_taken_per_utterance():
     gate = Gate(4, Memory("learned", rate=0.25))
     x, lengths = walk(2, 30, 4), torch.tensor([30, 12])
     terms = []
@@ -165,7 +165,7 @@ def test_a_learned_gate_is_held_to_its_rate_utterance_by_utterance():
 
 
 @pytest.mark.parametrize("gate", ["last_kept", "previous", "learned", "uniform", "random"])
-def test_gates_decide_the_same_in_pieces_and_in_any_batch(gate):
+def test_gates_keep_the_same_frames_when_streaming_and_in_any_batch(gate):
     block = Gate(6, Memory(gate, rate=0.4, gap=7)).eval()
     x, lengths = walk(2, 40, 6), torch.tensor([40, 23])
     whole = block(Frames(x, lengths)).stored.keep
@@ -195,7 +195,7 @@ def test_gates_decide_the_same_in_pieces_and_in_any_batch(gate):
         ({"gate": "last_kept", "gap": 0}, "memory.gap 0: give 1 frame or more"),
     ],
 )
-def test_impossible_gates_are_refused_in_words(options, message):
+def test_impossible_gates_are_refused_with_a_message(options, message):
     with pytest.raises(ValueError, match=message):
         Memory(**options)
 
@@ -232,7 +232,7 @@ def test_loudness_is_the_mean_of_the_features_that_a_frame_stands_for():
             assert loudness[len(expected) :].isnan().all()
 
 
-def test_what_is_stored_is_written_down_in_training_and_validation(tmp_path):
+def test_the_share_of_stored_frames_is_recorded_in_training_and_validation(tmp_path):
     make_corpus(tmp_path / "tones", train=12, validation=4, test=1)
     memory = {"gate": "learned", "rate": 0.3}
     encoder = {"dim": 16, "layers": 2, "heads": 2, "causal": True, "channels": 4, "memory": memory}

@@ -63,7 +63,7 @@ def gated(skipped, left_context=None, rotary=False, seed=0):
 
 @pytest.mark.parametrize("left_context", [None, 1, 2, 4, 30])
 @pytest.mark.parametrize("skipped", ["drop", "merge"])
-def test_gated_attention_is_that_of_every_frame_to_its_groups(skipped, left_context):
+def test_gated_attention_equals_attention_of_every_frame_to_its_groups(skipped, left_context):
     keep = KEEP.repeat(1, 3)  # long enough for several windows
     attention, x = gated(skipped, left_context), torch.randn(3, 60, 8, requires_grad=True)
     y = attention(frames(x, keep))
@@ -81,7 +81,9 @@ def test_gated_attention_is_that_of_every_frame_to_its_groups(skipped, left_cont
 @pytest.mark.parametrize("left_context", [None, 1, 3, 30])
 @pytest.mark.parametrize("skipped", ["drop", "merge"])
 @torch.no_grad()
-def test_where_all_is_stored_it_is_attention_to_frames(skipped, left_context, rotary):
+def test_with_all_frames_stored_gated_attention_equals_attention_to_frames(
+    skipped, left_context, rotary
+):
     attention, x = gated(skipped, left_context, rotary), torch.randn(2, 13, 8)
     plain = FrameAttention(8, heads=2, causal=True, left_context=left_context, rotary=rotary)
     plain.load_state_dict(attention.state_dict())
@@ -90,7 +92,7 @@ def test_where_all_is_stored_it_is_attention_to_frames(skipped, left_context, ro
 
 
 @torch.no_grad()
-def test_merged_copies_count_as_often_as_they_were_seen():
+def test_merged_copies_are_weighted_by_their_number():
     x = torch.randn(1, 7, 8).repeat_interleave(torch.tensor([1, 4, 2, 1, 6, 1, 3]), dim=1)
     keep = F.pad(x[:, 1:] != x[:, :-1], (0, 0, 1, 0), value=True).any(-1)
     everything = torch.ones_like(keep)
@@ -117,7 +119,7 @@ def test_gated_attention_streams(skipped, left_context, rotary):
     assert state["count"].tolist() == KEEP.sum(1).tolist()
 
 
-def test_a_gate_that_stores_all_leaves_the_transformer_as_it_is():
+def test_a_gate_that_stores_all_frames_does_not_change_the_transformer():
     options = {"dim": 16, "layers": 3, "heads": 2, "causal": True, "left_context": 4, "channels": 4}
     for skipped in ("drop", "merge"):
         memory = Memory("last_kept", threshold=1.1, skipped=skipped)
@@ -130,7 +132,7 @@ def test_a_gate_that_stores_all_leaves_the_transformer_as_it_is():
         torch.testing.assert_close(with_memory(x, lengths), plain(x, lengths))
 
 
-def test_work_grows_with_what_is_stored():
+def test_flops_grow_with_the_number_of_stored_frames():
     options = {"dim": 16, "layers": 2, "heads": 2, "causal": True, "channels": 4}
     x, lengths = tiny.features(400)
     flops = []
@@ -152,7 +154,7 @@ def test_work_grows_with_what_is_stored():
         ({"left_context": 0}, "left_context 0: with memory, give 1 vector or more"),
     ],
 )
-def test_a_memory_without_what_it_needs_is_refused_in_words(options, message):
+def test_a_memory_without_an_option_that_it_needs_is_refused_with_a_message(options, message):
     options = {"dim": 16, "layers": 2, "heads": 2, "causal": True, **options}
     with pytest.raises(ValueError, match=message):
         Transformer(8, **options, memory=Memory("last_kept"))
@@ -228,7 +230,7 @@ def test_gated_hierarchies_equal_the_definition_and_stream(window, levels):
 
 @pytest.mark.parametrize(("window", "levels"), HIERARCHIES)
 @torch.no_grad()
-def test_where_all_is_stored_a_hierarchy_is_that_of_frames(window, levels):
+def test_with_all_frames_stored_a_gated_hierarchy_equals_the_ungated_one(window, levels):
     attention = aligned(window, levels, memory=Memory("last_kept"))
     plain = aligned(window, levels, AlignedAttention, right_context=0)
     x = torch.randn(2, 27, 8)
@@ -245,14 +247,14 @@ def test_where_all_is_stored_a_hierarchy_is_that_of_frames(window, levels):
         ({"memory": Memory("uniform", skipped="merge")}, "memory.skipped merge: summaries"),
     ],
 )
-def test_a_hierarchy_with_a_memory_that_does_not_fit_is_refused_in_words(options, message):
+def test_a_hierarchy_with_a_memory_that_does_not_fit_is_refused_with_a_message(options, message):
     options = {"dim": 16, "layers": 2, "heads": 2, "memory": Memory("last_kept"), **options}
     with pytest.raises(ValueError, match=message):
         Hierarchical(8, **options)
 
 
 @pytest.mark.parametrize("kind", ["drop", "merge", "hierarchy"])
-def test_what_is_stored_gives_the_gate_a_gradient_and_keeps_its_value(kind):
+def test_stored_frames_keep_their_values_and_pass_a_gradient_to_the_gate(kind):
     hierarchy = kind == "hierarchy"
     attention = aligned(2, 2, memory=Memory("learned")) if hierarchy else gated(kind)
     x, weight = torch.randn(3, 20, 8), torch.ones(3, 20, requires_grad=True)
@@ -264,7 +266,7 @@ def test_what_is_stored_gives_the_gate_a_gradient_and_keeps_its_value(kind):
     assert gradient[2].ne(0).equal(KEEP[2] & (torch.arange(20) < 19))
 
 
-def test_levels_that_too_little_is_stored_for_get_gradients_of_zero_in_training():
+def test_levels_without_enough_stored_frames_get_gradients_of_zero_in_training():
     attention, keep = aligned(3, 2, memory=Memory("last_kept")).train(), torch.arange(20) < 2
     attention(frames(torch.randn(1, 20, 8), keep[None])).sum().backward()
     for name, parameter in attention.named_parameters():

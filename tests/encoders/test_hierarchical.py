@@ -101,7 +101,7 @@ def test_streaming_equals_the_blocks_and_its_state_is_bounded(window, levels, po
 
 
 @torch.no_grad()
-def test_streaming_the_dilated_reading_keeps_as_many_vectors_as_it_reaches_before_a_frame():
+def test_the_streaming_state_of_dilated_attention_holds_one_vector_per_frame_of_its_past():
     torch.manual_seed(0)
     module = DilatedAttention(8, heads=2, window=3, levels=3).double()
     x = torch.randn(1, 40, 8, dtype=torch.float64)
@@ -115,7 +115,7 @@ def test_streaming_the_dilated_reading_keeps_as_many_vectors_as_it_reaches_befor
     torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_padding_that_sees_nothing_is_finite():
+def test_padded_frames_without_visible_frames_stay_finite():
     module = aligned(4, 1, right_context=2).float()
     with torch.autocast("cpu", torch.bfloat16):
         y = module(Frames(torch.randn(2, 30, 8), torch.tensor([30, 3])))
@@ -135,7 +135,7 @@ def seen_from(module, time, frame, dim=8):
 @pytest.mark.parametrize(
     ("window", "levels", "time"), [(4, 2, 40), (4, 3, 110), (3, 4, 170), (100, 2, 10_250)]
 )
-def test_the_reach_is_the_window_to_the_power_of_the_levels(window, levels, time):
+def test_attention_reaches_the_window_to_the_power_of_the_levels(window, levels, time):
     module, lags = aligned(window, levels), set()
     top = window ** (levels - 1)
     frames = [time - 1] if time > 1000 else range(time)
@@ -152,7 +152,7 @@ def test_the_reach_is_the_window_to_the_power_of_the_levels(window, levels, time
 
 
 @pytest.mark.parametrize(("window", "levels"), [(3, 2), (4, 2), (2, 4)])
-def test_the_dilated_reading_reaches_exactly_the_power(window, levels):
+def test_dilated_attention_reaches_exactly_the_window_to_the_power_of_the_levels(window, levels):
     torch.manual_seed(0)
     module = DilatedAttention(8, heads=2, window=window, levels=levels).double()
     time = window**levels + 9
@@ -184,7 +184,7 @@ def test_the_future_changes_nothing_bit_for_bit():
     assert module(Frames(x, torch.tensor([90])))[:, :50].equal(before[:, :50])
 
 
-def test_a_right_context_sees_that_many_frames_more_and_no_padding():
+def test_a_right_context_adds_that_many_future_frames_and_no_padding():
     module = aligned(4, 2, right_context=2)
     for t in range(8, 30):
         assert seen_from(module, 40, t)[-1] == t + 2
@@ -208,7 +208,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("variant", ["aligned", "dilated"])
-def test_nothing_has_the_size_of_time_squared(variant):
+def test_no_tensor_has_the_size_of_time_squared(variant):
     encoder = Hierarchical(8, dim=8, layers=1, heads=1, window=10, variant=variant, channels=4)
     time = 2000
     x = torch.randn(1, 4 * time, 8)
@@ -218,7 +218,7 @@ def test_nothing_has_the_size_of_time_squared(variant):
 
 
 @torch.no_grad()
-def test_predicting_forward_is_a_loss_of_the_frames_that_have_a_next_one():
+def test_the_prediction_loss_covers_the_frames_that_have_a_next_one():
     torch.manual_seed(0)
     encoder = Hierarchical(
         tiny.NUM_MELS, dim=16, layers=1, heads=2, window=4, next_frame=0.5, channels=4
@@ -249,7 +249,7 @@ def test_predicting_forward_is_a_loss_of_the_frames_that_have_a_next_one():
         ({"heads": 3}, "width 16"),
     ],
 )
-def test_impossible_hierarchies_are_refused_in_words(options, message):
+def test_impossible_hierarchies_are_refused_with_a_message(options, message):
     with pytest.raises(ValueError, match=message):
         Hierarchical(8, **{"dim": 16, "layers": 1, "heads": 2, **options})
 

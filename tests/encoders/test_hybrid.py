@@ -15,7 +15,7 @@ def kinds(encoder):
     return [type(block) for block in encoder.layers if any(True for _ in block.parameters())]
 
 
-def test_parts_come_in_order_and_again_with_their_own_weights():
+def test_parts_come_in_order_and_repeated_parts_have_their_own_weights():
     encoder = Hybrid(8, dim=16, parts=[RECURRENT, ATTENTION], repeat=2)
     assert kinds(encoder) == [RecurrentBlock, RecurrentBlock, TransformerBlock] * 2
     parameters = [p.data_ptr() for p in encoder.parameters()]
@@ -23,7 +23,7 @@ def test_parts_come_in_order_and_again_with_their_own_weights():
 
 
 @torch.no_grad()
-def test_a_hybrid_of_one_part_is_that_part():
+def test_a_hybrid_of_one_part_equals_that_part():
     single = LSTM(8, dim=16, layers=2, channels=4).eval()
     hybrid = Hybrid(8, dim=16, parts=[{"class_path": "LSTM", "init_args": {"layers": 2}}],
                     channels=4).eval()  # fmt: skip
@@ -33,7 +33,7 @@ def test_a_hybrid_of_one_part_is_that_part():
     assert hybrid.flops([40]) == single.flops([40])
 
 
-def test_one_part_that_sees_the_future_makes_it_unable_to_stream():
+def test_a_hybrid_with_a_part_that_sees_the_future_cannot_stream():
     full = {"class_path": "Transformer", "init_args": {"layers": 1, "heads": 2}}
     encoder = Hybrid(8, dim=16, parts=[RECURRENT, full])
     assert not encoder.causal

@@ -22,7 +22,7 @@ def parts(cell, x):
 
 
 @torch.no_grad()
-def test_min_lstm_is_the_published_recurrence():
+def test_min_lstm_equals_the_published_recurrence():
     torch.manual_seed(0)
     cell = MinLSTMCell(5, 4, forget_bias=1.0)
     x = 2 * torch.randn(1, 7, 5)
@@ -36,7 +36,7 @@ def test_min_lstm_is_the_published_recurrence():
 
 
 @torch.no_grad()
-def test_min_gru_is_the_published_recurrence():
+def test_min_gru_equals_the_published_recurrence():
     torch.manual_seed(0)
     cell = MinGRUCell(5, 4, forget_bias=1.0)
     x = 2 * torch.randn(1, 7, 5)
@@ -60,7 +60,7 @@ def test_gates_that_underflow_leave_the_state_finite(cell):
 
 @pytest.mark.parametrize("bias", [-4.0, 0.0, 1.0, 4.0])
 @torch.no_grad()
-def test_the_forget_bias_sets_what_is_kept_at_first(bias):
+def test_the_forget_bias_sets_the_initial_share_of_the_state_that_is_kept(bias):
     x = torch.randn(1, 20000, 8, generator=torch.Generator().manual_seed(0))
     f = 1 / (1 + math.exp(-bias))
     for cls, expected in ((MinGRUCell, f), (MinLSTMCell, f / (f + 0.5))):
@@ -88,6 +88,6 @@ def test_long_and_short_chunks_stream_alike(encoder):
 
 
 @pytest.mark.parametrize("encoder", [MinLSTM, MinGRU])
-def test_two_directions_need_cells_for_each(encoder):
+def test_two_directions_need_an_even_number_of_cells(encoder):
     with pytest.raises(ValueError, match="dim 15 is odd"):
         encoder(8, dim=15, layers=1, expansion=1)

@@ -34,7 +34,7 @@ def inputs(time, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("time", [1, 5, SCAN_CHUNK, SCAN_CHUNK + 1, 1000])
-def test_the_scan_is_the_recurrence_in_values_and_gradients(time):
+def test_the_scan_equals_the_recurrence_in_values_and_gradients(time):
     values = [x.requires_grad_() for x in inputs(time)]
     results = []
     for run in (chunked_scan, loop):
@@ -55,7 +55,7 @@ def test_single_precision_is_close_over_a_thousand_frames():
 
 
 @torch.no_grad()
-def test_going_on_from_a_state_is_the_whole():
+def test_continuing_from_a_state_equals_one_scan():
     u, sizes, decay, b, c, state = inputs(100)
     whole, last = chunked_scan(u, sizes, decay, b, c, state)
     first, state = chunked_scan(
@@ -84,7 +84,7 @@ def kernel(x, dt, A, B, C, chunk_size, D=None, z=None, dt_bias=None, initial_sta
 
 
 @torch.no_grad()
-def test_the_kernel_gets_its_arguments_in_its_layout(monkeypatch):
+def test_the_fused_kernel_gets_its_arguments_in_the_layout_that_it_expects(monkeypatch):
     module = types.ModuleType("mamba_ssm.ops.triton.ssd_combined")
     module.mamba_chunk_scan_combined = kernel
     for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton"):
@@ -97,7 +97,7 @@ def test_the_kernel_gets_its_arguments_in_its_layout(monkeypatch):
         torch.testing.assert_close(one, other)
 
 
-def test_a_kernel_that_does_not_load_is_not_passed_over(monkeypatch):
+def test_a_fused_kernel_that_does_not_load_is_an_error(monkeypatch):
     class Broken:
         def find_spec(self, name, path=None, target=None):
             if name == "mamba_ssm":
@@ -111,7 +111,7 @@ def test_a_kernel_that_does_not_load_is_not_passed_over(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @torch.no_grad()
-def test_the_kernel_gives_the_plain_numbers():
+def test_the_fused_kernel_equals_the_chunked_scan():
     pytest.importorskip("mamba_ssm")
     values = [x.float().cuda() for x in inputs(300)]
     for one, other in zip(selective_scan(*values), chunked_scan(*values), strict=True):

@@ -20,7 +20,7 @@ from tests import tiny
         ([0.1] * 6, [0.1] * 5 + [0.5], 0.5),
     ],
 )
-def test_a_frame_halts_as_published(probabilities, weights, remainder):
+def test_a_frame_halts_by_the_published_rule(probabilities, weights, remainder):
     states = torch.eye(len(weights))  # their mean is the weights
     ponder = Ponder(torch.zeros(1, 1, len(weights)), len(weights))
     for state, p in zip(states, probabilities, strict=True):
@@ -83,7 +83,7 @@ def test_frames_that_halt_at_different_steps_equal_a_loop_over_them(causal):
 
 
 @torch.no_grad()
-def test_streaming_frames_that_halt_at_different_steps_equals_the_whole():
+def test_streaming_frames_that_halt_at_different_steps_equals_offline_encoding():
     block, x = varied(causal=True)
     state, outputs = block.initial_state(2), []
     for frame in x.split(1, dim=1):
@@ -94,7 +94,7 @@ def test_streaming_frames_that_halt_at_different_steps_equals_the_whole():
 
 
 @torch.no_grad()
-def test_padding_that_has_not_halted_delays_nobody():
+def test_padding_that_has_not_halted_adds_no_steps():
     block, x = varied()
     block.halting.weight.copy_(torch.eye(16)[:1])
     x[..., 0] = 50.0
@@ -104,7 +104,7 @@ def test_padding_that_has_not_halted_delays_nobody():
     assert tiny.counted_flops(lambda: block(frames)) == one_step
 
 
-def test_a_costly_ponder_makes_fewer_steps():
+def test_a_high_ponder_weight_teaches_the_encoder_to_take_fewer_steps():
     model, (x, lengths) = encoder(ponder_weight=1.0, halting_bias=-2.0), tiny.features(30, 40)
     optimizer, steps = torch.optim.Adam(model.parameters(), 0.02), []
     for _ in range(40):
@@ -120,7 +120,7 @@ def test_a_costly_ponder_makes_fewer_steps():
 
 
 @torch.no_grad()
-def test_one_step_is_one_layer():
+def test_one_step_equals_one_layer():
     model, lengths = encoder(max_steps=1), torch.tensor([9])
     block, x = model.layers[-1], torch.randn(1, 9, 16)
     expected = block.layer(Frames(x + block.depth[0], lengths)).x
@@ -139,6 +139,6 @@ def test_ending_when_all_have_halted_computes_less():
     assert flops[0] == flops[1] - 5 * per_step
 
 
-def test_no_steps_are_refused():
+def test_a_maximum_of_0_steps_is_refused():
     with pytest.raises(ValueError, match="max_steps 0"):
         encoder(max_steps=0)

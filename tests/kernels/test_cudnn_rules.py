@@ -19,7 +19,7 @@ H100 = GPU()
         FAST._replace(batch=128),
     ],
 )
-def test_what_meets_every_condition_gets_the_persistent_kernel(call):
+def test_a_call_that_meets_every_condition_gets_the_persistent_kernel(call):
     for backward in (False, True):
         assert algorithm(call, H100, backward=backward) == ("persistent", "")
 
@@ -36,7 +36,7 @@ def test_what_meets_every_condition_gets_the_persistent_kernel(call):
         ({"batch": 136}, "the batch size 136 is not a multiple of 8 up to 128"),
     ],
 )
-def test_each_condition_that_fails_makes_it_the_standard_one_and_is_named(changes, reason):
+def test_any_unmet_condition_selects_the_standard_kernel_and_is_named(changes, reason):
     choice = algorithm(FAST._replace(**changes), H100)
     assert choice == ("standard", reason)
     assert str(choice) == f"cuDNN standard, because {reason}"
@@ -52,12 +52,12 @@ def test_each_condition_that_fails_makes_it_the_standard_one_and_is_named(change
         (GPU((7, 5), 72), "standard"),
     ],
 )
-def test_the_graphics_processor_decides_too(gpu, expected):
+def test_the_kernel_depends_on_the_gpu(gpu, expected):
     assert algorithm(FAST, gpu).algorithm == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_few_cells_have_a_kernel_of_their_own_up_to_fewer_backward(dtype):
+def test_the_small_kernel_is_limited_to_fewer_cells_in_the_backward_pass(dtype):
     for cells, backward, expected in (
         (192, False, True), (193, False, False), (128, True, True), (129, True, False),
     ):  # fmt: skip
@@ -68,5 +68,5 @@ def test_few_cells_have_a_kernel_of_their_own_up_to_fewer_backward(dtype):
     assert algorithm(double, H100).algorithm == "standard"
 
 
-def test_whole_rows_are_the_next_multiple_of_eight():
+def test_whole_rows_rounds_up_to_a_multiple_of_eight():
     assert [whole_rows(n) for n in (1, 7, 8, 9, 128)] == [8, 8, 8, 16, 128]

@@ -7,7 +7,7 @@ from tests.recurrence import packed
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_the_loop_is_torchs_gru_in_values_and_gradients(bidirectional):
+def test_the_loop_equals_the_gru_of_torch_in_values_and_gradients(bidirectional):
     torch.manual_seed(0)
     layer = nn.GRU(6, 5, bidirectional=bidirectional, batch_first=True)
     lengths = torch.tensor([9, 12, 1, 7])

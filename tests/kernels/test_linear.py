@@ -8,7 +8,7 @@ from asr.kernels.linear import FEW_PRODUCTS, FEW_ROWS, ONEDNN, Linear, linear, p
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(3, 7), (2, 11, 7), (2, 3, 9, 7), (FEW_ROWS, 7)])
-def test_values_and_gradients_are_those_of_torch(shape, bias):
+def test_values_and_gradients_equal_those_of_torch(shape, bias):
     torch.manual_seed(0)
     leaves = [torch.randn(shape), torch.randn(5, 7)] + [torch.randn(5)] * bias
     expected = [leaf.double().requires_grad_() for leaf in leaves]
@@ -21,7 +21,7 @@ def test_values_and_gradients_are_those_of_torch(shape, bias):
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
 
 
-def test_views_that_lie_across_memory_are_read_right():
+def test_transposed_and_expanded_tensors_give_the_right_values():
     x, weight = torch.randn(7, 40).t(), torch.randn(7, 5).t()
     torch.testing.assert_close(linear(x, weight), F.linear(x, weight), rtol=1e-5, atol=1e-5)
     leaf = torch.randn(40, 5, requires_grad=True)
@@ -56,7 +56,7 @@ def test_packed_layers_compute_the_same_and_read_their_weights_again_afterwards(
     assert y.eq(layer.bias if bias else 0).all()
 
 
-def test_packed_layers_are_as_before_after_an_error_and_where_gradients_are_wanted():
+def test_packed_layers_are_restored_after_an_error_and_left_alone_where_gradients_are_needed():
     layer, x = Linear(96, 200), torch.randn(200, 96)
 
     def fail():

@@ -39,7 +39,7 @@ def relative(value, wanted):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("kind", "bidirectional"), KINDS)
 @pytest.mark.parametrize("size", [1.0, 1e-9])
-def test_16_bits_give_what_64_give_also_where_gradients_are_small(
+def test_16_bit_results_are_close_to_64_bit_ones_even_for_small_gradients(
     kind, bidirectional, dtype, twice, size
 ):
     recurrence = layer(kind, bidirectional)
@@ -58,7 +58,7 @@ def test_16_bits_give_what_64_give_also_where_gradients_are_small(
         assert relative(value, expected) < close
 
 
-def test_a_gradient_that_is_not_finite_stays_so_and_none_stays_none():
+def test_a_gradient_that_is_infinite_or_zero_stays_so():
     recurrence, x = layer(nn.LSTM, True), torch.randn(3, 9, 12, requires_grad=True)
     y = narrow(recurrence, x, LENGTHS, torch.float16, twice=False)
     (y * torch.inf).sum().backward()
@@ -74,7 +74,7 @@ def block(**keys):
     return RecurrentBlock(1024, kind=nn.LSTM, reduce=False, **given | keys)
 
 
-def test_a_block_says_what_its_kernel_will_be():
+def test_a_block_reports_the_kernel_that_it_will_use():
     gpu, made = GPU(), block()
     assert made.kernel(gpu, 64) == ("standard", "float32 is not fp16")
     made.precision = torch.bfloat16

@@ -13,7 +13,7 @@ def inputs(time, seed=0, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("time", [1, 2, 3, 17, 64, 65, 4000])
-def test_the_scan_is_the_loop_in_values_and_gradients(time):
+def test_the_scan_equals_the_loop_in_values_and_gradients(time):
     log_a, b, initial = (x.requires_grad_() for x in inputs(time))
     exact = [x.detach().double().requires_grad_() for x in (log_a, b, initial)]
     y, z = scan(log_a, b, initial), sequential(*exact)
@@ -26,13 +26,13 @@ def test_the_scan_is_the_loop_in_values_and_gradients(time):
 
 
 @pytest.mark.parametrize("time", [1, 2, 7, 9, 12])
-def test_gradients_are_those_of_finite_differences(time):
+def test_gradients_equal_finite_differences(time):
     arguments = [x.requires_grad_() for x in inputs(time, dtype=torch.float64)]
     assert torch.autograd.gradcheck(Scan.apply, arguments)
 
 
 @pytest.mark.parametrize("kept", [-100.0, -1e-6, 0.0])
-def test_nothing_and_everything_kept_stay_exact_over_thousands_of_frames(kept):
+def test_the_scan_stays_exact_over_thousands_of_frames_for_any_forget_gate(kept):
     b = torch.ones(1, 4000, 1)
     y = scan(torch.full_like(b, kept), b)
     if kept == -100:
@@ -45,7 +45,7 @@ def test_nothing_and_everything_kept_stay_exact_over_thousands_of_frames(kept):
         torch.testing.assert_close(y[0, :, 0].double(), series, rtol=1e-5, atol=0)
 
 
-def test_going_on_from_a_state_is_the_whole():
+def test_continuing_from_a_state_equals_one_scan():
     log_a, b, initial = inputs(50)
     whole = scan(log_a, b, initial)
     first = scan(log_a[:, :21], b[:, :21], initial)

@@ -82,7 +82,7 @@ def test_every_use_names_the_versions_and_the_remedy(broken):
         ("2.14.1+cpu", "2.11.1", "a CPU build"),
     ],
 )
-def test_the_remedy_fits_the_versions(torch, torchaudio, remedy, monkeypatch):
+def test_the_remedy_depends_on_the_versions(torch, torchaudio, remedy, monkeypatch):
     def version(name):
         if found := {"torch": torch, "torchaudio": torchaudio}[name]:
             return found
@@ -93,7 +93,7 @@ def test_the_remedy_fits_the_versions(torch, torchaudio, remedy, monkeypatch):
     assert f"torch {torch}" in torchaudio_functional.installed()
 
 
-def test_the_reason_is_what_the_linker_said():
+def test_the_reason_quotes_the_linker():
     error = OSError("Could not load this library")
     error.__cause__ = OSError("libtorchaudio.so: undefined\nsymbol")
     assert torchaudio_functional.linker_error(error) == "libtorchaudio.so: undefined symbol"
@@ -119,7 +119,7 @@ def test_help_needs_no_torchaudio(broken):
     assert broken("-m", "asr", "--help").returncode == 0
 
 
-def test_doctor_names_it_and_trains_without_it(broken):
+def test_doctor_names_the_broken_torchaudio_and_trains_without_it(broken):
     done = broken("-m", "asr", "doctor", "--json")
     assert done.returncode == 1
     assert done.stderr == ""

@@ -92,7 +92,9 @@ def random_sentences(seed=0):
         ((), (-0.2 - 0.7,)),
     ],
 )
-def test_a_file_by_hand_is_walked_as_the_format_says(tmp_path, sentence, expected):
+def test_probabilities_and_backoffs_of_a_handwritten_file_follow_the_format(
+    tmp_path, sentence, expected
+):
     model = loaded(written(tmp_path, TEXT))
     np.testing.assert_allclose(log10s(model, *sentence), expected, rtol=1e-5)
 
@@ -117,13 +119,13 @@ def test_white_space_and_the_spelling_of_unknown_do_not_matter(tmp_path, old, ne
         assert log10s(loaded(path), *sentence) == log10s(reference, *sentence)
 
 
-def test_an_order_may_be_empty(tmp_path):
+def test_an_order_without_n_grams_is_accepted(tmp_path):
     text = TEXT.replace("ngram 3=2", "ngram 3=0").replace("-0.02\t<s> ▁a b\n-0.01\t▁a b </s>\n", "")
     model = loaded(written(tmp_path, text))
     np.testing.assert_allclose(log10s(model, A, B), (-0.5, -0.35 - 0.25, -0.15 - 0.05), rtol=1e-5)
 
 
-def test_a_context_may_lack_its_suffix(tmp_path):
+def test_an_n_gram_whose_suffix_is_missing_is_accepted(tmp_path):
     """As SRILM prunes: "<s> a b" is a context, "a b" is not an n-gram."""
     text = """\\data\\
 ngram 1=6
@@ -156,7 +158,7 @@ ngram 4=1
 
 
 @pytest.mark.parametrize("name", ["model.arpa", "model.arpa.gz"])
-def test_what_was_written_is_read(tmp_path, name):
+def test_a_written_file_reads_back_the_same(tmp_path, name):
     orders = estimate(random_sentences(), len(PIECES), 4)
     path = tmp_path / name
     arpa_writer.write(path, orders, PIECES)
@@ -276,6 +278,6 @@ def test_a_file_that_is_not_there_or_is_torn_is_refused(tmp_path):
         ([*PIECES, "<s>"], "tokens 0 and 6 are both spelt '<s>'"),
     ],
 )
-def test_pieces_that_the_format_cannot_tell_apart_are_refused(tmp_path, pieces, message):
+def test_pieces_that_the_format_cannot_distinguish_are_refused(tmp_path, pieces, message):
     with pytest.raises(ValueError, match=message):
         arpa.read_arpa(written(tmp_path, TEXT), pieces)

@@ -58,7 +58,7 @@ def sentences(*lengths, seed=0):
 
 
 @torch.no_grad()
-def test_step_by_step_is_at_once(model):
+def test_scoring_step_by_step_equals_scoring_at_once(model):
     tokens, lengths = sentences(40, 40)
     whole = model.log_probs(tokens, lengths)
     cache, said = model.start(2), torch.full((2,), EOS)
@@ -73,7 +73,7 @@ def test_step_by_step_is_at_once(model):
 
 
 @torch.no_grad()
-def test_rows_grow_at_different_times_are_selected_and_repeated(model):
+def test_rows_may_grow_at_different_times_and_be_selected_or_repeated(model):
     tokens, lengths = sentences(30, 30, 30)
     whole = model.log_probs(tokens, lengths)
     fusion, read = begin(model, 3, torch.device("cpu")), [0, 0, 0]
@@ -101,7 +101,7 @@ def test_rows_grow_at_different_times_are_selected_and_repeated(model):
 
 
 @torch.no_grad()
-def test_the_state_that_a_step_gets_stays_as_it_was(model):
+def test_a_step_does_not_change_the_state_that_it_gets(model):
     _, cache = model.step(torch.tensor([EOS, EOS]), model.start(2))
     before = {name: value.clone() for name, value in cache.items()}
     first, _ = model.step(torch.tensor([3, 4]), cache)
@@ -113,7 +113,7 @@ def test_the_state_that_a_step_gets_stays_as_it_was(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("rubbish", [BLANK, 5])
-def test_padding_and_company_change_nothing(model, rubbish):
+def test_scores_do_not_depend_on_padding_or_on_the_rest_of_the_batch(model, rubbish):
     tokens, lengths = sentences(12, 5, 1)
     tokens = tokens.masked_fill(torch.arange(12) >= lengths[:, None], rubbish)
     together = model.log_probs(tokens, lengths)
@@ -133,14 +133,14 @@ def test_a_token_depends_on_all_before_it_and_on_none_after(model):
     assert change[4:].all()
 
 
-def test_the_flops_are_those_of_the_formula(model):
+def test_the_counted_flops_equal_the_formula(model):
     tokens, lengths = sentences(11, 11)
     with torch.no_grad():
         counted = counted_flops(lambda: model.log_probs(tokens, lengths))
     assert model.flops([12, 12]) == counted
 
 
-def test_every_weight_learns(model):
+def test_every_weight_receives_a_gradient(model):
     model.train()
     tokens, lengths = sentences(9, 4)
     model.log_probs(tokens, lengths).sum().backward()
@@ -168,7 +168,7 @@ def test_every_weight_learns(model):
         ({"normaliser": ...}, "is damaged ('normaliser' is missing)"),
     ],
 )
-def test_a_folder_that_does_not_fit_together_is_refused_by_the_name_of_its_file(
+def test_a_folder_of_files_that_do_not_fit_together_is_refused_with_the_name_of_the_file(
     tmp_path, change, message
 ):
     component = Component(LSTM, {"width": 8})
@@ -186,7 +186,7 @@ def test_a_folder_that_does_not_fit_together_is_refused_by_the_name_of_its_file(
 
 
 @pytest.mark.parametrize("below", ["", "best"])
-def test_a_language_model_in_the_place_of_a_speech_model_is_called_what_it_is(tmp_path, below):
+def test_a_language_model_given_as_a_speech_model_is_refused_as_such(tmp_path, below):
     component, tokenizer = Component(LSTM, {"width": 8}), Characters(["abc"])
     model = component(tokenizer.vocabulary_size)
     trained = TrainedLanguageModel(model, component, tokenizer, "none")

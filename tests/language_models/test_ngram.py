@@ -107,7 +107,7 @@ def distributions(model, sentence):
     ("order", "prune", "count"),
     [(1, 0, 300), (2, 0, 300), (3, 0, 300), (5, 0, 300), (4, 1, 300), (6, 2, 300), (5, 0, 3)],
 )
-def test_probabilities_are_those_of_the_formulas(order, prune, count):
+def test_probabilities_equal_the_formulas(order, prune, count):
     vocabulary = 12
     sentences = random_sentences(vocabulary, count)
     model = fitted(sentences, vocabulary, order=order, prune=prune)
@@ -120,12 +120,12 @@ def test_probabilities_are_those_of_the_formulas(order, prune, count):
             np.testing.assert_allclose(found[step, 1:].double().exp(), expected, rtol=2e-6)
 
 
-def test_the_discounts_of_that_comparison_are_not_all_fallbacks():
+def test_the_comparison_with_the_formulas_covers_discounts_other_than_fallbacks():
     oracle = Dictionaries(random_sentences(12, 300), 12, 5)
     assert sum(found != FALLBACK for found in oracle.discounts.values()) >= 3
 
 
-def test_a_bigram_by_hand():
+def test_bigram_probabilities_equal_those_worked_out_by_hand():
     # <s> a b </s>, <s> a </s>, with a = 3 and b = 4. Bigrams: <s>a 2, ab 1, b</s> 1, a</s> 1.
     # Tokens before a: <s>; before b: a; before </s>: b and a. Too few counts: the discounts are
     # 0.5 for 1, 1 for 2. Unigrams: a and b (1 - 0.5) / 4, </s> (2 - 1) / 4, freed 2 / 4 among the
@@ -142,7 +142,7 @@ def test_a_bigram_by_hand():
     np.testing.assert_allclose(distributions(model, [3, 4]).exp(), expected, rtol=1e-6)
 
 
-def test_discounts_by_hand(caplog):
+def test_discounts_equal_those_worked_out_by_hand(caplog):
     # Four tokens occur once, two twice, one thrice, one four times; EOS ten times. Y = 4 / 8:
     # D1 = 1 - 2 Y 2 / 4, D2 = 2 - 3 Y 1 / 2, D3 = 3 - 4 Y 1 / 1.
     body = [3, 4, 5, 6, 7, 7, 8, 8, 9, 9, 9, 10, 10, 10, 10]
@@ -185,7 +185,7 @@ def test_probabilities_sum_to_1_in_every_context(prune):
     np.testing.assert_allclose(torch.cat(sums), 1, atol=1e-6)
 
 
-def test_the_probability_of_all_short_sentences_and_of_what_goes_on_is_1():
+def test_the_probabilities_of_all_short_sentences_and_longer_prefixes_sum_to_1():
     model = fitted(random_sentences(6, 200, longest=5), 6, order=3)
     ended = 0.0
     for size in range(4):
@@ -200,7 +200,7 @@ def test_the_probability_of_all_short_sentences_and_of_what_goes_on_is_1():
     assert ended + going_on == pytest.approx(1, abs=1e-6)
 
 
-def test_log_probs_are_those_of_the_steps_and_padding_changes_nothing():
+def test_log_probs_equal_those_of_the_steps_and_do_not_depend_on_padding():
     model = fitted(random_sentences(12, 300), 12, order=4)
     sentences = [[3, 4, 5, 5, 6, 11], [], [UNKNOWN, 7], [9, 9, 9]]
     lengths = torch.tensor([len(sentence) for sentence in sentences])
@@ -218,7 +218,7 @@ def test_log_probs_are_those_of_the_steps_and_padding_changes_nothing():
             assert scores[row, len(spelt) :].eq(0).all()
 
 
-def test_rows_are_independent_and_the_state_stays_as_it_was():
+def test_rows_are_independent_and_a_step_does_not_change_the_state():
     model = fitted(random_sentences(12, 300), 12, order=4)
     histories = torch.randint(3, 12, (7, 5), generator=torch.Generator().manual_seed(0))
     cache = model.step(torch.full((7,), EOS), model.start(7))[1]
@@ -235,7 +235,7 @@ def test_rows_are_independent_and_the_state_stays_as_it_was():
 
 
 @pytest.mark.parametrize("order", [1, 4])
-def test_there_may_be_no_rows_and_no_tokens(order):
+def test_empty_batches_and_empty_sequences_are_accepted(order):
     model = fitted(random_sentences(12, 30), 12, order=order)
     log_probs, cache = model.step(torch.zeros(0, dtype=torch.long), model.start(0))
     assert log_probs.shape == (0, 12)
@@ -245,7 +245,7 @@ def test_there_may_be_no_rows_and_no_tokens(order):
     torch.testing.assert_close(nothing, ends.expand(2, 1))
 
 
-def test_a_new_sentence_forgets_the_one_before():
+def test_a_new_sentence_starts_without_the_context_of_the_last_one():
     model = fitted(random_sentences(12, 300), 12, order=4)
     first = model.step(torch.tensor([EOS]), model.start(1))[1]
     read = model.step(torch.tensor([5]), first)[1]
@@ -268,7 +268,7 @@ def test_tables_of_another_vocabulary_are_refused():
         NGram(13, order=3).load_state_dict(model.state_dict())
 
 
-def test_all_tokens_are_equally_likely_before_anything_is_known():
+def test_an_untrained_model_gives_all_tokens_equal_probability():
     expected = torch.tensor([-math.inf] + [-math.log(5)] * 5)
     torch.testing.assert_close(distributions(NGram(6), [3, 4]), expected.expand(3, 6))
 
@@ -285,7 +285,7 @@ def test_a_longer_model_predicts_held_out_text_of_its_kind_better():
     assert scores[1] > scores[0] + 0.2
 
 
-def test_there_are_no_products():
+def test_an_n_gram_model_counts_no_flops():
     assert NGram(6).flops([3, 4]) == 0
 
 
@@ -314,7 +314,7 @@ def test_texts_that_cannot_be_counted_are_refused(sentences, message):
         NGram(6).fit(sentences, PIECES[:6])
 
 
-def test_the_file_has_the_order_of_the_model(tmp_path):
+def test_an_arpa_file_of_another_order_is_refused_with_the_remedy(tmp_path):
     path = tmp_path / "bigram.arpa"
     arpa_writer.write(path, estimate(random_sentences(12, 30), 12, 2), PIECES[:12])
     with pytest.raises(ValueError, match="order is 5, but .* is of order 2: set order to 2"):

@@ -4,7 +4,7 @@ import torch
 from asr.metering.device_memory import enough_memory
 
 
-def test_running_out_of_memory_is_one_line_with_the_remedy_and_nothing_else_is_touched():
+def test_running_out_of_memory_is_one_line_with_the_remedy_and_other_errors_pass():
     with enough_memory(torch.device("cuda:1"), "lower this, which is 3"):
         kept = 7
     assert kept == 7

@@ -46,7 +46,7 @@ def test_every_second_is_in_exactly_one_phase(tmp_path, clock):
     book.close()
 
 
-def test_a_killed_session_is_paid_for_and_its_replayed_work_is_wasted(tmp_path, clock):
+def test_a_killed_session_counts_as_cost_and_its_replayed_work_as_wasted(tmp_path, clock):
     first = ledger(tmp_path, clock)
     first.open(0)
     first.enter("step")
@@ -78,7 +78,7 @@ def test_a_killed_session_is_paid_for_and_its_replayed_work_is_wasted(tmp_path, 
     assert [entry["session"] for entry in starts] == [1, 2]
 
 
-def test_a_session_killed_before_any_checkpoint_is_all_waste(tmp_path, clock):
+def test_a_session_killed_before_any_checkpoint_counts_as_wasted(tmp_path, clock):
     first = ledger(tmp_path, clock)
     clock[0] += 60
     first.close()
@@ -97,7 +97,7 @@ def test_the_heartbeat_is_less_than_two_seconds_old(tmp_path):
     book.close()
 
 
-def test_half_a_line_of_a_killed_session_costs_only_itself(tmp_path, clock):
+def test_an_incomplete_line_of_a_killed_session_is_skipped_alone(tmp_path, clock):
     (tmp_path / "ledger.jsonl").write_text('{"event": "start"}\n{"event": "st')
     book = ledger(tmp_path, clock)
     book.write(book.line("end"), finished=True)
@@ -126,7 +126,7 @@ def test_utilisation_is_over_steps_only_and_null_without_a_known_peak(tmp_path, 
     book.close()
 
 
-def test_peaks_are_those_of_the_data_sheets():
+def test_peak_flops_equal_those_of_the_data_sheets():
     assert PEAK_FLOPS["NVIDIA H200"]["bf16"] == 989e12
     assert PEAK_FLOPS["NVIDIA A100-SXM4-80GB"]["float32"] == 19.5e12
     assert PEAK_FLOPS["NVIDIA A100-SXM4-80GB"]["tf32"] == 156e12
@@ -161,7 +161,7 @@ def test_joules_are_the_difference_of_the_counter_over_sessions_and_devices(tmp_
     again.close()
 
 
-def test_the_process_began_before_now_and_after_the_machine():
+def test_the_start_of_the_process_lies_within_the_last_day():
     assert 0 < time.time() - process_start() < 24 * 3600
     assert set(PHASES) == {
         "startup", "compilation", "step", "data_wait", "validation", "checkpoint"

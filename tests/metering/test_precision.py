@@ -16,7 +16,7 @@ LOSSES = [(F, "ctc_loss"), (F, "cross_entropy"), (joint, "rnnt_loss")]
 
 
 @pytest.mark.parametrize("name", list(tiny.DECODER_BUILDERS))
-def test_what_losses_are_computed_of_is_in_float32(name, monkeypatch):
+def test_losses_are_computed_from_float32_scores(name, monkeypatch):
     seen, products = {}, set()
 
     def noting(function, original):
@@ -60,7 +60,7 @@ def test_a_language_models_recurrence_is_in_float32():
     assert seen == [torch.float32]
 
 
-def test_on_a_gpu_recognition_rounds_products_as_recurrences_are_rounded(monkeypatch):
+def test_recognition_on_a_gpu_allows_tf32_products(monkeypatch):
     monkeypatch.setattr(recognise, "device_of", lambda name: "cuda")
     monkeypatch.setattr(model, "find_model", lambda path: path)
     monkeypatch.setattr(model, "load_model", lambda path, device, *rest: device)
@@ -75,7 +75,7 @@ def test_on_a_gpu_recognition_rounds_products_as_recurrences_are_rounded(monkeyp
     ("device", "words", "expected"),
     [("cpu", [], 120), ("cuda", [], 960), ("cuda:1", ["--batch-seconds", "30"], 30)],
 )
-def test_batches_that_are_recognised_are_larger_on_a_gpu(device, words, expected, monkeypatch):
+def test_recognition_uses_larger_batches_on_a_gpu(device, words, expected, monkeypatch):
     monkeypatch.setattr(recognise, "device_of", lambda name: device)
     monkeypatch.setattr(model, "find_model", lambda path: path)
     monkeypatch.setattr(model, "load_model", lambda path, device, *rest: device)

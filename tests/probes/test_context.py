@@ -54,7 +54,7 @@ def alone(model, x):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("chunk", [1, 2, 3])
 @pytest.mark.parametrize("block", [1, 4])
-def test_every_frame_is_given_once_and_hears_what_it_may(block, chunk, causal):
+def test_every_frame_is_encoded_once_with_the_context_that_it_may_see(block, chunk, causal):
     for frames in (1, 2, 7, 20):
         for context in (*range(0, 24, chunk), None):
             runs = windows(frames, context, block=block, chunk=chunk, causal=causal)
@@ -77,12 +77,12 @@ def test_contexts_are_rounded_up_to_whole_chunks_of_frames():
         assert chunk_frames(encoder(name)) == 1
 
 
-def test_all_shipped_encoders_are_tried_here():
+def test_all_shipped_encoders_are_tested_here():
     assert {type(encoder(name)).__name__ for name in ENCODER_BUILDERS} == set(ENCODERS)
 
 
 @pytest.mark.parametrize("name", list(ENCODER_BUILDERS))
-def test_a_frame_is_that_of_a_run_that_begins_so_long_before_it(name):
+def test_a_frame_with_bounded_context_equals_that_of_a_pass_that_begins_there(name):
     """One run per frame, with the whole future, nothing batched, nothing shared."""
     model, x = encoder(name), features()
     chunk, stride = chunk_frames(model), model.stride
@@ -99,7 +99,7 @@ def test_a_frame_is_that_of_a_run_that_begins_so_long_before_it(name):
 
 @pytest.mark.parametrize("name", list(ENCODER_BUILDERS))
 @pytest.mark.parametrize("context", [None, 100])
-def test_the_whole_past_is_an_ordinary_run(name, context):
+def test_the_whole_past_as_context_equals_an_ordinary_pass(name, context):
     model, x = encoder(name), features()
     context = context and whole_chunks(context, chunk_frames(model))
     torch.testing.assert_close(encode(model, x, context), alone(model, x), atol=1e-5, rtol=0)
@@ -122,7 +122,7 @@ def test_a_causal_encoder_is_reset_at_the_beginning_of_the_context(name):
 
 
 @pytest.mark.parametrize("name", ["LSTM", "Transformer", "Conformer", "Hierarchical", "Universal"])
-def test_what_is_older_than_the_context_does_not_matter_and_what_is_newer_does(name):
+def test_only_frames_within_the_context_change_the_output(name):
     model, x, t, context = encoder(name), features(), 8, 3
     stride, y = model.stride, encode(model, x, context)[t]
     first = (t - context) * stride  # the first feature frame that may be heard
@@ -277,7 +277,7 @@ def test_the_same_utterances_are_drawn_for_every_model_and_by_every_repetition(c
     assert [len(x) for x in other.features] != [len(x) for x in first.features]
 
 
-def test_contexts_of_a_coarser_encoder_are_told_as_they_are():
+def test_contexts_of_a_coarser_encoder_are_reported_as_used():
     model = tiny_model("LSTM projected")  # 80 ms a frame
     asked = plan(seconds=(0.0, 0.04, 0.08, 0.12, 0.16))
     assert contexts(model, asked) == [0, 1, 2, None]
@@ -311,7 +311,7 @@ def test_the_future_of_a_causal_encoder_has_no_gradient(name):
     assert not found[t + chunk :].any()
 
 
-def test_the_gradient_of_a_windowed_transformer_ends_with_layers_times_left_context():
+def test_the_gradient_of_a_windowed_transformer_ends_at_layers_times_left_context():
     """2 layers of 2 frames before; the subsampling of the oldest sees one frame more."""
     model, x = encoder("Transformer left context"), features(120)
     frames = [20, 25, 29]
@@ -382,7 +382,7 @@ def decay_of(curves):
     return decay
 
 
-def test_a_law_is_named_only_where_other_utterances_would_name_it_too():
+def test_a_decay_law_is_named_only_where_resampled_utterances_agree():
     lags = np.arange(1, 41)
     fading, powerful = 0.9**lags, 0.5 / lags
     alike = judge(decay_of([fading * noise(40, 0.05, seed) for seed in range(20)]), 0.04)
@@ -396,7 +396,7 @@ def test_a_law_is_named_only_where_other_utterances_would_name_it_too():
     assert odd.fit.law == "neither"
 
 
-def test_the_interval_of_a_half_life_covers_it_as_often_as_it_says():
+def test_the_interval_of_a_half_life_has_its_nominal_coverage():
     """Utterances with half-lives of their own, 50 times: 95 % less what few utterances cost."""
     lags, covered, widths = np.arange(30), 0, []
     random = np.random.default_rng(0)
@@ -410,7 +410,7 @@ def test_the_interval_of_a_half_life_covers_it_as_often_as_it_says():
     assert np.mean(widths) < 1
 
 
-def test_what_does_not_fall_has_no_half_life_and_a_few_lags_no_law():
+def test_gradients_that_do_not_decay_have_no_half_life_and_a_few_lags_give_no_law():
     assert fit(2.0 ** np.arange(20), 0.04).half_life is None
     assert fit(np.ones(4), 0.04) is None
     beyond = np.concatenate([0.5 ** np.arange(10), np.zeros(10)])  # zeros have no logarithm
@@ -476,6 +476,6 @@ def test_a_mistake_is_one_line(runs, tmp_path, capsys, options, message):
     assert message in told[0]
 
 
-def test_a_model_that_is_not_there_is_one_line(tmp_path, capsys):
+def test_a_missing_model_is_one_line(tmp_path, capsys):
     assert main(["claims", "context", str(tmp_path / "no"), "--output", str(tmp_path / "o")]) == 2
     assert "no such model or run folder" in capsys.readouterr().err

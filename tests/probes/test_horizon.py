@@ -29,7 +29,7 @@ def generator(seed=0):
 
 
 @pytest.mark.parametrize("lag", [1, 7, 64])
-def test_a_latch_asks_for_its_first_token_at_the_lag(lag):
+def test_the_latch_task_asks_for_its_first_token_at_the_lag(lag):
     tokens, answers = Latch().draw(200, lag, generator())
     assert tokens.shape == (200, lag + 1)
     assert torch.equal(tokens[:, -1 - lag], answers)
@@ -40,7 +40,7 @@ def test_a_latch_asks_for_its_first_token_at_the_lag(lag):
 
 
 @pytest.mark.parametrize(("pairs", "lag"), [(1, 2), (4, 8), (4, 40), (16, 32)])
-def test_recall_is_answered_by_reading_the_pairs(pairs, lag):
+def test_the_answer_of_the_recall_task_is_the_value_of_the_queried_key(pairs, lag):
     task = Recall(pairs=pairs)
     tokens, answers = task.draw(300, lag, generator())
     told, asked = SYMBOLS + NOISE, SYMBOLS + NOISE + task.keys
@@ -53,7 +53,7 @@ def test_recall_is_answered_by_reading_the_pairs(pairs, lag):
         assert len(row) - 1 - place == lag
 
 
-def test_lags_that_cannot_be_are_refused():
+def test_impossible_lags_are_refused():
     with pytest.raises(ValueError, match="a lag of 0"):
         Latch().draw(1, 0, generator())
     with pytest.raises(ValueError, match="a lag of 7 does not hold 4 pairs"):
@@ -63,7 +63,7 @@ def test_lags_that_cannot_be_are_refused():
 
 
 @pytest.mark.parametrize(("name", "shortest"), [("latch-mixed", 1), ("recall-mixed", 8)])
-def test_mixed_lags_of_training_are_log_uniform_from_the_shortest_on(name, shortest):
+def test_mixed_training_lags_are_log_uniform_between_the_shortest_and_the_longest(name, shortest):
     task, draws, longest = TASKS[name], generator(3), 64 * shortest
     beyond = task.questions.draw(1, longest, generator()).tokens.shape[1] - longest
     lags = torch.tensor(
@@ -81,14 +81,14 @@ def test_mixed_lags_of_training_are_log_uniform_from_the_shortest_on(name, short
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_a_test_is_at_the_lag_and_so_is_training_unless_it_is_mixed(name):
+def test_tests_use_the_lag_and_training_uses_it_too_unless_it_is_mixed(name):
     task, lag = TASKS[name], 40
     tested = task.questions.draw(4, lag, generator()).tokens.shape
     trained = {task.draw_for_training(4, lag, generator(seed)).tokens.shape for seed in range(20)}
     assert (trained == {tested}) == (not name.endswith("-mixed"))
 
 
-def test_guessing_is_worth_nothing():
+def test_guessing_has_a_corrected_accuracy_of_0():
     assert corrected(1 / 8) == 0
     assert corrected(1.0) == 1
     assert corrected(0.5) == pytest.approx(3 / 7)
@@ -128,7 +128,7 @@ def test_unequal_arms_are_refused(monkeypatch):
         check_sizes(["gru", "big"])
 
 
-def test_a_short_latch_is_learnt_and_questions_of_a_test_are_new():
+def test_a_short_latch_is_learnt_and_test_sequences_are_new():
     row = probe.attempt(
         "transformer",
         "latch",
@@ -177,13 +177,15 @@ def attempted(monkeypatch, reader, extrapolate=0):
     ("longest", "limit", "found"),
     [(100, 4096, 64), (700, 4096, 512), (9999, 300, 256), (9999, 0, None), (20, 4096, None)],
 )
-def test_who_answers_is_asked_at_twice_the_lag_until_it_fails(monkeypatch, longest, limit, found):
+def test_an_arm_that_solves_a_lag_is_tested_at_twice_the_lag_until_it_fails(
+    monkeypatch, longest, limit, found
+):
     done = attempted(monkeypatch, Reader(longest), limit)
     assert (done.extrapolate, done.extrapolates_to) == (limit, found)
 
 
 @pytest.mark.parametrize(("wrong", "asked"), [(0, 512), (32, 512), (44, 512), (45, 64)])
-def test_a_test_ends_where_the_answer_is_known_to_be_no(monkeypatch, wrong, asked):
+def test_a_test_ends_when_too_many_answers_are_wrong(monkeypatch, wrong, asked):
     """45 wrong of 512 are too many: 90 % of the accuracy that chance leaves is 467.2 right."""
     reader = Reader(99, wrong)
     done = attempted(monkeypatch, reader)
@@ -192,7 +194,7 @@ def test_a_test_ends_where_the_answer_is_known_to_be_no(monkeypatch, wrong, aske
     assert (done.solved_updates is not None) == (wrong <= 44)
 
 
-def test_a_test_at_the_longest_lags_has_smaller_batches_and_as_many_questions(monkeypatch):
+def test_a_test_at_the_longest_lags_has_smaller_batches_and_as_many_sequences(monkeypatch):
     monkeypatch.setattr(probe, "TEST_TOKENS", 32 * 5)
     reader = Reader(99)
     attempted(monkeypatch, reader)
@@ -200,7 +202,7 @@ def test_a_test_at_the_longest_lags_has_smaller_batches_and_as_many_questions(mo
     assert tested == [5] * 102 + [2]
 
 
-def test_extrapolation_is_of_the_lower_median_seed_at_its_best_rate():
+def test_extrapolation_is_that_of_the_lower_median_seed_at_its_best_learning_rate():
     rows = [
         replace(row("a", 64, 0, 1.0), extrapolate=1024, extrapolates_to=64),
         replace(row("a", 64, 0, 1.0, rate=3e-3), extrapolate=1024, extrapolates_to=256),
@@ -236,7 +238,7 @@ def row(arm, lag, seed, accuracy, rate=1e-3):
     )
 
 
-def test_the_horizon_is_the_longest_lag_that_the_median_seed_answers():
+def test_the_horizon_is_the_longest_lag_that_the_median_seed_solves():
     rows = [
         *(row("a", 64, seed, accuracy) for seed, accuracy in enumerate((1.0, 0.95, 0.2))),
         *(row("a", 128, seed, accuracy) for seed, accuracy in enumerate((1.0, 0.5, 0.2))),
@@ -247,7 +249,7 @@ def test_the_horizon_is_the_longest_lag_that_the_median_seed_answers():
     assert horizon(rows, "seconds") is None
 
 
-def test_an_arm_stops_after_two_lags_and_nothing_is_done_twice(monkeypatch):
+def test_an_arm_stops_after_two_failed_lags_and_no_attempt_is_repeated(monkeypatch):
     asked = []
 
     def answer(arm, task, lag, *, seed, rate, **rest):
@@ -269,7 +271,7 @@ def test_an_arm_stops_after_two_lags_and_nothing_is_done_twice(monkeypatch):
     assert len(asked) == len(rows) - 7
 
 
-def test_the_page_says_what_each_arm_was_tried_with_and_which_commits_made_it():
+def test_the_page_names_the_settings_tried_and_the_commits():
     grid = itertools.product((64, 128), range(3), (1e-3, 3e-3))
     rows = [row("all", lag, seed, 1.0, rate) for lag, seed, rate in grid]
     rows += [replace(row("one", 64, 0, 0.1, 3e-3), git_commit="abc1234")]
@@ -295,7 +297,7 @@ def test_the_page_says_what_each_arm_was_tried_with_and_which_commits_made_it():
         assert line in page
 
 
-def test_the_verb_goes_on_where_it_was_killed(tmp_path, capsys):
+def test_the_command_resumes_where_it_was_killed(tmp_path, capsys):
     words = "--lags 4 --tasks latch --seeds 1 --rates 3e-3 --updates 50 --seconds 0.01 --arms"
     command = ["claims", "horizon", "--output", str(tmp_path / "out"), *words.split()]
     assert main([*command, "transformer"]) == 0
@@ -321,7 +323,7 @@ def test_the_verb_goes_on_where_it_was_killed(tmp_path, capsys):
     assert "| trained at 4 |" in page
 
 
-def test_mistakes_of_the_verb_are_one_line(tmp_path, capsys):
+def test_wrong_options_are_one_line(tmp_path, capsys):
     start = ["claims", "horizon", "--output", str(tmp_path / "out")]
     for words, said in {
         "--arms lstm": "--arms lstm: no such arm",
@@ -344,7 +346,7 @@ def test_results_of_other_budgets_are_not_mixed(tmp_path):
         probe.read(path, Budget(10, 1.0), "x")
 
 
-def test_attempts_of_before_commits_were_recorded_are_still_read(tmp_path):
+def test_attempts_without_a_recorded_commit_are_still_read(tmp_path):
     old = asdict(row("gru", 64, 0, 1.0))
     del old["git_commit"]
     path = tmp_path / "horizon.jsonl"
@@ -352,7 +354,7 @@ def test_attempts_of_before_commits_were_recorded_are_still_read(tmp_path):
     assert probe.read(path, Budget(9, 1.0), "x") == [row("gru", 64, 0, 1.0)]
 
 
-def test_the_first_call_which_loads_a_gpus_kernels_is_on_no_clock(monkeypatch):
+def test_the_first_call_which_loads_gpu_kernels_is_not_timed(monkeypatch):
     order, loss, clock = [], probe.F.cross_entropy, probe.time.perf_counter
     monkeypatch.setattr(
         probe.F, "cross_entropy", lambda *given: (order.append("loss"), loss(*given))[1]

@@ -43,7 +43,7 @@ def test_utterances_of_a_chapter_are_joined_in_order_until_they_hold_enough_word
 
 
 @pytest.mark.parametrize("words", [1, 2, 3, 5, 100])
-def test_every_length_asks_for_the_same_words_of_the_same_audio(words):
+def test_every_length_covers_the_same_words_of_the_same_audio(words):
     recordings = join(TABLE, words)
     assert sorted(i for r in recordings for i in r.rows) == list(range(6))
     assert sum(len(r.text.split()) for r in recordings) == 9
@@ -65,7 +65,7 @@ def run(tmp_path, corpus):
     return tmp_path / "run"
 
 
-def test_the_shortest_length_has_the_errors_of_an_evaluation(run, corpus, tmp_path):
+def test_the_shortest_length_has_the_error_rate_of_an_evaluation(run, corpus, tmp_path):
     (point,) = measure_lengths(str(run), load_model(run), str(corpus), "test", [1], 60.0)
     metrics = evaluate(load_model(run), corpus, "test", output=tmp_path / "out")
     assert point.wer == metrics["wer"]["rate"]
@@ -73,7 +73,7 @@ def test_the_shortest_length_has_the_errors_of_an_evaluation(run, corpus, tmp_pa
     assert (point.encoder, point.decoder, point.seed) == ("LSTM", "AttentionLSTM", 5)
 
 
-def test_joined_audio_is_the_audio_of_its_utterances(run, corpus):
+def test_joined_audio_equals_the_audio_of_its_utterances(run, corpus):
     table = read_rows(corpus, ["test"])
     (longest, *_) = sorted(join(table, 1000), key=lambda r: -len(r.rows))
     parts = [wave(table, one, 8000) for one in join(table, 1) if one.rows[0] in longest.rows]
@@ -93,13 +93,13 @@ def test_the_verb_writes_a_table_with_a_column_per_length(run, tmp_path, capsys)
     assert len((out / "length.csv").read_text().splitlines()) == 3
 
 
-def test_a_model_that_is_not_there_is_one_line(tmp_path, capsys):
+def test_a_missing_model_is_one_line(tmp_path, capsys):
     assert main(["claims", "length", str(tmp_path / "no"), "--output", str(tmp_path / "o")]) == 2
     assert "no such model or run folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("probe", ["length", "context"])
-def test_a_model_that_does_not_know_its_corpus_asks_for_it(tmp_path, capsys, probe):
+def test_a_model_without_a_corpus_asks_for_one(tmp_path, capsys, probe):
     save_model(tiny_model(), tmp_path / "model", {})
     model, output = str(tmp_path / "model"), str(tmp_path / "o")
     assert main(["claims", probe, model, "--output", output]) == 2

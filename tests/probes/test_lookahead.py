@@ -58,7 +58,7 @@ def trained(folder, name, errors, **options):
     return str(folder)
 
 
-def test_runs_stand_in_the_order_of_their_look_ahead(tmp_path, capsys):
+def test_runs_are_listed_in_the_order_of_their_look_ahead(tmp_path, capsys):
     runs = [
         trained(tmp_path / "full", "full", [1] * 20),
         trained(tmp_path / "causal", "causal", [3] * 20),

@@ -34,7 +34,7 @@ def runs(tmp_path):
     ]
 
 
-def test_what_was_stored_and_what_it_cost_is_read_from_the_run(runs):
+def test_stored_shares_and_error_rates_are_read_from_the_run(runs):
     everything, gate, uniform = (read_stored_run(run, "test") for run in runs)
     assert (everything.gate, everything.kept, everything.setting) == ("none", 1.0, None)
     assert (gate.gate, gate.kept, gate.setting) == ("last_kept", 0.4, 0.8)
@@ -45,7 +45,7 @@ def test_what_was_stored_and_what_it_cost_is_read_from_the_run(runs):
     assert gate.device_hours > 0
 
 
-def test_a_gate_without_its_controls_is_said_to_prove_nothing(runs):
+def test_the_page_says_that_a_gate_without_controls_proves_nothing(runs):
     points = [read_stored_run(run, "test") for run in runs]
     assert missing(points) == [
         "No run of Transformer with gate: random: what its gates are worth is not known."

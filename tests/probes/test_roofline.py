@@ -23,14 +23,14 @@ def planted(latency, rate, noise=0.0):
 
 
 @pytest.mark.parametrize("latency", [0.0, 5e-6, 1e-3])
-def test_the_fit_finds_what_was_planted(latency):
+def test_the_fit_recovers_planted_values(latency):
     found = fit(planted(latency, 1e11))
     assert found.latency == pytest.approx(latency, abs=1e-9)
     assert found.rate == pytest.approx(1e11, rel=1e-3)
     assert found.error < 1e-6
 
 
-def test_the_fit_finds_it_within_its_error_on_a_noisy_machine():
+def test_the_fit_recovers_planted_values_within_its_error_under_noise():
     found = fit(planted(5e-6, 1e11, noise=0.05))
     assert abs(found.latency - 5e-6) < 3 * found.latency_error
     assert 0 < found.latency_error < 1e-6
@@ -43,18 +43,18 @@ def test_a_latency_is_never_negative():
     assert found.latency == 0
 
 
-def test_fewer_than_three_sizes_are_no_fit():
+def test_fewer_than_three_sizes_give_no_fit():
     with pytest.raises(ValueError, match="three or more different widths or batches"):
         fit([timed_step(64, 4, 1.0), timed_step(128, 1, 1.0)])  # as much work
 
 
-def test_the_work_of_a_step_is_that_of_the_layer():
+def test_the_flops_and_bytes_of_a_step_are_those_of_the_layer():
     lstm, frames = nn.LSTM(32, 32, batch_first=True), 10
     x = randn(3, frames, 32)
     assert frames * timed_step(32, 3, 1.0).flops == counted_flops(lambda: lstm(x))
 
 
-def test_the_bound_is_told_by_the_fit_and_the_ridge():
+def test_the_bound_follows_from_the_fit_and_the_ridge_point():
     machine = Machine(peak=1e12, bandwidth=1e11)  # ridge 10
     fitted = Fit(latency=1e-5, latency_error=0, rate=1e12, error=0)
     small = timed_step(64, 1, 1e-5)
@@ -69,7 +69,7 @@ def test_the_bound_is_told_by_the_fit_and_the_ridge():
     assert bound(timed_step(4096, 64, 2e-2), fitted, machine) == "arithmetic"
 
 
-def test_a_step_takes_the_median_difference_of_both_lengths_by_their_frames(monkeypatch):
+def test_the_time_of_a_step_is_the_median_difference_of_two_lengths_per_frame(monkeypatch):
     def taken(*seconds):
         return SimpleNamespace(seconds=seconds)
 

@@ -32,7 +32,7 @@ def impossible():
 
 
 @pytest.mark.parametrize("size", [1, 1000, 123457])
-def test_the_peak_of_forward_and_backward_is_that_by_hand(size):
+def test_the_peak_memory_of_forward_and_backward_equals_that_worked_out_by_hand(size):
     x = torch.randn(size, requires_grad=True)
 
     def chain():
@@ -48,7 +48,7 @@ def test_the_peak_of_forward_and_backward_is_that_by_hand(size):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_the_peak_on_a_gpu_is_that_by_hand_in_whole_blocks():
+def test_the_peak_memory_on_a_gpu_equals_that_worked_out_by_hand_in_whole_blocks():
     x = torch.randn(100 * 128, device="cuda", requires_grad=True)
 
     def chain():
@@ -61,7 +61,7 @@ def test_the_peak_on_a_gpu_is_that_by_hand_in_whole_blocks():
     assert peak_bytes(chain, "cuda") == 5 * x.nbytes + 2 * 512
 
 
-def test_the_peak_counts_what_lives_at_once():
+def test_the_peak_counts_tensors_that_are_alive_at_the_same_time():
     assert peak_bytes(lambda: torch.empty(1000)) == 4000
     assert peak_bytes(lambda: [torch.empty(1000) for _ in range(3)]) == 12000
 
@@ -73,7 +73,7 @@ def test_the_peak_counts_what_lives_at_once():
     assert peak_bytes(lambda: None) == 0
 
 
-def test_what_a_call_keeps_counts_for_that_call_only():
+def test_memory_that_a_call_keeps_counts_for_that_call_only():
     kept = []
     assert peak_bytes(lambda: kept.append(torch.empty(1000))) == 4000
     assert peak_bytes(lambda: kept.append(torch.empty(500))) == 2000
@@ -86,7 +86,7 @@ def test_the_peak_holds_buffers_that_live_within_a_kernel():
     assert peak_bytes(lambda: attend(x, x, x)) > x.nbytes + x.nbytes // 16
 
 
-def test_the_allocator_is_left_alone_after_an_error():
+def test_the_peak_is_measured_right_after_an_error():
     with pytest.raises(ZeroDivisionError):
         peak_bytes(lambda: 1 / 0)
     assert peak_bytes(lambda: torch.empty(10)) == 40
@@ -110,7 +110,7 @@ def test_the_median_is_of_the_seconds():
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError(), None])
-def test_what_does_not_fit_is_left_out_and_the_rest_measured(error):
+def test_sizes_that_do_not_fit_are_left_out_and_the_rest_measured(error):
     def fails():
         if error is None:
             impossible()
@@ -149,7 +149,7 @@ def test_two_lengths_have_no_exponent():
     assert exponent([100, 200, 200], [1.0, 2.0, 2.1]) is None
 
 
-def test_growth_is_fitted_to_subject_and_reference_apart():
+def test_growth_is_fitted_to_subject_and_reference_separately():
     rows = [
         scaling.row(
             ("pair", "scan", "loop", time, 1),
@@ -170,7 +170,7 @@ def test_growth_is_fitted_to_subject_and_reference_apart():
 
 
 @pytest.mark.parametrize("name", LOOPS)
-def test_a_loop_computes_what_its_subject_computes(name):
+def test_a_reference_loop_computes_what_its_subject_computes(name):
     torch.manual_seed(0)
     subject, reference = BUILD[name](16)
     inputs = [torch.randn(2, 70, 16).requires_grad_() for _ in range(2)]
@@ -225,7 +225,7 @@ def test_encoding_keeps_nothing_for_a_backward_pass():
 
 
 @pytest.mark.parametrize("name", ["LSTM", "Transformer causal"])
-def test_flops_of_an_encoder_are_those_that_torch_counts(name):
+def test_flops_of_an_encoder_equal_the_count_of_torch(name):
     rows = scaling.measure_encoders(
         {name: lambda mels: ENCODER_BUILDERS[name](mels)}, [24], batch=3, device="cpu", repeats=1
     )
@@ -241,7 +241,7 @@ def test_flops_of_an_encoder_are_those_that_torch_counts(name):
         assert row.parameters == sum(p.numel() for p in built.parameters())
 
 
-def test_the_state_of_a_stream_is_that_by_hand(monkeypatch):
+def test_the_state_of_a_stream_has_the_size_worked_out_by_hand(monkeypatch):
     monkeypatch.setattr(scaling, "NUM_MELS", NUM_MELS)
     subsampling = 4 * (NUM_MELS + 4 * NUM_MELS // 2)
     lstm = subsampling + 4 * 2 * 2 * 16  # two layers, hidden and cell, 16 cells
@@ -265,7 +265,7 @@ def recipe(tmp_path):
     return str(path)
 
 
-def test_the_table_and_its_files(recipe, tmp_path, capsys):
+def test_the_command_writes_a_table_and_its_files(recipe, tmp_path, capsys):
     out = tmp_path / "found"
     arguments = ["--times", "4", "8", "16", "--batch", "2", "--dim", "16", "--repeats", "3"]
     chosen = ["--rows", "lstm-loop", "one", "--encoders", recipe]
@@ -325,7 +325,7 @@ def test_the_table_and_its_files(recipe, tmp_path, capsys):
     assert f"{known.slope:.2f} ± {known.stderr:.2f}" in shown
 
 
-def test_a_row_that_fails_says_so_and_the_others_are_there(tmp_path, capsys, monkeypatch):
+def test_a_failed_row_says_so_and_the_others_are_reported(tmp_path, capsys, monkeypatch):
     class Greedy(nn.Module):
         def forward(self, x):
             impossible()

@@ -34,11 +34,11 @@ def points():
     return {(point.encoder, point.position): point for point in found}
 
 
-def test_what_sees_the_future_does_not_stream(points):
+def test_an_encoder_that_sees_the_future_is_not_streamed(points):
     assert {name for name, _ in points} == {"recurrent", "growing", "bounded"}
 
 
-def test_the_state_of_a_stream_is_that_of_the_formula(points):
+def test_the_state_of_a_stream_has_the_size_of_the_formula(points):
     assert points["recurrent", 64].state_bytes == points["recurrent", 640].state_bytes
     grown = points["growing", 640].state_bytes - points["growing", 64].state_bytes
     frames = (640 - 64) // 4
@@ -46,7 +46,7 @@ def test_the_state_of_a_stream_is_that_of_the_formula(points):
     assert points["bounded", 64].state_bytes == points["bounded", 640].state_bytes
 
 
-def test_a_stream_stands_where_it_says(points):
+def test_a_stream_has_read_up_to_the_position_that_it_reports(points):
     for (name, position), point in points.items():
         encoder = recipes(name)[name](80).eval()
         read = position // encoder.chunk * encoder.chunk + 3 * encoder.chunk
@@ -57,7 +57,7 @@ def test_a_stream_stands_where_it_says(points):
 
 
 @torch.inference_mode()
-def test_reading_in_pieces_is_reading_at_once():
+def test_skipping_ahead_gives_the_state_of_reading_in_chunks():
     encoder = recipes("growing")["growing"](80).eval()
     stream = Stream("growing", encoder, 1, "cpu")
     stream.skip_to(83)

@@ -61,7 +61,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize("row", MEASURED, ids=lambda row: " ".join(row["recipes"]))
-def test_a_measured_figure_stands_in_the_page_that_it_names(row):
+def test_a_measured_figure_is_found_in_the_page_that_it_cites(row):
     names = [re.sub("-(tiny|small)$", "", name.split("/")[-1]) for name in row["recipes"]]
     text = (ROOT / row["source"]).read_text()
     if row["recipes"][0].startswith("studies/"):
@@ -78,7 +78,7 @@ def test_a_measured_figure_stands_in_the_page_that_it_names(row):
     assert any(all(name in line for name in names[NAMED[row["source"]]]) for line in lines)
 
 
-def test_measured_rows_name_recipes_that_are_there(listed):
+def test_measured_rows_name_existing_recipes(listed):
     names = {name if family == "tasks" else f"{family}/{name}" for family, name in listed}
     for row in MEASURED:
         assert set(row["recipes"]) <= names
@@ -86,7 +86,7 @@ def test_measured_rows_name_recipes_that_are_there(listed):
     assert listed["encoders", "gru-large"]["measured"] == []
 
 
-def test_the_table_shows_the_recipes_asked_for(capsys):
+def test_the_table_shows_the_requested_recipes(capsys):
     assert cli.main(["recipes", "transducer-"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "decoders: asr train TASK --decoder NAME"

@@ -88,14 +88,14 @@ def streaming_deviation(path):
     return float((torch.cat(outputs, 1) - whole).abs().max())
 
 
-def test_a_trained_size_keeps_the_contract(path):
+def test_an_encoder_recipe_passes_the_contract_tests(path):
     assert padding_deviation(path) < 1e-4
     streaming = streaming_deviation(path)
     assert streaming is None or streaming < 1e-4
 
 
 @torch.no_grad()
-def test_a_small_size_has_lengths_of_its_stride_and_flops_of_its_formula(small):
+def test_a_small_size_has_the_lengths_of_its_stride_and_the_flops_of_its_formula(small):
     encoder = build(small)
     x, lengths = sounds(small)
     y, sizes = encoder(x, lengths)

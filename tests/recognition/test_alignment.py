@@ -53,7 +53,7 @@ def peaks(frames, vocabulary=7, probability=0.9):
     return log_probs
 
 
-def test_words_stand_where_their_letters_were_emitted():
+def test_words_have_the_times_at_which_their_letters_were_emitted():
     #        _  a  a  _  b  _  sp _  c  _
     frames = [0, 4, 4, 0, 5, 0, 3, 0, 6, 0]
     first, second = by_ctc(peaks(frames), "ab c")
@@ -71,7 +71,7 @@ def test_a_doubtful_word_has_less_confidence():
     assert doubtful.confidence == pytest.approx(0.3 / (1 - 0.1))
 
 
-def test_a_confidence_is_that_of_the_best_frame_of_each_token_and_their_geometric_mean():
+def test_a_confidence_is_the_geometric_mean_over_tokens_of_their_best_frames():
     log_probs = peaks([0, 4, 4, 4, 0, 5])
     for frame, row in ((1, [0.5, 0, 0, 0, 0.4, 0.1, 0]), (2, [0.2, 0, 0, 0, 0.6, 0.2, 0])):
         log_probs[frame] = torch.log(torch.tensor(row))
@@ -81,7 +81,7 @@ def test_a_confidence_is_that_of_the_best_frame_of_each_token_and_their_geometri
     assert word.confidence == pytest.approx(math.sqrt(0.6 / 0.8 * 0.2 / 0.5))
 
 
-def test_a_confidence_is_a_number_however_sure_blank_and_however_small_the_tokens():
+def test_a_confidence_is_finite_even_for_vanishing_token_probabilities():
     log_probs = torch.full((3, 7), -math.inf)
     log_probs[:, BLANK] = 0.0
     log_probs[1] = torch.log(torch.tensor([1 - 1e-30, 0, 0, 0, 1e-30, 0, 0]))
@@ -91,7 +91,7 @@ def test_a_confidence_is_a_number_however_sure_blank_and_however_small_the_token
     assert confidence([1e-200] * 4) == pytest.approx(1e-200)
 
 
-def test_the_path_is_the_likeliest_of_all():
+def test_the_ctc_path_is_the_likeliest_of_all():
     """Every path of 6 frames over 4 symbols that collapses to the tokens, tried one by one."""
     torch.manual_seed(0)
     log_probs = torch.log_softmax(2 * torch.randn(6, 4), dim=-1)
@@ -154,12 +154,12 @@ def test_an_unknown_token_is_a_word_with_times():
         ([], 0, True),
     ],
 )
-def test_tokens_need_a_frame_each_and_one_between_equals(tokens, frames, fits):
+def test_each_token_needs_a_frame_and_equal_neighbours_one_more(tokens, frames, fits):
     log_probs = torch.log_softmax(torch.zeros(frames, 7), dim=-1)
     assert (ctc_spans(log_probs, tokens) is not None) == fits
 
 
-def test_words_without_enough_frames_are_spread_and_marked():
+def test_words_without_enough_frames_get_evenly_spread_times_and_a_mark():
     words = by_ctc(torch.zeros(2, 7), "a b", 0.5)
     assert [(w.text, w.start, w.end, w.confidence) for w in words] == [
         ("a", 0.0, 0.5, None),
@@ -167,7 +167,7 @@ def test_words_without_enough_frames_are_spread_and_marked():
     ]
 
 
-def test_a_confidence_is_mended_where_the_model_is_calibrated():
+def test_a_calibrated_model_gives_calibrated_confidences():
     calibration = Calibration(0.5, -1.0)
     frames = peaks([4, 0, 3, 0, 5, 0])
     for raw, mended in zip(
@@ -213,7 +213,7 @@ def test_the_path_through_a_lattice_is_the_likeliest_of_all(frames, tokens, shar
         assert float(total) == pytest.approx(score(blank, emit, best))
 
 
-def test_a_long_lattice_is_that_of_the_recursion_cell_by_cell():
+def test_the_path_through_a_long_lattice_equals_the_plain_recursion():
     generator = torch.Generator().manual_seed(0)
     blank = torch.randn(70, 41, generator=generator).double() - 5
     emit = torch.randn(70, 40, generator=generator).double() - 5
@@ -262,7 +262,7 @@ def cells(transducer, frames, tokens):
 @pytest.mark.parametrize("chunk", [1, 50, 2**22])
 @pytest.mark.parametrize("name", TRANSDUCERS)
 @torch.inference_mode()
-def test_a_lattice_holds_what_the_decoder_says_cell_by_cell(monkeypatch, name, chunk):
+def test_a_lattice_holds_the_scores_that_the_decoder_gives_cell_by_cell(monkeypatch, name, chunk):
     monkeypatch.setattr("asr.recognition.alignment.CHUNK", chunk)
     transducer, frames, tokens = decoder(name), encoded(4), [3, 5, 5]
     said = cells(transducer, frames, tokens)
@@ -275,7 +275,7 @@ def test_a_lattice_holds_what_the_decoder_says_cell_by_cell(monkeypatch, name, c
 
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3])
 @torch.inference_mode()
-def test_tokens_of_a_transducer_stand_on_its_path_with_a_ctc_head_or_without(ctc_weight):
+def test_tokens_of_a_transducer_get_times_from_its_own_path_with_or_without_a_ctc_head(ctc_weight):
     torch.manual_seed(2)
     transducer = Transducer(DIM, VOCABULARY, width=12, joint=10, ctc_weight=ctc_weight).eval()
     assert aligns(transducer)
@@ -291,7 +291,7 @@ def test_tokens_of_a_transducer_stand_on_its_path_with_a_ctc_head_or_without(ctc
 
 
 @torch.inference_mode()
-def test_more_tokens_than_frames_share_them_in_order():
+def test_more_tokens_than_frames_share_the_frames_in_order():
     transducer, tokens = decoder("Transducer"), [3, 4, 5] * 3
     for frames in (1, 2):
         spans = transducer_spans(transducer, encoded(frames), tokens)
@@ -307,7 +307,7 @@ def test_more_tokens_than_frames_share_them_in_order():
     assert word.confidence == pytest.approx(math.sqrt(second * third))
 
 
-def test_nothing_said_has_no_words_and_no_frame_no_times():
+def test_an_empty_transcript_has_no_words_and_an_utterance_without_frames_no_times():
     transducer = decoder("Transducer")
     assert alone(transducer, encoded(3), [], SHORT, 0.04) == []
     [word] = alone(transducer, encoded(0), [4], SHORT, 0.04)

@@ -56,7 +56,7 @@ def run(tmp_path):
     return metrics, tmp_path / "out", model
 
 
-def test_counts_are_those_worked_out_by_hand(run):
+def test_counts_equal_those_worked_out_by_hand(run):
     metrics, _, _ = run
     wer = metrics["wer"]
     # u2 substitutes, u3 deletes, u4 inserts once, u6 inserts twice against an empty reference.
@@ -148,7 +148,7 @@ def test_files_hold_the_result_and_one_line_per_utterance(run):
     ]
 
 
-def test_words_stand_in_the_lines_with_the_times_at_which_they_were_said(run):
+def test_the_lines_hold_words_with_their_times(run):
     _, output, _ = run
     lines = [json.loads(line) for line in (output / "hypotheses.jsonl").read_text().splitlines()]
     for line, (_, _, said, _, _) in zip(lines, ROWS, strict=True):
@@ -165,7 +165,7 @@ def beginnings(text):
     return [i for i, c in enumerate(text) if c != " " and (i == 0 or text[i - 1] == " ")]
 
 
-def test_confidences_are_judged_by_the_alignment_of_the_error_rate(run):
+def test_confidences_are_judged_by_the_alignment_that_gives_the_error_rate(run):
     metrics, output, _ = run
     confidence = metrics["confidence"]
     assert confidence["correct"] == metrics["wer"]["hits"] == 11
@@ -191,9 +191,7 @@ def test_a_calibrated_model_gives_the_calibrated_confidences(tmp_path):
     assert "calibrated" in evaluation_summary(metrics)
 
 
-def test_without_a_ctc_head_there_are_no_confidences_and_no_figure_of_earlier_ones(
-    tmp_path, caplog
-):
+def test_without_a_ctc_head_there_are_no_confidences_and_an_old_figure_is_removed(tmp_path, caplog):
     class Deaf(Levels):
         def ctc_log_probs(self, encoded):
             return None
@@ -211,7 +209,7 @@ def test_without_a_ctc_head_there_are_no_confidences_and_no_figure_of_earlier_on
     assert "confidences" not in evaluation_summary(metrics)
 
 
-def test_metrics_say_what_was_measured_on_what(run):
+def test_metrics_name_the_model_corpus_and_machine(run):
     metrics, _, _ = run
     assert metrics["corpus"]["name"] == "coded"
     assert metrics["corpus"]["synthetic"] is True
@@ -228,7 +226,7 @@ def test_metrics_say_what_was_measured_on_what(run):
     assert metrics["training"] == {"updates": 7}
 
 
-def test_metrics_say_what_their_times_depend_on(tmp_path, monkeypatch):
+def test_metrics_name_the_settings_that_their_times_depend_on(tmp_path, monkeypatch):
     monkeypatch.setattr("asr.recognition.evaluate.torch.get_num_threads", lambda: 3)
     monkeypatch.setattr(
         "asr.recognition.evaluate.environment", lambda: {"git_commit": "abc1234-dirty"}
@@ -249,7 +247,7 @@ def test_a_batch_is_bounded_in_padded_seconds(run):
     assert warm_up <= batches[-1]
 
 
-def test_the_clock_runs_after_a_warm_up_that_does_not_count(tmp_path, monkeypatch):
+def test_decoding_is_timed_after_an_untimed_warm_up(tmp_path, monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr("asr.recognition.evaluate.time.perf_counter", lambda: float(next(clock)))
     model = CodedSpeech()
@@ -263,9 +261,7 @@ def test_the_clock_runs_after_a_warm_up_that_does_not_count(tmp_path, monkeypatc
     assert metrics["utterances"] == 6
 
 
-def test_encoder_and_search_are_timed_apart_on_a_device_that_computes_behind_the_clock(
-    tmp_path, monkeypatch
-):
+def test_encoder_and_search_are_timed_separately_on_an_asynchronous_device(tmp_path, monkeypatch):
     """Kernels are queued in no time; waiting for the device takes the seconds of all queued."""
     clock, queue = [0.0], [0.0]
 
@@ -297,7 +293,7 @@ def test_encoder_and_search_are_timed_apart_on_a_device_that_computes_behind_the
 
 
 @pytest.mark.parametrize(("rate", "warned"), [(RATE, False), (2 * RATE, True)])
-def test_a_corpus_at_another_rate_is_resampled_and_warned_of(tmp_path, caplog, rate, warned):
+def test_a_corpus_at_another_rate_is_resampled_with_a_warning(tmp_path, caplog, rate, warned):
     corpus = make_corpus(tmp_path / "corpus")
     about = json.loads((corpus / "corpus.json").read_text())
     (corpus / "corpus.json").write_text(json.dumps(about | {"sample_rate": rate}))
@@ -337,14 +333,14 @@ def test_summary_shows_rates_in_percent_and_the_worst(run):
     assert "synthetic" in text.splitlines()[0]
 
 
-def test_a_missing_split_lists_those_present(tmp_path):
+def test_a_missing_split_is_an_error_that_lists_those_present(tmp_path):
     corpus = make_corpus(tmp_path / "corpus")
     with pytest.raises(ValueError, match="split 'dev' is not in .*; it has test"):
         evaluate(CodedSpeech(), corpus, "dev", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_another_normaliser_is_the_corpus_own_and_is_warned_of(tmp_path, caplog):
+def test_another_normaliser_of_the_corpus_is_used_with_a_warning(tmp_path, caplog):
     rows = [("u1", "ann", "it's", "IT'S", "IT'S")]
     corpus = make_corpus(tmp_path / "corpus", rows, normaliser="none")
     metrics = evaluate(CodedSpeech(), corpus, "test", output=tmp_path / "out")

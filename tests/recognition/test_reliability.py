@@ -25,7 +25,7 @@ def lower(text):
 # --- Which words are correct ---
 
 
-def test_hits_are_those_of_the_alignment():
+def test_hits_equal_those_of_the_alignment():
     assert hits(
         ["one two three", "one two", "", "a"], ["one too three four", "two", "one", ""]
     ) == [[True, False, True, False], [True], [False], []]
@@ -47,7 +47,7 @@ def test_hits_are_as_many_as_the_error_rate_counts():
         )
 
 
-def test_words_are_judged_with_their_confidences_and_utterances():
+def test_each_judged_word_keeps_its_confidence_and_utterance():
     found = judged(
         [words("One too", [0.9, 0.2]), words(""), words("x", [0.1])],
         ["one two", "gone", ""],
@@ -77,7 +77,7 @@ def test_a_word_that_becomes_two_is_correct_if_both_are():
     assert found.correct == [True, False]
 
 
-def test_an_utterance_that_is_normalised_as_a_whole_is_left_out():
+def test_an_utterance_that_can_only_be_normalised_as_a_whole_is_left_out():
     def join(text):
         return text.replace("e mail", "email")
 
@@ -92,7 +92,7 @@ def test_an_utterance_that_is_normalised_as_a_whole_is_left_out():
     ("confidences", "correct"),
     [([0.2, 0.9, 0.95, 0.4], [False, True, True, True]), ([1.0], [True]), ([0.0] * 9, [False] * 9)],
 )
-def test_the_diagram_is_a_picture_of_the_bins(monkeypatch, confidences, correct):
+def test_the_diagram_shows_every_bin(monkeypatch, confidences, correct):
     drawn = {}
 
     def keep(self, *arguments, **options):

@@ -47,7 +47,7 @@ def test_windows_cover_all_samples_once(seconds):
 
 @pytest.mark.parametrize("sizes", [[37], [700, 3], [16000], [50_000, 20_000]])
 @pytest.mark.parametrize("window_seconds", [1.0, 2.0, 4.7])
-def test_audio_in_pieces_is_cut_where_the_whole_is(sizes, window_seconds):
+def test_audio_read_in_pieces_is_cut_where_whole_audio_is(sizes, window_seconds):
     wave = np.random.default_rng(4).normal(size=round(9.1 * RATE)).astype(np.float32)
     wave[RATE : 2 * RATE] = wave[5 * RATE : 8 * RATE] = 0
     bounds = np.cumsum(list(islice(cycle(sizes), 1 + len(wave) // min(sizes))))
@@ -61,7 +61,7 @@ def test_audio_in_pieces_is_cut_where_the_whole_is(sizes, window_seconds):
         assert np.array_equal(piece, expected)
 
 
-def test_no_audio_has_no_window():
+def test_empty_audio_has_no_window():
     assert list(cut([], RATE, 2.0)) == list(cut([np.zeros(0, np.float32)], RATE, 2.0)) == []
 
 
@@ -80,7 +80,7 @@ def test_digital_silence_is_cut_in_the_middle_of_its_last_pause():
     assert len(first) == pytest.approx(1.8 * RATE, abs=2)
 
 
-def test_silence_alone_makes_full_windows():
+def test_silence_alone_is_cut_into_full_windows():
     windows = list(cut([np.zeros(9 * RATE, dtype=np.float32)], RATE, 2.0))
     assert len(windows) <= 6
     assert windows[-1][0] + len(windows[-1][1]) == 9 * RATE
@@ -106,7 +106,7 @@ WORDS = [
 
 @pytest.mark.parametrize("window_seconds", [2.7, 3.7, 6.0, 100.0])
 @pytest.mark.parametrize("before", [0.0, 0.33, 1.1])
-def test_no_word_is_doubled_lost_or_misplaced_however_it_is_cut(tmp_path, window_seconds, before):
+def test_no_word_is_doubled_lost_or_misplaced_by_any_cut(tmp_path, window_seconds, before):
     words = WORDS * 4
     pieces, starts = [np.zeros(round(before * RATE), dtype=np.float32)], []
     for word in words:
@@ -152,7 +152,7 @@ def test_a_calibrated_model_gives_calibrated_confidences(tmp_path):
         ({"longest_utterance_seconds": 0.9}, 3),
     ],
 )
-def test_a_window_is_as_long_as_what_the_model_knows(tmp_path, summary, seconds):
+def test_a_window_is_as_long_as_the_longest_training_utterance(tmp_path, summary, seconds):
     assert natural_window(summary) == seconds
     model = CodedSpeech()
     model.summary = summary
@@ -173,7 +173,9 @@ def test_windows_of_several_files_share_a_batch(tmp_path):
     assert model.batches == [2, 2, 2]
 
 
-def test_files_come_back_in_order_in_spite_of_batches_by_length(tmp_path, monkeypatch):
+def test_results_keep_the_order_of_files_although_batches_are_sorted_by_length(
+    tmp_path, monkeypatch
+):
     said = ["four", "one two three four", "a", "seven eight"]
     names = [save(tmp_path / f"{i}.wav", speak(text)) for i, text in enumerate(said)]
     assert texts(transcribe(CodedSpeech(), names, batch_seconds=2)) == said
@@ -200,7 +202,7 @@ def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path):
     assert peaks[1] < 4 * RATE * 60 * lengths[1]  # less than the samples alone
 
 
-def test_a_long_file_that_ends_early_is_an_error_in_spite_of_what_was_heard(tmp_path):
+def test_a_long_file_that_ends_early_is_an_error_even_after_some_text(tmp_path):
     path = tmp_path / "half.mp3"
     noise = np.random.default_rng(2).normal(scale=0.05, size=60 * RATE)
     noise *= np.repeat([1, 0.1], RATE // 4).reshape(1, -1).repeat(120, 0).ravel()  # not steady
@@ -218,7 +220,7 @@ def test_a_long_file_that_ends_early_is_an_error_in_spite_of_what_was_heard(tmp_
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3", "OGG", "OPUS"])
 @pytest.mark.parametrize("rate", [8000, 48000])
-def test_any_format_rate_and_number_of_channels(tmp_path, kind, rate):
+def test_any_format_rate_and_number_of_channels_is_transcribed(tmp_path, kind, rate):
     noise = np.random.default_rng(2).normal(scale=0.1, size=(rate, 2)).astype(np.float32)
     path = tmp_path / f"a.{kind.lower()}"
     options = {"format": "OGG", "subtype": "OPUS"} if kind == "OPUS" else {"format": kind}
@@ -246,7 +248,7 @@ def test_audio_is_read_from_standard_input(monkeypatch):
         ("empty", "holds no audio file .*--recursive"),
     ],
 )
-def test_an_input_that_names_nothing_does_not_stop_the_others(tmp_path, entry, message):
+def test_an_input_that_matches_no_file_does_not_stop_the_others(tmp_path, entry, message):
     (tmp_path / "empty").mkdir()
     good = save(tmp_path / "good.wav", speak("a"))
     inputs = [str(tmp_path / entry), good]
@@ -256,14 +258,14 @@ def test_an_input_that_names_nothing_does_not_stop_the_others(tmp_path, entry, m
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.txt"]
 
 
-def test_inputs_none_of_which_names_anything_stop_before_any_work(tmp_path):
+def test_inputs_that_match_no_file_at_all_stop_before_any_work(tmp_path):
     inputs = [str(tmp_path / "absent.wav"), str(tmp_path / "*.mp3")]
     with pytest.raises(ValueError, match="absent.wav: no such file.* .and 1 more input"):
         transcribe(CodedSpeech(), inputs, output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_no_input_is_a_mistake():
+def test_no_input_is_an_error():
     with pytest.raises(ValueError, match="nothing to transcribe"):
         transcribe(CodedSpeech(), [])
 
@@ -290,7 +292,7 @@ def test_a_bad_file_does_not_stop_the_others(tmp_path):
         (np.zeros(RATE, dtype=np.float32), "silent"),
     ],
 )
-def test_nothing_to_hear_is_an_empty_text_and_a_note(tmp_path, wave, note):
+def test_silent_audio_gives_an_empty_text_and_a_note(tmp_path, wave, note):
     path = save(tmp_path / "a.wav", wave)
     model = CodedSpeech()
     [result] = transcribe(model, [path], formats=("srt",), output_dir=tmp_path)
@@ -301,12 +303,12 @@ def test_nothing_to_hear_is_an_empty_text_and_a_note(tmp_path, wave, note):
     assert model.batches == []
 
 
-def test_no_samples_at_all_is_an_error_of_that_file(tmp_path):
+def test_a_file_without_samples_is_an_error_of_that_file(tmp_path):
     [result] = transcribe(CodedSpeech(), [save(tmp_path / "a.wav", np.zeros(0))])
     assert "no samples" in result.error
 
 
-def test_an_error_in_a_batch_is_that_of_its_file_alone(tmp_path):
+def test_an_error_in_a_batch_fails_only_the_file_that_caused_it(tmp_path):
     names = [save(tmp_path / f"{name}.wav", speak(name)) for name in ("one", "bad", "two")]
 
     class Breaks(CodedSpeech):
@@ -323,7 +325,7 @@ def test_an_error_in_a_batch_is_that_of_its_file_alone(tmp_path):
     assert model.batches == [3, 1, 1, 1]
 
 
-def test_a_device_that_fails_ends_the_job(tmp_path):
+def test_a_failing_device_ends_the_job(tmp_path):
     names = [save(tmp_path / f"{name}.wav", speak(name)) for name in ("one", "two")]
 
     class Full(CodedSpeech):
@@ -336,7 +338,9 @@ def test_a_device_that_fails_ends_the_job(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["folder", "format"])
-def test_what_cannot_be_written_is_an_error_of_its_own(tmp_path, monkeypatch, wrong):
+def test_an_output_that_cannot_be_written_is_an_error_of_its_file_alone(
+    tmp_path, monkeypatch, wrong
+):
     names = [save(tmp_path / f"{name}.wav", speak(name)) for name in ("one", "two", "three")]
     if wrong == "folder":
         (tmp_path / "two.ctm").mkdir()
@@ -351,7 +355,7 @@ def test_what_cannot_be_written_is_an_error_of_its_own(tmp_path, monkeypatch, wr
     assert sorted(p.name for p in tmp_path.glob("*.txt")) == ["one.txt", "three.txt"]
 
 
-def test_a_full_disk_ends_the_job_and_what_was_written_before_is_whole(tmp_path, quota):
+def test_a_full_disk_ends_the_job_and_earlier_outputs_are_complete(tmp_path, quota):
     names = [save(tmp_path / "a.wav", speak("one"))]
     names += [save(tmp_path / f"{x}.wav", speak("one two three four")) for x in "bc"]
     with quota(10), pytest.raises(OSError, match="cannot write .*b.txt .*; make room"):
@@ -397,7 +401,7 @@ def hiss(seconds, rng):
 
 
 @pytest.mark.parametrize("noise", [hum, hiss])
-def test_no_word_is_invented_in_hum_or_hiss_and_a_note_says_so(tmp_path, noise):
+def test_hum_or_hiss_gives_no_words_and_a_note(tmp_path, noise):
     rng = np.random.default_rng(3)
     spoken = np.concatenate([pause(0.4), *[speak("one "), pause(0.2)] * 5])
     path = save(tmp_path / "a.wav", spoken, noise(25, rng), spoken)
@@ -440,7 +444,7 @@ class Unsure(Levels):
 
 
 @pytest.mark.parametrize("kind", ["txt", "json"])
-def test_words_below_the_confidence_asked_for_are_left_out_and_counted(tmp_path, kind):
+def test_words_below_the_requested_confidence_are_left_out_and_counted(tmp_path, kind):
     path = save(tmp_path / "a.wav", speak("in a oo barn"))
     model = CodedSpeech(decoder=Unsure())
     [whole] = transcribe(model, [path], formats=(kind,), min_confidence=0.1)
@@ -451,7 +455,7 @@ def test_words_below_the_confidence_asked_for_are_left_out_and_counted(tmp_path,
     assert result.transcript.notes[0].startswith("1 of 4 words were left out: their confidence is")
 
 
-def test_a_transcript_with_other_words_is_not_taken_for_this_one(tmp_path):
+def test_a_transcript_made_with_another_confidence_threshold_is_not_reused(tmp_path):
     path = save(tmp_path / "a.wav", speak("one"))
     options = {"output_dir": tmp_path, "formats": ("json",)}
     transcribe(CodedSpeech(), [path], min_confidence=0.5, **options)
@@ -463,7 +467,7 @@ def test_a_transcript_with_other_words_is_not_taken_for_this_one(tmp_path):
     ("decoder", "least", "message"),
     [(None, 1.5, "min_confidence is 1.5"), (NoHead(), 0.5, "needs the confidences of words")],
 )
-def test_a_confidence_that_cannot_be_had_is_refused(tmp_path, decoder, least, message):
+def test_an_impossible_confidence_threshold_is_refused(tmp_path, decoder, least, message):
     path = save(tmp_path / "a.wav", speak("one"))
     with pytest.raises(ValueError, match=message):
         transcribe(CodedSpeech(decoder=decoder), [path], min_confidence=least)
@@ -489,7 +493,7 @@ def test_every_format_is_written(tmp_path):
     assert content["duration"] == 1.24  # which ends the subtitle before its second is over
 
 
-def test_outputs_of_equal_names_do_not_meet(tmp_path):
+def test_inputs_of_equal_names_get_different_outputs(tmp_path):
     names = [
         save(tmp_path / folder, speak(text))
         for folder, text in [("x/a.wav", "one"), ("y/a.wav", "two"), ("x/a.flac", "three")]
@@ -499,7 +503,7 @@ def test_outputs_of_equal_names_do_not_meet(tmp_path):
     assert written == {"one\n", "two\n", "three\n"}
 
 
-def test_a_waveform_of_ctm_is_called_as_its_file_is(tmp_path):
+def test_the_waveform_in_ctm_has_the_name_of_its_file(tmp_path):
     names = [save(tmp_path / f"spk{i}" / "001.wav", speak("one")) for i in (1, 2)]
     results = transcribe(CodedSpeech(), names, formats=("ctm",), output_dir=tmp_path / "out")
     paths = [result.outputs["ctm"] for result in results]
@@ -507,7 +511,7 @@ def test_a_waveform_of_ctm_is_called_as_its_file_is(tmp_path):
     assert [path.read_text().split()[0] for path in paths] == ["spk1-001", "spk2-001"]
 
 
-def test_an_existing_transcript_stays_unless_told_otherwise(tmp_path):
+def test_an_existing_transcript_is_kept_unless_the_option_says_otherwise(tmp_path):
     names = [save(tmp_path / f"{name}.wav", speak(name)) for name in "ab"]
     (tmp_path / "a.txt").write_text("precious")
     model = CodedSpeech()
@@ -521,7 +525,7 @@ def test_an_existing_transcript_stays_unless_told_otherwise(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "a\n"
 
 
-def test_a_call_that_was_stopped_goes_on_and_hears_nothing_twice(tmp_path):
+def test_an_interrupted_call_resumes_and_transcribes_no_file_twice(tmp_path):
     names = [save(tmp_path / f"{name}.wav", speak(name)) for name in "abc"]
     out, kinds = tmp_path / "out", ("txt", "json", "ctm")
     transcribe(CodedSpeech(), names[:2], output_dir=out, formats=kinds)
@@ -538,7 +542,7 @@ def test_a_call_that_was_stopped_goes_on_and_hears_nothing_twice(tmp_path):
     ]
 
 
-def test_what_was_heard_from_another_folder_under_another_name_is_the_same(tmp_path, monkeypatch):
+def test_a_file_given_by_another_path_is_recognised_as_the_same(tmp_path, monkeypatch):
     path = save(tmp_path / "x" / "a.wav", speak("one"))
     options = {"output_dir": tmp_path / "out", "formats": ("json",)}
     transcribe(CodedSpeech(), [path], **options)
@@ -569,7 +573,7 @@ def changed(path):
         (None, {"formats": ("json", "txt")}, "a.json exists, a.txt does not; --overwrite replaces"),
     ],
 )
-def test_a_transcript_that_would_be_another_now_is_neither_left_nor_replaced(
+def test_a_transcript_made_with_other_settings_is_neither_kept_nor_replaced(
     tmp_path, change, options, reason
 ):
     path = tmp_path / "a.wav"
@@ -607,7 +611,7 @@ def test_a_transcript_of_another_recording_of_the_same_name_is_an_error(tmp_path
     assert "stdin.json is the transcript of another recording" in piped.error
 
 
-def test_a_text_that_the_json_beside_it_does_not_know_may_be_another_s(tmp_path):
+def test_a_text_that_the_json_beside_it_does_not_list_is_not_trusted(tmp_path):
     first, second = (save(tmp_path / name / "001.wav", speak(name)) for name in ("ann", "bob"))
     out = tmp_path / "out"
     transcribe(CodedSpeech(), [first], output_dir=out, formats=("txt",))
@@ -618,7 +622,7 @@ def test_a_text_that_the_json_beside_it_does_not_know_may_be_another_s(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"text": "one"}', '{"recording": 3}', "\xff"])
-def test_a_json_file_of_another_kind_tells_nothing(tmp_path, content):
+def test_a_json_file_of_another_kind_is_not_trusted(tmp_path, content):
     path = save(tmp_path / "a.wav", speak("one"))
     (tmp_path / "a.json").write_text(content, encoding="latin-1")
     options = {"output_dir": tmp_path, "formats": ("json",)}
@@ -646,7 +650,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path):
     assert model.batches == []
 
 
-def test_without_a_folder_nothing_is_written(tmp_path):
+def test_without_an_output_folder_nothing_is_written(tmp_path):
     path = save(tmp_path / "a.wav", speak("one"))
     [result] = transcribe(CodedSpeech(), [path])
     assert result.outputs == {}
@@ -671,7 +675,7 @@ def test_impossible_requests_are_refused(tmp_path, options, message):
 
 
 @pytest.mark.parametrize("kind", ["json", "srt", "vtt", "tsv", "ctm"])
-def test_times_need_a_ctc_head(tmp_path, kind):
+def test_formats_with_times_need_a_ctc_head(tmp_path, kind):
     path = save(tmp_path / "a.wav", speak("one"))
     model = CodedSpeech(decoder=NoHead())
     with pytest.raises(ValueError, match=f"{kind} needs the times of words.*no CTC head"):
@@ -687,7 +691,7 @@ class Chatty:
         return [[SimpleNamespace(tokens=tokens, score=-1.0, finished=False)] for _ in lengths]
 
 
-def test_guessed_times_and_cut_hypotheses_are_noted(tmp_path):
+def test_estimated_times_and_truncated_hypotheses_are_noted(tmp_path):
     path = save(tmp_path / "a.wav", speak("one"))
     [result] = transcribe(CodedSpeech(search=Chatty()), [path], formats=("tsv",))
     cut_off, guessed = result.transcript.notes
@@ -696,7 +700,7 @@ def test_guessed_times_and_cut_hypotheses_are_noted(tmp_path):
     assert result.transcript.words[-1].end <= result.transcript.duration + 1e-9
 
 
-def test_transcription_needs_no_trainer():
+def test_transcription_does_not_import_the_trainer():
     import subprocess
 
     code = "import sys, asr.recognition.transcribe; sys.exit('lightning' in sys.modules)"

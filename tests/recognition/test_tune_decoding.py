@@ -49,7 +49,7 @@ def test_the_draws_of_a_key_do_not_depend_on_what_else_is_drawn():
     assert drawn_of(Beam.ranges, 5, 4) != other
 
 
-def test_the_stored_search_makes_the_errors_that_tuning_counted(folder, corpus, tmp_path):
+def test_the_stored_search_reproduces_the_errors_that_tuning_counted(folder, corpus, tmp_path):
     result = tune(folder, corpus, trials=4)
     metrics = evaluate(load_model(folder), corpus, "validation", output=tmp_path / "out")
     assert metrics["wer"]["rate"] == result["wer"]
@@ -59,20 +59,20 @@ def test_the_stored_search_makes_the_errors_that_tuning_counted(folder, corpus, 
     assert [t["options"]["beam"] for t in result["beams"]] == list(Beam.beams)
 
 
-def test_the_smallest_of_the_best_beams_stays(folder, corpus):
+def test_the_smallest_of_the_best_beams_is_kept(folder, corpus):
     result = tune(folder, corpus, trials=1)
     best = min(t["errors"] for t in result["beams"])
     smallest = min(t["options"]["beam"] for t in result["beams"] if t["errors"] == best)
     assert result["chosen"]["beam"] == smallest
 
 
-def test_the_beam_of_the_trials_is_one_to_choose_from(folder, corpus):
+def test_the_beam_of_the_trials_is_a_candidate(folder, corpus):
     result = tune(folder, corpus, trials=3, beam=3)
     assert [t["options"]["beam"] for t in result["beams"]] == [1, 2, 3, 4, 8, 16]
     assert result["wer"] <= min(t["wer"] for t in result["trials"])
 
 
-def test_an_evaluation_says_when_it_is_of_what_was_tuned_on(folder, corpus, tmp_path):
+def test_an_evaluation_on_the_tuning_split_says_so(folder, corpus, tmp_path):
     tune(folder, corpus, trials=2)
     for split in ("validation", "test"):
         metrics = evaluate(load_model(folder), corpus, split, output=tmp_path, progress=False)
@@ -82,7 +82,7 @@ def test_an_evaluation_says_when_it_is_of_what_was_tuned_on(folder, corpus, tmp_
         ]
 
 
-def test_what_was_tried_and_what_it_cost_stand_beside_the_model(folder, corpus):
+def test_trials_and_their_cost_are_written_beside_the_model(folder, corpus):
     before = load_model(folder)
     result = tune(folder, corpus, trials=2)
     written = json.loads((folder / "tuning.json").read_text())
@@ -99,7 +99,7 @@ def test_what_was_tried_and_what_it_cost_stand_beside_the_model(folder, corpus):
     ("where", "said"),
     [("encode", "use a smaller split"), ("search", "the beam, which is 8")],
 )
-def test_running_out_of_memory_says_what_to_lower_and_leaves_the_model(
+def test_running_out_of_memory_names_the_remedy_and_does_not_change_the_model(
     folder, corpus, monkeypatch, where, said
 ):
     def too_much(*_, **__):
@@ -129,7 +129,7 @@ def test_an_utterance_that_cannot_be_decoded_is_named_and_the_others_are_tuned_o
     assert result["trials"][0]["words"] == whole["trials"][0]["words"] - lost
 
 
-def test_results_are_never_tuned_on_test(folder, corpus):
+def test_the_test_split_is_refused_for_tuning(folder, corpus):
     for split in ("test", "test-other", "Test", "small_test"):
         with pytest.raises(ValueError, match=f"--split {split}: this split is for final results"):
             tune(folder, corpus, split=split)
@@ -149,7 +149,7 @@ def planted(sure, doubtful):
 @pytest.mark.parametrize(
     ("found", "kept"), [(planted(0.9, 0.1), False), (planted(0.9999, 0.7), True)]
 )
-def test_a_calibration_is_kept_only_where_it_helps_words_that_it_was_not_fitted_to(
+def test_a_calibration_is_kept_only_if_it_helps_held_out_words(
     folder, corpus, monkeypatch, found, kept
 ):
     monkeypatch.setattr("asr.recognition.tune_decoding.judged", lambda words, *rest: found)
@@ -168,7 +168,7 @@ def test_a_calibration_is_kept_only_where_it_helps_words_that_it_was_not_fitted_
         assert "of 200 words left as they are" in tuning_summary(result)
 
 
-def test_the_words_of_the_chosen_search_are_judged(folder, corpus, monkeypatch):
+def test_the_calibration_is_fitted_to_words_of_the_chosen_search(folder, corpus, monkeypatch):
     seen = {}
 
     def watched(words, references, normalise):

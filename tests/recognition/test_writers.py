@@ -30,7 +30,7 @@ HELLO = transcript(
 )
 
 
-def test_srt_is_as_players_read_it():
+def test_srt_has_the_format_that_players_read():
     assert FORMATS["srt"].write(HELLO) == (
         "1\n00:00:00,500 --> 00:00:02,000\nrock & <roll>\n\n2\n00:00:03,000 --> 00:00:04,250\n->\n"
     )
@@ -60,7 +60,7 @@ CTM = re.compile(
 )
 
 
-def test_ctm_holds_the_words_of_json():
+def test_ctm_holds_the_same_words_as_json():
     shown = FORMATS["ctm"].write(HELLO)
     records = CTM.findall(shown)
     assert len(records) == shown.count("\n") == 4
@@ -93,7 +93,7 @@ def test_ctm_times_add_up_to_the_ends_in_json_however_they_are_rounded():
     assert ends == pytest.approx(wanted, abs=1e-9)
 
 
-def test_txt_is_the_text():
+def test_txt_holds_only_the_text():
     assert FORMATS["txt"].write(HELLO) == "rock & <roll> -->\n"
 
 
@@ -124,7 +124,7 @@ def test_an_empty_transcript_has_a_file_in_every_format(kind):
         (360000, "100:00:00,000"),
     ],
 )
-def test_times_carry_over(seconds, expected):
+def test_clock_times_carry_into_seconds_minutes_and_hours(seconds, expected):
     assert clock(seconds, ",") == expected
 
 
@@ -137,7 +137,7 @@ def test_times_carry_over(seconds, expected):
         ("a" * 50, ["a" * 50]),
     ],
 )
-def test_two_lines_are_as_equal_as_can_be(text, expected):
+def test_two_lines_of_a_subtitle_are_as_equal_in_length_as_possible(text, expected):
     assert lines(text) == expected
 
 
@@ -147,7 +147,7 @@ def speech(count, seconds=0.3, gap=0.1, text="word"):
 
 
 @pytest.mark.parametrize(("seconds", "gap"), [(0.3, 0.1), (0.2, 0.0), (2.0, 0.5), (0.05, 0.01)])
-def test_every_subtitle_can_be_read(seconds, gap):
+def test_every_subtitle_has_at_most_two_lines_and_seven_seconds_without_overlap(seconds, gap):
     words = speech(200, seconds, gap)
     shown = segments(words, words[-1].end)
     assert " ".join(segment.text for segment in shown).split() == [word.text for word in words]
@@ -172,7 +172,7 @@ def test_a_long_subtitle_is_split_at_its_longest_gap():
     assert shown[1].text.split()[0] == "word5"
 
 
-def test_a_flash_of_a_word_stays_for_a_second_but_not_into_the_next_nor_past_the_end():
+def test_a_short_word_is_shown_for_a_second_unless_the_next_word_or_the_end_comes_first():
     words = [Word("a", 0, 0.04, 1.0), Word("b", 0.9, 0.94, 1.0), Word("c", 5, 5.04, 1.0)]
     assert [(s.start, s.end) for s in segments(words, 5.5)] == [(0, 0.9), (0.9, 1.9), (5, 5.5)]
 
@@ -181,7 +181,7 @@ def test_a_word_longer_than_a_subtitle_is_shown_for_seven_seconds():
     assert [(s.start, s.end) for s in segments([Word("aum", 1, 30, 1.0)], 31)] == [(1, 8)]
 
 
-def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
+def test_an_output_file_is_complete_or_absent(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     write(path, "first ä\n")
     assert path.read_text(encoding="utf-8") == "first ä\n"

@@ -65,7 +65,7 @@ def evidence(folder: Path, *arms: tuple[Any, ...], number: int = 5, **options: A
         ("fa", "half is missing", "depends on the place (for: 0; against: 1)"),
     ],
 )
-def test_findings_become_a_verdict(signs, needs, words):
+def test_the_signs_of_findings_determine_the_verdict(signs, needs, words):
     names = {"f": "for", "a": "against", "u": "unknown"}
     findings = [Finding(names[s], s, {"the place": str(i)}) for i, s in enumerate(signs)]
     verdict = conclude("C1", findings, ["asr train"], needs)
@@ -74,7 +74,7 @@ def test_findings_become_a_verdict(signs, needs, words):
     assert verdict.commands == (["asr train"] if missing else [])
 
 
-def test_a_verdict_names_the_measurements_that_it_rests_on_where_others_gave_no_sign():
+def test_a_verdict_names_its_measurements_where_others_were_undecided():
     signs = {"speed": "for", "state": "for", "errors": "unknown"}
     findings = [Finding(sign, "", {"the measurement": name}) for name, sign in signs.items()]
     verdict = conclude("C1", findings)
@@ -97,7 +97,7 @@ def test_a_verdict_names_the_measurements_that_it_rests_on_where_others_gave_no_
         ),
     ],
 )
-def test_what_no_outcome_could_have_decided_is_told_apart_with_what_could(signs, words, first):
+def test_an_undecidable_comparison_is_reported_separately_with_its_remedy(signs, words, first):
     names = {"f": "for", "a": "against", "u": "unknown"}
     why = {"u": "too few seeds; give 6"}
     findings = [
@@ -139,7 +139,7 @@ def test_a_verdict_depends_on_the_fewest_facets_that_separate_the_signs():
         ("", None),
     ],
 )
-def test_families_are_told_by_class_and_by_name(name, expected):
+def test_the_family_of_an_encoder_follows_from_its_class_or_its_name(name, expected):
     assert family(name) == expected
 
 
@@ -171,7 +171,7 @@ def test_training_is_judged_by_cost_to_a_target_and_errors_at_equal_cost(
     assert training([found], {}).words.startswith(words)
 
 
-def test_one_seed_says_nothing_of_encoders(tmp_path):
+def test_one_seed_decides_nothing_about_encoders(tmp_path):
     found = evidence(tmp_path, ("LSTM", 0.2, 2.0), ("Transformer", 0.1, 1.0), number=1)
     verdict = training([found], {})
     assert verdict.words == (
@@ -182,7 +182,7 @@ def test_one_seed_says_nothing_of_encoders(tmp_path):
     assert [reason.split(":")[0] for reason in verdict.reasons] == ["Undecidable"] * 2
 
 
-def test_an_arm_of_one_seed_says_nothing_beside_one_of_five(tmp_path):
+def test_an_arm_of_one_seed_beside_one_of_five_decides_nothing(tmp_path):
     """The seeds of the other arm would have to tell how much its own scatter."""
     runs = seeds(tmp_path, "LSTM", 0.2, 5) + seeds(tmp_path, "Transformer", 0.1, 1)
     (group,) = group_runs([read_run(run) for run in runs])
@@ -209,7 +209,7 @@ def test_many_pairs_need_more_seeds_than_one(tmp_path):
         assert (f"2 could not have been decided: {said}" in verdict.words) == (number == 3)
 
 
-def test_where_no_comparison_could_be_decided_the_verdict_says_so_and_what_could(tmp_path):
+def test_a_verdict_without_a_decidable_comparison_names_the_seeds_that_would_decide_it(tmp_path):
     """Three against three: p is 0.1 at least, whatever they cost, and errors are all alike."""
     found = evidence(tmp_path, ("LSTM", 0.1, 3.0), ("Transformer", 0.1, 1.0), number=3)
     verdict = training([found], {})
@@ -270,7 +270,7 @@ def test_an_lstm_forgets_only_where_another_arm_remembers(tmp_path, horizons, nu
     assert lstm_memory([], probes).words.startswith(words)
 
 
-def test_a_horizon_at_the_longest_lag_that_was_tried_is_no_limit(tmp_path):
+def test_a_horizon_at_the_longest_lag_tried_is_no_limit(tmp_path):
     probes = read_probes([write_horizon(tmp_path, {"lstm, chrono": 256}, [64, 256])])
     verdict = lstm_memory([], probes)
     assert verdict.kind == "not enough evidence"
@@ -288,7 +288,7 @@ def tried_both_ways(folder, fixed, mixed):
     return attempted([row for one in folders for row in read_probes([one])["horizon"].rows])
 
 
-def test_a_horizon_that_other_lags_of_training_lengthen_is_theirs(tmp_path):
+def test_a_horizon_that_other_training_lags_lengthen_depends_on_them(tmp_path):
     fixed = {"lstm, bias 1": 256, "lstm, chrono": 512, "transformer": 16384}
     probes = tried_both_ways(tmp_path, fixed, {"lstm, bias 1": 4096, "lstm, chrono": 4096})
     assert lstm_memory([], probes).words == (
@@ -297,7 +297,7 @@ def test_a_horizon_that_other_lags_of_training_lengthen_is_theirs(tmp_path):
     )
 
 
-def test_lags_of_training_that_decide_nothing_do_not_undo_what_others_decide(tmp_path):
+def test_training_lags_that_decide_nothing_do_not_change_the_verdict_of_others(tmp_path):
     """Short of 1,000 in the mixed task, where no other arm got there: that is not known."""
     fixed = {"lstm, chrono": 256, "transformer": 16384, "hierarchical": 256}
     probes = tried_both_ways(tmp_path, fixed, {"lstm, chrono": 256, "hierarchical": 256})
@@ -329,7 +329,7 @@ def test_a_lag_counts_where_enough_seeds_were_tried_at_it(tmp_path, number, word
     assert lstm_memory([], attempted(attempts)).words == words
 
 
-def test_lags_answered_untrained_are_told_and_decide_nothing(tmp_path):
+def test_lags_solved_without_training_on_them_are_reported_and_decide_nothing(tmp_path):
     horizons = {"lstm, chrono": 256, "transformer": 16384}
     probes = read_probes([write_horizon(tmp_path, horizons, LAGS, tasks=("latch",))])
     without = lstm_memory([], probes)
@@ -352,7 +352,7 @@ def test_lags_answered_untrained_are_told_and_decide_nothing(tmp_path):
     assert lstm_memory([], attempted(nowhere)) == without
 
 
-def test_the_page_shows_how_far_beyond_training_arms_answer_and_counts_each_from_its_own_lags():
+def test_the_page_shows_how_far_beyond_its_own_training_lags_each_arm_solves():
     made = Attempt(
         *("lstm, bias 1", "latch", 64, 0, 0.001, 100_000, 0.1, 0.1, None, None),
         *(1500, 60.0, 1500, 60.0, "EPYC"),
@@ -385,9 +385,7 @@ def test_the_page_shows_how_far_beyond_training_arms_answer_and_counts_each_from
 
 @pytest.mark.parametrize("horizons", [{"lstm, bias 1": 256, "transformer": 16384}, {}])
 @pytest.mark.parametrize("context", [0.04, 5.12, None])
-def test_the_context_of_trained_models_gives_reasons_and_decides_nothing(
-    tmp_path, horizons, context
-):
+def test_the_context_of_trained_models_is_reported_and_decides_nothing(tmp_path, horizons, context):
     folders = [write_horizon(tmp_path / "a", horizons, LAGS)] if horizons else []
     without = lstm_memory([], read_probes(folders))
     contexts = write_context(tmp_path / "b", {"LSTM": context, "Conformer": 0.64})
@@ -425,7 +423,7 @@ def test_a_fast_scan_that_errs_more_depends_on_what_counts(tmp_path):
     assert parallel([found], probes).words == words
 
 
-def test_errors_at_other_budgets_say_nothing_of_what_scans(tmp_path):
+def test_errors_at_other_budgets_do_not_count_against_a_scan(tmp_path):
     rows = [compared_layers("minlstm-loop", 4000, 0.5)]
     probes = read_probes([write_probe(tmp_path, "scaling", rows)])
     longer = {"recipe": {"budget": {"device_hours": 0.5, "updates": None}}}
@@ -462,7 +460,7 @@ def test_bandwidth_is_judged_by_what_bounds_the_steps(tmp_path, bounds, error, w
         (None, 0.4, "not enough evidence: its reach is not known"),
     ],
 )
-def test_the_hierarchy_is_judged_by_its_reach_first(tmp_path, reach, ratio, words):
+def test_the_hierarchy_is_judged_by_its_horizon_first(tmp_path, reach, ratio, words):
     arms = {"transformer": 16384} | ({} if reach is None else {"hierarchical": reach})
     write_horizon(tmp_path, arms, LAGS)
     near = compared_layers("hierarchical-full", 400, 9.0)  # below 10,000 frames: not judged
@@ -470,7 +468,7 @@ def test_the_hierarchy_is_judged_by_its_reach_first(tmp_path, reach, ratio, word
     assert hierarchy([], read_probes([tmp_path])).words == words
 
 
-def test_a_reach_that_mixed_lags_of_training_give_counts(tmp_path):
+def test_a_horizon_reached_with_mixed_training_lags_counts(tmp_path):
     fixed = {"transformer": 16384, "hierarchical": 1024}
     probes = tried_both_ways(tmp_path, fixed, {"hierarchical": 16384})
     assert hierarchy([], probes).words == (
@@ -486,7 +484,7 @@ def test_more_errors_of_the_hierarchy_are_against_it(tmp_path):
     assert hierarchy([found], probes).words == words
 
 
-def test_errors_and_cost_decide_nothing_while_the_reach_is_not_known(tmp_path):
+def test_errors_and_cost_decide_nothing_while_the_horizon_is_unknown(tmp_path):
     write_horizon(tmp_path, {"transformer": 16384}, LAGS)
     write_probe(tmp_path, "scaling", [compared_layers("hierarchical-full", 10_000, 0.4)])
     found = evidence(tmp_path / "runs", ("Hierarchical", 0.2, 1.0), ("Transformer", 0.1, 1.0))
@@ -530,7 +528,9 @@ def gates(
         (0.10, 0.20, 0.05, "depends on what it is compared with (for: storing everything; against"),
     ],
 )
-def test_a_gate_must_beat_blind_storing_of_as_much(tmp_path, gate, everything, controls, words):
+def test_a_gate_must_beat_controls_that_store_as_many_frames(
+    tmp_path, gate, everything, controls, words
+):
     probes = gates(
         tmp_path,
         ("last_kept", 0.5, gate),
@@ -563,7 +563,7 @@ def test_gates_of_other_budgets_are_not_compared(tmp_path):
     assert all("their runs differ in budget.device_hours" in told for told in verdict.reasons)
 
 
-def test_a_gate_that_stores_nearly_all_is_none(tmp_path):
+def test_a_gate_that_stores_nearly_all_frames_is_not_judged(tmp_path):
     probes = gates(tmp_path, ("last_kept", 0.95, 0.1), ("none", 1.0, 0.1), number=1)
     assert storing([evaluated()], probes).words.endswith("no gate stores less than 90.0 %")
 
@@ -571,7 +571,7 @@ def test_a_gate_that_stores_nearly_all_is_none(tmp_path):
 # --- nothing measured ---
 
 
-def test_what_was_not_measured_is_said_with_the_command_that_measures_it(tmp_path):
+def test_a_missing_measurement_is_named_with_its_command(tmp_path):
     (group,) = group_runs([read_run(write_run(tmp_path / "a", errors=made(0.1, 60)))])
     verdicts = judge([weigh(group, [])], {})
     assert [v.claim for v in verdicts] == list(RULES)
@@ -582,7 +582,7 @@ def test_what_was_not_measured_is_said_with_the_command_that_measures_it(tmp_pat
     assert all(told.values())
 
 
-def test_runs_of_one_model_are_drawn_as_their_mean_between_the_least_and_the_greatest():
+def test_seeds_of_one_model_are_drawn_as_mean_minimum_and_maximum():
     def row(run, seconds, wer):
         return LengthPoint(
             run, "LSTM", "CTC", 1, 1, 9, 1.0, seconds, seconds, 0, 9, wer, 0.0, 1.0, 0.0, 0, 0, 0.1

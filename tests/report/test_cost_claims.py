@@ -18,7 +18,7 @@ NEVER = tuple((wall, 0.5) for wall, _ in CURVE)
 # --- C1 ---
 
 
-def test_runs_that_stopped_alike_leave_a_test_that_cannot_be_significant(tmp_path):
+def test_too_many_tied_runs_give_a_test_that_cannot_be_significant(tmp_path):
     """3 of 5 runs reached the target, none of the others: as do 21 of 252 deals, and mirrored."""
     runs = seeds(tmp_path, "LSTM", 0.1, 3) + seeds(tmp_path / "b", "Transformer", 0.1, 5)
     runs += [
@@ -34,7 +34,7 @@ def test_runs_that_stopped_alike_leave_a_test_that_cannot_be_significant(tmp_pat
     assert said in reason
 
 
-def test_a_family_is_named_as_what_keeps_a_test_of_tied_runs_from_significance(tmp_path):
+def test_an_undecided_test_of_tied_runs_names_the_correction_for_several_comparisons(tmp_path):
     """9 of 10 runs tie two by two: p is 4 / 252 at least, of which 6 are too much and 3 are not."""
     runs = []
     for encoder in ("LSTM", "GRU", "Transformer", "Conformer", "Hierarchical"):
@@ -56,7 +56,7 @@ def test_a_family_is_named_as_what_keeps_a_test_of_tied_runs_from_significance(t
     assert "could not have been decided" not in verdict.words
 
 
-def test_that_no_arm_made_an_error_is_an_outcome_and_says_so(tmp_path):
+def test_error_free_arms_are_reported_as_an_outcome(tmp_path):
     """Errors could have told these arms apart: that there are none is not for want of seeds."""
     runs = [
         write_run(tmp_path / f"{encoder}{seed}", encoder, seed=seed, errors=[0] * 80)
@@ -108,7 +108,7 @@ def test_running_is_judged_by_three_measurements(tmp_path, rtf, lstm, transforme
         ((0.070, None), (0.050, None), "For"),  # a common part can only have made it smaller
     ],
 )
-def test_offline_speed_is_that_of_the_encoders_where_the_search_was_timed_apart(
+def test_offline_speed_is_that_of_the_encoders_where_the_search_was_timed_separately(
     tmp_path, lstm, transformer, sign
 ):
     names = ("rtf", "encode")
@@ -124,7 +124,7 @@ def test_offline_speed_is_that_of_the_encoders_where_the_search_was_timed_apart(
 
 
 @pytest.mark.parametrize("encode", [(0.02, 0.03), (None, None)])
-def test_seeds_that_were_timed_on_a_busy_machine_must_be_at_one(tmp_path, encode):
+def test_seeds_timed_on_a_busy_machine_decide_only_if_they_agree(tmp_path, encode):
     """1.5 times in the mean, and 0.8 to 2.4 by the seed: of which nothing can be said."""
     spent = {"LSTM": (0.08, 0.12), "Transformer": (0.05, 0.10)}
     runs = [
@@ -144,7 +144,7 @@ def test_seeds_that_were_timed_on_a_busy_machine_must_be_at_one(tmp_path, encode
     )
 
 
-def test_running_is_not_judged_by_a_part_of_its_measurements(tmp_path):
+def test_running_is_not_judged_from_incomplete_measurements(tmp_path):
     (group,) = group_runs([read_run(write_run(tmp_path / "a", errors=made(0.1, 60)))])
     verdict = running([weigh(group, [])], streams(tmp_path / "c", (4.0, 900), (1.0, 100)))
     assert verdict.kind == "not enough evidence"
@@ -178,7 +178,7 @@ def offline(group: Group) -> str:
     ],
 )
 @pytest.mark.parametrize("recorded", [True, False])
-def test_times_of_evaluations_that_are_not_alike_are_not_compared(
+def test_times_of_evaluations_with_different_settings_are_not_compared(
     tmp_path, key, value, differ, recorded
 ):
     group = twice(tmp_path, num_threads=2)
@@ -196,7 +196,7 @@ def test_times_of_evaluations_that_are_not_alike_are_not_compared(
     assert verdict.commands[0] == command
 
 
-def test_threads_that_were_not_recorded_are_said_and_refuse_nothing(tmp_path):
+def test_unrecorded_thread_counts_are_reported_and_do_not_prevent_a_comparison(tmp_path):
     group = twice(tmp_path)
     assert "recorded" not in offline(group)
     for number, run in enumerate(group.runs[:3], 1):
@@ -206,7 +206,7 @@ def test_threads_that_were_not_recorded_are_said_and_refuse_nothing(tmp_path):
         assert reason.endswith(f"; the threads of {number} of 4 evaluations are not recorded.")
 
 
-def test_other_commits_are_said_and_refuse_nothing(tmp_path):
+def test_different_commits_are_reported_and_do_not_prevent_a_comparison(tmp_path):
     group = twice(tmp_path)
     assert "commit" not in offline(group)
     group.runs[0].metrics["git_commit"] = "def5678"

@@ -27,7 +27,7 @@ def text_of(folder: Path) -> str:
     return (folder / "report.md").read_text()
 
 
-def test_the_page_stands_alone_and_is_small(tmp_path):
+def test_the_page_is_self_contained_and_small(tmp_path):
     runs = pair(tmp_path)
     written = compare(runs, tmp_path / "out")["files"]
     page = (tmp_path / "out" / "report.html").read_text()
@@ -57,7 +57,7 @@ def test_the_word_gpu_appears_only_when_one_was_used(tmp_path):
     assert "device-hours (GPU)" in (tmp_path / "cuda" / "report.html").read_text()
 
 
-def test_joules_are_drawn_when_metered_and_excused_when_not(tmp_path):
+def test_joules_are_drawn_when_metered_and_their_absence_is_explained(tmp_path):
     compare(pair(tmp_path), tmp_path / "without")
     compare([write_run(tmp_path / "c", energy_joules=5e4, energy_note=None)], tmp_path / "with")
     excuse = "Joules are not shown: energy was not metered (no energy counter for a cpu device)"
@@ -79,7 +79,7 @@ def test_the_report_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_figures_follow_the_theme_and_differ_without_colour(tmp_path):
+def test_figures_follow_the_theme_and_are_readable_without_colour(tmp_path):
     (group,) = group_runs([read_run(run) for run in pair(tmp_path)])
     svg = to_svg(lambda: wer_against_hours(group, 0.1), "name")
     assert svg.startswith("<svg viewBox=")
@@ -94,7 +94,7 @@ def test_figures_follow_the_theme_and_differ_without_colour(tmp_path):
     assert len({str(look["linestyle"]) for look in looks}) == 5
 
 
-def test_names_at_the_ends_of_lines_do_not_overlap(tmp_path):
+def test_labels_at_the_ends_of_lines_do_not_overlap(tmp_path):
     runs = [write_run(tmp_path / e, e) for e in ("LSTM", "Transformer", "Conformer")]
     (group,) = group_runs([read_run(run) for run in runs])  # three times the same curve
     figure = wer_against_hours(group, None)
@@ -106,7 +106,7 @@ def test_names_at_the_ends_of_lines_do_not_overlap(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_names_are_spread_as_little_as_keeps_them_apart(seed):
+def test_labels_move_no_farther_than_needed(seed):
     """Against a general solver of the same least squares."""
     wanted = sorted(np.random.default_rng(seed).uniform(0, 60, 6))
     apart = {"type": "ineq", "fun": lambda places: np.diff(places) - 15}
@@ -118,7 +118,7 @@ def test_names_are_spread_as_little_as_keeps_them_apart(seed):
     assert spread([0, 20, 50], 15) == pytest.approx([0, 20, 50])
 
 
-def test_a_name_that_was_pushed_aside_is_tied_to_its_line(tmp_path):
+def test_a_displaced_label_is_connected_to_its_line(tmp_path):
     for number in (1, 2):
         runs = [write_run(tmp_path / f"{number}{e}", e) for e in ("LSTM", "Transformer")[:number]]
         (group,) = group_runs([read_run(run) for run in runs])  # twice the same curve
@@ -161,7 +161,7 @@ def test_whiskers_of_tuning_end_at_a_wer_of_100_percent():
         assert whiskers.get_segments()[0][:, 1] == pytest.approx([10, 140])  # the axis cuts it
 
 
-def test_an_interval_that_rounding_ends_beside_its_value_is_drawn():
+def test_an_interval_whose_rounded_ends_exclude_its_value_is_drawn():
     value, beside = [0.3, 0.2], [math.nextafter(0.3, 1), 0.2]
     curves = [("a", value, beside, beside), ("b", beside, value, value)]
     for axes in tuning(curves, [0.1, 0.1], "device-hours").axes:

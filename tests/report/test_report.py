@@ -41,7 +41,7 @@ def table(output: Path) -> list[dict[str, str]]:
 # --- numbers ---
 
 
-def test_every_number_of_the_table_is_the_one_worked_out_by_hand(tmp_path):
+def test_every_number_of_the_table_equals_that_worked_out_by_hand(tmp_path):
     run = write_run(tmp_path / "a", errors=[1] * 100, wasted_seconds=45.0)
     compare([run], tmp_path / "out", targets=[0.2, 0.05])
     (row,) = table(tmp_path / "out")
@@ -92,7 +92,7 @@ def test_default_targets_are_multiples_of_the_weaker_arms_best(tmp_path):
     assert costs == pytest.approx([200 / 3600, 300 / 3600])
 
 
-def test_targets_at_which_nothing_was_learnt_are_left_out(tmp_path):
+def test_default_targets_near_100_percent_are_left_out(tmp_path):
     run = read_run(write_run(tmp_path / "a", curve=((100, 0.9), (200, 0.8))))
     assert default_targets(group_runs([run])[0]) == pytest.approx([0.92, 0.8])
 
@@ -113,7 +113,7 @@ def test_a_run_that_misses_the_target_is_censored_not_dropped(tmp_path):
     assert cost.value == float("inf")  # one of three is fewer than half
 
 
-def test_curves_of_seeds_are_averaged_where_all_of_them_have_been(tmp_path):
+def test_curves_of_seeds_are_averaged_where_all_of_them_have_values(tmp_path):
     shifted = tuple((wall + 50, wer + 0.1) for wall, wer in CURVE)
     runs = [write_run(tmp_path / "1", seed=1), write_run(tmp_path / "2", seed=2, curve=shifted)]
     (arm,) = group_runs([read_run(run) for run in runs])[0].arms
@@ -147,7 +147,7 @@ def test_numbers_have_sensible_digits_and_units(said, expected):
     assert said == expected
 
 
-def test_the_front_holds_what_nothing_else_beats(tmp_path):
+def test_the_front_holds_the_points_that_no_other_point_beats(tmp_path):
     runs = [
         write_run(tmp_path / "a", "LSTM", errors=[1] * 100, rtf=0.05),
         write_run(tmp_path / "b", "Transformer", errors=[2] * 100, rtf=0.02),
@@ -160,7 +160,7 @@ def test_the_front_holds_what_nothing_else_beats(tmp_path):
 # --- crashes and missing pieces ---
 
 
-def test_a_validation_lost_to_a_crash_buys_nothing_but_costs(tmp_path):
+def test_a_validation_lost_to_a_crash_counts_in_the_cost_but_not_in_the_curve(tmp_path):
     folder = write_run(tmp_path / "a")
     first = {"event": "start", **CPU, "from_update": 0}
     again = {"event": "start", **CPU, "from_update": 150}
@@ -173,7 +173,7 @@ def test_a_validation_lost_to_a_crash_buys_nothing_but_costs(tmp_path):
     assert "validations lost to a crash and left out of the curve: 1" in run.notes
 
 
-def test_half_a_line_of_a_killed_session_is_noted_and_survived(tmp_path):
+def test_an_incomplete_line_of_a_killed_session_is_noted_and_skipped(tmp_path):
     folder = write_run(tmp_path / "a")
     lines = (folder / "ledger.jsonl").read_text().split("\n")
     (folder / "ledger.jsonl").write_text("\n".join([*lines[:2], lines[2][:40], *lines[3:]]))
@@ -182,7 +182,7 @@ def test_half_a_line_of_a_killed_session_is_noted_and_survived(tmp_path):
     assert "1 line of ledger.jsonl cut short by a crash" in run.notes
 
 
-def test_a_killed_run_costs_what_its_heartbeat_says(tmp_path):
+def test_the_cost_of_a_killed_run_is_that_of_its_heartbeat(tmp_path):
     folder = write_run(tmp_path / "a", finished=False)
     (folder / "heartbeat.json").write_text('{"wall_seconds": 440.0, "device_seconds": 440.0}')
     run = read_run(folder)
@@ -193,7 +193,7 @@ def test_a_killed_run_costs_what_its_heartbeat_says(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["ledger", "evaluation", "hypotheses", "everything"])
-def test_missing_pieces_are_stated_and_not_fatal(tmp_path, missing):
+def test_missing_files_are_stated_and_not_fatal(tmp_path, missing):
     runs = pair(tmp_path, errors=made(0.2))
     names = {
         "ledger": ["ledger.jsonl", "ledger.json"],
@@ -225,7 +225,7 @@ def test_an_empty_ledger_and_no_evaluation_still_make_a_page(tmp_path):
 
 
 @pytest.mark.parametrize("updates", [300, 400])
-def test_an_evaluation_of_another_model_than_the_best_is_left_out(tmp_path, updates):
+def test_an_evaluation_of_a_model_other_than_the_best_is_left_out(tmp_path, updates):
     runs = pair(tmp_path)
     write_best(runs[0], updates)  # both were evaluated after 300
     result = compare(runs, tmp_path / "out")
@@ -245,7 +245,7 @@ def test_utterances_left_out_of_the_ctc_term_are_stated(tmp_path):
     assert "CTC term" not in (tmp_path / "none" / "report.md").read_text()
 
 
-def test_a_run_on_its_first_updates_costs_what_its_heartbeat_says(tmp_path):
+def test_the_cost_of_a_run_before_its_first_line_is_that_of_its_heartbeat(tmp_path):
     folder = write_run(tmp_path / "a", curve=(), finished=False)
     (folder / "ledger.json").unlink()
     (folder / "heartbeat.json").write_text('{"wall_seconds": 36.0, "device_seconds": 36.0}')
@@ -303,7 +303,7 @@ def rows(digit: str) -> dict[str, Any]:
     return {"name": "spoken", "path": "data/spoken", "rows_sha256": checksums}
 
 
-def test_seeds_trained_on_other_data_are_no_seeds_of_one_arm(tmp_path):
+def test_seeds_trained_on_different_data_are_different_arms(tmp_path):
     """Only what both say can be in conflict: an older run is compared, and called unknown."""
     runs = [
         read_run(write_run(tmp_path / str(seed), seed=seed, **facts))
@@ -324,7 +324,7 @@ def test_seeds_trained_on_other_data_are_no_seeds_of_one_arm(tmp_path):
     assert "| trained on | train aaaaaaaa, validation aaaaaaaa (0); unknown (2) |" in page
 
 
-def test_threads_are_compared_on_a_processor_only(tmp_path):
+def test_thread_counts_matter_on_a_cpu_only(tmp_path):
     runs = [
         read_run(write_run(tmp_path / str(n), seed=n, device=H200, num_threads=n, errors=made(0.1)))
         for n in (2, 8)
@@ -335,7 +335,7 @@ def test_threads_are_compared_on_a_processor_only(tmp_path):
     assert [row["num_threads"] for row in table(tmp_path / "out")] == ["2", "8"]
 
 
-def test_runs_of_several_commits_or_thread_counts_are_said_at_the_top(tmp_path):
+def test_runs_of_several_commits_or_thread_counts_are_named_at_the_top(tmp_path):
     runs = [
         write_run(tmp_path / f"{n}", e, seed=n, device=H200, num_threads=t, errors=made(0.1))
         for n, (e, t) in enumerate([("LSTM", 2), ("LSTM", 8), ("Transformer", 8)])
@@ -354,7 +354,7 @@ def test_runs_of_several_commits_or_thread_counts_are_said_at_the_top(tmp_path):
     assert any("differ in their commit and number of threads (below)." in line for line in answer)
 
 
-def test_a_seed_trained_twice_is_no_second_seed_and_both_folders_are_named(tmp_path):
+def test_a_seed_trained_twice_counts_once_and_both_folders_are_named(tmp_path):
     runs = [write_run(tmp_path / name, seed=1) for name in ("first", "again")]
     with pytest.raises(ValueError, match=r"again and .*first both have seed 1 of LSTM.*give one"):
         compare(runs, tmp_path / "out")
@@ -362,7 +362,7 @@ def test_a_seed_trained_twice_is_no_second_seed_and_both_folders_are_named(tmp_p
     assert compare([runs[0], other], tmp_path / "out")["groups"] == [["LSTM", "Transformer"]]
 
 
-def test_every_key_that_the_report_looks_for_is_in_a_recipe():
+def test_every_key_that_the_report_reads_exists_in_a_recipe():
     fields = {f.name for f in dataclasses.fields(Recipe)}
     data = {f"data.{f.name}" for f in dataclasses.fields(DataOptions)}
     assert set(INCIDENTAL).union(*SHARED.values()) <= fields | data
@@ -384,7 +384,9 @@ def test_every_key_that_the_report_looks_for_is_in_a_recipe():
         ({"corpus": rows("b")}, "training data: train bbbbbbbb, validation bbbbbbbb instead of"),
     ],
 )
-def test_runs_that_are_not_comparable_stand_apart_and_say_why(tmp_path, change, reason):
+def test_runs_that_are_not_comparable_are_grouped_separately_with_the_reason(
+    tmp_path, change, reason
+):
     usual = {"num_threads": 8, "corpus": rows("a")}
     options = usual | {"errors": None if "fsdd" in str(change) else made(0.1)} | change
     runs = [

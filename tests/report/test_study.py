@@ -50,7 +50,7 @@ def rows(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
-def test_trials_and_failures_are_counted_in_the_cost(tmp_path):
+def test_trials_and_failures_count_in_the_cost(tmp_path):
     folder = write_study(tmp_path / "study", ARMS, failed=1)
     result = compare([], tmp_path / "out", study=folder)
     assert result["disagreements"] == []
@@ -63,7 +63,7 @@ def test_trials_and_failures_are_counted_in_the_cost(tmp_path):
     assert json.loads((folder / "study.json").read_text())["study_sha256"] in page
 
 
-def test_the_expected_best_of_n_trials_is_that_of_the_statistics(tmp_path):
+def test_the_expected_best_of_n_trials_equals_that_of_the_statistics(tmp_path):
     folder = write_study(tmp_path / "study", ARMS, failed=1)
     compare([], tmp_path / "out", study=folder)
     page = (tmp_path / "out" / "report.md").read_text()
@@ -121,7 +121,7 @@ def test_every_planted_contradiction_is_found(tmp_path, spoil, line):
     assert any(line in told for told in said(folder))
 
 
-def test_final_runs_that_failed_are_said_before_the_answer(tmp_path):
+def test_failed_final_runs_are_named_before_the_answer(tmp_path):
     folder = write_study(tmp_path / "study", ARMS)
     spoilt = {"status": "failed", "reason": "diverged", "test_wer": None}
     mine = [("finals/lstm/full-seed2" in str(r["run"]), r) for r in rows(folder)]
@@ -132,7 +132,7 @@ def test_final_runs_that_failed_are_said_before_the_answer(tmp_path):
     assert "lstm full seed 2 (diverged)" in page[: page.index('<ul class="answer">')]
 
 
-def test_a_final_run_that_failed_never_reaches_a_target_and_its_cost_is_the_studys(tmp_path):
+def test_a_failed_final_run_reaches_no_target_and_its_cost_counts_in_the_study(tmp_path):
     """Seeds 1 and 2 failed, one after 100 s and one before it had a recipe; seed 3 has 20 %."""
     folder = write_study(tmp_path / "study", ARMS, numbers=3)
     finals = folder / "finals" / "lstm"
@@ -162,7 +162,7 @@ def test_a_final_run_that_failed_never_reaches_a_target_and_its_cost_is_the_stud
     assert (half.reached, half.spent[1]) == ([True, True, False], pytest.approx(100 / 3600))
 
 
-def test_the_sheet_has_a_row_for_all_that_was_paid(tmp_path):
+def test_the_csv_has_a_row_for_each_run_that_was_paid_for(tmp_path):
     """A final run and a trial that diverged, and one that left no folder, stand in it as well."""
     folder = write_study(tmp_path / "study", ARMS, failed=1)
     diverged = {"status": "failed", "reason": "diverged at update 7", "device_hours": 0.05}
@@ -197,7 +197,7 @@ def test_the_sheet_has_a_row_for_all_that_was_paid(tmp_path):
     }
 
 
-def test_arms_of_one_encoder_are_called_as_the_study_calls_them(tmp_path):
+def test_arms_of_one_encoder_have_the_names_of_the_study(tmp_path):
     arms = {"shallow": "LSTM", "deep": "LSTM", "attention": "Transformer"}
     folder = write_study(tmp_path / "study", arms)
     for path in folder.glob("finals/deep/*/run/recipe.yaml"):
@@ -208,7 +208,7 @@ def test_arms_of_one_encoder_are_called_as_the_study_calls_them(tmp_path):
     assert result["groups"] == [["LSTM shallow", "LSTM deep", "Transformer"]]
 
 
-def test_each_budget_of_its_own_runs_is_a_comparison_and_a_family_of_its_own(tmp_path):
+def test_each_separate_budget_is_a_comparison_with_its_own_correction(tmp_path):
     arms = {**ARMS, "gru": "GRU"}
     folder = write_study(tmp_path / "study", arms, separate=True)
     result = compare([], tmp_path / "out", study=folder)
@@ -228,7 +228,7 @@ def test_each_budget_of_its_own_runs_is_a_comparison_and_a_family_of_its_own(tmp
     assert "Each budget is a comparison" not in (tmp_path / "one" / "report.md").read_text()
 
 
-def test_seeds_amended_after_final_runs_are_said_beside_the_answer_and_the_differences(tmp_path):
+def test_seeds_added_after_final_runs_are_named_beside_the_answer_and_the_differences(tmp_path):
     folder = write_study(tmp_path / "study", ARMS, numbers=3)
     early = {"time": "2026-02-02", "from_sha256": "d" * 64, "changed": ["study.seeds"]}
     late = {"time": "2026-03-03", "from_sha256": "e" * 64, "changed": ["study.seeds"]}
@@ -246,7 +246,7 @@ def test_seeds_amended_after_final_runs_are_said_beside_the_answer_and_the_diffe
         assert any(said in text for head, text in sections.items() if head.startswith(title)), title
 
 
-def test_a_contradiction_is_the_first_thing_on_the_page(tmp_path):
+def test_a_contradiction_comes_first_on_the_page(tmp_path):
     folder = write_study(tmp_path / "study", ARMS)
     write_lines(folder / "results.jsonl", [r | {"study_sha256": "f" * 64} for r in rows(folder)])
     line = "16 of 16 results were made under another file than the registered one"
@@ -257,7 +257,7 @@ def test_a_contradiction_is_the_first_thing_on_the_page(tmp_path):
     assert '<p class="warning">RESULTS AND REGISTERED FILE DISAGREE: ' in top
 
 
-def test_runs_of_elsewhere_missing_runs_and_another_split_are_contradictions(tmp_path):
+def test_foreign_runs_missing_runs_and_another_split_are_contradictions(tmp_path):
     folder = write_study(tmp_path / "study", ARMS)
     stranger = write_run(tmp_path / "stranger", errors=[1] * 400)
     study = read_record(folder)
@@ -283,7 +283,7 @@ def test_registered_targets_are_those_of_the_page(tmp_path):
     assert told == ["The registered targets are 40.0 % and 20.0 %; this page shows 30.0 %."]
 
 
-def test_an_amendment_is_no_contradiction_and_is_told(tmp_path):
+def test_an_amendment_is_reported_and_is_no_contradiction(tmp_path):
     folder = write_study(tmp_path / "study", ARMS)
     amendment = {"time": "2026-02-02", "from_sha256": "e" * 64, "changed": ["study.seeds"]}
     change(folder, amendments=[amendment])
@@ -297,7 +297,7 @@ def test_an_amendment_is_no_contradiction_and_is_told(tmp_path):
     ]
 
 
-def test_what_has_not_ended_is_told(tmp_path):
+def test_unfinished_runs_are_reported(tmp_path):
     folder = write_study(tmp_path / "study", ARMS)
     kept = [r for r in rows(folder) if (r["arm"], r.get("seed")) != ("lstm", 2)]
     write_lines(folder / "results.jsonl", kept[1:])
@@ -305,7 +305,7 @@ def test_what_has_not_ended_is_told(tmp_path):
     assert told == ["lstm: 3 of 4 trials have ended.", "lstm: 1 of 2 final runs have ended."]
 
 
-def test_a_study_that_was_moved_finds_its_runs(tmp_path):
+def test_a_moved_study_finds_its_runs(tmp_path):
     folder = write_study(tmp_path / "study", ARMS)
     folder.rename(tmp_path / "moved")
     assert said(tmp_path / "moved") == []
@@ -368,7 +368,7 @@ def write_all_probes(folder: Path) -> Path:
     return write_probe(folder, "length", places)
 
 
-def test_probes_are_drawn_and_told_with_their_files_and_the_page_stands_alone(tmp_path):
+def test_probes_are_drawn_and_cited_with_their_files_on_a_self_contained_page(tmp_path):
     run = write_run(tmp_path / "a", errors=[1] * 60)
     result = compare([run], tmp_path / "out", claims=[write_all_probes(tmp_path / "claims")])
     page = (tmp_path / "out" / "report.html").read_text()
@@ -409,7 +409,7 @@ def test_probes_are_drawn_and_told_with_their_files_and_the_page_stands_alone(tm
     assert table == result["claims"]
 
 
-def test_run_folders_of_which_some_are_absolute_stay_as_they_were_given(tmp_path):
+def test_absolute_and_relative_run_folders_are_shown_as_given(tmp_path):
     run = write_run(tmp_path / "a", errors=[1] * 60)
     claims = write_all_probes(tmp_path / "claims")
     tree = json.loads((claims / "length.json").read_text())
@@ -421,7 +421,7 @@ def test_run_folders_of_which_some_are_absolute_stay_as_they_were_given(tmp_path
     assert "\n| /data/runs/b | LSTM + CTC |" in text
 
 
-def test_missing_probes_are_said_with_their_commands(tmp_path):
+def test_missing_probes_are_named_with_their_commands(tmp_path):
     compare([write_run(tmp_path / "a", errors=[1] * 60)], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     for probe in PROBES.values():

@@ -38,7 +38,7 @@ def test_a_clear_win_is_called_significant_with_its_cost_ratio(tmp_path):
         (None, "the time without the search was not measured."),
     ],
 )
-def test_the_cost_to_run_is_told_with_and_without_the_search(tmp_path, encode, said):
+def test_the_cost_to_run_is_given_with_and_without_the_search(tmp_path, encode, said):
     runs = [
         write_run(tmp_path / "a", errors=made(0.1), rtf=0.04, encode=0.001),
         write_run(tmp_path / "b", "Transformer", errors=made(0.1), rtf=0.06, encode=encode),
@@ -49,7 +49,7 @@ def test_the_cost_to_run_is_told_with_and_without_the_search(tmp_path, encode, s
     assert line.endswith(said)
 
 
-def test_costs_to_run_name_the_differences_of_evaluations_that_cannot_be_compared(tmp_path):
+def test_evaluations_that_cannot_be_compared_name_their_different_settings(tmp_path):
     (group,) = group_runs([read_run(run) for run in pair(tmp_path, rtf=0.1)])
     for device, said in (("EPYC", False), ("NVIDIA H200", True)):
         group.arms[1].runs[0].metrics["device_name"] = device
@@ -60,7 +60,7 @@ def test_costs_to_run_name_the_differences_of_evaluations_that_cannot_be_compare
         assert (words in line) == said
 
 
-def test_no_difference_is_said_of_equal_arms_with_what_would_have_been_found(tmp_path):
+def test_equal_arms_have_no_difference_and_the_detectable_difference_is_given(tmp_path):
     runs = [
         run
         for encoder in ("LSTM", "Transformer")
@@ -81,7 +81,7 @@ def test_no_difference_is_said_of_equal_arms_with_what_would_have_been_found(tmp
         (made(0.02, 60, seed=4), 10, "points that count as no difference"),
     ],
 )
-def test_too_little_evidence_says_why(tmp_path, errors, speakers, reason):
+def test_not_enough_evidence_is_explained(tmp_path, errors, speakers, reason):
     runs = [
         write_run(tmp_path / "a", errors=errors, speakers=speakers),
         write_run(tmp_path / "b", "Transformer", errors=errors[::-1], speakers=speakers),
@@ -92,7 +92,7 @@ def test_too_little_evidence_says_why(tmp_path, errors, speakers, reason):
     assert reason in answer
 
 
-def test_every_difference_and_interval_is_that_of_the_statistics(tmp_path):
+def test_every_difference_and_interval_equals_that_of_the_statistics(tmp_path):
     """All three pairs as one family, on errors read from the files by other code."""
     rates = {"LSTM": (0.10, 0.12), "Transformer": (0.14, 0.15), "Conformer": (0.2, 0.21)}
     errors = {
@@ -122,7 +122,7 @@ def test_every_difference_and_interval_is_that_of_the_statistics(tmp_path):
     assert "All 3 pairs of arms are one family" in page
 
 
-def test_a_statement_is_turned_round_with_its_pair(tmp_path):
+def test_exchanging_the_arms_turns_better_into_worse(tmp_path):
     runs = pair(tmp_path, errors=made(0.2))
     (group,) = group_runs([read_run(run) for run in runs])
     evidence = weigh(group, [])
@@ -131,7 +131,7 @@ def test_a_statement_is_turned_round_with_its_pair(tmp_path):
     assert evidence.statement(transformer, lstm) == "worse"
 
 
-def test_two_trained_models_are_told_apart_by_matched_pairs_as_well(tmp_path):
+def test_two_models_are_also_compared_by_matched_pairs(tmp_path):
     references = ["one two three four", "one two", "six"]
     said = (["one two three four", "one", "nine"], ["one too three for", "one two", "six"])
     runs = []
@@ -149,20 +149,20 @@ def test_two_trained_models_are_told_apart_by_matched_pairs_as_well(tmp_path):
     assert only.matched == pytest.approx(matched_pairs(references, *said).p)
 
 
-def test_several_seeds_have_no_matched_pairs(tmp_path):
+def test_several_seeds_are_not_compared_by_matched_pairs(tmp_path):
     runs = [*seeds(tmp_path, "LSTM", 0.1, 2), *seeds(tmp_path, "Transformer", 0.1, 2)]
     (group,) = group_runs([read_run(run) for run in runs])
     assert weigh(group, []).pairs[0].matched is None
 
 
-def test_several_arms_are_compared_as_a_family(tmp_path):
+def test_several_arms_are_compared_with_a_correction(tmp_path):
     runs = [*pair(tmp_path), write_run(tmp_path / "c", "Conformer", errors=made(0.3))]
     answer = compare(runs, tmp_path / "out")["answer"][0]
     assert "Significantly worse than Transformer: Conformer." in answer[0]
     assert "Holm's procedure" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_unequal_cost_is_said_and_the_wer_at_equal_cost_is_given(tmp_path):
+def test_unequal_cost_is_stated_with_the_wer_at_equal_cost(tmp_path):
     longer = (*CURVE, (900, 0.05))
     runs = pair(tmp_path, curve=longer, finished=False)
     answer = compare(runs, tmp_path / "out")["answer"][0]
@@ -182,12 +182,12 @@ def test_unequal_cost_is_said_and_the_wer_at_equal_cost_is_given(tmp_path):
         ({}, "not stated"),
     ],
 )
-def test_the_budget_is_said_in_words(tmp_path, budget, said):
+def test_the_budget_is_given_in_words(tmp_path, budget, said):
     run = read_run(write_run(tmp_path / "a", recipe={"budget": budget}))
     assert verdict.budget(group_runs([run])[0]) == said
 
 
-def test_a_cost_that_not_all_seeds_paid_says_how_many_did(tmp_path):
+def test_a_cost_that_not_all_seeds_reached_says_how_many_did(tmp_path):
     """One of two is a median already; the word for the other is not a cost."""
     runs = [
         write_run(tmp_path / f"{encoder}{seed}", encoder, seed=seed, curve=curve, errors=made(0.1))

@@ -30,7 +30,7 @@ def said(number, slope=1.0, offset=0.0, seed=0):
 # --- Measures ---
 
 
-def test_calibration_error_is_the_formula_of_guo():
+def test_the_calibration_error_equals_the_formula_of_guo():
     confidences, correct = said(500)
     total = 0.0
     for low in range(15):
@@ -45,7 +45,7 @@ def test_calibration_error_is_the_formula_of_guo():
     assert expected_calibration_error(confidences, correct) == pytest.approx(total)
 
 
-def test_cross_entropy_is_the_formula_of_nist():
+def test_the_normalised_cross_entropy_equals_the_formula_of_nist():
     confidences, correct = [0.9, 0.8, 0.3, 0.6], [True, True, False, False]
     share = -4 * math.log2(0.5)
     own = math.log2(0.9) + math.log2(0.8) + math.log2(0.7) + math.log2(0.4)
@@ -61,7 +61,7 @@ def test_one_confidence_that_is_the_accuracy_carries_no_information(right):
     assert area_under_curve(confidences, correct) == 0.5
 
 
-def test_area_is_the_share_of_pairs_in_order():
+def test_the_area_under_the_curve_is_the_share_of_pairs_in_order():
     draw = np.random.default_rng(1)
     confidences, correct = draw.integers(0, 6, 60) / 6, draw.random(60) < 0.4
     good, bad = confidences[correct], confidences[~correct]
@@ -69,7 +69,7 @@ def test_area_is_the_share_of_pairs_in_order():
     assert area_under_curve(confidences, correct) == pytest.approx(np.mean(pairs))
 
 
-def test_what_is_calibrated_is_measured_so():
+def test_calibrated_confidences_have_a_small_calibration_error():
     confidences, correct = said(100_000)
     assert expected_calibration_error(confidences, correct) < 0.01
     expected = np.mean(
@@ -83,20 +83,20 @@ def test_what_is_calibrated_is_measured_so():
 
 
 @pytest.mark.parametrize("outcome", [True, False])
-def test_without_both_outcomes_there_is_nothing_to_tell_apart(outcome):
+def test_with_only_one_outcome_measures_of_discrimination_are_undefined(outcome):
     assert normalised_cross_entropy([0.3, 0.9], [outcome] * 2) is None
     assert area_under_curve([0.3, 0.9], [outcome] * 2) is None
     assert expected_calibration_error([], []) is None
 
 
-def test_certainty_that_is_wrong_costs_much_and_not_everything():
+def test_a_wrong_word_with_confidence_1_has_a_finite_cost():
     value = normalised_cross_entropy([1.0, 1.0, 0.5], [True, False, True])
     share = -(2 * math.log2(2 / 3) + math.log2(1 / 3))
     own = math.log2(1 - EPSILON) + math.log2(EPSILON) + math.log2(0.5)
     assert value == pytest.approx((share + own) / share)
 
 
-def test_bins_hold_every_word_once_and_their_ends_belong_to_the_left():
+def test_each_word_is_in_one_bin_and_bins_include_their_upper_edges():
     rows = reliability([0.0, 0.2, 0.2001, 0.4, 1.0], [1, 0, 1, 1, 1], bins=5)
     assert [row["count"] for row in rows] == [2, 2, 0, 0, 1]
     assert rows[0]["correct"] == 0.5
@@ -109,7 +109,7 @@ def test_bins_hold_every_word_once_and_their_ends_belong_to_the_left():
     assert total == pytest.approx(correct.sum())
 
 
-def test_all_measures_are_plain_values():
+def test_all_confidence_measures_can_be_written_as_json():
     confidences, correct = said(200)
     content = confidence_measures(confidences, correct)
     assert json.loads(json.dumps(content)) == content
@@ -127,7 +127,7 @@ def test_all_measures_are_plain_values():
         ([0.1, 0.2], [True], "2 confidences but 1 words"),
     ],
 )
-def test_what_is_no_confidence_is_refused(confidences, correct, message):
+def test_wrong_confidences_are_refused(confidences, correct, message):
     with pytest.raises(ValueError, match=message):
         confidence_measures(confidences, correct)
 
@@ -136,7 +136,7 @@ def test_what_is_no_confidence_is_refused(confidences, correct, message):
 
 
 @pytest.mark.parametrize(("slope", "offset"), [(0.3, -1.0), (1.0, 0.0), (2.5, 0.7)])
-def test_the_map_is_the_one_that_an_optimiser_finds(slope, offset):
+def test_the_fitted_map_equals_that_of_a_numerical_optimiser(slope, offset):
     confidences, correct = said(300, slope, offset)
     logits = np.log(confidences / (1 - confidences))
 
@@ -150,13 +150,13 @@ def test_the_map_is_the_one_that_an_optimiser_finds(slope, offset):
     assert [fitted.slope, fitted.offset] == pytest.approx(found.x, abs=1e-5)
 
 
-def test_the_map_of_many_words_is_the_true_one():
+def test_the_map_fitted_to_many_words_recovers_the_true_one():
     fitted = Calibration.fit(*said(100_000, 0.5, -0.4))
     assert fitted.slope == pytest.approx(0.5, abs=0.02)
     assert fitted.offset == pytest.approx(-0.4, abs=0.02)
 
 
-def test_a_map_that_is_applied_leaves_little_error():
+def test_applying_the_map_leaves_a_small_calibration_error():
     confidences, correct = said(20_000, 0.4, -0.5)
     fitted = Calibration.fit(confidences, correct)
     others, right = said(20_000, 0.4, -0.5, seed=1)
@@ -167,7 +167,7 @@ def test_a_map_that_is_applied_leaves_little_error():
     assert area_under_curve(mended, right) == pytest.approx(area_under_curve(others, right))
 
 
-def test_a_map_is_that_of_platt_and_stays_a_probability():
+def test_the_map_is_that_of_platt_and_gives_probabilities():
     calibration = Calibration(0.5, -1.0)
     assert calibration.apply(0.8) == pytest.approx(1 / (1 + math.exp(1 - 0.5 * math.log(4))))
     for value in (0.0, 1e-9, 1.0):
@@ -188,12 +188,12 @@ def test_without_words_confidences_stay_as_they_are():
     assert Calibration.fit([], []) == Calibration(1.0, 0.0)
 
 
-def test_a_map_of_no_number_is_refused():
+def test_a_map_with_a_slope_that_is_nan_is_refused():
     with pytest.raises(ValueError, match="slope of the calibration is nan"):
         Calibration(math.nan, 0.0)
 
 
-def test_a_word_is_mended_by_what_other_folds_say():
+def test_a_word_is_calibrated_by_a_map_fitted_to_the_other_folds():
     confidences, correct = said(200, 0.4, -0.5)
     folds = np.arange(200) % 2
     mended = cross_fitted(confidences, correct, folds)

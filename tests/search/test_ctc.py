@@ -89,7 +89,9 @@ def assert_same(one, other):
     ("lm_weight", "length_bonus"), [(0.0, 0.0), (0.0, 0.8), (0.5, 0.0), (1.5, -0.6)]
 )
 @pytest.mark.parametrize(("V", "S"), [(3, 1), (3, 6), (4, 5), (5, 4)])
-def test_a_beam_that_holds_everything_equals_all_alignments(V, S, lm_weight, length_bonus):
+def test_a_beam_that_holds_every_prefix_equals_the_sum_over_all_alignments(
+    V, S, lm_weight, length_bonus
+):
     logits, lengths = frames(S, V=V, seed=V * S)
     language_model = TableLanguageModel(V, seed=S) if lm_weight else None
     search = Beam(beam=400, length_bonus=length_bonus, lm_weight=lm_weight)
@@ -122,7 +124,7 @@ def test_a_narrow_beam_keeps_what_a_search_over_dictionaries_keeps(beam, lm_weig
 
 @pytest.mark.parametrize("lm_weight", [0.0, 0.7])
 @pytest.mark.parametrize("beam", [1, 4, 8])
-def test_an_utterance_does_not_feel_its_batch(beam, lm_weight):
+def test_results_do_not_depend_on_the_rest_of_the_batch(beam, lm_weight):
     logits, lengths = frames(9, 1, 25, 4, 16, V=7, seed=5)
     language_model = TableLanguageModel(7, seed=2) if lm_weight else None
     search, decoder = Beam(beam=beam, lm_weight=lm_weight), Head(7)
@@ -142,7 +144,7 @@ def test_an_utterance_does_not_feel_its_batch(beam, lm_weight):
 
 
 @pytest.mark.parametrize("lm_weight", [0.0, 0.4])
-def test_hypotheses_are_distinct_sorted_and_add_up(lm_weight):
+def test_hypotheses_are_distinct_and_sorted_and_their_score_parts_add_up(lm_weight):
     logits, lengths = frames(30, 12, V=6, seed=1, sharpness=0.5)
     logits[..., EOS] += 5  # what the head must never say
     language_model = TableLanguageModel(6) if lm_weight else None
@@ -179,7 +181,7 @@ def test_scores_approach_the_likelihood_from_below():
     assert best.decoder_score == pytest.approx(-float(loss), abs=0.1)
 
 
-def test_greedy_collapses_the_likeliest_path():
+def test_greedy_search_collapses_the_likeliest_path():
     logits, lengths = frames(50, 31, 1, V=5, seed=2)
     found = Greedy()(Head(5), logits, lengths)
     for row, length in enumerate(lengths.tolist()):
@@ -201,7 +203,7 @@ class Endless(TableLanguageModel):
 
 
 @pytest.mark.parametrize("search", [Greedy(), Beam(), Beam(beam=3, lm_weight=0.3)])
-def test_nothing_that_was_heard_is_cut_looped_or_left_out(search):
+def test_every_spoken_token_is_recognised_exactly_once(search):
     V, labels = 12, [3, 3, 2, 2, 2, *range(2, 12), 5, 5] * 12
     for gap in (1, 2, 7):
         path = [label for spoken in labels for label in (spoken, *[BLANK] * gap)]
@@ -211,7 +213,7 @@ def test_nothing_that_was_heard_is_cut_looped_or_left_out(search):
         assert list(found[0].tokens) == labels
 
 
-def test_an_end_that_the_language_model_excludes_is_not_finished():
+def test_a_hypothesis_that_the_language_model_cannot_end_is_unfinished():
     logits, lengths = frames(5, 3, V=4, seed=1)
     for found in Beam(beam=3, lm_weight=0.5)(Head(4), logits, lengths, Endless(4)):
         assert len(found) == 3
@@ -221,7 +223,7 @@ def test_an_end_that_the_language_model_excludes_is_not_finished():
             assert h.lm_score == pytest.approx(Endless(4).score(h.tokens), abs=1e-5)
 
 
-def test_the_language_model_reads_only_what_has_grown():
+def test_the_language_model_advances_only_hypotheses_that_grew():
     V, path = 6, [BLANK, BLANK, 3, BLANK, BLANK, BLANK]
     logits = 30 * torch.nn.functional.one_hot(torch.tensor([path, path]), V).float()
     language_model = TableLanguageModel(V)

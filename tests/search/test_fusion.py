@@ -21,7 +21,7 @@ def assert_reads(fusion, hypotheses):
             assert row[token] == pytest.approx(model.score([*tokens, token]) - before, abs=1e-5)
 
 
-def test_rows_are_independent_whatever_is_selected_repeated_and_grown():
+def test_rows_are_independent_under_any_selection_repetition_and_growth():
     generator = torch.Generator().manual_seed(3)
     fusion, hypotheses = begin(TableLanguageModel(6, seed=1), 3, CPU), [[], [], []]
     for _ in range(30):
@@ -40,7 +40,7 @@ def test_rows_are_independent_whatever_is_selected_repeated_and_grown():
     assert len({len(tokens) for tokens in hypotheses}) > 1
 
 
-def test_to_follow_is_to_select_and_to_advance_all():
+def test_follow_equals_selecting_and_advancing_all_rows():
     fusion, rows = begin(TableLanguageModel(5), 2, CPU), torch.tensor([1, 0, 1])
     hypotheses = [(), ()]
     for tokens in itertools.islice(itertools.permutations((2, 3, 4)), 4):
@@ -49,7 +49,7 @@ def test_to_follow_is_to_select_and_to_advance_all():
         assert_reads(fusion, hypotheses)
 
 
-def test_only_rows_that_grow_are_read():
+def test_the_language_model_reads_only_rows_that_grow():
     model = TableLanguageModel(5)
     fusion = begin(model, 4, CPU)
     fusion = fusion.advance(torch.tensor([2, 0]), torch.tensor([3, 4]))

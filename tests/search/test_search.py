@@ -117,7 +117,7 @@ def assert_equal_enumeration(found, expected):
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("length_bonus", [0.0, 0.7, -0.5])
 @pytest.mark.parametrize(("V", "S"), [(3, 4), (4, 3), (5, 4)])
-def test_a_beam_that_holds_everything_equals_enumeration(V, S, length_bonus, ctc_weight):
+def test_a_beam_that_holds_every_hypothesis_equals_enumeration(V, S, length_bonus, ctc_weight):
     decoder = Recurrent(V, seed=V + S)
     encoded, lengths = frames(S, seed=S)
     search = Beam(beam=1000, ctc_weight=ctc_weight, length_bonus=length_bonus, nbest=1000)
@@ -127,7 +127,7 @@ def test_a_beam_that_holds_everything_equals_enumeration(V, S, length_bonus, ctc
 
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("lm_weight", "length_bonus"), [(0.4, 0.0), (1.5, 0.7), (0.8, -0.5)])
-def test_with_a_language_model_it_does_too(lm_weight, length_bonus, ctc_weight):
+def test_a_full_beam_with_a_language_model_equals_enumeration(lm_weight, length_bonus, ctc_weight):
     decoder, language_model = Recurrent(4, seed=2), TableLanguageModel(4, seed=5)
     encoded, lengths = frames(4, seed=3)
     options = {"beam": 200, "ctc_weight": ctc_weight, "length_bonus": length_bonus, "nbest": 200}
@@ -142,7 +142,9 @@ def test_with_a_language_model_it_does_too(lm_weight, length_bonus, ctc_weight):
 @pytest.mark.parametrize("lm_weight", [0.0, 0.6])
 @pytest.mark.parametrize("nbest", [None, 1, 3, 10])
 @pytest.mark.parametrize("length_bonus", [0.0, 1.5, -0.5])
-def test_an_early_stop_loses_nothing(length_bonus, nbest, lm_weight):
+def test_stopping_early_gives_the_best_hypotheses_of_the_full_search(
+    length_bonus, nbest, lm_weight
+):
     for seed in range(8):
         decoder = Recurrent(4, seed=seed, eos=1.0)
         language_model = TableLanguageModel(4, seed=seed) if lm_weight else None
@@ -192,7 +194,7 @@ def test_greedy_and_a_beam_of_one_take_the_best_token_at_each_step(seed):
 
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("beam", "lm_weight"), [(1, 0), (2, 0), (5, 0), (8, 0), (1, 0.5), (5, 2)])
-def test_an_utterance_does_not_feel_its_batch(beam, lm_weight, ctc_weight):
+def test_results_do_not_depend_on_the_rest_of_the_batch(beam, lm_weight, ctc_weight):
     decoder = Recurrent(9, seed=1, eos=-0.5)
     language_model = TableLanguageModel(9, seed=1) if lm_weight else None
     encoded, lengths = frames(11, 3, 1, 30, 17, 8, seed=6)
@@ -209,7 +211,7 @@ def test_an_utterance_does_not_feel_its_batch(beam, lm_weight, ctc_weight):
 
 
 @pytest.mark.parametrize("search", [Greedy(), Beam(beam=4, nbest=4), Beam(ctc_weight=1.0)])
-def test_hypotheses_are_distinct_sorted_and_add_up(search):
+def test_hypotheses_are_distinct_and_sorted_and_their_score_parts_add_up(search):
     decoder = Recurrent(8, seed=3)
     encoded, lengths = frames(12, 9, 20, seed=3)
     for found in search(decoder, encoded, lengths):
@@ -223,7 +225,7 @@ def test_hypotheses_are_distinct_sorted_and_add_up(search):
             assert h.score == pytest.approx((1 - w) * h.decoder_score + w * h.ctc_score)
 
 
-def test_the_length_bonus_is_paid_per_token():
+def test_the_length_bonus_is_added_per_token():
     decoder = Recurrent(6, seed=2)
     encoded, lengths = frames(8, seed=2)
     for h in Beam(beam=4, nbest=4, length_bonus=0.9)(decoder, encoded, lengths)[0]:
@@ -249,7 +251,7 @@ class Stubborn(Recurrent):
 
 
 @pytest.mark.parametrize("search", [Greedy(ctc_weight=0), Beam(beam=3, ctc_weight=0, nbest=2)])
-def test_a_decoder_that_never_stops_is_cut_at_the_number_of_frames(search):
+def test_a_decoder_that_never_ends_is_truncated_at_the_number_of_frames(search):
     decoder = Stubborn(6, ctc=False)
     encoded, lengths = frames(7, 4)
     for found, length in zip(search(decoder, encoded, lengths), (7, 4), strict=True):
@@ -260,7 +262,7 @@ def test_a_decoder_that_never_stops_is_cut_at_the_number_of_frames(search):
 
 
 @pytest.mark.parametrize("search", [Greedy(), Beam(beam=3), Beam(beam=3, ctc_weight=1.0)])
-def test_ctc_ends_a_decoder_that_never_stops_when_frames_run_out(search):
+def test_ctc_ends_a_decoder_that_never_ends_when_frames_run_out(search):
     found = search(Stubborn(6), *frames(5, 9))
     assert not any(h.finished for hypotheses in found for h in hypotheses)
     assert all(len(hypotheses[0].tokens) <= S for hypotheses, S in zip(found, (5, 9), strict=True))
@@ -275,7 +277,7 @@ class Endless(TableLanguageModel):
 
 
 @pytest.mark.parametrize("beam", [1, 4])
-def test_a_language_model_that_never_stops_ends_with_the_frames(beam):
+def test_a_language_model_that_never_ends_stops_with_the_frames(beam):
     search = Beam(beam=beam, ctc_weight=0.0, lm_weight=1.0, length_bonus=3.0)
     found = search(Recurrent(6, eos=3.0), *frames(7, 4), Endless(6))
     for hypotheses, length in zip(found, (7, 4), strict=True):
@@ -306,7 +308,7 @@ class Hearing(Recurrent):
 
 @pytest.mark.parametrize("bias", [{2: 4.0}, {2: 4.0, EOS: -8.0}, {EOS: 6.0}, {EOS: -6.0}])
 @pytest.mark.parametrize("lm_weight", [0.0, 0.3])
-def test_what_ctc_heard_keeps_attention_from_looping_and_from_silence(lm_weight, bias):
+def test_ctc_scores_keep_attention_from_looping_and_from_stopping_early(lm_weight, bias):
     labels = [3, 5, 5, 4, 7, 6, 3, 3, 7, 4]
     search = Beam(beam=8, ctc_weight=0.5, lm_weight=lm_weight)
     language_model = TableLanguageModel(8, seed=1, sharpness=0.2) if lm_weight else None
@@ -324,7 +326,7 @@ class Silent(Stubborn):
         return log_probs
 
 
-def test_the_allowance_follows_the_length_that_ctc_expects():
+def test_the_maximum_length_follows_the_length_that_ctc_expects():
     (found,) = Greedy()(Silent(6), *frames(400))[0:1]
     limit = int(2 * 400 * 0.01 + 10)
     assert limit - 1 <= len(found[0].tokens) <= limit
@@ -344,7 +346,7 @@ def test_a_finished_hypothesis_ranks_above_a_better_unfinished_one():
     assert better
 
 
-def test_work_follows_what_is_left():
+def test_each_step_scores_only_the_open_hypotheses():
     decoder = Recurrent(6, ctc=False, eos=50.0)
     found = Beam(beam=4, ctc_weight=0)(decoder, *frames(9, 5, 7))
     assert [hypotheses[0].tokens for hypotheses in found] == [(), (), ()]
@@ -378,7 +380,7 @@ def test_ctc_without_a_head_is_refused():
         Greedy(ctc_weight=0.3)(Recurrent(6, ctc=False), *frames(4))
 
 
-def test_without_a_word_ctc_takes_part_where_it_can():
+def test_by_default_ctc_takes_part_if_the_decoder_has_a_ctc_head():
     for decoder, weight in ((Recurrent(6), 0.3), (Recurrent(6, ctc=False), 0.0)):
         for search in (Greedy, Beam):
             found = search()(decoder, *frames(7, 4))

@@ -114,7 +114,7 @@ def expected(decoder, projected, tokens, search, language_model=None):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("options", [{}, {"length_bonus": -0.4}, {"length_bonus": 0.3}])
-def test_a_beam_that_holds_everything_sums_all_paths(seed, options):
+def test_a_beam_that_holds_every_hypothesis_sums_all_paths(seed, options):
     # One token and BLANK: hypotheses differ in length only, up to the allowance.
     decoder = Lattice(3, seed, blank=0.5)
     x, lengths = frames(4, V=3, seed=seed)
@@ -159,7 +159,7 @@ def test_the_nbest_of_a_wide_beam_are_the_best_of_an_enumeration(seed, options):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_greedy_takes_the_likeliest_step_each_time(seed):
+def test_greedy_search_takes_the_likeliest_step_each_time(seed):
     decoder = Lattice(5, seed, blank=1.0, sharpness=2.0)
     x, lengths = frames(40, 17, 1, V=5, seed=seed, sharpness=2.0)
     found = Greedy()(decoder, x, lengths)
@@ -181,7 +181,7 @@ def test_greedy_takes_the_likeliest_step_each_time(seed):
 
 
 @pytest.mark.parametrize("search", [Greedy(), Beam(beam=4), Beam(beam=4, nbest=3, lm_weight=0.4)])
-def test_company_and_padding_change_nothing(search):
+def test_results_do_not_depend_on_padding_or_on_the_rest_of_the_batch(search):
     decoder = Lattice(6, 1, blank=1.0, sharpness=1.5)
     x, lengths = frames(23, 5, 0, 14, V=6, sharpness=1.5)
     language_model = TableLanguageModel(6) if search.lm_weight else None
@@ -234,7 +234,7 @@ class Cells(Lattice):
         return torch.stack([1 - chance, torch.zeros_like(chance), chance], -1).log()
 
 
-def test_open_hypotheses_that_will_meet_count_together():
+def test_open_hypotheses_that_can_merge_are_not_pruned_too_early():
     # After two steps "" is certain with 0.4, and "a" at frame 1 and "aa" at frame 0 have 0.3 each:
     # neither would overtake it, but "a" becomes "aa" and they have 0.6.
     decoder = Cells([[0.6, 0.5, 0.0], [0.0, 1.0, 0.0]])
@@ -246,7 +246,7 @@ def test_open_hypotheses_that_will_meet_count_together():
         assert [h.tokens for h in others] == ([] if nbest == 1 else [()])
 
 
-def test_a_decoder_that_never_says_blank_is_cut_and_says_so():
+def test_a_decoder_that_never_emits_blank_is_truncated_and_marked():
     decoder = Lattice(4, blank=-math.inf)
     x, lengths = frames(5, 3, V=4)
     for search in (Greedy(), Beam(beam=3)):
@@ -255,7 +255,7 @@ def test_a_decoder_that_never_says_blank_is_cut_and_says_so():
             assert len(h.tokens) >= allowance(size)
 
 
-def test_a_decoder_of_blanks_alone_says_nothing():
+def test_a_decoder_that_emits_only_blanks_gives_an_empty_hypothesis():
     decoder = Lattice(4, blank=50.0)
     x, lengths = frames(30, 11, V=4)
     for search in (Greedy(), Beam(beam=3)):
@@ -288,7 +288,7 @@ def test_a_decoder_that_loops_for_a_while_is_not_truncated():
     assert found[0].finished
 
 
-def test_the_prediction_network_reads_only_what_grew():
+def test_the_prediction_network_advances_only_hypotheses_that_grew():
     decoder = Lattice(6, blank=3.0, sharpness=0.1)
     x, lengths = frames(60, 60, V=6, sharpness=0.1)
     found = Greedy()(decoder, x, lengths)
@@ -296,7 +296,7 @@ def test_the_prediction_network_reads_only_what_grew():
     assert sum(decoder.predicted) == 2 + sum(len(n_best[0].tokens) for n_best in found)
 
 
-def test_scores_that_are_no_numbers_name_the_utterance():
+def test_nan_scores_name_the_utterance():
     decoder = Lattice(4)
     x, lengths = frames(6, 6, V=4)
     x[1, 3] = math.nan
@@ -307,7 +307,7 @@ def test_scores_that_are_no_numbers_name_the_utterance():
 
 @pytest.mark.parametrize("name", sorted(TRANSDUCERS))
 @torch.no_grad()
-def test_a_real_transducer_is_searched_to_its_own_likelihood(name):
+def test_the_score_of_a_real_transducer_equals_its_likelihood(name):
     torch.manual_seed(0)
     decoder = DECODER_BUILDERS[name](16, 4).eval()
     x, lengths = torch.randn(3, 4, 16), torch.tensor([4, 3, 1])

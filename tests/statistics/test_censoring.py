@@ -23,21 +23,21 @@ def censored(costs, reached):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_survival_is_that_of_scipy(seed):
+def test_survival_equals_that_of_scipy(seed):
     costs, reached = some_runs(seed, 15)
     found = survival(costs, reached)
     exact = scipy.stats.ecdf(censored(costs, reached)).sf
     assert found.share == pytest.approx(exact.evaluate(found.costs))
 
 
-def test_a_run_that_never_arrives_counts_as_still_going():
+def test_a_run_that_misses_the_target_is_censored():
     """1, 2 reached; 5, 5, 5 stopped: the median of those that arrived would be 1.5."""
     costs, reached = [1, 2, 5, 5, 5], [True, True, False, False, False]
     assert median_cost(costs, reached).value == math.inf
     assert median_cost(costs, reached).interval[1] == math.inf
 
 
-def test_without_censoring_it_is_the_plain_median():
+def test_without_censoring_the_median_cost_is_the_plain_median():
     costs = [3.0, 1.0, 7.0, 4.0, 9.0]
     assert median_cost(costs, [True] * 5).value == np.median(costs)
     low, high = median_cost(costs, [True] * 5, level=0.99999).interval
@@ -45,7 +45,7 @@ def test_without_censoring_it_is_the_plain_median():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_log_rank_of_few_runs_is_scipys_permutation_test(seed):
+def test_the_log_rank_test_of_few_runs_equals_the_permutation_test_of_scipy(seed):
     (a, came_a), (b, came_b) = some_runs(seed, 5), some_runs(seed + 10, 6)
 
     def statistic(x, y):
@@ -67,7 +67,7 @@ def test_log_rank_of_few_runs_is_scipys_permutation_test(seed):
     assert log_rank(a, came_a, b, came_b) == pytest.approx(exact.pvalue)
 
 
-def test_log_rank_of_many_runs_is_scipys_chi_squared_test():
+def test_the_log_rank_test_of_many_runs_approaches_the_chi_squared_test_of_scipy():
     random = np.random.default_rng(5)
     a, b = random.exponential(1, 80), random.exponential(1.5, 80)
     spent = [np.minimum(costs, 2) for costs in (a, b)]
@@ -81,7 +81,7 @@ def test_scores_of_all_runs_sum_to_zero():
     assert log_rank_scores(*some_runs(7, 40)).sum() == pytest.approx(0, abs=1e-12)
 
 
-def test_three_runs_against_three_prove_nothing_and_four_do():
+def test_three_runs_against_three_cannot_be_significant_and_four_can():
     assert log_rank([1, 2, 3], [True] * 3, [7, 8, 9], [True] * 3) == pytest.approx(2 / 20)
     assert log_rank([1, 2, 3, 4], [True] * 4, [7, 8, 9, 10], [True] * 4) == pytest.approx(2 / 70)
 
@@ -93,6 +93,6 @@ def test_three_runs_against_three_prove_nothing_and_four_do():
         (lambda: survival([1, math.nan], [True, True]), "not finite"),
     ],
 )
-def test_what_cannot_be_estimated_is_refused(call, message):
+def test_quantities_that_cannot_be_estimated_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -70,7 +70,7 @@ def test_a_difference_too_small_to_matter_is_still_a_difference():
         (np.ones(400, int), WORDS, ["a", "b", "c", "d"] * 100, "only 4 speakers", False),
     ],
 )
-def test_a_test_set_that_cannot_tell_says_nothing_even_of_a_large_difference(
+def test_a_test_set_that_is_too_small_decides_nothing_even_for_a_large_difference(
     errors, words, speakers, reason, decidable
 ):
     """Errors could have told the arms apart where there are words and speakers: none is one."""
@@ -80,7 +80,7 @@ def test_a_test_set_that_cannot_tell_says_nothing_even_of_a_large_difference(
     assert found.decidable == decidable
 
 
-def test_neither_few_resamples_nor_few_speakers_are_a_floor_of_p():
+def test_few_resamples_or_speakers_do_not_limit_p():
     """100 draws, 5 speakers and 2 seeds could give no p below 0.01, 2 / 32 and 1 / 3 if counted."""
     names = [f"s{n % 5}" for n in range(400)]
     steady = np.tile(np.arange(400) % 2, (2, 1))
@@ -89,7 +89,7 @@ def test_neither_few_resamples_nor_few_speakers_are_a_floor_of_p():
     assert found.difference.p < 0.001
 
 
-def test_one_seed_each_says_what_was_assumed():
+def test_a_comparison_of_one_seed_each_states_its_assumption():
     random = np.random.default_rng(4)
     a, b = arm(random, 0.1, 1), arm(random, 0.1, 1)
     assert "assumed to be 3 % of the error rate" in said(a, b).scope
@@ -98,7 +98,7 @@ def test_one_seed_each_says_what_was_assumed():
     assert "(3 and 1 seeds)" in said(arm(random, 0.1), b).scope
 
 
-def test_alike_arms_with_one_seed_each_differ_in_one_test_of_twenty():
+def test_equal_arms_with_one_seed_each_differ_in_one_test_of_twenty():
     """Without the assumption, models of different seeds are told apart: as they are different."""
     random = np.random.default_rng(5)
     kinds = {"assumed": 0.03, "models": None}
@@ -114,7 +114,7 @@ def test_alike_arms_with_one_seed_each_differ_in_one_test_of_twenty():
     assert wrong["models"] / 300 > 0.3
 
 
-def test_holm_by_hand():
+def test_holm_adjusted_values_equal_those_worked_out_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == pytest.approx([1, 1])
     levels = holm_levels([0.01, 0.04, 0.03, 0.005])  # 0.03 is not below 0.05 / 2, and ends it
@@ -139,7 +139,7 @@ def test_holm_rejects_what_the_closed_test_of_bonferroni_tests_rejects():
         assert ((p < 1 - holm_levels(p)) == rejected).all()
 
 
-def test_a_family_says_better_of_its_intervals_and_its_adjusted_values_alike():
+def test_intervals_and_adjusted_p_values_of_a_family_agree():
     random = np.random.default_rng(8)
     arms = {
         name: arm(random, rate) for name, rate in zip("abcd", (0.1, 0.1, 0.11, 0.15), strict=True)
@@ -157,7 +157,7 @@ def test_a_family_says_better_of_its_intervals_and_its_adjusted_values_alike():
         assert one.adjusted_p >= alone.adjusted_p == alone.difference.p
 
 
-def test_the_best_of_eight_alike_arms_is_seldom_called_better():
+def test_the_best_of_eight_equal_arms_is_seldom_called_better():
     random = np.random.default_rng(9)
     wrong = 0
     for seed in range(60):

@@ -19,7 +19,7 @@ def table(random, seeds=5, speakers=8, words=500):
     return np.concatenate([errors, np.full((speakers, 1), words)], axis=1)
 
 
-def test_squares_are_those_of_a_two_way_analysis_of_variance():
+def test_mean_squares_equal_those_of_a_two_way_analysis_of_variance():
     """With as many words everywhere the mean squares can be written down cell by cell."""
     blocks = table(np.random.default_rng(0))
     x = blocks[:, :-1] / 500
@@ -39,7 +39,7 @@ def test_squares_are_those_of_a_two_way_analysis_of_variance():
     assert found.speakers == pytest.approx(contrast.var(ddof=1) / number)
 
 
-def test_the_variance_of_the_draws_is_that_of_every_possible_draw():
+def test_the_variance_of_draws_equals_that_over_every_possible_draw():
     """Two seeds of one arm, three speakers: all 4 x 27 resamples written out."""
     random = np.random.default_rng(1)
     blocks = table(random, seeds=2, speakers=3)
@@ -65,7 +65,7 @@ def test_components_are_unbiased():
     assert np.mean(found, axis=0) * 500**2 == pytest.approx(truth, rel=0.05)
 
 
-def test_without_speakers_effects_it_is_a_t_test_over_seeds():
+def test_without_speaker_effects_the_test_is_a_t_test_over_seeds():
     """Speakers all alike: only the seeds scatter."""
     a, b = np.array([50, 53, 55, 58]), np.array([60, 54, 66, 61])
     errors = [np.repeat(arm[:, None], 10, axis=1) for arm in (a, b)]
@@ -78,7 +78,7 @@ def test_without_speakers_effects_it_is_a_t_test_over_seeds():
     assert found.value * 1000 == pytest.approx(b.mean() - a.mean())
 
 
-def test_without_seeds_effects_it_is_a_paired_t_test_over_speakers():
+def test_without_seed_effects_the_test_is_a_paired_t_test_over_speakers():
     random = np.random.default_rng(3)
     a = random.integers(20, 200, 40)
     b = a + random.integers(-20, 40, 40)
@@ -94,7 +94,7 @@ def test_without_seeds_effects_it_is_a_paired_t_test_over_speakers():
     assert not one.seeds_measured
 
 
-def test_p_of_two_models_is_near_that_of_exchanging_their_names_at_each_speaker():
+def test_p_of_two_models_is_close_to_that_of_a_permutation_test_over_speakers():
     random = np.random.default_rng(4)
     a = random.integers(0, 60, 14)
     b = a + random.integers(-5, 12, 14)
@@ -124,7 +124,7 @@ def test_p_and_interval_agree(level):
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("speakers", [6, 20])
-def test_intervals_over_seeds_hold_the_truth_at_least_as_often_as_they_say(seeds, speakers):
+def test_intervals_over_seeds_have_at_least_their_nominal_coverage(seeds, speakers):
     """Seeds as one group of numbers, or speakers alone, would hold it in 60 to 90 %."""
     random = np.random.default_rng([seeds, speakers])
     held = rates = 0

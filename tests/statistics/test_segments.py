@@ -32,7 +32,7 @@ B = [
 ]
 
 
-def test_the_result_is_that_of_nists_program():
+def test_the_result_equals_that_of_the_nist_program():
     """sc_stats of sctk 2.4.10, -t mapsswe, given these alignments: 9 segments, Z 1.348."""
     found = matched_pairs(REFERENCES, A, B)
     assert len(found.segments) == 9
@@ -54,12 +54,12 @@ def test_the_result_is_that_of_nists_program():
         ("", "a b c d e f", [(6, 0)]),
     ],
 )
-def test_segments_end_at_two_words_that_both_have_right(a, b, expected):
+def test_segments_end_at_two_words_that_both_systems_have_right(a, b, expected):
     places = [errors_by_place(["a b c d e f"], [text])[0] for text in (a, b)]
     assert segment(*places) == expected
 
 
-def test_cutting_a_string_of_places_by_an_expression_gives_the_same_segments():
+def test_segments_equal_those_cut_by_a_regular_expression():
     """Right words are g, errors are letters of their own; two g in a row are cut at."""
     random = np.random.default_rng(0)
     for boundary in (1, 2, 3):
@@ -76,7 +76,7 @@ def test_cutting_a_string_of_places_by_an_expression_gives_the_same_segments():
             assert segment(a, b, boundary) == expected
 
 
-def test_alike_systems_are_called_different_in_one_test_of_twenty():
+def test_equal_systems_are_called_different_in_one_test_of_twenty():
     random = np.random.default_rng(1)
     words = [" ".join(f"w{n}" for n in range(20))] * 60
 
@@ -90,13 +90,13 @@ def test_alike_systems_are_called_different_in_one_test_of_twenty():
     assert wrong / 300 == pytest.approx(0.05, abs=0.035)
 
 
-def test_exchanging_the_systems_changes_the_sign_alone():
+def test_exchanging_the_systems_changes_only_the_sign():
     ab, ba = matched_pairs(REFERENCES, A, B), matched_pairs(REFERENCES, B, A)
     assert ab.z == -ba.z
     assert ab.p == ba.p
 
 
-def test_what_cannot_be_tested_is_refused():
+def test_inputs_that_cannot_be_tested_are_refused():
     with pytest.raises(ValueError, match="0 segments with errors"):
         matched_pairs(REFERENCES, REFERENCES, REFERENCES)
     with pytest.raises(ValueError, match="6 references, 5 and 6"):

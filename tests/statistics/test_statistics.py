@@ -32,7 +32,7 @@ def test_independent_errors_give_the_binomial_half_width():
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
-def test_interval_agrees_with_scipy(level):
+def test_the_interval_agrees_with_scipy(level):
     random = np.random.default_rng(2)
     words = random.integers(1, 40, 200)
     errors = random.binomial(words, random.beta(1, 9, 200))
@@ -50,7 +50,7 @@ def test_interval_agrees_with_scipy(level):
     assert ours == pytest.approx((theirs.low, theirs.high), rel=0.02)
 
 
-def test_difference_agrees_with_scipy():
+def test_the_difference_agrees_with_scipy():
     random = np.random.default_rng(4)
     words = random.integers(5, 40, 150)
     a, b = random.binomial(words, 0.12), random.binomial(words, 0.10)
@@ -68,7 +68,7 @@ def test_difference_agrees_with_scipy():
     assert ours.interval == pytest.approx((theirs.low, theirs.high), abs=0.001)
 
 
-def test_resampling_speakers_is_resampling_their_sums():
+def test_resampling_speakers_equals_resampling_their_sums():
     random = np.random.default_rng(6)
     words = random.integers(1, 30, 300)
     errors = random.binomial(words, 0.2)
@@ -108,7 +108,7 @@ def of_speakers(random, number, mean=0.1):
 
 @pytest.mark.parametrize("number", [5, 10])
 @pytest.mark.parametrize("level", [0.95, 1 - 0.05 / 3])
-def test_intervals_of_few_speakers_hold_the_true_rate_as_often_as_they_say(number, level):
+def test_intervals_of_few_speakers_have_their_nominal_coverage(number, level):
     """A plain percentile interval: 84 % instead of 95 % with 5 speakers, 89 % with 10."""
     random = np.random.default_rng(number)
     repetitions, held, differences = 500, 0, 0
@@ -124,7 +124,7 @@ def test_intervals_of_few_speakers_hold_the_true_rate_as_often_as_they_say(numbe
 
 
 @pytest.mark.parametrize(("number", "t"), [(5, 2.776), (10, 2.262), (2000, 1.961)])
-def test_an_interval_is_the_percentiles_stretched_by_students_t(number, t):
+def test_an_interval_is_the_percentile_interval_widened_by_students_t(number, t):
     random = np.random.default_rng(10)
     errors, words = random.integers(0, 9, number), np.full(number, 10)
     rates = errors[random.integers(number, size=(40_000, number))].mean(axis=1) / 10
@@ -138,7 +138,7 @@ def test_a_rate_is_never_below_zero():
     assert bootstrap_interval([0, 0, 0, 0, 3], [10] * 5)[0] == 0
 
 
-def test_a_system_that_is_better_by_as_much_everywhere_has_no_scatter():
+def test_a_constant_difference_has_an_interval_of_width_0():
     difference = bootstrap_difference([2, 3, 4, 2, 3], [1, 2, 3, 1, 2], [10] * 5)
     assert difference.value == pytest.approx(-0.1)
     assert difference.interval == pytest.approx((-0.1, -0.1))

@@ -13,7 +13,7 @@ def test_four_trials_give_the_published_arithmetic():
     assert found[[0, 1, 3]] == pytest.approx([0.2875, 0.233333, 0.20], abs=1e-6)
 
 
-def test_it_is_the_mean_of_the_best_of_all_subsets_not_of_all_draws():
+def test_the_expected_best_is_the_mean_over_all_subsets_not_over_draws_with_replacement():
     """Dodge et al. draw with replacement, which gives .246875 for two of these trials."""
     values = np.random.default_rng(0).random(7)
     for n, found in enumerate(expected_best(values), 1):
@@ -23,14 +23,14 @@ def test_it_is_the_mean_of_the_best_of_all_subsets_not_of_all_draws():
     assert expected_best(TRIALS)[1] < with_replacement
 
 
-def test_it_is_right_on_average_whatever_the_number_of_trials():
+def test_the_expected_best_is_unbiased_for_any_number_of_trials():
     """Trials from 0 to 1, evenly: the best of n is 1 / (n + 1)."""
     random = np.random.default_rng(1)
     mean = np.mean([expected_best(random.random(6)) for _ in range(5000)], axis=0)
     assert mean == pytest.approx(1 / np.arange(2, 8), abs=0.006)
 
 
-def test_intervals_hold_the_truth_for_a_third_of_the_trials_and_end_at_half():
+def test_intervals_have_their_coverage_up_to_a_third_of_the_trials_and_end_at_half():
     random = np.random.default_rng(2)
     held = np.zeros(20)
     truth = 0.1 + 0.1 / np.arange(2, 22)

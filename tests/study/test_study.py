@@ -64,7 +64,7 @@ def without_places(rows: list[dict]) -> list[dict]:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
-def test_every_shipped_study_resolves_and_gives_every_arm_as_many_trials(path):
+def test_every_shipped_study_resolves_and_gives_every_arm_the_same_number_of_trials(path):
     shipped = read_study(path)
     assert shipped.name == path.stem
     plan = Plan(shipped)
@@ -118,9 +118,7 @@ def test_a_mistake_in_a_recipe_names_the_arm_before_anything_runs(tmp_path):
     assert not (tmp_path / "study").exists()
 
 
-def test_a_corpus_that_is_not_there_is_prepared_once_at_the_rate_of_the_features(
-    tmp_path, monkeypatch
-):
+def test_a_missing_corpus_is_prepared_once_at_the_rate_of_the_features(tmp_path, monkeypatch):
     made = []
 
     def prepare(corpus, output, *, sample_rate):
@@ -143,7 +141,7 @@ def test_a_corpus_that_is_not_there_is_prepared_once_at_the_rate_of_the_features
 # --- tuning ---
 
 
-def test_draws_are_distributed_as_their_range_says_and_reach_both_whole_bounds():
+def test_draws_have_the_distribution_of_their_range_and_reach_both_integer_bounds():
     ranges = {
         "a": Range(low=1e-4, high=1e-2, scale="log"),
         "b": Range(low=0.0, high=0.3),
@@ -187,7 +185,7 @@ def test_a_study_tunes_each_arm_on_validation_and_trains_its_best_settings_with_
     assert f"Cost of all training: {digits(counted)} device-hours" in result["remarks"][-1]
 
 
-def test_a_smaller_budget_is_a_point_of_the_curve_and_is_not_paid_for_twice(tmp_path):
+def test_a_smaller_budget_is_a_point_of_the_curve_and_costs_nothing_extra(tmp_path):
     run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal"))
     rows = read_rows(tmp_path / "study")
     for point in (r for r in rows if r["role"] == "point"):
@@ -239,7 +237,7 @@ def test_the_best_trial_has_the_lowest_rate_of_the_metric_that_chose_its_model(t
 
 
 @pytest.mark.parametrize("damage", ["process", "ledger", "result"])
-def test_an_error_about_one_unit_is_a_failure_of_this_unit_alone(tmp_path, damage):
+def test_an_error_in_one_unit_fails_this_unit_alone(tmp_path, damage):
     worst = max((u.recipe for u in Plan(study()).trials if u.arm == "lstm"), key=wer_of)
 
     class Breaks(Fake):
@@ -273,7 +271,7 @@ def test_an_error_about_one_unit_is_a_failure_of_this_unit_alone(tmp_path, damag
 PAGE = {"files": [Path("report.html")]}
 
 
-def test_a_run_that_is_damaged_after_its_unit_ended_does_not_cost_the_page(tmp_path, monkeypatch):
+def test_a_run_damaged_after_its_unit_ended_does_not_prevent_the_page(tmp_path, monkeypatch):
     folder = tmp_path / "study"
     first = run_study(study(), folder, runner=Fake(tmp_path / "journal"))
     run = Path(next(r["run"] for r in first["rows"] if r["role"] == "final"))
@@ -288,7 +286,9 @@ def test_a_run_that_is_damaged_after_its_unit_ended_does_not_cost_the_page(tmp_p
     assert second["rows"] == first["rows"]
 
 
-def test_a_page_that_cannot_be_written_leaves_the_rows_and_says_so(tmp_path, monkeypatch, caplog):
+def test_a_page_that_cannot_be_written_is_reported_and_the_rows_are_kept(
+    tmp_path, monkeypatch, caplog
+):
     def fails(*_, **__):
         raise KeyError("no colour")
 
@@ -311,7 +311,9 @@ def test_an_arm_whose_trials_all_fail_has_no_final_runs_and_says_so(tmp_path):
     assert {r["arm"] for r in result["rows"] if r["role"] == "final"} == {"minlstm"}
 
 
-def test_what_failed_is_done_again_when_asked_and_its_first_attempt_stays_paid(tmp_path):
+def test_failed_units_are_retried_on_request_and_the_first_attempt_still_counts_in_the_cost(
+    tmp_path,
+):
     def fails(verb, recipe):
         return 2 * (recipe["seed"] == 2)
 
@@ -325,7 +327,7 @@ def test_what_failed_is_done_again_when_asked_and_its_first_attempt_stays_paid(t
     assert all(r["device_hours"] > 210 / 3600 for r in finals if r["seed"] == 2)
 
 
-def test_failures_of_one_arm_alone_are_not_tried_again_as_all_must_be_tuned_alike(tmp_path):
+def test_failures_of_one_arm_alone_are_not_retried_because_all_arms_are_tuned_alike(tmp_path):
     best = min((u.recipe for u in Plan(study()).trials if u.arm == "lstm"), key=wer_of)
 
     def fails(verb, recipe):
@@ -337,7 +339,7 @@ def test_failures_of_one_arm_alone_are_not_tried_again_as_all_must_be_tuned_alik
     assert read_rows(tmp_path / "study") == first["rows"]
 
 
-def test_a_failed_unit_that_another_process_works_on_is_left_to_it_and_named(
+def test_a_failed_unit_that_another_process_holds_is_skipped_and_named(
     tmp_path, caplog, monkeypatch
 ):
     def fails(verb, recipe):
@@ -378,7 +380,7 @@ def start(folder: Path, seconds: float = 0.02):
     return process
 
 
-def test_a_study_killed_again_and_again_has_the_rows_of_one_that_was_not(tmp_path, unbroken):
+def test_a_study_killed_repeatedly_has_the_rows_of_an_uninterrupted_one(tmp_path, unbroken):
     draw_moment = random.Random(time.time_ns())
     killed = 0
     for kill in range(KILLS):
@@ -412,7 +414,7 @@ def test_two_processes_at_once_do_every_unit_exactly_once(tmp_path, unbroken):
     assert len(done) == len(set(done)) == 2 * (6 + 4) + 4
 
 
-def test_a_claim_outlives_its_owner_in_a_child_that_still_works(tmp_path):
+def test_a_lock_stays_held_while_a_child_of_its_dead_owner_still_works(tmp_path):
     held = take(tmp_path / "unit" / ".claim")
     assert take(tmp_path / "unit" / ".claim") is None
     with subprocess.Popen(["sleep", "60"], pass_fds=[held.fileno()]) as child:
@@ -423,7 +425,7 @@ def test_a_claim_outlives_its_owner_in_a_child_that_still_works(tmp_path):
     assert not is_taken(tmp_path / "unit" / ".claim")
 
 
-def test_a_study_told_to_end_loses_nothing_and_goes_on(tmp_path, unbroken):
+def test_a_study_that_gets_sigterm_loses_nothing_and_resumes(tmp_path, unbroken):
     class Interrupted(Fake):
         def __call__(self, arguments, **options):
             if len(self.environments) == 3 and not self.stopped:
@@ -445,9 +447,7 @@ def test_a_study_told_to_end_loses_nothing_and_goes_on(tmp_path, unbroken):
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-def test_a_study_stops_within_its_minutes_and_a_copy_of_its_folder_goes_on(
-    tmp_path, unbroken, deaf
-):
+def test_a_study_stops_at_its_time_limit_and_a_copy_of_its_folder_resumes(tmp_path, unbroken, deaf):
     class Endless(Fake):
         def __call__(self, arguments, **options):
             if len(self.environments) < 3:
@@ -473,15 +473,13 @@ def test_a_study_stops_within_its_minutes_and_a_copy_of_its_folder_goes_on(
     assert kept == [{**row, "device_hours": 0} for row in unbroken]
 
 
-def test_a_study_of_no_minutes_is_refused(tmp_path):
+def test_a_time_limit_of_0_minutes_is_refused(tmp_path):
     with pytest.raises(ValueError, match="--minutes 0: expects more than 0"):
         run_study(study(), tmp_path / "study", minutes=0, runner=Fake(tmp_path / "journal"))
 
 
 @pytest.mark.parametrize(("killings", "ended"), [(2, "done"), (9, "failed")])
-def test_a_run_that_a_signal_killed_goes_on_unless_it_happens_again_and_again(
-    tmp_path, killings, ended
-):
+def test_a_run_killed_by_a_signal_is_resumed_a_limited_number_of_times(tmp_path, killings, ended):
     left = [killings]
 
     def killed(verb, recipe):
@@ -499,7 +497,7 @@ def test_a_run_that_a_signal_killed_goes_on_unless_it_happens_again_and_again(
         assert row["reason"].startswith("killed by SIGKILL 3 times")
 
 
-def test_what_an_attempt_spent_before_its_first_update_is_paid_once(tmp_path):
+def test_the_cost_of_an_attempt_before_its_first_update_counts_once(tmp_path):
     """The next attempt takes it over from the heartbeat: no line of the ledger tells of it."""
 
     class Killed(Fake):
@@ -522,7 +520,7 @@ def test_what_an_attempt_spent_before_its_first_update_is_paid_once(tmp_path):
             )
 
 
-def test_children_are_the_real_command_and_end_together(tmp_path):
+def test_children_run_the_real_command_and_are_stopped_together(tmp_path):
     children = Children()
     options = {"environment": dict(os.environ), "held": []}
     assert children(["--version"], log=tmp_path / "a.txt", **options) == 0
@@ -558,7 +556,7 @@ def run(folder: Path, described, **options):
     return run_study(described, folder / "study", runner=Fake(folder / "journal"), **options)
 
 
-def test_a_file_that_changed_is_refused_and_named_and_its_status_says_so(tmp_path):
+def test_a_changed_study_file_is_refused_and_named_also_by_status(tmp_path):
     run(tmp_path, study())
     registered = (tmp_path / "study" / "study.json").read_text()
     changed = study(seeds=[1, 2, 3])
@@ -576,7 +574,7 @@ def test_a_file_that_changed_is_refused_and_named_and_its_status_says_so(tmp_pat
         run(tmp_path, study())
 
 
-def test_a_study_whose_recipes_are_spelt_otherwise_is_the_same_study(tmp_path):
+def test_a_study_whose_recipes_are_written_differently_is_the_same_study(tmp_path):
     """As one registered with paths in a checkout, before recipes had names."""
     arm = {"encoder": "LSTM", "overrides": ["--encoder.dim=16", "--encoder.layers=1"]}
     before = run(tmp_path, study(arms={"a": arm}))["rows"]
@@ -590,7 +588,7 @@ def test_a_study_whose_recipes_are_spelt_otherwise_is_the_same_study(tmp_path):
         run(tmp_path, spelt)
 
 
-def test_the_hash_is_of_what_the_file_means_and_stands_in_every_row(tmp_path):
+def test_every_row_holds_the_hash_of_the_resolved_study(tmp_path):
     shuffled = study(**dict(reversed(STUDY.items())))
     run(tmp_path, study())
     run(tmp_path, shuffled)
@@ -601,7 +599,7 @@ def test_the_hash_is_of_what_the_file_means_and_stands_in_every_row(tmp_path):
     assert registered["amendments"] == []
 
 
-def test_an_amendment_adds_to_a_study_and_is_recorded_beside_the_rows_before_it(tmp_path):
+def test_an_amendment_extends_a_study_and_is_recorded_with_the_rows_it_found(tmp_path):
     before = run(tmp_path, study())["rows"]
     result = run(tmp_path, study(seeds=[1, 2, 3]), amend=True)
     assert len(result["rows"]) == len(before) + 2 * 2  # final and point of each arm
@@ -615,14 +613,14 @@ def test_an_amendment_adds_to_a_study_and_is_recorded_beside_the_rows_before_it(
     assert any("after 4 final runs" in remark for remark in result["remarks"])
 
 
-def test_an_amendment_tells_a_new_arm_by_its_name_alone(tmp_path):
+def test_an_amendment_names_a_new_arm_by_its_name_alone(tmp_path):
     run(tmp_path, study())
     arms = STUDY["arms"] | {"more.recent": STUDY["arms"]["lstm"]}
     result = run(tmp_path, study(arms=arms), amend=True)
     assert any(r.endswith(": study.arms.more.recent.") for r in result["remarks"])
 
 
-def test_a_shell_whose_file_another_one_amended_stops_and_leaves_the_new_results(
+def test_a_process_whose_study_was_amended_by_another_stops_and_keeps_the_new_results(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(devices, "cores", lambda: [0, 1])
@@ -650,7 +648,7 @@ def test_a_shell_whose_file_another_one_amended_stops_and_leaves_the_new_results
     assert sorted(r["seed"] for r in rows if r["role"] == "final") == [1, 1, 2, 2, 3, 3]
 
 
-def test_an_amendment_that_would_change_what_was_run_is_refused(tmp_path):
+def test_an_amendment_that_would_change_finished_runs_is_refused(tmp_path):
     run(tmp_path, study())
     tuning = STUDY["tuning"] | {"budget": {"updates": 150}}
     with pytest.raises(ValueError, match="trained with other settings.*another name"):
@@ -671,7 +669,7 @@ def test_another_corpus_is_refused(tmp_path):
 # --- parts, devices ---
 
 
-def test_a_part_of_the_matrix_is_run_and_the_rest_stays_missing(tmp_path):
+def test_a_selection_is_run_and_the_rest_stays_missing(tmp_path):
     part = Selection(arms=["lstm"], seeds=[2])
     rows = run(tmp_path, study(), selection=part)["rows"]
     assert {(r["arm"], r["seed"]) for r in rows if r["role"] == "final"} == {("lstm", 2)}
@@ -695,7 +693,7 @@ def test_runs_have_the_threads_of_the_study_and_no_more_at_a_time_than_cores(tmp
         run_study(study(threads=2), tmp_path / "study", workers=3, runner=fake)
 
 
-def test_threads_are_shared_by_the_workers_and_stay_those_of_the_first_start(tmp_path, monkeypatch):
+def test_threads_are_shared_by_the_workers_and_fixed_at_the_first_start(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "cores", lambda: list(range(8)))
     part = Selection(arms=["lstm"])
     for workers, selection in ((4, part), (1, Selection())):
@@ -714,9 +712,7 @@ def test_threads_are_shared_by_the_workers_and_stay_those_of_the_first_start(tmp
         ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, ["4", "5", "7"]),  # the batch script itself
     ],
 )
-def test_a_worker_has_a_gpu_to_itself_and_a_task_of_a_launcher_its_own(
-    monkeypatch, launcher, expected
-):
+def test_each_worker_has_a_gpu_to_itself_also_under_a_launcher(monkeypatch, launcher, expected):
     for name in list(os.environ):
         if name.startswith("SLURM_") or name in devices.LAUNCHED:
             monkeypatch.delenv(name)
@@ -744,7 +740,7 @@ def named_gpus(monkeypatch, uuids: dict[str, str]) -> None:
     monkeypatch.setattr(devices.torch.cuda, "get_device_properties", properties.__getitem__)
 
 
-def test_two_shells_never_share_a_device():
+def test_two_processes_never_share_a_device():
     free = [devices.Slot(("gpu-a",), "0"), devices.Slot(("gpu-b",), "1")]
     first, second = (devices.take_slot(free) for _ in range(2))
     assert [first[0].devices, second[0].devices] == ["0", "1"]
@@ -777,7 +773,7 @@ def test_runs_of_many_threads_and_of_few_never_share_a_core(monkeypatch):
     release(given_back, again)
 
 
-def test_a_gpu_is_one_device_whatever_its_number_is_in_a_process(monkeypatch):
+def test_a_gpu_is_locked_by_its_uuid_whatever_its_number_is_in_a_process(monkeypatch):
     options = real_recipe(Path("corpus"), trainer={"accelerator": "auto"}).trainer
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     taken = []
@@ -788,7 +784,7 @@ def test_a_gpu_is_one_device_whatever_its_number_is_in_a_process(monkeypatch):
     release(*taken[:2])
 
 
-def test_devices_are_locked_in_one_place_per_user_that_is_refused_when_it_is_anothers(
+def test_device_locks_are_in_one_folder_per_user_and_a_folder_of_another_user_is_refused(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -823,7 +819,7 @@ def test_a_study_waits_for_the_device_of_another_study_and_says_so(tmp_path, mon
 
 
 @pytest.mark.slow
-def test_a_study_of_tone_speech_from_the_command_to_the_page(tmp_path, capsys, monkeypatch):
+def test_the_study_command_on_tone_speech_writes_the_page(tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(devices, "lock_folder", lambda: tmp_path / "devices")
     os.chdir(tmp_path)

@@ -30,7 +30,7 @@ AWKWARD = ["", " ", "a", "é日本", "a  b", " lead and trail ", "it's", "\u2581
         ("... !?", ""),
     ],
 )
-def test_english_does_what_it_documents(text, expected):
+def test_the_english_normaliser_follows_its_documentation(text, expected):
     assert english(text) == expected
 
 
@@ -45,7 +45,7 @@ def test_normalising_twice_changes_nothing():
             assert normalise(once) == once, repr(text)
 
 
-def test_the_other_normalisers():
+def test_other_normalisers_are_chosen_by_name():
     assert normaliser("none")(" A,  b ") == " A,  b "
     assert lower(" A,  b\n") == "a, b"
     with pytest.raises(ValueError, match="'french': choose one of none, lower, english"):
@@ -53,7 +53,7 @@ def test_the_other_normalisers():
 
 
 @pytest.mark.parametrize("name", NORMALISERS)
-def test_what_is_typed_in_two_ways_is_one_text(name):
+def test_composed_and_decomposed_characters_give_the_same_text(name):
     for text in ("\u00e9t\u00e9", "\u00c5ngstr\u00f6m", "\ud55c\uad6d\uc5b4", "vi\u1ec7t"):
         typed = {normaliser(name)(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")}
         assert len(typed) == 1
@@ -71,7 +71,7 @@ def test_what_is_typed_in_two_ways_is_one_text(name):
         ("[a]b", "b"),
     ],
 )
-def test_tags_are_what_brackets_hold(text, left):
+def test_tags_in_brackets_are_removed(text, left):
     assert without_tags(text) == left
 
 
@@ -93,11 +93,11 @@ def test_tags_are_what_brackets_hold(text, left):
         ("\u0915\u094d\u200d\u092f\u093e", "", "zero-width joiners are lost"),
     ],
 )
-def test_what_the_english_normaliser_is_not_for(text, language, why):
+def test_texts_in_other_languages_are_recognised_as_not_english(text, language, why):
     assert not_english(text, language) == why
 
 
-def test_lower_loses_no_sign_of_a_script():
+def test_lower_keeps_every_sign_of_a_script():
     for text in (
         "\u0645\u06cc\u200c\u062e",
         "\u0915\u094d\u200d\u092f\u093e",

@@ -26,7 +26,7 @@ from asr.text.scoring import (
         ([], "wer"),
     ],
 )
-def test_texts_without_spaces_are_told_by_their_characters(references, metric):
+def test_texts_without_spaces_are_scored_by_characters(references, metric):
     assert telling_metric(references) == metric
 
 
@@ -71,7 +71,7 @@ def test_score_equals_jiwer_on_the_pooled_set():
         (["", "a"], ["", "a"], 0.0),
     ],
 )
-def test_awkward_texts_are_scored_as_stated(references, hypotheses, rate):
+def test_edge_cases_are_scored_as_documented(references, hypotheses, rate):
     assert scored(references, hypotheses)["wer"]["rate"] == rate
 
 
@@ -83,17 +83,17 @@ def test_awkward_texts_are_scored_as_stated(references, hypotheses, rate):
         (["a"], ["a", "b"], "1 references but 2 hypotheses"),
     ],
 )
-def test_a_score_that_cannot_be_is_refused(references, hypotheses, message):
+def test_an_impossible_score_is_refused(references, hypotheses, message):
     with pytest.raises(ValueError, match=message):
         scored(references, hypotheses)
 
 
-def test_nothing_pools_to_nothing():
+def test_pooling_sums_counts_and_no_alignments_give_zeros():
     assert pooled([]) == characters([], []) == Alignment(0, 0, 0, 0)
     assert pooled([Alignment(1, 2, 3, 4), Alignment(1, 0, 0, 6)]) == Alignment(2, 2, 3, 10)
 
 
-def test_what_is_typed_in_two_ways_is_no_error():
+def test_composed_and_decomposed_characters_are_no_error():
     alignments, _ = align(["caf\u00e9 a"], ["cafe\u0301 a"])
     assert score(alignments, ["caf\u00e9 a"], ["cafe\u0301 a"])["cer"]["rate"] == 0
     assert hits(["e\u0301"], ["\u00e9"]) == [[True]]

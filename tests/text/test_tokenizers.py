@@ -30,7 +30,7 @@ def tokenizer(request):
     return TOKENIZERS[request.param]()
 
 
-def test_texts_of_known_characters_survive(tokenizer):
+def test_texts_of_known_characters_survive_a_round_trip(tokenizer):
     if isinstance(tokenizer, Characters) and "t" not in tokenizer.characters:
         texts = ["a cab", "bac'a", ""]
     else:
@@ -42,7 +42,7 @@ def test_texts_of_known_characters_survive(tokenizer):
 
 
 @pytest.mark.parametrize("text", AWKWARD)
-def test_anything_encodes_within_the_vocabulary_and_decodes(tokenizer, text):
+def test_any_text_encodes_within_the_vocabulary_and_decodes(tokenizer, text):
     ids = tokenizer.encode(text)
     assert all(UNKNOWN <= i < tokenizer.vocabulary_size for i in ids)
     assert isinstance(tokenizer.decode(ids), str)
@@ -53,13 +53,13 @@ def test_every_id_decodes(tokenizer):
         assert isinstance(tokenizer.decode([i]), str)
 
 
-def test_blank_and_eos_are_silent(tokenizer):
+def test_blank_and_eos_decode_to_nothing(tokenizer):
     ids = tokenizer.encode("a")
     assert tokenizer.decode([BLANK, EOS, *ids, EOS, BLANK]) == "a"
     assert tokenizer.decode([BLANK, EOS]) == ""
 
 
-def test_what_was_never_seen_is_unknown_and_visible(tokenizer):
+def test_unseen_characters_are_decoded_as_a_visible_unknown_mark(tokenizer):
     assert tokenizer.encode("a\u65e5").count(UNKNOWN) == 1
     assert "\ufffd" in tokenizer.decode(tokenizer.encode("a\u65e5"))
 
@@ -73,7 +73,7 @@ def test_the_state_survives_json_and_restores_an_equal_tokenizer(tokenizer):
         assert again.encode(text) == tokenizer.encode(text)
 
 
-def test_it_travels_to_another_process(tokenizer):
+def test_a_tokenizer_can_be_pickled(tokenizer):
     again = pickle.loads(pickle.dumps(tokenizer))
     assert again.encode("turn on") == tokenizer.encode("turn on")
 
@@ -91,13 +91,13 @@ def test_the_order_of_the_texts_does_not_matter_to_characters():
 
 @pytest.mark.parametrize("make", [Characters, SentencePiece])
 @pytest.mark.parametrize("texts", [[], [""], iter(())])
-def test_no_text_is_an_error(make, texts):
+def test_training_without_text_is_an_error(make, texts):
     with pytest.raises(ValueError, match="the training texts are empty"):
         make(texts)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-def test_too_large_a_vocabulary_shrinks_and_says_so(caplog, kind):
+def test_a_vocabulary_that_is_too_large_is_reduced_with_a_warning(caplog, kind):
     with caplog.at_level(logging.WARNING):
         tokenizer = SentencePiece(["ab ab", "ba"], size=500, kind=kind)
     assert tokenizer.vocabulary_size < 30
@@ -105,20 +105,20 @@ def test_too_large_a_vocabulary_shrinks_and_says_so(caplog, kind):
     assert tokenizer.decode(tokenizer.encode("ab ba")) == "ab ba"
 
 
-def test_too_small_a_vocabulary_grows_to_the_characters(caplog):
+def test_a_vocabulary_that_is_too_small_is_enlarged_to_hold_the_characters(caplog):
     with caplog.at_level(logging.WARNING):
         tokenizer = SentencePiece(TEXTS, size=3)
     assert "instead of 3" in caplog.text
     assert tokenizer.decode(tokenizer.encode(TEXTS[0])) == TEXTS[0]
 
 
-def test_a_size_that_fits_is_met_exactly(caplog):
+def test_a_vocabulary_size_that_fits_is_met_exactly(caplog):
     with caplog.at_level(logging.WARNING):
         assert SentencePiece(TEXTS, size=45).vocabulary_size == 45
     assert caplog.text == ""
 
 
-def test_pieces_shorten_what_was_seen():
+def test_frequent_words_become_few_pieces():
     tokenizer = SentencePiece(TEXTS * 10, size=80)
     assert len(tokenizer.encode("turn the light")) < len("turn the light") / 2
 
@@ -135,7 +135,7 @@ def test_a_foreign_state_is_refused():
             restore(state)
 
 
-def test_pieces_spell_what_the_ids_stand_for():
+def test_pieces_spell_the_text_of_their_ids():
     for tokenizer in (Characters(TEXTS), SentencePiece(TEXTS, size=50)):
         pieces = tokenizer.pieces()
         assert len(pieces) == tokenizer.vocabulary_size
@@ -145,7 +145,7 @@ def test_pieces_spell_what_the_ids_stand_for():
             assert spelt.removeprefix("\u2581") == text.replace(" ", "\u2581")
 
 
-def test_an_alphabet_is_composed_and_that_of_a_trained_model_stays_as_it_is():
+def test_a_given_alphabet_is_composed_and_that_of_a_trained_model_is_kept():
     assert Characters((), alphabet="te\u0301").characters == "t\u00e9"
     old = {"class": "Characters", "characters": "et\u0301"}  # of decomposed texts
     assert restore(old).state() == old

@@ -35,7 +35,7 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def test_every_batch_has_a_shape_at_any_speed_and_shapes_are_few(corpus):
+def test_every_batch_fits_one_of_a_few_shapes_at_any_speed(corpus):
     draw = np.random.default_rng(0)
     seconds = [0.3, 17.0, *draw.gamma(8.0, 1.5, 400).clip(0.5, 16.0)]
     num_tokens = [int(15 * s * draw.uniform(0.5, 1.0)) for s in seconds]
@@ -56,7 +56,7 @@ def test_every_batch_has_a_shape_at_any_speed_and_shapes_are_few(corpus):
     assert np.median(waste) < 1.25 * 1.1 / 0.9
 
 
-def test_a_larger_batch_holds_the_same_and_else_nothing():
+def test_a_padded_batch_holds_the_same_values_and_otherwise_zeros():
     encoded, lengths, tokens, token_lengths = utterances()
     shapes = Shapes([0.1, 0.15, 0.2, 2.0], [9, 3, 5, 30], 8.0, [1.0], 0.01)
     filled = shapes.pad((encoded, lengths, tokens, token_lengths))
@@ -70,7 +70,7 @@ def test_a_larger_batch_holds_the_same_and_else_nothing():
 
 
 @pytest.mark.parametrize("name", list(tiny.DECODER_BUILDERS))
-def test_rows_of_no_utterance_change_no_term_of_a_decoder(name):
+def test_empty_rows_do_not_change_the_loss_of_a_decoder(name):
     decoder = tiny.decoder(name)
     given = utterances()
     expected = decoder.loss(*given)
@@ -88,7 +88,7 @@ def test_rows_of_no_utterance_change_no_term_of_a_decoder(name):
 
 
 @pytest.mark.parametrize("name", list(tiny.ENCODER_BUILDERS))
-def test_rows_of_no_utterance_change_nothing_of_an_encoder(name):
+def test_empty_rows_do_not_change_the_output_of_an_encoder(name):
     torch.manual_seed(0)
     encoder = tiny.ENCODER_BUILDERS[name](tiny.NUM_MELS).eval()
     x, lengths = torch.randn(2, 37, tiny.NUM_MELS), torch.tensor([37, 21])
@@ -102,7 +102,7 @@ def test_rows_of_no_utterance_change_nothing_of_an_encoder(name):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-def test_compiling_is_a_phase_of_its_own_inside_any_other(tmp_path):
+def test_compilation_is_charged_to_its_own_phase_inside_any_other(tmp_path):
     torch._dynamo.reset()
     ledger, entered = Ledger(tmp_path, torch.device("cpu"), writes=False), []
     enter = ledger.enter
@@ -140,7 +140,7 @@ def recipe(corpus, encoder, **trainer):
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("encoder", ["LSTM", "Transformer"])
-def test_a_compiled_run_learns_what_one_that_is_not_does(
+def test_a_compiled_run_has_the_losses_of_one_that_is_not(
     corpus, tmp_path, caplog, encoder, backend, monkeypatch
 ):
     torch._dynamo.reset()
@@ -179,7 +179,7 @@ def test_a_compiled_run_has_the_same_shapes_on_a_gpu(corpus, tmp_path, monkeypat
 
 @pytest.mark.filterwarnings("default:::torch")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-def test_no_compiled_region_makes_the_table_of_positions_that_it_keeps():
+def test_the_cached_table_of_positions_is_made_outside_of_compiled_regions():
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = build_model(
@@ -202,7 +202,7 @@ def test_no_compiled_region_makes_the_table_of_positions_that_it_keeps():
 @pytest.mark.filterwarnings("default:::torch")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_no_gradient_begins_a_new_step_of_cuda_graphs_where_the_last_region_has_none():
+def test_a_last_region_without_gradient_does_not_begin_a_new_step_of_cuda_graphs():
     """By the rules of torch's own manager of graphs, which is told what it would be on a GPU."""
     from torch._inductor.cudagraph_trees import CUDAGraphTreeManager
 

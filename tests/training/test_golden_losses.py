@@ -80,7 +80,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), list(GOLDEN))
-def test_a_speech_model_has_the_losses_that_it_always_had(corpus, tmp_path, encoder, decoder):
+def test_the_losses_of_a_speech_model_equal_the_recorded_ones(corpus, tmp_path, encoder, decoder):
     keys = {"dim": 16, "channels": 4, "dropout": 0.1}
     tree = {
         "data": {"corpus": str(corpus), "max_batch_seconds": 8.0},
@@ -94,7 +94,7 @@ def test_a_speech_model_has_the_losses_that_it_always_had(corpus, tmp_path, enco
     assert losses(tmp_path / "run") == pytest.approx(GOLDEN[encoder, decoder], rel=1e-3)
 
 
-def test_a_language_model_has_the_losses_that_it_always_had(tmp_path):
+def test_the_losses_of_a_language_model_equal_the_recorded_ones(tmp_path):
     save_model(tiny_model(), tmp_path / "speech", {})
     words = ["ab", "ba", "ca", "abc", "cab", "bc"]
     (tmp_path / "text.txt").write_text("\n".join(f"ab {a} {b}" for a in words for b in words))

@@ -43,7 +43,7 @@ def sessions(folder: Path) -> int:
     return sum(e["event"] == "start" for e in read_ledger(path)) if path.exists() else 0
 
 
-def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_that_was_not(tmp_path):
+def test_a_run_killed_repeatedly_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
     make_corpus(tmp_path / "corpus", train=120, validation=12)
     tree = strict_yaml.tree_of(
         recipe(

@@ -13,7 +13,7 @@ from tests.training.test_train import recipe
 
 
 @pytest.mark.parametrize("gradient", [1.0, math.inf, math.nan])
-def test_a_rehearsal_changes_neither_weights_nor_what_comes_after_it(gradient):
+def test_rehearsing_the_optimizer_changes_neither_weights_nor_later_updates(gradient):
     torch.manual_seed(0)
     layers = [torch.nn.Linear(3, 2) for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
@@ -32,7 +32,7 @@ def test_a_rehearsal_changes_neither_weights_nor_what_comes_after_it(gradient):
         assert torch.equal(one, other)
 
 
-def test_a_run_of_one_process_keeps_its_folder_and_logs_whatever_its_launcher_numbers_it(
+def test_a_run_of_one_process_writes_its_folder_and_logs_under_any_launcher_rank(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(rank_zero_only, "rank", 3)  # as in the fourth task of a SLURM step

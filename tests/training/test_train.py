@@ -76,7 +76,7 @@ def assert_equal_weights(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("encoder", list(ENCODERS))
-def test_a_language_of_tones_is_learnt(corpus, tmp_path, encoder):
+def test_a_model_learns_to_recognise_tones(corpus, tmp_path, encoder):
     line = train(
         recipe(
             corpus,
@@ -110,7 +110,7 @@ class KilledError(Exception):
         (CheckpointCallback, "save", 2),
     ],
 )
-def test_a_run_that_dies_and_resumes_is_the_run_that_did_not(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     corpus, tmp_path, monkeypatch, kind, moment, number
 ):
     given = recipe(corpus, trainer={"accelerator": "cpu", "checkpoint_every_seconds": 0.0})
@@ -138,7 +138,7 @@ def test_a_run_that_dies_and_resumes_is_the_run_that_did_not(
     assert json.loads((tmp_path / "broken" / "ledger.json").read_text())["sessions"] == 2
 
 
-def test_a_finished_run_with_a_larger_budget_goes_on(corpus, tmp_path):
+def test_a_finished_run_continues_with_a_larger_budget(corpus, tmp_path):
     train(recipe(corpus), tmp_path / "parts")
     train(recipe(corpus, budget={"updates": 15}), tmp_path / "parts")
     train(recipe(corpus, budget={"updates": 15}), tmp_path / "whole")
@@ -159,9 +159,7 @@ def test_a_run_folder_belongs_to_one_recipe_and_one_process(corpus, tmp_path):
         check_folder(recipe(corpus, seed=2), folder)
 
 
-def test_what_differs_is_named_with_both_values_and_what_may_change_does_not_count(
-    corpus, tmp_path
-):
+def test_changed_keys_are_named_with_both_values_and_free_keys_may_change(corpus, tmp_path):
     folder = tmp_path / "run"
     with claimed(recipe(corpus), folder):
         (folder / "ledger.json").write_text("{}")
@@ -176,7 +174,7 @@ def test_what_differs_is_named_with_both_values_and_what_may_change_does_not_cou
     assert "encoder: was LSTM, is now Transformer" in str(error.value)
 
 
-def test_a_recipe_of_before_a_key_existed_goes_on(corpus, tmp_path):
+def test_a_run_whose_recipe_lacks_a_newer_key_resumes(corpus, tmp_path):
     with claimed(recipe(corpus), tmp_path / "run"):
         (tmp_path / "run" / "ledger.json").write_text("{}")
     path = tmp_path / "run" / "recipe.yaml"
@@ -202,7 +200,7 @@ def test_other_data_under_the_same_path_are_refused(tmp_path):
     assert (tmp_path / "run" / "last.ckpt").exists()
 
 
-def test_a_corpus_that_moved_is_the_same_and_another_one_is_not(tmp_path, caplog):
+def test_a_moved_corpus_is_accepted_and_another_corpus_is_refused(tmp_path, caplog):
     make_corpus(tmp_path / "here", train=40, validation=4)
     train(recipe(tmp_path / "here"), tmp_path / "run")
     make_corpus(tmp_path / "other", train=39, validation=4)
@@ -216,7 +214,7 @@ def test_a_corpus_that_moved_is_the_same_and_another_one_is_not(tmp_path, caplog
     assert line["updates"] == 14
 
 
-def test_a_budget_that_is_spent_already_is_told(corpus, tmp_path, caplog):
+def test_a_budget_that_is_already_spent_is_reported(corpus, tmp_path, caplog):
     train(recipe(corpus, budget={"updates": 8}), tmp_path / "run")
     train(recipe(corpus, budget={"updates": 5}), tmp_path / "run")
     assert "budget.updates 5 reached before: nothing is left to train" in caplog.text
@@ -240,7 +238,7 @@ def test_a_resumed_run_keeps_its_tokenizer(corpus, tmp_path):
             "width": 32, "layers": 1, "heads": 2, "ctc_weight": 0.0}}}, "no CTC head"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_before_training_and_leaves_nothing(
+def test_settings_that_do_not_fit_are_refused_before_training_and_leave_nothing(
     corpus, tmp_path, keys, message
 ):
     with pytest.raises(ValueError, match=message):
@@ -261,7 +259,7 @@ def test_what_does_not_fit_is_refused_before_training_and_leaves_nothing(
         ("augmentation", "time_masks", -1),
     ],
 )
-def test_senseless_numbers_are_refused_by_name(corpus, section, key, value):
+def test_impossible_numbers_are_refused_by_name(corpus, section, key, value):
     keys = {"data": {"corpus": "x"}, section: {"corpus": "x", key: value}}
     if section != "data":
         del keys[section]["corpus"]
@@ -280,7 +278,7 @@ def test_utterances_that_ctc_cannot_align_are_counted(tmp_path, caplog, monkeypa
     assert "left out of the CTC loss" in caplog.text
 
 
-def test_a_run_folder_tells_its_whole_story(corpus, tmp_path):
+def test_a_run_folder_holds_recipe_environment_ledger_and_models(corpus, tmp_path):
     given = recipe(corpus)
     train(given, tmp_path)
     assert strict_yaml.read(Recipe, strict_yaml.load_file(tmp_path / "recipe.yaml")) == given
@@ -354,7 +352,7 @@ def test_the_best_model_has_the_lowest_rate_of_the_metric_then_of_the_other(
     assert line["finished"]
 
 
-def test_a_run_that_began_without_a_metric_goes_on_with_the_wer(corpus, tmp_path):
+def test_a_run_that_began_without_a_metric_resumes_with_the_wer(corpus, tmp_path):
     train(recipe(corpus, budget={"updates": 6}), tmp_path)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
     before, metric = state.pop("best"), state.pop("metric")
@@ -373,7 +371,7 @@ def test_a_budget_is_needed(corpus):
         recipe(corpus, budget={})
 
 
-def test_updates_without_a_finite_gradient_are_skipped_counted_and_at_last_fatal(
+def test_updates_without_a_finite_gradient_are_skipped_and_counted_and_too_many_are_fatal(
     corpus, tmp_path, monkeypatch, caplog
 ):
     original, until = SpeechModule.mean, 5
@@ -407,14 +405,14 @@ def test_the_schedule_rises_linearly_and_falls_with_the_inverse_square_root():
     assert constant.rate(10000) == 1.0
 
 
-def test_the_default_run_name_tells_recipe_encoder_and_seed(corpus):
+def test_the_default_run_name_holds_recipe_encoder_and_seed(corpus):
     name = run_name(Path("recipes/fsdd.yaml"), ["--encoder", "recipes/encoders/x-small.yaml"],
                     recipe(corpus))  # fmt: skip
     assert name == "fsdd-x-small-seed1"
     assert run_name(Path("a.yaml"), [], recipe(corpus)) == "a-lstm-seed1"
 
 
-def test_a_finished_run_is_left_as_it_is(corpus, tmp_path, caplog):
+def test_a_finished_run_is_left_unchanged(corpus, tmp_path, caplog):
     first = train(recipe(corpus), tmp_path)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     with caplog.at_level(logging.INFO):
@@ -440,7 +438,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen:
     )
 
 
-def test_processes_share_the_stream_and_the_ledger_and_another_number_of_them_goes_on(
+def test_processes_share_the_stream_and_the_ledger_and_their_number_may_change_on_resuming(
     corpus, tmp_path
 ):
     given = recipe(corpus, augmentation={}, validation={"every_updates": 4}, budget={"updates": 6})
@@ -479,7 +477,7 @@ def test_processes_share_the_stream_and_the_ledger_and_another_number_of_them_go
 @pytest.mark.parametrize(
     ("number", "processes"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)]
 )
-def test_a_run_told_to_end_saves_everything_and_goes_on(corpus, tmp_path, number, processes):
+def test_a_run_that_gets_sigterm_saves_its_state_and_resumes(corpus, tmp_path, number, processes):
     given = recipe(
         corpus,
         budget={"updates": 200 if processes == 1 else 60},
@@ -513,9 +511,7 @@ def test_a_run_told_to_end_saves_everything_and_goes_on(corpus, tmp_path, number
     assert_equal_weights(tmp_path / "whole", run)
 
 
-def test_audio_on_the_device_changes_no_number_and_a_run_may_die_and_resume(
-    corpus, tmp_path, monkeypatch
-):
+def test_the_device_cache_changes_no_loss_and_a_run_with_it_resumes(corpus, tmp_path, monkeypatch):
     data = {"corpus": str(corpus), "max_batch_seconds": 12.0}
     on_device = recipe(corpus, data={**data, "device_cache": True})
     train(recipe(corpus), tmp_path / "host")
@@ -535,7 +531,7 @@ def test_audio_on_the_device_changes_no_number_and_a_run_may_die_and_resume(
 
 
 @pytest.mark.parametrize(("precision", "close"), [("fp16", 0.02), ("bf16", 0.1)])
-def test_recurrent_kernels_in_16_bits_learn_the_same_and_the_run_says_what_they_are(
+def test_recurrent_kernels_in_16_bits_have_close_losses_and_the_run_names_them(
     corpus, tmp_path, caplog, precision, close
 ):
     losses = {}
@@ -552,7 +548,7 @@ def test_recurrent_kernels_in_16_bits_learn_the_same_and_the_run_says_what_they_
     assert f"recurrent kernel: {last['recurrent_kernel']}" in caplog.text
 
 
-def test_an_optimiser_for_a_gpu_is_fused_and_one_for_a_cpu_is_torchs_choice():
+def test_the_optimiser_is_fused_on_a_gpu_and_the_default_of_torch_on_a_cpu():
     model = torch.nn.Linear(3, 2)
     for device, fused in (("cuda", True), ("cpu", None)):
         built = OptimizerOptions().build(model, torch.device(device))

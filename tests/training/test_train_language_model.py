@@ -56,7 +56,7 @@ def recipe(place, kind="LSTM", budget=None, **keys):
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "NGram", "Transformer"])
-def test_a_trained_model_has_the_perplexity_that_its_run_wrote_down(place, tmp_path, kind):
+def test_a_trained_model_has_the_perplexity_that_its_run_recorded(place, tmp_path, kind):
     last = train_language_model(recipe(place, kind), tmp_path / "run")
     assert last["finished"]
     trained = load_language_model(tmp_path / "run")
@@ -84,7 +84,7 @@ def arpa_file(path, *words):
     return {"class_path": "NGram", "init_args": {"order": 1, "arpa": str(path)}}
 
 
-def test_an_arpa_file_is_read_and_no_text_counted(place, tmp_path):
+def test_an_arpa_file_replaces_counting_text(place, tmp_path):
     model = arpa_file(tmp_path / "lm.arpa", "<unk>", "▁", "a", "b", "c")
     last = train_language_model(recipe(place, "NGram", language_model=model), tmp_path / "run")
     assert (last["tokens"], last["reason"]) == (0, f"{tmp_path / 'lm.arpa'} read")
@@ -119,7 +119,7 @@ def test_text_comes_from_files_gzipped_files_and_transcripts(place, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["text.txt", "text.gz"])
-def test_a_sentence_ends_with_its_line_and_nowhere_else(tmp_path, name):
+def test_each_line_is_one_sentence(tmp_path, name):
     # With a byte order mark, ends of lines of Windows, and separators that are not of lines.
     content = "\ufeffab  ca\r\n \t\r\nb\u2028a\x0cc\nba".encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
@@ -127,7 +127,7 @@ def test_a_sentence_ends_with_its_line_and_nowhere_else(tmp_path, name):
     assert found == ["ab  ca", "b\u2028a\x0cc", "ba"]
 
 
-def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path):
+def test_a_file_that_is_not_text_is_refused_in_one_line(tmp_path):
     packed = gzip.compress(b"ab ba ca\n" * 500)
     flipped = bytes([*packed[:10], packed[10] | 6, *packed[11:]])  # a block of no known type
     contents = {
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_batches_are_a_pure_function_of_the_position(place):
+def test_batches_depend_only_on_seed_and_position(place):
     options = TextOptions(
         train=[str(place / "text.txt")], validation=str(place / "held.txt"), max_batch_tokens=100
     )
@@ -159,7 +159,7 @@ def test_batches_are_a_pure_function_of_the_position(place):
     assert all(tokens.shape[0] * (tokens.shape[1] + 1) <= 100 for tokens, _ in first)
 
 
-def test_a_run_told_to_end_goes_on_as_if_nothing_had_been(place, tmp_path):
+def test_a_run_that_gets_sigterm_resumes_like_an_uninterrupted_one(place, tmp_path):
     given = recipe(place, budget={"updates": 400}, validation={"every_updates": 200})
     strict_yaml.dump(strict_yaml.tree_of(given), tmp_path / "recipe.yaml")
     run = tmp_path / "run"
@@ -186,7 +186,7 @@ def test_a_run_told_to_end_goes_on_as_if_nothing_had_been(place, tmp_path):
 
 
 @pytest.mark.parametrize("changed", ["text.txt", "held.txt"])
-def test_a_run_does_not_go_on_with_a_text_that_has_changed(place, tmp_path, changed):
+def test_a_run_is_not_resumed_with_a_changed_text(place, tmp_path, changed):
     for name in ("text.txt", "held.txt"):
         (tmp_path / name).write_text((place / name).read_text())
     text = {"train": [str(tmp_path / "text.txt")], "validation": str(tmp_path / "held.txt")}
@@ -215,7 +215,7 @@ def test_a_speech_model_keeps_the_language_model_that_it_was_given(place, tmp_pa
     assert after.recognise(waves, lengths) == before
 
 
-def test_other_tokens_are_refused_in_one_line(place, tmp_path):
+def test_a_language_model_with_other_tokens_is_refused_in_one_line(place, tmp_path):
     train_language_model(recipe(place, "NGram"), tmp_path / "lm")
     other = tiny_model()
     other.tokenizer = Characters(["xyz "])
@@ -233,7 +233,7 @@ def test_other_tokens_are_refused_in_one_line(place, tmp_path):
         ({"language_model": "Conformer"}, "Conformer"),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(place, tmp_path, capsys, keys, message):
+def test_wrong_options_are_one_line_and_leave_nothing(place, tmp_path, capsys, keys, message):
     strict_yaml.dump(strict_yaml.tree_of(recipe(place)), tmp_path / "recipe.yaml")
     words = [word for key, value in keys.items() for word in (f"--{key}", value)]
     command = ["train", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / "run"), *words]
@@ -244,7 +244,7 @@ def test_mistakes_are_one_line_and_leave_nothing(place, tmp_path, capsys, keys, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_language_model_that_the_search_would_not_ask_is_refused(place, tmp_path, capsys):
+def test_a_language_model_without_a_weight_in_the_search_is_refused(place, tmp_path, capsys):
     train_language_model(recipe(place, "NGram"), tmp_path / "lm")
     words = ["evaluate", str(place / "speech"), "--corpus", str(place / "corpus")]
     given = [*words, "--language-model", str(tmp_path / "lm"), "--output", str(tmp_path / "out")]

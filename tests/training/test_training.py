@@ -51,7 +51,7 @@ def options(**keys):
     ],
     ids=["ctc", "attention and ctc"],
 )  # fmt: skip
-def test_an_update_of_three_batches_is_the_step_of_the_mean_over_their_tokens(
+def test_an_update_of_three_batches_equals_the_step_on_their_mean_per_token(
     corpus, tmp_path, decoder
 ):
     given = recipe(
@@ -147,7 +147,7 @@ class Stopping(L.Callback):
         Stopping.resumed = state["seen"]
 
 
-def test_loggers_callbacks_and_a_profiler_are_named_by_a_recipe(corpus, tmp_path, caplog):
+def test_a_recipe_may_name_loggers_callbacks_and_a_profiler(corpus, tmp_path, caplog):
     here = __name__
     stopping = {"class_path": f"{here}.Stopping", "init_args": {"after": 3}}
     given = recipe(
@@ -182,7 +182,7 @@ def test_loggers_callbacks_and_a_profiler_are_named_by_a_recipe(corpus, tmp_path
     assert Stopping.resumed == 3
 
 
-def test_a_callback_of_lightnings_watches_a_metric(corpus, tmp_path):
+def test_a_lightning_callback_can_monitor_a_metric(corpus, tmp_path):
     watching = {
         "class_path": "EarlyStopping",
         "init_args": {"monitor": "validation_loss", "mode": "max", "patience": 1},
@@ -208,12 +208,12 @@ def test_a_callback_of_lightnings_watches_a_metric(corpus, tmp_path):
         ({"accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches 0: expects 1 or more"),
     ],
 )  # fmt: skip
-def test_what_a_recipe_names_wrongly_is_refused(corpus, keys, message):
+def test_wrong_names_of_loggers_and_callbacks_are_refused(corpus, keys, message):
     with pytest.raises(ValueError, match=message):
         recipe(corpus, trainer=options(**keys))
 
 
-def test_a_strategy_that_is_not_there_is_refused_in_one_line(corpus, tmp_path):
+def test_an_unknown_strategy_is_refused_in_one_line(corpus, tmp_path):
     given = recipe(corpus, trainer=options(strategy="abacus"))
     with pytest.raises(ValueError, match="trainer: .*abacus"):
         train(given, tmp_path / "run")
@@ -258,7 +258,7 @@ def trainer(folder, **keys):
     )  # fmt: skip
 
 
-def test_validate_has_the_word_error_rate_of_evaluate(corpus, run, tmp_path):
+def test_trainer_validate_gives_the_word_error_rate_of_evaluate(corpus, run, tmp_path):
     module = SpeechModule.load(run)
     data = SpeechDataModule(module.recipe, module.model.tokenizer.state())
     (found,) = trainer(tmp_path).validate(module, datamodule=data, verbose=False)
@@ -267,7 +267,7 @@ def test_validate_has_the_word_error_rate_of_evaluate(corpus, run, tmp_path):
     assert 0 < found["validation_wer"] < 1.5
 
 
-def test_fit_takes_the_updates_of_a_run_and_resumes_at_the_next_batch(corpus, tmp_path):
+def test_trainer_fit_makes_the_updates_of_a_run_and_resumes_at_the_next_batch(corpus, tmp_path):
     given = recipe(corpus, budget={"updates": 6})
     train(given, tmp_path / "run")
     expected = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["model"]
@@ -311,7 +311,7 @@ def test_folders_of_a_newer_format_are_refused(corpus, tmp_path):
         path.write_text(before)
 
 
-def test_a_checkpoint_of_the_first_format_goes_on(corpus, tmp_path):
+def test_a_checkpoint_of_the_first_format_resumes(corpus, tmp_path):
     train(recipe(corpus, budget={"updates": 7}), tmp_path / "old")
     path = tmp_path / "old" / "last.ckpt"
     state = torch.load(path, weights_only=True)
@@ -324,7 +324,7 @@ def test_a_checkpoint_of_the_first_format_goes_on(corpus, tmp_path):
     assert_equal_weights(tmp_path / "whole", tmp_path / "old")
 
 
-def test_the_readmes_trainer_validates_and_trains_on(corpus, run, tmp_path, monkeypatch):
+def test_the_readme_example_with_a_trainer_validates_and_trains(corpus, run, tmp_path, monkeypatch):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     (source,) = [
         code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "L.Tr" in code
