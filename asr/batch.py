@@ -14,7 +14,7 @@ positional argument after their tensor. Masks are True at valid positions and Fa
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,6 +62,23 @@ class Batch:
             name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **changed)
+
+
+class Share(NamedTuple):
+    """The rows of a batch that one process (rank) trains on.
+
+    Attributes:
+        items: items of the data set, one per row.
+        rows: places of these rows in the whole batch.
+        total: number of rows of the whole batch.
+        idle: whether the batch has too few rows for this rank. Then the rank repeats the shortest
+            row with weight 0, because all ranks compute gradients together.
+    """
+
+    items: list[int]
+    rows: list[int]
+    total: int
+    idle: bool = False
 
 
 def mask(lengths: Tensor, time: int) -> Tensor:

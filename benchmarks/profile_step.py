@@ -205,7 +205,7 @@ class Bench(L.Callback):
     @torch.inference_mode()
     def encoding(self, repeats: int) -> float:
         """Audio-hours per device-hour of features and encoder alone, on the longest batch."""
-        batch = self.data.source.longest_batch().to(self.device)
+        batch = self.data.longest_batch().to(self.device)
         heard = float(batch.wave_lengths.sum()) / self.module.recipe.features.sample_rate
         taken = []
         with self.trainer.precision_plugin.forward_context():

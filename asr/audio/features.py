@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr.batch import mask
+from asr.batch import Share, mask
 from asr.kernels.torchaudio_functional import resample
 
 WINDOW_SECONDS = (25, 1000)  # 25 ms as a fraction, so that samples per window are exact
 HOP_SECONDS = (10, 1000)
 LOWEST_HERTZ = 20.0
+NOISE_SEED = 15_485_863  # distance between the seeds of the noise of two rows
 FLOOR = 1e-6  # power below which a mel bin counts as silent; keeps the logarithm finite
 
 
@@ -130,9 +131,10 @@ def _mel(hertz: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """The keys of ``augmentation`` in a recipe: training only, seeded by the update.
+    """The keys of ``augmentation`` in a recipe: training only, seeded by the batch and the row.
 
-    Everything but the noise itself is drawn on the CPU, so every device applies the same masks.
+    Everything but the noise itself is drawn on the CPU, so every device applies the same masks. An
+    utterance meets the same augmentation for any number of processes that share its batch.
 
     Args:
         speed: speed factors, of which one is drawn for each batch (Ko et al. 2015); [1.0] turns it
@@ -164,9 +166,17 @@ class Augmentation:
                 raise ValueError(f"augmentation.{name} {getattr(self, name)}: expects 0 or more")
 
     def perturb(
-        self, waves: Tensor, lengths: Tensor, sample_rate: int, seed: int
+        self,
+        waves: Tensor,
+        lengths: Tensor,
+        sample_rate: int,
+        seed: int,
+        share: Share | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Changes the speed, then adds noise: (B, N), (B,) -> (B, N'), (B,)."""
+        """Changes the speed, then adds noise: (B, N), (B,) -> (B, N'), (B,).
+
+        ``share`` names the rows if they are only a part of their batch.
+        """
         draw = torch.Generator().manual_seed(seed)
         factor = self.speed[int(torch.randint(len(self.speed), (), generator=draw))]
         if factor != 1:
@@ -176,37 +186,59 @@ class Augmentation:
             waves = resample(waves, heard // divisor, wanted // divisor)
             lengths = (lengths * (wanted // divisor) / (heard // divisor)).ceil().long()
         if self.noise_probability:
-            waves = self._noise(waves, lengths, draw)
+            waves = self._noise(waves, lengths, draw, share or _all_rows(waves))
         return waves, lengths
 
-    def _noise(self, waves: Tensor, lengths: Tensor, draw: torch.Generator) -> Tensor:
+    def _noise(self, waves: Tensor, lengths: Tensor, draw: torch.Generator, share: Share) -> Tensor:
         low, high = self.noise_snr_db
         device = waves.device
-        chosen = torch.rand(len(waves), generator=draw) < self.noise_probability  # (B,)
-        decibels = low + (high - low) * torch.rand(len(waves), generator=draw)  # (B,)
+        total, rows = share.total, share.rows
+        chosen = (torch.rand(total, generator=draw) < self.noise_probability)[rows]  # (B,)
+        decibels = low + (high - low) * torch.rand(total, generator=draw)[rows]  # (B,)
         real = mask(lengths, waves.shape[1])
         power = (waves.square() * real).sum(1) / lengths.clamp(min=1)  # (B,)
-        scale = (power * 10 ** (-decibels.to(device) / 10)).sqrt() * chosen.to(device)
-        on_device = torch.Generator(device).manual_seed(draw.initial_seed())
-        noise = torch.randn(waves.shape, generator=on_device, device=device)
+        scale = (power * 10 ** (-decibels.to(device) / 10)).sqrt()
+        noise = torch.zeros_like(waves)
+        # The noise of a row depends neither on the other rows nor on the padding.
+        for place in chosen.nonzero()[:, 0].tolist():
+            number = draw.initial_seed() + NOISE_SEED * (1 + rows[place])
+            on_device = torch.Generator(device).manual_seed(number)
+            length = int(lengths[place])
+            noise[place, :length] = torch.randn(length, generator=on_device, device=device)
         return waves + noise * scale[:, None]
 
-    def spec_augment(self, x: Tensor, lengths: Tensor, seed: int) -> Tensor:
-        """(B, T, F), (B,) -> (B, T, F) with bands of bins and of frames set to 0, the mean."""
-        B, T, bins = x.shape
+    def spec_augment(
+        self, x: Tensor, lengths: Tensor, seed: int, share: Share | None = None
+    ) -> Tensor:
+        """(B, T, F), (B,) -> (B, T, F) with bands of bins and of frames set to 0, the mean.
+
+        ``share`` names the rows if they are only a part of their batch.
+        """
+        T, bins = x.shape[1:]
+        share = share or _all_rows(x)
         draw = torch.Generator().manual_seed(seed)
-        sizes = torch.full((B,), bins, device=x.device)
-        hidden = _bands(sizes, bins, self.frequency_masks, self.frequency_width, draw)[:, None, :]
-        times = _bands(lengths, T, self.time_masks, self.time_width, draw)[:, :, None]
+        sizes = torch.full((len(x),), bins, device=x.device)
+        frequency = self.frequency_masks, self.frequency_width
+        hidden = _bands(sizes, bins, *frequency, draw, share)[:, None, :]
+        times = _bands(lengths, T, self.time_masks, self.time_width, draw, share)[:, :, None]
         return x.masked_fill(hidden | times, 0.0)
 
 
-def _bands(sizes: Tensor, length: int, number: int, width: float, draw: torch.Generator) -> Tensor:
+def _all_rows(x: Tensor) -> Share:
+    """(B, ...) -> the share of a process that trains on the whole batch."""
+    rows = list(range(len(x)))
+    return Share(rows, rows, len(x))
+
+
+def _bands(
+    sizes: Tensor, length: int, number: int, width: float, draw: torch.Generator, share: Share
+) -> Tensor:
     """(B,) sizes -> (B, length) bool, the union of ``number`` random bands inside each size.
 
     The bands are drawn on the CPU, to be equal for every device, and made on that of ``sizes``.
     """
-    shares = torch.rand(2, len(sizes), number, generator=draw).to(sizes.device, non_blocking=True)
+    drawn = torch.rand(2, share.total, number, generator=draw)[:, share.rows]
+    shares = drawn.to(sizes.device, non_blocking=True)  # (2, B, number)
     widths = shares[0] * width * sizes[:, None]  # (B, number)
     starts = shares[1] * (sizes[:, None] - widths)
     at = torch.arange(length, device=sizes.device)[None, None]  # (1, 1, length)

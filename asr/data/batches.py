@@ -1,11 +1,12 @@
 """Orders training and validation batches by size; training can resume at any batch."""
 
 import bisect
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from asr.batch import Share
 
 
 def bucket(
@@ -33,7 +34,7 @@ class BatchStream:
     """The endless sequence of training batches, which can start anywhere and depends on the seed.
 
     The epochs follow one another, each in a new random order. The sequence does not depend on the
-    number of ranks: rank r of R takes the batches r, r + R, r + 2R and so on.
+    number of ranks, which share each batch.
     """
 
     def __init__(
@@ -81,6 +82,39 @@ class BatchStream:
             epoch, skip = epoch + 1, 0
 
 
+def split(sizes: Sequence[float], number: int) -> list[list[int]]:
+    """Splits the rows of a batch among ranks so that the largest padded size is smallest.
+
+    A group holds rows of neighbouring sizes; its padded size is its largest size times its number
+    of rows. No group is empty if there are enough rows.
+
+    Args:
+        sizes: size of each row.
+        number: number of groups.
+
+    Returns:
+        The rows of each group in increasing order; the first group holds the largest row.
+    """
+    order = np.argsort(-np.asarray(sizes), kind="stable").tolist()
+    bound = sum(sizes) / number  # no split is better
+    while True:
+        # Each group takes as many rows as the bound allows, and the next bound is the smallest
+        # that lets one of the groups take another row.
+        groups: list[list[int]] = []
+        at, higher = 0, np.inf
+        for later in reversed(range(number)):
+            most, count = len(order) - at - later, 1
+            while count < most and (count + 1) * sizes[order[at]] <= bound:
+                count += 1
+            if count < most:
+                higher = min(higher, (count + 1) * sizes[order[at]])
+            groups.append(sorted(order[at : at + count]))
+            at += count
+        if at >= len(order):
+            return groups
+        bound = higher
+
+
 class BatchSource:
     """Training and validation batches for any number of ranks, from any position on.
 
@@ -103,9 +137,24 @@ class BatchSource:
         self.stream = BatchStream(train.sizes, max_batch_size, seed, curriculum)
 
     def train_batches(self, position: int = 0, rank: int = 0, num_ranks: int = 1) -> Iterable[Any]:
-        """Yields a rank's batches without end; ``position`` counts earlier batches of all ranks."""
-        rows = itertools.islice(self.stream.batches(position), rank, None, num_ranks)
-        return self.load_batches(self.train, rows)
+        """Yields a rank's shares of the batches without end; see ``shares``."""
+        shares = self.shares(position, rank, num_ranks)
+        return self.load_batches(self.train, (share.items for share in shares))
+
+    def shares(self, position: int, rank: int, num_ranks: int) -> Iterator[Share]:
+        """Yields the rows of a rank; ``position`` is the number of earlier batches."""
+        return (self.share(batch, rank, num_ranks) for batch in self.stream.batches(position))
+
+    def share(self, batch: list[int], rank: int, num_ranks: int) -> Share:
+        """Returns the rows of a batch of items that a rank trains on; see ``split``."""
+        if num_ranks == 1:
+            return Share(batch, list(range(len(batch))), len(batch))
+        sizes = [self.train.sizes[item] for item in batch]
+        rows = split(sizes, num_ranks)[rank]
+        idle = not rows
+        if idle:
+            rows = [int(np.argmin(sizes))]
+        return Share([batch[row] for row in rows], rows, len(batch), idle)
 
     def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> Iterable[Any]:
         """Yields every validation item once; a batch holds items of similar size."""
@@ -119,8 +168,8 @@ class BatchSource:
         """Yields the batches of these items."""
         return map(items.batch, rows)
 
-    def longest_batch(self) -> Any:
-        """Returns the largest batch; the batches of an epoch are at most 5 % larger."""
+    def longest_batch(self) -> list[int]:
+        """Returns the items of the largest batch; those of an epoch are at most 5 % larger."""
         sizes = self.train.sizes
         batches = bucket(sizes, self.max_batch_size)
-        return self.train.batch(max(batches, key=lambda b: len(b) * max(sizes[i] for i in b)))
+        return max(batches, key=lambda b: len(b) * max(sizes[i] for i in b))

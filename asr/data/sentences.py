@@ -34,7 +34,7 @@ class TextOptions:
         validation: source to validate on; a prepared corpus stands for its split validation. Its
             sentences are left out of training.
         max_batch_tokens: largest batch, in tokens: length of the longest sentence times number of
-            sentences.
+            sentences. All processes (devices) share each batch.
     """
 
     train: list[str]

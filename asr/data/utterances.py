@@ -41,7 +41,7 @@ class DataOptions:
         train: names of the splits to train on.
         validation: name of the split that is evaluated during training.
         max_batch_seconds: largest batch, in seconds: length of the longest utterance times number
-            of utterances.
+            of utterances. All processes (devices) share each batch.
         curriculum_seconds: longest utterance (seconds) of each of the first epochs, one entry per
             epoch. Short utterances teach alignment first. The curriculum is the same for every
             encoder.

@@ -18,7 +18,9 @@ from asr.training.task import Progress
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # version of ``last.ckpt``; version 1 did not store its number
+# Version of ``last.ckpt``. Version 1 did not store its number. In version 2 the position counted
+# batches of single processes, which now share each batch.
+FORMAT = 3
 PREFIX = "model."  # prefix of the names of weights in a module
 
 
@@ -107,7 +109,14 @@ class CheckpointCallback(L.Callback):
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise _damaged(self.path, error) from None
         self.saved = None  # frees its memory
-        log.info("resumed %s at update %d", self.folder, module.progress.updates)
+        updates = module.progress.updates
+        log.info("resumed %s at update %d", self.folder, updates)
+        own = module.data.position / max(1, updates * trainer.accumulate_grad_batches)
+        if saved.get("format", 1) < 3 and own >= 2:
+            log.warning(
+                "this run began with a batch for each process; now the processes share a batch, so "
+                "an update has a %d-th of the data unless you begin again with larger batches", own
+            )  # fmt: skip
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         """Sets Lightning's counters, which time validations, loggers and callbacks."""

@@ -10,6 +10,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from asr.batch import Share
 from asr.data.sentences import TextData
 from asr.data.utterances import SpeechData, read_corpus, read_rows
 from asr.model import DESCRIPTION, find_model
@@ -62,13 +63,15 @@ class StreamDataModule(L.LightningDataModule):
     Attributes:
         source: training and validation data, after ``setup``.
         tokenizer: tokenizer of the model, after ``setup``.
-        position: number of batches that all ranks together have trained on; the state to resume.
+        position: number of batches trained on; the state to resume. All ranks share each batch.
         window: position at the end of the last update.
+        share: rows of the last training batch that this rank trains on.
         enter: called with the phase that begins: data_wait or step.
     """
 
     source: SpeechData | TextData
     tokenizer: Tokenizer
+    share: Share
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,12 +100,20 @@ class StreamDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Returns the endless training batches; a new iteration begins at ``position``."""
-        place = self._place()
-        return Loader(
-            lambda: self.source.train_batches(self.position, *place),
-            ENDLESS,
-            lambda phase: self.enter(phase),
-        )
+        return Loader(self._train_batches, ENDLESS, lambda phase: self.enter(phase))
+
+    def _train_batches(self) -> Iterator[Any]:
+        """Yields the rank's rows of each batch, and sets ``share``."""
+        source = self.source
+        shares, same = itertools.tee(source.shares(self.position, *self._place()))
+        batches = source.load_batches(source.train, (share.items for share in same))
+        for self.share, batch in zip(shares, batches, strict=False):  # both are endless
+            yield batch
+
+    def longest_batch(self) -> Any:
+        """Returns the rank's rows of the largest batch, and sets ``share``."""
+        self.share = self.source.share(self.source.longest_batch(), *self._place())
+        return self.source.train.batch(self.share.items)
 
     def val_dataloader(self) -> Loader:
         """Returns the validation batches, as many on each rank; the last batch may be None.
@@ -119,7 +130,7 @@ class StreamDataModule(L.LightningDataModule):
         return Loader(batches, length)
 
     def share_of_update(self, count: Tensor) -> Tensor:
-        """Returns the share () of an update's tokens that are in the next batch of all ranks.
+        """Returns the share () of an update's tokens that are in the next batch.
 
         Args:
             count: () count of a term of the loss in that batch. If the term counts tokens and ends
@@ -127,14 +138,13 @@ class StreamDataModule(L.LightningDataModule):
                 utterances, the share is that of the tokens.
         """
         assert self.trainer is not None
-        ranks = self.trainer.world_size
-        number = ranks * self.trainer.accumulate_grad_batches
+        number = self.trainer.accumulate_grad_batches
         rows = itertools.islice(self.source.stream.batches(self.window), number)
         batches = [[len(self.source.train.tokens(row)) for row in some] for some in rows]
         first = self.position - self.window
         (tokens, ends), (all_tokens, all_ends) = (
             (sum(map(sum, some)), sum(map(len, some)))
-            for some in (batches[first : first + ranks], batches)
+            for some in (batches[first : first + 1], batches)
         )
         with_ends = (tokens + ends) / (all_tokens + all_ends)
         share = torch.full_like(count, tokens / max(1, all_tokens))

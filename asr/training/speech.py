@@ -34,7 +34,8 @@ class SpeechModule(Task):
     """A speech recogniser with the recipe of its training.
 
     Every random number is a function of the seed and of the position of the batch in the stream, so
-    that a resumed run does not need the state of a random generator.
+    that a resumed run does not need the state of a random generator. The augmentation of a row is
+    the same for any number of ranks; dropout depends on the rank.
 
     Attributes:
         augmentation: augmentation of the waveforms and features.
@@ -137,17 +138,16 @@ class SpeechModule(Task):
 
     def loss(self, batch: Batch) -> Loss:
         """Computes the terms of the loss, with the augmentation and dropout of this batch."""
-        # The position numbers batches over all ranks.
-        number = self.data.position + self.global_rank
-        number = (self.recipe.seed * 1_000_003 + number) * 2
-        model, augmentation = self.model, self.augmentation
-        seed(number, model.device)
+        number = (self.recipe.seed * 1_000_003 + self.data.position) * 2
+        model, augmentation, share = self.model, self.augmentation, self.data.share
+        seed(number, model.device, self.global_rank)
         with torch.autocast(model.device.type, enabled=False):
             waves, lengths = augmentation.perturb(
                 self._pad_to_multiple(batch.waves),
                 batch.wave_lengths,
                 self.recipe.features.sample_rate,
                 number,
+                share,
             )
         waves = self._pad_to_multiple(waves)
         longest = int(model.features.num_frames(torch.tensor(waves.shape[1])))
@@ -160,7 +160,7 @@ class SpeechModule(Task):
             lengths,
             batch.tokens,
             batch.token_lengths,
-            lambda x, frames: augmentation.spec_augment(x, frames, number + 1),
+            lambda x, frames: augmentation.spec_augment(x, frames, number + 1, share),
             self.shapes.pad if self.shapes is not None else None,
         )
         self.computed, self._frames = filled, frames
@@ -179,6 +179,8 @@ class SpeechModule(Task):
 
     def amounts(self, batch: Batch) -> dict[str, float]:
         """Returns audio and FLOPs of the last batch, without and with padding."""
+        if self.data.share.idle:
+            return {}
         frames, filled = self._frames, self.computed
         stride = self.model.encoder.stride
 

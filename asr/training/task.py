@@ -11,11 +11,12 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
-from asr.loss import Loss
+from asr.loss import Loss, Term
 from asr.training.ranks import summed
 
 log = logging.getLogger(__name__)
 
+RANK_SEED = 500_000_003  # distance between the seeds of two ranks
 NONFINITE_PATIENCE = 10  # a run stops after this number of updates without a finite gradient
 WATCHED = {"loss", "wer", "cer", "perplexity", "word_perplexity"}  # for EarlyStopping and others
 
@@ -50,8 +51,10 @@ class Progress:
 class Task(L.LightningModule):
     """A model, its loss and its update, for ``asr train`` or a Trainer of your own.
 
-    One update takes ``accumulate_grad_batches`` batches on each rank. The loss is averaged over all
-    their tokens. An update without a finite gradient leaves the weights as they are.
+    One update takes ``accumulate_grad_batches`` batches, each of which all ranks share. The loss is
+    averaged over all their tokens. An update without a finite gradient leaves the weights as they
+    are. What is learnt does not depend on the number of ranks, except through dropout: each rank
+    draws its own.
 
     Attributes:
         model: model to train.
@@ -150,7 +153,11 @@ class Task(L.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Computes the loss of a batch, ()."""
         self.update_ended = False
-        self._loss, self._ids = self.loss(batch), getattr(batch, "ids", [])
+        loss, self._ids = self.loss(batch), getattr(batch, "ids", [])
+        if self.data.share.idle:
+            terms = {name: Term(0 * t.sum, 0 * t.count, t.weight) for name, t in loss.terms.items()}
+            loss = Loss(terms, 0 * loss.infeasible)
+        self._loss = loss
         self.weights = {name: term.weight for name, term in self._loss.terms.items()}
         return self.mean(self._loss)
 
@@ -167,17 +174,17 @@ class Task(L.LightningModule):
         for term in loss.terms.values():
             count = term.count.float()
             if ranks > 1:
-                count = self.trainer.strategy.reduce(count, reduce_op="mean")
-            mean = term.weight * term.sum / count.clamp(min=1)
+                count = self.trainer.strategy.reduce(count, reduce_op="sum")
+            mean = ranks * term.weight * term.sum / count.clamp(min=1)
             if batches > 1:
-                mean = mean * batches * self.data.share_of_update(count * ranks)
+                mean = mean * batches * self.data.share_of_update(count)
             means.append(mean)
         return torch.stack(means).sum()
 
     def on_after_backward(self) -> None:
-        """Counts the batches of all ranks; each rank trains on one batch at a time."""
+        """Counts the batch."""
         assert self._loss is not None
-        self.data.position += self.trainer.world_size
+        self.data.position += 1
         self._accumulate_terms(self._loss)
         self._loss = None
 
@@ -255,10 +262,19 @@ class Task(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Tries the longest batch first, so that a lack of memory shows at the start."""
+        ranks = self.trainer.world_size
+        if ranks > 1 and self.trainer.is_global_zero:
+            rows = [len(batch) for batch in self.data.source.stream.epoch(0)]
+            if few := sum(number < ranks for number in rows):
+                log.info(
+                    "%.0f %% of the batches have fewer rows than the %d processes, some of which "
+                    "then wait; larger batches or fewer trainer.devices waste less",
+                    100 * few / len(rows), ranks,
+                )  # fmt: skip
         # From the second batch of an update on, gradients exist during the forward pass.
         strategy, optimizer = self.trainer.strategy, self.trainer.optimizers[0]
         for _ in range(min(2, self.trainer.accumulate_grad_batches)):
-            batch = strategy.batch_to_device(self.data.source.longest_batch())
+            batch = strategy.batch_to_device(self.data.longest_batch())
             strategy.training_step(batch, 0).backward()  # type: ignore[union-attr]
         rehearse(optimizer)
 
@@ -271,12 +287,13 @@ class Task(L.LightningModule):
         self.progress = Progress(**checkpoint["progress"])
 
 
-def seed(number: int, device: torch.device) -> None:
-    """Seeds the generators of the CPU and of the device.
+def seed(number: int, device: torch.device, rank: int) -> None:
+    """Seeds the generators of the CPU and of the device, differently on each rank.
 
     ``torch.manual_seed`` also formats the whole call stack for each kind of accelerator that is
     absent, which takes a millisecond inside a Trainer.
     """
+    number += RANK_SEED * rank
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         torch.cuda.manual_seed(number)

@@ -43,22 +43,21 @@ class TextModule(Task):
 
     def loss(self, batch: TextBatch) -> Loss:
         """Computes the negative log-likelihood of a batch, with the dropout of this batch."""
-        # The position numbers batches over all ranks.
-        number = self.recipe.seed * 1_000_003 + self.data.position + self.global_rank
         tokens, lengths = batch
-        seed(number, tokens.device)
+        number = self.recipe.seed * 1_000_003 + self.data.position
+        seed(number, tokens.device, self.global_rank)
         total = -self.model.log_probs(tokens, lengths).sum()
         count = (lengths + 1).sum()
         return Loss({"cross_entropy": Term(total, count, 1.0)}, torch.zeros_like(count))
 
     def amounts(self, batch: TextBatch) -> dict[str, float]:
         """Returns the FLOPs of the last batch, without and with padding."""
-        sizes = (batch[1] + 1).tolist()
+        sizes = [] if self.data.share.idle else (batch[1] + 1).tolist()
         self.progress.tokens += round(summed(self.trainer, float(sum(sizes))))
         return {
             # The backward pass costs twice the forward pass.
             "train_flops": 3 * sum(map(self._flops, sizes)),
-            "padded_train_flops": 3 * len(sizes) * self._flops(max(sizes)),
+            "padded_train_flops": 3 * len(sizes) * self._flops(max(sizes, default=0)),
         }
 
     # --- validation ---

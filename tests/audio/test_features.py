@@ -5,6 +5,7 @@ import torch
 import torchaudio
 
 from asr.audio.features import FLOOR, Augmentation, LogMel, samples
+from asr.batch import Share
 
 
 def waves(*lengths, seed=0):
@@ -100,6 +101,24 @@ def test_noise_has_the_requested_level_and_is_off_by_default():
         assert 10 * torch.log10(ratio) == pytest.approx(20, abs=0.3)
     untouched, _ = Augmentation().perturb(wave, lengths, 16000, seed=1)
     assert untouched is wave
+
+
+def test_an_utterance_meets_the_same_augmentation_in_any_share_of_its_batch():
+    wave, lengths = waves(20000, 12000, 16000, 9000)
+    x, frames = torch.ones(4, 100, 40), torch.tensor([100, 60, 80, 40])
+    augmentation = Augmentation(
+        speed=[0.9, 1.1], noise_probability=0.7, time_masks=2, frequency_masks=1
+    )
+    perturbed, heard = augmentation.perturb(wave, lengths, 16000, seed=1)
+    masked = augmentation.spec_augment(x, frames, seed=2)
+    for rows in ([1, 3], [2], [0, 1, 2, 3]):
+        share = Share(rows, rows, total=4)
+        shorter = wave[rows, : lengths[rows].max()]
+        part, part_heard = augmentation.perturb(shorter, lengths[rows], 16000, 1, share)
+        assert torch.equal(part_heard, heard[rows])
+        for row, whole, length in zip(part, perturbed[rows], part_heard, strict=True):
+            torch.testing.assert_close(row[:length], whole[:length], rtol=0, atol=1e-6)
+        assert torch.equal(augmentation.spec_augment(x[rows], frames[rows], 2, share), masked[rows])
 
 
 def test_masks_are_bands_within_their_bounds_and_repeat_with_the_seed():

@@ -1,5 +1,6 @@
 import itertools
 import json
+import random
 from collections import Counter
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from asr.batch import BLANK
-from asr.data.batches import BatchSource, BatchStream, bucket
+from asr.data.batches import BatchSource, BatchStream, bucket, split
 from asr.data.utterances import (
     DataOptions,
     SpeechData,
@@ -65,14 +66,39 @@ def test_a_resumed_stream_continues_with_exactly_the_next_batch(start):
     assert list(itertools.islice(batches(start), 20)) == whole[start : start + 20]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_any_number_of_ranks_reads_and_resumes_the_same_stream(ranks):
-    stream = BatchStream(SECONDS, 20.0, seed=3)
-    whole = list(itertools.islice(stream.batches(0), 200))
+@pytest.mark.parametrize("ranks", [2, 3, 30])
+def test_any_number_of_ranks_shares_each_batch_of_the_same_stream(ranks):
+    source = BatchSource(Rows(), Rows(), 20.0, seed=3)
+    whole = list(itertools.islice(source.stream.batches(0), 80))
     for start in (0, 29):
-        parts = [list(itertools.islice(batches(start, r, ranks), 50)) for r in range(ranks)]
-        together = list(itertools.chain(*zip(*parts, strict=True)))
-        assert together == whole[start : start + 50 * ranks]
+        shares = zip(*(source.shares(start, r, ranks) for r in range(ranks)), strict=True)
+        for batch, parts in zip(whole[start : start + 50], shares, strict=False):
+            busy = [part for part in parts if not part.idle]
+            assert len(busy) == min(ranks, len(batch))
+            assert sorted(row for part in busy for row in part.rows) == list(range(len(batch)))
+            for part in parts:
+                assert part.total == len(batch)
+                assert part.items == [batch[row] for row in part.rows]
+            shortest = min(batch, key=SECONDS.__getitem__)
+            assert all(part.items == [shortest] for part in parts if part.idle)
+
+
+def test_a_batch_is_split_so_that_the_largest_padded_size_is_smallest():
+    draw = random.Random(1)
+    for _ in range(500):
+        number = draw.randint(1, 4)
+        sizes = [draw.choice([0.1, 0.3, 1.7, draw.random()]) for _ in range(draw.randint(1, 8))]
+        groups = split(sizes, number)
+        assert sorted(itertools.chain(*groups)) == list(range(len(sizes)))
+        assert sum(map(bool, groups)) == min(number, len(sizes))
+        largest = max(len(group) * max(sizes[row] for row in group) for group in groups if group)
+        by_size = sorted(sizes, reverse=True)
+        best = min(
+            max(by_size[a] * (b - a) for a, b in itertools.pairwise((0, *cuts, len(sizes))))
+            for parts in range(min(number, len(sizes)))
+            for cuts in itertools.combinations(range(1, len(sizes)), parts)
+        )
+        assert largest == pytest.approx(best, rel=1e-12)
 
 
 def test_a_position_is_found_in_its_epoch():
@@ -134,7 +160,7 @@ def test_the_longest_batch_needs_as_much_memory_as_any(tmp_path):
         8000,
         seed=1,
     )
-    longest = data.longest_batch().waves.numel()
+    longest = data.train.batch(data.longest_batch()).waves.numel()
     for batch in itertools.islice(data.train_batches(), 40):
         assert batch.waves.numel() <= longest * 1.05
 

@@ -441,7 +441,9 @@ def start(folder: Path, *options: str) -> subprocess.Popen:
 def test_processes_share_the_stream_and_the_ledger_and_their_number_may_change_on_resuming(
     corpus, tmp_path
 ):
-    given = recipe(corpus, augmentation={}, validation={"every_updates": 4}, budget={"updates": 6})
+    keys = {"validation": {"every_updates": 4}, "decoder": {"class_path": "CTC",
+            "init_args": {"dropout": 0.0}}}  # fmt: skip
+    given = recipe(corpus, budget={"updates": 6}, **keys)
     strict_yaml.dump(strict_yaml.tree_of(given), tmp_path / "recipe.yaml")
     run = tmp_path / "run"
     two = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.checkpoint_every_seconds=0",
@@ -451,25 +453,24 @@ def test_processes_share_the_stream_and_the_ledger_and_their_number_may_change_o
     line = json.loads((run / "ledger.json").read_text())
     seconds = list(read_rows(corpus, ["train"])["duration"])
     stream = BatchStream(seconds, given.data.max_batch_seconds, given.seed)
-    batches = list(itertools.islice(stream.batches(0), 27))
+    batches = list(itertools.islice(stream.batches(0), 15))
     expected = [sum(seconds[i] for i in batch) for batch in batches]
-    assert line["audio_seconds"] == pytest.approx(sum(expected[:24]), rel=1e-3)
+    assert line["audio_seconds"] == pytest.approx(sum(expected[:12]), rel=1e-3)
     assert line["device_hours"] == pytest.approx(2 * line["wall_seconds"] / 3600)
     validation = json.loads((run / "ledger.jsonl").read_text().splitlines()[-2])
     assert validation["validation"]["utterances"] == 12
 
     # One process that takes the same batches for an update learns the same.
-    alone = {"accelerator": "cpu", "log_every_n_steps": 4, "accumulate_grad_batches": 4}
+    alone = {"accelerator": "cpu", "log_every_n_steps": 4, "accumulate_grad_batches": 2}
     train(dataclasses.replace(given, trainer=TrainerOptions(**alone)), tmp_path / "one")
     losses = [
         [e["train_loss"] for e in read_ledger(folder / "ledger.jsonl") if e.get("train_loss")]
         for folder in (run, tmp_path / "one")
     ]
     assert len(losses[0]) >= 2
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
-    more = train(recipe(corpus, augmentation={}, validation={"every_updates": 4},
-                        budget={"updates": 9}), run)  # fmt: skip
+    more = train(recipe(corpus, budget={"updates": 9}, **keys), run)
     assert more["updates"] == 9
     assert more["audio_seconds"] == pytest.approx(sum(expected), rel=1e-3)
 
