@@ -271,7 +271,7 @@ def table(rows: Sequence[Row]) -> str:
 def page(rows: Sequence[Row]) -> str:
     """The table, the dearest kernels of every encoder, and what it was made with."""
     told = [f"# A training step of each encoder\n\n{table(rows)}\n"]
-    told += ["Dearest kernels of one update, ms:\n"]
+    told += ["Kernels that take the longest in one update, ms:\n"]
     for row in rows:
         named = ", ".join(f"{name[:60]} {ms:.2f}" for name, ms in row["dearest_ms"].items())
         told.append(f"- {row['encoder']}: {named}")

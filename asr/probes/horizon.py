@@ -49,10 +49,10 @@ NOTES = (
     "from only 50 questions (standard error 0.05)."
 )
 EXTRAPOLATED = (
-    "The longest lag answered without further training: the training lag or 2, 4, 8, ... times "
+    "The longest lag solved without further training: the training lag or 2, 4, 8, ... times "
     "that lag, at equal updates / equal seconds. It is the lower median of the seeds, each at its "
     "best learning rate. For a mixed task, the training lag is the longest lag trained on. "
-    "0: the training lag is not answered; -: not tested."
+    "0: the training lag is not solved; -: not tested."
 )
 
 
@@ -97,10 +97,10 @@ def median_accuracy(rows: Sequence[Attempt], axis: str) -> float:
 def horizon(rows: Sequence[Attempt], axis: str) -> int | None:
     """The longest lag that one arm solves in one task; None if it solves no lag."""
     lags = sorted({row.lag for row in rows})
-    answered = [
+    solved = [
         lag for lag in lags if median_accuracy([r for r in rows if r.lag == lag], axis) >= SOLVED
     ]
-    return max(answered, default=None)
+    return max(solved, default=None)
 
 
 def extrapolation(rows: Sequence[Attempt], axis: str) -> int | None:
@@ -109,14 +109,14 @@ def extrapolation(rows: Sequence[Attempt], axis: str) -> int | None:
     This is the lower median of the seeds, each at its best learning rate. It is 0 if the median
     seed does not solve its training lag, and None if longer lags were not tested.
     """
-    asked = [row for row in rows if row.extrapolate]
-    if not asked:
+    tested = [row for row in rows if row.extrapolate]
+    if not tested:
         return None
-    answered: dict[int, int] = {}
-    for row in asked:
-        found = (row.extrapolates_to or 0) if row.accuracy(axis) >= SOLVED else 0
-        answered[row.seed] = max(answered.get(row.seed, 0), found)
-    return statistics.median_low(answered.values())
+    longest: dict[int, int] = {}  # by seed
+    for row in tested:
+        lag = (row.extrapolates_to or 0) if row.accuracy(axis) >= SOLVED else 0
+        longest[row.seed] = max(longest.get(row.seed, 0), lag)
+    return statistics.median_low(longest.values())
 
 
 def format_tried(rows: Sequence[Attempt]) -> tuple[str, str]:
@@ -127,37 +127,37 @@ def format_tried(rows: Sequence[Attempt]) -> tuple[str, str]:
     lags = {row.lag for row in rows}
     seeds = sorted({len({row.seed for row in rows if row.lag == lag}) for lag in lags})
     rates = sorted({row.rate for row in rows})
-    places = {(row.lag, row.seed) for row in rows}
-    whole = len({(row.lag, row.seed, row.rate) for row in rows}) == len(places) * len(rates)
+    pairs = {(row.lag, row.seed) for row in rows}
+    complete = len({(row.lag, row.seed, row.rate) for row in rows}) == len(pairs) * len(rates)
     number = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     listed = ", ".join(f"{rate:g}" for rate in rates)
-    return number, listed if whole else f"{listed}, not all by every seed"
+    return number, listed if complete else f"{listed}, not all by every seed"
 
 
 def format_horizon(rows: Sequence[Attempt], axis: str) -> str:
     """The horizon of one arm and task as a table cell; a bound (< or ≥) at the ends of the lags."""
-    tried_at, found = [row.lag for row in rows], horizon(rows, axis)
-    if found is None:
-        return f"< {min(tried_at):,}"
-    return f"≥ {found:,}" if found == max(tried_at) else f"{found:,}"
+    lags, longest = [row.lag for row in rows], horizon(rows, axis)
+    if longest is None:
+        return f"< {min(lags):,}"
+    return f"≥ {longest:,}" if longest == max(lags) else f"{longest:,}"
 
 
-def _format_beyond(own: Sequence[Attempt], lag: int) -> str:
+def _format_extrapolation(rows: Sequence[Attempt], lag: int) -> str:
     """Formats extrapolations as ``512 / ≥ 4,096``; ≥ if the next longer lag was not tested."""
-    here = [row for row in own if row.lag == lag]
-    limit = max((row.extrapolate for row in here), default=0)
+    at_lag = [row for row in rows if row.lag == lag]
+    limit = max((row.extrapolate for row in at_lag), default=0)
     cells = []
     for axis in AXES:
-        found = extrapolation(here, axis)
-        bound = "≥ " * bool(found and 2 * found > limit)
-        cells.append("-" if found is None else f"{bound}{found:,}")
+        longest = extrapolation(at_lag, axis)
+        bound = "≥ " * bool(longest and 2 * longest > limit)
+        cells.append("-" if longest is None else f"{bound}{longest:,}")
     return " / ".join(cells)
 
 
-def _format_accuracy(own: Sequence[Attempt], lag: int) -> str:
+def _format_accuracy(rows: Sequence[Attempt], lag: int) -> str:
     """Formats the median accuracies at equal updates and equal seconds as ``1.00 / 0.94``."""
-    here = [row for row in own if row.lag == lag]
-    accuracies = [f"{median_accuracy(here, axis):z.2f}" for axis in AXES] if here else []
+    at_lag = [row for row in rows if row.lag == lag]
+    accuracies = [f"{median_accuracy(at_lag, axis):z.2f}" for axis in AXES] if at_lag else []
     return " / ".join(accuracies) or "not tried"
 
 
@@ -165,12 +165,12 @@ def draw(measured: Measured) -> list[Block]:
     """A figure, a table with a line per task and arm, notes, and the table of extrapolations."""
     attempts: Sequence[Attempt] = measured.rows
     first = attempts[0]
-    arms = [own for _, own in sorted_arms(attempts)]
+    arms = [rows for _, rows in sorted_arms(attempts)]
     columns: Columns = {
-        "task: arm": lambda own: f"{own[0].task}: {own[0].arm}",
-        "parameters": lambda own: f"{own[0].parameters:,}",
-        "seeds": lambda own: format_tried(own)[0],
-        "learning rates": lambda own: format_tried(own)[1],
+        "task: arm": lambda rows: f"{rows[0].task}: {rows[0].arm}",
+        "parameters": lambda rows: f"{rows[0].parameters:,}",
+        "seeds": lambda rows: format_tried(rows)[0],
+        "learning rates": lambda rows: format_tried(rows)[1],
         **{f"horizon in steps, equal {axis}": partial(format_horizon, axis=axis) for axis in AXES},
         **{
             f"lag {lag:,}": partial(_format_accuracy, lag=lag)
@@ -179,15 +179,15 @@ def draw(measured: Measured) -> list[Block]:
     }
     note = (
         f"Each arm is trained at each lag with {first.budget_updates} updates, and with "
-        f"{first.budget_seconds:g} s. Horizon: the longest lag that is answered. Accuracies are "
-        "given at equal updates / at equal seconds: 0 is chance, 1 is perfect. A lag is answered "
-        "if the accuracy of the median seed, at its best learning rate, is 0.9 or more. An arm "
-        "that misses two lags in a row is not tried at longer lags. Arms can be compared only if "
+        f"{first.budget_seconds:g} s. Horizon: the longest lag that is solved. Accuracies are "
+        "given at equal updates / at equal seconds: 0 is chance, 1 is perfect. A lag is solved if "
+        "the accuracy of the median seed, at its best learning rate, is 0.9 or more. An arm that "
+        "misses two lags in a row is not tried at longer lags. Arms can be compared only if "
         "they had the same seeds and learning rates."
     )
     words = (
-        "Longest lag answered. Hollow: the shortest lag is not answered. Arrow: the longest lag "
-        "tried is answered."
+        "Longest lag solved. A hollow mark means that the shortest lag is not solved. An arrow "
+        "means that the longest lag tried is solved."
     )
     commits = dict.fromkeys(row.git_commit or "not recorded" for row in attempts)
     return [
@@ -201,27 +201,27 @@ def draw(measured: Measured) -> list[Block]:
 def sorted_arms(attempts: Sequence[Attempt]) -> list[tuple[tuple[Any, ...], list[Attempt]]]:
     """Attempts grouped by task and arm; tasks and arms are in the order of the attempts."""
     tasks = list(dict.fromkeys(row.task for row in attempts))
-    found = grouped(attempts, "task", "arm")
-    return sorted(found, key=lambda one: tasks.index(one[0][0]))
+    groups = grouped(attempts, "task", "arm")
+    return sorted(groups, key=lambda group: tasks.index(group[0][0]))
 
 
 def extrapolations(attempts: Sequence[Attempt]) -> list[Block]:
     """A table with a line per task and arm, and a column per training lag; empty if untested."""
-    asked = [row for row in attempts if row.extrapolate]
-    if not asked:
+    tested = [row for row in attempts if row.extrapolate]
+    if not tested:
         return []
     columns: Columns = {
-        "task: arm": lambda own: f"{own[0].task}: {own[0].arm}",
+        "task: arm": lambda rows: f"{rows[0].task}: {rows[0].arm}",
         **{
-            f"trained at {lag:,}": partial(_format_beyond, lag=lag)
-            for lag in sorted({row.lag for row in asked})
+            f"trained at {lag:,}": partial(_format_extrapolation, lag=lag)
+            for lag in sorted({row.lag for row in tested})
         },
     }
-    own = [
+    arms = [
         [row for row in attempts if (row.task, row.arm) == names]
-        for names, _ in grouped(asked, "task", "arm")
+        for names, _ in grouped(tested, "task", "arm")
     ]
-    return [table(own, columns), Text([EXTRAPOLATED])]
+    return [table(arms, columns), Text([EXTRAPOLATED])]
 
 
 def draw_figure(attempts: Sequence[Attempt]) -> "Figure":
@@ -233,20 +233,20 @@ def draw_figure(attempts: Sequence[Attempt]) -> "Figure":
     lags = sorted({row.lag for row in attempts})
     looks = list(zip(AXES, COLOURS, ("o", "s"), (-0.14, 0.14), strict=False))
     figure, panels = new_figure(1.6 + 0.36 * len(arms), len(tasks), sharex=True, sharey=True)
-    for (task, arm), own in grouped(attempts, "task", "arm"):
+    for (task, arm), rows in grouped(attempts, "task", "arm"):
         panel = panels[tasks.index(task)]
         for axis, colour, marker, shift in looks:
-            row, found = arms.index(arm) + shift, horizon(own, axis)
-            place = min(a.lag for a in own) / 1.5 if found is None else found
-            face = PAPER if found is None else colour
-            panel.plot([lags[0] / 1.5, place], [row] * 2, color=FAINT, linewidth=0.8)
+            y, longest = arms.index(arm) + shift, horizon(rows, axis)
+            x = min(row.lag for row in rows) / 1.5 if longest is None else longest
+            face = PAPER if longest is None else colour
+            panel.plot([lags[0] / 1.5, x], [y] * 2, color=FAINT, linewidth=0.8)
             panel.plot(
-                place, row, color=colour, marker=marker, markerfacecolor=face, markersize=7,
+                x, y, color=colour, marker=marker, markerfacecolor=face, markersize=7,
                 linestyle="none",
             )  # fmt: skip
-            if found == max(a.lag for a in own):
+            if longest == max(row.lag for row in rows):
                 panel.annotate(
-                    "→", (place, row), xytext=(6, 0), textcoords="offset points", va="center",
+                    "→", (x, y), xytext=(6, 0), textcoords="offset points", va="center",
                     fontsize=10, color=INK,
                 )  # fmt: skip
     for panel, task in zip(panels, tasks, strict=True):
@@ -255,7 +255,7 @@ def draw_figure(attempts: Sequence[Attempt]) -> "Figure":
         panel.minorticks_off()
         panel.set_xlim(lags[0] / 1.8, lags[-1] * 1.5)  # leaves room for the arrows
         panel.set_title(task, fontsize=11)
-        panel.set_xlabel("longest lag answered, frames")
+        panel.set_xlabel("longest lag solved, frames")
     panels[0].set_yticks(range(len(arms)), arms)
     panels[0].set_ylim(len(arms) - 0.5, -0.5)
     handles = [

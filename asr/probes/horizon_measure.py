@@ -1,11 +1,11 @@
-"""Trains encoders to answer at a lag, under equal updates and equal seconds.
+"""Trains encoders to recall a symbol after a lag, with equal updates and with equal seconds.
 
-The blocks of causal encoders, without subsampling, read one token per frame and answer after the
-last one (``memory_tasks``). A failed attempt does not show whether the encoder cannot hold the
-symbol or whether training did not find how. The initialisation matters as much as the architecture,
-so there are three LSTM arms. Mixed tasks train at random lags up to the lag of the test, so that
-short lags prepare for long ones. With ``--extrapolate``, arms that answer their lag are also tested
-at 2, 4, ... times this lag, without further training.
+The blocks of causal encoders, without subsampling, read one token per frame, and name the symbol
+after the last token (``memory_tasks``). A failed attempt does not show whether the encoder cannot
+hold the symbol or whether training did not find a way to hold it. The initialisation matters as
+much as the architecture, so there are three LSTM arms. Mixed tasks train at random lags up to the
+lag of the test, so that short lags prepare for long ones. With ``--extrapolate``, arms that solve
+their lag are also tested at 2, 4, ... times this lag, without further training.
 """
 
 import argparse
@@ -125,8 +125,8 @@ def attempt(
     An arm that solves its lag is also tested at longer lags up to ``extrapolate``, without further
     training.
     """
-    asked = TASKS[task]
-    reader = build(arm, asked.questions.vocabulary, lag, seed).to(device)
+    memory = TASKS[task]
+    reader = build(arm, memory.questions.vocabulary, lag, seed).to(device)
     optimizer = torch.optim.Adam(reader.parameters(), lr=rate)
     training = torch.Generator().manual_seed(2 * seed)
     testing = torch.Generator().manual_seed(2 * seed + 1)
@@ -139,7 +139,7 @@ def attempt(
             # Stop as soon as the test has failed.
             while right + wrong < QUESTIONS and corrected(1 - wrong / QUESTIONS) >= SOLVED:
                 number = min(batch, QUESTIONS - right - wrong)
-                tokens, answers = asked.questions.draw(number, distance, testing)
+                tokens, answers = memory.questions.draw(number, distance, testing)
                 hits = int((reader(tokens.to(device)).argmax(1).cpu() == answers).sum())
                 right, wrong = right + hits, wrong + number - hits
         reader.train()
@@ -151,7 +151,7 @@ def attempt(
         ).backward()
 
     # The first call loads GPU kernels, so it runs outside of the measured time.
-    gradient(asked.questions.draw(BATCH, lag, torch.Generator().manual_seed(0)))
+    gradient(memory.questions.draw(BATCH, lag, torch.Generator().manual_seed(0)))
     optimizer.zero_grad(set_to_none=True)
     updates, seconds, accuracy = 0, 0.0, 0.0
     at: dict[str, float] = {}
@@ -159,7 +159,7 @@ def attempt(
         wait_for(device)
         began = time.perf_counter()
         for _ in range(CHECK_EVERY):
-            gradient(asked.draw_for_training(BATCH, lag, training))
+            gradient(memory.draw_for_training(BATCH, lag, training))
             nn.utils.clip_grad_norm_(reader.parameters(), CLIP_NORM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -176,11 +176,11 @@ def attempt(
     reached = lag if solved and extrapolate else None
     while reached and 2 * reached <= extrapolate and test(2 * reached) >= SOLVED:
         reached *= 2
-    spent = (updates, seconds)
-    at_solved: tuple[int | None, float | None] = spent if solved else (None, None)
+    total = (updates, seconds)
+    at_solved: tuple[int | None, float | None] = total if solved else (None, None)
     accuracies = (at["updates"], at["seconds"])
     return Attempt(
-        arm, task, lag, seed, rate, size(reader), *accuracies, *at_solved, *spent, budget.updates,
+        arm, task, lag, seed, rate, size(reader), *accuracies, *at_solved, *total, budget.updates,
         budget.seconds, name, commit, extrapolate, reached,
     )  # fmt: skip
 
@@ -215,8 +215,8 @@ def attempts(
                 row = attempt(arm, task, lag, seed=seed, rate=rate, **shared)
                 here.append(row)
                 yield row
-            answered = max(median_accuracy(here, axis) for axis in AXES) >= SOLVED
-            failures[arm, task] = 0 if answered else failed + 1
+            solved = max(median_accuracy(here, axis) for axis in AXES) >= SOLVED
+            failures[arm, task] = 0 if solved else failed + 1
 
 
 def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:

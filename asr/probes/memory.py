@@ -1,8 +1,8 @@
-"""The page of the probe ``memory``: word error rate against the share of stored frames.
+"""Draws the page of the probe ``memory``: word error rate against the share of stored frames.
 
-Reads runs of encoders with and without a ``memory``. A similarity gate is useful if it loses less
-than its controls, which store the same number of frames at regular distances or at random. The page
-says if a control is missing.
+It reads runs of encoders with and without a ``memory``. A similarity gate is useful if it loses
+less than its controls, which store the same number of frames at regular intervals or at random. The
+page says if a control is missing.
 """
 
 import argparse
@@ -26,35 +26,35 @@ EVERYTHING = "none"  # the gate of an encoder that stores every frame
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What one run stored and what it cost."""
+    """The share of frames that one run stored, its errors and its cost."""
 
-    run: str  # its folder
-    encoder: str  # class
-    gate: str  # "none": every frame is stored
+    run: str  # run folder
+    encoder: str  # class of the encoder
+    gate: str  # name of the gate; "none": every frame is stored
     setting: float | None  # threshold or rate of the gate
     seed: int
-    kept: float  # share of the validation frames stored at the end
-    kept_speech: float | None
-    kept_silence: float | None
-    validation_wer: float  # the best one
-    wer: float | None  # on the split that was evaluated; None: it was not
-    low: float | None  # of the 95 % interval over speakers
+    kept: float  # share of the frames stored in the last validation
+    kept_speech: float | None  # the same share of frames of speech
+    kept_silence: float | None  # the same share of frames of silence
+    validation_wer: float  # lowest validation WER
+    wer: float | None  # WER on the evaluated split; None: not evaluated
+    low: float | None  # lower end of the 95 % interval over speakers
     high: float | None
-    device_hours: float  # of training
-    train_flops: float  # as if every frame were stored where a gate looks at them
-    real_time_factor: float | None  # of the evaluation
+    device_hours: float  # cost of training
+    train_flops: float  # FLOPs of training; gated encoders count as if every frame were stored
+    real_time_factor: float | None  # real-time factor of the evaluation
 
 
 def read_stored_run(folder: Path, split: str) -> StoredRun:
-    """What the files of a run folder say.
+    """Reads what one run stored from its folder.
 
     Raises:
-        ValueError: no run folder, or one without a validation.
+        ValueError: the folder is not a run folder, or has no validation yet.
     """
     from asr.metering.meter import read_ledger
 
     if not (folder / "ledger.jsonl").is_file():
-        raise ValueError(f"{folder} is no run folder (no ledger.jsonl); check the path")
+        raise ValueError(f"{folder} is not a run folder (no ledger.jsonl); check the path")
     recipe = load_file(folder / "recipe.yaml")
     lines = [line for line in read_ledger(folder / "ledger.jsonl") if line.get("validation")]
     if not lines:
@@ -92,13 +92,13 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     """Reads the runs.
 
     Raises:
-        ValueError: a folder that is no run, or given twice, which would count as two seeds.
+        ValueError: a folder is not a run folder, or is given twice (it would count as two seeds).
     """
     from asr.probes.instrument import facts
 
-    places = [Path(folder).resolve() for folder in options.runs]
-    for folder, place in zip(options.runs, places, strict=True):
-        if places.count(place) > 1:
+    paths = [Path(folder).resolve() for folder in options.runs]
+    for folder, path in zip(options.runs, paths, strict=True):
+        if paths.count(path) > 1:
             raise ValueError(f"{folder} is given twice; give each run once")
     points = [read_stored_run(Path(folder), options.split) for folder in options.runs]
     points.sort(key=lambda point: (point.encoder, point.gate, -point.kept))
@@ -106,7 +106,7 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
 
 
 def missing(points: Sequence[StoredRun]) -> list[str]:
-    """What a fair reading lacks, in words."""
+    """Sentences that name the controls that were not run, without which gates prove nothing."""
     lacks = []
     for (encoder,), own in grouped(points, "encoder"):
         gates = {point.gate for point in own}
@@ -115,17 +115,19 @@ def missing(points: Sequence[StoredRun]) -> list[str]:
         for control in (EVERYTHING, *CONTROLS):
             if control not in gates:
                 what = "without a memory" if control == EVERYTHING else f"with gate: {control}"
-                lacks.append(f"No run of {encoder} {what}: what its gates are worth is not known.")
+                lacks.append(
+                    f"No run of {encoder} {what}, so the benefit of its gates is not known."
+                )
     return lacks
 
 
 def format_gate(gate: str, setting: float | None) -> str:
-    """``everything stored``, ``last_kept 0.9``."""
+    """Formats a gate as ``everything stored`` or ``last_kept 0.9``."""
     return "everything stored" if gate == EVERYTHING or setting is None else f"{gate} {setting:g}"
 
 
 def draw(measured: Measured) -> list[Block]:
-    """A line per run."""
+    """A figure, a table with a line per run, and the missing controls."""
     columns = {
         "run folder": run_names(measured.rows)[1],
         "encoder": lambda p: p.encoder,
@@ -142,7 +144,10 @@ def draw(measured: Measured) -> list[Block]:
         "training compute": lambda p: prefixed(p.train_flops, "FLOP"),
         "real-time factor": lambda p: digits(p.real_time_factor),
     }
-    words = "WER against the share of frames stored, one mark per run; whiskers over speakers."
+    words = (
+        "WER against the share of frames stored. Each mark is a run; whiskers show its interval "
+        "over speakers."
+    )
     notes = [Text(lacks, "list")] if (lacks := missing(measured.rows)) else []
     picture = Picture("stored", lambda: draw_figure(measured.rows), words)
     return [picture, table(measured.rows, columns), *notes]

@@ -36,7 +36,7 @@ def draw(measured: Measured) -> list[Block]:
     columns = {
         "causal encoder": lambda p: p.encoder,
         "parameters": lambda p: prefixed(p.parameters, "").strip(),
-        "answers after": lambda p: f"{1000 * HOP_SECONDS * p.chunk:.0f} ms",
+        "output delay": lambda p: f"{1000 * HOP_SECONDS * p.chunk:.0f} ms",
         "at frame": lambda p: f"{p.position:,}",
         "ms per frame": lambda p: digits(p.milliseconds),
         "slowest, ms": lambda p: digits(p.slowest),

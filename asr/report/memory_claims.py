@@ -30,14 +30,14 @@ FORGET_GATE = "the initialisation of the forget gate"
 
 
 def _reach(attempts: Sequence[Attempt], arm: str, axis: str) -> int:
-    """Horizon of an arm in one task, in steps; 0 if the arm answers no lag."""
+    """Horizon of an arm in one task, in steps; 0 if the arm solves no lag."""
     return horizon([row for row in attempts if row.arm == arm], axis) or 0
 
 
 def _reached(
     attempts: Sequence[Attempt], arm: str, axis: str, wanted: int
 ) -> tuple[bool | None, str]:
-    """Whether an arm answers a lag of ``wanted`` or more in one task, and its longest lag in words.
+    """Whether an arm solves a lag of ``wanted`` or more in one task, and its longest lag in words.
 
     The answer is None (unknown) instead of False if no other arm reached the lag with the same
     budget, because the budget may then be too small to learn that lag at all.
@@ -47,14 +47,14 @@ def _reached(
     if not tried:
         return None, f"no lag was tried with {SEEDS} seeds."
     found = _reach(attempts, arm, axis)
-    words = f"longest lag answered {_format_lag(found)}"
+    words = f"longest lag solved {_format_lag(found)}"
     if found >= wanted:
         return True, f"{words}."
     if found == max(tried):
         return None, f"{words}; no lag above {found:,} was tried."
     others = {row.arm for row in attempts} - {arm}
     if not any(_reach(attempts, other, axis) >= wanted for other in others):
-        why = f"no arm answered a lag of {wanted:,}, so the budget may be too small"
+        why = f"no arm solved a lag of {wanted:,}, so the budget may be too small"
         return None, f"{words}; {why}."
     return False, f"{words}."
 
@@ -70,10 +70,10 @@ def _with_median(attempts: Sequence[Attempt]) -> list[Attempt]:
 def _reach_findings(
     attempts: Sequence[Attempt], arms: Iterable[str], wanted: int, reached: Sign
 ) -> tuple[list[Finding], list[str]]:
-    """Whether arms answer a lag of ``wanted`` or more, for all lags of training and both budgets.
+    """Whether arms solve a lag of ``wanted`` or more, for all lags of training and both budgets.
 
-    ``reached`` is the sign of a finding if the arm answers; otherwise the finding has the opposite
-    sign.
+    ``reached`` is the sign of a finding if the arm solves it; otherwise the finding has the
+    opposite sign.
 
     Returns:
         The findings for those lags of training that have at least one sign, and sentences on the
@@ -127,7 +127,7 @@ def _untrained(attempts: Sequence[Attempt], arms: Sequence[str]) -> list[str]:
         if lag and beyond[lag] > lag:
             upto = "up to " if task.endswith("mixed") else ""
             told.append(
-                f"Not part of the verdict: {arm}, trained at {upto}{lag:,} steps, answers "
+                f"Not part of the verdict: {arm}, trained at {upto}{lag:,} steps, solves "
                 f"{_format_lag(beyond[lag])} without further training."
             )
     return told
@@ -278,14 +278,14 @@ LSTM_MEMORY = Rule(
     (
         "The rule uses the horizon of the LSTM arms on the latch tasks, which test distance alone.",
         "There is one finding for each kind of training lags, each initialisation of the forget "
-        "gate and each budget (equal updates, equal seconds). It is ‘against’ if the arm answers a "
+        "gate and each budget (equal updates, equal seconds). It is ‘against’ if the arm solves a "
         "lag of 1,000 or more in the median of at least 3 seeds. It is ‘for’ if the arm does not, "
         "but another arm does with the same budget. It is undecided if no arm does, or if no "
         "longer lag was tried. If the findings differ between initialisations or kinds of training "
         "lags, the horizon is no property of the architecture, and the verdict is “depends on”. "
         "A kind of training lags without any decided finding does not count if another kind has "
         "one.",
-        "The page also shows the lags that arms answer without further training, and the effective "
+        "The page also shows the lags that arms solve without further training, and the effective "
         "context of trained models. Neither affects the verdict. Utterances are shorter than 1,000 "
         "steps, so the past that an encoder used does not show how much it could use.",
     ),
@@ -298,7 +298,7 @@ HIERARCHY = Rule(
         "The rule uses the reach, the cost and the errors of the hierarchical encoder. The reach "
         "must be known.",
         (
-            "Reach: ‘for’ if the encoder answers a lag of 10,000 or more (latch tasks, 3 seeds, "
+            "Reach: ‘for’ if the encoder solves a lag of 10,000 or more (latch tasks, 3 seeds, "
             "equal updates and equal seconds, each kind of training lags). ‘Against’ if it does "
             "not, but another arm does.",
             "Cost: the time of its layer divided by the time of full causal attention, at 10,000 "

@@ -48,7 +48,7 @@ def test_stored_shares_and_error_rates_are_read_from_the_run(runs):
 def test_the_page_says_that_a_gate_without_controls_proves_nothing(runs):
     points = [read_stored_run(run, "test") for run in runs]
     assert missing(points) == [
-        "No run of Transformer with gate: random: what its gates are worth is not known."
+        "No run of Transformer with gate: random, so the benefit of its gates is not known."
     ]
     assert missing(points[:1]) == []
     assert len(missing(points[1:2])) == 3
@@ -67,4 +67,4 @@ def test_the_verb_writes_a_row_per_run(runs, tmp_path, capsys):
 
 def test_a_folder_without_a_run_is_one_line(tmp_path, capsys):
     assert main(["claims", "memory", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
-    assert "is no run folder (no ledger.jsonl); check the path" in capsys.readouterr().err
+    assert "is not a run folder (no ledger.jsonl); check the path" in capsys.readouterr().err

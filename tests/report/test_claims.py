@@ -343,7 +343,7 @@ def test_lags_solved_without_training_on_them_are_reported_and_decide_nothing(tm
     verdict = lstm_memory([], attempted(asked))
     assert replace(verdict, beside=[]) == without
     assert verdict.beside == [
-        "Not part of the verdict: lstm, chrono, trained at 64 steps, answers 2,048 steps without "
+        "Not part of the verdict: lstm, chrono, trained at 64 steps, solves 2,048 steps without "
         "further training."
     ]
     nowhere = [
@@ -380,7 +380,7 @@ def test_the_page_shows_how_far_beyond_its_own_training_lags_each_arm_solves():
         ["latch-mixed: gru", "0 / 0"],
     ]
     text = " ".join(t for b in sections[0][1] if isinstance(b, Text) for t in b.lines)
-    assert "trained at up to 512 steps, answers 4,096 steps without further training" in text
+    assert "trained at up to 512 steps, solves 4,096 steps without further training" in text
 
 
 @pytest.mark.parametrize("horizons", [{"lstm, bias 1": 256, "transformer": 16384}, {}])
