@@ -1,7 +1,7 @@
 """Formats numbers for readers: few digits, a unit, and a dash for a missing value."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 NONE = "not measured"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
@@ -81,10 +81,14 @@ def hours(value: float | None, unit: str = "") -> str:
     if value is None:
         return NONE
     told = f"{digits(value)} {unit}".rstrip()
-    if value >= 1:
-        return told
-    minutes = f"{digits(60 * value, 2)} min)"
-    return f"{told.removesuffix(')')}; {minutes}" if told.endswith(")") else f"{told} ({minutes}"
+    minute = unit.replace("hours", "min") if "hours" in unit else "min"
+    return told if value >= 1 else f"{told} ({digits(60 * value, 2)} {minute})"
+
+
+def hours_of(kinds: Iterable[str | None]) -> str:
+    """Names the hours of devices, from their kinds: a CPU counts cores, a GPU counts GPUs."""
+    units = {{"cpu": "core-hours", "cuda": "GPU-hours"}.get(str(kind)) for kind in kinds if kind}
+    return units.pop() or "device-hours" if len(units) == 1 else "device-hours"
 
 
 def times(ratio: float) -> str:

@@ -39,7 +39,23 @@ def line(wall: float, wer: float | None = None, devices: int = 1, **facts: Any) 
         "energy_joules": None,
         "energy_note": "no energy counter for a cpu device",
         "validation": None if wer is None else {"wer": wer, "cer": wer / 2},
+        "cpu_seconds": {"step": facts.pop("cpu_rate") * wall} if "cpu_rate" in facts else None,
     } | facts
+
+
+def recorded(wall_to_cpu: float = 1.0, *texts: str) -> dict[str, Any]:
+    """Facts for ``write_run`` of a run of this version, disturbed in the ways that texts tell.
+
+    ``wall_to_cpu`` is the number of CPU seconds in a second.
+    """
+    disturbances = [{"kind": "core_wait", "value": 0.3, "text": text} for text in texts]
+    return {
+        "format": 3,
+        "num_threads": 1,
+        "cpu_rate": wall_to_cpu,
+        "core_wait_share": 0.3 if texts else 0.01,
+        "disturbances": disturbances,
+    }
 
 
 def write_run(
@@ -72,6 +88,7 @@ def write_run(
     } | (recipe or {})
     (folder / "recipe.yaml").write_text(yaml.safe_dump(tree))
     environment = {"torch": "2.11.0", "git_commit": "abc1234", "command": f"asr train {encoder}"}
+    environment |= {"format": facts["format"]} if "format" in facts else {}
     (folder / "environment.json").write_text(json.dumps(environment))
     devices = device["num_devices"]
     lines = [{"event": "start", "session": 1, **device, "from_update": 0, "wasted_seconds": 0}]

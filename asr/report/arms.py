@@ -15,6 +15,7 @@ from asr.formatting import (
 )
 from asr.report import costs, plots, verdict
 from asr.report.costs import cost_to, hours_unit
+from asr.report.disturbed import disturbed
 from asr.report.evidence import Evidence
 from asr.report.groups import Arm, Group
 from asr.report.provenance import measured
@@ -45,6 +46,8 @@ def curves(evidence: Evidence, suffix: str) -> list[Block]:
         return [Text(["No run has a validation yet, so there is no curve."])]
     unit = hours_unit(group)
     words = f"Validation WER against training cost in {unit}: lower and further left is better."
+    if disturbed(group.arms):
+        words += f" Runs were disturbed, so compare the arms by the other costs, not by {unit}."
     return [
         Picture(
             f"wer_against_device_hours{suffix}",
@@ -94,6 +97,10 @@ def _figures(evidence: Evidence) -> Table:
         return [row(q.title(group), q.told) for q in (BY_COLUMN[name] for name in columns)]
 
     front = costs.pareto(group)
+
+    def in_front(arm: Arm) -> str:
+        return "yes" if arm in front else "no"
+
     failed = any(arm.failed for arm in group.arms)
     infeasible = any(run.totals.get("infeasible_utterances") for run in group.runs)
     rows = [
@@ -105,18 +112,26 @@ def _figures(evidence: Evidence) -> Table:
             lambda arm: percent_interval(costs.arm_wer(arm), evidence.intervals[arm.label]),
         ),
         *of("cer_percent", "best_validation_wer_percent", "device_hours", "wasted_device_hours"),
+        row("runs disturbed by other programs", _disturbed),
+        *of("cpu_hours", "core_wait_percent", "audio_seconds_per_second"),
         *of("train_flop", "audio_hours", "audio_hours_per_device_hour"),
         *of("model_flops_utilisation_percent", "peak_memory_bytes", "energy_joules"),
         *of("real_time_factor_seconds_per_second", "encoder_seconds_per_second", "updates"),
         *(of("infeasible_utterances") if infeasible else []),
         row("reason for the end", lambda arm: "; ".join(dict.fromkeys(map(_stopped, arm.runs)))),
-        row("a best trade-off (Pareto front)", lambda arm: "yes" if arm in front else "no"),
+        *([] if disturbed(group.arms) else [row("a best trade-off (Pareto front)", in_front)]),
     ]
     return Table(["", *[arm.label for arm in group.arms]], rows)
 
 
 def _seeds(runs: Sequence[Run]) -> str:
     return ", ".join(NONE if run.seed is None else str(run.seed) for run in runs)
+
+
+def _disturbed(arm: Arm) -> str:
+    if all(run.disturbances is None for run in arm.runs):
+        return "not recorded"
+    return f"{len(disturbed([arm]))} of {len(arm.runs) + len(arm.failed)}"
 
 
 def _stopped(run: Run) -> str:
@@ -221,6 +236,9 @@ def _phases(group: Group) -> Table:
 def _trade_offs(evidence: Evidence, suffix: str) -> list[Block]:
     group = evidence.group
     front = [arm.label for arm in costs.pareto(group)]
+    if disturbed(group.arms):
+        unit = hours_unit(group)
+        return [Text([f"Runs were disturbed, so no trade-off in {unit} is the best."])]
     if not front:
         words = "No arm has a WER, a training cost and a real-time factor, so there is no front."
         return [Text([words])]

@@ -9,6 +9,7 @@ from asr.probes.probe import source
 from asr.report import plots
 from asr.report.arms import curves
 from asr.report.claims import RULES
+from asr.report.costs import hours_unit
 from asr.report.evidence import Evidence
 from asr.report.findings import Verdict
 from asr.report.probes import Probes
@@ -84,10 +85,12 @@ def _targets(found: Sequence[Evidence]) -> list[Block]:
     blocks: list[Block] = []
     for number, evidence in enumerate(found, 1):
         suffix = f"-group{number}" if len(found) > 1 else ""
-        head = f"{group_name(evidence.group, number)}: device" if len(found) > 1 else "Device"
+        head = f"{group_name(evidence.group, number)}: " if len(found) > 1 else ""
+        unit = hours_unit(evidence.group)
         words = (
-            f"{head}-hours to a validation WER. Bars: percentiles over resampled seeds, which "
-            "contain the true median in less than 95 % of cases (see below). Arrows: censored."
+            f"{head}{unit[0].upper()}{unit[1:]} to a validation WER. Bars: percentiles over "
+            "resampled seeds, which contain the true median in less than 95 % of cases (see "
+            "below). Arrows: censored."
         )
         blocks.append(
             Picture(

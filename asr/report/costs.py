@@ -1,13 +1,13 @@
 """The costs of arms: means over seeds, cost to reach a WER, and the best trade-offs."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from asr.formatting import listed
+from asr.formatting import hours_of, listed
 from asr.report.groups import Arm, Group
 from asr.report.runs import Point, Run
 from asr.statistics.censoring import median_cost
@@ -31,6 +31,11 @@ def mean(values: Sequence[float | None]) -> float | None:
 def arm_mean(arm: Arm, field: str) -> float | None:
     """Mean over seeds of a field in the totals of the ledger."""
     return mean([run.totals.get(field) for run in arm.runs])
+
+
+def arm_spent(arm: Arm, axis: str) -> float | None:
+    """Mean over seeds of a cost, by the name of a field of ``Point``."""
+    return mean([run_spent(run, axis) for run in arm.runs])
 
 
 def arm_wer(arm: Arm) -> float | None:
@@ -117,13 +122,13 @@ def cost_to(arm: Arm, target: float, axis: str) -> Cost:
     points = [first_at(run, target) for run in runs]
     reached = [point is not None for point in points]
     spent = [
-        _spent(run, axis) if point is None else getattr(point, axis)
+        run_spent(run, axis) if point is None else getattr(point, axis)
         for run, point in zip(runs, points, strict=True)
     ]
     known = [value for value in spent if value is not None]
     if len(known) < len(spent) or not any(run.points for run in arm.runs):
         return Cost(None, None, [], reached)
-    longest = max(_spent(run, axis) or 0.0 for run in runs)
+    longest = max(run_spent(run, axis) or 0.0 for run in runs)
     for place in range(len(arm.runs), len(runs)):
         if not reached[place]:
             known[place] = longest
@@ -137,9 +142,9 @@ def seeds_there(cost: Cost) -> str:
     return "" if came == cost.seeds else f", {came} of {cost.seeds} seeds"
 
 
-def _spent(run: Run, axis: str) -> float | None:
+def run_spent(run: Run, axis: str) -> float | None:
     """The total cost of a run; 0 if its ledger has no entry, None if it was not measured."""
-    value = run.audio_hours if axis == "audio_hours" else run.totals.get(axis)
+    value = getattr(run, axis) if hasattr(Run, axis) else run.totals.get(axis)
     if value is None and run.points:
         value = getattr(run.points[-1], axis)
     return 0.0 if value is None and not run.points else value
@@ -152,9 +157,12 @@ def arm_best(arm: Arm) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def wer_at(arm: Arm, device_hours: float) -> float | None:
-    """Mean over seeds of the last validation WER within a number of device-hours."""
-    within = [[p.wer for p in run.points if p.device_hours <= device_hours] for run in arm.runs]
+def wer_at(arm: Arm, amount: float, axis: str = "device_hours") -> float | None:
+    """Mean over seeds of the last validation WER within an amount of a cost."""
+    within = [
+        [p.wer for p in run.points if (at := getattr(p, axis)) is not None and at <= amount]
+        for run in arm.runs
+    ]
     return mean([wers[-1] if wers else None for wers in within])
 
 
@@ -179,21 +187,31 @@ def common_target(group: Group, targets: Sequence[float]) -> float | None:
 
 
 def hours_unit(group: Group) -> str:
-    """``device-hours (CPU)``, with the kinds of device that the runs used."""
-    kinds = {str(run.device_kind) for run in group.runs if run.device_kind}
-    words = sorted({"cuda": "GPU"}.get(kind, kind.upper()) for kind in kinds)
-    return f"device-hours ({listed(words)})" if words else "device-hours"
+    """``core-hours`` or ``GPU-hours``, by the devices of the runs."""
+    return hours_of(run.device_kind for run in group.runs)
 
 
-def cost_ratio(group: Group) -> float | None:
-    """Device-hours of the most expensive arm over those of the cheapest; None if unknown."""
-    spent = [arm_mean(arm, "device_hours") for arm in group.arms]
-    known = [hours for hours in spent if hours]
-    return max(known) / min(known) if len(known) == len(spent) and known else None
+def budget_in_words(limits: Mapping[str, float | None], kinds: Iterable[str | None]) -> str:
+    """``0.5 core-hours or 100 updates``; ``kinds`` of device name the unit of device-hours."""
+    names = {
+        "device_hours": hours_of(kinds),
+        "cpu_hours": "CPU-hours",
+        "audio_hours": "audio-hours",
+    }
+    known = {names.get(key, key): value for key, value in limits.items() if value is not None}
+    return " or ".join(
+        f"{v:g} {name}" if isinstance(v, float) else f"{v} {name}" for name, v in known.items()
+    )
+
+
+def cost_ratio(arms: Sequence[Arm], axis: str = "device_hours") -> float | None:
+    """The cost of the most expensive arm over that of the cheapest; None if unknown."""
+    known = [cost for arm in arms if (cost := arm_spent(arm, axis))]
+    return max(known) / min(known) if len(known) == len(arms) and known else None
 
 
 def pareto(group: Group) -> list[Arm]:
-    """The arms that no other arm dominates in WER, device-hours and real-time factor.
+    """The arms that no other arm dominates in WER, training cost and real-time factor.
 
     Values within 1 % of each other count as equal, because two runs of one budget never stop at the
     same second. An arm without one of the three values is left out.

@@ -7,6 +7,7 @@ import numpy as np
 
 from asr.formatting import listed
 from asr.report.costs import arm_wer
+from asr.report.disturbed import refused
 from asr.report.groups import Arm, Group
 from asr.statistics.bootstrap import METHOD, bootstrap_interval, resampling_unit
 from asr.statistics.comparison import Comparison, Statement, compare_all
@@ -167,8 +168,9 @@ def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[l
     pairs = []
     for index, a in enumerate(arms):
         for b in arms[index + 1 :]:
-            both = found.get((a.label, b.label))
-            why = [reasons[arm.label] for arm in (a, b) if reasons[arm.label]]
+            unequal = refused([a, b])
+            both = None if unequal else found.get((a.label, b.label))
+            why = [reasons[arm.label] for arm in (a, b) if reasons[arm.label]] or [unequal]
             matched = None if both is None else _matched(usable[a.label], usable[b.label])
             pairs.append(Pair(a, b, both, both.reason if both else listed(why), matched))
     return pairs, _method(first, found, group.by_budget)

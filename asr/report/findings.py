@@ -23,7 +23,7 @@ class Finding:
     Attributes:
         sign: whether the comparison supports the claim, contradicts it, or does neither.
         words: a sentence with the figures.
-        context: conditions of the comparison by facet, as ``{"the budget": "0.1 device-hours"}``.
+        context: conditions of the comparison by facet, as ``{"the budget": "0.1 core-hours"}``.
         undecidable: why no outcome could have given a sign (too few seeds, words or speakers, or
             too many comparisons), and the remedy; empty if another outcome could have given one.
     """

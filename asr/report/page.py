@@ -13,8 +13,9 @@ from asr.report import costs, verdict
 from asr.report.arms import curves, group_sections
 from asr.report.claim_sections import claim_sections, overview
 from asr.report.claims import judge
+from asr.report.disturbed import disturbed
 from asr.report.evidence import Evidence, weigh
-from asr.report.groups import read_groups
+from asr.report.groups import place, read_groups
 from asr.report.probes import Probes, read_probes
 from asr.report.runs_csv import to_csv, verdicts_csv
 from asr.report.study import StudyRecord, known_by_study, read_record
@@ -29,14 +30,20 @@ SYNTHETIC = (
 WORDS = (
     "Word error rate (WER): substituted, deleted and inserted words per reference word; can exceed "
     "100 %.",
-    "Device-hours: hours from start to end by the clock, times the number of devices; set-up, "
-    "validation and checkpoints are included.",
+    "Core-hours: hours from start to end by the clock, times the number of cores; set-up, "
+    "validation and checkpoints are included. Hours of other devices are counted in the same way.",
+    "CPU time: the time that the cores worked for a run; two busy cores give 2 CPU seconds in a "
+    "second.",
+    "Disturbed: the processes of a run waited for a core during more than 10 % of the time held, "
+    "or the speed of a tenth of the run differed by more than 1.5 times from that of the whole. "
+    "The hours of the run then also count other programs; its updates, audio, FLOPs and CPU time "
+    "do not.",
     "Arm: an encoder with its settings. The runs of an arm differ only in their random seed.",
     "Interval: if the study were repeated with other speakers and seeds, 95 of 100 such intervals "
     "would contain the true value (or the share given by the level beside the interval). Intervals "
     "of the cost to a WER contain it less often, as noted there. A difference is significant if "
     "its interval does not contain 0.",
-    "Equal cost: the device-hours of training, without tuning, differ by at most 10 %.",
+    "Equal cost: the hours of devices in training, without tuning, differ by at most 10 %.",
     "Not enough evidence: the arms may be equal, or differ by an amount that matters.",
     "Censored: a run that stopped before it reached the target; it is counted, not dropped.",
     "Real-time factor: seconds of recognition (features, encoder and search with the decoder) per "
@@ -182,6 +189,11 @@ class Page:
         runs = [run for evidence in self.found for run in evidence.group.runs]
         alarms = [f"RESULTS AND REGISTERED FILE DISAGREE: {line}" for line in self.broken]
         alarms += [f"{run.path}: {run.stale}." for run in runs if run.stale]
+        alarms += [
+            f"DISTURBED RUN: {place(run, runs)}: {'; '.join(run.disturbances or ())}."
+            for evidence in self.found
+            for run in disturbed(evidence.group.arms)
+        ]
         if self.study is not None and (lost := self.study.lost):
             alarms.append(
                 "FINAL RUNS FAILED: they have no error rate, so their arms look better than they "

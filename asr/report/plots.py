@@ -71,7 +71,7 @@ def mean_curve(arm: Arm, axis: str) -> tuple[np.ndarray, ...] | None:
 
 
 def wer_against_hours(group: Group, target: float | None) -> Figure:
-    """The main figure: validation WER against device-hours, with a line per arm."""
+    """The main figure: validation WER against core-hours or GPU-hours, with a line per arm."""
     figure = Figure(figsize=(9.6, 5.0), layout="constrained")
     axes = figure.add_subplot()
     _curves(figure, axes, group, "device_hours", 1.0, labelled=True)
@@ -106,7 +106,7 @@ def wer_against_costs(group: Group) -> Figure | None:
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for panel, cost in zip(panels, shown, strict=True):
-        if cost.cost == "hours":
+        if cost.cost in ("hours", "updates"):
             divisor, label = 1.0, cost.heading
         else:
             divisor, prefix = scale(
@@ -189,7 +189,7 @@ def _scales(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
 
 
 def time_spent(group: Group) -> Figure | None:
-    """Stacked bars of device-hours by phase, a bar per arm; means over seeds."""
+    """Stacked bars of core-hours or GPU-hours by phase, a bar per arm; means over seeds."""
     arms = [arm for arm in group.arms if any(run.totals.get("wall_seconds") for run in arm.runs)]
     if not arms:
         return None
@@ -237,7 +237,7 @@ def time_spent(group: Group) -> Figure | None:
 
 
 def phase_hours(arm: Arm) -> dict[str, float]:
-    """Device-hours by phase (means over seeds); their sum is the device-hours of the arm."""
+    """Hours of devices by phase (means over seeds); their sum is the cost of the arm."""
     rows = []
     for run in arm.runs:
         wall = run.totals.get("wall_seconds")
@@ -304,7 +304,7 @@ def pareto_front(
 
 
 def costs_to_targets(evidence: Evidence) -> Figure | None:
-    """Device-hours to each target with intervals, a row per arm; an arrow means not reached."""
+    """Hours of devices to each target with intervals, a row per arm; arrows: not reached."""
     arms, targets = evidence.group.arms, evidence.targets
     found = {t: [cost_to(arm, t, "device_hours") for arm in arms] for t in targets}
     shown = [t for t in targets if any(c.value is not None and c.reached for c in found[t])]

@@ -55,10 +55,10 @@ class Quantity:
         return self.show(mean if self.of_arm is None else self.of_arm(arm))
 
     def title(self, group: Group) -> str:
-        """The heading with the unit of the group's device-hours and the kind of its memory."""
+        """The heading with the unit of the group's hours and the kind of its memory."""
         unit = costs.hours_unit(group)
         memory = MEMORY.get(str(group.runs[0].device_kind), "")
-        hour = unit.replace("hours", "hour")
+        hour = unit.removesuffix("s")
         return self.heading.format(hours=unit, hour=hour, memory=memory).strip()
 
 
@@ -84,11 +84,18 @@ QUANTITIES = (
     Quantity("wasted_device_hours", "", "part of this cost lost to crashes, {hours}"),
     Quantity("wall_seconds"),
     *(Quantity(f"{phase}_seconds") for phase in PHASES if phase not in ("wasted", "other")),
-    Quantity("updates", "", "updates", count),
+    Quantity("updates", "", "updates", count, cost="updates"),
     Quantity("train_flop", "train_flops", "training compute", FLOP, cost="FLOP"),
     Quantity("padded_train_flop", "padded_train_flops"),
     Quantity("audio_hours", "", "audio trained on, hours", cost="hours"),
     Quantity("audio_hours_per_device_hour", "throughput", "throughput, audio hours per {hour}"),
+    Quantity("cpu_hours", "", "CPU time, hours", hours, cost="hours"),
+    Quantity(
+        "core_wait_percent", "core_wait_share", "time waited for a core, share of it held", percent
+    ),
+    Quantity(
+        "audio_seconds_per_second", "speed", "speed of training, audio-seconds per second", count
+    ),
     Quantity(
         "model_flops_utilisation_percent",
         "model_flops_utilisation",

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from asr.files import read_json, read_json_lines
+from asr.formatting import hours_of
+from asr.metering.ledger_format import read_heartbeat, read_ledger, read_totals, upgraded
 
 DEVICE = ("device_name", "device_kind", "num_devices")
 UNKNOWN = "unknown"
@@ -27,11 +29,14 @@ class Point:
     energy_joules: float | None
     cer: float | None = None
     loss: float | None = None  # None if it is not finite
+    cpu_hours: float | None = None
 
 
 @dataclass(frozen=True)
 class Run:
     """The content of a run folder; missing parts are None, and ``notes`` names them.
+
+    Costs and the budget are in the units of this version, also for a run of an earlier one.
 
     Attributes:
         recipe: flat recipe; ``encoder`` is the class name, and ``encoder.dim`` an option.
@@ -120,7 +125,7 @@ class Run:
 
     @property
     def wasted_device_hours(self) -> float | None:
-        """Device-hours of work that the run had to repeat after a crash."""
+        """Core-hours or GPU-hours of work that the run had to repeat after a crash."""
         wasted, wall = self.totals.get("wasted_seconds"), self.totals.get("wall_seconds")
         return self.totals["device_hours"] * wasted / wall if wasted is not None and wall else None
 
@@ -132,9 +137,27 @@ class Run:
 
     @property
     def throughput(self) -> float | None:
-        """Hours of speech per device-hour, including set-up and validation."""
+        """Hours of speech per core-hour or GPU-hour, including set-up and validation."""
         audio, spent = self.audio_hours, self.totals.get("device_hours")
         return audio / spent if audio is not None and spent else None
+
+    @property
+    def cpu_hours(self) -> float | None:
+        """Hours of CPU time that all processes of the run got; None if it was not measured."""
+        return _cpu_hours(self.totals)
+
+    @property
+    def speed(self) -> float | None:
+        """Seconds of speech per second of training steps and of waiting for data."""
+        seconds, audio = self.totals.get("seconds") or {}, self.totals.get("audio_seconds")
+        busy = seconds.get("step", 0.0) + seconds.get("data_wait", 0.0)
+        return audio / busy if audio is not None and busy else None
+
+    @property
+    def disturbances(self) -> list[str] | None:
+        """What other programs or the machine did to the run, in sentences; None if unknown."""
+        found = self.totals.get("disturbances")
+        return None if found is None else [one["text"] for one in found]
 
     @property
     def encoder_factor(self) -> float | None:
@@ -193,10 +216,9 @@ def read_run(folder: Path, split: str = "test") -> Run:
     if not isinstance(recipe, dict):
         raise ValueError(f"{folder / 'recipe.yaml'} is not a recipe; train the run again")
     notes: list[str] = []
-    flat = flatten(recipe)
-    ledger = folder / "ledger.jsonl"
-    lines, torn = read_json_lines(ledger) if ledger.is_file() else ([], 0)
-    if torn:
+    flat = in_cores(flatten(recipe), folder)
+    ledger, lines = folder / "ledger.jsonl", read_ledger(folder)
+    if torn := read_json_lines(ledger)[1] if ledger.is_file() else 0:
         notes.append(f"{torn} line{'s' if torn > 1 else ''} of {ledger.name} cut short by a crash")
     metrics, hypotheses, stale = _evaluation(folder, split, notes)
     return Run(
@@ -212,6 +234,23 @@ def read_run(folder: Path, split: str = "test") -> Run:
         notes=notes,
         stale=stale,
     )
+
+
+def in_cores(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The flat recipe of a run folder, with the budget of an earlier version in core-hours."""
+    environment = _json(folder / "environment.json") or {}
+    facts = environment | (_json(folder / "ledger.json") or {})
+    facts["format"] = environment.get("format", 1)
+    if (spent := recipe.get("budget.device_hours")) is None:
+        return recipe
+    converted = upgraded({"device_hours": spent}, facts)["device_hours"]
+    return recipe | {"budget.device_hours": converted}
+
+
+def _cpu_hours(line: dict[str, Any]) -> float | None:
+    """Hours of CPU time in a line of a ledger."""
+    seconds = line.get("cpu_seconds")
+    return None if seconds is None else sum(seconds.values()) / 3600
 
 
 def _evaluation(
@@ -269,7 +308,7 @@ def _totals(
 
     If a run did not finish, its heartbeat gives the cost since the last line of the ledger.
     """
-    totals = _json(folder / "ledger.json") or {}
+    totals = read_totals(folder) if (folder / "ledger.json").is_file() else {}
     costs = [line for line in lines if line.get("event") in ("step", "validation", "end")]
     starts = [line for line in lines if line.get("event") == "start"]
     newer = costs and costs[-1]["device_hours"] >= totals.get("device_hours", 0)
@@ -282,7 +321,7 @@ def _totals(
     if totals.get("seed") is None:
         totals["seed"] = flat.get("seed")
     if not totals.get("finished"):
-        beat = _json(folder / "heartbeat.json") or {}
+        beat = read_heartbeat(folder)
         if beat.get("device_seconds", 0) > 3600 * totals.get("device_hours", 0):
             totals["device_hours"] = beat["device_seconds"] / 3600
             totals["wall_seconds"] = beat["wall_seconds"]
@@ -291,8 +330,9 @@ def _totals(
     elif not totals.get("finished"):
         notes.append(
             f"the run is not finished: cost and WER are those after {totals['device_hours']:.3g} "
-            f"device-hours and {totals.get('updates')} updates"
+            f"{hours_of([totals.get('device_kind')])} and {totals.get('updates')} updates"
         )
+    notes += [f"disturbed: {one['text']}" for one in totals.get("disturbances") or ()]
     return totals
 
 
@@ -321,6 +361,7 @@ def _points(lines: list[dict[str, Any]], notes: list[str]) -> list[Point]:
                     energy_joules=line.get("energy_joules"),
                     cer=line["validation"].get("cer"),
                     loss=loss if math.isfinite(loss) else None,
+                    cpu_hours=_cpu_hours(line),
                 )
             )
     if lost:

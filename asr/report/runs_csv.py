@@ -7,6 +7,7 @@ from typing import Any
 
 from asr.report import costs
 from asr.report.claims import RULES
+from asr.report.disturbed import disturbed
 from asr.report.findings import Verdict
 from asr.report.groups import Arm, Group
 from asr.report.quantities import COSTS, QUANTITIES
@@ -20,8 +21,8 @@ def to_csv(
     """One row per run; a column's name has the unit, and an empty cell was not measured.
 
     With a study, there are also rows for its trials and for failed final runs, which are in no
-    group; ``status`` and ``reason`` give the outcome. The sum of device-hours over all rows is that
-    of the study.
+    group; ``status`` and ``reason`` give the outcome. ``device_hours`` are core-hours on a CPU and
+    GPU-hours on a GPU; their sum over all rows is that of the study.
     """
     of_run = {} if study is None else {study.run_folder(r).resolve(): r for r in study.ended}
     rows = [
@@ -71,7 +72,7 @@ def _row(number: int, group: Group, arm: Arm, run: Run, targets: Sequence[float]
         **{quantity.column: quantity.cell(run) for quantity in QUANTITIES},
         "wer_low_percent": None if low is None else 100 * low,
         "wer_high_percent": None if high is None else 100 * high,
-        "pareto_front": arm in costs.pareto(group),
+        "pareto_front": None if disturbed(group.arms) else arm in costs.pareto(group),
     }
     for index, target in enumerate(targets, 1):
         point = costs.first_at(run, target)

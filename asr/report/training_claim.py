@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from asr.formatting import digits, hours, percent, points_interval
-from asr.report.costs import Cost, arm_mean, common_target, cost_to, hours_unit, seeds_there
+from asr.report.costs import Cost, arm_spent, common_target, cost_to, hours_unit, seeds_there
+from asr.report.disturbed import EQUAL_COST, WALL, resource
 from asr.report.evidence import Evidence
 from asr.report.families import unknown_families
 from asr.report.findings import MEASUREMENT, Finding, Rule, Sign, Verdict, conclude, unmeasured
@@ -14,7 +15,7 @@ from asr.report.groups import Arm
 from asr.report.pairs import family_pairs
 from asr.report.probes import Probes
 from asr.report.runs import part
-from asr.report.verdict import EQUAL_COST, group_name
+from asr.report.verdict import group_name
 from asr.statistics.censoring import log_rank
 from asr.statistics.comparison import holm
 from asr.statistics.power import (
@@ -25,6 +26,8 @@ from asr.statistics.power import (
 )
 
 SIGNIFICANT = 0.05
+NO_COST = Cost(None, None, [], [])
+NO_AXIS = "that can be compared, since runs were disturbed and their CPU time is not known"
 SEEDS = 5  # seeds per arm in the command of the verdict, as in studies; more if needed
 
 
@@ -65,17 +68,23 @@ def _targets(found: Sequence[Evidence]) -> list[Finding]:
         for r, a in family_pairs(evidence):
             if target is not None:
                 rows.append((evidence, target, r, a))
-    costs = [[cost_to(arm, target, "device_hours") for arm in (r, a)] for _, target, r, a in rows]
+    axes = [resource([r, a]) for _, _, r, a in rows]
+    costs = [
+        [cost_to(arm, target, axis) if axis else NO_COST for arm in (r, a)]
+        for (_, target, r, a), axis in zip(rows, axes, strict=True)
+    ]
     found_of = iter(_tested([c for c in costs if _testable(c)]))
     findings = []
-    for (evidence, target, r, a), both in zip(rows, costs, strict=True):
+    for (evidence, target, r, a), axis, both in zip(rows, axes, costs, strict=True):
         test = next(found_of) if _testable(both) else None
         undecidable = _no_test(both, len(rows)) if test is None else test.undecidable
-        unit = hours_unit(evidence.group)
+        unit = _unit(evidence, axis)
         told = [
             f"{arm.label} "
             + (
-                "has no measured cost"
+                f"has no cost {NO_AXIS}"
+                if axis is None
+                else "has no measured cost"
                 if c.value is None
                 else f"did not reach it within {hours(c.limit)}"
                 if math.isinf(c.value)
@@ -109,6 +118,10 @@ def _no_test(both: Sequence[Cost], pairs: int) -> str:
     if any(one.value is None for one in both):
         return ""
     return f"one seed of an arm allows no test; {seeds_to_decide(pairs)} seeds per arm could decide"
+
+
+def _unit(evidence: Evidence, axis: str | None) -> str:
+    return hours_unit(evidence.group) if axis == WALL else "CPU-hours"
 
 
 class Tested(NamedTuple):
@@ -183,9 +196,12 @@ def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
         )
     said = evidence.statement(r, a)
     difference = pair.found.difference
-    spent = [arm_mean(arm, "device_hours") for arm in (r, a)]
+    axis = resource([r, a])
+    spent = [arm_spent(arm, axis) if axis else None for arm in (r, a)]
     ratio = spent[0] / spent[1] if spent[0] and spent[1] else None
-    cost = "unknown cost" if ratio is None else f"{digits(ratio, 2)} times as many device-hours"
+    cost = "unknown cost" if axis else f"a cost {NO_AXIS}"
+    if ratio is not None:
+        cost = f"{digits(ratio, 2)} times as many {_unit(evidence, axis)}"
     value = points_interval(difference.value, difference.interval)
     words = f"{head}errors, {pair.b.label} minus {pair.a.label}: {value}"
     words += f"; {r.label}: {evidence.told(r, a)}, at {cost}"
@@ -197,7 +213,7 @@ def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
     elif ratio is not None and said in ("better", "no difference") and ratio < EQUAL_COST:
         sign = "against"
     elif said != "not enough evidence":
-        words += "; the costs are too unequal for a finding"
+        words += "; the costs are too unequal or unknown for a finding"
     return Finding(sign, f"{words}.", context, pair.undecidable)
 
 
@@ -207,15 +223,17 @@ TRAINING = Rule(
     (
         "Recurrent arms are compared with attention arms of the same budget by two measurements.",
         (
-            "Cost to a target: device-hours to the lowest WER that most arms reached. The finding "
-            "is ‘for’ if the recurrent arm took significantly more, ‘against’ if it took "
+            "Cost to a target: hours of devices (of a CPU: core-hours) to the lowest WER that most "
+            "arms reached; CPU-hours if runs were disturbed or had a budget of CPU-hours. The "
+            "finding is ‘for’ if the recurrent arm took significantly more, ‘against’ if it took "
             "significantly less (log-rank test over seeds, p < 0.05 with Holm's correction over "
             "all such pairs), and otherwise undecided.",
             "Errors at equal cost, on the test split. The finding is ‘for’ if the recurrent arm "
-            "makes significantly more errors and had at least as many device-hours (within 10 %). "
+            "makes significantly more errors and had at least as many hours (within 10 %). "
             "It is ‘against’ if the recurrent arm makes fewer errors or there is no difference "
-            "(equivalence within 10 %), and it had no more device-hours. Otherwise it is "
-            "undecided.",
+            "(equivalence within 10 %), and it had no more hours. Otherwise it is undecided. If "
+            "runs were disturbed, only arms with equal updates, audio, FLOPs or CPU time are "
+            "compared.",
         ),
         "An arm with one seed gives no finding, because one seed compares trained models and not "
         "encoders. A test that could not be significant at any cost of its runs is called "

@@ -9,6 +9,7 @@ from asr.formatting import digits, hours, listed, percent, points_interval, time
 from asr.report.costs import (
     arm_mean,
     arm_wer,
+    budget_in_words,
     common_target,
     cost_ratio,
     cost_to,
@@ -19,11 +20,11 @@ from asr.report.costs import (
     timed_otherwise,
     wer_at,
 )
+from asr.report.disturbed import EQUAL_COST, at_cost, at_equal_costs, disturbed
 from asr.report.evidence import Evidence, Pair
 from asr.report.groups import Arm, Group, settings
 from asr.report.runs import UNKNOWN, Run, differing, part
 
-EQUAL_COST = 1.10  # largest ratio of device-hours at which arms count as equal in cost
 STATED = 4  # largest number of inequalities that the answer names
 EQUAL_PARAMETERS = 1.05  # largest ratio for equal parameters (Long Range Arena allows 10 %)
 
@@ -58,18 +59,19 @@ def _errors(evidence: Evidence) -> str:
     rates = f"{split} WER {percent(found.rates[0])} against {percent(found.rates[1])}"
     value = points_interval(found.difference.value, found.difference.interval)
     share = f"{100 * found.difference.level:.3g}"
+    cost = at_cost(group, best, first.b)
     detectable = f"A difference of {100 * found.detectable:.2f} points would be found 4 times in 5."
     if found.statement == "not enough evidence":
-        text = f"{_not_enough(first)}. Measured{_at_cost(group)}: {rates}. {detectable}"
+        text = f"{_not_enough(first)}. Measured{cost}: {rates}. {detectable}"
     elif found.statement == "no difference":
         text = (
-            f"No difference in errors between {best.label} and {first.b.label}{_at_cost(group)}: "
+            f"No difference in errors between {best.label} and {first.b.label}{cost}: "
             f"{rates}, a difference of {value}; the {share} % interval lies within "
             f"{100 * found.margin:g} % of the rate. {detectable}"
         )
     else:
         text = (
-            f"{best.label} makes fewer errors than {first.b.label}{_at_cost(group)}: {rates}, "
+            f"{best.label} makes fewer errors than {first.b.label}{cost}: {rates}, "
             f"a difference of {value}; significant, as the {share} % interval excludes 0."
         )
     caveat = f" {evidence.caveat}" if evidence.caveat else ""
@@ -94,20 +96,11 @@ def _others(best: Arm, others: Sequence[Pair]) -> str:
     return said
 
 
-def _at_cost(group: Group) -> str:
-    ratio = cost_ratio(group)
-    if ratio is None:
-        return " (cost not known)"
-    if ratio <= EQUAL_COST:
-        return " at equal cost"
-    order = sorted(group.arms, key=lambda arm: arm_mean(arm, "device_hours") or 0)
-    cheapest, dearest = order[0].label, order[-1].label
-    return f" at unequal cost ({dearest} had {times(ratio)} the device-hours of {cheapest})"
-
-
 def _training(group: Group, targets: Sequence[float]) -> str:
     if not any(run.points for run in group.runs):
         return "No run has a validation yet, so the cost to reach a WER is not known."
+    if disturbed(group.arms):
+        return at_equal_costs(group.arms)
     target = common_target(group, targets)
     if target is None:
         return "No arm reached a target WER, so the cost to reach one is not known."
@@ -216,7 +209,8 @@ def group_name(group: Group, number: int) -> str:
 def _machine(group: Group) -> str:
     run = group.runs[0]
     number = run.totals.get("num_devices") or "unknown number of"
-    devices = f"{number} device{'' if number == 1 else 's'}"
+    device = hours_unit(group).removesuffix("-hours")
+    devices = f"{number} {device}{'' if number == 1 else 's'}"
     said = f"Measured on {run.device_name or 'an unknown device'} ({devices}), "
     said += f"budget {budget(group)}."
     return f"SYNTHETIC speech, not people. {said}" if any(r.synthetic for r in group.runs) else said
@@ -231,12 +225,8 @@ def budget(group: Group) -> str:
 
 
 def _budget(run: Run) -> str:
-    limits = []
-    for key, value in part(run.recipe, ("budget",)).items():
-        if value is not None:
-            name = key.split(".", 1)[-1].replace("_hours", "-hours").replace("_", " ")
-            limits.append(f"{value:g} {name}" if isinstance(value, float) else f"{value} {name}")
-    return " or ".join(limits) or "not stated"
+    limits = {key.split(".", 1)[-1]: v for key, v in part(run.recipe, ("budget",)).items()}
+    return budget_in_words(limits, [run.device_kind]) or "not stated"
 
 
 def inequalities(group: Group) -> list[tuple[str, str]]:
@@ -251,12 +241,12 @@ def inequalities(group: Group) -> list[tuple[str, str]]:
         found.append(
             ("parameters", f"The encoders' parameters differ by {excess:.0f} %: {values}.")
         )
-    ratio = cost_ratio(group)
+    ratio = None if disturbed(group.arms) else cost_ratio(group.arms)
     if ratio is not None and ratio > EQUAL_COST:
         least = min(arm_mean(arm, "device_hours") or math.inf for arm in group.arms)
         values = ", ".join(f"{arm.label} {percent(wer_at(arm, least))}" for arm in group.arms)
         spent = f"Validation WER at equal cost, {hours(least, hours_unit(group))}: {values}"
-        found.append(("device-hours", f"{spent} (spent: {digits(ratio, 2)} to 1)."))
+        found.append((hours_unit(group), f"{spent} (spent: {digits(ratio, 2)} to 1)."))
     flat = [
         {key: v for key, v in settings(arm.runs[0]).items() if key.split(".")[0] != "encoder"}
         for arm in group.arms

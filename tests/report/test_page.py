@@ -53,8 +53,8 @@ def test_the_word_gpu_appears_only_when_one_was_used(tmp_path):
         assert "GPU" not in text.replace("on a GPU", "")
     assert "| on a GPU | not measured: no run of this group" in text_of(tmp_path / "cpu")
     assert "on a GPU" not in text_of(tmp_path / "cuda")
-    assert "device-hours (CPU)" in (tmp_path / "cpu" / "report.html").read_text()
-    assert "device-hours (GPU)" in (tmp_path / "cuda" / "report.html").read_text()
+    assert "core-hours" in (tmp_path / "cpu" / "report.html").read_text()
+    assert "GPU-hours" in (tmp_path / "cuda" / "report.html").read_text()
 
 
 def test_joules_are_drawn_when_metered_and_their_absence_is_explained(tmp_path):
@@ -87,7 +87,7 @@ def test_figures_follow_the_theme_and_are_readable_without_colour(tmp_path):
     assert not any(colour in svg for colour in COLOURS)
     assert 'id="name-' in svg
     assert "xmlns" not in svg
-    assert all(label in svg for label in ("LSTM", "Transformer", "device-hours (CPU)", "WER), %"))
+    assert all(label in svg for label in ("LSTM", "Transformer", "core-hours", "WER), %"))
     looks = [style(index) for index in range(6)]
     for part in ("color", "marker"):
         assert len({look[part] for look in looks}) == len(looks)
@@ -155,7 +155,7 @@ def test_an_encoder_looks_the_same_in_every_panel_and_figure():
 
 def test_whiskers_of_tuning_end_at_a_wer_of_100_percent():
     curves = [("lstm", [0.5, 0.2], [0.1, math.nan], [1.4, math.nan])]
-    for axes in tuning(curves, [0.1], "device-hours").axes:
+    for axes in tuning(curves, [0.1], "core-hours").axes:
         assert axes.get_ylim() == pytest.approx((0, 104))
         (whiskers,) = axes.collections
         assert whiskers.get_segments()[0][:, 1] == pytest.approx([10, 140])  # the axis cuts it
@@ -164,7 +164,7 @@ def test_whiskers_of_tuning_end_at_a_wer_of_100_percent():
 def test_an_interval_whose_rounded_ends_exclude_its_value_is_drawn():
     value, beside = [0.3, 0.2], [math.nextafter(0.3, 1), 0.2]
     curves = [("a", value, beside, beside), ("b", beside, value, value)]
-    for axes in tuning(curves, [0.1, 0.1], "device-hours").axes:
+    for axes in tuning(curves, [0.1, 0.1], "core-hours").axes:
         assert len(axes.collections) == 2
 
 
@@ -183,7 +183,7 @@ def test_small_multiples_show_the_costs_that_were_metered(tmp_path):
     labels = [
         [axes.get_xlabel() for axes in wer_against_costs(group).axes] for group in group_runs(runs)
     ]
-    assert labels[0] == ["training compute, GFLOP", "audio trained on, hours"]
+    assert labels[0] == ["updates", "training compute, GFLOP", "audio trained on, hours"]
     assert labels[1] == [*labels[0], "energy, kJ"]
 
 

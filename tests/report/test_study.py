@@ -216,13 +216,13 @@ def test_each_separate_budget_is_a_comparison_with_its_own_correction(tmp_path):
     assert result["groups"] == [["LSTM", "Transformer", "GRU"]] * 2
     assert result["separation"][1] == ["budget: budget.device_hours is 0.125 instead of 0.06"]
     page = (tmp_path / "out" / "report.md").read_text()
-    names = ["Group 1, budget 0.06 device-hours per run", "Group 2, budget 0.125 device-hours per"]
+    names = ["Group 1, budget 0.06 core-hours per run", "Group 2, budget 0.125 core-hours per"]
     for name in names:
         assert f"{name}" in page[: page.index("## C1")]
     assert page.count("All 3 pairs of arms at this budget are one family") == 2
     assert page.count("Each budget is a comparison and a family of its own") == 2
     reasons = [line for line in page.splitlines() if "log-rank p" in line]
-    assert any("group 2, budget 0.125 device-hours per run, to" in line for line in reasons)
+    assert any("group 2, budget 0.125 core-hours per run, to" in line for line in reasons)
     together = write_study(tmp_path / "together", arms)
     assert len(compare([], tmp_path / "one", study=together)["groups"]) == 1
     assert "Each budget is a comparison" not in (tmp_path / "one" / "report.md").read_text()

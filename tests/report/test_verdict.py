@@ -22,13 +22,13 @@ def test_a_clear_win_is_called_significant_with_its_cost_ratio(tmp_path):
     assert len(answer) == 5
     assert answer[0].startswith("LSTM makes fewer errors than Transformer at equal cost: test WER")
     assert "significant, as the 95 % interval excludes 0" in answer[0]
-    assert "LSTM took 0.0556 device-hours (CPU; 3.3 min)" in answer[1]
+    assert "LSTM took 0.0556 core-hours (3.3 core-min)" in answer[1]
     assert "Transformer 0.0833 (5.0 min), 1.5 times as much" in answer[1]
     assert "2.0 times as long" in answer[2]
     assert answer[3].startswith(
         "Each arm has one seed: the variation between seeds was not measured"
     )
-    assert answer[4].startswith("SYNTHETIC speech, not people. Measured on EPYC (1 device)")
+    assert answer[4].startswith("SYNTHETIC speech, not people. Measured on EPYC (1 core)")
 
 
 @pytest.mark.parametrize(
@@ -166,18 +166,16 @@ def test_unequal_cost_is_stated_with_the_wer_at_equal_cost(tmp_path):
     longer = (*CURVE, (900, 0.05))
     runs = pair(tmp_path, curve=longer, finished=False)
     answer = compare(runs, tmp_path / "out")["answer"][0]
-    assert "at unequal cost (Transformer had 2.0 times the device-hours of LSTM)" in answer[0]
+    assert "at unequal cost (Transformer had 2.0 times the core-hours of LSTM)" in answer[0]
     assert "Arms with unfinished runs: Transformer" in answer[3]
     page = (tmp_path / "out" / "report.md").read_text()
-    assert (
-        "at equal cost, 0.125 device-hours (CPU; 7.5 min): LSTM 12.0 %, Transformer 12.0 %" in page
-    )
+    assert "at equal cost, 0.125 core-hours (7.5 core-min): LSTM 12.0 %, Transformer 12.0 %" in page
 
 
 @pytest.mark.parametrize(
     ("budget", "said"),
     [
-        ({"device_hours": 0.5, "updates": None}, "0.5 device-hours"),
+        ({"device_hours": 0.5, "updates": None}, "0.5 core-hours"),
         ({"updates": 300, "audio_hours": 22.0}, "22 audio-hours or 300 updates"),
         ({}, "not stated"),
     ],

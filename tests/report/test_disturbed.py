@@ -1,0 +1,142 @@
+"""Comparisons of runs that other programs disturbed, and the units of costs."""
+
+import json
+
+import pytest
+import yaml
+
+from asr.report import compare, verdict
+from asr.report.disturbed import equal_costs, resource
+from asr.report.evidence import weigh
+from asr.report.groups import group_runs
+from asr.report.runs import read_run
+from asr.report.training_claim import training
+from tests.run_folders import CPU, CURVE, H200, made, recorded, seeds, write_run
+
+WAITED = "the run waited for a core during 30 % of the time"
+
+
+def two_arms(folder, rate, **second):
+    """A quiet LSTM, and a Transformer whose runs were disturbed, with five seeds each.
+
+    ``slower`` makes the Transformer do less in its wall time: fewer updates, less audio and CPU.
+    """
+    runs = [
+        *seeds(folder, "LSTM", 0.08, 5, **recorded()),
+        *seeds(
+            folder, "Transformer", rate, 5, **recorded(second.pop("cpu", 1.0), WAITED), **second
+        ),
+    ]
+    (group,) = group_runs([read_run(run) for run in runs])
+    return group
+
+
+def fewer(group, factor):
+    """Divides everything but the time that the second arm spent."""
+    for run in group.arms[1].runs:
+        for name in ("updates", "audio_seconds", "train_flops"):
+            run.totals[name] /= factor
+        run.totals["cpu_seconds"] = {"step": run.totals["cpu_seconds"]["step"] / factor}
+
+
+def test_a_disturbed_arm_that_did_less_in_its_time_gets_no_verdict(tmp_path):
+    group = two_arms(tmp_path, 0.2)
+    fewer(group, 1.3)
+    evidence = weigh(group, [0.1])
+    answer = verdict.answer(evidence)
+    assert answer[0].startswith(
+        "Not enough evidence to say whether LSTM or Transformer makes fewer errors: runs of "
+        "Transformer were disturbed, so equal core-hours are not equal shares of the machine."
+    )
+    for words in ("at equal updates (346)", "at equal audio-hours (1.92)", "346 CPU seconds"):
+        assert words in answer[1]
+    assert not any("fewer errors than" in line for line in answer)
+    (errors,) = [line for line in training([evidence], {}).reasons if "errors" in line]
+    assert errors.startswith("Undecided: errors of LSTM and Transformer: runs of Transformer were")
+
+
+def test_a_disturbed_arm_that_did_as_much_is_compared_at_what_it_did(tmp_path):
+    answer = verdict.answer(weigh(two_arms(tmp_path, 0.2), [0.1]))
+    assert answer[0].startswith(
+        "LSTM makes fewer errors than Transformer at equal updates, audio-hours, training compute "
+        "and CPU time (runs of Transformer were disturbed): test WER"
+    )
+
+
+def test_quiet_and_unknown_runs_are_compared_at_equal_cost(tmp_path):
+    for name, facts in (("quiet", recorded()), ("unknown", {})):
+        runs = [
+            run
+            for encoder, rate in (("LSTM", 0.08), ("Transformer", 0.2))
+            for run in seeds(tmp_path / name, encoder, rate, 3, **facts)
+        ]
+        answer = compare(runs, tmp_path / f"{name}-page")["answer"][0]
+        assert answer[0].startswith("LSTM makes fewer errors than Transformer at equal cost: test")
+        page = (tmp_path / f"{name}-page" / "report.md").read_text()
+        assert ("not recorded | not recorded" in page) == (name == "unknown")
+        assert "DISTURBED" not in page
+
+
+def test_costs_of_a_disturbed_arm_are_tested_in_cpu_hours(tmp_path):
+    group = two_arms(tmp_path, 0.1, slower=1.3)
+    found = training([weigh(group, [0.1])], {}).reasons
+    (cost,) = [line for line in found if "validation WER" in line]
+    assert "LSTM took 0.0842 CPU-hours" in cost
+    assert cost.startswith("Against: to 10.0 % validation WER")
+    for run in group.arms[1].runs:  # threads that wait for each other use CPU time
+        run.totals["num_threads"] = 2
+    assert resource(group.arms) is None
+    assert "CPU time" not in equal_costs(group.arms)
+    reasons = training([weigh(group, [0.1])], {}).reasons
+    assert any("since runs were disturbed" in line for line in reasons)
+    assert not any(line.startswith(("For", "Against")) for line in reasons if "to 10" in line)
+
+
+def test_the_page_names_disturbed_runs_and_has_no_best_trade_off(tmp_path):
+    runs = [
+        write_run(tmp_path / "a", errors=made(0.1, seed=1), **recorded()),
+        write_run(tmp_path / "b", "Transformer", errors=made(0.1), **recorded(0.7, WAITED)),
+    ]
+    compare(runs, tmp_path / "page")
+    page = (tmp_path / "page" / "report.md").read_text()
+    assert f"DISTURBED RUN: b: {WAITED}." in page
+    assert "| runs disturbed by other programs | 0 of 1 | 1 of 1 |" in page
+    assert "| CPU time, hours | 0.125 (7.5 min) | 0.0875 (5.2 min) |" in page
+    assert "no trade-off in core-hours is the best" in page
+    assert "Pareto front)" not in page
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({"cpu_hours": 0.125}, "at equal CPU time:"),
+        ({"updates": 450}, "at equal updates:"),
+        ({"audio_hours": 2.5}, "at equal audio-hours:"),
+        ({"updates": 450, "device_hours": 1.0}, "at equal cost:"),
+    ],
+)
+def test_the_verdict_names_the_cost_that_the_budgets_limit(tmp_path, budget, words):
+    runs = [
+        run
+        for encoder, rate in (("LSTM", 0.08), ("Transformer", 0.2))
+        for run in seeds(tmp_path, encoder, rate, 2, recipe={"budget": budget}, **recorded())
+    ]
+    (group,) = group_runs([read_run(run) for run in runs])
+    assert f"fewer errors than Transformer {words}" in verdict.answer(weigh(group, []))[0]
+
+
+def test_a_run_of_an_earlier_version_is_read_in_core_hours(tmp_path):
+    old = write_run(tmp_path / "old", num_threads=2)
+    new = write_run(tmp_path / "new", device=CPU | {"num_devices": 2}, **recorded())
+    for run in (old, new):
+        tree = yaml.safe_load((run / "recipe.yaml").read_text())
+        tree["budget"]["device_hours"] = 0.125 if run is old else 0.25
+        (run / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    read = [read_run(run) for run in (old, new)]
+    for name in ("device_hours", "num_devices"):
+        assert read[0].totals[name] == read[1].totals[name]
+    assert [p.device_hours for p in read[0].points] == [2 * wall / 3600 for wall, _ in CURVE]
+    assert {run.recipe["budget.device_hours"] for run in read} == {0.25}
+    gpu = read_run(write_run(tmp_path / "gpu", device=H200, num_threads=16))
+    assert gpu.totals["device_hours"] == 2 * 450 / 3600
+    assert json.loads((old / "ledger.json").read_text())["device_hours"] == 0.125
