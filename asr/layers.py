@@ -12,7 +12,6 @@ from asr.kernels.linear import Linear, xavier
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-SUBSAMPLING = 4  # feature frames per frame of Subsampling
 FEEDFORWARD = 4  # inner width of feed-forwards, in multiples of the width (Vaswani et al. 2017)
 ROTARY_BASE = 10000.0  # Su et al. 2021, section 3.4.2; the wavelengths of Vaswani et al. 2017
 
@@ -58,69 +57,6 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
     kept = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
     return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
-
-
-class Subsampling(nn.Module):
-    """Two convolutions of stride 2 and a linear layer: one output frame per 4 feature frames.
-
-    Output frame s depends only on feature frames 4s - 3 to 4s + 3, so it is causal within its chunk
-    of 4 and suits causal and bidirectional encoders. Kernel size 3, padding 1 and ReLU are used.
-    """
-
-    def __init__(self, num_mels: int, dim: int, *, channels: int) -> None:
-        super().__init__()
-        self.num_mels, self.dim, self.channels = num_mels, dim, channels
-        self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-        self.project = Linear(channels * halved(num_mels, 2), dim)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B,) -> (B, ceil(T / 4), D), ceil(lengths / 4); padding becomes 0."""
-        time = x.shape[1]
-        # Zeros fill whole chunks. The frames of the first convolution that a valid output frame
-        # sees are then the same in any batch, so they need no mask.
-        x = F.pad(zero_padding(x, lengths), (0, 0, 0, -time % SUBSAMPLING))
-        x = F.relu(self.first(x[:, None]), inplace=True)  # (B, C, T/2, F/2)
-        x = F.relu(self.second(x), inplace=True)  # (B, C, S, F/4)
-        x = self.project(x.transpose(1, 2).flatten(2))  # (B, S, D)
-        lengths = halved_lengths(halved_lengths(lengths))
-        return zero_padding(x, lengths), lengths
-
-    def initial_state(self, batch: int) -> dict[str, Tensor]:
-        """Returns zeros for the last input frame and the last frame of the first convolution."""
-        zeros = self.project.weight.new_zeros
-        return {
-            "features": zeros(batch, 1, self.num_mels),
-            "convolved": zeros(batch, self.channels, 1, halved(self.num_mels)),
-        }
-
-    def step(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, C, F) with C a multiple of 4 -> (B, C / 4, D), next state.
-
-        Raises:
-            ValueError: C is not a multiple of 4.
-        """
-        if x.shape[1] % SUBSAMPLING:
-            raise ValueError(
-                f"a chunk of {x.shape[1]} frames; streaming takes multiples of {SUBSAMPLING}"
-            )
-        first, second = self.first, self.second
-        features = torch.cat([state["features"], x], dim=1)[:, None]  # (B, 1, C + 1, F)
-        y = F.relu(F.conv2d(features, first.weight, first.bias, stride=2, padding=(0, 1)))
-        y = torch.cat([state["convolved"].to(y.dtype), y], dim=2)
-        # These are copies, because a view would keep the chunk in memory and change with it.
-        state = {"features": x[:, -1:].clone(), "convolved": y[:, :, -1:].clone()}
-        y = F.relu(F.conv2d(y, second.weight, second.bias, stride=2, padding=(0, 1)))
-        return self.project(y.transpose(1, 2).flatten(2)), state
-
-    def flops(self, time: int) -> int:
-        """Returns the FLOPs of one utterance of ``time`` feature frames."""
-        quarter = halved(time, 2)
-        half = 2 * quarter
-        bins, fewer = halved(self.num_mels), halved(self.num_mels, 2)
-        first = 2 * 9 * self.channels * half * bins
-        second = 2 * 9 * self.channels**2 * quarter * fewer
-        return first + second + 2 * self.channels * fewer * self.dim * quarter
 
 
 def rotary_factors(positions: Tensor, width: int) -> Tensor:

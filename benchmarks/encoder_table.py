@@ -20,6 +20,8 @@ TEXT = f"""# Encoder recipes
 have the same number of parameters within 5 %, subsampling included. The sizes small, base and large
 expect 80 mel bins, and tiny expects 40.
 
+A frame lasts 40 ms; with `--encoder.subsampling 8`, each of these encoders has frames of 80 ms.
+
 The columns of the table:
 
 - M: millions of parameters.

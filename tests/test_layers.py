@@ -2,14 +2,12 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from asr.layers import (
     CrossAttention,
     FeedForward,
     SelfAttention,
-    Subsampling,
     apply_rotary,
     dropout,
     halved,
@@ -68,35 +66,6 @@ def test_dropout_is_seeded_and_off_in_evaluation():
     assert dropout(x, 0.5, training=True).equal(first)
     assert dropout(x, 0.5, training=False) is x
     assert dropout(x, 0.0, training=True) is x
-
-
-@pytest.mark.parametrize("time", range(1, 14))
-def test_subsampling_equals_two_zero_padded_convolutions_and_a_linear_layer(time):
-    torch.manual_seed(0)
-    block = Subsampling(7, 6, channels=3)
-    x = torch.randn(2, time, 7)
-    y, lengths = block(x, torch.tensor([time, time]))
-    whole = F.pad(x, (0, 0, 0, -time % 4))[:, None]  # to a multiple of 4 frames
-    expected = block.second(block.first(whole).relu()).relu()
-    expected = block.project(expected.transpose(1, 2).flatten(2))
-    assert lengths.tolist() == [math.ceil(time / 4)] * 2
-    torch.testing.assert_close(y, expected)
-
-
-@pytest.mark.parametrize("frame", range(5))
-def test_subsampling_sees_only_its_four_frames_and_the_three_before(frame):
-    block = Subsampling(8, 6, channels=4)
-    x = torch.randn(1, 20, 8, requires_grad=True)
-    y, _ = block(x, torch.tensor([20]))
-    (gradient,) = torch.autograd.grad(y[0, frame].square().sum(), x)
-    seen = gradient[0].abs().sum(1).nonzero()[:, 0].tolist()
-    assert seen == list(range(max(0, 4 * frame - 3), 4 * frame + 4))
-
-
-def test_subsampling_refuses_chunks_that_are_no_multiple_of_its_stride():
-    block = Subsampling(8, 6, channels=4)
-    with pytest.raises(ValueError, match="chunk of 6 frames.*multiples of 4"):
-        block.step(torch.randn(1, 6, 8), block.initial_state(1))
 
 
 def test_rotary_dot_products_depend_on_distance_only():
@@ -162,11 +131,10 @@ def test_heads_that_do_not_fit_the_width_are_refused(block):
 @pytest.mark.parametrize(
     ("block", "run"),
     [
-        (Subsampling(8, 6, channels=4), lambda b: b(torch.zeros(1, 12, 8), torch.tensor([12]))),
         (SelfAttention(8, heads=2), lambda b: b(torch.zeros(1, 12, 8), None, None, False)),
         (FeedForward(8, inner=24, dropout=0.0), lambda b: b(torch.zeros(1, 12, 8))),
     ],
-    ids=["Subsampling", "SelfAttention", "FeedForward"],
+    ids=["SelfAttention", "FeedForward"],
 )
 def test_the_flops_of_a_block_equal_the_count_of_torch(block, run):
     assert tiny.counted_flops(lambda: run(block)) == block.flops(12)

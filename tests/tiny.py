@@ -45,6 +45,16 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
     "LSTM causal projected": partial(
         LSTM, dim=DIM, layers=2, bidirectional=False, cells=24, time_reduction=[1, 2], channels=4
     ),
+    "LSTM causal projected of 80 ms": partial(
+        LSTM,
+        dim=DIM,
+        layers=2,
+        bidirectional=False,
+        cells=24,
+        time_reduction=[1],
+        channels=4,
+        subsampling=8,
+    ),
     "GRU": partial(GRU, dim=DIM, layers=2, channels=4),
     "GRU causal": partial(GRU, dim=DIM, layers=2, bidirectional=False, channels=4),
     "GRU causal projected": partial(
@@ -91,6 +101,16 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
     ),
     "Hierarchical next frame": partial(
         Hierarchical, dim=DIM, layers=1, heads=2, window=4, next_frame=0.5, channels=4
+    ),
+    "Hierarchical next frame of 80 ms": partial(
+        Hierarchical,
+        dim=DIM,
+        layers=1,
+        heads=2,
+        window=4,
+        next_frame=0.5,
+        channels=4,
+        subsampling=8,
     ),
     "Conformer": partial(Conformer, dim=DIM, layers=2, heads=2, kernel=3, channels=4),
     "Conformer causal": partial(
@@ -164,6 +184,9 @@ ENCODER_BUILDERS: dict[str, Callable[[int], Encoder]] = {
     ),
     "Transformer chunk": partial(
         Transformer, dim=DIM, layers=2, heads=2, causal=True, chunk=3, channels=4
+    ),
+    "Transformer chunk of 80 ms": partial(
+        Transformer, dim=DIM, layers=2, heads=2, causal=True, chunk=3, channels=4, subsampling=8
     ),
     "Transformer chunk left context": partial(
         Transformer, dim=DIM, layers=2, heads=2, causal=True, left_context=3, chunk=2, channels=4

@@ -18,7 +18,7 @@ from asr.corpora.corpus import DroppedError, Row
 from asr.corpora.loading import Loaded, Utterance
 from asr.text import normalisers
 
-ENCODER_FRAME_SECONDS = 0.04  # four feature frames of 10 ms, the subsampling of every recipe
+ENCODER_FRAME_SECONDS = 0.04  # four feature frames of 10 ms, the default of every encoder
 OUTLIER_DEVIATIONS = 5  # robust standard deviations, 1.4826 median absolute deviations each
 OUTLIER_MIN_COUNT = 20  # a split with fewer utterances is not searched for outliers
 ADVICE = {  # advice for each reason; examples replace the braces

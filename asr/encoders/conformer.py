@@ -51,6 +51,7 @@ class Conformer(Stack):
         left_context: int | None = None,
         chunk: int = 1,
         channels: int = 32,
+        subsampling: int = 4,
     ) -> None:
         blocks: list[Block] = [Input(dim, dropout=dropout, sinusoidal=False)]
         blocks += [
@@ -65,7 +66,7 @@ class Conformer(Stack):
             )
             for _ in range(layers)
         ]
-        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+        super().__init__(num_mels, blocks, dim=dim, channels=channels, subsampling=subsampling)
 
 
 class ConformerBlock(Block):

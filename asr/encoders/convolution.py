@@ -51,6 +51,7 @@ class Convolution(Stack):
         causal: bool = False,
         dropout: float = 0.1,
         channels: int = 32,
+        subsampling: int = 4,
     ) -> None:
         if not dilations:
             raise ValueError("dilations is empty; [1] is a convolution without gaps")
@@ -66,7 +67,7 @@ class Convolution(Stack):
             )
             for layer in range(layers)
         ]
-        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+        super().__init__(num_mels, blocks, dim=dim, channels=channels, subsampling=subsampling)
 
 
 class ConvolutionBlock(Block):

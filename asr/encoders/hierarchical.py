@@ -60,6 +60,7 @@ class Hierarchical(Stack):
         feedforward: int = 4,
         dropout: float = 0.1,
         channels: int = 32,
+        subsampling: int = 4,
     ) -> None:
         if window < 2 or levels < 1 or right_context < 0:
             raise ValueError(
@@ -89,7 +90,7 @@ class Hierarchical(Stack):
             return AlignedAttention(dim, **options, pooling=pooling, right_context=right_context)
 
         blocks = transformer_blocks(dim, layers, attention, memory, feedforward, dropout)
-        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+        super().__init__(num_mels, blocks, dim=dim, channels=channels, subsampling=subsampling)
         self.next_frame = next_frame
         self.predict = Linear(dim, self.stride * num_mels) if next_frame else None
 

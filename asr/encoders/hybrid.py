@@ -17,8 +17,8 @@ class Hybrid(Stack):
 
     Args:
         dim: width D of every part.
-        parts: encoders from bottom to top, each as class_path and init_args without dim and
-            channels. Their layers are used without their subsampling and last norm.
+        parts: encoders from bottom to top, each as class_path and init_args without dim, channels
+            and subsampling. Their layers are used without their subsampling and last norm.
         repeat: number of times that the parts are stacked; each copy has weights of its own.
     """
 
@@ -32,6 +32,7 @@ class Hybrid(Stack):
         parts: list[dict[str, Any]],
         repeat: int = 1,
         channels: int = 32,
+        subsampling: int = 4,
     ) -> None:
         if not parts or repeat < 1:
             raise ValueError(f"{len(parts)} parts, {repeat} times: give at least one part, once")
@@ -39,7 +40,7 @@ class Hybrid(Stack):
         for _ in range(repeat):
             for index, part in enumerate(parts):
                 blocks += part_blocks(part, f"parts[{index}]", dim)
-        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+        super().__init__(num_mels, blocks, dim=dim, channels=channels, subsampling=subsampling)
 
 
 def part_blocks(part: dict[str, Any], path: str, dim: int) -> list[Block]:
@@ -49,7 +50,7 @@ def part_blocks(part: dict[str, Any], path: str, dim: int) -> list[Block]:
         name = part.get("class_path") if isinstance(part, dict) else part
         raise ValueError(f"{path}.class_path {name!r}: take one of {', '.join(STACKS)}")
     given = part.get("init_args") or {}
-    if own := {"dim", "channels"} & set(given):
+    if own := {"dim", "channels", "subsampling"} & set(given):
         raise ValueError(f"{path}.{min(own)}: a part takes it from the Hybrid; leave it out")
     tree = {**part, "init_args": {**given, "dim": dim, "channels": 1}}
     encoder = read_component(STACKS, tree, path, positional=1, allow_code=False)(1)

@@ -45,6 +45,7 @@ class MinimalStack(Stack):
         dropout: float = 0.1,
         forget_bias: float = 1.0,
         channels: int = 32,
+        subsampling: int = 4,
     ) -> None:
         directions = 2 if bidirectional else 1
         if expansion * dim % directions:
@@ -60,7 +61,7 @@ class MinimalStack(Stack):
             )
             for _ in range(layers)
         )
-        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+        super().__init__(num_mels, blocks, dim=dim, channels=channels, subsampling=subsampling)
 
 
 class MinimalCell(nn.Module):

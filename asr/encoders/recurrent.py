@@ -158,6 +158,7 @@ class RecurrentStack(Stack):
         dropout: float = 0.1,
         forget_bias: float = 1.0,
         channels: int = 32,
+        subsampling: int = 4,
     ) -> None:
         for layer in time_reduction:
             if not 1 <= layer <= layers:
@@ -174,7 +175,7 @@ class RecurrentStack(Stack):
             )
             for layer in range(1, layers + 1)
         ]
-        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+        super().__init__(num_mels, blocks, dim=dim, channels=channels, subsampling=subsampling)
 
 
 def set_recurrent_precision(modules: Iterable[nn.Module], name: str) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from asr.batch import mask
 from asr.encoders.block import Block, BlockState, Frames
 from asr.encoders.encoder import Encoder, EncoderState
-from asr.layers import SUBSAMPLING, Subsampling, halved, modules, zero_padding
+from asr.encoders.subsampling import Subsampling
+from asr.layers import modules, zero_padding
 from asr.loss import collecting
 
 
@@ -22,6 +23,8 @@ class Stack(Encoder):
         blocks: blocks in order, first to last.
         dim: width D.
         channels: number of channels of the subsampling convolutions.
+        subsampling: number of feature frames per frame of the first block, 4 or 8. With features
+            every 10 ms, encoder frames last 40 or 80 ms.
 
     Attributes:
         layers: the blocks.
@@ -30,19 +33,27 @@ class Stack(Encoder):
 
     remedy = "take a causal one"
 
-    def __init__(self, num_mels: int, blocks: Iterable[Block], *, dim: int, channels: int) -> None:
+    def __init__(
+        self,
+        num_mels: int,
+        blocks: Iterable[Block],
+        *,
+        dim: int,
+        channels: int,
+        subsampling: int = 4,
+    ) -> None:
         super().__init__()
-        self.subsampling = Subsampling(num_mels, dim, channels=channels)
+        self.subsampling = Subsampling(num_mels, dim, channels=channels, stride=subsampling)
         self.layers: Sequence[Block] = modules(blocks)
         self.norm = nn.LayerNorm(dim)
         self.dim = dim
-        self.stride = SUBSAMPLING * math.prod(block.stride for block in self.layers)
+        self.stride = subsampling * math.prod(block.stride for block in self.layers)
         self.causal = all(block.causal for block in self.layers)
 
     @property
     def chunk(self) -> int:
         """The smallest chunk that fits every block, in feature frames; see ``Encoder.chunk``."""
-        before, chunk = SUBSAMPLING, self.stride
+        before, chunk = self.subsampling.stride, self.stride
         for block in self.layers:
             chunk = math.lcm(chunk, before * block.chunk)
             before *= block.stride
@@ -53,7 +64,7 @@ class Stack(Encoder):
         frames = Frames(*self.subsampling(x, lengths))
         if collecting():
             each = x.mean(-1).masked_fill(~mask(lengths, x.shape[1]), math.nan)
-            frames = replace(frames, loudness=averaged(each, SUBSAMPLING))
+            frames = replace(frames, loudness=averaged(each, self.subsampling.stride))
         for block in self.layers:
             frames = block(frames)
             if frames.loudness is not None and block.stride > 1:
@@ -92,7 +103,7 @@ class Stack(Encoder):
         total = 0
         for time in lengths:
             total += self.subsampling.flops(time)
-            time = halved(time, 2)
+            time = -(-time // self.subsampling.stride)
             for block in self.layers:
                 total += block.flops(time)
                 time = -(-time // block.stride)

@@ -46,6 +46,7 @@ class StateSpace(Stack):
         state: int = 64,
         dropout: float = 0.1,
         channels: int = 32,
+        subsampling: int = 4,
     ) -> None:
         directions = 2 if bidirectional else 1
         if heads % directions or expansion * dim % heads:
@@ -63,7 +64,7 @@ class StateSpace(Stack):
             )
             for _ in range(layers)
         )
-        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+        super().__init__(num_mels, blocks, dim=dim, channels=channels, subsampling=subsampling)
 
 
 class Selective(nn.Module):

@@ -52,6 +52,7 @@ class Transformer(Stack):
         memory: Memory | None = None,
         positions: Literal["rotary", "sinusoidal"] = "rotary",
         channels: int = 32,
+        subsampling: int = 4,
     ) -> None:
         if memory and (not causal or chunk != 1 or layers < 2):
             raise ValueError(
@@ -77,7 +78,7 @@ class Transformer(Stack):
         blocks = transformer_blocks(
             dim, layers, attention, memory, feedforward, dropout, sinusoidal=not rotary
         )
-        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+        super().__init__(num_mels, blocks, dim=dim, channels=channels, subsampling=subsampling)
 
 
 def transformer_blocks(

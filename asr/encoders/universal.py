@@ -51,6 +51,7 @@ class Universal(Stack):
         ponder_weight: float = 0.01,
         halting_bias: float = -1.0,
         channels: int = 32,
+        subsampling: int = 4,
     ) -> None:
         if max_steps < 1:
             raise ValueError(f"max_steps {max_steps}: the layer is applied at least once")
@@ -60,7 +61,7 @@ class Universal(Stack):
             Input(dim, dropout=dropout, sinusoidal=False),
             UniversalBlock(layer, dim, max_steps, ponder_weight, halting_bias),
         ]
-        super().__init__(num_mels, blocks, dim=dim, channels=channels)
+        super().__init__(num_mels, blocks, dim=dim, channels=channels, subsampling=subsampling)
 
 
 class UniversalBlock(Block):

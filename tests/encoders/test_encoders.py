@@ -33,7 +33,7 @@ def test_every_entry_of_the_table_has_a_tiny_configuration():
 def test_a_constructor_takes_mels_first_and_few_options(cls):
     first, *others = inspect.signature(cls).parameters.values()
     assert first.name == "num_mels"
-    assert len(others) <= 13
+    assert len(others) <= 14
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in others)
 
 
@@ -50,6 +50,33 @@ def test_an_output_does_not_depend_on_the_rest_of_the_batch(name, garbage):
         assert size.item() == outputs[row].item()
         torch.testing.assert_close(together[row, :size], alone[0], rtol=1e-4, atol=1e-5)
         assert together[row, size:].eq(0).all()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("80 ms")])
+@torch.no_grad()
+def test_frames_of_80_ms_keep_the_contract(name):
+    torch.manual_seed(0)
+    build = tiny.ENCODER_BUILDERS[name]
+    encoder = build(tiny.NUM_MELS, subsampling=8).eval()
+    assert encoder.stride == 2 * build(tiny.NUM_MELS).stride
+    lengths = (1, 9, 97)
+    x, sizes = tiny.features(*lengths)
+    together, outputs = encoder(tiny.with_garbage(x, sizes), sizes)
+    assert outputs.tolist() == [math.ceil(length / encoder.stride) for length in lengths]
+    for row, length in enumerate(lengths):
+        alone, _ = encoder(x[row : row + 1, :length], sizes[row : row + 1])
+        size = outputs[row]
+        torch.testing.assert_close(together[row, :size], alone[0], rtol=1e-4, atol=1e-5)
+    if name not in tiny.BOUNDED_FLOPS:
+        assert tiny.counted_flops(lambda: encoder(x[2:], sizes[2:])) == encoder.flops([97])
+    if encoder.causal:
+        x = torch.randn(2, 6 * encoder.chunk, tiny.NUM_MELS)
+        state, parts = encoder.initial_state(2), []
+        for piece in x.split(2 * encoder.chunk, dim=1):
+            y, state = encoder.step(piece, state)
+            parts.append(y)
+        expected, _ = encoder(x, torch.tensor([x.shape[1]] * 2))
+        torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

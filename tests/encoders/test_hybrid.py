@@ -51,6 +51,10 @@ def test_a_hybrid_with_a_part_that_sees_the_future_cannot_stream():
         ([RECURRENT, {**ATTENTION, "init_args": {"layers": 1}}], r"parts\[1\].heads is missing"),
         ([{"class_path": "LSTM", "init_args": {"layers": 1, "dim": 8}}], r"parts\[0\].dim"),
         (
+            [{"class_path": "LSTM", "init_args": {"layers": 1, "subsampling": 8}}],
+            r"parts\[0\].subsampling: a part takes it from the Hybrid",
+        ),
+        (
             [
                 {
                     "class_path": "Hierarchical",
