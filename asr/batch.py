@@ -82,5 +82,5 @@ class Share(NamedTuple):
 
 
 def mask(lengths: Tensor, time: int) -> Tensor:
-    """(B,) lengths -> (B, time) bool, True at valid positions."""
+    """Returns the mask (B, time) of (B,) lengths: True at valid positions."""
     return torch.arange(time, device=lengths.device) < lengths[:, None]

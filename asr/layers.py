@@ -22,7 +22,7 @@ def halved(size: int, times: int = 1) -> int:
 
 
 def halved_lengths(lengths: Tensor) -> Tensor:
-    """(B,) -> (B,), each halved and rounded up."""
+    """Halves each of (B,) lengths and rounds up."""
     return torch.div(lengths + 1, 2, rounding_mode="floor")
 
 
@@ -32,7 +32,7 @@ def modules(layers: Iterable[AnyModule]) -> Sequence[AnyModule]:
 
 
 def zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, T, ...), (B,) -> x with zeros beyond the lengths, even in place of NaN and infinity."""
+    """Sets x (B, T, ...) to zero beyond the lengths, even in place of NaN and infinity."""
     real = mask(lengths, x.shape[1])
     return x.masked_fill(~real.view(real.shape + (1,) * (x.dim() - 2)), 0.0)
 
@@ -60,7 +60,7 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
 
 
 def rotary_factors(positions: Tensor, width: int) -> Tensor:
-    """(U,) positions -> (U, width / 2) complex64 factors of rotary positions (Su et al. 2021)."""
+    """Returns rotary factors (U, width / 2) complex64 of (U,) positions (Su et al. 2021)."""
     # float32 would round the angle of frame 1,000,000 to a hundredth of a turn.
     exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
     angles = positions[:, None] * ROTARY_BASE**-exponents
@@ -101,14 +101,15 @@ def rotary_at(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:
-    """(U,) positions -> (U, dim) sines and cosines to add to frames (Vaswani et al. 2017)."""
+    """Returns sines and cosines (U, dim) of (U,) positions (Vaswani et al. 2017)."""
     return torch.view_as_real(rotary_factors(positions, dim)).flatten(-2)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None) -> Tensor:
-    """(B, H, Q, d), (B, H, S, d) twice, mask broadcastable to (B, 1, Q, S) -> (B, Q, H * d).
+    """Lets queries (B, H, Q, d) attend to S keys and values; returns (B, Q, H * d).
 
-    The mask is True where a query may attend, or it is a float to add to the scores, as in torch.
+    The mask is broadcastable to (B, 1, Q, S). It is True where a query may attend, or a float to
+    add to the scores, as in torch.
     """
     y = F.scaled_dot_product_attention(query, key, value, attn_mask=real)
     return y.transpose(1, 2).flatten(2)
@@ -128,7 +129,7 @@ class SelfAttention(nn.Module):
         xavier(self.output)
 
     def split(self, x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, S, D) -> query, key, value of (B, H, S, d)."""
+        """Computes queries, keys and values, each (B, H, S, d)."""
         query, key, value = (
             self.input(x).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2).chunk(3, dim=1)
         )
@@ -139,7 +140,9 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, factors: Tensor | None, real: Tensor | None, causal: bool
     ) -> Tensor:
-        """(B, S, D), rotary factors, bool mask broadcastable to (B, 1, S, S) -> (B, S, D).
+        """Lets the positions of x (B, S, D) attend to each other.
+
+        ``real`` is a boolean mask broadcastable to (B, 1, S, S).
 
         If ``causal`` is set and there is no mask, the kernel uses its own causal path.
         """
@@ -150,7 +153,7 @@ class SelfAttention(nn.Module):
         return self.output(attend(query, key, value, real))
 
     def step(self, x: Tensor, factors: Tensor | None, cache: Tensor, real: Tensor | None) -> Tensor:
-        """(B, Q, D), cache (B, 2, H, U + Q, d) of keys and values -> (B, Q, D).
+        """Lets new positions x (B, Q, D) attend to a cache (B, 2, H, U + Q, d) of keys and values.
 
         Fills the last Q positions of the cache. ``real`` is a mask broadcastable to
         (B, 1, Q, U + Q); None if every query may attend to all positions.
@@ -182,13 +185,13 @@ class CrossAttention(nn.Module):
         xavier(self.output)
 
     def remember(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, D) -> keys and values of (B, H, S, d), computed once per utterance."""
+        """Computes keys and values (B, H, S, d) of encoder frames, once per utterance."""
         memory = self.memory(encoded).unflatten(-1, (2 * self.heads, -1)).transpose(1, 2)
         key, value = memory.chunk(2, dim=1)
         return key, value
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, real: Tensor | None) -> Tensor:
-        """(B, Q, D), (B, H, S, d) twice, mask broadcastable to (B, 1, Q, S) -> (B, Q, D)."""
+        """Lets x (B, Q, D) attend to keys and values; the mask broadcasts to (B, 1, Q, S)."""
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return self.output(attend(query, key, value, real))
 
@@ -208,7 +211,7 @@ class FeedForward(nn.Module):
         xavier(self.expand, self.reduce)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """Applies the module to x (..., D)."""
         return self.reduce(dropout(F.relu(self.expand(x)), self.dropout, self.training))
 
     def flops(self, time: int) -> int:
@@ -228,12 +231,12 @@ class TokenOutput(nn.Module):
         xavier(self.output)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., V) float32 log-probabilities, that of BLANK -inf."""
+        """Computes float32 log-probabilities (..., V) of x (..., width); BLANK has -inf."""
         log_probs = self.output(x).float().log_softmax(-1)
         return F.pad(log_probs, (BLANK + 1, 0), value=-torch.inf)
 
     def of(self, x: Tensor, targets: Tensor) -> Tensor:
-        """(B, U, width), (B, U) -> (B, U) float32 log-probabilities of targets; BLANK has 0."""
+        """Computes float32 log-probabilities (B, U) of the targets; BLANK has 0."""
         wanted = (targets - (BLANK + 1)).clamp(min=0)[..., None]  # (B, U, 1)
         scores = self.output(x).float().log_softmax(-1).gather(-1, wanted)[..., 0]
         return scores.masked_fill(targets == BLANK, 0.0)
@@ -244,13 +247,13 @@ class TokenOutput(nn.Module):
 
 
 def inputs(tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """(B, U), (B,) -> (B, U + 1): EOS, then the tokens, then BLANK as padding."""
+    """Returns decoder inputs (B, U + 1): EOS, then the tokens, then BLANK as padding."""
     tokens = tokens.masked_fill(~mask(token_lengths, tokens.shape[1]), BLANK)
     return F.pad(tokens, (1, 0), value=EOS)
 
 
 def targets(tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """(B, U), (B,) -> (B, U + 1): the tokens, then EOS, then BLANK as padding."""
+    """Returns decoder targets (B, U + 1): the tokens, then EOS, then BLANK as padding."""
     tokens = F.pad(tokens.masked_fill(~mask(token_lengths, tokens.shape[1]), BLANK), (0, 1))
     return tokens.scatter(1, token_lengths[:, None], EOS)
 
@@ -289,7 +292,7 @@ def lstm_start(lstm: nn.LSTM, rows: int) -> Cache:
 
 
 def lstm_step(lstm: nn.LSTM, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-    """(N, inputs), state -> (N, width), next state: one token through all layers.
+    """Runs all layers for one step x (N, inputs); returns (N, width) and the next state.
 
     torch's cell is used, because the kernel for whole sequences takes twice its time per step.
     """

@@ -89,7 +89,7 @@ def resample(wave: np.ndarray, rate: int, to_rate: int) -> np.ndarray:
 
 
 def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
-    """(N,) float -> a 16-bit FLAC file; samples outside of [-1, 1] are clipped."""
+    """Encodes (N,) float samples as a 16-bit FLAC file; clips samples outside of [-1, 1]."""
     # libsndfile's conversion would wrap around above 1; this rounding is the same on all machines.
     samples = np.round(np.clip(wave, -1.0, 32767 / 32768) * 32768).astype(np.int16)
     file = io.BytesIO()
@@ -147,14 +147,18 @@ def _chunks(waves: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
 
 
 def _at_one_rate(found: Iterable[Block], rate: int, source: Source) -> Iterator[np.ndarray]:
-    """(N, channels) float32 blocks -> (N,) at ``rate``."""
+    """Mixes (N, channels) float32 blocks down to (N,) and resamples them to ``rate``."""
     for block_rate, group in itertools.groupby(found, key=lambda block: block[0]):
         waves = (_mono(samples, source) for _, samples in group)
         yield from waves if block_rate == rate else _resampled(waves, block_rate, rate)
 
 
 def _mono(samples: np.ndarray, source: Source) -> np.ndarray:
-    """(N, channels) -> (N,), checked."""
+    """Averages the channels of (N, channels) samples.
+
+    Raises:
+        AudioError: a sample is NaN or infinite.
+    """
     wave = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if np.isfinite(wave).all():
         return np.ascontiguousarray(wave)

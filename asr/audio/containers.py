@@ -339,7 +339,7 @@ def _packets(container: Any, stream: Any, name: str) -> Iterator[Any]:
 
 
 def _floats(frame: Any) -> np.ndarray:
-    """(N, channels) float32 in [-1, 1], scaled as libsndfile does."""
+    """Converts samples to (N, channels) float32 in [-1, 1], scaled as libsndfile does."""
     samples = frame.to_ndarray()  # (channels, N), or interleaved as (1, N * channels)
     planar = frame.format.is_planar
     samples = samples.T if planar else samples.reshape(-1, frame.layout.nb_channels)

@@ -76,18 +76,18 @@ class LogMel(nn.Module):
         return self.hop / self.sample_rate
 
     def num_frames(self, num_samples: Tensor) -> Tensor:
-        """(B,) samples -> (B,) frames, at least one, because short audio is padded with zeros."""
+        """Counts the frames of (B,) samples: at least one, because short audio is padded."""
         return ((num_samples - self.window).clamp(min=0) // self.hop) + 1
 
     def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N), (B,) -> (B, T, F) float32, (B,); frames beyond a length are zero."""
+        """Computes normalised features (B, T, F) float32 and their lengths from (B, N) samples."""
         with torch.autocast(waves.device.type, enabled=False):
             x = (self.log_mel(waves, lengths) - self.mean) / self.deviation
         frames = self.num_frames(lengths)
         return x.masked_fill(~mask(frames, x.shape[1])[..., None], 0.0), frames
 
     def log_mel(self, waves: Tensor, lengths: Tensor) -> Tensor:
-        """(B, N), (B,) -> (B, T, F), not normalised; frames beyond a length hold log(FLOOR)."""
+        """Computes (B, T, F) features without normalisation; the padding holds log(FLOOR)."""
         waves = waves.float().masked_fill(~mask(lengths, waves.shape[1]), 0.0)
         waves = F.pad(waves, (0, max(0, self.window - waves.shape[1])))
         frames = waves.unfold(1, self.window, self.hop) * self.hann  # (B, T, window)
@@ -210,7 +210,7 @@ class Augmentation:
     def spec_augment(
         self, x: Tensor, lengths: Tensor, seed: int, share: Share | None = None
     ) -> Tensor:
-        """(B, T, F), (B,) -> (B, T, F) with bands of bins and of frames set to 0, the mean.
+        """Sets bands of bins and bands of frames of (B, T, F) features to 0, their mean.
 
         ``share`` names the rows if they are only a part of their batch.
         """
@@ -225,7 +225,7 @@ class Augmentation:
 
 
 def _all_rows(x: Tensor) -> Share:
-    """(B, ...) -> the share of a process that trains on the whole batch."""
+    """Returns the share (B, ...) of a process that trains on the whole batch."""
     rows = list(range(len(x)))
     return Share(rows, rows, len(x))
 
@@ -233,7 +233,7 @@ def _all_rows(x: Tensor) -> Share:
 def _bands(
     sizes: Tensor, length: int, number: int, width: float, draw: torch.Generator, share: Share
 ) -> Tensor:
-    """(B,) sizes -> (B, length) bool, the union of ``number`` random bands inside each size.
+    """Draws (B, length) bool masks: the union of ``number`` random bands inside each of (B,) sizes.
 
     The bands are drawn on the CPU, to be equal for every device, and made on that of ``sizes``.
     """

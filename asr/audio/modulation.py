@@ -60,7 +60,7 @@ def kind_of(wave: np.ndarray, sample_rate: int, silence: float) -> Kind:
 
 
 def _trend(levels: np.ndarray) -> np.ndarray:
-    """(T, bands) -> the running median over TREND_FRAMES, or zeros if T is smaller."""
+    """The running median of (T, bands) over TREND_FRAMES frames, or zeros if T is smaller."""
     if len(levels) < TREND_FRAMES:
         return np.zeros_like(levels)
     half = TREND_FRAMES // 2

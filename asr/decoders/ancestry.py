@@ -41,12 +41,12 @@ def make_room(past: list[Tensor], ancestry: Tensor) -> tuple[list[Tensor], Tenso
 
 
 def _rows(x: Tensor, places: Tensor) -> Tensor:
-    """(B, H, P, d), (B, H, P') flat indices of its first three dimensions -> (B, H, P', d)."""
+    """Takes rows (B, H, P', d) of x (B, H, P, d) at flat indices of its first three dimensions."""
     return x.flatten(0, 2).index_select(0, places.flatten()).view(*places.shape, -1)
 
 
 def with_newest(ancestry: Tensor, batch: int) -> Tensor:
-    """(B*K, C) -> (B*K, C + K): adds the new column of each hypothesis to its own row."""
+    """Extends (B*K, C) by K columns: the new column of each hypothesis belongs to its own row."""
     beam = len(ancestry) // batch
     newest = torch.eye(beam, dtype=torch.bool, device=ancestry.device)
     return torch.cat([ancestry, newest.repeat(batch, 1)], dim=1)

@@ -79,7 +79,7 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
         return {"attention": self.head.loss(y, lengths, tokens, token_lengths, weight)}
 
     def _teach(self, encoded: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
-        """(B, S, D), (B,), (B, U) given tokens -> (B, U, width) before the output layer."""
+        """Runs all steps for given (B, U) tokens; returns (B, U, width) before the output layer."""
         memory = self._memory(encoded, lengths)
         x = self.attention.unroll(self._token_gates(tokens), memory)  # (B, U, width + D)
         if self.upper is not None:
@@ -91,20 +91,20 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
         return self._readout(x)
 
     def _token_gates(self, tokens: Tensor) -> Tensor:
-        """(...,) -> (..., 4 * width): the tokens' part of the gates."""
+        """Computes the part (..., 4 * width) of the gates that depends on the tokens."""
         x = dropout(self.embedding(tokens), self.dropout, self.training)
         return self.token_gates(x)
 
     def _readout(self, x: Tensor) -> Tensor:
-        """(..., width + D) LSTM output and context -> (..., width)."""
+        """Maps the LSTM output and the context, (..., width + D), to (..., width)."""
         return dropout(torch.tanh(self.readout(x)), self.dropout, self.training)
 
     def _memory(self, encoded: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """(B, S, D), (B,) -> frames, keys and mask of valid frames, which all steps share."""
+        """Returns the frames, keys and mask of valid frames, which all steps share."""
         return self.attention.remember(encoded, mask(lengths.clamp(min=1), encoded.shape[1]))
 
     def start(self, encoded: Tensor, lengths: Tensor) -> State:
-        """(B, S, D), (B,) -> zero states and the encoder's keys; see ``AttentionDecoder.start``."""
+        """Returns zero states and the keys of the encoder; see ``AttentionDecoder.start``."""
         cache = self.attention.initial_cache(encoded)
         if self.upper is not None:
             upper = lstm_start(self.upper, len(encoded))
@@ -112,7 +112,7 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
         return State(self._memory(encoded, lengths), cache)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """(B*K,) -> (B*K, V), next state; see ``AttentionDecoder.step``."""
+        """Scores the next token; see ``AttentionDecoder.step``."""
         memory, cache = state
         after = self.attention(self._token_gates(tokens), memory, cache)
         x = after["output"]

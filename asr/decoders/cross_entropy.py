@@ -22,7 +22,7 @@ class CrossEntropyHead(TokenOutput):
     def loss(
         self, x: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor, weight: float
     ) -> Term:
-        """(B, U + 1, width), (B,), (B, U), (B,) -> the loss, summed over U tokens and EOS.
+        """Computes the loss of x (B, U + 1, width), summed over U tokens and EOS.
 
         Rows of length 0 in ``lengths`` are not utterances and are left out.
 

@@ -24,7 +24,7 @@ class CTCHead(nn.Module):
         xavier(self.output)
 
     def forward(self, encoded: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, V) float32 log-probabilities."""
+        """Computes float32 log-probabilities (B, S, V) of frames (B, S, D)."""
         with torch.autocast(encoded.device.type, enabled=False):
             return self.output(encoded.float()).log_softmax(-1)
 
@@ -36,7 +36,7 @@ class CTCHead(nn.Module):
         token_lengths: Tensor,
         weight: float,
     ) -> tuple[Term, Tensor]:
-        """(B, S, D), (B,), (B, U), (B,) -> the term, and () int64 number of infeasible utterances.
+        """Computes the CTC term and the number of infeasible utterances, () int64.
 
         The term is the sum of the negative log-likelihoods of the feasible utterances, and counts
         their tokens. An utterance with fewer frames than its tokens need is infeasible.
@@ -88,7 +88,7 @@ class JointCTC(Decoder):
     def own_terms(
         self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> dict[str, Term]:
-        """(B, S, D), (B,), (B, U), (B,) -> the terms of the loss other than CTC."""
+        """Computes the terms of the loss other than CTC."""
 
     @abstractmethod
     def own_flops(self, time: int, tokens: int) -> int:
@@ -103,7 +103,7 @@ class JointCTC(Decoder):
         return Loss(terms, infeasible)
 
     def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
-        """(B, S, D) -> (B, S, V), or None without a CTC head."""
+        """See ``Decoder.ctc_log_probs``."""
         return None if self.ctc is None else self.ctc(encoded)
 
     def flops(self, lengths: Sequence[int], token_lengths: Sequence[int]) -> int:
@@ -136,7 +136,7 @@ class CTC(Decoder):
         return Loss({"ctc": term}, infeasible)
 
     def ctc_log_probs(self, encoded: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, V)."""
+        """See ``Decoder.ctc_log_probs``."""
         log_probs: Tensor = self.head(encoded)
         return log_probs
 
@@ -146,7 +146,7 @@ class CTC(Decoder):
 
 
 def frames_needed(tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """(B, U), (B,) -> (B,), the smallest number of frames that an alignment needs.
+    """Counts the frames (B,) that an alignment of (B, U) tokens needs at least.
 
     An alignment needs one frame per token and one per blank between equal neighbours, and at least
     one frame.

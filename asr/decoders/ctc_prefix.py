@@ -51,7 +51,7 @@ def precision(device: torch.device) -> torch.dtype:
 
 
 def empty_prefixes(log_probs: Tensor, lengths: Tensor) -> CTCPrefixes:
-    """(B, S, V), (B,) -> the empty prefix of each utterance, K = 1.
+    """Returns the empty prefix of each utterance (K = 1), given (B, S, V) log-probabilities.
 
     All values have the type that ``precision`` returns.
     """
@@ -123,7 +123,7 @@ def expected_length(prefixes: CTCPrefixes) -> Tensor:
 
 
 def _cumulative(probabilities: Tensor) -> Tensor:
-    """(..., S) -> (..., S + 1), the log of the product of the first t values."""
+    """Returns the log of the product of the first t = 0 ... S values, (..., S + 1)."""
     floor = LOG_ZERO[probabilities.dtype]
     return F.pad(probabilities.log().clamp(min=floor).cumsum(-1), (1, 0))
 

@@ -55,7 +55,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Loss:
-        """(B, S, D), (B,), (B, U), (B,) -> Loss, in float32 at any precision of the model.
+        """Computes the loss of (B, U) tokens given (B, S, D) frames, in float32 at any precision.
 
         A row without frames and tokens is not an utterance: it is infeasible and in no term.
         ``tokens`` do not contain EOS; an attention term predicts U + 1 tokens, EOS last.
@@ -63,7 +63,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def ctc_log_probs(self, encoded: Tensor) -> Tensor | None:
-        """(B, S, D) -> (B, S, V) float32 log-probabilities of the CTC head; None without one."""
+        """Computes float32 log-probabilities (B, S, V) of the CTC head; None without one."""
 
     def has_ctc(self) -> bool:
         """Returns whether there is a CTC head."""
@@ -90,11 +90,13 @@ class AttentionDecoder(Decoder):
 
     @abstractmethod
     def start(self, encoded: Tensor, lengths: Tensor) -> State:
-        """(B, S, D), (B,) -> the state before the first token, with K = 1."""
+        """Returns the state before the first token, with K = 1, given (B, S, D) frames."""
 
     @abstractmethod
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """(B*K,) last tokens (EOS at the start) -> (B*K, V) float32 log-probabilities, next state.
+        """Scores the next token, given (B*K,) last tokens (EOS at the start).
+
+        Returns float32 log-probabilities (B*K, V) and the next state.
 
         K is the number of cache rows per row of memory. BLANK has log-probability -inf. Earlier
         tokens are never computed again.
@@ -113,7 +115,7 @@ class TransducerDecoder(Decoder):
 
     @abstractmethod
     def project(self, encoded: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, J), the encoder's part of the joint network for all frames."""
+        """Computes the encoder's part (B, S, J) of the joint network for all frames (B, S, D)."""
 
     @abstractmethod
     def begin(self, rows: int) -> Cache:
@@ -121,18 +123,18 @@ class TransducerDecoder(Decoder):
 
     @abstractmethod
     def predict(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """(N,) last tokens (EOS at the start) -> (N, J) predictions, next state.
+        """Computes predictions (N, J) after (N,) last tokens (EOS at the start), and the state.
 
         The given state is not changed.
         """
 
     @abstractmethod
     def join(self, frames: Tensor, predictions: Tensor) -> Tensor:
-        """(..., J), (..., J) -> (..., V) float32 log-probabilities, that of EOS -inf."""
+        """Computes float32 log-probabilities (..., V) of frames and predictions; EOS has -inf."""
 
     @abstractmethod
     def internal_lm(self, predictions: Tensor) -> Tensor:
-        """(N, J) -> (N, V) float32 log-probabilities of tokens without the audio.
+        """Computes float32 log-probabilities (N, V) of tokens without the audio.
 
         The joint network computes them without the encoder's part (Variani et al. 2020; Meng et
         al. 2021), normalised over all tokens but BLANK and EOS, which have -inf.

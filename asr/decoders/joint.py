@@ -38,13 +38,13 @@ class Joint(nn.Module):
         xavier(self.encoder, self.prediction, self.output)
 
     def forward(self, frames: Tensor, predictions: Tensor) -> Tensor:
-        """(..., J), (..., J) -> (..., V) log-probabilities, that of EOS -inf."""
+        """Computes log-probabilities (..., V) of frames and predictions (..., J); EOS has -inf."""
         log_probs = self.output(torch.tanh(frames + predictions)).log_softmax(-1)
         blank, tokens = log_probs.split([1, self.vocabulary - 2], dim=-1)
         return torch.cat([blank, torch.full_like(blank, -torch.inf), tokens], dim=-1)
 
     def internal_lm(self, predictions: Tensor) -> Tensor:
-        """(..., J) -> (..., V) log-probabilities of tokens; BLANK and EOS have -inf."""
+        """Computes log-probabilities (..., V) of tokens without audio; BLANK and EOS have -inf."""
         log_probs = self.output(torch.tanh(predictions))[..., 1:].log_softmax(-1)
         return F.pad(log_probs, (EOS + 1, 0), value=-torch.inf)
 
@@ -56,7 +56,7 @@ class Joint(nn.Module):
         tokens: Tensor,
         token_lengths: Sequence[int],
     ) -> Tensor:
-        """(B, S, J), (B, U + 1, J), B, (B, U), B -> () the sum of negative log-likelihoods.
+        """Computes the sum () of negative log-likelihoods of (B, U) tokens.
 
         Utterances without frames have no likelihood and are left out.
         """
@@ -105,7 +105,7 @@ class LatticeLoss(torch.autograd.Function):
         label_lengths: Sequence[int],
         learn: bool,
     ) -> Tensor:
-        """(B, S, J), (B, U + 1, J), (V - 1, J), (V - 1,), (B, U) classes, B, B -> ()."""
+        """Computes the loss () of (B, U) classes from frames (B, S, J) and predictions."""
         inputs = frames, predictions, weight, bias
         gradients = tuple(map(torch.zeros_like, inputs)) if learn else None
         total = frames.new_zeros(())
@@ -120,7 +120,7 @@ class LatticeLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
-        """() -> gradients of frames, predictions, weight and bias."""
+        """Scales the stored gradients of frames, predictions, weight and bias."""
         return *(gradient * saved for saved in ctx.saved_tensors), None, None, None, None
 
 
@@ -187,7 +187,9 @@ def _group(
 def _paths(
     arcs: Tensor, sizes: list[tuple[int, int, int]], cells: list[slice], learn: bool
 ) -> tuple[Tensor, Tensor]:
-    """(cells, 2) log-probabilities of BLANK and the next label -> () loss, (cells, 2) gradient.
+    """Computes the loss () and its gradient (cells, 2).
+
+    ``arcs`` (cells, 2) holds the log-probabilities of BLANK and of the next label of each cell.
 
     Without labels the only path is all BLANK and is computed here, because the gradients of
     torchaudio's kernels (2.11) for GPUs and for CPUs differ there.

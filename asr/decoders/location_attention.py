@@ -42,7 +42,7 @@ class LocationAttention(nn.Module):
         nn.init.zeros_(self.key.bias)
 
     def remember(self, encoded: Tensor, real: Tensor) -> Shared:
-        """(B, S, D), (B, S) bool -> tensors that all steps of a search share; keys are doubled."""
+        """Computes the tensors that all steps of a search share; keys are doubled."""
         return {"encoded": encoded, "keys": 2 * self.key(encoded), "real": real}
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +64,7 @@ class LocationAttention(nn.Module):
         }
 
     def forward(self, token: Tensor, memory: Shared, cache: dict[str, Tensor]) -> dict[str, Tensor]:
-        """(B*K, 4 * width) a token's part of the gates -> next cache.
+        """Takes one step, given the token's part (B*K, 4 * width) of the gates.
 
         The cache's ``output`` is (B*K, width + D), the LSTM's output and the context.
         """
@@ -77,7 +77,7 @@ class LocationAttention(nn.Module):
         }
 
     def _read(self, hidden: Tensor, memory: Shared, alignment: Tensor) -> tuple[Tensor, Tensor]:
-        """(B*K, width), previous alignment (B*K, S) -> context (B*K, D), alignment (B*K, S).
+        """Computes the context (B*K, D) and the alignment (B*K, S) of hidden states (B*K, width).
 
         The K hypotheses of an utterance share its row of memory.
         """
@@ -88,7 +88,7 @@ class LocationAttention(nn.Module):
         return context.flatten(0, 1), weights.flatten(0, 1)
 
     def _energies(self, hidden: Tensor, keys: Tensor, alignment: Tensor) -> Tensor:
-        """(B*K, width), (B, S, A), previous alignment (B*K, S) -> (B, K, S)."""
+        """Computes energies (B, K, S) of hidden states (B*K, width) and keys (B, S, A)."""
         batch, time, inner = keys.shape
         beam = len(hidden) // batch
         query_weight, place, energy = self._weights()
@@ -114,7 +114,7 @@ class LocationAttention(nn.Module):
         return torch.cat(parts)
 
     def unroll(self, tokens: Tensor, memory: Shared) -> Tensor:
-        """(B, U, 4 * width) the tokens' part of the gates -> (B, U, width + D) outputs.
+        """Takes all U steps, given the tokens' part of the gates; returns (B, U, width + D).
 
         The backward pass is hand-written; all is computed in float32, even inside autocast.
         """
@@ -147,7 +147,7 @@ class LocationAttention(nn.Module):
 
 
 def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """(R, 4 * width) in torch's order input, forget, cell, output; (R, width) -> hidden, cell."""
+    """Applies (R, 4 * width) gates, in torch's order input, forget, cell, output."""
     first, forget, new, output = gates.chunk(4, dim=1)
     cell = torch.addcmul(forget.sigmoid() * cell, first.sigmoid(), new.tanh())
     return output.sigmoid() * cell.tanh(), cell
@@ -174,7 +174,7 @@ class Unrolled(torch.autograd.Function):
         place: Tensor,
         energy: Tensor,
     ) -> Tensor:
-        """(U, B, 4 * width), (B, S, D), (B, S, A), (B, S), weights -> (U, B, width + D)."""
+        """Computes the outputs (U, B, width + D) of all steps."""
         steps, batch, width = *tokens.shape[:2], tokens.shape[2] // 4
         time, inner, channels = keys.shape[1], keys.shape[2], len(place)
         new = tokens.new_empty
@@ -213,7 +213,7 @@ class Unrolled(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
-        """(U, B, width + D) -> gradients of ``forward``'s arguments."""
+        """Computes the gradients of the arguments of ``forward``."""
         (
             encoded, keys, gates_weight, query_weight, location, place, energy,
             outputs, cells, squashed, alignments, gates, queries, places,

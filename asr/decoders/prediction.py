@@ -22,7 +22,7 @@ class LSTMPrediction(nn.Module):
         initialise(self.lstm, 1.0)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, U) tokens, EOS first -> (B, U, width), where each vector depends on tokens so far."""
+        """Encodes (B, U) tokens, EOS first, as (B, U, width), each from all tokens so far."""
         flatten_weights(self.lstm)
         x = dropout(self.embedding(tokens), self.dropout, self.training)
         y, _ = self.lstm(x)
@@ -33,7 +33,7 @@ class LSTMPrediction(nn.Module):
         return lstm_start(self.lstm, rows)
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """(N,) last tokens -> (N, width), next state."""
+        """Encodes (N,) last tokens as (N, width); returns the next state, too."""
         return lstm_step(self.lstm, self.embedding(tokens), cache)
 
     def flops(self, steps: int) -> int:
@@ -55,7 +55,7 @@ class StatelessPrediction(nn.Module):
         xavier(self.convolution)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, U) tokens, EOS first -> (B, U, width), each from the last ``context`` tokens."""
+        """Encodes (B, U) tokens, EOS first, as (B, U, width) from ``context`` tokens each."""
         before = F.pad(tokens, (self.context - 1, 0), value=BLANK)
         return self._read(before.unfold(1, self.context, 1))  # (B, U, context)
 
@@ -65,12 +65,12 @@ class StatelessPrediction(nn.Module):
         return {"tokens": torch.full((rows, self.context - 1), BLANK, device=device)}
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """(N,) last tokens -> (N, width), next state."""
+        """Encodes (N,) last tokens as (N, width); returns the next state, too."""
         window = torch.cat([cache["tokens"], tokens[:, None]], dim=1)  # (N, context)
         return self._read(window), {"tokens": window[:, 1:]}
 
     def _read(self, windows: Tensor) -> Tensor:
-        """(..., context) tokens -> (..., width).
+        """Encodes windows (..., context) of tokens as (..., width).
 
         Without the ReLU, this and the joint network's first layer would be one linear map.
         """

@@ -69,7 +69,7 @@ class Transducer(JointCTC, TransducerDecoder):
         return {"transducer": Term(total, count, 1 - self.ctc_weight)}
 
     def project(self, encoded: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, J); see ``TransducerDecoder.project``."""
+        """See ``TransducerDecoder.project``."""
         with torch.autocast(encoded.device.type, enabled=False):
             return self.joint.encoder(encoded.float())
 
@@ -78,18 +78,18 @@ class Transducer(JointCTC, TransducerDecoder):
         return self.prediction.begin(rows)
 
     def predict(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """(N,) last tokens -> (N, J), next state; see ``TransducerDecoder.predict``."""
+        """See ``TransducerDecoder.predict``."""
         with torch.autocast(tokens.device.type, enabled=False):
             y, after = self.prediction.step(tokens, cache)
             return self.joint.prediction(y), after
 
     def join(self, frames: Tensor, predictions: Tensor) -> Tensor:
-        """(..., J), (..., J) -> (..., V); see ``TransducerDecoder.join``."""
+        """See ``TransducerDecoder.join``."""
         with torch.autocast(frames.device.type, enabled=False):
             return self.joint(frames, predictions)
 
     def internal_lm(self, predictions: Tensor) -> Tensor:
-        """(N, J) -> (N, V); see ``TransducerDecoder.internal_lm``."""
+        """See ``TransducerDecoder.internal_lm``."""
         with torch.autocast(predictions.device.type, enabled=False):
             return self.joint.internal_lm(predictions)
 

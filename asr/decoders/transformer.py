@@ -70,7 +70,7 @@ class Transformer(JointCTC, AttentionDecoder):
         return {"attention": self.head.loss(y, lengths, tokens, token_lengths, weight)}
 
     def _teach(self, encoded: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
-        """(B, S, D), (B,), (B, U) previous tokens -> (B, U, width) before the output layer."""
+        """Reads (B, U) previous tokens at once; returns (B, U, width) before the output layer."""
         real = None
         if lengths.is_cuda or bool((lengths < encoded.shape[1]).any()):
             real = mask(lengths.clamp(min=1), encoded.shape[1])[:, None, None]
@@ -84,7 +84,7 @@ class Transformer(JointCTC, AttentionDecoder):
         return self.norm(x)
 
     def start(self, encoded: Tensor, lengths: Tensor) -> State:
-        """(B, S, D), (B,) -> each layer's keys and values of the encoder, and an empty cache."""
+        """Computes each layer's keys and values of the encoder frames, and an empty cache."""
         real = mask(lengths.clamp(min=1), encoded.shape[1])
         encoded = encoded if self.adapt is None else self.adapt(encoded)
         memory: dict[str, Tensor] = {}
@@ -97,7 +97,7 @@ class Transformer(JointCTC, AttentionDecoder):
         return State(memory, {"ancestry": real[:, :0]})
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """(B*K,) -> (B*K, V), next state; see ``AttentionDecoder.step``.
+        """Scores the next token; see ``AttentionDecoder.step``.
 
         ``memory`` holds the past keys and values of all K hypotheses of an utterance, one column
         per token; see ``asr.decoders.ancestry``. Each hypothesis is one query to these columns.
@@ -140,7 +140,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, factors: Tensor, memory: tuple[Tensor, Tensor], real: Tensor | None
     ) -> Tensor:
-        """(B, U, width), keys and values of the encoder -> (B, U, width)."""
+        """Processes x (B, U, width), given the keys and values of the encoder."""
         y = self.attention(self.self_norm(x), factors, None, causal=True)
         x = x + dropout(y, self.dropout, self.training)
         return self._read(x, memory, real)
@@ -154,7 +154,7 @@ class DecoderLayer(nn.Module):
         memory: tuple[Tensor, Tensor],
         hidden: Tensor,
     ) -> Tensor:
-        """(B, K, width), (B, 2, H, C + K, d) -> (B, K, width).
+        """Processes one token x (B, K, width) of each hypothesis.
 
         The last K columns of ``past`` are free for the new keys and values. ``others``
         (B, 1, K, C + K) and ``hidden`` (B, 1, 1, S) are additive attention masks.
@@ -163,7 +163,7 @@ class DecoderLayer(nn.Module):
         return self._read(x, memory, hidden)
 
     def _read(self, x: Tensor, memory: tuple[Tensor, Tensor], real: Tensor | None) -> Tensor:
-        """(B, Q, width) -> (B, Q, width): attention to the encoder, then feed-forward."""
+        """Applies attention to the encoder, then feed-forward, to x (B, Q, width)."""
         y = self.cross(self.cross_norm(x), *memory, real)
         x = x + dropout(y, self.dropout, self.training)
         y = self.feedforward(self.feedforward_norm(x))

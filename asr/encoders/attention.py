@@ -15,22 +15,22 @@ LEAST_BLOCK = 16
 
 
 class Attention(nn.Module, ABC):
-    """What a Transformer's block attends with: as a ``Block``, without residual and norm."""
+    """The attention of a Transformer block. It works like a ``Block`` without residual and norm."""
 
     causal: bool
     chunk: int = 1
 
     @abstractmethod
     def forward(self, frames: Frames) -> Tensor:
-        """(B, S, D), (B,) -> (B, S, D)."""
+        """Lets the frames (B, S, D) attend to each other."""
 
     @abstractmethod
     def initial_state(self, batch: int) -> BlockState:
-        """What is remembered before the first frame."""
+        """The state before the first frame."""
 
     @abstractmethod
     def step(self, frames: Frames, state: BlockState) -> tuple[Tensor, BlockState]:
-        """(B, C, D), C a multiple of the chunk -> (B, C, D), next state."""
+        """Processes (B, C, D) new frames, C a multiple of the chunk; see ``Block.step``."""
 
     @abstractmethod
     def flops(self, time: int) -> int:
@@ -38,10 +38,11 @@ class Attention(nn.Module, ABC):
 
 
 class FrameAttention(Attention):
-    """Multi-head self-attention with rotary positions, and what each frame may look at.
+    """Multi-head self-attention with rotary positions and a limited context.
 
-    Frame s sees all frames; or, when causal, those up to the end of its chunk of ``chunk`` frames
-    (1: strictly causal), and back to ``left_context`` frames before itself (None: all).
+    Without ``causal``, a frame sees all frames. With it, a frame sees the frames up to the end of
+    its chunk of ``chunk`` frames (1: strictly causal), and the ``left_context`` frames before
+    itself (None: all).
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class FrameAttention(Attention):
         return self.window is not None and time > 2 * self.window
 
     def forward(self, frames: Frames) -> Tensor:
-        """(B, S, D), (B,) -> (B, S, D)."""
+        """Lets the frames (B, S, D) attend to each other."""
         x, lengths, time = frames.x, frames.lengths, frames.x.shape[1]
         factors = self.rotary(time, x.device) if self.rotary else None
         if not self.is_windowed(time):
@@ -92,10 +93,10 @@ class FrameAttention(Attention):
         return self.attention.output(y)
 
     def _mask(self, lengths: Tensor, time: int) -> Tensor | None:
-        """What may be seen, broadcastable to (B, 1, S, S); None where the kernel needs no mask.
+        """The attention mask, broadcastable to (B, 1, S, S); None if the kernel needs no mask.
 
-        Padding comes last, so a strictly causal frame never sees it. Asking a GPU whether there
-        is padding would wait for it, so there a mask is always given.
+        Padding comes last, so a strictly causal frame never sees it. A test for padding on a GPU
+        would make the host wait, so a GPU always gets a mask.
         """
         if not self.causal:
             if lengths.is_cuda or bool((lengths < time).any()):
@@ -111,14 +112,14 @@ class FrameAttention(Attention):
         return seen
 
     def initial_state(self, batch: int) -> BlockState:
-        """Empty ``keys`` and ``values`` at ``position`` 0."""
+        """The empty ``keys`` and ``values``, and the ``position`` 0."""
         weight = self.attention.output.weight
         empty = weight.new_zeros(batch, self.heads, 0, self.dim // self.heads)
         position = torch.zeros((), dtype=torch.int64, device=weight.device)
         return {"keys": empty, "values": empty, "position": position}
 
     def step(self, frames: Frames, state: BlockState) -> tuple[Tensor, BlockState]:
-        """(B, C, D), C a multiple of the chunk -> (B, C, D), next state.
+        """Processes (B, C, D) new frames, where C is a multiple of the chunk.
 
         The state grows with the audio, unless ``left_context`` bounds it.
         """

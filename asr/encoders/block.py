@@ -33,7 +33,7 @@ class Stored:
 
     @classmethod
     def of(cls, keep: Tensor, weight: Tensor | None = None) -> "Stored":
-        """(B, S) bool, frame 0 of an utterance's first chunk kept."""
+        """Builds the indices from ``keep`` (B, S), which must be True for the first frame."""
         frame = torch.arange(keep.shape[1], device=keep.device)
         through = keep.cumsum(1)
         began = torch.where(keep, frame, 0).cummax(1).values
@@ -76,7 +76,10 @@ class Block(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, frames: Frames) -> Frames:
-        """(B, S, D), (B,) -> (B, ceil(S / stride), D), ceil(lengths / stride)."""
+        """Processes (B, S, D) frames of padded utterances.
+
+        The output has ceil(S / stride) frames and the lengths ceil(lengths / stride).
+        """
 
     @abstractmethod
     def initial_state(self, batch: int) -> BlockState:

@@ -86,14 +86,14 @@ class ConformerBlock(Block):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, frames: Frames) -> Frames:
-        """(B, S, D) -> (B, S, D)."""
+        """Processes (B, S, D) frames; the shape does not change."""
         x = self.first(frames.x)
         x = self._add(x, self.attention(replace(frames, x=self.attention_norm(x))))
         x = self._add(x, self.convolution(self.convolution_norm(x), frames.lengths))
         return replace(frames, x=self.norm(self.second(x)))
 
     def initial_state(self, batch: int) -> BlockState:
-        """Those of the attention, and the frames that the convolution sees again."""
+        """The state of the attention, and the past frames of the convolution."""
         convolved = self.convolution.depthwise.initial_state(batch)
         return self.attention.initial_state(batch) | {"convolved": convolved}
 
@@ -126,7 +126,7 @@ class HalfFeedForward(nn.Module):
         xavier(self.expand, self.reduce)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
+        """Applies the module to (B, S, D) frames."""
         y = dropout(F.silu(self.expand(self.norm(x))), self.dropout, self.training)
         return x + 0.5 * dropout(self.reduce(y), self.dropout, self.training)
 
@@ -148,11 +148,11 @@ class ConvolutionModule(nn.Module):
         xavier(self.mixed)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, S, D), (B,) -> (B, S, D)."""
+        """Convolves (B, S, D) frames within their utterances."""
         return self._mix(self.depthwise(F.glu(self.gated(x)), lengths))
 
     def step(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, D), the frames before -> (B, C, D), those before the next step."""
+        """Convolves (B, C, D) new frames; returns the past frames that the next step needs, too."""
         y, before = self.depthwise.step(F.glu(self.gated(x)), before)
         return self._mix(y), before
 

@@ -98,7 +98,7 @@ class ConvolutionBlock(Block):
         self.excite = Excitation(dim, reduction=reduction, causal=causal) if reduction else None
 
     def forward(self, frames: Frames) -> Frames:
-        """(B, S, D), (B,) -> (B, S, D), (B,)."""
+        """Processes (B, S, D) frames; the shape does not change."""
         y = frames.x
         for convolution in self.convolutions:
             y = convolution(y, frames.lengths)
@@ -135,7 +135,7 @@ class ConvolutionBlock(Block):
 
 
 class Separable(nn.Module):
-    """Norm, SiLU, a convolution of each channel over time, a product over the channels."""
+    """Norm, SiLU, a convolution of each channel over time, and a linear map of the channels."""
 
     def __init__(self, dim: int, *, kernel: int, dilation: int, causal: bool) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Separable(nn.Module):
         xavier(self.pointwise)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, S, D), (B,) -> (B, S, D)."""
+        """Convolves (B, S, D) frames within their utterances."""
         return self.pointwise(self.depthwise(F.silu(self.norm(x)), lengths))
 
     def step(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,10 +160,10 @@ class Separable(nn.Module):
 
 
 class Excitation(nn.Module):
-    """Squeeze-and-excitation (Hu et al. 2018): channels scaled by what their means say.
+    """Squeeze-and-excitation (Hu et al. 2018): scales channels by a function of their means.
 
-    The means are over the real frames of the utterance. Those of a causal one are over the frames
-    up to each, which streams: it remembers their sum and their number.
+    The means are over the real frames of the utterance. A causal module takes them over the frames
+    so far, so it can stream: its state is their sum and their number.
     """
 
     def __init__(self, dim: int, *, reduction: int, causal: bool) -> None:
@@ -176,14 +176,14 @@ class Excitation(nn.Module):
         xavier(self.squeeze, self.expand)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, S, D), (B,) -> (B, S, D)."""
+        """Scales the channels of (B, S, D) frames."""
         if self.causal:
             return self.step(x, self.initial_state(len(x)))[0]
         total = zero_padding(x, lengths).sum(1, keepdim=True, dtype=torch.float32)
         return self._scale(x, total / lengths.clamp(min=1)[:, None, None])
 
     def initial_state(self, batch: int) -> BlockState:
-        """Nothing seen: a ``sum`` (B, D) of 0 and a ``count`` () of 0 frames."""
+        """The state before the first frame: a ``sum`` (B, D) of 0 over a ``count`` of 0 frames."""
         zeros = self.squeeze.weight.new_zeros(batch, self.dim)
         return {"sum": zeros, "count": torch.zeros((), dtype=torch.int64, device=zeros.device)}
 
@@ -198,9 +198,9 @@ class Excitation(nn.Module):
         }
 
     def _scale(self, x: Tensor, means: Tensor) -> Tensor:
-        """(B, S, D), means (B, 1 or S, D) -> (B, S, D)."""
+        """Scales (B, S, D) frames by a function of the means, (B, 1 or S, D)."""
         return x * self.expand(F.silu(self.squeeze(means.to(self.squeeze.weight.dtype)))).sigmoid()
 
     def flops(self, time: int) -> int:
-        """FLOPs of one utterance of ``time`` frames: a causal one has means at each of them."""
+        """FLOPs of one utterance of ``time`` frames; a causal module scales each frame anew."""
         return 4 * self.dim * self.inner * (time if self.causal else 1)

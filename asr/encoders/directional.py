@@ -42,7 +42,7 @@ class DirectionalBlock(Block):
         xavier(self.projection)
 
     def forward(self, frames: Frames) -> Frames:
-        """(B, S, D) -> (B, S, D)."""
+        """Processes (B, S, D) frames; the shape does not change."""
         x = self.norm(frames.x)
         if self.causal:
             return self._join(frames, self.directions[0](x)[0])
@@ -51,7 +51,7 @@ class DirectionalBlock(Block):
         return self._join(frames, y)
 
     def initial_state(self, batch: int) -> BlockState:
-        """That of the only direction."""
+        """The state of the only direction."""
         return self.directions[0].initial_state(batch)
 
     def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
@@ -60,7 +60,7 @@ class DirectionalBlock(Block):
         return self._join(frames, y), state
 
     def _join(self, frames: Frames, y: Tensor) -> Frames:
-        """The residual around the recurrence, then the feed-forward with its own."""
+        """Adds the residual of the recurrence, then the feed-forward module and its residual."""
         y = self.projection(y.to(frames.x.dtype))
         x = frames.x + dropout(y, self.dropout, self.training)
         if self.feedforward is not None:

@@ -9,17 +9,18 @@ EncoderState = dict[str, Tensor]
 
 
 class Encoder(nn.Module, ABC):
-    """Features in, encoder frames out.
+    """Maps feature frames to encoder frames.
 
     A subclass takes ``num_mels`` as its first, positional parameter and everything else as
-    keywords, which are the keys of a recipe. The output for an utterance does not depend on what
-    it is batched with, nor on what stands in its padding.
+    keywords, which are the keys of a recipe. The output for an utterance depends neither on the
+    other utterances of its batch nor on the values in its padding.
 
     Attributes:
         dim: width D of the output.
-        stride: feature frames per encoder frame.
-        causal: whether encoder frame s depends on feature frames before the end of its chunk
-            only, with strictly causal encoders on those before (s + 1) * stride; it can stream.
+        stride: number of feature frames per encoder frame.
+        causal: whether the encoder can stream: encoder frame s depends only on feature frames
+            before the end of its chunk. In a strictly causal encoder, these are the feature frames
+            before (s + 1) * stride.
     """
 
     dim: int
@@ -33,7 +34,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B,) -> (B, S, D), (B,) with S = ceil(T / stride).
+        """Encodes features (B, T, F) of (B,) lengths as frames (B, S, D) with S = ceil(T / stride).
 
         Output lengths are ceil(lengths / stride); the longest of them equals S when the longest
         input fills T. Frames beyond an utterance's length are zero.
@@ -49,12 +50,14 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def step(self, x: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
-        """(B, C, F) new feature frames, C a multiple of chunk -> (B, C / stride, D), next state.
+        """Encodes (B, C, F) new feature frames, where C is a multiple of chunk.
+
+        Returns (B, C / stride, D) encoder frames and the next state.
 
         The outputs for consecutive chunks equal the output of ``forward`` for the whole utterance.
 
         Raises:
-            ValueError: C is no multiple of chunk.
+            ValueError: C is not a multiple of chunk.
         """
 
     def regions(self) -> list[nn.Module]:
@@ -65,8 +68,8 @@ class Encoder(nn.Module, ABC):
     def flops(self, lengths: Sequence[int]) -> int:
         """FLOPs of one forward pass over utterances of these feature lengths, without padding.
 
-        One multiplication and one addition are 2 FLOPs; matrix products, convolutions, attention
-        and recurrent kernels count, elementwise work does not.
+        One multiplication and one addition are 2 FLOPs. Matrix products, convolutions, attention
+        and recurrent kernels count; elementwise operations do not.
         """
 
 

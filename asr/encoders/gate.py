@@ -25,17 +25,16 @@ class Memory:
     """Options of the memory: the rule for storing frames, and the use of skipped frames.
 
     Args:
-        gate: last_kept (store a frame that differs from the last one stored), previous (one that
-            differs from the frame before it), learned (H-Net's router, Hwang et al. 2025), or a
-            control: uniform (every n-th frame) or random.
-        threshold: for last_kept and previous: a frame is stored if its cosine similarity is below
-            the threshold; above 1 every frame is stored.
-        rate: for uniform and random: share of frames to store. For learned: target of this share.
-        gap: for last_kept: a frame is always stored if the last stored frame is this many frames
-            before it.
-        skipped: use of frames that are not stored: drop, or merge into the last stored vector. A
-            merged vector is the mean of its frames; attention counts it once per frame (Bolya et
-            al. 2023).
+        gate: rule for storing frames. last_kept stores a frame that differs from the last stored
+            frame, previous one that differs from the frame before it. learned is the router of
+            H-Net (Hwang et al. 2025). The controls are uniform (every n-th frame) and random.
+        threshold: last_kept and previous store a frame if its cosine similarity is below this
+            threshold; a threshold above 1 stores every frame.
+        rate: share of frames that uniform and random store, and target of this share for learned.
+        gap: last_kept always stores a frame if the last stored frame is this many frames before it.
+        skipped: what happens to frames that are not stored: drop, or merge into the last stored
+            vector. A merged vector is the mean of its frames; attention counts it once per frame
+            (Bolya et al. 2023).
     """
 
     gate: Literal["last_kept", "previous", "learned", "uniform", "random"]
@@ -80,7 +79,7 @@ class Gate(Block):
             nn.init.eye_(self.key.weight)
 
     def forward(self, frames: Frames) -> Frames:
-        """(B, S, D) -> (B, S, D), with ``stored``."""
+        """Returns the frames unchanged, with ``stored`` set."""
         state = self.initial_state(len(frames.x))
         keep, probability, _ = self._decide(frames.x, state)
         real = mask(frames.lengths, frames.x.shape[1])
@@ -96,7 +95,7 @@ class Gate(Block):
         return replace(frames, stored=Stored.of(keep, weight))
 
     def _decide(self, x: Tensor, state: BlockState) -> tuple[Tensor, Tensor | None, BlockState]:
-        """(B, S, D) -> keep (B, S) bool, the learned gate's probabilities (B, S), next state."""
+        """Returns keep (B, S), the probabilities (B, S) of a learned gate, and the next state."""
         memory, position = self.memory, state["position"].to(x.device)
         time = position + torch.arange(x.shape[1], device=x.device)
         after = {"position": position + x.shape[1]}
@@ -174,14 +173,14 @@ def last_kept(
 
 
 def uniform(positions: Tensor, rate: float) -> Tensor:
-    """(S,) -> (S,) bool: position 0, and each position where floor(rate * position) increases."""
+    """Keeps position 0, and each of (S,) positions where floor(rate * position) increases."""
     # The margin is for rates such as 1 / 49: in floating point, 49 times 1 / 49 is less than 1.
     complete = torch.floor(torch.stack([positions, positions - 1]).double() * rate + 1e-6)
     return complete[0] > complete[1]
 
 
 def random(positions: Tensor, rate: float) -> Tensor:
-    """(S,) -> (S,) bool: position 0, and each position with a hash below rate * 2^32."""
+    """Keeps position 0, and each of (S,) positions whose hash is below rate * 2^32."""
     x = (positions * 0x9E3779B1) & 0xFFFFFFFF  # followed by the finaliser of MurmurHash3, 32 bits
     x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
     x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
@@ -189,15 +188,16 @@ def random(positions: Tensor, rate: float) -> Tensor:
 
 
 def ratio_loss(kept: Tensor, probability: Tensor, rate: float) -> Tensor:
-    """Kept share F and mean probability G -> N / (N - 1) [(1 - F)(1 - G) + (N - 1) F G].
+    """Computes N / (N - 1) [(1 - F)(1 - G) + (N - 1) F G] (Hwang et al. 2025, equation 10).
 
-    N is 1 / rate. The loss is 1 if F = G = rate (Hwang et al. 2025, equation 10).
+    F is the share of kept frames, G the mean probability, and N is 1 / rate. The loss is 1 if
+    F = G = rate.
     """
     return (1 - kept) * (1 - probability) / (1 - rate) + kept * probability / rate
 
 
 def is_silent(loudness: Tensor) -> Tensor:
-    """(B, S), NaN in the padding -> (B, S) bool, True where a frame is silent.
+    """Marks silent frames, (B, S) bool; the loudness (B, S) is NaN in the padding.
 
     A frame is silent if its loudness (the mean of its features) is below the midpoint between the
     5 % and the 95 % quantile of the loudness of the utterance.

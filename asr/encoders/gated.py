@@ -44,7 +44,7 @@ class GatedAttention(Attention):
         self.rotary = Rotary(dim // heads) if rotary else None
 
     def forward(self, frames: Frames) -> Tensor:
-        """(B, S, D) and the stored frames -> (B, S, D)."""
+        """Lets the frames (B, S, D) attend to the stored vectors."""
         x, stored, time = frames.x, frames.stored, frames.x.shape[1]
         assert stored is not None, "a Gate comes first"
         query, plain, value = self.attention.split(x, None)  # (B, H, S, d)
@@ -109,9 +109,9 @@ class GatedAttention(Attention):
         }
 
     def step(self, frames: Frames, state: BlockState) -> tuple[Tensor, BlockState]:
-        """(B, C, D), frame by frame -> (B, C, D), next state; see ``Block.step``.
+        """Processes (B, C, D) new frames one by one; see ``Block.step``.
 
-        The state grows with what is stored, unless ``left_context`` bounds it.
+        The state grows with the stored vectors, unless ``left_context`` bounds it.
         """
         x, stored, outputs = frames.x, frames.stored, []
         assert stored is not None, "a Gate comes first"
@@ -130,7 +130,7 @@ class GatedAttention(Attention):
         return torch.cat(outputs, dim=1), state
 
     def _turn(self, x: Tensor, positions: Tensor) -> Tensor:
-        """(B, H, 1, d), (B,) -> the same, with rotary positions if there are any."""
+        """Rotates (B, H, 1, d) vectors by their positions (B,), if positions are rotary."""
         return x if self.rotary is None else rotary_at(x, positions[:, None])
 
     def _store(self, key: Tensor, value: Tensor, keep: Tensor, state: BlockState) -> BlockState:
@@ -167,7 +167,7 @@ class GatedAttention(Attention):
 
 
 def blocked(x: Tensor, block: int) -> Tensor:
-    """(..., S, d) -> (..., blocks, n, d), with zeros at the end."""
+    """Cuts (..., S, d) vectors into (..., blocks, n, d), with zeros at the end."""
     return F.pad(x, (0, 0, 0, -x.shape[-2] % block)).unflatten(-2, (-1, block))
 
 
@@ -246,5 +246,5 @@ def widened(width: int, alone: int) -> int:
 
 
 def take_frames(x: Tensor, frames: Tensor) -> Tensor:
-    """(B, H, S, d), frame numbers (B, N) -> (B, H, N, d): the chosen frames of each utterance."""
+    """Takes the frames (B, N) of each utterance from (B, H, S, d); returns (B, H, N, d)."""
     return x.gather(2, frames[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))

@@ -33,7 +33,7 @@ class GatedAlignedAttention(AlignedAttention):
         self.memory = memory
 
     def forward(self, frames: Frames) -> Tensor:
-        """(B, S, D) and the stored frames -> (B, S, D)."""
+        """Lets the frames (B, S, D) attend to the stored vectors and their summaries."""
         x, stored, time = frames.x, frames.stored, frames.x.shape[1]
         assert stored is not None, "a Gate comes first"
         block, at = min(self.window, time), torch.arange(time, device=x.device)[None]
@@ -77,7 +77,7 @@ class GatedAlignedAttention(AlignedAttention):
         return (self.window, 1) if level else (self.window - 1, block - 1)
 
     def _key_value(self, level: int, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, n, D), positions (B or 1, n) -> keys and values (B, H, n, d) of a level."""
+        """Computes keys and values (B, H, n, d) of (B, n, D) vectors of a level."""
         both = self.key_value[level](x).unflatten(-1, (2 * self.heads, -1)).transpose(1, 2)
         key, value = both.chunk(2, dim=1)
         return rotary_at(key, positions), value
@@ -99,7 +99,7 @@ class GatedAlignedAttention(AlignedAttention):
         return state | {"count": zero, "position": zero[0]}
 
     def step(self, frames: Frames, state: BlockState) -> tuple[Tensor, BlockState]:
-        """(B, C, D), frame by frame -> (B, C, D), next state, which is bounded; ``Block.step``."""
+        """Processes (B, C, D) new frames one by one; the state is bounded. See ``Block.step``."""
         x, stored, state, outputs = frames.x, frames.stored, dict(state), []
         assert stored is not None, "a Gate comes first"
         for frame, keep in zip(x.split(1, dim=1), stored.keep.unbind(1), strict=True):
@@ -163,5 +163,5 @@ class GatedAlignedAttention(AlignedAttention):
 
 
 def placed(slot: Tensor, slots: int) -> Tensor:
-    """(B,) slot numbers -> (B, slots) bool, one-hot."""
+    """Turns (B,) slot numbers into one-hot rows (B, slots) bool."""
     return torch.arange(slots, device=slot.device) == slot[:, None]

@@ -95,7 +95,7 @@ class Hierarchical(Stack):
         self.predict = Linear(dim, self.stride * num_mels) if next_frame else None
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B,) -> (B, S, D), (B,); adds the term ``next_frame`` where asked for."""
+        """See ``Encoder.forward``; adds the term ``next_frame`` if it has a weight."""
         y, sizes = super().forward(x, lengths)
         if self.predict is not None and collecting():
             features = F.pad(zero_padding(x, lengths), (0, 0, 0, -x.shape[1] % self.stride))

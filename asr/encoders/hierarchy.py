@@ -33,7 +33,7 @@ class Pool(nn.Module):
             self.output = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., w, D) -> (..., D)."""
+        """Summarises blocks (..., w, D) as vectors (..., D)."""
         if self.pooling == "mean":
             return x.mean(-2)
         if self.pooling == "last":
@@ -81,11 +81,14 @@ class AlignedAttention(Attention):
         xavier(*self.key_value, parts=2)
 
     def turned_query(self, x: Tensor, positions: Tensor) -> Tensor:
-        """(B, n, D), positions (n,) or (B or 1, n) -> (B, H, n, d)."""
+        """Computes queries (B, H, n, d) of (B, n, D) vectors, rotated by their positions."""
         return rotary_at(self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2), positions)
 
     def keys_and_values(self, level: int, memory: Tensor, first: int | Tensor) -> Tensor:
-        """(B, n, D) vectors of a level, from number ``first`` on -> (B, n, 2, H, d)."""
+        """Computes keys and values (B, n, 2, H, d) of (B, n, D) vectors of a level.
+
+        ``first`` is the number of the first vector in its level.
+        """
         key_value = self.key_value[level](memory).unflatten(-1, (2, self.heads, -1))
         size = self.window**level
         at = (first + torch.arange(memory.shape[1], device=memory.device)) * size + size // 2
@@ -102,7 +105,7 @@ class AlignedAttention(Attention):
         return [own, *(min(self.window, there) for there in above if there)]
 
     def forward(self, frames: Frames) -> Tensor:
-        """(B, S, D), (B,) -> (B, S, D)."""
+        """Lets the frames (B, S, D) attend to frames and summaries before them."""
         x, (batch, time, _) = frames.x, frames.x.shape
         window, block = self.window, min(self.window, time)
         blocks, slots = -(-time // block), self.slots(time)
@@ -172,7 +175,7 @@ class AlignedAttention(Attention):
         return state | {"position": torch.zeros((), dtype=torch.int64, device=weight.device)}
 
     def step(self, frames: Frames, state: BlockState) -> tuple[Tensor, BlockState]:
-        """(B, C, D), frame by frame -> (B, C, D), next state; see ``Block.step``.
+        """Processes (B, C, D) new frames one by one; see ``Block.step``.
 
         The state is bounded: keys and values of ``window`` vectors per level, and the vectors of
         blocks that are not complete.
@@ -241,7 +244,7 @@ class DilatedAttention(Attention):
         return min(self.window**level, time)
 
     def forward(self, frames: Frames) -> Tensor:
-        """(B, S, D), (B,) -> (B, S, D)."""
+        """Lets the frames (B, S, D) attend to frames and summaries before them."""
         x, lengths = frames.x, frames.lengths
         for level, attention in enumerate(self.levels):
             time = x.shape[1]
@@ -263,7 +266,7 @@ class DilatedAttention(Attention):
         return state | {"position": torch.zeros((), dtype=torch.int64, device=weight.device)}
 
     def step(self, frames: Frames, state: BlockState) -> tuple[Tensor, BlockState]:
-        """(B, C, D) -> (B, C, D), next state; the state grows to (w - 1) w^l vectors a level."""
+        """Processes (B, C, D) new frames; the state grows to (w - 1) w^l vectors per level."""
         x, new = frames.x, frames.x.shape[1]
         positions = state["position"] + torch.arange(new, device=x.device)
         after = {"position": state["position"] + new}

@@ -78,14 +78,14 @@ class MinimalCell(nn.Module):
 
     @abstractmethod
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, D) -> log of what is kept, (B, S, cells), and what comes in, in float32."""
+        """Computes the log of the forget gate and the new input, each (B, S, cells) in float32."""
 
     def initial_state(self, batch: int) -> BlockState:
         """Zeros: ``hidden``."""
         return {"hidden": self.gates.weight.new_zeros(batch, self.cells)}
 
     def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
-        """(B, S, D), state or the first -> (B, S, cells) in float32, next state."""
+        """Runs the recurrence over (B, S, D); returns (B, S, cells) float32 and the next state."""
         log_kept, new = self.coefficients(x)
         if state is not None and x.shape[1] < 16:  # streaming, a few frames at a time
             y = sequential(log_kept, new, state["hidden"])

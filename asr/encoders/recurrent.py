@@ -56,7 +56,7 @@ class RecurrentBlock(Block):
         initialise(self.recurrence, forget_bias)
 
     def forward(self, frames: Frames) -> Frames:
-        """(B, S, D), (B,) -> (B, S or ceil(S / 2), D), (B,)."""
+        """Processes (B, S, D) frames; a reducing block returns ceil(S / 2) frames."""
         x, lengths = frames.x, frames.lengths
         x = self._join(x, self.read(self.norm(x), lengths))
         if self.reduction is None:
@@ -65,7 +65,7 @@ class RecurrentBlock(Block):
         return replace(frames, x=x, lengths=halved_lengths(lengths))
 
     def read(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, S, D), (B,) -> (B, S, cells * directions), by the fastest kernel available.
+        """Runs the recurrence over (B, S, D) by the fastest kernel available.
 
         A GPU runs a persistent kernel per direction if torch would choose it, otherwise one call.
         """
@@ -109,7 +109,7 @@ class RecurrentBlock(Block):
         return x + dropout(y, self.dropout, self.training)
 
     def _reduce(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, ceil(S / 2), D); an odd last frame is joined with zeros."""
+        """Joins pairs of frames: (B, S, D) -> (B, ceil(S / 2), D). Zeros fill the last pair."""
         assert self.reduction is not None
         x = F.pad(x, (0, 0, 0, x.shape[1] % 2))
         return self.reduction(x.unflatten(1, (-1, 2)).flatten(2))
@@ -199,12 +199,12 @@ def recurrent_kernel(modules: Iterable[nn.Module], device: torch.device) -> str 
 
 
 def read_padded(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, cells * directions) in float32, by the fastest kernel."""
+    """Runs the layer over padded (B, S, D) in float32, by the fastest kernel."""
     return (cudnn_padded if x.is_cuda else cpu_padded)(recurrence, x, lengths)
 
 
 def cpu_padded(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, cells * directions): each direction over all frames.
+    """Runs each direction over all frames (B, S, D), on a CPU.
 
     For CPUs: oneDNN's fused LSTM refuses packed sequences, for which torch loops over frames:
     1.32 s forward and backward (16 utterances of 250-400 frames, 128 cells per direction, one
@@ -224,10 +224,10 @@ def cpu_padded(recurrence: Recurrence, x: Tensor, lengths: Tensor) -> Tensor:
 def by_cells(
     lstm: nn.LSTM, x: Tensor, hidden: Tensor, cell: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """(B, C, D), (1, B, cells) twice -> (B, C, cells) and the next states: one frame at a time.
+    """Runs an LSTM layer over (B, C, D) one frame at a time; returns the next states, too.
 
-    oneDNN arranges the weights anew at every call: 1.2 ms for a single frame (328 cells, one core
-    of an EPYC) against 0.1 ms here; from about four frames on it is the faster one.
+    oneDNN rearranges the weights at every call. A single frame then takes 1.2 ms (328 cells, one
+    core of an EPYC), and 0.1 ms here. From about four frames on, oneDNN is faster.
     """
     weights = [weight for weight in lstm._flat_weights if weight is not None]
     hidden, cell, y = hidden[0], cell[0], []

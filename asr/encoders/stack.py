@@ -60,7 +60,7 @@ class Stack(Encoder):
         return chunk
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B,) -> (B, S, D), (B,); see ``Encoder.forward``."""
+        """Encodes a batch of features; see ``Encoder.forward``."""
         frames = Frames(*self.subsampling(x, lengths))
         if collecting():
             each = x.mean(-1).masked_fill(~mask(lengths, x.shape[1]), math.nan)
@@ -86,7 +86,7 @@ class Stack(Encoder):
         return state
 
     def step(self, x: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
-        """(B, C, F) -> (B, C / stride, D), next state; see ``Encoder.step``."""
+        """Encodes the next chunk of features; see ``Encoder.step``."""
         if x.shape[1] % self.chunk:
             raise ValueError(
                 f"a chunk of {x.shape[1]} frames; streaming takes multiples of {self.chunk}"
@@ -122,5 +122,5 @@ def state_of_part(index: int, state: BlockState) -> BlockState:
 
 
 def averaged(x: Tensor, stride: int) -> Tensor:
-    """(B, S) -> (B, ceil(S / stride)), means that ignore NaN."""
+    """Means of (B, S) over ``stride`` frames each, (B, ceil(S / stride)), ignoring NaN."""
     return F.pad(x, (0, -x.shape[1] % stride), value=math.nan).unflatten(1, (-1, stride)).nanmean(2)

@@ -93,7 +93,7 @@ class Selective(nn.Module):
         }
 
     def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
-        """(B, S, D), state or the first -> (B, S, inner), next state."""
+        """Runs the layer over (B, S, D); returns (B, S, inner) and the next state."""
         state = state or self.initial_state(len(x))
         gate, mixed, step = self.input(x).split(self.widths, dim=-1)
         mixed, convolved = self.convolution.step(mixed, state["convolution"])
@@ -173,7 +173,7 @@ def partition(time: int) -> tuple[int, int]:
 def chunked_scan(
     u: Tensor, sizes: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``selective_scan`` in plain PyTorch (Dao and Gu 2024, section 6).
+    """Computes ``selective_scan`` in plain PyTorch (Dao and Gu 2024, section 6).
 
     Within a chunk the recurrence is a matrix of influences, like attention with a decay; between
     chunks only states are passed on.

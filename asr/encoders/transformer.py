@@ -104,14 +104,14 @@ def transformer_blocks(
 
 
 class Input(Block):
-    """What comes before the first layer: dropout, and sinusoids added where asked for."""
+    """The input of the first layer: adds sinusoidal positions if chosen, and applies dropout."""
 
     def __init__(self, dim: int, *, dropout: float, sinusoidal: bool) -> None:
         super().__init__()
         self.dim, self.dropout, self.sinusoidal = dim, dropout, sinusoidal
 
     def forward(self, frames: Frames) -> Frames:
-        """(B, S, D) -> (B, S, D)."""
+        """Processes (B, S, D) frames; the shape does not change."""
         return self._place(frames, 0)
 
     def _place(self, frames: Frames, first: int | Tensor) -> Frames:
@@ -122,7 +122,7 @@ class Input(Block):
         return replace(frames, x=dropout(x, self.dropout, self.training))
 
     def initial_state(self, batch: int) -> BlockState:
-        """The ``position`` of the next frame, where it matters."""
+        """The ``position`` of the next frame, if positions are sinusoidal."""
         return {"position": torch.zeros((), dtype=torch.int64)} if self.sinusoidal else {}
 
     def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
@@ -133,7 +133,7 @@ class Input(Block):
         return self._place(frames, position), {"position": position + frames.x.shape[1]}
 
     def flops(self, time: int) -> int:
-        """None: it is elementwise."""
+        """Returns 0, because all operations are elementwise."""
         return 0
 
 
@@ -149,12 +149,12 @@ class TransformerBlock(Block):
         self.feedforward = FeedForward(dim, inner=inner, dropout=dropout)
 
     def forward(self, frames: Frames) -> Frames:
-        """(B, S, D) -> (B, S, D)."""
+        """Processes (B, S, D) frames; the shape does not change."""
         y = self.attention(replace(frames, x=self.attention_norm(frames.x)))
         return self._join(frames, y)
 
     def initial_state(self, batch: int) -> BlockState:
-        """Those of the attention."""
+        """The state of the attention."""
         return self.attention.initial_state(batch)
 
     def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:

@@ -84,10 +84,10 @@ class UniversalBlock(Block):
         nn.init.constant_(self.halting.bias, halting_bias)
 
     def forward(self, frames: Frames) -> Frames:
-        """(B, S, D) -> (B, S, D), the states weighted by their halting probabilities.
+        """Returns the states (B, S, D), weighted by their halting probabilities.
 
-        Ends when every real frame has halted, which changes no result. On a GPU it waits for that
-        answer at every step.
+        The loop ends when every real frame has halted, because further steps change nothing. On a
+        GPU the host waits at every step to learn this.
         """
         real = mask(frames.lengths, frames.x.shape[1])
         ponder = Ponder(frames.x, self.max_steps)
@@ -103,14 +103,14 @@ class UniversalBlock(Block):
         return replace(frames, x=ponder.y.to(frames.x.dtype))
 
     def initial_state(self, batch: int) -> BlockState:
-        """Those of the attention, once per step in depth."""
+        """The state of the attention for each step in depth."""
         state: BlockState = {}
         for step in range(self.max_steps):
             state |= state_as_part(step, self.layer.initial_state(batch))
         return state
 
     def step(self, frames: Frames, state: BlockState) -> tuple[Frames, BlockState]:
-        """See ``Block.step``; takes all steps, since later frames attend to every one of them."""
+        """See ``Block.step``; takes all steps in depth, as later frames attend to each of them."""
         ponder = Ponder(frames.x, self.max_steps)
         after: BlockState = {}
         for step in range(self.max_steps):
@@ -121,7 +121,7 @@ class UniversalBlock(Block):
         return replace(frames, x=ponder.y.to(frames.x.dtype)), after
 
     def flops(self, time: int) -> int:
-        """FLOPs of one utterance when no frame halts before the last step: an upper bound."""
+        """FLOPs of one utterance if no frame halts before the last step: an upper bound."""
         return self.max_steps * (self.layer.flops(time) + 2 * self.halting.in_features * time)
 
 
@@ -129,11 +129,12 @@ class Ponder:
     """Adaptive computation time of each frame (Graves 2016, equations 5 to 9).
 
     Attributes:
-        x: (B, S, D) the states; a frame's stays what it was when it halted.
-        y: (B, S, D) their mean, weighted by the halting probabilities; the last has the remainder.
-        running: (B, S, 1) bool, which frames have not halted.
-        steps: (B, S, 1) how many steps each took.
-        remainder: (B, S, 1) what its last step was weighted with; the gradient of the cost.
+        x: (B, S, D) the states; the state of a frame no longer changes after it has halted.
+        y: (B, S, D) sum of the states, weighted by the halting probabilities; the last step has the
+            remaining probability as its weight.
+        running: (B, S, 1) bool, True for frames that have not halted.
+        steps: (B, S, 1) number of steps of each frame.
+        remainder: (B, S, 1) weight of the last step, which gives the ponder cost its gradient.
     """
 
     def __init__(self, x: Tensor, max_steps: int) -> None:
@@ -144,7 +145,7 @@ class Ponder:
         self.left = max_steps
 
     def add(self, new: Tensor, probability: Tensor) -> None:
-        """(B, S, D) the states after one more step, (B, S, 1) the probability to halt there."""
+        """Adds one step: the new states (B, S, D), and the probability (B, S, 1) to halt there."""
         self.left -= 1
         total = self.total + probability
         last = self.running & ((total > HALTED) | (self.left == 0))

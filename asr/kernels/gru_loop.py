@@ -9,7 +9,7 @@ from asr.kernels.permute import Permute, reversal
 
 
 def gru(recurrence: nn.GRU, x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, cells * directions); the padding comes last in both directions.
+    """Runs a GRU over padded (B, S, D); the padding comes last in both directions.
 
     On a CPU it takes a third of the time of torch's own GRU, forward and backward: 19 ms against
     55 ms (16 utterances of up to 150 frames, 112 cells per direction, one core of an EPYC). torch
@@ -39,7 +39,7 @@ class GRULoop(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, gates: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        """(S, N, B, 3C) input gates, (N, 3C, C), (N, 3C) -> (S, N, B, C) for N directions."""
+        """Computes states (S, N, B, C) of N directions from input gates (S, N, B, 3C)."""
         time, directions, batch, triple = gates.shape
         cells = triple // 3
         hidden = gates.new_empty(time + 1, directions, batch, cells)
@@ -64,7 +64,7 @@ class GRULoop(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        """(S, N, B, C) -> gradients of gates, weight and bias."""
+        """Computes the gradients of gates, weight and bias."""
         weight, hidden, new_from_hidden, active = ctx.saved_tensors
         reset, update, new = active.chunk(3, dim=-1)
         before = hidden[:-1]

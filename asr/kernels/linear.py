@@ -17,12 +17,12 @@ FEW_PRODUCTS = 2**20  # the same limit for packed weights, in scalar multiplicat
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` with ``linear`` for its product."""
+    """An ``nn.Linear`` that computes its product by ``linear``."""
 
     packed: Tensor | None = None  # the weight in oneDNN's own order, inside ``packed``
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
+        """Maps x (..., inputs) to (..., outputs)."""
         weight = self.packed  # read once: another thread may reset it
         if weight is None or torch.is_grad_enabled():
             return linear(x, self.weight, self.bias)
@@ -74,7 +74,7 @@ def _fits(x: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``, by oneDNN on a CPU in float32.
+    """Computes ``F.linear``, by oneDNN on a CPU in float32.
 
     torch computes float32 products with MKL, but its LSTM with oneDNN. On AMD processors MKL is the
     slower one (105 against 240 GFLOP/s on one core of an EPYC), which would put attention at a
@@ -95,14 +95,14 @@ class OneDNNLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def]
-        """(..., inputs), (outputs, inputs), (outputs,) -> (..., outputs)."""
+        """Computes x weight^T + bias, (..., outputs)."""
         ctx.save_for_backward(x, weight)
         return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def]
-        """(..., outputs) -> gradients of x, weight and bias."""
+        """Computes the gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
         rows = gradient.reshape(-1, gradient.shape[-1])
         of_x = of_weight = of_bias = None

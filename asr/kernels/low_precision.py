@@ -20,7 +20,7 @@ LARGEST_GRADIENT = -3
 def narrow(
     recurrence: Recurrence, x: Tensor, lengths: Tensor, dtype: torch.dtype, *, twice: bool
 ) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, cells * directions) in float32, computed in ``dtype``.
+    """Runs a recurrence over padded (B, S, D) in ``dtype``; the result is float32.
 
     Both directions are one call, unless ``twice`` asks for one call per direction. The backward
     call then reads each utterance reversed within its own length, so that padding comes last, and
@@ -50,7 +50,7 @@ def narrow(
 def _twice(
     recurrence: Recurrence, blocks: list[list[Tensor]], x: Tensor, lengths: Tensor
 ) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, cells * directions)."""
+    """Calls cuDNN once per direction over padded (B, S, D)."""
     rows = len(x)
     more = whole_rows(rows) - rows
     x, lengths = F.pad(x, (0, 0, 0, 0, 0, more)), F.pad(lengths, (0, more))

@@ -9,7 +9,7 @@ from asr.batch import mask
 
 
 def reversal(lengths: Tensor, time: int) -> Tensor:
-    """(B,) -> (B * time,) rows of the flattened batch, real frames reversed, padding in place."""
+    """Returns rows (B * time,) that reverse the real frames of a flattened batch."""
     frames = torch.arange(time, device=lengths.device)
     order = torch.where(mask(lengths, time), lengths[:, None] - 1 - frames, frames)
     starts = torch.arange(len(lengths), device=lengths.device)[:, None] * time
@@ -19,7 +19,7 @@ def reversal(lengths: Tensor, time: int) -> Tensor:
 def both_directions(
     ahead: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor], x: Tensor, lengths: Tensor
 ) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, 2 * cells), the outputs of two recurrences side by side.
+    """Runs two recurrences, one per direction; returns their outputs (B, S, 2 * cells).
 
     ``back`` reads each utterance reversed within its own length, so padding comes last in both.
     """
@@ -36,12 +36,12 @@ class Permute(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, order: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        """(B, S, D), (B * S,) -> (B, S, D)."""
+        """Permutes the frames of x (B, S, D) by rows (B * S,)."""
         ctx.save_for_backward(order)
         return x.flatten(0, 1).index_select(0, order).view_as(x)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        """(B, S, D) -> (B, S, D), None."""
+        """Permutes the gradient back."""
         (order,) = ctx.saved_tensors
         return gradient.flatten(0, 1).index_select(0, order).view_as(gradient), None

@@ -41,7 +41,7 @@ class Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, log_a: Tensor, b: Tensor, initial: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        """(B, T, D) twice, (B, D) -> (B, T, D)."""
+        """Computes the scan (B, T, D) in chunks."""
         states = chunked(log_a, b, initial)
         ctx.save_for_backward(log_a, initial, states)
         return states
@@ -60,7 +60,7 @@ class Scan(torch.autograd.Function):
 
 
 def chunked(log_a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
-    """(B, T, D) twice, (B, D) -> (B, T, D)."""
+    """Computes the scan (B, T, D) in chunks."""
     batch, time, dim = b.shape
     chunk = max(1, math.isqrt(time))
     chunks = -(-time // chunk)

@@ -30,7 +30,7 @@ def resample(waves: "Tensor", rate: int, to_rate: int) -> "Tensor":
 
 
 def rnnt_loss(*arguments: "Tensor", **options: Any) -> "Tensor":
-    """``torchaudio.functional.rnnt_loss``, the loss of a transducer.
+    """Computes the loss of a transducer by ``torchaudio.functional.rnnt_loss``.
 
     Raises:
         TorchaudioError: torchaudio cannot be imported.
@@ -39,7 +39,7 @@ def rnnt_loss(*arguments: "Tensor", **options: Any) -> "Tensor":
 
 
 def forced_align(log_probs: "Tensor", targets: "Tensor", blank: int) -> "tuple[Tensor, Tensor]":
-    """(1, T, V), (1, U) -> (1, T) labels of the likeliest CTC path, (1, T) their scores.
+    """Returns the labels (1, T) of the likeliest CTC path, and their scores (1, T).
 
     Raises:
         TorchaudioError: torchaudio cannot be imported.
@@ -53,7 +53,7 @@ def installed() -> str:
 
 
 def version_remedy() -> str:
-    """How to install a working pair of versions; keeps the installed PyTorch if possible."""
+    """Returns the command that installs matching versions, keeping PyTorch if possible."""
     torch = _version("torch")
     if "+cpu" in torch and "+cpu" not in _version("torchaudio"):
         return "install torchaudio from where this torch, a CPU build, comes from (pytorch.org)"

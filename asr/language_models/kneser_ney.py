@@ -142,7 +142,7 @@ def _text(sentences: Iterable[Sequence[int]], vocabulary: int) -> tuple[np.ndarr
 
 
 def _count(text: np.ndarray, left: np.ndarray, vocabulary: int, order: int) -> list[Counts]:
-    """(M,) tokens, (M,) distances from the sentence's end -> the n-grams of each order.
+    """Counts the n-grams of each order in (M,) tokens; ``left`` is the rest of each sentence.
 
     An n-gram is identified by the row of its first n - 1 tokens and its last token. This is one
     int64 for any order and vocabulary, so sorting integers finds equal n-grams.
@@ -166,7 +166,7 @@ def _count(text: np.ndarray, left: np.ndarray, vocabulary: int, order: int) -> l
 
 
 def _adjusted(counts: Counts, longer: Counts | None) -> np.ndarray:
-    """(G,) adjusted counts; ``longer`` are the n-grams of the next order, if there is one."""
+    """Returns (G,) adjusted counts; ``longer`` are the n-grams of the next order, if any."""
     if longer is None:
         return counts.occurrences
     before = np.bincount(longer.suffix, minlength=len(counts.token))
@@ -174,7 +174,7 @@ def _adjusted(counts: Counts, longer: Counts | None) -> np.ndarray:
 
 
 def _discounts(adjusted: np.ndarray, order: int) -> np.ndarray:
-    """(G,) adjusted counts -> (4,) discounts of a count of 0, 1, 2, and 3 or more.
+    """Returns (4,) discounts of counts of 0, 1, 2, and 3 or more, from (G,) adjusted counts.
 
     Equation 26 of Chen and Goodman. It gives no usable value if too few n-grams have one of the
     counts 1 to 3, as in small texts and among n-grams of characters of low order; FALLBACK is used

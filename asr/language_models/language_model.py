@@ -25,7 +25,7 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """(N,) last tokens (EOS at the start) -> (N, V) float32 log-probabilities, next state.
+        """Scores the next token, (N, V) float32, after (N,) last tokens (EOS at the start).
 
         BLANK has log-probability -inf; EOS ends a sentence. Rows may have read different numbers of
         tokens. The given state is not changed. Earlier tokens are never read again.
@@ -33,7 +33,7 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """(B, U), (B,) -> (B, U + 1) log-probabilities of the tokens and of EOS, 0 after EOS."""
+        """Computes log-probabilities (B, U + 1) of (B, U) tokens and of EOS; 0 after EOS."""
 
     @abstractmethod
     def flops(self, lengths: list[int]) -> int:

@@ -43,12 +43,12 @@ class LSTM(LanguageModel):
         return lstm_start(self.lstm, rows)
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """(N,) -> (N, V), next state; see ``LanguageModel.step``."""
+        """See ``LanguageModel.step``."""
         x, cache = lstm_step(self.lstm, self.embedding(tokens), cache)
         return self.output(x), cache
 
     def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """(B, U), (B,) -> (B, U + 1); see ``LanguageModel.log_probs``."""
+        """See ``LanguageModel.log_probs``."""
         flatten_weights(self.lstm)
         x = dropout(self.embedding(inputs(tokens, lengths)), self.dropout, self.training)
         # Autocast would run the LSTM in float16 on a GPU, where gradients need to be scaled.

@@ -75,12 +75,12 @@ class NGram(LanguageModel):
         return {"context": torch.zeros(rows, dtype=torch.int64, device=self.keys.device)}
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """(N,) last tokens -> (N, V) log-probabilities, next state; see ``LanguageModel``."""
+        """See ``LanguageModel.step``."""
         context = self._read(tokens, cache["context"])[1]  # (N,)
         return self._predict(context), {"context": context}
 
     def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """(B, U), (B,) -> (B, U + 1); see ``LanguageModel``. Looks up only these tokens."""
+        """Looks up only these tokens; see ``LanguageModel.log_probs``."""
         B, U = tokens.shape
         real = mask(lengths, U)  # (B, U)
         text = tokens.masked_fill(~real, EOS)
@@ -98,7 +98,7 @@ class NGram(LanguageModel):
         return 0
 
     def _chain(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) -> (n, N) contexts from the longest to the empty one, (n, N) summed back-offs.
+        """Returns contexts (n, N) from the longest to the empty one, and summed back-offs (n, N).
 
         A shorter chain repeats the empty context at its end.
         """
@@ -110,7 +110,7 @@ class NGram(LanguageModel):
         return chain, nn.functional.pad(paid, (0, 0, 1, 0))
 
     def _read(self, tokens: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) tokens after (N,) contexts -> (N,) log-probabilities, (N,) next contexts."""
+        """Returns log-probabilities (N,) of tokens after contexts, and the next contexts (N,)."""
         chain, paid = self._chain(context)  # (n, N)
         wanted = chain * self.vocabulary + tokens  # (n, N)
         arc = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)  # (n, N)
@@ -120,7 +120,7 @@ class NGram(LanguageModel):
         return paid + self.log_probabilities[arc], self.targets[arc].long()
 
     def _predict(self, context: Tensor) -> Tensor:
-        """(N,) contexts -> (N, V) log-probabilities of the next token."""
+        """Returns log-probabilities (N, V) of the next token after (N,) contexts."""
         V = self.vocabulary
         chain, paid = self._chain(context)  # (n, N)
         log_probs = self.log_probabilities[:V] + paid[-1, :, None]  # (N, V) of the empty context

@@ -58,7 +58,7 @@ class Transformer(LanguageModel):
         return {**past, "read": torch.zeros(rows, dtype=torch.int64, device=weight.device)}
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """(N,) -> (N, V), next state; see ``LanguageModel.step``."""
+        """See ``LanguageModel.step``."""
         place = cache["read"]  # (N,) position of the new token's keys and values in each row
         room = cache["past.0"].shape[1]
         if int(place.max()) >= room:
@@ -75,7 +75,7 @@ class Transformer(LanguageModel):
         return self.output(self.norm(x[:, 0])), after
 
     def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """(B, U), (B,) -> (B, U + 1); see ``LanguageModel.log_probs``."""
+        """See ``LanguageModel.log_probs``."""
         places = torch.arange(tokens.shape[1] + 1, device=tokens.device)
         factors = rotary_factors(places, self.width // self.heads)
         x = dropout(self.embedding(inputs(tokens, lengths)), self.dropout, self.training)
@@ -103,14 +103,14 @@ class LanguageModelLayer(nn.Module):
         self.feedforward = FeedForward(width, inner=FEEDFORWARD * width, dropout=dropout)
 
     def forward(self, x: Tensor, factors: Tensor) -> Tensor:
-        """(B, U, width) -> (B, U, width)."""
+        """Processes x (B, U, width)."""
         y = self.attention(self.attention_norm(x), factors, None, causal=True)
         return self._feed(x + dropout(y, self.dropout, self.training))
 
     def step(
         self, x: Tensor, factors: Tensor, past: Tensor, place: Tensor, seen: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(N, 1, width), (N, P, 2, H, d) -> (N, 1, width), and past with the token at ``place``."""
+        """Processes one token x (N, 1, width); also returns ``past`` with it at ``place``."""
         query, key, value = self.attention.split(self.attention_norm(x), None)  # (N, H, 1, d)
         query, key = apply_rotary(query, factors), apply_rotary(key, factors)
         new = torch.stack([key, value], dim=1).transpose(2, 3)  # (N, 2, 1, H, d)

@@ -86,7 +86,7 @@ def search(
     rules: Rules,
     language_model: LanguageModel | None = None,
 ) -> list[list[Hypothesis]]:
-    """(B, S, D), (B,) -> hypotheses of each utterance, best first.
+    """Returns the hypotheses of each utterance, best first.
 
     Of the ``beam`` best extensions at each step, those that end with EOS become results. The search
     goes on with the ``beam`` best of the others. All hypotheses of all open utterances are one
@@ -96,21 +96,21 @@ def search(
         ValueError: ``rules`` use CTC but the decoder has no CTC head, or scores are NaN.
     """
     results = [[Hypothesis((), 0.0, 0.0, 0.0, 0.0, True)] for _ in range(len(encoded))]
-    heard = [index for index, length in enumerate(lengths.tolist()) if length > 0]
-    if not heard:
+    nonempty = [index for index, length in enumerate(lengths.tolist()) if length > 0]
+    if not nonempty:
         return results
-    if len(heard) < len(results):
-        rows = torch.tensor(heard)
+    if len(nonempty) < len(results):
+        rows = torch.tensor(nonempty)
         encoded, lengths = encoded[rows.to(encoded.device)], lengths[rows.to(lengths.device)]
     prefixes = _start_ctc(decoder, encoded, lengths, rules.ctc_weight)
-    utterances = _open(heard, lengths, prefixes)
+    utterances = _open(nonempty, lengths, prefixes)
     state = decoder.start(encoded, lengths)
     fusion = None
     if language_model is not None:
         fusion = begin(language_model, len(encoded), encoded.device)
-    one = np.zeros((len(heard), 1))  # one hypothesis without tokens per utterance
+    one = np.zeros((len(nonempty), 1))  # one hypothesis without tokens per utterance
     live = Candidates(one, one, one, one, one.astype(np.int64), np.full(one.shape, EOS))
-    spoken = np.zeros((len(heard), 1, 0), dtype=np.int64)  # (B, K, U)
+    spoken = np.zeros((len(nonempty), 1, 0), dtype=np.int64)  # (B, K, U)
     while True:
         last = torch.from_numpy(live.token.ravel()).to(encoded.device)  # (B*K,)
         log_probs, state = decoder.step(last, state)  # (B*K, V)
@@ -148,7 +148,7 @@ def _start_ctc(
 
 
 def _open(indices: list[int], lengths: Tensor, prefixes: CTCPrefixes | None) -> list[OpenUtterance]:
-    """The utterances, each with the most tokens that it may have."""
+    """Returns the open utterances, each with its limit on tokens."""
     limits = lengths.tolist()
     if prefixes is not None:
         generous = (2 * expected_length(prefixes) + 10).nan_to_num(nan=math.inf).tolist()
@@ -187,13 +187,13 @@ def _extensions(
 
 
 def _extended(totals: np.ndarray, log_probs: Tensor) -> Tensor:
-    """(B, K) log-probabilities of hypotheses, (B*K, V) of tokens -> (B, K, V) sums."""
+    """Adds (B*K, V) log-probabilities of tokens to the (B, K) totals of their hypotheses."""
     before = torch.from_numpy(totals).to(log_probs.device, precision(log_probs.device))
     return before[..., None] + log_probs.view(*totals.shape, -1)
 
 
 def _weighted(attention: Tensor, ctc: Tensor | None, lm: Tensor | None, rules: Rules) -> Tensor:
-    """The weighted sum; it is -inf, never NaN, where a term is -inf."""
+    """Returns the weighted sum of the terms; it is -inf, not NaN, if a term is -inf."""
     if ctc is None:
         score = attention.clone()
     elif rules.ctc_weight == 1:
@@ -218,7 +218,7 @@ def _continuing(found: Candidates, beam: int) -> Candidates:
 
 
 def _end(utterances: list[OpenUtterance], found: Candidates, spoken: np.ndarray, beam: int) -> None:
-    """Adds the ended ones among the best ``beam`` candidates (B, C) to their utterances."""
+    """Adds those of the best ``beam`` candidates (B, C) that ended to their utterances."""
     score, token = found.score[:, :beam], found.token[:, :beam]
     for row, column in np.argwhere((token == EOS) & np.isfinite(score)).tolist():
         tokens = spoken[row, found.parent[row, column]]

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-NUM_BINS = 15  # of Guo et al. 2017
+NUM_BINS = 15  # as in Guo et al. 2017
 # Confidences are clipped this far from 0 and 1, so that no single certain error outweighs the rest.
 EPSILON = 1e-6
-TOLERANCE = 1e-13  # of the gradient per word
+TOLERANCE = 1e-13  # largest gradient per word at the minimum
 
 Array = NDArray[np.float64]
 
@@ -25,8 +25,8 @@ class Calibration:
     """sigmoid(slope * logit(confidence) + offset): Platt scaling (Platt 1999).
 
     Attributes:
-        slope: below 1 where confidences are too extreme.
-        offset: below 0 where they are too high.
+        slope: below 1 if confidences are too extreme.
+        offset: below 0 if confidences are too high.
     """
 
     slope: float
@@ -38,16 +38,16 @@ class Calibration:
                 raise ValueError(f"{name} of the calibration is {getattr(self, name)}; fit it anew")
 
     def apply(self, confidence: float) -> float:
-        """A probability -> a probability."""
+        """Maps a confidence to a calibrated confidence."""
         return float(_sigmoid(self.slope * _logit(np.float64(confidence)) + self.offset))
 
     @classmethod
     def fit(cls, confidences: ArrayLike, correct: ArrayLike) -> "Calibration":
-        """The likeliest map of (W,) confidences to (W,) words that are correct or not.
+        """Fits the map to (W,) confidences and (W,) booleans by maximum a posteriori.
 
-        Slope and offset have a normal prior of variance 1 around 1 and 0, which weighs as much as
-        a few words: without evidence confidences stay as they are, and where all words are correct
-        the map is finite. The minimum is unique.
+        Slope and offset have normal priors of variance 1 around 1 and 0, which weigh as much as a
+        few words. Without evidence confidences therefore do not change, and if all words are
+        correct the map is finite. The minimum is unique.
         """
         from scipy.optimize import minimize  # imported here: a model is loaded without scipy
 
@@ -75,10 +75,10 @@ class Calibration:
 
 
 def cross_fitted(confidences: ArrayLike, correct: ArrayLike, folds: ArrayLike) -> Array:
-    """(W,), (W,), (W,) fold of each word -> (W,) calibrated by a fit to the words of other folds.
+    """Calibrates each word by a map fitted to the words of the other folds.
 
-    Measures of them are honest estimates; measures on the words of the fit are not. The words of an
-    utterance belong in one fold: they are right and wrong together.
+    Measures of the result are unbiased, while measures on the words of the fit are optimistic. Put
+    all words of an utterance into one fold, because their errors are correlated.
     """
     values, right = _checked(confidences, correct)
     folds = np.asarray(folds)
@@ -93,11 +93,11 @@ def cross_fitted(confidences: ArrayLike, correct: ArrayLike, folds: ArrayLike) -
 def reliability(
     confidences: ArrayLike, correct: ArrayLike, bins: int = NUM_BINS
 ) -> list[dict[str, Any]]:
-    """(W,), (W,) -> bins of equal width from 0 to 1 (Guo et al. 2017).
+    """Sorts words into bins of equal width from 0 to 1 (Guo et al. 2017).
 
-    Each has ``low`` and ``high`` (low < confidence <= high; the first bin holds 0 as well), the
-    ``count`` of words, their mean ``confidence`` and the share that is ``correct``, which are None
-    without words.
+    Each bin has ``low`` and ``high`` (low < confidence <= high; the first bin also holds 0), the
+    ``count`` of words, their mean ``confidence`` and the share that is ``correct``. The last two
+    are None in an empty bin.
     """
     values, right = _checked(confidences, correct)
     edges = np.linspace(0, 1, bins + 1)
@@ -118,9 +118,10 @@ def reliability(
 
 
 def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike) -> float | None:
-    """sum_b n_b / W |correct_b - confidence_b| over bins b (Guo et al. 2017); None without words.
+    """Computes sum_b n_b / W |correct_b - confidence_b| over bins b; None without words.
 
-    "On calibration of modern neural networks". 0 is calibrated, though to the bins' width alone.
+    See Guo et al. 2017, "On calibration of modern neural networks". Perfect calibration gives 0. An
+    error within a bin does not count.
     """
     table = [row for row in reliability(confidences, correct) if row["count"]]
     gaps = [row["count"] * abs(row["correct"] - row["confidence"]) for row in table]
@@ -128,11 +129,12 @@ def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike) -> fl
 
 
 def normalised_cross_entropy(confidences: ArrayLike, correct: ArrayLike) -> float | None:
-    """(H - H(confidences)) / H, H the entropy of knowing the share of correct words alone.
+    """Computes (H - H(confidences)) / H; H is the entropy if only the share correct is known.
 
-    Siu, Gish and Richardson 1997; NIST's measure of confidences. 1 is certain and right, 0 no
-    better than that share for every word, below 0 worse. Confidences are clipped to
-    [EPSILON, 1 - EPSILON]. None where all words are correct or none is, when H is 0.
+    This is NIST's measure of confidences (Siu, Gish and Richardson 1997). It is 1 if confidences
+    are certain and right, 0 if they are no better than the share correct for every word, and
+    negative if they are worse. Confidences are clipped to [EPSILON, 1 - EPSILON]. The value is
+    None if all words are correct or none is, because H is then 0.
     """
     values, right = _checked(confidences, correct)
     share = right.mean() if len(right) else 0.0
@@ -148,10 +150,11 @@ def normalised_cross_entropy(confidences: ArrayLike, correct: ArrayLike) -> floa
 
 
 def area_under_curve(confidences: ArrayLike, correct: ArrayLike) -> float | None:
-    """The probability that a correct word has more confidence than a wrong one, equal counts half.
+    """The probability that a correct word has a higher confidence than a wrong one.
 
-    The area under the receiver operating characteristic, by ranks (Mann and Whitney 1947). No
-    rising map of the confidences changes it. None where all words are correct or none is.
+    Equal confidences count half. This is the area under the receiver operating characteristic, by
+    ranks (Mann and Whitney 1947). Increasing maps of the confidences do not change it. It is None
+    if all words are correct or none is.
     """
     values, right = _checked(confidences, correct)
     good, bad = int(right.sum()), int((~right).sum())
@@ -163,7 +166,7 @@ def area_under_curve(confidences: ArrayLike, correct: ArrayLike) -> float | None
 
 
 def confidence_measures(confidences: ArrayLike, correct: ArrayLike) -> dict[str, Any]:
-    """All of these as plain values: ``count``, ``correct``, ``ece``, ``nce``, ``auc``, ``bins``."""
+    """Returns ``count``, ``correct``, ``ece``, ``nce``, ``auc`` and ``bins`` as plain values."""
     values, right = _checked(confidences, correct)
     return {
         "count": len(values),

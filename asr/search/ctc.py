@@ -40,7 +40,7 @@ from asr.search.prefixes import FIRST_TOKEN, Prefixes, Survivors
 
 @torch.no_grad()
 def greedy(decoder: Decoder, encoded: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
-    """(B, S, D), (B,) -> the tokens of the likeliest path of each utterance.
+    """Returns the tokens of the likeliest path of each utterance.
 
     ``decoder_score`` is the log-probability of this one path, not of all paths with these tokens.
 
@@ -83,7 +83,7 @@ def search(
     rules: Rules,
     language_model: LanguageModel | None = None,
 ) -> list[list[Hypothesis]]:
-    """(B, S, D), (B,) -> up to ``nbest`` or ``beam`` hypotheses of each utterance, best first.
+    """Returns up to ``nbest`` or ``beam`` hypotheses of each utterance, best first.
 
     All prefixes of all utterances advance together, frame by frame. Without a language model, the
     host waits for the device only at the end. With one, the host waits at each frame to learn which
@@ -113,7 +113,7 @@ def search(
 
 
 def _emissions(decoder: Decoder, encoded: Tensor, lengths: Tensor) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, V) log-probabilities, in float64 if the device has it.
+    """Returns log-probabilities (B, S, V), in float64 if the device has it.
 
     EOS has probability 0. In the padding the blank has probability 1.
     """

@@ -13,13 +13,13 @@ from asr.language_models.language_model import LanguageModel
 class Fusion:
     """A language model that has read N hypotheses, a row for each (Gulcehre et al. 2015).
 
-    Immutable, and without a copy of the model: every method returns the state that follows.
+    The object is immutable. Each method returns a new one, which shares the model.
 
     Attributes:
-        language_model: shared by all rows.
-        log_probs: (N, V) float32, of the token that follows each hypothesis; BLANK has -inf, EOS
-            the probability that it ends here.
-        cache: the model's memory of the rows.
+        language_model: the model that all rows share.
+        log_probs: (N, V) float32 log-probabilities of the next token of each hypothesis. BLANK has
+            -inf, and EOS has the probability that the hypothesis ends.
+        cache: the states of the rows in the model.
     """
 
     language_model: LanguageModel
@@ -27,16 +27,16 @@ class Fusion:
     cache: Cache
 
     def select(self, rows: Tensor) -> "Fusion":
-        """Keeps these rows, (N',) positions: in their order, some repeatedly, some not at all."""
+        """Takes rows (N',) in this order; a row may be repeated or left out."""
         return replace(self, log_probs=self.log_probs[rows], cache=take_rows(self.cache, rows))
 
     def follow(self, rows: Tensor, tokens: Tensor) -> "Fusion":
-        """The hypotheses at these rows, (N',) positions, each grown by one of (N',) tokens."""
+        """Takes rows (N',), and extends each by one of (N',) tokens."""
         log_probs, cache = self.language_model.step(tokens, take_rows(self.cache, rows))
         return replace(self, log_probs=log_probs, cache=cache)
 
     def advance(self, rows: Tensor, tokens: Tensor) -> "Fusion":
-        """Lets these rows, (M,) different positions, read (M,) tokens; the others stay."""
+        """Extends (M,) distinct rows by (M,) tokens; the other rows do not change."""
         if not len(rows):
             return self
         grown = self.follow(rows, tokens)
@@ -45,27 +45,27 @@ class Fusion:
         return replace(self, log_probs=log_probs, cache=cache)
 
     def grow(self, parents: Tensor, read: Tensor, tokens: Tensor) -> "Fusion":
-        """Those at rows ``parents`` read their tokens where ``read``; all three are (N',)."""
+        """Takes rows ``parents`` (N',), and extends those with ``read`` by their tokens."""
         rows = read.nonzero()[:, 0]
         return self.select(parents).advance(rows, tokens[rows])
 
 
 def begin(language_model: LanguageModel, rows: int, device: torch.device) -> Fusion:
-    """The empty hypothesis in N rows."""
+    """Returns N rows with the empty hypothesis."""
     tokens = torch.full((rows,), EOS, device=device)
     log_probs, cache = language_model.step(tokens, language_model.start(rows))
     return Fusion(language_model, log_probs, cache)
 
 
 def take_rows(cache: Cache, rows: Tensor) -> Cache:
-    """These rows, (N',) positions: in their order, some repeatedly, some not at all."""
+    """Takes rows (N',) of a cache in this order; a row may be repeated or left out."""
     return {name: value[rows] for name, value in cache.items()}
 
 
 def put(cache: Cache, rows: Tensor, grown: Cache) -> Cache:
-    """N rows, of which these (M,) different ones are replaced by the M of another.
+    """Replaces (M,) distinct rows of a cache by the M rows of ``grown``.
 
-    The narrower of the two gets zeros behind; see ``Cache``.
+    The narrower of the two caches is padded with zeros; see ``Cache``.
     """
     replaced = {}
     for name, values in cache.items():
@@ -78,7 +78,7 @@ def put(cache: Cache, rows: Tensor, grown: Cache) -> Cache:
 
 
 def _widened(values: Tensor, width: int) -> Tensor:
-    """(N, C, ...) -> (N, width, ...)."""
+    """Pads (N, C, ...) with zeros to (N, width, ...)."""
     missing = width - values.shape[1]
-    behind = values.new_zeros(values.shape[0], missing, *values.shape[2:])
-    return torch.cat([values, behind], dim=1)
+    zeros = values.new_zeros(values.shape[0], missing, *values.shape[2:])
+    return torch.cat([values, zeros], dim=1)

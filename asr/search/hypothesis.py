@@ -6,18 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What an utterance may say.
+    """A possible transcript of an utterance, with its scores (natural logarithms).
 
     Attributes:
-        tokens: without EOS.
-        score: by which hypotheses are ranked, see ``Rules``; natural logarithm.
-        decoder_score: log-probability under the decoder: of an attention decoder with EOS once
-            finished; of a transducer or of CTC alone, summed over the alignments that were kept
-            (by greedy search one, the path that it takes).
-        ctc_score: log-probability of all CTC alignments; 0 where CTC takes no part beside the
-            decoder.
-        lm_score: log-probability under the language model, EOS included once finished; 0 without.
-        finished: False if the search was cut off before the end of sentence.
+        tokens: the tokens without EOS.
+        score: the score that ranks hypotheses; see ``Rules``.
+        decoder_score: log-probability under the decoder. That of an attention decoder includes EOS
+            if the hypothesis is finished. That of a transducer or of CTC alone is the sum over the
+            alignments that the search kept (in greedy search, one path).
+        ctc_score: log-probability of all CTC alignments; 0 if CTC is not combined with the decoder.
+        lm_score: log-probability under the language model, with EOS if finished; 0 without one.
+        finished: False if the search was cut off before the end of the sentence.
     """
 
     tokens: tuple[int, ...]
@@ -30,12 +29,12 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Rules:
-    """How hypotheses of U tokens are scored, and how many are kept.
+    """Options of a search: the number of hypotheses, and the weights of the score of U tokens.
 
         (1 - ctc_weight) log p_decoder + ctc_weight log p_ctc + lm_weight log p_lm
             - internal_lm_weight log p_internal_lm + length_bonus * U
 
-    The keys are those of ``Beam``. A weight of 0 leaves its part out.
+    The options are those of ``Beam``. A weight of 0 leaves its term out.
     """
 
     beam: int
@@ -47,20 +46,20 @@ class Rules:
 
 
 def settled(found: Sequence[Hypothesis], bound: float, rules: Rules) -> bool:
-    """Whether nothing that is still open, worth ``bound`` at most, belongs to those found."""
+    """Whether no open hypothesis, with a score of at most ``bound``, can enter the results."""
     needed = rules.nbest or 1
     return len(found) >= needed and found[needed - 1].score >= bound
 
 
 def refuse_nan(utterances: Sequence[int]) -> None:
-    """Places in the batch of the utterances that have a score of NaN.
+    """Checks that no utterance has a score of NaN; ``utterances`` are batch indices that do.
 
     Raises:
-        ValueError: there are any.
+        ValueError: ``utterances`` is not empty.
     """
     if utterances:
-        places = ", ".join(map(str, utterances))
+        listed = ", ".join(map(str, utterances))
         raise ValueError(
-            f"scores are NaN for utterances {places} of the batch: check that the audio is finite, "
-            "and that the weights are, a language model's too (else use an earlier checkpoint)"
+            f"scores are NaN for utterances {listed} of the batch: check that the audio and the "
+            "weights (also of the language model) are finite, or use an earlier checkpoint"
         )

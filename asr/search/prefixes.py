@@ -43,12 +43,12 @@ class Survivors:
         return cls(parent, grew, extension, extension % M)
 
     def of(self, stay: Tensor, grow: Tensor) -> Tensor:
-        """(B, K) and (B, K, M) values -> (B, K') values of the survivors."""
+        """Selects the values (B, K') of the survivors from (B, K) and (B, K, M) values."""
         grown = grow.flatten(1).gather(1, self.extension)
         return torch.where(self.grew, grown, stay.gather(1, self.parent))
 
     def rows(self, hypotheses: int) -> Tensor:
-        """(B * K',) rows of the parents in a batch of B * K rows; K is ``hypotheses``."""
+        """Returns rows (B * K',) of the parents in a batch of B * K rows; K is ``hypotheses``."""
         utterances = torch.arange(len(self.parent), device=self.parent.device)[:, None]
         return (utterances * hypotheses + self.parent).flatten()
 
@@ -81,7 +81,7 @@ class Prefixes:
         return Prefixes(*(getattr(self, field.name)[utterances] for field in fields(self)))
 
     def parents(self, alive: Tensor) -> Tensor:
-        """(B, K) bool -> (B, K, K): whether i is j without its last token, and j is alive."""
+        """Returns (B, K, K): whether i is j without its last token, and j is ``alive`` (B, K)."""
         shorter = self.lengths[..., None] + 1 == self.lengths[:, None]
         return self.begins & shorter & alive[:, None]
 

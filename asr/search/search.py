@@ -15,7 +15,7 @@ from asr.language_models.language_model import LanguageModel
 from asr.search import attention, ctc, transducer
 from asr.search.hypothesis import Hypothesis, Rules
 
-CTC_WEIGHT = 0.3  # of attention decoders with a CTC head (Watanabe et al. 2017)
+CTC_WEIGHT = 0.3  # default for attention decoders with a CTC head (Watanabe et al. 2017)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ SEARCHERS = {
 
 
 class Search(ABC):
-    """From encoder frames to hypotheses. Subclasses are final.
+    """Base class of searches, which turn encoder frames into hypotheses. Subclasses are final.
 
     Attributes:
         lm_weight: weight of the language model; at 0 the search is called without one.
@@ -65,7 +65,7 @@ class Search(ABC):
         lengths: Tensor,
         language_model: LanguageModel | None = None,
     ) -> list[list[Hypothesis]]:
-        """(B, S, D), (B,) -> the hypotheses of each utterance, at least one, best first.
+        """Returns the hypotheses of each utterance, at least one, best first.
 
         The hypotheses are distinct and do not depend on the other utterances of the batch. An
         utterance without frames has the empty hypothesis.
@@ -85,7 +85,7 @@ class Search(ABC):
 
 
 class Greedy(Search):
-    """The best token at each step; one hypothesis per utterance.
+    """Takes the best token at each step, and returns one hypothesis per utterance.
 
     Args:
         ctc_weight: weight of the CTC prefix score in the score of an attention decoder, 0 to 1.
@@ -102,7 +102,7 @@ class Greedy(Search):
         lengths: Tensor,
         language_model: LanguageModel | None = None,
     ) -> list[list[Hypothesis]]:
-        """(B, S, D), (B,) -> one hypothesis per utterance; see ``Search``."""
+        """Returns one hypothesis per utterance; see ``Search``."""
         if language_model is not None:
             raise ValueError("greedy search takes no language model; search with Beam")
         searcher, ctc_weight = _searcher(decoder, ctc_weight=self.ctc_weight)
@@ -113,7 +113,7 @@ class Greedy(Search):
 
 
 class Beam(Search):
-    """The ``beam`` best hypotheses at each step.
+    """Keeps the ``beam`` best hypotheses at each step.
 
     Args:
         beam: number of hypotheses kept at each step.
@@ -124,14 +124,14 @@ class Beam(Search):
             more.
         internal_lm_weight: weight of the log-probability of a transducer's internal language model,
             which is subtracted from the score.
-        nbest: number of hypotheses to return; the search goes on until they are certain. null: the
-            search stops when the best is certain, and returns it with those finished by then.
+        nbest: number of hypotheses to return; the search continues until they are certain. null:
+            the search stops when the best one is certain, and returns those finished by then.
     """
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
         "ctc_weight": (0.0, 0.7),
         "lm_weight": (0.0, 1.0),
-        # As a share of the lm_weight that is drawn.
+        # A share of the lm_weight that is drawn.
         "internal_lm_weight": (0.0, 0.7),
         "length_bonus": (-0.5, 2.0),
     }
@@ -167,7 +167,7 @@ class Beam(Search):
         lengths: Tensor,
         language_model: LanguageModel | None = None,
     ) -> list[list[Hypothesis]]:
-        """(B, S, D), (B,) -> up to ``nbest`` or ``beam`` hypotheses each; see ``Search``."""
+        """Returns up to ``nbest`` or ``beam`` hypotheses per utterance; see ``Search``."""
         if (language_model is None) != (self.lm_weight == 0):
             given = "no language model is" if language_model is None else "a language model is"
             raise ValueError(
@@ -208,10 +208,10 @@ def _checked_share(ctc_weight: float | None) -> float | None:
 
 
 def _searcher_of(decoder: Decoder) -> Searcher:
-    """The searcher that the decoder names.
+    """Returns the search algorithms that the decoder names.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: the name is unknown.
     """
     if decoder.searcher not in SEARCHERS:
         name = f"{type(decoder).__name__}.searcher"
@@ -231,7 +231,7 @@ def _searcher(decoder: Decoder, **options: float | None) -> tuple[Searcher, floa
             if options.get(name) is not None and name not in searcher.own:
                 raise ValueError(
                     f"{name} is {options[name]}: it is for {kind}; {type(decoder).__name__} does "
-                    "not read it, leave it out"
+                    "not use it; leave it out"
                 )
     ctc_weight = options["ctc_weight"]
     if ctc_weight is None:

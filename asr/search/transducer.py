@@ -45,7 +45,7 @@ NOTHING = Hypothesis((), 0.0, 0.0, 0.0, 0.0, True)  # the result of an utterance
 
 @torch.no_grad()
 def greedy(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
-    """(B, S, D), (B,) -> the tokens of the path that takes the likeliest step each time.
+    """Returns the tokens of the path that takes the likeliest step each time.
 
     ``decoder_score`` is the log-probability of this one path, not of all paths with these tokens.
 
@@ -70,19 +70,19 @@ def greedy(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> list
         frames = frames.clamp_(max=projected.shape[1] - 1)
         log_probs = decoder.join(projected[rows[:, None], frames], predictions[:, None])
         best, token = log_probs.max(-1)  # (R, A)
-        says = (token != BLANK) & real
-        blanks = (says.cumsum(1) == 0) & real  # (R, A) before the first token
+        emits = (token != BLANK) & real
+        blanks = (emits.cumsum(1) == 0) & real  # (R, A) before the first token
         passed = blanks.sum(1)  # (R,)
-        grows = says.any(1)  # (R,)
+        grows = emits.any(1)  # (R,)
         place = passed.clamp(max=AHEAD - 1)[:, None]
         token, last = token.gather(1, place)[:, 0], best.gather(1, place)[:, 0]
         score = score + best.masked_fill(~blanks, 0).sum(1) + last.masked_fill(~grows, 0)
         at = at + passed
-        told = torch.where(grows, token, EOS), at, (best.isnan() & real).any(1).long()
-        said, places, broken = torch.stack(told).tolist()  # waits for the device
+        facts = torch.where(grows, token, EOS), at, (best.isnan() & real).any(1).long()
+        emitted, places, broken = torch.stack(facts).tolist()  # waits for the device
         refuse_nan([row for row, bad in zip(open_, broken, strict=True) if bad])
         stay = []
-        for number, (row, frame, new) in enumerate(zip(open_, places, said, strict=True)):
+        for number, (row, frame, new) in enumerate(zip(open_, places, emitted, strict=True)):
             if new != EOS:
                 spoken[row].append(new)
             cut = len(spoken[row]) >= allowance(ends[row])
@@ -93,7 +93,7 @@ def greedy(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> list
                 ]
             else:
                 stay.append(number)
-        growing = [number for number, new in enumerate(said) if new != EOS]
+        growing = [number for number, new in enumerate(emitted) if new != EOS]
         if growing:
             grew = torch.tensor(growing, device=rows.device)
             new_predictions, grown = decoder.predict(token[grew], take_rows(cache, grew))
@@ -108,13 +108,13 @@ def greedy(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> list
 
 
 def _projected(decoder: TransducerDecoder, encoded: Tensor, lengths: Tensor) -> Tensor:
-    """(B, S, D), (B,) -> (B, S, J), zero in the padding, which the search reads but ignores."""
+    """Projects frames to (B, S, J), zero in the padding, which the search reads but ignores."""
     padding = ~mask(lengths.to(encoded.device), encoded.shape[1])
     return decoder.project(encoded).masked_fill(padding[..., None], 0.0)
 
 
 def allowance(frames: int) -> int:
-    """The most tokens that greedy search emits for an utterance of this many frames."""
+    """Maximum number of tokens that greedy search emits for an utterance of ``frames`` frames."""
     return 2 * frames + 10
 
 
@@ -150,7 +150,7 @@ class LiveHypotheses:
         )
 
     def ranks(self, rules: Rules) -> Tensor:
-        """(B, K) scores that rank the hypotheses: the weighted sum of all terms."""
+        """Returns the scores (B, K) that rank the hypotheses: the weighted sum of all terms."""
         return (
             self.score
             + rules.lm_weight * self.lm
@@ -167,7 +167,7 @@ def search(
     rules: Rules,
     language_model: LanguageModel | None = None,
 ) -> list[list[Hypothesis]]:
-    """(B, S, D), (B,) -> up to ``nbest`` or ``beam`` hypotheses of each utterance, best first.
+    """Returns up to ``nbest`` or ``beam`` hypotheses of each utterance, best first.
 
     Each step runs the joint network once over all hypotheses of all open utterances, and the
     prediction network once over those that grew. The host waits for the device three times per
@@ -316,11 +316,10 @@ def _finish(
 
 
 def _bounds(live: LiveHypotheses, limit: Tensor, rules: Rules) -> Tensor:
-    """(B,) upper bounds of the final scores of open hypotheses and all their extensions."""
-    hopes = live.ranks(rules)
+    """Returns upper bounds (B,) of the final scores of open hypotheses and all their extensions."""
     room = limit[:, None] - live.prefixes.lengths  # (B, K)
-    hopes = hopes + max(rules.length_bonus, 0.0) * room
-    together = hopes[..., None].masked_fill(~live.prefixes.begins, -math.inf)  # (B, K, K)
+    bounds = live.ranks(rules) + max(rules.length_bonus, 0.0) * room
+    together = bounds[..., None].masked_fill(~live.prefixes.begins, -math.inf)  # (B, K, K)
     return together.logsumexp(1).amax(1)
 
 
