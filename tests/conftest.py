@@ -49,6 +49,12 @@ def exact_float32(request) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """A test that trains in its own process starts no others unless it asks for them."""
+    monkeypatch.setattr("asr.metering.control_groups.usable_cores", lambda: 1)
+
+
+@pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     """No test depends on what lies in the working directory: prepared corpora, runs, reports."""
     monkeypatch.chdir(tmp_path)

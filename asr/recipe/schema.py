@@ -158,7 +158,9 @@ class TrainerOptions:
 
     Args:
         accelerator: hardware to train on; auto is the GPU if there is one.
-        devices: number of devices on each machine.
+        devices: number of GPUs on each machine, or on a CPU of processes, which share each batch.
+            auto: one GPU; on a CPU one process per core with one thread each. OMP_NUM_THREADS
+            gives each process more threads, and so more cores.
         num_nodes: number of machines.
         strategy: Lightning strategy: auto or ddp. Other strategies of Lightning are accepted, but
             untested.
@@ -188,7 +190,7 @@ class TrainerOptions:
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = 1
+    devices: int | Literal["auto"] = "auto"
     num_nodes: int = 1
     strategy: str = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -207,7 +209,7 @@ class TrainerOptions:
     def __post_init__(self) -> None:
         check_bounds(
             "trainer",
-            devices=(self.devices, 1, math.inf),
+            devices=(self.num_devices, 1, math.inf),
             num_nodes=(self.num_nodes, 1, math.inf),
             log_every_n_steps=(self.log_every_n_steps, 1, math.inf),
             checkpoint_every_seconds=(self.checkpoint_every_seconds, 0, math.inf),
@@ -220,6 +222,11 @@ class TrainerOptions:
             plugins.find("Callback", spec, "trainer.callbacks")
         if self.profiler is not None:
             plugins.find("Profiler", self.profiler, "trainer.profiler")
+
+    @property
+    def num_devices(self) -> int:
+        """Returns the number of devices on each machine that the recipe asks for; auto is 1."""
+        return 1 if self.devices == "auto" else self.devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +278,7 @@ class LanguageModelRecipe:
                 raise ValueError(
                     f"trainer.{key} {value}: a language model does not read it; leave it out"
                 )
-        processes = self.trainer.devices * self.trainer.num_nodes
+        processes = self.trainer.num_devices * self.trainer.num_nodes
         if processes > 1 and self.counts:
             raise ValueError(
                 f"trainer.devices, trainer.num_nodes: one process counts n-grams, not {processes}"

@@ -74,7 +74,7 @@ def lock_folder() -> Path:
 def shared_threads(options: TrainerOptions, workers: int | None) -> int:
     """Default number of CPU threads of each run: an equal share of the cores per worker."""
     gpus = visible_gpus(options.accelerator)
-    at_once = workers or max(1, len(gpus) // options.devices)
+    at_once = workers or max(1, len(gpus) // options.num_devices)
     return max(1, len(cores()) // at_once)
 
 
@@ -92,7 +92,8 @@ def slots(options: TrainerOptions, threads: int) -> list[Slot]:
         )
     gpus, processor = visible_gpus(options.accelerator), cores()
     if gpus:
-        size, number, lacks = options.devices, len(gpus), f"trainer.devices {options.devices}"
+        size, number = options.num_devices, len(gpus)
+        lacks = f"trainer.devices {size}"
     else:
         size, number, lacks = threads, len(processor), f"threads {threads}"
     places = [range(i, i + size) for i in range(0, number - size + 1, size)]

@@ -20,12 +20,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from asr.config.plugins import Spec, build, find
 from asr.metering.precision import allow_tf32
 from asr.recipe.schema import TrainerOptions
+from asr.training.launch import ALONE, Place, Processes
 from asr.training.run_folder import AnyRecipe
 
 
 def is_alone(options: TrainerOptions) -> bool:
-    """Returns whether a run has one process; ignores the environment variables of launchers."""
-    return options.devices * options.num_nodes == 1
+    """Returns whether no launcher has started other processes of the run, whatever it has set."""
+    return options.num_devices * options.num_nodes == 1
 
 
 def is_first_process(options: TrainerOptions) -> bool:
@@ -48,8 +49,13 @@ class MixedPrecision(LightningMixedPrecision):
         return torch.autocast(self.device, dtype=torch.bfloat16)
 
 
-def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
+def make_trainer(recipe: AnyRecipe, folder: Path, place: Place = ALONE) -> L.Trainer:
     """Makes the Trainer of a run, and sets the same precision for every float32 kernel.
+
+    Args:
+        recipe: recipe of the run.
+        folder: run folder.
+        place: place of this process among those of ``launch.run``.
 
     Raises:
         ValueError: the devices do not exist.
@@ -64,7 +70,9 @@ def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
     torch.backends.cuda.enable_cudnn_sdp(False)
     plugins: list[Any] = []
     # One process needs no launcher, and the search for one starts MPI if mpi4py is installed.
-    if is_alone(options):  # otherwise a launcher's task with another rank would write no logs
+    if place.number > 1:
+        plugins.append(Processes(place))
+    elif is_alone(options):  # otherwise a launcher's task with another rank would write no logs
         setattr(rank_zero_only, "rank", 0)  # noqa: B010  (for mypy)
         plugins.append(LightningEnvironment())
     mixed = options.precision == "bf16-mixed"
@@ -74,14 +82,15 @@ def make_trainer(recipe: AnyRecipe, folder: Path) -> L.Trainer:
     callbacks = [build("Callback", spec, "trainer.callbacks") for spec in options.callbacks]
     profiler = None
     if options.profiler is not None:
-        place: dict[str, Any] = {"dirpath": folder / "logs", "filename": "profile"}
-        profiler = build("Profiler", options.profiler, "trainer.profiler", **place)
+        where: dict[str, Any] = {"dirpath": folder / "logs", "filename": "profile"}
+        profiler = build("Profiler", options.profiler, "trainer.profiler", **where)
     try:
         trainer = L.Trainer(
             accelerator=accelerator,
-            devices=options.devices,
+            devices=max(place.number, options.num_devices),
             num_nodes=options.num_nodes,
-            strategy=options.strategy,
+            # In a notebook, auto would start processes in Lightning's own way.
+            strategy="ddp" if place.number > 1 and options.strategy == "auto" else options.strategy,
             precision=None if mixed else options.precision,
             plugins=plugins,
             logger=[_logger(spec, folder) for spec in options.loggers],

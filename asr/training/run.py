@@ -10,6 +10,7 @@ import lightning.pytorch as L
 from asr.metering.device_memory import enough_memory
 from asr.metering.meter import Ledger
 from asr.recipe.schema import Recipe
+from asr.training import launch
 from asr.training.average import MovingAverage
 from asr.training.checkpoint import CheckpointCallback, read_checkpoint
 from asr.training.compiled import metered
@@ -41,15 +42,24 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
     """
     if (line := finished(recipe, folder)) is not None:
         return line
+    # The other processes use the folder of the first process.
     first = is_first_process(recipe.trainer)
+    with claimed(recipe, folder) if first else contextlib.nullcontext():
+        number = launch.number_of_processes(recipe)
+        return launch.run(number, functools.partial(_fit, recipe, folder))
+
+
+def _fit(recipe: AnyRecipe, folder: Path, place: launch.Place) -> dict[str, Any]:
+    """Trains in one of the processes of a run; returns the last line of the ledger."""
+    first = place.rank == 0 and is_first_process(recipe.trainer)
     with contextlib.ExitStack() as stack:
-        # The other processes use the folder of the first process.
-        stack.enter_context(claimed(recipe, folder) if first else contextlib.nullcontext())
         stack.enter_context(quiet_lightning())
-        interruption = stack.enter_context(Interruption())
+        interruption = Interruption()
+        if place.rank == 0:
+            stack.enter_context(interruption)
         saved = read_checkpoint(folder / "last.ckpt")
         task, data, remedy = _parts(recipe, saved)
-        trainer = make_trainer(recipe, folder)
+        trainer = make_trainer(recipe, folder, place)
         device = trainer.strategy.root_device
         ledger = Ledger(
             folder,
@@ -74,7 +84,8 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
         ]
         trainer.callbacks[:0] = callbacks  # type: ignore[attr-defined]
         stack.enter_context(enough_memory(device, remedy))
-        stack.callback(leave_group)
+        if place.number == 1:
+            stack.callback(leave_group)
         trainer.fit(task, datamodule=data)
         return account.line
 

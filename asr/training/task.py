@@ -256,7 +256,7 @@ class Task(L.LightningModule):
         """Sets the metrics; logs those in ``WATCHED`` under names such as ``validation_loss``."""
         self.metrics = self.validation_metrics()
         for name in WATCHED & self.metrics.keys():
-            self.log(f"validation_{name}", self.metrics[name], logger=self.logs)
+            self.log(f"validation_{name}", self.metrics[name], logger=self.logs, sync_dist=True)
 
     # --- memory ---
 

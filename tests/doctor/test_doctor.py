@@ -16,6 +16,7 @@ from asr.doctor import checks, formats, machine, packages, trial
 from asr.doctor.checks import Check, examine
 from asr.doctor.finding import Finding
 from asr.doctor.threads import busy_seconds, judge
+from asr.metering import control_groups
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_limits_of_a_container_are_read(files, cores, memory, tmp_path, monkeypa
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(control_groups, "CGROUPS", tmp_path)
     assert machine.cpu_quota() == cores
     assert machine.memory_limit() == memory
 

@@ -1,0 +1,216 @@
+"""Several processes on a CPU learn what one learns, and end together."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+
+from asr.config import strict_yaml
+from asr.metering import control_groups
+from asr.metering.meter import read_ledger
+from asr.model import save_model
+from asr.recipe.schema import LanguageModelRecipe
+from asr.training import launch
+from asr.training.run import train
+from asr.training.speech import SpeechModule
+from tests.corpus import make_corpus
+from tests.test_model import tiny_model
+from tests.training.test_train import recipe
+
+DECODERS = {
+    "CTC": {"dropout": 0.0},
+    "Transformer": {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0, "ctc_weight": 0.3},
+    "AttentionLSTM": {"width": 12, "attention": 8, "location_kernel": 5, "dropout": 0.0},
+    "Transducer": {"width": 12, "joint": 10, "dropout": 0.0},
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus") / "tones"
+    make_corpus(folder, train=60, validation=6)
+    return folder
+
+
+def given(corpus, processes, updates=20, decoder="CTC", **keys):
+    keys = {
+        "decoder": {"class_path": decoder, "init_args": DECODERS[decoder]},
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 1, "devices": processes},
+        "validation": {"every_updates": 100},
+        "budget": {"updates": updates},
+        **keys,
+    }
+    return recipe(corpus, **keys)
+
+
+def losses(folder):
+    return [e["train_loss"] for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "step"]
+
+
+@pytest.mark.parametrize("decoder", list(DECODERS))
+def test_two_processes_learn_what_one_learns(corpus, tmp_path, decoder):
+    for processes in (1, 2):
+        train(given(corpus, processes, decoder=decoder), tmp_path / str(processes))
+    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    assert len(one) == 20
+    assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_processes_without_a_row_change_nothing_and_the_log_says_that_they_wait(
+    corpus, tmp_path, caplog
+):
+    data = {"corpus": str(corpus), "max_batch_seconds": 1.0}  # one or two utterances
+    caplog.set_level("INFO")
+    lines = [
+        train(given(corpus, processes, data=data), tmp_path / str(processes))
+        for processes in (1, 3)
+    ]
+    assert losses(tmp_path / "3") == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
+    for name in ("audio_seconds", "train_flops"):
+        assert lines[1][name] == pytest.approx(lines[0][name])
+    assert "% of the batches have fewer rows than the 3 processes" in caplog.text
+
+
+def test_a_run_continues_exactly_with_another_number_of_processes(corpus, tmp_path):
+    train(given(corpus, 1), tmp_path / "whole")
+    for processes, updates in ((2, 7), (1, 12), (3, 20)):
+        train(given(corpus, processes, updates), tmp_path / "parts")
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+def test_two_processes_train_a_language_model_as_one_does(tmp_path):
+    save_model(tiny_model(), tmp_path / "speech", {})
+    words = ["ab", "ba", "ca", "abc", "cab", "bc"]
+    (tmp_path / "text.txt").write_text("\n".join(f"ab {a} {b}" for a in words for b in words))
+    (tmp_path / "held.txt").write_text("ab ca\n")
+    tree = {
+        "text": {
+            "train": [str(tmp_path / "text.txt")],
+            "validation": str(tmp_path / "held.txt"),
+            "max_batch_tokens": 60,
+        },
+        "tokenizer_of": str(tmp_path / "speech"),
+        "language_model": {"class_path": "LSTM", "init_args": {"width": 16, "dropout": 0.0}},
+        "optimizer": {"lr": 3e-3, "warmup_updates": 4},
+        "budget": {"updates": 12},
+    }
+    lines = []
+    for processes in (1, 2):
+        trainer = {"accelerator": "cpu", "log_every_n_steps": 1, "devices": processes}
+        read = strict_yaml.read(LanguageModelRecipe, {**tree, "trainer": trainer})
+        lines.append(train(read, tmp_path / str(processes)))
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
+    assert lines[0]["tokens"] == lines[1]["tokens"]
+    perplexities = [
+        entry["validation"]["perplexity"]
+        for name in ("1", "2")
+        for entry in read_ledger(tmp_path / name / "ledger.jsonl")
+        if entry["event"] == "validation"
+    ]
+    assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-5)
+
+
+# --- the end of a process ---
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "it was killed by SIGKILL, perhaps"),
+        (lambda: (_ for _ in ()).throw(ValueError("no such tone")), "no such tone$"),
+    ],
+    ids=["killed", "error"],
+)
+def test_a_process_that_fails_ends_the_run_with_one_line(
+    corpus, tmp_path, monkeypatch, capfd, fault, reason
+):
+    original = SpeechModule.training_step
+
+    def failing(self, batch, batch_idx):
+        if self.global_rank == 1 and self.progress.updates == 3:
+            fault()
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(SpeechModule, "training_step", failing)
+    threads = torch.get_num_threads()
+    with pytest.raises(ValueError, match=rf"^process 2 of 3 ended: {reason}"):
+        train(given(corpus, 3), tmp_path / "run")
+    assert "Traceback" not in capfd.readouterr().err
+    assert psutil.Process().children() == []
+    assert not torch.distributed.is_initialized()
+    assert torch.get_num_threads() == threads
+    monkeypatch.setattr(SpeechModule, "training_step", original)
+    assert train(given(corpus, 2, updates=4), tmp_path / "run")["updates"] == 4
+
+
+def test_no_process_survives_the_first_one(corpus, tmp_path):
+    strict_yaml.dump(strict_yaml.tree_of(given(corpus, 3, updates=10**6)), tmp_path / "tones.yaml")
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "asr", "train", str(tmp_path / "tones.yaml")]
+    process = subprocess.Popen([*command, "--run", str(run)], stderr=subprocess.DEVNULL)
+    while not (run / "ledger.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    others = psutil.Process(process.pid).children(recursive=True)
+    assert len(others) == 2
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(others, timeout=10)
+    assert alive == []
+
+
+# --- how many processes ---
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "devices", "seconds", "expected"),
+    [
+        (4, None, "auto", 30.0, 4),
+        (4, "1", "auto", 30.0, 4),
+        (4, "2", "auto", 30.0, 2),
+        (4, "8", "auto", 30.0, 1),
+        (1, None, "auto", 30.0, 1),
+        (64, None, "auto", 3.0, 5),  # an utterance lasts 0.5 s on average
+        (4, None, 3, 30.0, 3),
+    ],
+)
+def test_there_is_a_process_for_each_core_that_a_batch_can_keep_busy(
+    corpus, monkeypatch, cores, threads, devices, seconds, expected
+):
+    monkeypatch.setattr(control_groups, "usable_cores", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if threads is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    data = {"corpus": str(corpus), "max_batch_seconds": seconds}
+    assert launch.number_of_processes(given(corpus, devices, data=data)) == expected
+
+
+def test_only_a_cpu_of_one_machine_has_processes_of_its_own(corpus, monkeypatch):
+    asked = given(corpus, 3)
+    for change in ({"accelerator": "gpu"}, {"num_nodes": 2}):
+        trainer = dataclasses.replace(asked.trainer, **change)
+        assert launch.number_of_processes(dataclasses.replace(asked, trainer=trainer)) == 1
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert launch.number_of_processes(asked) == 1
+
+
+def test_the_cores_within_the_quota_of_a_container_are_usable(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(control_groups, "cores", lambda: 8)
+    for quota, expected in ((None, 8), (2.5, 2), (0.5, 1), (16.0, 8)):
+        monkeypatch.setattr(control_groups, "cpu_quota", lambda quota=quota: quota)
+        assert control_groups.usable_cores() == expected
+
+
+def test_the_ledger_counts_the_cores_of_all_processes(corpus, tmp_path):
+    line = train(given(corpus, 2, updates=2), tmp_path)
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    assert line["device_hours"] == pytest.approx(2 * line["wall_seconds"] / 3600)
+    assert ledger["num_devices"] == 2
