@@ -272,12 +272,12 @@ def test_validation_on_a_gpu_uses_fewer_batches(tmp_path):
     corpus.make_corpus(tmp_path / "tones", train=4, validation=20)
     options = DataOptions(corpus=str(tmp_path / "tones"), max_batch_seconds=2.0)
     cpu, cuda = (
-        SpeechData(options, LETTERS, corpus.RATE, 1, torch.device(device)).validation_batches()
+        SpeechData(options, LETTERS, corpus.RATE, 1, torch.device(device))
         for device in ("cpu", "cuda")
     )
-    seconds = cpu.dataset.sizes
-    for loader, limit in ((cpu, 2.0), (cuda, 8.0)):
-        batches = loader.batch_sampler
+    seconds = cpu.validation.sizes
+    cpu, cuda = cpu.validation_rows(), cuda.validation_rows()
+    for batches, limit in ((cpu, 2.0), (cuda, 8.0)):
         assert sorted(itertools.chain(*batches)) == list(range(20))
         assert all(len(rows) * max(seconds[row] for row in rows) <= limit for rows in batches)
     assert 2 * len(cuda) <= len(cpu)

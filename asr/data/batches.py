@@ -1,6 +1,7 @@
 """Orders training and validation batches by size; training can resume at any batch."""
 
 import bisect
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ class BatchStream:
     """The endless sequence of training batches, which can start anywhere and depends on the seed.
 
     The epochs follow one another, each in a new random order. The sequence does not depend on the
-    number of ranks, which share each batch.
+    number of ranks, which share each batch. A window is what has to be read before its batches: an
+    epoch, or, where items are read in groups, a number of groups drawn at random.
     """
 
     def __init__(
@@ -43,28 +45,64 @@ class BatchStream:
         max_batch_size: float,
         seed: int,
         curriculum: Sequence[float] = (),
+        groups: Sequence[int] | None = None,
+        window_size: float = np.inf,
     ):
-        """See ``BatchSource``; the first epochs use only items up to the sizes of a curriculum."""
+        """See ``BatchSource``.
+
+        Args:
+            sizes: size of each item.
+            max_batch_size: bound of the largest item times the number of items of a batch.
+            seed: seed of the order.
+            curriculum: largest size of the items of each of the first epochs.
+            groups: the first item of each group that is read at once, and the number of items.
+            window_size: size of a window, which may be exceeded by less than a group.
+
+        Raises:
+            ValueError: no item is small enough for an epoch of the curriculum.
+        """
         self.sizes, self.max_batch_size, self.seed = np.asarray(sizes), max_batch_size, seed
-        self.curriculum = curriculum
+        self.curriculum, self.window_size = curriculum, window_size
+        self._sizes: list[float] = self.sizes.tolist()
+        groups = [0, len(self.sizes)] if groups is None else groups
+        self._group = np.repeat(np.arange(len(groups) - 1), np.diff(groups))  # of each item
         self._ends: list[int] = []  # batches up to the end of each epoch
+        smallest = min(self._sizes, default=np.inf)
+        if short := [limit for limit in curriculum if limit < smallest]:
+            raise ValueError(
+                f"curriculum: nothing is as short as {short[0]:g} (the shortest is {smallest:g}); "
+                "give larger numbers, or []"
+            )
+
+    def windows(self, epoch: int) -> list[list[list[int]]]:
+        """Returns the batches of each window of an epoch in order."""
+        draw = np.random.default_rng([self.seed, epoch])
+        limits = self.curriculum
+        allowed = np.flatnonzero(self.sizes <= (limits[epoch] if epoch < len(limits) else np.inf))
+        windows = []
+        for items in self._drawn(allowed, draw):
+            # Noise on the sizes groups each item with different items in each epoch.
+            noisy = self.sizes[items] * draw.uniform(0.95, 1.05, len(items))
+            order = items[np.argsort(noisy, kind="stable")].tolist()
+            batches = bucket(self._sizes, self.max_batch_size, order)
+            windows.append([batches[i] for i in draw.permutation(len(batches))])
+        return windows
+
+    def _drawn(self, items: np.ndarray, draw: np.random.Generator) -> list[np.ndarray]:
+        """Draws the order of the groups, and returns the items of each window."""
+        if self.window_size == np.inf:
+            return [items]
+        group = self._group[items]
+        sizes = np.bincount(group, weights=self.sizes[items])
+        order = draw.permutation(np.flatnonzero(sizes))
+        before = np.cumsum(sizes[order]) - sizes[order]
+        window = np.zeros(len(sizes), dtype=np.int64)  # of each group
+        window[order] = before // self.window_size
+        return [items[window[group] == number] for number in np.unique(window[order])]
 
     def epoch(self, epoch: int) -> list[list[int]]:
         """Returns the batches of one epoch in order."""
-        draw = np.random.default_rng([self.seed, epoch])
-        limits = self.curriculum
-        limit = limits[epoch] if epoch < len(limits) else np.inf
-        allowed = np.flatnonzero(self.sizes <= limit)
-        if not len(allowed):
-            raise ValueError(
-                f"data.curriculum_seconds: no utterance is as short as {limit} s "
-                f"(the shortest lasts {self.sizes.min():.2f} s); give longer ones, or []"
-            )
-        # Noise on the sizes groups each utterance with different utterances in each epoch.
-        noisy = self.sizes[allowed] * draw.uniform(0.95, 1.05, len(allowed))
-        order = allowed[np.argsort(noisy, kind="stable")].tolist()
-        batches = bucket(self.sizes.tolist(), self.max_batch_size, order)
-        return [batches[i] for i in draw.permutation(len(batches))]
+        return list(itertools.chain(*self.windows(epoch)))
 
     def locate(self, position: int) -> tuple[int, int]:
         """Returns (epoch, number of earlier batches in this epoch) for the batch at a position."""
@@ -74,12 +112,19 @@ class BatchStream:
         epoch = bisect.bisect_right(self._ends, position)
         return epoch, position - (self._ends[epoch - 1] if epoch else 0)
 
-    def batches(self, position: int) -> Iterator[list[int]]:
-        """Yields the batches from a position on, without end."""
+    def windows_from(self, position: int) -> Iterator[list[list[int]]]:
+        """Yields the windows from a position on, without end; the first may have lost batches."""
         epoch, skip = self.locate(position)
         while True:
-            yield from self.epoch(epoch)[skip:]
-            epoch, skip = epoch + 1, 0
+            for window in self.windows(epoch):
+                if rest := window[skip:]:
+                    yield rest
+                skip = max(0, skip - len(window))
+            epoch += 1
+
+    def batches(self, position: int) -> Iterator[list[int]]:
+        """Yields the batches from a position on, without end."""
+        return itertools.chain.from_iterable(self.windows_from(position))
 
 
 def split(sizes: Sequence[float], number: int) -> list[list[int]]:
@@ -126,24 +171,20 @@ class BatchSource:
     """
 
     def __init__(
-        self,
-        train: Any,
-        validation: Any,
-        max_batch_size: float,
-        seed: int,
-        curriculum: Sequence[float] = (),
+        self, train: Any, validation: Any, max_batch_size: float, stream: BatchStream
     ) -> None:
         self.train, self.validation, self.max_batch_size = train, validation, max_batch_size
-        self.stream = BatchStream(train.sizes, max_batch_size, seed, curriculum)
+        self.stream = stream
 
     def train_batches(self, position: int = 0, rank: int = 0, num_ranks: int = 1) -> Iterable[Any]:
         """Yields a rank's shares of the batches without end; see ``shares``."""
-        shares = self.shares(position, rank, num_ranks)
-        return self.load_batches(self.train, (share.items for share in shares))
+        windows = self.shares(position, rank, num_ranks)
+        return self.load_batches(self.train, ([s.items for s in window] for window in windows))
 
-    def shares(self, position: int, rank: int, num_ranks: int) -> Iterator[Share]:
-        """Yields the rows of a rank; ``position`` is the number of earlier batches."""
-        return (self.share(batch, rank, num_ranks) for batch in self.stream.batches(position))
+    def shares(self, position: int, rank: int, num_ranks: int) -> Iterator[list[Share]]:
+        """Yields the rows of a rank by window; ``position`` is the number of earlier batches."""
+        for window in self.stream.windows_from(position):
+            yield [self.share(batch, rank, num_ranks) for batch in window]
 
     def share(self, batch: list[int], rank: int, num_ranks: int) -> Share:
         """Returns the rows of a batch of items that a rank trains on; see ``split``."""
@@ -158,15 +199,16 @@ class BatchSource:
 
     def validation_batches(self, rank: int = 0, num_ranks: int = 1) -> Iterable[Any]:
         """Yields every validation item once; a batch holds items of similar size."""
-        return self.load_batches(self.validation, self.validation_rows()[rank::num_ranks])
+        rows = self.validation_rows()[rank::num_ranks]
+        return self.load_batches(self.validation, ([batch] for batch in rows))
 
     def validation_rows(self) -> list[list[int]]:
         """Returns the items of each validation batch."""
         return bucket(self.validation.sizes, self.max_batch_size)
 
-    def load_batches(self, items: Any, rows: Iterable[list[int]]) -> Iterable[Any]:
-        """Yields the batches of these items."""
-        return map(items.batch, rows)
+    def load_batches(self, items: Any, windows: Iterable[list[list[int]]]) -> Iterable[Any]:
+        """Yields the batches of these windows of items."""
+        return map(items.batch, itertools.chain.from_iterable(windows))
 
     def longest_batch(self) -> list[int]:
         """Returns the items of the largest batch; those of an epoch are at most 5 % larger."""

@@ -32,10 +32,12 @@ class Resident:
         sizes: (number,) the length of each sequence, on the host.
     """
 
-    def __init__(self, flat: np.ndarray, starts: np.ndarray, device: torch.device) -> None:
-        self.flat = torch.from_numpy(flat).to(device)
-        self.starts = torch.from_numpy(starts).to(device)
-        self.sizes = np.diff(starts)
+    def __init__(
+        self, flat: Tensor, sizes: Sequence[int] | np.ndarray, device: torch.device
+    ) -> None:
+        self.flat = flat.to(device)
+        self.starts = torch.from_numpy(np.cumsum([0, *sizes])).to(device)
+        self.sizes = np.asarray(sizes)
 
     def cut(self, rows: Sequence[int], fill: int) -> tuple[Tensor, Tensor]:
         """Takes the indices of B sequences -> (B, longest) padded with ``fill``, (B,) lengths."""

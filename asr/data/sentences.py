@@ -6,7 +6,7 @@ import logging
 import zlib
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.batch import BLANK
-from asr.data.batches import BatchSource
+from asr.data.batches import BatchSource, BatchStream
 from asr.data.utterances import read_corpus, read_rows
 from asr.text.normalisers import Normaliser
 from asr.text.tokenizers import Tokenizer
@@ -35,11 +35,14 @@ class TextOptions:
             sentences are left out of training.
         max_batch_tokens: largest batch, in tokens: length of the longest sentence times number of
             sentences. All processes (devices) share each batch.
+        curriculum_tokens: longest sentence of each of the first epochs, in tokens and its end, one
+            entry per epoch.
     """
 
     train: list[str]
     validation: str
     max_batch_tokens: float = 2000.0
+    curriculum_tokens: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -136,7 +139,9 @@ class TextData(BatchSource):
         if not texts:
             raise ValueError("text.train: every sentence is in the validation text; give others")
         train, validation = (Sentences(each, tokenizer) for each in (texts, held_out))
-        super().__init__(train, validation, options.max_batch_tokens, seed)
+        most = options.max_batch_tokens
+        stream = BatchStream(train.sizes, most, seed, options.curriculum_tokens)
+        super().__init__(train, validation, most, stream)
 
     def sha256(self) -> str:
         """Returns the checksum of all tokens of both texts, in order."""

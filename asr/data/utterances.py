@@ -2,14 +2,17 @@
 
 import bisect
 import contextlib
+import functools
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -18,18 +21,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from asr.audio.audio_file import decode
 from asr.batch import BLANK, Batch
-from asr.data.batches import BatchSource, bucket
+from asr.data.batches import BatchSource, BatchStream, bucket
 from asr.data.device_cache import Resident, no_room
+from asr.data.samples import FULL_SCALE, Samples, shared
 from asr.text.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 GPU_VALIDATION = 4  # size of a validation batch on a GPU, as a multiple of a training batch
-FULL_SCALE = 32768  # full scale of 16-bit samples; division by a power of two is exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +49,20 @@ class DataOptions:
         curriculum_seconds: longest utterance (seconds) of each of the first epochs, one entry per
             epoch. Short utterances teach alignment first. The curriculum is the same for every
             encoder.
-        cache_gib: memory for decoded audio in GiB; a split that needs more is decoded again in each
-            epoch.
-        device_cache: whether audio that is cached in memory is copied to the device too. Batches
-            are then made on the device, without workers or transfers, and are the same. The log
-            says why if the audio does not fit.
-        num_workers: number of processes that decode audio; 0 is best if the audio is cached in
-            memory.
+        cache_gib: largest size in GiB of the decoded audio that is kept in the folder ``cache`` of
+            the corpus: of all training splits together, and of the validation split. The first run
+            decodes it, and later runs share it. 100 hours at 16 kHz take 11 GiB. Audio that needs
+            more is decoded again in each epoch.
+        shuffle_seconds: seconds of audio that are decoded at once if the training splits exceed
+            ``cache_gib``. Batches group utterances of similar length among these, which are drawn
+            from the whole corpus in pieces of about a minute. A process holds its share of them in
+            memory: two hours of 16 kHz take 0.2 GiB, and twice that with workers.
+        device_cache: whether cached audio is copied to the device too. Batches are then made on the
+            device, without workers or transfers, and are the same. The log says why if the audio
+            does not fit.
+        num_workers: number of processes that make batches of cached audio, or of threads that
+            decode uncached audio ahead. 0 makes batches when they are needed, which is best for
+            cached audio.
     """
 
     corpus: str
@@ -59,13 +70,16 @@ class DataOptions:
     validation: str = "validation"
     max_batch_seconds: float = 120.0
     curriculum_seconds: list[float] = field(default_factory=list)
-    cache_gib: float = 4.0
+    cache_gib: float = 12.0
+    shuffle_seconds: float = 7200.0
     device_cache: bool = False
     num_workers: int = 0
 
     def __post_init__(self) -> None:
         if not self.max_batch_seconds > 0:
             raise ValueError(f"data.max_batch_seconds {self.max_batch_seconds}: expects seconds")
+        if not self.shuffle_seconds > 0:
+            raise ValueError(f"data.shuffle_seconds {self.shuffle_seconds}: expects seconds")
         if self.num_workers < 0 or self.cache_gib < 0:
             raise ValueError("data.num_workers and data.cache_gib: expect 0 or more")
         if not self.train:
@@ -107,6 +121,11 @@ def read_rows(folder: str | Path, splits: Sequence[str]) -> "Table":
     return Table([path for split in splits for path in _shards(Path(folder), split)])
 
 
+In = TypeVar("In")
+Out = TypeVar("Out")
+Item = tuple[str, str, Tensor, Tensor]  # id, text, wave (N,), tokens (U,)
+
+
 class Table:
     """Rows of parquet files: the audio stays in them, the other columns are in memory.
 
@@ -144,15 +163,26 @@ class Table:
             return self._columns[key].to_pylist()
         if not 0 <= key < len(self):
             raise IndexError(f"row {key} of {len(self)}")
-        place = bisect.bisect_right(self._starts, key) - 1
+        place = self._group_of(key)
         rows = self._read(place)
         return rows.slice(key - self._starts[place], 1).to_pylist()[0]
 
-    def audio(self) -> Iterator[bytes]:
-        """Yields the undecoded audio of all rows; memory holds one row group at a time."""
-        for place in range(len(self._groups)):
-            for cell in self._read(place, ["audio"])["audio"].to_pylist():
-                yield cell["bytes"]
+    @property
+    def groups(self) -> list[int]:
+        """The first row of each group that is read at once, and the number of rows."""
+        return self._starts
+
+    def audio(self, rows: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+        """Yields rows, which must increase, with their undecoded audio; reads each group once."""
+        for place, some in itertools.groupby(
+            rows, lambda row: bisect.bisect(self._starts, row) - 1
+        ):
+            cells = self._read(place, ["audio"])["audio"]
+            for row in some:
+                yield row, cells[row - self._starts[place]]["bytes"].as_py()
+
+    def _group_of(self, row: int) -> int:
+        return bisect.bisect_right(self._starts, row) - 1
 
     def _read(self, place: int, columns: list[str] | None = None) -> pa.Table:
         """Reads a row group."""
@@ -186,47 +216,96 @@ def _shards(folder: Path, split: str) -> list[Path]:
     return paths
 
 
+def decode_rows(table: Table, sample_rate: int, rows: Iterable[int]) -> dict[int, np.ndarray]:
+    """Decodes rows, which must increase, to samples (N,) int16.
+
+    16 bits are exact for prepared corpora at their own sample rate.
+    """
+    found = {}
+    for row, audio in table.audio(rows):
+        try:
+            scaled = (decode(audio, sample_rate) * FULL_SCALE).round()
+        except ValueError as error:
+            raise ValueError(f"{table['id'][row]}: {error}; prepare the corpus again") from None
+        found[row] = scaled.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    return found
+
+
+def decoded(corpus: str | Path, split: str, sample_rate: int) -> Samples:
+    """Returns the samples of a split, which the first caller decodes with all cores."""
+    splits = read_corpus(corpus)["splits"]
+
+    def waves() -> Iterator[np.ndarray]:
+        table, cores = read_rows(corpus, [split]), os.cpu_count() or 1
+        groups = itertools.starmap(range, itertools.pairwise(table.groups))
+        decode_group = functools.partial(decode_rows, table, sample_rate)
+        bar = {"desc": f"decoding {split}", "total": len(table), "unit": " utterances"}
+        with tqdm(**bar, disable=None) as shown:
+            for part in ahead(decode_group, groups, cores, 4 * cores):
+                yield from part.values()
+                shown.update(len(part))
+
+    name = f"{splits[split]['rows_sha256']}-{sample_rate}.pcm"
+    current = [facts["rows_sha256"] for facts in splits.values()]
+    return shared(Path(corpus) / "cache" / name, splits[split]["utterances"], waves, current)
+
+
+def ahead(
+    function: Callable[[In], Out], items: Iterable[In], threads: int, number: int
+) -> Iterator[Out]:
+    """Yields the results for the items in order; threads compute a ``number`` of later ones."""
+    pending: deque[Future[Out]] = deque()
+    pool = ThreadPoolExecutor(max(1, threads))
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > number:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:  # the caller may stop early
+        pool.shutdown(cancel_futures=True)
+
+
 class Utterances(Dataset):
     """A data set of utterances: (id, text, wave (N,) float32, tokens (U,) int64).
 
     Attributes:
         sizes: length of each utterance in seconds.
-        samples: (total,) int16, the samples of all utterances in order, if they fit into memory.
-        starts: (number + 1,) int64, the first sample of each utterance, and the end of the last.
+        rows: the rows of the corpus, if their audio is not cached; otherwise None.
+        samples: decoded audio of each split, if it is cached; otherwise empty.
         resident: samples and tokens of all utterances on a device, see ``keep_on``.
     """
 
-    def __init__(self, rows: Any, tokenizer: Tokenizer, sample_rate: int, cache_gib: float):
-        self.rows, self.tokenizer, self.sample_rate = rows, tokenizer, sample_rate
-        self.sizes: list[float] = list(rows["duration"])
-        self.texts: list[str] = list(rows["text"])
-        self.ids: list[str] = list(rows["id"])
+    def __init__(
+        self,
+        corpus: str | Path,
+        splits: Sequence[str],
+        tokenizer: Tokenizer,
+        sample_rate: int,
+        cache_gib: float,
+    ):
+        self.tokenizer, self.sample_rate = tokenizer, sample_rate
+        rows = read_rows(corpus, splits)
+        self.sizes: list[float] = rows["duration"]
+        self.texts: list[str] = rows["text"]
+        self.ids: list[str] = rows["id"]
         self.resident: tuple[Resident, Resident] | None = None
-        self.samples: np.ndarray | None = None
-        self.starts = np.zeros(len(rows) + 1, dtype=np.int64)
+        self.rows: Table | None = rows
+        self.samples: list[Samples] = []
         if sum(self.sizes) * sample_rate * 2 <= cache_gib * 2**30:
-            with ThreadPoolExecutor() as pool:
-                waves = list(pool.map(self._stored, range(len(rows)), rows.audio()))
-            np.cumsum([len(wave) for wave in waves], out=self.starts[1:])
-            self.samples = np.concatenate(waves) if waves else np.zeros(0, dtype=np.int16)
-
-    def _decoded(self, index: int, audio: bytes) -> np.ndarray:
-        try:
-            return decode(audio, self.sample_rate)
-        except ValueError as error:
-            raise ValueError(f"{self.ids[index]}: {error}; prepare the corpus again") from None
-
-    def _stored(self, index: int, audio: bytes) -> np.ndarray:
-        """Decodes audio to 16 bits, which save memory and are exact for prepared corpora."""
-        scaled = (self._decoded(index, audio) * FULL_SCALE).round()
-        return scaled.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+            self.rows = None
+            self.samples = [decoded(corpus, split, sample_rate) for split in splits]
+        self._firsts = np.cumsum([0, *map(len, self.samples)])  # the first utterance of each
 
     def wave(self, index: int) -> Tensor:
         """Returns the waveform of an utterance, (N,) float32."""
-        if self.samples is not None:
-            samples = self.samples[self.starts[index] : self.starts[index + 1]]
-            return torch.from_numpy(samples.astype(np.float32) / FULL_SCALE)
-        return torch.from_numpy(self._decoded(index, self.rows[index]["audio"]["bytes"]))
+        if self.rows is not None:
+            samples = decode_rows(self.rows, self.sample_rate, [index])[index]
+        else:
+            split = int(np.searchsorted(self._firsts, index, side="right")) - 1
+            samples = self.samples[split][index - self._firsts[split]]
+        return _wave(samples)
 
     def tokens(self, index: int) -> list[int]:
         """Returns the tokens of a transcript, without EOS."""
@@ -235,18 +314,36 @@ class Utterances(Dataset):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: int) -> tuple[str, str, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Item:
+        return self._item(index, self.wave(index))
+
+    def _item(self, index: int, wave: Tensor) -> Item:
         tokens = torch.tensor(self.tokens(index), dtype=torch.int64)
-        return self.ids[index], self.texts[index], self.wave(index), tokens
+        return self.ids[index], self.texts[index], wave, tokens
+
+    def batches(self, windows: Iterable[list[list[int]]], threads: int) -> Iterator[Batch]:
+        """Yields the batches of uncached audio, which is read and decoded once a window.
+
+        Each thread decodes a later window; without threads, a window is decoded when it begins.
+        """
+        for window, waves in ahead(self._decoded, windows, threads, threads):
+            for rows in window:
+                yield collate([self._item(row, _wave(waves[row])) for row in rows])
+
+    def _decoded(self, window: list[list[int]]) -> tuple[list[list[int]], dict[int, np.ndarray]]:
+        assert self.rows is not None
+        needed = sorted(set(itertools.chain(*window)))
+        return window, decode_rows(self.rows, self.sample_rate, needed)
 
     def keep_on(self, device: torch.device) -> None:
         """Copies samples and tokens to a device, on which ``batch`` then makes its batches."""
-        assert self.samples is not None
+        lengths = np.concatenate([np.diff(samples.starts) for samples in self.samples])
+        parts = [samples.tensor().to(device) for samples in self.samples]
         tokens = [self.tokens(index) for index in range(len(self))]
-        flat = np.fromiter(itertools.chain(*tokens), dtype=np.int64)
+        flat = torch.tensor(list(itertools.chain(*tokens)), dtype=torch.int64)
         self.resident = (
-            Resident(self.samples, self.starts, device),
-            Resident(flat, np.cumsum([0, *map(len, tokens)]), device),
+            Resident(parts[0] if len(parts) == 1 else torch.cat(parts), lengths, device),
+            Resident(flat, [*map(len, tokens)], device),
         )
 
     def batch(self, indices: Sequence[int]) -> Batch:
@@ -266,7 +363,12 @@ class Utterances(Dataset):
         )
 
 
-def collate(items: Sequence[tuple[str, str, Tensor, Tensor]]) -> Batch:
+def _wave(samples: np.ndarray) -> Tensor:
+    """(N,) int16 -> (N,) float32."""
+    return torch.from_numpy(samples.astype(np.float32) / FULL_SCALE)
+
+
+def collate(items: Sequence[Item]) -> Batch:
     """Makes a batch of utterances, padded with zeros and BLANK."""
     ids, texts, waves, tokens = zip(*items, strict=True)
     return Batch(
@@ -294,11 +396,15 @@ class SpeechData(BatchSource):
         device: torch.device = CPU,
     ):
         train, validation = (
-            Utterances(read_rows(options.corpus, split), tokenizer, sample_rate, options.cache_gib)
-            for split in (options.train, [options.validation])
+            Utterances(options.corpus, splits, tokenizer, sample_rate, options.cache_gib)
+            for splits in (options.train, [options.validation])
         )
-        curriculum = options.curriculum_seconds
-        super().__init__(train, validation, options.max_batch_seconds, seed, curriculum)
+        most, limits = options.max_batch_seconds, options.curriculum_seconds
+        stream = BatchStream(train.sizes, most, seed, limits)
+        if train.rows is not None:
+            groups, window = train.rows.groups, options.shuffle_seconds
+            stream = BatchStream(train.sizes, most, seed, limits, groups, window)
+        super().__init__(train, validation, most, stream)
         self.options, self.seed, self.device = options, seed, device
         if options.device_cache:
             self._keep_on_device()
@@ -306,10 +412,10 @@ class SpeechData(BatchSource):
     def _keep_on_device(self) -> None:
         """Keeps the audio of both splits on the device, or says in the log why it cannot."""
         splits = (self.train, self.validation)
-        held = [split.samples for split in splits if split.samples is not None]
-        why = no_room(sum(samples.nbytes for samples in held), self.device)
-        if len(held) < len(splits):
-            why = f"a split needs more than data.cache_gib {self.options.cache_gib:g} in memory"
+        size = sum(2 * int(each.starts[-1]) for split in splits for each in split.samples)
+        why = no_room(size, self.device)
+        if any(split.rows is not None for split in splits):
+            why = f"a split needs more than data.cache_gib {self.options.cache_gib:g}"
         if why is not None:
             log.warning("data.device_cache: batches are copied to the device one by one: %s", why)
             return
@@ -324,16 +430,20 @@ class SpeechData(BatchSource):
         larger = GPU_VALIDATION if self.device.type == "cuda" else 1
         return bucket(self.validation.sizes, larger * self.max_batch_size)
 
-    def load_batches(self, items: Any, rows: Iterable[list[int]]) -> Iterable[Batch]:
-        """Makes batches on the device if it holds the audio; otherwise a loader makes them."""
+    def load_batches(self, items: Any, windows: Iterable[list[list[int]]]) -> Iterable[Batch]:
+        """Makes batches on the device if it holds the audio, or in workers if it is cached."""
+        pin, rows = self.device.type == "cuda", itertools.chain.from_iterable(windows)
         if items.resident is not None:
             return map(items.batch, rows)
+        if items.rows is not None:
+            batches = items.batches(windows, self.options.num_workers)
+            return map(Batch.pin_memory, batches) if pin else batches
         return DataLoader(
             items,
             batch_sampler=rows,
             collate_fn=collate,
             num_workers=self.options.num_workers,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=pin,
         )
 
     def sample(self, number: int) -> Iterator[Tensor]:

@@ -105,8 +105,10 @@ class StreamDataModule(L.LightningDataModule):
     def _train_batches(self) -> Iterator[Any]:
         """Yields the rank's rows of each batch, and sets ``share``."""
         source = self.source
-        shares, same = itertools.tee(source.shares(self.position, *self._place()))
-        batches = source.load_batches(source.train, (share.items for share in same))
+        windows, same = itertools.tee(source.shares(self.position, *self._place()))
+        items = ([share.items for share in window] for window in same)
+        shares = itertools.chain.from_iterable(windows)
+        batches = source.load_batches(source.train, items)
         for self.share, batch in zip(shares, batches, strict=False):  # both are endless
             yield batch
 

@@ -32,7 +32,9 @@ class Rows:
 
 
 def batches(*place):
-    return BatchSource(Rows(), Rows(), 20.0, seed=3).train_batches(*place)
+    return BatchSource(Rows(), Rows(), 20.0, BatchStream(SECONDS, 20.0, seed=3)).train_batches(
+        *place
+    )
 
 
 def test_batches_hold_each_utterance_once_and_stay_within_the_bound():
@@ -68,10 +70,11 @@ def test_a_resumed_stream_continues_with_exactly_the_next_batch(start):
 
 @pytest.mark.parametrize("ranks", [2, 3, 30])
 def test_any_number_of_ranks_shares_each_batch_of_the_same_stream(ranks):
-    source = BatchSource(Rows(), Rows(), 20.0, seed=3)
+    source = BatchSource(Rows(), Rows(), 20.0, BatchStream(SECONDS, 20.0, seed=3))
     whole = list(itertools.islice(source.stream.batches(0), 80))
     for start in (0, 29):
-        shares = zip(*(source.shares(start, r, ranks) for r in range(ranks)), strict=True)
+        windows = (source.shares(start, rank, ranks) for rank in range(ranks))
+        shares = zip(*map(itertools.chain.from_iterable, windows), strict=True)
         for batch, parts in zip(whole[start : start + 50], shares, strict=False):
             busy = [part for part in parts if not part.idle]
             assert len(busy) == min(ranks, len(batch))
@@ -115,10 +118,8 @@ def test_the_curriculum_begins_with_short_utterances():
     for epoch, limit in enumerate((1.0, 4.0, 9.0)):
         used = set(itertools.chain(*stream.epoch(epoch)))
         assert used == {i for i, s in enumerate(SECONDS) if s <= limit}
-    with pytest.raises(
-        ValueError, match=r"no utterance is as short as 0.1 s .*; give longer ones, or \[\]$"
-    ):
-        BatchStream(SECONDS, 20.0, 3, curriculum=[0.1]).epoch(0)
+    with pytest.raises(ValueError, match=r"nothing is as short as 0.1 .*; give larger numbers, or"):
+        BatchStream(SECONDS, 20.0, 3, curriculum=[0.1])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
