@@ -72,7 +72,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def overview() -> str:
-    """What ``asr --help`` prints."""
+    """Returns the text of ``asr --help``."""
     lines = [f"asr {__version__} trains speech recognisers and measures what they cost", ""]
     for verb, (meaning, _) in VERBS.items():
         lines.append(f"  asr {verb:13} {meaning}")

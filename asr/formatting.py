@@ -80,9 +80,9 @@ def hours(value: float | None, unit: str = "") -> str:
     """Formats hours, followed by minutes if they are less than one."""
     if value is None:
         return NONE
-    told = f"{digits(value)} {unit}".rstrip()
+    text = f"{digits(value)} {unit}".rstrip()
     minute = unit.replace("hours", "min") if "hours" in unit else "min"
-    return told if value >= 1 else f"{told} ({digits(60 * value, 2)} {minute})"
+    return text if value >= 1 else f"{text} ({digits(60 * value, 2)} {minute})"
 
 
 def hours_of(kinds: Iterable[str | None]) -> str:

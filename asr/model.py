@@ -85,7 +85,10 @@ class SpeechModel(nn.Module):
         spec_augment: Callable[[Tensor, Tensor], Tensor] | None = None,
         pad_to_shape: Callable[[Padded], Padded] | None = None,
     ) -> tuple[Loss, Tensor]:
-        """(B, N), (B,), (B, U) tokens without EOS, (B,) -> Loss and the feature lengths (B,).
+        """Computes the loss of (B, U) tokens without EOS given samples (B, N).
+
+        Returns the loss and the feature lengths (B,).
+
 
         ``spec_augment`` changes the features (B, T, F), (B,) -> (B, T, F) before the encoder.
         ``pad_to_shape`` enlarges features (B, T, F), (B,) and tokens (B, U), (B,) by padding and by
@@ -106,12 +109,12 @@ class SpeechModel(nn.Module):
 
     @torch.inference_mode()
     def recognise(self, waves: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
-        """(B, N), (B,) -> hypotheses per utterance, best first. The model must be in eval mode."""
+        """Recognises samples (B, N): hypotheses per utterance, best first. Needs eval mode."""
         assert not self.training, "recognise() needs model.eval()"
         return self.decode(*self.encode(waves, lengths))
 
     def decode(self, encoded: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
-        """(B, S, D), (B,) -> hypotheses per utterance, best first."""
+        """Searches encoder frames (B, S, D); returns hypotheses per utterance, best first."""
         language_model = self.language_model if self.search.lm_weight else None
         return self.search(self.decoder, encoded, lengths, language_model)
 
@@ -269,10 +272,10 @@ def corpus_of(model: SpeechModel, name: str) -> str:
     corpus = model.summary.get("recipe", {}).get("data", {}).get("corpus")
     if corpus is None:
         raise ValueError(f"{name} does not say on which corpus it was trained; give --corpus")
-    named = (folder / "environment.json" for folder in (Path(name), Path(name).parent))
-    told = next(filter(Path.is_file, named), None)
-    started = read_json(told).get("working_directory", "") if told else ""
-    here, there = Path(corpus), Path(started, corpus)
+    files = (folder / "environment.json" for folder in (Path(name), Path(name).parent))
+    environment = next(filter(Path.is_file, files), None)
+    started_in = read_json(environment).get("working_directory", "") if environment else ""
+    here, there = Path(corpus), Path(started_in, corpus)
     if not there.exists():
         there = here
     if not there.exists():

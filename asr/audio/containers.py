@@ -242,7 +242,7 @@ class _Forwards(soundfile.SoundFile):
 
 def _decoded(part: _Part, name: str) -> Iterator[Block]:
     """Yields all samples of one part, decoded by libsndfile or FFmpeg."""
-    heard = False
+    started = False
     magic = part.read(4)
     if magic == b"fLaC" and part.size <= FLAC_BYTES and (found := _intact_flac(part)) is not None:
         rate, samples = found
@@ -256,12 +256,12 @@ def _decoded(part: _Part, name: str) -> Iterator[Block]:
             while not file.subtype.startswith("MPEG") and len(
                 samples := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
             ):
-                heard = True
+                started = True
                 yield file.samplerate, samples
         except soundfile.LibsndfileError:
-            if heard:
+            if started:
                 raise
-    if not heard:
+    if not started:
         part.seek(0)
         yield from _by_ffmpeg(part, name)
 

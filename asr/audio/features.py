@@ -110,7 +110,7 @@ class LogMel(nn.Module):
 
 
 def _mel_filters(num_fft: int, num_mels: int, sample_rate: int) -> Tensor:
-    """(num_fft / 2 + 1, F) triangular filters on the HTK mel scale."""
+    """Returns triangular filters (num_fft / 2 + 1, F) on the HTK mel scale."""
     hertz = torch.linspace(0, sample_rate / 2, num_fft // 2 + 1, device="cpu")
     edges = torch.linspace(_mel(LOWEST_HERTZ), _mel(sample_rate / 2), num_mels + 2, device="cpu")
     edges = 700 * (10 ** (edges / 2595) - 1)

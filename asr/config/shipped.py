@@ -21,14 +21,14 @@ COMMANDS = {
 NEAREST = 3
 
 
-def place(family: str) -> Path:
+def folder_of(family: str) -> Path:
     """Returns the folder of a family."""
     return FOLDER if family == "tasks" else FOLDER / family
 
 
 def names(family: str) -> list[str]:
     """Lists the recipes of a family in order; language models are tasks of ``asr train``, too."""
-    found = sorted(path.stem for path in place(family).glob("*.yaml"))
+    found = sorted(path.stem for path in folder_of(family).glob("*.yaml"))
     models = names("language_models") if family == "tasks" else []
     return found + [f"language_models/{name}" for name in models]
 
@@ -41,11 +41,11 @@ def find(text: str, family: str) -> Path:
     """
     known = names(family)
     if text in known:
-        return place(family) / f"{text}.yaml"
+        return folder_of(family) / f"{text}.yaml"
     if text.endswith(".yaml") or Path(text).exists():
         return Path(text)
-    meant = instead_of(Path(f"{text}.yaml")) if "/" in text else ""
-    remedy = f"did you mean {meant}" if meant else nearest(text, known)
+    suggestion = instead_of(Path(f"{text}.yaml")) if "/" in text else ""
+    remedy = f"did you mean {suggestion}" if suggestion else nearest(text, known)
     raise ValueError(f"{text}: no recipe has this name; {remedy}")
 
 

@@ -109,7 +109,7 @@ def load_yaml(text: str, where: str) -> Any:
 def load_file(path: str | Path) -> Tree:
     """Reads a recipe file as a tree.
 
-    Files that the recipe names are looked for beside it, then in the working directory.
+    Files that the recipe names are searched for in its folder, then in the working directory.
     """
     path = Path(path)
     if path.is_dir():

@@ -150,10 +150,10 @@ def plan(split: str, size: int, seed: int, max_words: int, grammar: str) -> list
             length = 2 + int(generator.random() * (max_words - 1))
             text = " ".join(_pick(GRAMMAR["DIGIT"], generator) for _ in range(length))
         else:
-            said: list[str] = []
-            while not 2 <= len(said) <= max_words:  # every root has sentences of two words
-                said = _expand(ROOTS[grammar], generator)
-            text = " ".join(said)
+            sentence: list[str] = []
+            while not 2 <= len(sentence) <= max_words:  # every root has sentences of two words
+                sentence = _expand(ROOTS[grammar], generator)
+            text = " ".join(sentence)
         voice = f"{_pick(ACCENTS, generator)}+{_pick(VARIANTS[split], generator)}"
         speed = _between(WORDS_PER_MINUTE, generator)
         requests.append(espeak.Request(text, voice, speed, _between(PITCH, generator)))

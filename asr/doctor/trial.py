@@ -47,9 +47,9 @@ def trial() -> Iterator[Finding]:
         yield Finding("transcription", "broken", result.error, remedy)
         return
     updates = f"{UPDATES} updates in {trained - begin:.1f} s, preparation included"
-    heard = f"{SECONDS} s of audio in {ended - trained:.1f} s, loading the model included"
+    transcription = f"{SECONDS} s of audio in {ended - trained:.1f} s, loading the model included"
     yield Finding("training", "ok", updates)
-    yield Finding("transcription", "ok", heard)
+    yield Finding("transcription", "ok", transcription)
 
 
 def write_recordings(folder: Path) -> None:

@@ -168,10 +168,10 @@ def label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, st
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Ascending places -> the nearest places (least squares) that are at least ``gap`` apart.
+    """Moves ascending positions to the nearest ones (least squares) at least ``gap`` apart.
 
-    This is an isotonic regression of place i minus i times the gap. It pools neighbours that are in
-    the wrong order (Barlow et al., Statistical Inference under Order Restrictions, 1972).
+    This is an isotonic regression of position i minus i times the gap. It pools neighbours that are
+    in the wrong order (Barlow et al., Statistical Inference under Order Restrictions, 1972).
     """
     pools: list[tuple[float, int]] = []  # (mean, number) of the places of names that touch
     for number, place in enumerate(wanted):

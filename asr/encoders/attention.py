@@ -155,7 +155,7 @@ def visible(query: Tensor, key: Tensor, left_context: int | None, chunk: int) ->
 
 
 def block_frames(left_context: int, chunk: int) -> int:
-    """Whole chunks, no shorter than the left context; a GPU's grid is too small for tiny ones."""
+    """Returns the frames of a block of queries: whole chunks, at least the left context."""
     return chunk * -(-max(left_context, LEAST_BLOCK) // chunk)
 
 

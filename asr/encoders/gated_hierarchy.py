@@ -14,7 +14,7 @@ from asr.layers import attend, rotary_at
 
 
 class GatedAlignedAttention(AlignedAttention):
-    """One softmax over the frame itself, the last w - 1 stored ones, and w summaries a level.
+    """One softmax over the frame itself, the last w - 1 stored ones, and w summaries per level.
 
     This is ``AlignedAttention`` over stored frames instead of all frames. Level l >= 1 has a
     summary for every w^l stored frames. A frame after n stored frames sees the last w of the first

@@ -41,7 +41,7 @@ class Subsampling(nn.Module):
         return [c for c in (self.first, self.second, self.third) if c is not None]
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B,) -> (B, ceil(T / N), D), ceil(lengths / N); padding becomes 0."""
+        """Subsamples features (B, T, F) to frames (B, ceil(T / N), D); the padding becomes 0."""
         # Zeros fill whole chunks. The frames of a convolution that a valid output frame sees are
         # then the same in any batch, so they need no mask.
         x = F.pad(zero_padding(x, lengths), (0, 0, 0, -x.shape[1] % self.stride))
@@ -63,7 +63,7 @@ class Subsampling(nn.Module):
         }
 
     def step(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, C, F) with C a multiple of N -> (B, C / N, D), next state.
+        """Subsamples (B, C, F) new features, where C is a multiple of N.
 
         Raises:
             ValueError: C is not a multiple of N.

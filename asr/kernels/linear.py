@@ -116,7 +116,7 @@ class OneDNNLinear(torch.autograd.Function):
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(..., inputs) times the transpose of (outputs, inputs), plus a bias."""
+    """Multiplies (..., inputs) by the transpose of (outputs, inputs), and adds a bias."""
     if not ONEDNN or x.dtype != torch.float32:
         return F.linear(x, weight, bias)
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

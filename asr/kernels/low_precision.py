@@ -71,14 +71,14 @@ class Leave(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, y: Tensor, scale: Scale) -> Tensor:  # type: ignore[no-untyped-def]
-        """(...) in 16 bits -> (...) float32."""
+        """Converts 16-bit values to float32."""
         ctx.scale, ctx.dtype = scale, y.dtype
         return y.float()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        """(...) float32 -> (...) in 16 bits; sets the scale without synchronising with the GPU."""
+        """Converts the gradient to 16 bits; sets the scale without synchronising with the GPU."""
         if ctx.dtype == torch.float16:
             largest = gradient.abs().amax()
             exponent = torch.frexp(largest).exponent  # largest < 2^exponent
@@ -93,13 +93,13 @@ class Enter(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, dtype: torch.dtype, scale: Scale) -> Tensor:  # type: ignore[no-untyped-def]
-        """(...) float32 -> (...) in 16 bits."""
+        """Converts float32 values to 16 bits."""
         ctx.scale = scale
         return x.to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        """(...) in 16 bits -> (...) float32; ``Leave.backward`` has set the scale."""
+        """Converts the gradient to float32; ``Leave.backward`` has set the scale."""
         gradient = gradient.float()
         return gradient if ctx.scale.value is None else gradient / ctx.scale.value, None, None

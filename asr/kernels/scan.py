@@ -49,7 +49,7 @@ class Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        """(B, T, D) -> gradients of log_a, b and initial."""
+        """Computes the gradients of log_a, b and initial."""
         log_a, initial, states = ctx.saved_tensors
         a = log_a.exp()
         # g_t = gradient_t + a_{t+1} g_{t+1}

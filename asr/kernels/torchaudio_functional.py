@@ -21,7 +21,7 @@ class TorchaudioError(DeviceError):
 
 
 def resample(waves: "Tensor", rate: int, to_rate: int) -> "Tensor":
-    """(..., N) at ``rate`` Hz -> (..., ceil(N * to_rate / rate)) by a windowed sinc.
+    """Resamples (..., N) from ``rate`` Hz to ``to_rate`` Hz by a windowed sinc.
 
     Raises:
         TorchaudioError: torchaudio cannot be imported.

@@ -99,7 +99,7 @@ def automaton(orders: Sequence[Grams]) -> Automaton:
 
 
 def find_keys(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending keys (A,), wanted keys (N,) -> (N,) their positions, (N,) whether they exist."""
+    """Finds wanted keys (N,) among ascending keys (A,): their positions, and whether they exist."""
     if not len(keys):
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)  # (N,)

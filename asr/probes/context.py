@@ -1,4 +1,4 @@
-"""The page of the probe ``context``: loss, word error rate and gradients by length of the past."""
+"""Draws the page of the probe ``context``: loss, errors and gradients by length of the past."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ class ContextPoint:
     """Loss and errors of greedy search for one model, with a limited past of its encoder."""
 
     run: str  # folder of the model
-    encoder: str  # class
-    decoder: str  # class
+    encoder: str  # class of the encoder
+    decoder: str  # class of the decoder
     seed: int
     context: float  # seconds of past that a frame sees; the longest past if ``whole``
     frames: int  # ``context`` in encoder frames
@@ -81,7 +81,7 @@ class Effective:
 
 
 def exactness(plan: dict[str, Any]) -> str:
-    """How the probe limited the past, as a note of the page."""
+    """Returns the note of the page that says how the probe limited the past."""
     exact = (
         "Contexts are exact: each encoder frame comes from a run that begins one context before it"
         if plan["block"] == 1

@@ -36,20 +36,20 @@ from asr.text.scoring import align, pooled
 
 log = logging.getLogger(__name__)
 
-BOUND = 1.01  # of the loss, over that of the whole past; Khandelwal et al. 2018 take 1 % as well
+BOUND = 1.01  # largest loss relative to the whole past, as in Khandelwal et al. 2018
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What every model is asked."""
+    """The measurements that the probe makes with each model."""
 
-    split: str  # of the corpus
-    seconds: tuple[float, ...]  # contexts to try, beside the whole past
-    utterances: int  # drawn, the same for all models of a corpus
-    block: int  # encoder frames that share a run; 1: each has a context of its own
-    gradients: int  # frames drawn per utterance, whose gradients are taken
-    seed: int  # of the draws
-    batch_seconds: float  # features encoded at once, padding included
+    split: str  # split of the corpus
+    seconds: tuple[float, ...]  # contexts to measure, besides the whole past
+    utterances: int  # number drawn; all models of a corpus get the same utterances
+    block: int  # number of encoder frames that share a run; 1: exact contexts
+    gradients: int  # number of frames per utterance whose gradients are computed
+    seed: int  # seed of the draws
+    batch_seconds: float  # seconds of features in a batch, with padding
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ def greedy(own: Search) -> Search:
 
 @torch.inference_mode()
 def losses(model: SpeechModel, encoded: Sequence[Tensor], sample: Sample) -> Floats:
-    """(B,) what each utterance adds to the loss of all: their sum is the loss of a validation.
+    """Computes the share (B,) of each utterance in the validation loss, which is their sum.
 
-    The loss is that of the decoder in evaluation, the weighted sum of its terms' means per token:
-    teacher-forced, and without the label smoothing of training.
+    The loss is that of the decoder in eval mode, teacher-forced and without label smoothing. It is
+    the weighted sum of the means per token of its terms.
     """
     sums: dict[str, list[float]] = {}
     counts: dict[str, float] = {}
@@ -109,7 +109,7 @@ def losses(model: SpeechModel, encoded: Sequence[Tensor], sample: Sample) -> Flo
 
 @torch.inference_mode()
 def transcripts(model: SpeechModel, encoded: Sequence[Tensor], max_frames: int) -> list[str]:
-    """What greedy search reads in the frames (S, D) of each utterance."""
+    """Transcribes the frames (S, D) of each utterance by greedy search."""
     found: dict[int, str] = {}
     for batch in bucket([len(y) for y in encoded], max_frames):
         lengths = torch.tensor([len(encoded[i]) for i in batch], device=model.device)
@@ -120,7 +120,7 @@ def transcripts(model: SpeechModel, encoded: Sequence[Tensor], max_frames: int) 
 
 
 def contexts(model: SpeechModel, plan: Plan) -> list[int | None]:
-    """Those of a plan in encoder frames, rounded up to whole chunks, and None, the whole past."""
+    """Contexts of a plan in encoder frames, rounded up to whole chunks; None: the whole past."""
     chunk = chunk_frames(model.encoder)
     frames = {whole_chunks(s / model.frame_seconds, chunk) for s in plan.seconds}
     return [*sorted(frames), None]
@@ -129,7 +129,7 @@ def contexts(model: SpeechModel, plan: Plan) -> list[int | None]:
 def measure_contexts(
     run: str, model: SpeechModel, corpus: str, sample: Sample, plan: Plan
 ) -> list[ContextPoint]:
-    """One model at every context, shortest first and the whole past last."""
+    """Measures one model at each context, from the shortest to the whole past."""
     normalise = normaliser(read_corpus(corpus)["normaliser"])
     max_frames = round(plan.batch_seconds / model.features.hop_seconds)
     longest = -(-max(map(len, sample.features)) // model.encoder.stride) - 1
@@ -142,8 +142,8 @@ def measure_contexts(
         texts = [normalise(t) for t in transcripts(model, encoded, max_frames)]
         alignments, _ = align(sample.texts, texts)
         measured.append((context, losses(model, encoded, sample), alignments))
-        told = "whole past" if context is None else f"{context * model.frame_seconds:.2f} s"
-        log.info("%s, %s: loss %.4f", run, told, measured[-1][1].sum())
+        label = "whole past" if context is None else f"{context * model.frame_seconds:.2f} s"
+        log.info("%s, %s: loss %.4f", run, label, measured[-1][1].sum())
     whole = measured[-1][1]
     curve = []
     for context, loss, alignments in measured:

@@ -64,7 +64,7 @@ class Judged:
 def squared_gradients(
     encoder: Encoder, x: Tensor, frames: Sequence[int], generator: torch.Generator
 ) -> Tensor:
-    """(T, F) features, P encoder frames -> (P, S) float64: ||v^T dy_t/dx_s||^2 for each frame s.
+    """Computes ||v^T dy_t/dx_s||^2, (P, S) float64, for P encoder frames t and each frame s.
 
     x_s are the ``stride`` feature frames of encoder frame s. v holds random signs. The expectation
     over v is the squared Frobenius norm of the derivative (Hutchinson 1990), so one backward pass
@@ -120,7 +120,7 @@ class Decay:
         return int(sum(draws[0] for draws in self._draws))
 
     def curve(self) -> Floats:
-        """(K,) r at lags 0, 1, ... as far as at least half of the draws reach."""
+        """Returns r (K,) at lags 0, 1, ... up to the longest that half of the draws reach."""
         return self.resamples([np.ones(self.utterances)])[0]
 
     def resamples(self, weights: Sequence[Floats]) -> list[Floats]:

@@ -62,7 +62,7 @@ class Reader(nn.Module):
         self.answer = nn.Linear(encoder.dim, SYMBOLS)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, S) tokens -> (B, SYMBOLS) logits of the answer."""
+        """Computes logits (B, SYMBOLS) of the answer from tokens (B, S)."""
         x = self.embedding(tokens)
         frames = Frames(x, full(x))
         for block in self.layers:

@@ -31,12 +31,12 @@ class Call(nn.Module):
         self.module, self.way = module, way
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
+        """Processes frames (B, S, D)."""
         return self.way(self.module, x)
 
 
 def full(x: Tensor) -> Tensor:
-    """(B, T, ...) -> (B,) lengths without padding."""
+    """Returns lengths (B,) for x (B, T, ...) without padding."""
     return torch.full(x.shape[:1], x.shape[1], device=x.device)
 
 
@@ -81,7 +81,7 @@ class Selection(nn.Module):
         self.decay = nn.Parameter(-torch.linspace(1, 16, self.heads))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, heads, HEAD_WIDTH)."""
+        """Splits frames (B, S, D) into heads, (B, S, heads, HEAD_WIDTH)."""
         u, b, c, sizes = self.input(x).split(self.widths, dim=-1)
         u, sizes = u.unflatten(-1, (self.heads, -1)), F.softplus(sizes - 3)
         state = x.new_zeros(len(x), self.heads, HEAD_WIDTH, STATE)

@@ -78,7 +78,7 @@ def join(rows: Any, words: int) -> list[Recording]:
 
 
 def wave(rows: Any, recording: Recording, rate: int) -> np.ndarray:
-    """(N,) float32 samples of a recording."""
+    """Returns the samples (N,) float32 of a recording."""
     return np.concatenate([decode(rows[i]["audio"]["bytes"], rate) for i in recording.rows])
 
 

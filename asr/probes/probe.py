@@ -28,7 +28,7 @@ Columns = Mapping[str, Callable[[Any], str]]  # heading with unit -> function fr
 
 @dataclass(frozen=True)
 class Measured:
-    """What a probe measured.
+    """The result of a probe.
 
     Attributes:
         rows: the results, each of type ``Probe.row``.
@@ -204,12 +204,12 @@ class Probe:
             tree = read_json(path)
         rows = tree.get(self.key) if isinstance(tree, dict) else None
         if not rows:
-            said = (
+            lack = (
                 f"no {self.key}; measure it again" if self.key else "no attempt yet; wait, or run"
             )
-            raise ValueError(f"{path} holds {said}: {self.command}")
-        wanted = [f.name for f in fields(self.row) if f.default is MISSING]
-        for name in wanted:
+            raise ValueError(f"{path} holds {lack}: {self.command}")
+        required = [f.name for f in fields(self.row) if f.default is MISSING]
+        for name in required:
             if any(name not in row for row in rows):
                 raise ValueError(
                     f"{path}: {self.key or 'attempts'} without {name}; measure it again"

@@ -109,7 +109,7 @@ def fit(steps: Sequence[Step]) -> Fit:
 
 
 def bound(step: Step, fitted: Fit, machine: Machine) -> str:
-    """What limits the step.
+    """Returns what limits the step: latency, memory or arithmetic.
 
     The limit is latency if that is more than half of the fitted time. Otherwise it is memory below
     the ridge and arithmetic above it. It is also arithmetic if the step is faster than the measured

@@ -31,7 +31,7 @@ ENCODER_TIMES = (400, 1600, 6400)  # feature frames: 4 s, 16 s and 64 s
 
 
 def encoded(encoder: Encoder, x: Tensor) -> Tensor:
-    """(B, T, F) features of utterances without padding -> (B, S, D) encoder frames."""
+    """Encodes features (B, T, F) of utterances without padding as frames (B, S, D)."""
     return encoder(x, full(x))[0]
 
 

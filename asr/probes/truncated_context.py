@@ -77,7 +77,7 @@ def windows(
 def encode(
     encoder: Encoder, x: Tensor, context: int | None, *, block: int = 1, max_frames: int = 12_000
 ) -> Tensor:
-    """(T, F) features of an utterance -> (S, D) frames that each see ``context`` frames before.
+    """Encodes features (T, F) as frames (S, D) that each see ``context`` frames before.
 
     If blocks or chunks are longer than 1, some frames see more; see ``windows``.
 
@@ -91,10 +91,10 @@ def encode(
     stride, chunk = encoder.stride, chunk_frames(encoder)
     frames = -(-len(x) // stride)
     runs = windows(frames, context, block=block, chunk=chunk, causal=encoder.causal)
-    heard = [x[run.begin * stride : run.end * stride] for run in runs]
+    inputs = [x[run.begin * stride : run.end * stride] for run in runs]
     y = x.new_zeros(frames, encoder.dim)
-    for batch in bucket([len(part) for part in heard], max_frames):
-        parts = [heard[i] for i in batch]
+    for batch in bucket([len(part) for part in inputs], max_frames):
+        parts = [inputs[i] for i in batch]
         lengths = torch.tensor([len(part) for part in parts], device=x.device)
         out, _ = encoder(pad_sequence(parts, batch_first=True), lengths)  # (B, S, D)
         for row, i in zip(out, batch, strict=True):

@@ -253,7 +253,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelRecipe:
-    """What the numbers of a language model depend on.
+    """Everything that the figures of a language model depend on.
 
     Args:
         tokenizer_of: run folder or model folder of the speech model whose tokens the language model

@@ -47,12 +47,12 @@ def align_words(
     frame_seconds: float,
     calibration: Calibration | None = None,
 ) -> list[list[Word]]:
-    """(B, S, D), (B,), B times U tokens -> the words of each with their times and confidences.
+    """Returns the words of each utterance with their times and confidences.
 
     Tokens are placed by the most likely path of a transducer, or of the CTC head of any other
-    decoder. Both emit a token within its sound, so that words seem shorter than they are. On FSDD,
-    in frames of 40 ms, words begin 1-2 frames late and end 2-3 early by CTC; they begin 2-4 late
-    and end 4-5 early by a transducer, which may emit a whole word at once.
+    decoder. Both emit a token within its sound, so words seem shorter than they are. On FSDD, in
+    frames of 40 ms, CTC begins words 1-2 frames late and ends them 2-3 frames early. A transducer,
+    which may emit a whole word at once, begins them 2-4 frames late and ends them 4-5 early.
 
     Args:
         decoder: a decoder that ``aligns``.
@@ -66,9 +66,9 @@ def align_words(
     sizes = lengths.tolist()
     spans = ALIGNERS[decoder.aligner](decoder, encoded, sizes, tokens)
     aligned = []
-    for own, found, size in zip(tokens, spans, sizes, strict=True):
-        words, places = spelled(own, tokenizer)
-        if found is None:
+    for ids, path, size in zip(tokens, spans, sizes, strict=True):
+        words, ranges = spelled(ids, tokenizer)
+        if path is None:
             # No path: the words are spread evenly over the audio and have no confidence.
             step = size * frame_seconds / max(len(words), 1)
             timed = [Word(word, i * step, (i + 1) * step, None) for i, word in enumerate(words)]
@@ -76,11 +76,11 @@ def align_words(
             timed = []
             for number, word in enumerate(words):
                 # A token belongs to every word to which it adds characters.
-                said = [s for s, place in zip(found, places, strict=True) if number in place]
-                sure = confidence([span.probability for span in said])
+                parts = [s for s, words_of in zip(path, ranges, strict=True) if number in words_of]
+                sure = confidence([span.probability for span in parts])
                 if calibration is not None:
                     sure = calibration.apply(sure)
-                times = said[0].start * frame_seconds, said[-1].end * frame_seconds
+                times = parts[0].start * frame_seconds, parts[-1].end * frame_seconds
                 timed.append(Word(word, *times, sure))
         aligned.append(timed)
     return aligned
@@ -117,7 +117,7 @@ def spelled(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[list[str], lis
 
 
 def ctc_spans(log_probs: Tensor, tokens: Sequence[int]) -> list[TokenSpan] | None:
-    """(S, V), U tokens -> the frames of each on the most likely CTC path; None if S is too small.
+    """Returns the frames of each token on the most likely CTC path; None if there are too few.
 
     U tokens need U frames, and one more between two equal neighbours (Graves et al. 2006). The
     probability of a token is the largest one among its frames.
@@ -130,12 +130,12 @@ def ctc_spans(log_probs: Tensor, tokens: Sequence[int]) -> list[TokenSpan] | Non
     log_probs = log_probs.float().cpu()
     target = torch.tensor([list(tokens)], dtype=torch.int32)
     path, scores = forced_align(log_probs[None], target, blank=BLANK)
-    labels, said = path[0].tolist(), scores[0].tolist()
+    labels, likelihoods = path[0].tolist(), scores[0].tolist()
     ends = [t for t in range(1, len(labels) + 1) if t == len(labels) or labels[t] != labels[t - 1]]
     runs = [
         (start, end) for start, end in zip([0, *ends], ends, strict=False) if labels[start] != BLANK
     ]
-    peaks = [max(range(start, end), key=lambda t: said[t]) for start, end in runs]
+    peaks = [max(range(start, end), key=lambda t: likelihoods[t]) for start, end in runs]
     chances = _among_tokens(log_probs[peaks], tokens)
     return [TokenSpan(*run, chance) for run, chance in zip(runs, chances, strict=True)]
 
@@ -143,7 +143,7 @@ def ctc_spans(log_probs: Tensor, tokens: Sequence[int]) -> list[TokenSpan] | Non
 def _ctc_batch(
     decoder: Decoder, encoded: Tensor, lengths: Sequence[int], tokens: Sequence[Sequence[int]]
 ) -> list[list[TokenSpan] | None]:
-    """(B, S, D), B lengths, B times U tokens -> the spans of each."""
+    """Returns the spans of the tokens of each utterance."""
     log_probs = decoder.ctc_log_probs(encoded)  # (B, S, V)
     assert log_probs is not None, "align_words() needs a decoder that aligns()"
     rows = zip(log_probs, lengths, tokens, strict=True)
@@ -156,7 +156,7 @@ def _transducer_batch(
     lengths: Sequence[int],
     tokens: Sequence[Sequence[int]],
 ) -> list[list[TokenSpan] | None]:
-    """(B, S, D), B lengths, B times U tokens -> the spans of each."""
+    """Returns the spans of the tokens of each utterance."""
     rows = [torch.tensor([EOS, *own], device=encoded.device) for own in tokens]
     previous = pad_sequence(rows, batch_first=True, padding_value=EOS)  # (B, U + 1)
     cache, steps = decoder.begin(len(rows)), []
@@ -180,7 +180,7 @@ ALIGNERS: dict[str, Callable[..., list[list[TokenSpan] | None]]] = {
 def transducer_spans(
     decoder: TransducerDecoder, frames: Tensor, predictions: Tensor, tokens: Sequence[int]
 ) -> list[TokenSpan] | None:
-    """(S, J), (U + 1, J), U tokens -> spans of the most likely path; None if there are no frames.
+    """Returns the spans of tokens on the most likely path; None if there are no frames.
 
     A path exists for any number of tokens. The n tokens of one frame divide it equally, in order.
     """
@@ -201,9 +201,9 @@ def transducer_spans(
 def lattice(
     decoder: TransducerDecoder, frames: Tensor, predictions: Tensor, tokens: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """(S, J), (U + 1, J), U tokens -> (S, U + 1), (S, U) float64 log-probabilities.
+    """Computes float64 log-probabilities of BLANK (S, U + 1) and of the next token (S, U).
 
-    Elements (t, u) are those of BLANK and of the next token, at frame t after u tokens.
+    Elements (t, u) belong to frame t after u tokens.
     """
     following = torch.tensor(tokens, device=frames.device)[:, None]  # (U, 1)
     blank, emit = [], []
@@ -215,9 +215,9 @@ def lattice(
 
 
 def viterbi(blank: Tensor, emit: Tensor) -> tuple[Tensor, Tensor]:
-    """(S, U + 1), (S, U) log-probabilities -> (U,) frame of each token, () score of the path.
+    """Finds the frame (U,) of each token and the score () of the most likely path.
 
-    Finds the most likely path through the lattice of Graves 2012, from frame 0 to BLANK at the last
+    The path goes through the lattice of Graves 2012, from frame 0 to BLANK at the last
     frame, S - 1. With B_u(t) the sum of blank[s, u] over s < t,
 
         best_u(t) = B_u(t) + max_{s <= t} (best_{u-1}(s) + emit[s, u-1] - B_u(s)),
@@ -239,7 +239,7 @@ def viterbi(blank: Tensor, emit: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _among_tokens(log_probs: Tensor, tokens: Sequence[int]) -> list[float]:
-    """(U, V), U tokens -> the probability of each among all that are not BLANK."""
+    """Returns the probability of each of U tokens among all tokens that are not BLANK."""
     blank = torch.tensor([BLANK], device=log_probs.device)
     chances = log_probs.float().index_fill(1, blank, -torch.inf).softmax(1)
     places = torch.tensor(tokens, device=log_probs.device)[:, None]

@@ -89,7 +89,7 @@ def recognise(
 def encode_waves(
     model: "SpeechModel", waves: Sequence[np.ndarray], remedy: str | None = None
 ) -> Encoded:
-    """(N,) samples of each utterance -> encoder frames; see ``recognise``."""
+    """Pads and encodes the samples (N,) of each utterance; see ``recognise``."""
     with enough_memory(model.device, remedy):
         lengths = torch.tensor([len(wave) for wave in waves], device=model.device)  # (B,)
         padded = pad_sequence([torch.from_numpy(wave) for wave in waves], batch_first=True)
@@ -101,7 +101,7 @@ def encode_waves(
 def encode_padded(
     model: "SpeechModel", waves: Tensor, lengths: Tensor, remedy: str | None = None
 ) -> Encoded:
-    """(B, N) samples on the device of the model, (B,) -> encoder frames."""
+    """Encodes padded samples (B, N) on the device of the model."""
     seconds: dict[str, float] = {}
     with _timed(model.device, seconds, "encode", remedy):
         return Encoded(*model.encode(waves, lengths), seconds)
@@ -183,7 +183,7 @@ class SplitReader:
         self._sample_rate, self._ids = sample_rate, self.rows["id"]
 
     def wave(self, row: int) -> np.ndarray:
-        """(N,) float32 samples at the rate of the model."""
+        """Returns the samples (N,) float32 at the rate of the model."""
         return decode(self.rows[row]["audio"]["bytes"], self._sample_rate)
 
     def batches(self, batch_seconds: float) -> list[list[int]]:

@@ -65,12 +65,12 @@ def judged(
 
 
 def diagram(content: Mapping[str, Any], note: str = "") -> bytes:
-    """What ``confidence_measures`` found in words -> the reliability diagram of Guo et al. 2017.
+    """Draws the reliability diagram (Guo et al. 2017) of the result of ``confidence_measures``.
 
-    A PNG without colours. Above, the share of correct words of each bin at its mean confidence,
-    with 95 % intervals (Wilson 1927, words taken as independent), against the diagonal where
-    confidences are calibrated. Below, the number of words of each bin. The note, if any, is a line
-    of the title.
+    Returns a PNG without colours. The upper panel shows the share of correct words of each bin at
+    its mean confidence, with 95 % intervals (Wilson 1927, which assumes independent words). On the
+    diagonal, confidences are calibrated. The lower panel shows the number of words of each bin. The
+    note, if any, is a line of the title.
     """
     rows = [row for row in content["bins"] if row["count"]]
     x, counts, share = ([row[key] for row in rows] for key in ("confidence", "count", "correct"))

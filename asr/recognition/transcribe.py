@@ -62,7 +62,7 @@ class Result:
     error: str | None = None
 
 
-class Heard(NamedTuple):
+class WindowResult(NamedTuple):
     """The result of a window; word times are relative to the beginning of the file.
 
     Attributes:
@@ -87,7 +87,7 @@ class Reading:
         recording: facts that identify the file, taken before it was read.
         kept: whether the file is skipped because its transcripts exist.
         samples: number of samples read so far.
-        heard: results of the windows, in any order.
+        results: results of the windows, in any order.
         steady: parts that sound like hum or noise, which are not recognised.
     """
 
@@ -97,7 +97,7 @@ class Reading:
     recording: RecordedFile | None = None
     kept: bool = False
     samples: int = 0
-    heard: list[Heard] = field(default_factory=list)
+    results: list[WindowResult] = field(default_factory=list)
     steady: list[Interval] = field(default_factory=list)
 
     def fail(self, why: str) -> None:
@@ -338,26 +338,30 @@ class Transcription:
         order = sorted(range(len(windows)), key=lambda i: -seconds[i])
         numbers = bucket(seconds, self.batch_seconds, order)
         batches = [[windows[i] for i in batch] for batch in numbers]
-        for batch, heard in attempt_each(self._hear, batches, lambda w, why: w.reading.fail(why)):
-            for window, one in zip(batch, heard, strict=True):
-                window.reading.heard.append(one)
+        for batch, results in attempt_each(
+            self._recognise_batch, batches, lambda window, why: window.reading.fail(why)
+        ):
+            for window, result in zip(batch, results, strict=True):
+                window.reading.results.append(result)
 
-    def _hear(self, windows: Sequence[AudioWindow]) -> list[Heard]:
+    def _recognise_batch(self, windows: Sequence[AudioWindow]) -> list[WindowResult]:
         """Recognises a batch of windows."""
         limits = f"batch_seconds ({self.batch_seconds}) or window_seconds ({self.window_seconds})"
         waves = [window.wave for window in windows]
-        found = recognise(self.model, waves, f"lower {limits}", words=self.timed)
-        heard = []
-        for window, best, words in zip(windows, found.best, found.words, strict=True):
+        recognised = recognise(self.model, waves, f"lower {limits}", words=self.timed)
+        results = []
+        for window, best, words in zip(windows, recognised.best, recognised.words, strict=True):
             text = " ".join(self.model.text(best).split())
             begin, last = window.span[0], len(window.wave) / self.model.features.sample_rate
-            placed = tuple(  # cut to the window, without padding
+            shifted = tuple(  # clipped at the end of the window, without its padding
                 replace(w, start=begin + min(w.start, last), end=begin + min(w.end, last))
                 for w in words
             )
             doubtful = window.doubtful and bool(text)
-            heard.append(Heard(window.span, text, placed, best.score, best.finished, doubtful))
-        return heard
+            results.append(
+                WindowResult(window.span, text, shifted, best.score, best.finished, doubtful)
+            )
+        return results
 
     def _finish(self, reading: Reading) -> Result:
         """Writes the transcript, or reports why there is none."""
@@ -377,34 +381,35 @@ class Transcription:
 
     def _transcript(self, reading: Reading) -> Transcript:
         """Joins the results of all windows of a file to its transcript."""
-        heard = sorted(reading.heard, key=lambda one: one.span)
+        results = sorted(reading.results, key=lambda result: result.span)
         seconds = reading.samples / self.model.features.sample_rate
-        notes = _notes(reading, heard, seconds)
-        words = tuple(word for one in heard for word in one.words)
-        text = " ".join(one.text for one in heard if one.text)
+        notes = _notes(reading, results, seconds)
+        words = tuple(word for result in results for word in result.words)
+        text = " ".join(result.text for result in results if result.text)
         if guessed := sum(word.confidence is None for word in words):
-            notes.append(f"the times of {guessed} words are guesses: more tokens than frames")
+            why = "there are more tokens than frames"
+            notes.append(f"the times of {guessed} words are estimates, because {why}")
         if (least := self.labels["min_confidence"]) is not None:
             total = len(words)
             words = tuple(w for w in words if w.confidence is not None and w.confidence >= least)
             text = " ".join(word.text for word in words)
-            if left := total - len(words):
+            if removed := total - len(words):
                 why = f"their confidence is below {least:g} or not known"
-                notes.append(f"{left} of {total} words were left out: {why}")
+                notes.append(f"{removed} of {total} words were left out: {why}")
         return Transcript(
             source=reading.source.name,
             name=reading.source.output,
             text=text,
             words=words,
             duration=seconds,
-            score=sum(one.score for one in heard),
+            score=sum(result.score for result in results),
             recording=reading.recording,
             notes=tuple(notes),
             **self.labels,
         )
 
 
-def _notes(reading: Reading, heard: Sequence[Heard], seconds: float) -> list[str]:
+def _notes(reading: Reading, results: Sequence[WindowResult], seconds: float) -> list[str]:
     """Remarks on the audio for the reader of a transcript."""
     notes = []
     if reading.steady:
@@ -412,16 +417,16 @@ def _notes(reading: Reading, heard: Sequence[Heard], seconds: float) -> list[str
             f"{_listed(reading.steady)}: not transcribed, because the loudness hardly changes, as "
             "in hum or noise"
         )
-    if doubtful := [one.span for one in heard if one.doubtful]:
+    if doubtful := [result.span for result in results if result.doubtful]:
         notes.append(
             f"{_listed(doubtful)}: this may be noise instead of speech, because the loudness "
             "changes little; check the words"
         )
-    if not heard and not reading.steady:
+    if not results and not reading.steady:
         why = "too short to hold a word" if seconds < MIN_SECONDS else "silent"
         notes.append(f"the audio ({seconds:.2f} s) is {why}")
-    if unfinished := sum(not one.finished for one in heard):
-        notes.append(f"the search was cut off in {unfinished} of {len(heard)} windows")
+    if unfinished := sum(not result.finished for result in results):
+        notes.append(f"the search was cut off in {unfinished} of {len(results)} windows")
     if reading.source.shortened:
         notes.append(f"the name is too long, so its files are called {reading.source.output}")
     return notes

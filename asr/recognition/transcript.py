@@ -73,7 +73,7 @@ class Transcript:
         recording: the file at that time; None for ``stdin``.
         min_confidence: words of a lower confidence were left out; None if all were kept.
         notes: remarks for the reader, for instance on silence, noise, unfinished hypotheses, words
-            that were left out, or times that are guesses.
+            that were left out, or times that are estimates.
     """
 
     source: str
@@ -93,7 +93,7 @@ class Transcript:
 def disagreement(
     path: Path, recording: RecordedFile | None, labels: Mapping[str, Any]
 ) -> str | None:
-    """How a json transcript differs from what transcribing a recording now would write.
+    """Returns how a json transcript differs from a new transcript of a recording.
 
     Args:
         path: a file of the format json, or any other file.

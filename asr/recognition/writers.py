@@ -78,7 +78,7 @@ def _subtitles(transcript: Transcript, point: str, escape: Callable[[str], str])
 
 
 def tsv(transcript: Transcript) -> str:
-    """One word a line: start and end in seconds, word, confidence."""
+    """Writes one word per line: start and end in seconds, word, confidence."""
     rows = ["start\tend\tword\tconfidence"]
     for word in transcript.words:
         confidence = "" if word.confidence is None else f"{word.confidence:.4f}"

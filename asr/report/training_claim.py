@@ -158,7 +158,7 @@ def _tested(pairs: Sequence[Sequence[Cost]]) -> list[Tested]:
             seeds = seeds_to_decide(len(pairs))
             ways = [f"{seeds} seeds per arm"] if seeds is not None else []
             remedy = _remedy(ways, alone)
-            told.append(Tested(p, undecidable=f"{why}, whatever they cost; {remedy}"))
+            told.append(Tested(p, undecidable=f"{why} at any cost; {remedy}"))
         elif tied >= SIGNIFICANT:
             came, runs = sum([*r.reached, *a.reached]), r.seeds + a.seeds
             why = f"because runs tie ({came} of {runs} at the target), "

@@ -36,7 +36,7 @@ class Difference(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """(low, high): each side has the length of its unit times Student's t for the level."""
+        """Interval (low, high); each side is its unit times Student's t for the level."""
         t = _quantile(self.level, self.scatter.freedom)
         return self.value - t * self.units[0], self.value + t * self.units[1]
 
@@ -64,7 +64,7 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """(low, high) of sum(errors) / sum(words): percentile bootstrap, whole groups at a time.
+    """Interval of sum(errors) / sum(words): a percentile bootstrap of whole groups.
 
     Errors in the utterances of one speaker are correlated, so an interval from single utterances is
     too narrow. Bisani and Ney, ICASSP 2004; Liu and Peng, 2020 (speakers as blocks). With several
@@ -157,7 +157,7 @@ def resampling_unit(groups: Sequence[str] | None) -> str:
 def _blocks(
     errors: list[ArrayLike], words: ArrayLike, groups: Sequence[str] | None
 ) -> tuple[Floats, Floats]:
-    """(G, seeds + 1) sums of errors per model and of words over each group; (seeds,) weights."""
+    """Sums errors per model and words over each group, (G, seeds + 1); returns weights, too."""
     arms = [np.atleast_2d(np.asarray(arm, dtype=np.float64)) for arm in errors]
     columns = [*(model for arm in arms for model in arm), np.asarray(words, dtype=np.float64)]
     lengths = [len(column) for column in columns] + ([] if groups is None else [len(groups)])
@@ -185,7 +185,7 @@ def _blocks(
 
 
 def _draws(blocks: Floats, signs: Floats, resamples: int, seed: int) -> Floats:
-    """(resamples,) values; all models share the drawn speakers, each arm draws its own seeds."""
+    """Draws (resamples,) values; models share the drawn speakers, and arms draw their own seeds."""
     sums = _resample(blocks, resamples, seed)  # (resamples, seeds + 1)
     random = np.random.default_rng([seed, 1])
     weights = np.empty((resamples, len(signs)))
@@ -198,7 +198,7 @@ def _draws(blocks: Floats, signs: Floats, resamples: int, seed: int) -> Floats:
 
 
 def _resample(blocks: Floats, resamples: int, seed: int) -> Floats:
-    """(G, C) -> (resamples, C): column sums over G rows drawn with replacement.
+    """Column sums (resamples, C) over G rows that are drawn with replacement.
 
     A resample is a row of counts; one matrix product computes all sums of a chunk.
     """

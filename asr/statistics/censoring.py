@@ -105,7 +105,7 @@ def log_rank(
 
 
 def log_rank_scores(costs: ArrayLike, reached: ArrayLike) -> Floats:
-    """(n,): 1 if reached, else 0, minus the Nelson-Aalen hazard up to the cost of the run.
+    """Scores (n,): 1 if reached, else 0, minus the Nelson-Aalen hazard up to the cost.
 
     The sum over the runs of an arm is the log-rank statistic; the sum over all runs is 0.
     """
@@ -115,7 +115,7 @@ def log_rank_scores(costs: ArrayLike, reached: ArrayLike) -> Floats:
 
 
 def _hazards(spent: Floats, events: Bools) -> tuple[Floats, Floats]:
-    """(k,) costs at which runs reached the target; (k,) share of the remaining runs that did."""
+    """Costs (k,) at which runs reached the target, and the share (k,) of the remaining runs."""
     at = np.unique(spent[events])
     going = (spent[None, :] >= at[:, None]).sum(axis=1)
     came = (spent[events][None, :] == at[:, None]).sum(axis=1)

@@ -139,7 +139,7 @@ def compare_all(
 
 
 def holm(values: ArrayLike) -> NDArray[np.float64]:
-    """(m,) p-values -> (m,) adjusted for the family: Holm, Scand. J. Statist. 6, 1979.
+    """Adjusts (m,) p-values for the family (Holm, Scand. J. Statist. 6, 1979).
 
     The k-th smallest p-value is multiplied by m - k + 1, then raised to the one before it if that
     is larger, and limited to 1. This controls the family-wise error rate under any dependence.
@@ -153,9 +153,9 @@ def holm(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def holm_levels(values: ArrayLike, level: float = LEVEL) -> NDArray[np.float64]:
-    """(m,) levels at which Holm's procedure tests each p-value: 1 - (1 - level) / (m - k + 1).
+    """Levels (m,) at which Holm's procedure tests each p-value: 1 - (1 - level) / (m - k + 1).
 
-    From the first that is not rejected on, all have its level.
+    After the first p-value that is not rejected, all others have its level.
     """
     p = np.asarray(values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
@@ -208,8 +208,8 @@ def _stated(
 def _too_small(words: int, speakers: Sequence[str]) -> str:
     """Why a test set is too small to compare any arms; empty if it is large enough."""
     if words < MIN_WORDS:
-        told = f"the test set has only {words} words ({len(speakers)} utterances)"
-        return f"{told}; {MIN_WORDS} are needed"
+        size = f"{words} words ({len(speakers)} utterances)"
+        return f"the test set has only {size}; {MIN_WORDS} are needed"
     if len(set(speakers)) < MIN_GROUPS:
         return f"the test set has only {len(set(speakers))} speakers; {MIN_GROUPS} are needed"
     return ""

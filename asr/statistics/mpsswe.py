@@ -83,7 +83,7 @@ def errors_by_place(references: Sequence[str], hypotheses: Sequence[str]) -> lis
 
 
 def segment(a: np.ndarray, b: np.ndarray, boundary: int = BOUNDARY) -> list[tuple[int, int]]:
-    """(errors of A, errors of B) of each segment of one utterance, from its errors by place."""
+    """Returns the errors of A and of B in each segment of one utterance."""
     places = np.flatnonzero(a + b)
     if not len(places):
         return []

@@ -9,7 +9,7 @@ Floats = NDArray[np.float64]
 
 
 def expected_best(values: ArrayLike) -> Floats:
-    """(N,) validation WERs of random trials -> (N,) expected lowest of n = 1 ... N trials.
+    """Expected lowest WER (N,) of n = 1 ... N trials, from WERs (N,) of random trials.
 
     The estimate is the mean of the minimum over all subsets of n trials: with v ascending, sum_i
     v_(i) C(N - i, n - 1) / C(N, n). It is unbiased (Tang et al., "Showing Your Work Doesn't Always
@@ -25,7 +25,7 @@ def expected_best(values: ArrayLike) -> Floats:
 def expected_best_interval(
     values: ArrayLike, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[Floats, Floats]:
-    """(low, high), each (N,): bootstrap over the trials; NaN if n is more than half of N.
+    """Intervals (N,) by a bootstrap over the trials; NaN if n is more than half of N.
 
     If n is close to N, the estimate depends on the best trial alone, and no resample has a better
     one, so an interval would be too short (at n = N, it would contain the true value in 55 to 60 %
@@ -54,7 +54,7 @@ def expected_best_interval(
 
 
 def _weights(number: int) -> Floats:
-    """(n, i) probabilities that the i-th best trial is the best of n without replacement."""
+    """Probabilities (n, i) that the i-th best trial is the best of n without replacement."""
     rows = [
         [math.comb(number - i, n - 1) / math.comb(number, n) for i in range(1, number + 1)]
         for n in range(1, number + 1)

@@ -696,7 +696,7 @@ def test_estimated_times_and_truncated_hypotheses_are_noted(tmp_path):
     [result] = transcribe(CodedSpeech(search=Chatty()), [path], formats=("tsv",))
     cut_off, guessed = result.transcript.notes
     assert cut_off == "the search was cut off in 1 of 1 windows"
-    assert guessed.startswith("the times of 200 words are guesses")
+    assert guessed.startswith("the times of 200 words are estimates")
     assert result.transcript.words[-1].end <= result.transcript.duration + 1e-9
 
 

@@ -195,7 +195,7 @@ def test_many_pairs_need_more_seeds_than_one(tmp_path):
     """Four seeds against four: p is 2 / 70 at least, and twice that as one of two pairs (Holm)."""
     arms = [("LSTM", 0.1, 2.0), ("Transformer", 0.1, 1.0), ("GRU", 0.1, 2.0)]
     said = (
-        "4 seeds against 4 give no p below 0.057 as one of 2 comparisons, whatever they cost; "
+        "4 seeds against 4 give no p below 0.057 as one of 2 comparisons at any cost; "
         "5 seeds per arm or at most 1 comparison could decide"
     )
     for number, sign in ((2, "For"), (3, "Undecidable")):
@@ -210,12 +210,12 @@ def test_many_pairs_need_more_seeds_than_one(tmp_path):
 
 
 def test_a_verdict_without_a_decidable_comparison_names_the_seeds_that_would_decide_it(tmp_path):
-    """Three against three: p is 0.1 at least, whatever they cost, and errors are all alike."""
+    """With three runs against three, p is at least 0.1 at any cost, and all errors are equal."""
     found = evidence(tmp_path, ("LSTM", 0.1, 3.0), ("Transformer", 0.1, 1.0), number=3)
     verdict = training([found], {})
     assert verdict.words == (
         "not enough evidence: 0 of 2 comparisons decided; 1 could not have been decided: 3 seeds "
-        "against 3 give no p below 0.10, whatever they cost; 4 seeds per arm could decide"
+        "against 3 give no p below 0.10 at any cost; 4 seeds per arm could decide"
     )
     assert [reason.split(":")[0] for reason in verdict.reasons] == ["Undecidable", "Undecided"]
 
