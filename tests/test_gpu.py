@@ -12,7 +12,7 @@ from asr.encoders.recurrent import RecurrentBlock, set_recurrent_precision
 from asr.kernels.padded_cudnn import MARK, cudnn_padded
 from asr.loss import collected
 from asr.loss import weighted as total
-from asr.metering.meter import read_ledger
+from asr.metering.ledger_format import read_ledger
 from asr.search import Beam, Greedy
 from asr.training import compiled
 from asr.training.run import train
@@ -213,7 +213,7 @@ def test_a_training_run_has_the_losses_of_a_cpu_run_and_a_ledger(corpus, tmp_pat
             budget={"updates": 4},
         )
         train(given, tmp_path / accelerator)
-        written = read_ledger(tmp_path / accelerator / "ledger.jsonl")
+        written = read_ledger(tmp_path / accelerator)
         lines.append([line for line in written if line["event"] == "step"])
     for one, other in zip(*lines, strict=True):
         assert losses(one) == pytest.approx(losses(other), rel=1e-2)
@@ -243,7 +243,7 @@ def test_a_run_with_cuda_graphs_has_the_losses_of_one_without(
             budget={"updates": 8},  # compiled before the first, recorded in it, then replayed
         )
         line = train(given, tmp_path / str(mode))
-        written = read_ledger(tmp_path / str(mode) / "ledger.jsonl")
+        written = read_ledger(tmp_path / str(mode))
         found.append([losses(line) for line in written if line["event"] == "step"])
         assert (line["seconds"]["compilation"] > 0) == (mode is not None)
     assert len(found[0]) == 8

@@ -109,7 +109,7 @@ def gpus() -> Iterator[Finding]:
 def _gpu(number: int) -> Iterator[Finding]:
     import torch
 
-    from asr.metering.meter import EnergyMeter
+    from asr.metering.gpu import GpuMeter
 
     name, device = f"GPU {number}", torch.device("cuda", number)
     facts = torch.cuda.get_device_properties(device)
@@ -126,7 +126,7 @@ def _gpu(number: int) -> Iterator[Finding]:
         yield Finding(name, "broken", f"{detail}: it computes wrong values", "use another GPU")
         return
     yield Finding(name, "ok", detail)
-    if (note := EnergyMeter(device).note) is None:
+    if (note := GpuMeter(device).note) is None:
         yield Finding(f"energy of {name}", "ok", "metered by the driver's counter")
     else:
         remedy = "pip install nvidia-ml-py; GPUs have the counter from Volta on"

@@ -1,4 +1,4 @@
-"""The ledger of a run: device-seconds by phase, FLOPs, joules and memory.
+"""The ledger of a run: seconds by phase, CPU time, FLOPs, joules and memory.
 
 Cost counts from the start of the process and leaves nothing out. Utilisation is over the seconds of
 training steps only.
@@ -6,21 +6,29 @@ training steps only.
 
 import contextlib
 import json
+import math
 import os
 import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from asr.files import read_json_lines, write
+from asr.files import write
+from asr.metering.cpu import CpuClock, cpu_pressure, disturbed_seconds
 from asr.metering.environment import processor
+from asr.metering.gpu import GpuMeter
+from asr.metering.ledger_format import FORMAT, read_heartbeat, read_ledger, upgrade, upgraded
 
 PHASES = ("startup", "compilation", "step", "data_wait", "validation", "checkpoint")
+BUSY = ("step", "data_wait")
+WASTED = "wasted"  # work that was lost in a crash
+CPU = ("cpu_seconds", "core_wait_seconds")  # metered in each phase
+METERS = ("energy_joules", "cpu_pressure_seconds", "gpu_shared_seconds", "gpu_throttled_seconds")
 HEARTBEAT_SECONDS = 0.25
 COUNTERS = ("audio_seconds", "padded_seconds", "train_flops", "padded_train_flops")
 
@@ -49,61 +57,36 @@ def process_start() -> float:
     return time.time() - time.process_time()
 
 
-class EnergyMeter:
-    """Measures joules with the GPU's energy counter (Volta and later); ``note``: why it cannot."""
-
-    def __init__(self, device: torch.device):
-        self.note: str | None = None
-        self._handle: Any = None
-        if device.type != "cuda":
-            self.note = f"no energy counter for a {device.type} device"
-            return
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            uuid = torch.cuda.get_device_properties(device).uuid
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-            self._read = pynvml.nvmlDeviceGetTotalEnergyConsumption
-            self._first = self._read(self._handle)
-        except ImportError:
-            self.note = "nvidia-ml-py is not installed (pip install nvidia-ml-py)"
-        except Exception as error:  # the driver's many errors share no narrower public base
-            self.note, self._handle = f"no energy counter: {error}", None
-
-    def joules(self) -> float | None:
-        """The joules used since construction; None if there is no counter."""
-        if self._handle is None:
-            return None
-        return (self._read(self._handle) - self._first) / 1000  # the counter is in mJ
-
-
 class Ledger:
     """The cost of a run, over all sessions (processes) that worked on it.
 
     Every second of every session is in exactly one place: a phase, or ``wasted_seconds`` when the
-    work of a killed session has to be done again. A heartbeat file holds the time up to the last
-    moment of a session, so that a kill loses less than a second of the account.
+    work of a killed session has to be done again. CPU time and waiting for cores are counted in the
+    same way. A heartbeat file holds the time up to the last moment of a session, so that a kill
+    loses less than a second of the account.
     """
 
     def __init__(
         self,
         folder: Path,
         device: torch.device,
-        num_devices: int = 1,
+        num_processes: int = 1,
         precision: str = "float32",
-        total: Callable[[float], float] = lambda value: value,
+        total: Callable[[Sequence[float]], Sequence[float]] = lambda values: values,
         writes: bool = True,
         began: float | None = None,
     ):
         """Begins a session, which counts from the start of this process or from ``began``.
 
-        ``total`` sums a number over the processes of a run, one of which ``writes`` the files.
+        ``total`` sums numbers over the processes of a run, one of which ``writes`` the files.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.device, self.num_devices = folder, device, num_devices
+        self.folder, self.device, self.num_processes = folder, device, num_processes
         self.precision, self.total, self.writes = precision, total, writes
-        self.energy = EnergyMeter(device)
+        self.num_threads = torch.get_num_threads()
+        # On a CPU the device is a core.
+        self.num_devices = num_processes * (self.num_threads if device.type == "cpu" else 1)
+        self.clock, self.gpu, self._pressure = CpuClock(), GpuMeter(device), cpu_pressure()
         self.began = process_start() if began is None else began
         # Seconds since the start of the process, by a monotonic clock that no one can set.
         self._zero = time.monotonic() - (time.time() - self.began)
@@ -112,18 +95,29 @@ class Ledger:
         self.peak_memory = 0
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.counters = dict.fromkeys(COUNTERS, 0.0)
-        path = folder / "heartbeat.json"
-        before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        if writes:
+            upgrade(folder)
+        before = read_heartbeat(folder)
         self.session: int = before.get("session", 0) + 1
         self.earlier_wall: float = before.get("wall_seconds", 0.0)
         self.earlier_device: float = before.get("device_seconds", 0.0)
-        self.earlier_joules: float | None = before.get("energy_joules", 0.0)
+        # Amounts of earlier sessions; NaN if a session could not measure them.
+        unknown = math.nan if before else 0.0
+        self.earlier = {name: _number(before.get(name, unknown)) for name in (*CPU, *METERS)}
+        if self.clock.note is not None:
+            self.earlier["core_wait_seconds"] = math.nan
+        # What this process does not add to the totals: earlier sessions and other processes.
+        self._others = dict(self.earlier)
         self.wasted = self.earlier_wall
-        self._phase, self._since = "startup", 0.0
+        # CPU time and waiting of this process; the process that writes adds earlier sessions.
+        self.cpu = {name: dict.fromkeys((*PHASES, WASTED), 0.0) for name in CPU}
+        if writes:
+            for name in CPU:
+                self.cpu[name][WASTED] = self.earlier[name]
+        self._phase, self._since = "startup", (0.0, 0.0, 0.0)
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
-        if writes:
-            self._heart.start()
+        self._heart.start()
 
     # --- time ---
 
@@ -143,14 +137,28 @@ class Ledger:
 
     @property
     def device_hours(self) -> float:
-        """Devices times hours held."""
+        """Devices times hours held: core-hours on a CPU."""
         return self.device_seconds / 3600
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of this process; on the process that writes also of all earlier sessions."""
+        self.enter(self._phase)
+        return sum(self.cpu["cpu_seconds"].values())
+
+    @property
+    def busy_seconds(self) -> float:
+        """Wall time of training steps and of waiting for data until now."""
+        since = self._now() - self._since[0] if self._phase in BUSY else 0.0
+        return since + sum(self.seconds[phase] for phase in BUSY)
 
     def enter(self, phase: str) -> str:
         """Begins ``phase``; returns the phase that ended."""
         assert phase in PHASES
-        now = self._now()
-        self.seconds[self._phase] += now - self._since
+        now = (self._now(), *self.clock.read())
+        accounts = (self.seconds, *self.cpu.values())
+        for account, value, before in zip(accounts, now, self._since, strict=True):
+            account[self._phase] += value - before
         ended, self._phase, self._since = self._phase, phase, now
         return ended
 
@@ -167,6 +175,9 @@ class Ledger:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restores the ledger at a checkpoint; the time after the checkpoint counts as wasted."""
+        if "format" not in state:  # an earlier version wrote it, as it wrote the first line
+            first = next(iter(read_ledger(self.folder)), {})
+            state = upgraded(state, {**first, "format": 1})
         # A checkpoint may be younger than the last heartbeat of the session that wrote it.
         self.earlier_wall = max(self.earlier_wall, state["wall_seconds"])
         self.earlier_device = max(self.earlier_device, state["device_hours"] * 3600)
@@ -177,14 +188,20 @@ class Ledger:
             )
         self.peak_memory = state["peak_memory_bytes"]
         self.wasted = state["wasted_seconds"] + self.earlier_wall - state["wall_seconds"]
-        if self.writes:  # the counters are summed over the processes
+        if self.writes:  # what follows is summed over the processes
             self.counters = {name: state[name] for name in COUNTERS}
+            for name, own in self.cpu.items():
+                saved = state.get(name) or dict.fromkeys(own, math.nan)
+                lost = self.earlier[name] - sum(saved.values())
+                own[WASTED] = 0.0 if lost < 0 else lost
+                self.cpu[name] = {key: value + saved.get(key, 0.0) for key, value in own.items()}
 
     def open(self, from_update: int) -> None:
         """Writes the line that begins a session's work."""
         self._append(
             {
                 "event": "start",
+                "format": FORMAT,
                 "session": self.session,
                 "unix_time": self.began,
                 **self._device(),
@@ -196,9 +213,10 @@ class Ledger:
     def close(self) -> None:
         """Ends the heartbeat at this second."""
         self._stop.set()
+        self._heart.join()
         if self.writes:
-            self._heart.join()
             self._write_heartbeat()
+        self.clock.close()
 
     # --- work ---
 
@@ -211,29 +229,63 @@ class Ledger:
         """A line of the ledger with cumulative values; call it on every process."""
         self.enter(self._phase)
         self.peak_memory = max(self.peak_memory, peak_memory(self.device))
-        totals = {name: self.total(self.counters[name]) for name in COUNTERS}
+        now = self._amounts()
+        own = [self.counters, *self.cpu.values(), {name: now[name] for name in METERS}]
+        sums = iter(self.total([value for part in own for value in part.values()]))
+        counters, cpu, waited, meters = ({key: next(sums) for key in part} for part in own)
+        totals = {name: self.earlier[name] + meters[name] for name in METERS}
+        totals |= {"cpu_seconds": sum(cpu.values()), "core_wait_seconds": sum(waited.values())}
+        self._others = {n: totals[n] - self.num_processes * now[n] for n in totals}
         busy = self.seconds["step"] * self.num_devices
-        used = totals["train_flops"] / busy if busy else 0.0
+        used = counters["train_flops"] / busy if busy else 0.0
         return {
             "event": event,
+            "format": FORMAT,
             **facts,
             "wall_seconds": self.wall_seconds,
             "device_hours": self.device_hours,
             "seconds": dict(self.seconds),
             "wasted_seconds": self.wasted,
-            **totals,
+            "cpu_seconds": None if math.isnan(totals["cpu_seconds"]) else cpu,
+            "cpu_note": self._note("cpu_seconds"),
+            "core_wait_seconds": None if math.isnan(totals["core_wait_seconds"]) else waited,
+            "core_wait_note": self.clock.note or self._note("core_wait_seconds"),
+            "core_wait_share": _known(self._core_wait_share(cpu, waited)),
+            **counters,
             "model_flops_utilisation": used / self.peak_flops if self.peak_flops else None,
             "peak_memory_bytes": self.peak_memory,
-            "energy_joules": self._joules(self.total),
-            "energy_note": self.energy.note,
+            **{name: _known(totals[name]) for name in METERS},
+            "energy_note": self.gpu.note,
+            "gpu_note": self.gpu.sharing_note or self._note("gpu_shared_seconds"),
         }
 
-    def _joules(self, total: Callable[[float], float]) -> float | None:
-        """Joules of all sessions and devices; None if one of them could not measure them."""
-        now = self.energy.joules()
-        unmetered = total(float(now is None or self.earlier_joules is None))
-        joules = total(now or 0.0)
-        return None if unmetered else (self.earlier_joules or 0.0) + joules
+    def _amounts(self) -> dict[str, float]:
+        """What this process has used in this session; NaN if it cannot be measured."""
+        joules, pressure, known = self.gpu.joules(), cpu_pressure(), self.gpu.sharing_note is None
+        return {
+            **dict(zip(CPU, self._since[1:], strict=True)),
+            "energy_joules": math.nan if joules is None else joules,
+            # Of the machine: the processes on it share it.
+            "cpu_pressure_seconds": (pressure - self._pressure) / self.num_processes,
+            "gpu_shared_seconds": self.gpu.shared_seconds if known else math.nan,
+            "gpu_throttled_seconds": self.gpu.throttled_seconds if known else math.nan,
+        }
+
+    def _note(self, name: str) -> str | None:
+        unknown = math.isnan(self.earlier[name])
+        return "an earlier session did not measure it" if unknown else None
+
+    def _core_wait_share(self, cpu: dict[str, float], waited: dict[str, float]) -> float:
+        """Waiting for cores that other programs used, over the core-seconds held.
+
+        On a GPU a process holds one core.
+        """
+        on_cpu = self.device.type == "cpu"
+        held = self.num_devices if on_cpu else self.num_processes
+        core_seconds = self.device_seconds if on_cpu else held * self.wall_seconds
+        walls = {**self.seconds, WASTED: self.wasted}
+        lost = [disturbed_seconds(waited[p], cpu[p], wall, held) for p, wall in walls.items()]
+        return sum(lost) / core_seconds if core_seconds else 0.0
 
     def write(self, line: dict[str, Any], **summary: Any) -> None:
         """Appends a line; ``ledger.json`` holds the last one and the summary."""
@@ -246,6 +298,8 @@ class Ledger:
             "device_name": self.device_name,
             "device_kind": self.device.type,
             "num_devices": self.num_devices,
+            "num_processes": self.num_processes,
+            "num_threads": self.num_threads,
         }
 
     def _append(self, line: dict[str, Any]) -> None:
@@ -259,24 +313,34 @@ class Ledger:
     # --- heartbeat ---
 
     def _write_heartbeat(self) -> None:
+        now = self._amounts() | dict(zip(CPU, self.clock.read(), strict=True))
+        # Since the last line the other processes have used as much as this one.
+        used = {n: self._others[n] + self.num_processes * value for n, value in now.items()}
         beat = {
+            "format": FORMAT,
             "session": self.session,
             "wall_seconds": self.wall_seconds,
             "device_seconds": self.device_seconds,
-            "energy_joules": self._joules(lambda joules: joules * self.num_devices),
+            **{name: _known(value) for name, value in used.items()},
         }
         write(self.folder / "heartbeat.json", json.dumps(beat))
 
     def _beat(self) -> None:
         while not self._stop.is_set():
-            with contextlib.suppress(OSError):  # a full disk: the loop meets it too and reports it
-                self._write_heartbeat()
+            self.gpu.sample()
+            self.clock.read()  # so that the time of threads that end soon counts
+            if self.writes:
+                with contextlib.suppress(OSError):  # a full disk: the loop meets and reports it
+                    self._write_heartbeat()
             self._stop.wait(HEARTBEAT_SECONDS)
 
 
-def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``ledger.jsonl``, without the incomplete line of a killed session."""
-    return read_json_lines(path)[0]
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def device_name(device: torch.device) -> str:

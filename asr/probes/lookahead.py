@@ -15,6 +15,7 @@ from asr.config.strict_yaml import load_file, read_component
 from asr.document.blocks import Block, Text
 from asr.files import read_json
 from asr.formatting import digits, percent, percent_interval
+from asr.metering.ledger_format import read_totals
 from asr.probes.probe import Measured, Option, Part, Probe, grouped, run_names, table
 from asr.probes.streaming import HOP_SECONDS
 
@@ -63,7 +64,7 @@ def read_look_ahead(folder: Path, split: str) -> LookAhead:
     if not path.is_file():
         raise ValueError(f"{folder} has no {split} WER; run: asr evaluate {folder} --split {split}")
     recipe = load_file(folder / "recipe.yaml")
-    ledger, metrics = read_json(folder / "ledger.json"), read_json(path)
+    ledger, metrics = read_totals(folder), read_json(path)
     build = read_component(ENCODERS, recipe["encoder"], "encoder", 1)
     most, mean = look_ahead(build(recipe["features"]["num_mels"])) or (None, None)
     low, high = metrics["wer"]["interval"]

@@ -15,6 +15,7 @@ from asr.config.strict_yaml import load_file
 from asr.document.blocks import Block, Picture, Text
 from asr.files import read_json
 from asr.formatting import digits, percent, percent_interval, prefixed
+from asr.metering.ledger_format import read_ledger
 from asr.probes.probe import Measured, Option, Part, Probe, grouped, run_names, table
 
 if TYPE_CHECKING:
@@ -51,12 +52,10 @@ def read_stored_run(folder: Path, split: str) -> StoredRun:
     Raises:
         ValueError: the folder is not a run folder, or has no validation yet.
     """
-    from asr.metering.meter import read_ledger
-
     if not (folder / "ledger.jsonl").is_file():
         raise ValueError(f"{folder} is not a run folder (no ledger.jsonl); check the path")
     recipe = load_file(folder / "recipe.yaml")
-    lines = [line for line in read_ledger(folder / "ledger.jsonl") if line.get("validation")]
+    lines = [line for line in read_ledger(folder) if line.get("validation")]
     if not lines:
         raise ValueError(f"{folder} has no validation yet; train it longer")
     encoder, last = recipe["encoder"], lines[-1]

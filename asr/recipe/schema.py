@@ -98,21 +98,26 @@ class Budget:
 
     Args:
         device_hours: number of devices times hours since the start of the process, over all
-            sessions of the run; loading and validation count too.
+            sessions of the run; loading and validation count too. On a CPU the devices are the
+            cores that the run holds (processes times threads), so these are core-hours.
+        cpu_hours: hours of CPU time that the run got, over all its processes, threads and sessions.
+            Another program on the machine takes core-hours from a run, but no CPU-hours.
         updates: number of optimiser steps.
         audio_hours: hours of audio trained on; audio that is repeated counts each time.
     """
 
     device_hours: float | None = None
+    cpu_hours: float | None = None
     updates: int | None = None
     audio_hours: float | None = None
 
     def __post_init__(self) -> None:
-        if self.device_hours is self.updates is self.audio_hours is None:
-            raise ValueError("budget: set device_hours, updates or audio_hours")
+        if self.device_hours is self.cpu_hours is self.updates is self.audio_hours is None:
+            raise ValueError("budget: set device_hours, cpu_hours, updates or audio_hours")
         check_bounds(
             "budget",
             device_hours=(self.device_hours, 0, math.inf),
+            cpu_hours=(self.cpu_hours, 0, math.inf),
             updates=(self.updates, 0, math.inf),
             audio_hours=(self.audio_hours, 0, math.inf),
         )
@@ -272,7 +277,9 @@ class LanguageModelRecipe:
 
     def __post_init__(self) -> None:
         if self.budget.audio_hours is not None:
-            raise ValueError("budget.audio_hours: text has none; set updates or device_hours")
+            raise ValueError(
+                "budget.audio_hours: text has none; set updates, device_hours or cpu_hours"
+            )
         for key, idle in (("compile", None), ("recurrent_precision", "float32")):
             if (value := getattr(self.trainer, key)) != idle:
                 raise ValueError(

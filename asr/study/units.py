@@ -14,7 +14,7 @@ from typing import Any
 from asr.config import strict_yaml
 from asr.files import read_json, read_json_lines, remove_stale, write
 from asr.items import reason as reason_of
-from asr.metering.meter import read_ledger
+from asr.metering.ledger_format import read_ledger
 from asr.recipe.schema import Budget
 from asr.report.runs import Point, Run, read_run
 from asr.study.plan import Plan, Unit
@@ -144,8 +144,8 @@ def _sessions(place: Path) -> int:
     A process that ended before its first update has no line in the ledger, but the next process
     reads its cost from the heartbeat file.
     """
-    path, beat = place / "run" / "ledger.jsonl", place / "run" / "heartbeat.json"
-    begun = sum(line["event"] == "start" for line in read_ledger(path)) if path.is_file() else 0
+    beat = place / "run" / "heartbeat.json"
+    begun = sum(line["event"] == "start" for line in read_ledger(place / "run"))
     return max(begun, read_json(beat).get("session", 0) if beat.is_file() else 0)
 
 

@@ -1,6 +1,7 @@
 """Ends a run: when its budget is spent, at a signal, or when a callback stops it."""
 
 import logging
+import math
 import signal
 from typing import Any
 
@@ -56,7 +57,17 @@ class BudgetCallback(L.Callback):
         self.account, self.reason = account, "a callback stopped the run"
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Ends the run before the first update if the budget is already spent."""
+        """Ends the run before the first update if the budget is already spent.
+
+        Raises:
+            ValueError: the budget is in CPU-hours, and an earlier session did not measure them.
+        """
+        budget, earlier = module.recipe.budget, self.account.ledger.earlier["cpu_seconds"]
+        if budget.cpu_hours is not None and math.isnan(earlier):
+            raise ValueError(
+                f"budget.cpu_hours {budget.cpu_hours}: an earlier session of this run did not "
+                "measure CPU time; use budget.device_hours or updates"
+            )
         self._check(trainer, module)
         if trainer.should_stop and module.progress.updates:
             log.warning(
@@ -87,10 +98,15 @@ class BudgetCallback(L.Callback):
             heard = summed(trainer, ledger.counters["audio_seconds"]) / 3600
             if heard >= budget.audio_hours:
                 return f"budget.audio_hours {budget.audio_hours} reached"
+        # The last validation is still to come.
+        pending = progress.validated_at != progress.updates
+        if budget.cpu_hours is not None:
+            spent = ledger.cpu_seconds + pending * self.account.validation_cpu
+            if summed(trainer, spent) / 3600 >= budget.cpu_hours:
+                return f"budget.cpu_hours {budget.cpu_hours} reached"
         if budget.device_hours is not None:
-            validated = progress.validated_at == progress.updates
-            pending = 0.0 if validated else progress.validation_seconds
-            spent = ledger.device_hours + pending * ledger.num_devices / 3600
+            validation = pending * progress.validation_seconds
+            spent = ledger.device_hours + validation * ledger.num_devices / 3600
             if from_rank_zero(trainer, spent >= budget.device_hours):
                 return f"budget.device_hours {budget.device_hours} reached"
         return None

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 from tqdm import tqdm
 
 from asr.files import append_csv, write
+from asr.metering.disturbance import Pace, disturbances
 from asr.metering.environment import environment
+from asr.metering.ledger_format import FORMAT
 from asr.metering.meter import Ledger
-from asr.training.run_folder import FORMAT
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +26,19 @@ class LedgerCallback(L.Callback):
         ledger: the cost of the run.
         line: the last line of the ledger.
         validation_began: start of the validation on the monotonic clock, in seconds.
+        validation_cpu: CPU seconds of the last validation in this process.
+        pace: the speed of the batches; rank 0 compares them.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger, self.folder = ledger, ledger.folder
         self.line: dict[str, Any] = {}
-        self.validation_began = 0.0
+        self.validation_began = self.validation_cpu = self._cpu_before = 0.0
         self.best = math.inf  # error rate in this session
+        self.pace = Pace()
+        self._told: set[str] = set()  # kinds of disturbances in the log
+        self._busy = 0.0  # busy seconds at the end of the last batch
+        self._line_before = (0.0, 0.0)  # audio-seconds or tokens, and busy seconds
         self._before = "step"
         self._bar = tqdm(disable=True)
 
@@ -42,6 +48,9 @@ class LedgerCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         """Opens the ledger, and writes the environment of this session to ``environment.json``."""
+        self._busy = self.ledger.busy_seconds
+        heard = module.progress.tokens or self.ledger.counters["audio_seconds"]
+        self._line_before = (heard, self._busy)
         if not trainer.is_global_zero:
             return
         updates, total = module.progress.updates, module.recipe.budget.updates
@@ -53,7 +62,7 @@ class LedgerCallback(L.Callback):
             "format": FORMAT,
             "working_directory": str(Path.cwd()),  # the recipe's paths are relative to it
             "device_name": self.ledger.device_name,
-            "threads": torch.get_num_threads(),
+            "threads": self.ledger.num_threads,
             "kernel_precision": self.ledger.precision,
         }
         write(self.folder / "environment.json", json.dumps(facts, indent=1))
@@ -63,6 +72,9 @@ class LedgerCallback(L.Callback):
     ) -> None:
         """Counts the content of the batch, and writes a line at regular intervals."""
         self.ledger.count(**module.amounts(batch))
+        rows, length = (batch[0] if isinstance(batch, tuple) else batch.waves).shape
+        before, self._busy = self._busy, self.ledger.busy_seconds
+        self.pace.add(rows, length, self._busy - before)
         if not module.update_ended:
             return
         self._bar.update()
@@ -72,11 +84,12 @@ class LedgerCallback(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
         """Starts to count time as validation."""
-        self.validation_began = time.monotonic()
+        self.validation_began, self._cpu_before = time.monotonic(), self.ledger.cpu_seconds
         self._before = self.ledger.enter("validation")
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         """Writes the line of a validation, and shows examples."""
+        self.validation_cpu = self.ledger.cpu_seconds - self._cpu_before
         self.write(trainer, module, "validation", validation=module.metrics)
         if trainer.is_global_zero:
             for reference, hypothesis in module.examples():
@@ -97,15 +110,39 @@ class LedgerCallback(L.Callback):
         self.line = self.ledger.line(
             event, **module.facts(module.means()), **{"validation": None, **facts}
         )
+        heard = self.line["tokens" if "tokens" in self.line else "audio_seconds"]
+        (heard_before, busy_before), busy = self._line_before, self.ledger.busy_seconds
+        self._line_before = (heard, busy)
+        trained = heard > heard_before
+        self.line["speed"] = (heard - heard_before) / (busy - busy_before) if trained else None
+        self.line["disturbances"] = disturbances(self.line, self.pace, self.ledger.num_processes)
         if trainer.is_global_zero:
             self.ledger.write(
                 self.line,
                 **{"finished": False, "reason": None, **facts},
                 seed=module.recipe.seed,
-                num_threads=torch.get_num_threads(),
                 **module.about(),
             )
             self._show(self.line, trainer.loggers, module.progress.metric)
+            self._tell_disturbances()
+
+    def _tell_disturbances(self) -> None:
+        """Warns once of each kind of disturbance; the first minute of a run tells too little."""
+        for one in self.line["disturbances"] if self.line["wall_seconds"] > 60 else []:
+            if one["kind"] not in self._told:
+                self._told.add(one["kind"])
+                self._bar.clear()
+                log.warning("%s; its cost in time does not compare with other runs", one["text"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resumed run needs."""
+        state = {"told": sorted(self._told), "validation_cpu": self.validation_cpu}
+        return {**state, "pace": self.pace.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues the record of an earlier session."""
+        self._told, self.validation_cpu = set(state["told"]), state["validation_cpu"]
+        self.pace.load_state_dict(state["pace"])
 
     def _show(self, line: dict[str, Any], loggers: list[Any], metric: str) -> None:
         """Shows a line to Lightning's loggers, in CSV files, and in the log or the bar."""
@@ -131,8 +168,9 @@ class LedgerCallback(L.Callback):
             shown.append(f"{metric.upper()} {100 * validation[metric]:.1f} %")
         elif math.isfinite(self.best):
             shown.append(f"best {metric.upper()} {100 * self.best:.1f} %")
-        speed = f"{row[f'{heard}_per_second']:.0f} {unit}"
-        shown += [speed, f"{line['device_hours']:.4f} device-h"]
+        shown.append(f"{line['speed'] or row[f'{heard}_per_second']:.0f} {unit}")
+        hours = "core-h" if self.ledger.device.type == "cpu" else "GPU-h"
+        shown.append(f"{line['device_hours']:.4f} {hours}")
         if self._bar.disable:
             log.info("%s %d: %s", line["event"], line["updates"], "  ".join(shown))
         else:

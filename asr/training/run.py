@@ -25,7 +25,7 @@ from asr.training.machine import (
     make_trainer,
     quiet_lightning,
 )
-from asr.training.ranks import summed
+from asr.training.ranks import summed_all
 from asr.training.run_folder import AnyRecipe, claimed, finished
 from asr.training.speech import SpeechModule
 from asr.training.task import Task
@@ -66,7 +66,7 @@ def _fit(recipe: AnyRecipe, folder: Path, place: launch.Place) -> dict[str, Any]
             device,
             trainer.world_size,
             kernel_precision(recipe.trainer, device),
-            functools.partial(summed, trainer),
+            functools.partial(summed_all, trainer),
             writes=first,
         )
         stack.enter_context(contextlib.closing(ledger))

@@ -13,13 +13,13 @@ from asr.config import strict_yaml
 from asr.data.utterances import read_corpus
 from asr.files import check_format, new_folder, remove_stale, write
 from asr.locks import locked
+from asr.metering.ledger_format import FORMAT, read_totals
 from asr.recipe.schema import LanguageModelRecipe, Recipe
 
 log = logging.getLogger(__name__)
 
 AnyRecipe = Recipe | LanguageModelRecipe
 
-FORMAT = 2  # version of run folders; version 1 did not store its number
 # Keys that may change when a run is resumed, because its batches do not depend on them. The corpus
 # may be in another folder, see ``_check_rows``.
 FREE: tuple[str, ...] = ("budget.", "trainer.", "data.corpus:")
@@ -134,10 +134,10 @@ def finished(recipe: AnyRecipe, folder: Path) -> dict[str, Any] | None:
         ValueError: the folder holds a run of another recipe.
     """
     try:
-        line = json.loads((folder / "ledger.json").read_text())
-        same = strict_yaml.load_file(folder / "recipe.yaml")["budget"] == strict_yaml.tree_of(
-            recipe.budget
-        )
+        line = read_totals(folder)
+        before = strict_yaml.load_file(folder / "recipe.yaml")["budget"]
+        now = strict_yaml.tree_of(recipe.budget)
+        same = now == {key: before.get(key) for key in now}  # earlier versions had fewer keys
     except (OSError, ValueError):  # there is no run, or training will report the damaged files
         return None
     if not (line["finished"] and same):

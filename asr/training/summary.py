@@ -3,11 +3,11 @@
 import math
 import shlex
 from pathlib import Path
+from typing import Any
 
 from asr.data.utterances import read_corpus
-from asr.files import read_json
 from asr.formatting import numbered
-from asr.metering.meter import read_ledger
+from asr.metering.ledger_format import read_ledger, read_totals
 from asr.recipe.schema import Recipe
 from asr.text.scoring import ranked
 
@@ -23,8 +23,8 @@ PHASES = {
 
 def trained(folder: Path, recipe: Recipe) -> str:
     """Describes the result and the cost of a run, and suggests the next commands."""
-    last = read_json(folder / "ledger.json")
-    validations = [e for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "validation"]
+    last = read_totals(folder)
+    validations = [e for e in read_ledger(folder) if e["event"] == "validation"]
     metric, other = ("cer", "wer") if last.get("validation_metric") == "cer" else ("wer", "cer")
     best = min(validations, key=lambda e: ranked(e["validation"], metric))
     final = validations[-1]
@@ -49,9 +49,9 @@ def trained(folder: Path, recipe: Recipe) -> str:
         f"            the {metric.upper()} chose the best model, whose {beside}",
         f"  trained   {numbered(last['updates'], 'update')}, {last['audio_seconds'] / 3600:.3g} "
         f"audio-hours, {millions:.3g} M parameters, seed {last['seed']}",
-        f"  cost      {last['device_hours']:.3g} device-hours on {last['num_devices']} x "
-        f"{last['device_name']}",
+        f"  cost      {cost(last)}",
         f"            {', '.join(phases)}",
+        *(f"  disturbed {one['text']}" for one in last.get("disturbances", [])),
         f"  speed     {last['audio_seconds'] / max(busy, 1e-9):.0f} seconds of audio per second of "
         f"training, peak memory {last['peak_memory_bytes'] / 2**20:.0f} MiB",
     ]
@@ -68,10 +68,24 @@ def trained(folder: Path, recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
+def cost(last: dict[str, Any]) -> str:
+    """Describes the hours of the last line of a ledger."""
+    on_cpu = last["device_kind"] == "cpu"
+    words = [
+        f"{last['device_hours']:.3g} {'core' if on_cpu else 'GPU'}-hours on {last['num_devices']} "
+        f"x {last['device_name']}{' core' * on_cpu}"
+    ]
+    if (cpu := last.get("cpu_seconds")) is not None:
+        words.append(f"{sum(cpu.values()) / 3600:.3g} CPU-hours")
+    if (share := last.get("core_wait_share")) is not None:
+        words.append(f"{100 * share:.0f} % of the time spent waiting for a core")
+    return ", ".join(words)
+
+
 def trained_language_model(folder: Path) -> str:
     """Describes the result and cost of the run of a language model."""
-    last = read_json(folder / "ledger.json")
-    lines = [e for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "validation"]
+    last = read_totals(folder)
+    lines = [e for e in read_ledger(folder) if e["event"] == "validation"]
     best = min((e["validation"] for e in lines), key=lambda v: float(v["loss"]))
     millions = sum(last["parameters"].values()) / 1e6
     return "\n".join(
@@ -81,8 +95,8 @@ def trained_language_model(folder: Path) -> str:
             f"token ({best['sentences']} sentences, {best['words']} words)",
             f"  trained    {numbered(last['updates'], 'update')}, {last['tokens']} tokens, "
             f"{millions:.3g} M parameters, seed {last['seed']}",
-            f"  cost       {last['device_hours']:.3g} device-hours on {last['num_devices']} x "
-            f"{last['device_name']}",
+            f"  cost       {cost(last)}",
+            *(f"  disturbed  {one['text']}" for one in last.get("disturbances", [])),
             f"  next       asr tune-decoding RUN --language-model {shlex.quote(str(folder))}",
         ]
     )

@@ -147,7 +147,8 @@ def test_training_ends_with_a_summary_in_units_and_the_next_command(job):
         rf"best {best} after \d+ updates, last {last} after 40 \(split val", said["WER"]
     )
     assert said["trained"].startswith("40 updates, ")
-    assert said["cost"].startswith(f"{ledger['device_hours']:.3g} device-hours on 1 x ")
+    assert said["cost"].startswith(f"{ledger['device_hours']:.3g} core-hours on ")
+    assert f"{sum(ledger['cpu_seconds'].values()) / 3600:.3g} CPU-hours" in said["cost"]
     hours = [float(h) for h in re.findall(r"(\d\.\d{4}) h", "\n".join(out))]
     assert sum(hours) == pytest.approx(ledger["device_hours"], abs=1e-3)
     assert "seconds of audio per second of training" in said["speed"]
@@ -160,9 +161,7 @@ def test_an_ordinary_run_prints_only_its_own_lines_on_stderr(job):
     assert len(lines) == 3  # two validations and the end
     examples = [line.split()[0] for line in written if line.startswith("  ")]
     assert examples == ["reference", "hypothesis"] * 6  # three for each validation
-    assert all(
-        re.match(r"(validation|end) \d+: .*WER .* %.*audio-s/s.*device-h$", x) for x in lines
-    )
+    assert all(re.match(r"(validation|end) \d+: .*WER .* %.*audio-s/s.*core-h$", x) for x in lines)
     for verb in ("evaluate", "transcribe", "compare"):
         assert job.printed[verb].err == "", verb
     [line] = job.printed["prepare"].err.splitlines()

@@ -12,7 +12,7 @@ from asr.encoders.block import Block, Frames, Stored
 from asr.encoders.gate import Gate, Memory, is_silent, last_kept, random, ratio_loss, uniform
 from asr.encoders.stack import Stack
 from asr.loss import collected
-from asr.metering.meter import read_ledger
+from asr.metering.ledger_format import read_ledger
 from asr.model import load_model
 from asr.recipe.schema import Recipe
 from asr.training.run import train
@@ -245,7 +245,7 @@ def test_the_share_of_stored_frames_is_recorded_in_training_and_validation(tmp_p
         "budget": {"updates": 2},
     }
     train(strict_yaml.read(Recipe, tree), tmp_path / "run")
-    lines = read_ledger(tmp_path / "run" / "ledger.jsonl")
+    lines = read_ledger(tmp_path / "run")
     (step,) = (line for line in lines if line["event"] == "step")
     (validation,) = (line["validation"] for line in lines if line["event"] == "validation")
     for found in (step["train_terms"], validation):

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from asr.metering import meter
-from asr.metering.meter import PEAK_FLOPS, PHASES, EnergyMeter, Ledger, process_start, read_ledger
+from asr.metering.gpu import GpuMeter
+from asr.metering.ledger_format import read_ledger
+from asr.metering.meter import PEAK_FLOPS, PHASES, Ledger, process_start
 
 CPU = torch.device("cpu")
 
@@ -24,7 +26,7 @@ def ledger(folder, clock, **keys):
 
 
 def test_every_second_is_in_exactly_one_phase(tmp_path, clock):
-    book = ledger(tmp_path, clock, num_devices=2)
+    book = ledger(tmp_path, clock, num_processes=2)
     for phase, seconds in (("data_wait", 3), ("step", 2), ("data_wait", 5), ("step", 7)):
         book.enter(phase)
         clock[0] += seconds
@@ -42,7 +44,7 @@ def test_every_second_is_in_exactly_one_phase(tmp_path, clock):
         "checkpoint": 0.0,
     }
     assert line["wall_seconds"] == sum(line["seconds"].values()) == 40.0
-    assert line["device_hours"] == pytest.approx(2 * 40 / 3600)
+    assert line["device_hours"] == pytest.approx(2 * book.num_threads * 40 / 3600)
     book.close()
 
 
@@ -72,9 +74,7 @@ def test_a_killed_session_counts_as_cost_and_its_replayed_work_as_wasted(tmp_pat
     assert line["audio_seconds"] == 60
     assert line["train_flops"] == 8
     second.close()
-    starts = [
-        entry for entry in read_ledger(tmp_path / "ledger.jsonl") if entry["event"] == "start"
-    ]
+    starts = [entry for entry in read_ledger(tmp_path) if entry["event"] == "start"]
     assert [entry["session"] for entry in starts] == [1, 2]
 
 
@@ -101,14 +101,14 @@ def test_an_incomplete_line_of_a_killed_session_is_skipped_alone(tmp_path, clock
     (tmp_path / "ledger.jsonl").write_text('{"event": "start"}\n{"event": "st')
     book = ledger(tmp_path, clock)
     book.write(book.line("end"), finished=True)
-    events = [line["event"] for line in read_ledger(tmp_path / "ledger.jsonl")]
+    events = [line["event"] for line in read_ledger(tmp_path)]
     assert events == ["start", "end"]
     assert json.loads((tmp_path / "ledger.json").read_text())["finished"] is True
     book.close()
 
 
 def test_counters_are_summed_over_processes(tmp_path, clock):
-    book = ledger(tmp_path, clock, total=lambda value: 2 * value)
+    book = ledger(tmp_path, clock, total=lambda values: [2 * v for v in values])
     book.count(audio_seconds=10)
     assert book.line("end")["audio_seconds"] == 20
     book.close()
@@ -134,7 +134,7 @@ def test_peak_flops_equal_those_of_the_data_sheets():
 
 
 def test_a_cpu_has_no_energy_counter_and_says_so(tmp_path, clock):
-    energy = EnergyMeter(CPU)
+    energy = GpuMeter(CPU)
     assert energy.joules() is None
     assert "cpu" in (energy.note or "")
     book = ledger(tmp_path, clock)
@@ -143,20 +143,20 @@ def test_a_cpu_has_no_energy_counter_and_says_so(tmp_path, clock):
 
 
 def test_joules_are_the_difference_of_the_counter_over_sessions_and_devices(tmp_path, clock):
-    class Counter:
-        note, value = None, 0.0
+    class Counter(GpuMeter):
+        value = 0.0
 
         def joules(self):
             return self.value
 
     book = ledger(tmp_path, clock)
-    book.energy = Counter()
-    book.energy.value = 70.0
+    book.gpu = Counter(CPU)
+    book.gpu.value = 70.0
     assert book.line("step")["energy_joules"] == 70.0
     book.close()
-    again = ledger(tmp_path, clock, total=lambda joules: 2 * joules)
-    again.energy = Counter()
-    again.energy.value = 5.0
+    again = ledger(tmp_path, clock, total=lambda values: [2 * v for v in values])
+    again.gpu = Counter(CPU)
+    again.gpu.value = 5.0
     assert again.line("step")["energy_joules"] == 80.0
     again.close()
 
@@ -167,3 +167,107 @@ def test_the_start_of_the_process_lies_within_the_last_day():
         "startup", "compilation", "step", "data_wait", "validation", "checkpoint"
     }  # fmt: skip
     assert meter.peak_memory(CPU) > 10e6
+
+
+class Clock:
+    """CPU time and waiting that the test sets."""
+
+    note = None
+
+    def __init__(self):
+        self.value = (0.0, 0.0)
+
+    def read(self):
+        return self.value
+
+    def close(self):
+        pass
+
+
+def with_clock(book):
+    book.clock = Clock()
+    return book
+
+
+def test_cpu_time_and_waiting_are_counted_in_the_phase_that_used_them(tmp_path, clock):
+    book = with_clock(ledger(tmp_path, clock, num_processes=2, total=doubled))
+    book.clock.value = (3.0, 1.0)
+    book.enter("step")
+    book.clock.value = (8.0, 2.5)
+    clock[0] += 10
+    line = book.line("step")
+    assert {p: s for p, s in line["cpu_seconds"].items() if s} == {"startup": 6.0, "step": 10.0}
+    waited = {p: s for p, s in line["core_wait_seconds"].items() if s}
+    assert waited == {"startup": 2.0, "step": 3.0}
+    assert line["cpu_note"] is line["core_wait_note"] is None
+    book.close()
+
+
+def doubled(values):
+    """The sums over two equal processes."""
+    return [2 * value for value in values]
+
+
+def test_cpu_time_of_a_killed_session_is_paid_for(tmp_path, clock):
+    first = with_clock(ledger(tmp_path, clock))
+    first.enter("step")
+    first.clock.value = (10.0, 4.0)
+    saved = json.loads(json.dumps(first.line("checkpoint")))
+    first.clock.value = (15.0, 5.0)  # lost
+    first.close()
+
+    second = with_clock(ledger(tmp_path, clock))
+    second.clock.value = (1.0, 0.0)
+    second.enter("step")
+    second.restore(saved)
+    second.clock.value = (3.0, 0.5)
+    line = second.line("end")
+    second.close()
+    cpu = {p: s for p, s in line["cpu_seconds"].items() if s}
+    assert cpu == {"startup": 1.0, "step": 12.0, "wasted": 5.0}
+    assert sum(line["core_wait_seconds"].values()) == 5.5
+    assert second.cpu_seconds == 18
+    beat = json.loads((tmp_path / "heartbeat.json").read_text())
+    assert (beat["cpu_seconds"], beat["core_wait_seconds"]) == (18, 5.5)
+
+
+def test_the_heartbeat_takes_other_processes_to_be_like_this_one_since_the_last_line(
+    tmp_path, clock
+):
+    def total(values):
+        return [3 * value for value in values]  # the other process has used twice as much
+
+    book = with_clock(ledger(tmp_path, clock, num_processes=2, total=total))
+    book.clock.value = (10.0, 0.0)
+    book.line("step")
+    book.clock.value = (11.0, 0.0)
+    book.close()
+    assert json.loads((tmp_path / "heartbeat.json").read_text())["cpu_seconds"] == 32
+
+
+def test_a_run_of_an_earlier_version_goes_on_in_core_hours_without_its_cpu_time(tmp_path, clock):
+    old = {"wall_seconds": 100.0, "device_hours": 2 * 100 / 3600, "wasted_seconds": 0.0}
+    old |= {"seconds": {"startup": 10.0, "step": 90.0}, "peak_memory_bytes": 1}
+    old |= dict.fromkeys(("audio_seconds", "padded_seconds"), 5.0)
+    old |= dict.fromkeys(("train_flops", "padded_train_flops"), 7.0)
+    device = {"device_name": "EPYC", "device_kind": "cpu", "num_devices": 2}
+    start = {"event": "start", "session": 1, "from_update": 0} | device
+    (tmp_path / "ledger.jsonl").write_text(json.dumps(start) + "\n")
+    (tmp_path / "ledger.json").write_text(json.dumps(old | device | {"num_threads": 3}))
+    (tmp_path / "environment.json").write_text(json.dumps({"format": 2, "threads": 3}))
+    beat = {"session": 1, "wall_seconds": 100.0, "device_seconds": 200.0, "energy_joules": None}
+    (tmp_path / "heartbeat.json").write_text(json.dumps(beat))
+
+    for _ in range(2):  # a session that ends before its first checkpoint changes nothing
+        book = ledger(tmp_path, clock)
+        book.close()
+    book = ledger(tmp_path, clock)
+    book.restore(old)
+    clock[0] += 50
+    line = book.line("end")
+    book.close()
+    expected = 2 * 3 * 100 + book.num_threads * 50
+    assert line["device_hours"] == pytest.approx(expected / 3600)
+    assert line["cpu_seconds"] is None
+    assert line["cpu_note"] == "an earlier session did not measure it"
+    assert line["core_wait_share"] is None

@@ -103,7 +103,7 @@ def test_the_gpu_study_has_every_architecture_three_budgets_and_five_seeds():
         ({"seeds": [0, 1]}, "tuning.seed 0: is also the seed of a final run"),
         ({"targets": [0.0]}, "targets 0: expects percent"),
         ({"budgets": {"a": {"updates": 3}, "b": {"device_hours": 1}}}, "the same unit"),
-        ({"budgets": {"a": {}}}, "set device_hours, updates or audio_hours"),
+        ({"budgets": {"a": {}}}, "set device_hours, cpu_hours, updates or audio_hours"),
     ],
 )
 def test_a_mistake_in_a_study_names_the_key(changes, message):

@@ -13,7 +13,8 @@ from torch._dynamo.backends.common import aot_autograd
 from asr.audio.features import FeatureOptions, LogMel
 from asr.config import strict_yaml
 from asr.data.batches import BatchStream
-from asr.metering.meter import Ledger, read_ledger
+from asr.metering.ledger_format import read_ledger
+from asr.metering.meter import Ledger
 from asr.model import build_model
 from asr.recipe.schema import Budget, Recipe
 from asr.search import Greedy
@@ -149,7 +150,7 @@ def test_a_compiled_run_has_the_losses_of_one_that_is_not(
     for mode in (None, backend):
         with caplog.at_level(logging.INFO, logger="asr"):
             line = train(recipe(corpus, encoder, compile=mode), tmp_path / str(mode))
-        lines = read_ledger(tmp_path / str(mode) / "ledger.jsonl")
+        lines = read_ledger(tmp_path / str(mode))
         losses[mode] = [e["train_loss"] for e in lines if e["event"] == "step"]
         assert (line["seconds"]["compilation"] > 0) == (mode is not None)
     assert len(losses[None]) == 5
@@ -173,7 +174,7 @@ def test_a_compiled_run_has_the_same_shapes_on_a_gpu(corpus, tmp_path, monkeypat
     given = recipe(corpus, "Transformer", compile="eager")
     train(dataclasses.replace(given, budget=Budget(updates=1)), tmp_path / "run")
     monkeypatch.undo()
-    line = read_ledger(tmp_path / "run" / "ledger.jsonl")[-1]
+    line = read_ledger(tmp_path / "run")[-1]
     assert line["updates"] == 1
 
 

@@ -7,7 +7,7 @@ numbers, another loss or another step. The tolerance leaves room for the roundin
 import pytest
 
 from asr.config import strict_yaml
-from asr.metering.meter import read_ledger
+from asr.metering.ledger_format import read_ledger
 from asr.model import save_model
 from asr.recipe.schema import LanguageModelRecipe, Recipe
 from asr.training.run import train
@@ -67,7 +67,7 @@ def corpus(tmp_path_factory):
 
 
 def losses(folder):
-    lines = read_ledger(folder / "ledger.jsonl")
+    lines = read_ledger(folder)
     return [line["train_loss"] for line in lines if line["event"] == "step"]
 
 

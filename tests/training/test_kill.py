@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from asr.config import strict_yaml
-from asr.metering.meter import read_ledger
+from asr.metering.ledger_format import read_ledger
 from tests.corpus import make_corpus
 from tests.training.test_train import assert_equal_weights, recipe
 
@@ -39,8 +39,7 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def sessions(folder: Path) -> int:
-    path = folder / "ledger.jsonl"
-    return sum(e["event"] == "start" for e in read_ledger(path)) if path.exists() else 0
+    return sum(e["event"] == "start" for e in read_ledger(folder))
 
 
 def test_a_run_killed_repeatedly_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
@@ -76,7 +75,7 @@ def test_a_run_killed_repeatedly_ends_with_the_weights_of_an_uninterrupted_one(t
         if process.wait() == 0:
             break  # it had finished before
         held += time.time() - began
-        moments.append(read_ledger(broken / "ledger.jsonl")[-1])
+        moments.append(read_ledger(broken)[-1])
     began = time.time()
     assert start(broken).wait(600) == 0, (tmp_path / "log.txt").read_text()
     held += time.time() - began
@@ -87,6 +86,9 @@ def test_a_run_killed_repeatedly_ends_with_the_weights_of_an_uninterrupted_one(t
     assert last["sessions"] == len(moments) + 1
     accounted = sum(last["seconds"].values()) + last["wasted_seconds"]
     assert accounted == pytest.approx(last["wall_seconds"], abs=0.5)
+    # One thread, its data loader and its logger on one core.
+    assert 0.3 < sum(last["cpu_seconds"].values()) / last["wall_seconds"] < 1.5
+    assert last["core_wait_note"] is None
     # What is not in the account: the last quarter of a second of a killed session and the exit of
     # the interpreter, which a busy machine draws out.
     assert 0.7 * held < last["wall_seconds"] <= held + 0.5

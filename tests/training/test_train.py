@@ -18,7 +18,7 @@ import torch
 from asr.config import strict_yaml
 from asr.data.batches import BatchStream
 from asr.data.utterances import read_rows
-from asr.metering.meter import read_ledger
+from asr.metering.ledger_format import read_ledger
 from asr.model import load_model
 from asr.recipe.schema import OptimizerOptions, Recipe, TrainerOptions
 from asr.training.checkpoint import CheckpointCallback
@@ -88,7 +88,7 @@ def test_a_model_learns_to_recognise_tones(corpus, tmp_path, encoder):
         ),
         tmp_path,
     )
-    last = [e for e in read_ledger(tmp_path / "ledger.jsonl") if e["event"] == "validation"][-1]
+    last = [e for e in read_ledger(tmp_path) if e["event"] == "validation"][-1]
     assert last["updates"] == line["updates"] == 150
     assert last["validation"]["wer"] <= 0.1
     assert last["validation"]["unfinished"] == 0
@@ -285,7 +285,7 @@ def test_a_run_folder_holds_recipe_environment_ledger_and_models(corpus, tmp_pat
     facts = json.loads((tmp_path / "environment.json").read_text())
     assert facts["torch"]
     assert facts["working_directory"] == os.getcwd()
-    lines = read_ledger(tmp_path / "ledger.jsonl")
+    lines = read_ledger(tmp_path)
     assert [(e["event"], e.get("updates")) for e in lines] == [
         ("start", None), ("step", 4), ("validation", 6), ("step", 8), ("step", 12),
         ("validation", 12), ("end", 12),
@@ -367,7 +367,7 @@ def test_a_run_that_began_without_a_metric_resumes_with_the_wer(corpus, tmp_path
 
 
 def test_a_budget_is_needed(corpus):
-    with pytest.raises(ValueError, match="set device_hours, updates or audio_hours"):
+    with pytest.raises(ValueError, match="set device_hours, cpu_hours, updates or audio_hours"):
         recipe(corpus, budget={})
 
 
@@ -456,7 +456,8 @@ def test_processes_share_the_stream_and_the_ledger_and_their_number_may_change_o
     batches = list(itertools.islice(stream.batches(0), 15))
     expected = [sum(seconds[i] for i in batch) for batch in batches]
     assert line["audio_seconds"] == pytest.approx(sum(expected[:12]), rel=1e-3)
-    assert line["device_hours"] == pytest.approx(2 * line["wall_seconds"] / 3600)
+    assert line["num_devices"] == 2 * line["num_threads"]  # cores
+    assert line["device_hours"] == pytest.approx(line["num_devices"] * line["wall_seconds"] / 3600)
     validation = json.loads((run / "ledger.jsonl").read_text().splitlines()[-2])
     assert validation["validation"]["utterances"] == 12
 
@@ -464,7 +465,7 @@ def test_processes_share_the_stream_and_the_ledger_and_their_number_may_change_o
     alone = {"accelerator": "cpu", "log_every_n_steps": 4, "accumulate_grad_batches": 2}
     train(dataclasses.replace(given, trainer=TrainerOptions(**alone)), tmp_path / "one")
     losses = [
-        [e["train_loss"] for e in read_ledger(folder / "ledger.jsonl") if e.get("train_loss")]
+        [e["train_loss"] for e in read_ledger(folder) if e.get("train_loss")]
         for folder in (run, tmp_path / "one")
     ]
     assert len(losses[0]) >= 2
@@ -519,8 +520,7 @@ def test_the_device_cache_changes_no_loss_and_a_run_with_it_resumes(corpus, tmp_
     line = train(on_device, tmp_path / "device")
     assert_equal_weights(tmp_path / "host", tmp_path / "device")
     curves = [
-        [e.get("train_loss") for e in read_ledger(tmp_path / name / "ledger.jsonl")]
-        for name in ("host", "device")
+        [e.get("train_loss") for e in read_ledger(tmp_path / name)] for name in ("host", "device")
     ]
     assert curves[0] == curves[1]
     assert line["seconds"]["data_wait"] > 0
@@ -540,7 +540,7 @@ def test_recurrent_kernels_in_16_bits_have_close_losses_and_the_run_names_them(
         trainer = {"accelerator": "cpu", "log_every_n_steps": 4, "recurrent_precision": name}
         with caplog.at_level(logging.INFO):
             train(recipe(corpus, trainer=trainer), tmp_path / name)
-        lines = read_ledger(tmp_path / name / "ledger.jsonl")
+        lines = read_ledger(tmp_path / name)
         losses[name] = [e["train_loss"] for e in lines if e["event"] == "step"]
     assert losses[precision] != losses["float32"]
     assert losses[precision] == pytest.approx(losses["float32"], rel=close)

@@ -14,7 +14,7 @@ from asr.cli import main
 from asr.config import strict_yaml
 from asr.data.sentences import TextData, TextOptions, read_sentences
 from asr.language_models.folder import load_language_model
-from asr.metering.meter import read_ledger
+from asr.metering.ledger_format import read_ledger
 from asr.model import give_language_model, load_model, save_model
 from asr.recipe.schema import LanguageModelRecipe
 from asr.search import Beam
@@ -60,7 +60,7 @@ def test_a_trained_model_has_the_perplexity_that_its_run_recorded(place, tmp_pat
     last = train_language_model(recipe(place, kind), tmp_path / "run")
     assert last["finished"]
     trained = load_language_model(tmp_path / "run")
-    lines = [e for e in read_ledger(tmp_path / "run" / "ledger.jsonl") if e.get("validation")]
+    lines = [e for e in read_ledger(tmp_path / "run") if e.get("validation")]
     told = min((line["validation"] for line in lines), key=lambda v: v["loss"])
     total = words = 0
     for sentence in (place / "held.txt").read_text().splitlines():
@@ -88,7 +88,7 @@ def test_an_arpa_file_replaces_counting_text(place, tmp_path):
     model = arpa_file(tmp_path / "lm.arpa", "<unk>", "▁", "a", "b", "c")
     last = train_language_model(recipe(place, "NGram", language_model=model), tmp_path / "run")
     assert (last["tokens"], last["reason"]) == (0, f"{tmp_path / 'lm.arpa'} read")
-    (line,) = [e for e in read_ledger(tmp_path / "run" / "ledger.jsonl") if e.get("validation")]
+    (line,) = [e for e in read_ledger(tmp_path / "run") if e.get("validation")]
     assert line["validation"]["perplexity"] == pytest.approx(10**0.9)
 
 
@@ -228,7 +228,7 @@ def test_a_language_model_with_other_tokens_is_refused_in_one_line(place, tmp_pa
     [
         ({"text.train": "[nowhere.txt]"}, "nowhere.txt: no such text file or prepared corpus"),
         ({"tokenizer_of": "nowhere"}, "nowhere: no such model or run folder"),
-        ({"budget": "{audio_hours: 1}"}, "text has none; set updates or device_hours"),
+        ({"budget": "{audio_hours: 1}"}, "text has none; set updates, device_hours or cpu_hours"),
         ({"text.trian": "[x]"}, "trian"),
         ({"language_model": "Conformer"}, "Conformer"),
     ],

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from asr.config import strict_yaml
 from asr.data.batches import BatchStream
 from asr.data.utterances import SpeechData
-from asr.metering.meter import read_ledger
+from asr.metering.ledger_format import read_ledger
 from asr.model import build_model, load_model
 from asr.recipe.schema import LanguageModelRecipe, TrainerOptions
 from asr.recognition.evaluate import evaluate
@@ -95,7 +95,7 @@ def test_a_run_with_accumulation_counts_updates_and_resumes(corpus, tmp_path):
     line = train(recipe(corpus, budget={"updates": 8}, **keys), tmp_path / "parts")
     train(recipe(corpus, budget={"updates": 8}, **keys), tmp_path / "whole")
     assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
-    lines = read_ledger(tmp_path / "whole" / "ledger.jsonl")
+    lines = read_ledger(tmp_path / "whole")
     validated = [entry["updates"] for entry in lines if entry["event"] == "validation"]
     assert validated == [3, 6, 8]
     seconds = SpeechData(

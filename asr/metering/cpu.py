@@ -1,0 +1,130 @@
+"""Measures the CPU time that a process gets, and the time that it waits for a core."""
+
+import contextlib
+import math
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from asr.metering.environment import cores
+
+LIST_SECONDS = 1.0  # the list of threads is at most this old
+WAIT_LIMIT = 0.1  # share of waiting above which a measured time belongs to other programs, too
+SCHEDSTAT = "/proc/self/schedstat"
+PRESSURE = Path("/proc/pressure/cpu")
+
+
+class CpuClock:
+    """Reads the CPU time and the waiting time of this process and its data workers.
+
+    A thread that could run but has no core waits in the run queue of the kernel, which Linux counts
+    per thread in ``schedstat``. The files stay open, because training reads them twice an update.
+
+    Attributes:
+        note: why waiting cannot be measured; None if it can be. Without Linux's files the CPU time
+            of data workers is not measured either.
+    """
+
+    def __init__(self) -> None:
+        self.note = None if os.path.exists(SCHEDSTAT) else f"the system has no {SCHEDSTAT}"
+        self._lock = threading.Lock()  # the heartbeat reads in a thread of its own
+        self._files: dict[str, int] = {}  # open file of each living thread
+        self._last: dict[str, tuple[int, int]] = {}  # ns that it ran (0 in this process) and waited
+        self._ended = [0, 0]  # ns of threads that ended
+        self._listed = -LIST_SECONDS
+
+    def read(self) -> tuple[float, float]:
+        """Returns seconds of CPU time and seconds of waiting since the processes began."""
+        with self._lock:
+            for name in list(self._files):
+                self._read_thread(name)
+            if self.note is None and time.monotonic() - self._listed >= LIST_SECONDS:
+                self._list_threads()
+            ran, waited = (sum(ns) for ns in zip(self._ended, *self._last.values(), strict=True))
+            # The clock of this process also counts threads that were never listed.
+            return time.process_time() + ran / 1e9, waited / 1e9
+
+    def _list_threads(self) -> None:
+        # Processes of a launcher meter themselves; data workers are daemons.
+        workers = [p.pid for p in multiprocessing.active_children() if p.daemon]
+        for process in ("self", *workers):
+            with contextlib.suppress(OSError):  # the process has ended
+                for thread in os.listdir(f"/proc/{process}/task"):
+                    name = f"/proc/{process}/task/{thread}/schedstat"
+                    if name not in self._files:
+                        with contextlib.suppress(OSError):  # the thread has ended
+                            self._files[name] = os.open(name, os.O_RDONLY)
+                            self._read_thread(name)
+        self._listed = time.monotonic()
+
+    def _read_thread(self, name: str) -> None:
+        try:
+            ran, waited, _ = os.pread(self._files[name], 64, 0).split()
+        except OSError:  # the thread has ended; its time stays counted
+            os.close(self._files.pop(name))
+            for i, ns in enumerate(self._last.pop(name, (0, 0))):
+                self._ended[i] += ns
+            return
+        self._last[name] = (0 if name.startswith("/proc/self/") else int(ran), int(waited))
+
+    def close(self) -> None:
+        """Closes all files."""
+        with self._lock:
+            for file in self._files.values():
+                os.close(file)
+            self._files.clear()
+
+
+def cpu_pressure() -> float:
+    """Returns the seconds since boot in which a thread of the machine waited; NaN if unknown."""
+    try:
+        return int(PRESSURE.read_text().split("total=")[1].split()[0]) / 1e6
+    except (OSError, IndexError):
+        return math.nan
+
+
+def disturbed_seconds(waited: float, cpu: float, wall: float, held: int) -> float:
+    """Returns the part of the waiting that is not the waiting of a program for itself.
+
+    A program with more threads than cores waits for itself, and then uses all cores. So the
+    waiting due to others is at most the time of all cores minus the CPU time of the program.
+
+    Args:
+        waited: seconds of waiting, summed over threads.
+        cpu: seconds of CPU time.
+        wall: seconds of wall time.
+        held: number of cores that the program was given.
+    """
+    return min(waited, max(0.0, max(cores(), held) * wall - cpu))
+
+
+class CpuUse:
+    """What a piece of timed work got, after ``measured_cpu``.
+
+    Attributes:
+        cpu_seconds: CPU time in seconds.
+        core_wait_share: waiting for cores that others used, over the core-seconds held; None if it
+            cannot be measured.
+    """
+
+    cpu_seconds = 0.0
+    core_wait_share: float | None = None
+
+
+@contextlib.contextmanager
+def measured_cpu(held: int) -> Iterator[CpuUse]:
+    """Measures the CPU time and the waiting of the block, which holds ``held`` cores."""
+    use, clock = CpuUse(), CpuClock()
+    began, (cpu, waited) = time.perf_counter(), clock.read()
+    try:
+        yield use
+    finally:
+        wall, now = time.perf_counter() - began, clock.read()
+        use.cpu_seconds = now[0] - cpu
+        if clock.note is None and wall:
+            lost = disturbed_seconds(now[1] - waited, use.cpu_seconds, wall, held)
+            use.core_wait_share = lost / (held * wall)
+        clock.close()
