@@ -23,7 +23,7 @@ LOOKS = {  # blue: recurrence; orange: attention; readable without colour by mar
 
 
 def fsdd(output: Path) -> None:
-    """Validation WER against device-hours of the study ``fsdd``: mean and range over five seeds."""
+    """Validation WER against core-hours of the study ``fsdd``: mean and range over five seeds."""
     lines = (ROOT / "recipes/studies/results/fsdd.jsonl").read_text().splitlines()
     rows = [row for line in lines if (row := json.loads(line))["role"] != "trial"]
     figure, axes = plt.subplots(figsize=(7.2, 3.9), layout="constrained")
@@ -43,7 +43,7 @@ def fsdd(output: Path) -> None:
     axes.set_xticks([0.015, 0.03, 0.06], ["0.015", "0.03", "0.06"])
     axes.minorticks_off()
     axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
-    axes.set_xlabel("device-hours of training (one CPU core)")
+    axes.set_xlabel("core-hours of training")
     axes.set_ylabel("validation WER in %")
     axes.set_title("Strings of spoken digits, 0.8 M parameters, 5 seeds", fontsize=10)
     axes.grid(alpha=0.3)

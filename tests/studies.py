@@ -92,12 +92,16 @@ class Fake:
         self.metric = metric
         self.stopped = self.killed = False
         self.environments: list[dict[str, str]] = []
+        self.cores: set[int] = set()  # processes times threads of the runs
         self.at_once = self.most = 0
         self.lock = threading.Lock()
 
     def __call__(self, arguments, *, log, environment, held):
         with self.lock:
             self.environments.append(environment)
+            if "--trainer.devices" in arguments:
+                number = int(arguments[arguments.index("--trainer.devices") + 1])
+                self.cores.add(number * int(environment["OMP_NUM_THREADS"]))
             self.at_once += 1
             self.most = max(self.most, self.at_once)
         try:
@@ -131,7 +135,7 @@ class Fake:
                 self.step(run, name)
         (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         wer = wer_of(recipe)
-        updates = recipe["budget"]["updates"]
+        updates = recipe["budget"]["updates"] or 200
         curve = [(wall, wer + (updates - wall) / 1000) for wall in range(50, updates + 1, 50)]
         start = {"event": "start", "session": 1, "from_update": 0, **run_folders.CPU}
         lines = [start, *(run_folders.line(wall, rate) for wall, rate in curve)]

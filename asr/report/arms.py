@@ -15,7 +15,7 @@ from asr.formatting import (
 )
 from asr.report import costs, plots, verdict
 from asr.report.costs import cost_to, hours_unit
-from asr.report.disturbed import disturbed
+from asr.report.disturbed import disturbed, no_front
 from asr.report.evidence import Evidence
 from asr.report.groups import Arm, Group
 from asr.report.provenance import measured
@@ -119,7 +119,7 @@ def _figures(evidence: Evidence) -> Table:
         *of("real_time_factor_seconds_per_second", "encoder_seconds_per_second", "updates"),
         *(of("infeasible_utterances") if infeasible else []),
         row("reason for the end", lambda arm: "; ".join(dict.fromkeys(map(_stopped, arm.runs)))),
-        *([] if disturbed(group.arms) else [row("a best trade-off (Pareto front)", in_front)]),
+        *([] if no_front(group) else [row("a best trade-off (Pareto front)", in_front)]),
     ]
     return Table(["", *[arm.label for arm in group.arms]], rows)
 
@@ -236,9 +236,8 @@ def _phases(group: Group) -> Table:
 def _trade_offs(evidence: Evidence, suffix: str) -> list[Block]:
     group = evidence.group
     front = [arm.label for arm in costs.pareto(group)]
-    if disturbed(group.arms):
-        unit = hours_unit(group)
-        return [Text([f"Runs were disturbed, so no trade-off in {unit} is the best."])]
+    if why := no_front(group):
+        return [Text([f"No arm is called a best trade-off, because {why}."])]
     if not front:
         words = "No arm has a WER, a training cost and a real-time factor, so there is no front."
         return [Text([words])]

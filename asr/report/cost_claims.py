@@ -7,7 +7,7 @@ from asr.formatting import digits, listed, times
 from asr.probes import PROBES
 from asr.probes.roofline import BOUNDS
 from asr.probes.scaling import Timing
-from asr.report.costs import encoder_factor, real_time_factor, recorded, timed_otherwise
+from asr.report.costs import encoder_factor, real_time_factor, recorded, timed_otherwise, waited
 from asr.report.evidence import Evidence
 from asr.report.families import family, unknown_families
 from asr.report.findings import MEASUREMENT, Finding, Rule, Sign, Verdict, conclude, unmeasured
@@ -81,10 +81,11 @@ def _offline(r: Arm, a: Arm) -> list[Finding]:
         )
         words += f"features and encoder per second of audio (with the search {total})"
     sign, said = _compared(r, a, apart)
-    if differ := timed_otherwise((r, a)):
+    differ = timed_otherwise((r, a))
+    if why := waited((r, a)) or (f"differ in {differ}" if differ else ""):
         command = again([*r.runs, *a.runs])
         sign = "unknown"
-        said = f", not compared because the evaluations differ in {differ}: run {command} for all"
+        said = f", not compared because the evaluations {why}: run {command} for all"
     words += f"{said}{_remarks([*r.runs, *a.runs])}."
     return [Finding(sign, words, _facets("offline speed", r.label, a.label))]
 
@@ -216,7 +217,8 @@ RUNNING = Rule(
         "difference between repeats on one quiet machine. On a busy machine they differ more. An "
         "offline finding therefore needs agreement of 90 % of the pairs of one seed of each arm, "
         "and is otherwise undecided. Evaluations with different devices, threads, batches or "
-        "searches are not compared. Evaluations at different commits are compared, and the finding "
+        "searches are not compared, nor those that waited for a core for more than 10 % of their "
+        "time. Evaluations at different commits are compared, and the finding "
         "names the commits.",
     ),
     running,

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from asr.formatting import hours_of, listed
+from asr.formatting import hours_of, listed, percent
+from asr.metering.cpu import WAIT_LIMIT
 from asr.report.groups import Arm, Group
 from asr.report.runs import Point, Run
 from asr.statistics.censoring import median_cost
@@ -69,6 +70,13 @@ def timed_otherwise(arms: Sequence[Arm]) -> str:
             own = [f"{label}: {listed([str(v) for v in values])}" for label, values in of.items()]
             told.append(f"{word} ({'; '.join(own)})")
     return listed(told)
+
+
+def waited(arms: Sequence[Arm]) -> str:
+    """The arms whose evaluations waited for a core too long to be compared; empty if none did."""
+    shares = {arm.label: max(recorded(arm.runs, "core_wait_share"), default=0.0) for arm in arms}
+    told = [f"{label} {percent(share)}" for label, share in shares.items() if share > WAIT_LIMIT]
+    return f"waited for a core ({listed(told)} of the time)" if told else ""
 
 
 def recorded(runs: Sequence[Run], key: str) -> list[Any]:

@@ -7,7 +7,7 @@ updates, audio, FLOPs and CPU time stay those of its own work.
 from collections.abc import Callable, Sequence
 
 from asr.formatting import count, digits, listed, percent, prefixed, times
-from asr.report.costs import arm_spent, cost_ratio, hours_unit, run_spent, wer_at
+from asr.report.costs import arm_spent, cost_ratio, hours_unit, run_spent, waited, wer_at
 from asr.report.groups import Arm, Group
 from asr.report.runs import Run, part
 
@@ -68,6 +68,14 @@ def refused(arms: Sequence[Arm]) -> str:
         f"runs of {_names(arms)} were disturbed, so equal {hours_unit(Group(list(arms)))} are not "
         "equal shares of the machine"
     )
+
+
+def no_front(group: Group) -> str:
+    """Why no trade-off of errors, training cost and speed is the best; empty if one can be."""
+    if disturbed(group.arms):
+        return f"runs of {_names(group.arms)} were disturbed"
+    why = waited(group.arms)
+    return f"evaluations {why}" if why else ""
 
 
 def at_cost(group: Group, best: Arm, next_best: Arm) -> str:

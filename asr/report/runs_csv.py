@@ -7,7 +7,7 @@ from typing import Any
 
 from asr.report import costs
 from asr.report.claims import RULES
-from asr.report.disturbed import disturbed
+from asr.report.disturbed import no_front
 from asr.report.findings import Verdict
 from asr.report.groups import Arm, Group
 from asr.report.quantities import COSTS, QUANTITIES
@@ -72,7 +72,7 @@ def _row(number: int, group: Group, arm: Arm, run: Run, targets: Sequence[float]
         **{quantity.column: quantity.cell(run) for quantity in QUANTITIES},
         "wer_low_percent": None if low is None else 100 * low,
         "wer_high_percent": None if high is None else 100 * high,
-        "pareto_front": None if disturbed(group.arms) else arm in costs.pareto(group),
+        "pareto_front": None if no_front(group) else arm in costs.pareto(group),
     }
     for index, target in enumerate(targets, 1):
         point = costs.first_at(run, target)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from asr.files import read_json, read_json_lines
-from asr.formatting import listed
+from asr.formatting import hours_of, listed
+from asr.metering.ledger_format import upgraded
 from asr.report.groups import Group
 from asr.report.runs import Run, flatten, read_run
 
@@ -28,8 +29,43 @@ def checksum(resolved: Any) -> str:
     return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
 
 
-def hours_of(rows: Sequence[Row]) -> float:
-    """Device-hours of all rows, including failed ones."""
+def read_registered(folder: Path) -> dict[str, Any]:
+    """The content of ``study.json``, with the kind of device that the runs used; None if unknown.
+
+    Raises:
+        ValueError: the folder is not the folder of a study, or the file is damaged.
+    """
+    path = folder / "study.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not the folder of a study (no study.json); check the path")
+    registered = read_json(path)
+    for key in KEYS:
+        if key not in registered:
+            raise ValueError(f"{path} has no {key}; it was written by another version of asr")
+    if "device_kind" not in registered:  # an earlier version
+        ledgers = sorted(folder.glob("*s/*/*/run/ledger.json"))
+        registered["device_kind"] = read_json(ledgers[0]).get("device_kind") if ledgers else None
+    return registered
+
+
+def cores_per_device(registered: dict[str, Any]) -> int:
+    """Number of core-hours in a device-hour of the registered budgets."""
+    facts = {"num_threads": registered.get("threads"), **_version(registered)}
+    return int(upgraded({"device_hours": 1}, facts)["device_hours"])
+
+
+def upgraded_row(row: Row, registered: dict[str, Any]) -> Row:
+    """A row of results in the units of this version."""
+    facts = _version(registered)
+    return row if "format" in row else {**upgraded(row, facts), "device_kind": facts["device_kind"]}
+
+
+def _version(registered: dict[str, Any]) -> dict[str, Any]:
+    return {"format": registered.get("format", 1), "device_kind": registered.get("device_kind")}
+
+
+def sum_hours(rows: Sequence[Row]) -> float:
+    """Core-hours or GPU-hours of all rows, including failed ones."""
     return sum((row["device_hours"] or 0.0 for row in rows), 0.0)
 
 
@@ -82,8 +118,21 @@ class StudyRecord:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The settings of the study, including defaults."""
-        return self.registered["resolved"]["study"]
+        """The settings of the study, including defaults; budgets in the units of this version."""
+        plan, cores = self.registered["resolved"]["study"], cores_per_device(self.registered)
+
+        def converted(budget: dict[str, Any]) -> dict[str, Any]:
+            spent = budget.get("device_hours")
+            return budget | ({} if spent is None else {"device_hours": cores * spent})
+
+        budgets = {name: converted(budget) for name, budget in plan["budgets"].items()}
+        tuning = plan["tuning"] | {"budget": converted(plan["tuning"]["budget"])}
+        return plan | {"budgets": budgets, "tuning": tuning}
+
+    @property
+    def unit(self) -> str:
+        """``core-hours`` or ``GPU-hours``."""
+        return hours_of([self.registered["device_kind"]])
 
     @property
     def recipes(self) -> dict[str, Any]:
@@ -196,7 +245,7 @@ class StudyRecord:
                     found.append(f"{account.arm}: {len(rows)} of {wanted} {words} have ended.")
             found += [
                 f"{account.arm}: {title_of(row)} failed after {row['device_hours']:.3g} "
-                f"device-hours: {row['reason']}."
+                f"{self.unit}: {row['reason']}."
                 for row in account.failed
             ]
         return found
@@ -208,16 +257,9 @@ def read_record(folder: Path) -> StudyRecord:
     Raises:
         ValueError: the folder is not the folder of a study, or a file is damaged.
     """
-    path = folder / "study.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} is not the folder of a study (no study.json); check the path")
-    registered = read_json(path)
-    for key in KEYS:
-        if key not in registered:
-            raise ValueError(f"{path} has no {key}; it was written by another version of asr")
-    results = folder / "results.jsonl"
+    registered, results = read_registered(folder), folder / "results.jsonl"
     rows, torn = read_json_lines(results) if results.is_file() else ([], 0)
-    return StudyRecord(folder, registered, rows, torn)
+    return StudyRecord(folder, registered, [upgraded_row(row, registered) for row in rows], torn)
 
 
 def known_by_study(groups: Sequence[Group], study: StudyRecord) -> list[Group]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import yaml
 
 from asr.formatting import listed, percent
-from asr.report.runs import Run, differing, flatten
+from asr.report.runs import Run, differing, flatten, in_cores
 from asr.report.study import DONE, FAILED, Account, Row, StudyRecord, checksum, title_of
 
 STATED = 3  # differing keys named in a sentence
@@ -60,8 +60,10 @@ def _recipe(study: StudyRecord, row: Row) -> list[str]:
     if row["arm"] not in study.recipes:
         return [f"{place}: the registered file has no arm {row['arm']}."]
     expected = study.expected(row)
-    trained = flatten(yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8")))
-    keys = differing([expected, trained])
+    read = flatten(yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8")))
+    trained = in_cores(read, place)
+    # On a CPU the study sets the number of processes of each run.
+    keys = [key for key in differing([expected, trained]) if key != "trainer.devices"]
     if not keys:
         return []
     values = [f"{k} is {trained.get(k)} instead of {expected.get(k)}" for k in keys[:STATED]]

@@ -1,16 +1,19 @@
 """Writes the section about a study: the plan, its total cost, and the gain from tuning."""
 
+from functools import partial
+
 from asr.document.blocks import Block, Picture, Section, Table, Text
 from asr.formatting import digits, listed, percent, percent_interval
-from asr.report.costs import mean
+from asr.report.costs import budget_in_words, mean
 from asr.report.plots import Curve, tuning
-from asr.report.study import FAILED_WER, Account, StudyRecord, hours_of
+from asr.report.study import FAILED_WER, Account, StudyRecord, sum_hours
 from asr.statistics.tuning import expected_best, expected_best_interval
 
 
 def study_section(study: StudyRecord, broken: list[str]) -> Section:
     """The section that lets a reader judge the study; contradictions come first."""
     registered, plan = study.registered, study.plan
+    told = partial(budget_in_words, kinds=[registered["device_kind"]])
     said = (
         "Results, runs and the registered file agree: every run was trained with a recipe of the "
         "registered file, and records the hash of this file."
@@ -24,8 +27,8 @@ def study_section(study: StudyRecord, broken: list[str]) -> Section:
         ["SHA-256 of the registered file", registered["study_sha256"]],
         ["arms", ", ".join(study.recipes)],
         ["seeds of the final runs", ", ".join(str(seed) for seed in plan["seeds"])],
-        ["budgets", "; ".join(f"{k}: {_budget(v)}" for k, v in plan["budgets"].items())],
-        ["trials per arm", f"{plan['tuning']['trials']} of {_budget(plan['tuning']['budget'])}"],
+        ["budgets", "; ".join(f"{k}: {told(v)}" for k, v in plan["budgets"].items())],
+        ["trials per arm", f"{plan['tuning']['trials']} of {told(plan['tuning']['budget'])}"],
         ["tuning ranges of all arms", _ranges(plan["tuning"]["ranges"])],
         *[
             [f"further tuning ranges of {name}", _ranges(arm["ranges"])]
@@ -44,20 +47,16 @@ def study_section(study: StudyRecord, broken: list[str]) -> Section:
     ]
 
 
-def _budget(budget: dict[str, float | None]) -> str:
-    told = [f"{v:g} {k.replace('_', ' ')}" for k, v in budget.items() if v is not None]
-    return " or ".join(told) or "none"
-
-
 def _ranges(ranges: dict[str, dict[str, float | str]]) -> str:
     told = [f"{key} {r['low']:g} to {r['high']:g} ({r['scale']})" for key, r in ranges.items()]
     return "; ".join(told) or "none"
 
 
 def _costs(study: StudyRecord) -> list[Block]:
-    """Device-hours of trials, final runs and failures, per arm and in total."""
-    header = ["arm", "trials", "device-hours of trials", "final runs", "device-hours of final runs"]
-    header += ["failed (device-hours)", "device-hours in all"]
+    """Hours of trials, final runs and failures, per arm and in total."""
+    unit = study.unit
+    header = ["arm", "trials", f"{unit} of trials", "final runs", f"{unit} of final runs"]
+    header += [f"failed ({unit})", f"{unit} in all"]
     accounts = study.accounts
     all_arms = Account(
         "all", [r for a in accounts for r in a.trials], [r for a in accounts for r in a.finals]
@@ -66,11 +65,11 @@ def _costs(study: StudyRecord) -> list[Block]:
         [
             account.arm,
             str(len(account.trials)),
-            digits(hours_of(account.trials)),
+            digits(sum_hours(account.trials)),
             str(len(account.finals)),
-            digits(hours_of(account.finals)),
-            f"{len(account.failed)} ({digits(hours_of(account.failed))})",
-            digits(hours_of(account.ended)),
+            digits(sum_hours(account.finals)),
+            f"{len(account.failed)} ({digits(sum_hours(account.failed))})",
+            digits(sum_hours(account.ended)),
         ]
         for account in [*accounts, all_arms]
     ]
@@ -100,7 +99,7 @@ def _best(study: StudyRecord) -> list[Block]:
             for b, bound in zip(best, zip(low, high, strict=True), strict=True)
         ]
         rows.append([account.arm, digits(hours[-1]), *cells, *[""] * (most - len(cells))])
-    header = ["expected best validation WER", "device-hours of a trial"]
+    header = ["expected best validation WER", f"{study.unit} of a trial"]
     header += [f"of {n} trial{'s' if n > 1 else ''}" for n in range(1, most + 1)]
     note = (
         "The estimate is unbiased, over all subsets of the trials (Tang et al. 2020); a failed "
@@ -113,7 +112,7 @@ def _best(study: StudyRecord) -> list[Block]:
         "Whiskers: 95 % intervals for up to half of the trials, cut off at 100 %."
     )
     return [
-        Picture("tuning", lambda: tuning(curves, hours, "device-hours"), words),
+        Picture("tuning", lambda: tuning(curves, hours, study.unit), words),
         Table(header, rows),
         Text([note + (f" Here they cross: {crossing}." if crossing else "")]),
     ]

@@ -18,6 +18,7 @@ from asr.report.costs import (
     real_time_factor,
     seeds_there,
     timed_otherwise,
+    waited,
     wer_at,
 )
 from asr.report.disturbed import EQUAL_COST, at_cost, at_equal_costs, disturbed
@@ -142,9 +143,10 @@ def _running(group: Group) -> str:
         ratio = times(factors[slow] / factors[fast])
         told = f"{fast} takes {digits(factors[fast], 2)} s per second of audio, {slow} "
         told += f"{digits(factors[slow], 2)} s: {ratio} as long"
-    differ = timed_otherwise([arm for arm in group.arms if arm.label in (fast, slow)])
-    why = f"; their evaluations cannot be compared because they differ in {differ}"
-    doubt = why if differ else ""
+    pair = [arm for arm in group.arms if arm.label in (fast, slow)]
+    differ = timed_otherwise(pair)
+    why = waited(pair) or (f"differ in {differ}" if differ else "")
+    doubt = f"; their evaluations cannot be compared because they {why}" if why else ""
     return f"{head} {told}; {_without_search(group, fast, slow)}{doubt}."
 
 

@@ -72,10 +72,15 @@ def lock_folder() -> Path:
 
 
 def shared_threads(options: TrainerOptions, workers: int | None) -> int:
-    """Default number of CPU threads of each run: an equal share of the cores per worker."""
+    """Default number of CPU cores of each run: an equal share per worker."""
     gpus = visible_gpus(options.accelerator)
     at_once = workers or max(1, len(gpus) // options.num_devices)
     return max(1, len(cores()) // at_once)
+
+
+def processes(wanted: int | str, cores: int) -> int:
+    """Number of processes of a run on a CPU: ``trainer.devices``, or one for each of its cores."""
+    return cores if wanted == "auto" else min(int(wanted), cores)
 
 
 def slots(options: TrainerOptions, threads: int) -> list[Slot]:

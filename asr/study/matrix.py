@@ -22,6 +22,7 @@ from asr.report import compare
 from asr.report.runs import read_run
 from asr.report.study import read_record
 from asr.study import devices, results
+from asr.study.budgets import plan_of_runs
 from asr.study.plan import Plan, Unit
 from asr.study.processes import Children
 from asr.study.registration import read_registration, register
@@ -110,7 +111,8 @@ def run_study(
     if minutes is not None and not minutes > 0:
         raise ValueError(f"--minutes {minutes:g}: expects more than 0")
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    plan = Plan(study)
+    registered = read_registration(folder)
+    plan = plan_of_runs(study, workers, registered)
     selection.check(plan)
     if retry and selection.arms:
         raise ValueError(
@@ -119,7 +121,7 @@ def run_study(
         )
     recipe = plan.any_recipe()
     wanted = study.threads or devices.shared_threads(recipe.trainer, workers)
-    _room(recipe, (read_registration(folder) or {}).get("threads", wanted), workers)
+    _room(recipe, (registered or {}).get("threads", wanted), workers)
     folder.mkdir(parents=True, exist_ok=True)
     with waiting_for(folder / ".register.lock"):
         rows_sha256 = _prepared(study, recipe)
@@ -264,13 +266,16 @@ class Matrix:
             return False
 
     def _do(self, unit: Unit, slot: devices.Slot, held: list[TextIO]) -> None:
+        threads = self.registered["threads"]
+        if self.registered["device_kind"] == "cpu":  # it shares them among its processes
+            threads //= devices.processes(unit.recipe["trainer"]["devices"], threads)
         rows = perform(
             unit,
             self.plan.study,
             self.folder,
-            self.registered["study_sha256"],
+            self.registered,
             self.runner,
-            environment=devices.environment(slot, self.registered["threads"], os.environ),
+            environment=devices.environment(slot, threads, os.environ),
             held=[lock.fileno() for lock in held],
         )
         if rows is not None:

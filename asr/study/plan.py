@@ -13,6 +13,7 @@ import numpy as np
 from asr.config import shipped, strict_yaml
 from asr.config.strict_yaml import Tree
 from asr.recipe.schema import Budget, Recipe
+from asr.study.devices import visible_gpus
 from asr.study.schema import Range, Study, StudyArm
 
 TUNING = "tuning"  # the name of the trials' budget in results
@@ -85,6 +86,17 @@ class Plan:
     def any_recipe(self) -> Recipe:
         """One recipe of the study; all recipes share its corpus, features and trainer."""
         return strict_yaml.read(Recipe, next(iter(self.recipes.values())))
+
+    @property
+    def kind_of_device(self) -> str:
+        """``cuda`` or ``cpu``: the kind of device that trains the runs on this machine."""
+        return "cuda" if visible_gpus(self.any_recipe().trainer.accelerator) else "cpu"
+
+    @property
+    def unit(self) -> str:
+        """``cpu_hours`` if a budget limits CPU time, otherwise ``device_hours``."""
+        budgets = [*self.study.budgets.values(), self.study.tuning.budget]
+        return "cpu_hours" if any(b.cpu_hours is not None for b in budgets) else "device_hours"
 
     def _trial(self, arm: str, number: int) -> Unit:
         tuning = self.study.tuning

@@ -7,10 +7,11 @@ from typing import Any
 
 from asr.config import strict_yaml
 from asr.config.strict_yaml import Tree
-from asr.files import read_json, write
+from asr.files import write
 from asr.metering.environment import environment
+from asr.metering.ledger_format import FORMAT
 from asr.recipe.schema import Recipe
-from asr.report.study import checksum
+from asr.report.study import StudyRecord, checksum, cores_per_device, read_registered
 from asr.study.plan import Plan
 from asr.study.units import chosen
 
@@ -25,8 +26,7 @@ def resolved(plan: Plan) -> Tree:
 
 def read_registration(folder: Path) -> dict[str, Any] | None:
     """The content of ``study.json``; None before the first start."""
-    path = folder / "study.json"
-    return read_json(path) if path.is_file() else None
+    return read_registered(folder) if (folder / "study.json").is_file() else None
 
 
 def differences(plan: Plan, registered: dict[str, Any]) -> list[str]:
@@ -34,7 +34,8 @@ def differences(plan: Plan, registered: dict[str, Any]) -> list[str]:
 
     For an arm that was added or removed, the keys of its recipe are not listed as well.
     """
-    old, new = _compared(registered["resolved"]), _compared(resolved(plan))
+    record = StudyRecord(Path(), registered, [], 0)
+    old, new = _compared(registered["resolved"] | {"study": record.plan}), _compared(resolved(plan))
     # A key that was added to recipes since the registration counts as its default.
     old["recipes"] = {
         n: strict_yaml.tree_of(strict_yaml.read(Recipe, r)) for n, r in old["recipes"].items()
@@ -73,7 +74,8 @@ def register(
     Args:
         plan: the study as its file is now.
         folder: folder of the study.
-        threads: number of CPU threads of every run; used only at the first start.
+        threads: number of CPU cores of every run, or on a GPU of threads of each of its processes;
+            used only at the first start.
         rows_sha256: checksums of the prepared corpus by split.
         amend: whether to accept and record a change that leaves existing runs as they are.
 
@@ -85,10 +87,13 @@ def register(
     registered = read_registration(folder)
     if registered is None:
         registered = {
+            "format": FORMAT,
             "name": plan.study.name,
             "study_sha256": checksum(tree),
             "registered": now,
             "threads": threads,
+            "device_kind": plan.kind_of_device,
+            "budget_unit": plan.unit,
             "rows_sha256": rows_sha256,
             "environment": environment(),
             "amendments": [],
@@ -101,9 +106,17 @@ def register(
                 f"(the rows of {', '.join(other)} differ); prepare that corpus again or give the "
                 "study another name"
             )
+        if registered["device_kind"] is None:
+            registered["device_kind"] = plan.kind_of_device
+            write(folder / "study.json", json.dumps(registered, indent=1))
         changed = differences(plan, registered)
         if not changed:
             return registered
+        if amend and cores_per_device(registered) > 1:
+            raise ValueError(
+                f"--amend: {folder} was registered by a version that counted a run of "
+                f"{registered['threads']} threads as one device; give the study another name"
+            )
         if not amend:
             raise ValueError(
                 f"{folder} was registered with another file (they differ in "

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from asr.files import write
-from asr.formatting import digits, percent
+from asr.formatting import digits, hours_of, percent
 from asr.locks import is_taken, waiting_for
-from asr.report.study import FAILED, Row, read_record
+from asr.report.study import FAILED, Row, read_record, upgraded_row
+from asr.study.budgets import plan_of_runs
 from asr.study.plan import TUNING, Plan, Unit
 from asr.study.registration import differences, first_keys, read_registration
 from asr.study.schema import Study
@@ -41,7 +42,7 @@ def collect(plan: Plan, folder: Path) -> list[Row]:
                 "the present file; all results are kept"
             )
         found = [read_result(folder, unit) for unit in units(plan, folder)]
-        rows = [row for result in found for row in result or ()]
+        rows = [upgraded_row(row, registered) for result in found for row in result or ()]
         write(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
@@ -59,10 +60,10 @@ def summary(plan: Plan, folder: Path) -> dict[str, Any]:
         if len(values) > 1:
             different = ", ".join(values)
             remarks.append(
-                f"Runs had different {words}, so device-hours do not compare: {different}."
+                f"Runs had different {words}, so {record.unit} do not compare: {different}."
             )
     spent = sum(row["device_hours"] for row in record.ended)
-    remarks.append(f"Cost of all training: {digits(spent)} device-hours, failures included.")
+    remarks.append(f"Cost of all training: {digits(spent)} {record.unit}, failures included.")
     return {
         "rows": rows,
         "table": table(plan, rows),
@@ -76,7 +77,7 @@ def progress(row: Row) -> str:
     """One line for a unit that ended."""
     name = f"trial {row['number']}" if row["role"] == "trial" else f"seed {row['seed']}"
     head = f"{row['arm']} {row['budget']} {name}: "
-    cost = f"{row['device_hours']:.4f} device-hours"
+    cost = f"{row['device_hours']:.4f} {hours_of([row.get('device_kind')])}"
     if row["status"] == FAILED:
         return f"{head}failed after {cost}: {row['reason']}"
     metric = row.get("validation_metric") or "wer"
@@ -88,7 +89,7 @@ def progress(row: Row) -> str:
 
 
 def table(plan: Plan, rows: Sequence[Row]) -> str:
-    """A table with a line per arm and budget: WERs, device-hours and number of failures.
+    """A table with a line per arm and budget: WERs, hours of devices and number of failures.
 
     ``over seeds`` is the range from the lowest to the highest test WER.
     """
@@ -136,8 +137,8 @@ def _mean(rates: Sequence[float]) -> str:
 
 def status(study: Study, folder: Path) -> list[str]:
     """A line per arm: numbers of done, failed, running and missing units; changes no results."""
-    plan = Plan(study)
     registered = read_registration(folder)
+    plan = plan_of_runs(study, None, registered)
     lines = []
     if registered is None:
         lines.append(f"{folder}: not started")

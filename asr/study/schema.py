@@ -12,6 +12,7 @@ from asr.config.strict_yaml import Component
 from asr.corpora import CORPORA
 from asr.recipe.schema import Budget
 
+COSTS_OF_RUNS = ("device_hours", "cpu_hours")
 NAME = re.compile(r"[\w.+-]*\w")
 
 
@@ -107,15 +108,16 @@ class Study:
         decoders: names or paths of decoder recipes; each arm is trained with each of them.
         overrides: overrides of the task for all arms, as on the command line: [--key.path=value].
         budgets: budgets by name. One run with the largest budget also gives the smaller ones, as
-            points of its validation curve; only the largest budget is tested.
+            points of its validation curve; only the largest budget is tested. With --workers on a
+            CPU, device_hours count as cpu_hours, which no other run can take away.
         separate_budgets: whether each budget is a run of its own, which is tested at its end. Arms
             are then compared within each budget.
         seeds: random seeds of the final runs.
         targets: target WERs on the validation split, in percent; the report gives their cost.
         tuning: trials before the final runs.
         split: split on which each final run is evaluated once; tuning never uses it.
-        threads: number of CPU threads of every run; by default an equal share of the cores per
-            worker.
+        threads: number of CPU cores of every run, each with one process of one thread; by default
+            an equal share of the cores per worker. On a GPU: number of threads of a process.
     """
 
     name: str
@@ -157,6 +159,12 @@ class Study:
                 raise ValueError(f"targets {target:g}: expects percent between 0 and 100")
         if any(arm.decoder for arm in self.arms.values()) and self.decoders:
             raise ValueError("decoders: an arm has its own decoder; give only one of the two")
+        limits = [*self.budgets.values(), self.tuning.budget]
+        if len({k for b in limits for k in COSTS_OF_RUNS if getattr(b, k) is not None}) > 1:
+            raise ValueError(
+                "budgets, tuning.budget: device_hours and cpu_hours in one study cannot be "
+                "compared; use one of them"
+            )
         if not self.separate_budgets:
             self.largest()
 

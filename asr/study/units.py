@@ -14,9 +14,10 @@ from typing import Any
 from asr.config import strict_yaml
 from asr.files import read_json, read_json_lines, remove_stale, write
 from asr.items import reason as reason_of
-from asr.metering.ledger_format import read_ledger
+from asr.metering.ledger_format import FORMAT, read_ledger
 from asr.recipe.schema import Budget
 from asr.report.runs import Point, Run, read_run
+from asr.study.devices import processes
 from asr.study.plan import Plan, Unit
 from asr.study.processes import Children
 from asr.study.schema import Study
@@ -25,12 +26,17 @@ from asr.text.scoring import ranked
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # number of times that a run is started if a signal kills it; it resumes
-COSTS = ("device_hours", "train_flops", "audio_hours", "updates", "energy_joules")
+COSTS = ("device_hours", "cpu_hours", "train_flops", "audio_hours", "updates", "energy_joules")
 KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses of runs that were stopped
 
 
 def perform(
-    unit: Unit, study: Study, folder: Path, study_sha256: str, runner: Children, **options: Any
+    unit: Unit,
+    study: Study,
+    folder: Path,
+    registered: dict[str, Any],
+    runner: Children,
+    **options: Any,
 ) -> list[dict[str, Any]] | None:
     """Trains the unit and, if it is a final run, evaluates it once.
 
@@ -40,7 +46,7 @@ def perform(
         unit: the trial or final run.
         study: the study.
         folder: folder of the study.
-        study_sha256: checksum of the registered study file.
+        registered: content of ``study.json``.
         runner: runs ``asr train`` and ``asr evaluate``.
         options: environment and locks of the processes, see ``Children``.
 
@@ -51,7 +57,12 @@ def perform(
     place.mkdir(parents=True, exist_ok=True)
     remove_stale(place)
     strict_yaml.dump(unit.recipe, place / "recipe.yaml")
-    verbs = [["train", str(place / "recipe.yaml"), "--run", str(place / "run")]]
+    on_cpu, trainer = registered["device_kind"] == "cpu", unit.recipe["trainer"]
+    train = ["train", str(place / "recipe.yaml"), "--run", str(place / "run")]
+    if on_cpu:
+        number = processes(trainer["devices"], registered["threads"])
+        train += ["--trainer.devices", str(number)]
+    verbs = [train]
     metrics = place / "run" / "evaluations" / study.split / "metrics.json"
     if unit.role == "final" and not metrics.is_file():
         # A class of one's own is allowed because the study file names it.
@@ -68,7 +79,9 @@ def perform(
             reason = reason_of(error)
         if reason:
             break
-    rows = _rows(unit, study, place, study_sha256, reason)
+    gpus = 1 if trainer["devices"] == "auto" else trainer["devices"]
+    held = registered["threads"] if on_cpu else gpus
+    rows = _rows(unit, study, place, registered, reason, held)
     write(place / "result.json", json.dumps(rows, indent=1))
     return rows
 
@@ -159,7 +172,7 @@ def _reason(log: Path, status: int) -> str:
 
 
 def _rows(
-    unit: Unit, study: Study, place: Path, study_sha256: str, reason: str
+    unit: Unit, study: Study, place: Path, registered: dict[str, Any], reason: str, held: int
 ) -> list[dict[str, Any]]:
     """The row of the unit's rates and costs, then a row for each smaller budget of its curve."""
     run = loss = None
@@ -182,11 +195,13 @@ def _rows(
         reason = "no validation was measured"
     row = {
         "study": study.name,
-        "study_sha256": study_sha256,
+        "study_sha256": registered["study_sha256"],
+        "format": FORMAT,
         "arm": unit.arm,
         "role": unit.role,
         "number" if unit.role == "trial" else "seed": unit.number,
         "budget": unit.budget,
+        "budget_unit": " or ".join(k for k, v in unit.recipe["budget"].items() if v is not None),
         "settings": unit.settings,
         "status": "failed" if reason else "done",
         "reason": reason or None,
@@ -194,12 +209,14 @@ def _rows(
         **_lowest(run.points if run else []),
         "validation_loss": loss,
         "test_wer": run.wer if run and unit.role == "final" and not reason else None,
-        "device_hours": totals.get("device_hours", 0.0) + _unmetered_hours(unit, place),
+        "device_hours": totals.get("device_hours", 0.0) + held * _unmetered_hours(place),
+        "cpu_hours": run.cpu_hours if run else None,
         "train_flops": totals.get("train_flops"),
         "audio_hours": run.audio_hours if run else None,
         "updates": totals.get("updates"),
         "energy_joules": totals.get("energy_joules"),
         "real_time_factor": run.real_time_factor if run else None,
+        "device_kind": registered["device_kind"],
         "device_name": run.device_name if run else None,
         "num_threads": run.num_threads if run else None,
         "run": str(place / "run"),
@@ -237,9 +254,8 @@ def _lowest(points: Sequence[Point]) -> dict[str, float | None]:
     }
 
 
-def _unmetered_hours(unit: Unit, place: Path) -> float:
-    """Device-hours of the attempts that are not in the ledger."""
+def _unmetered_hours(place: Path) -> float:
+    """Hours of the attempts that are not in the ledger."""
     path = place / "attempts.jsonl"
     lines = read_json_lines(path)[0] if path.is_file() else []
-    seconds = sum(line["seconds"] for line in lines if not line["metered"])
-    return seconds * int(unit.recipe["trainer"]["devices"]) / 3600
+    return sum(line["seconds"] for line in lines if not line["metered"]) / 3600

@@ -66,7 +66,7 @@ def test_a_measured_figure_is_found_in_the_page_that_it_cites(row):
     text = (ROOT / row["source"]).read_text()
     if row["recipes"][0].startswith("studies/"):
         (said,) = re.findall(rf"`asr study {names[0]}\b[^`]*`(.{{0,160}})", text, re.S)[:1]
-        assert row["device_hours"] in map(float, re.findall(r"([\d.]+)\s+device-\s?hours", said))
+        assert row["device_hours"] in map(float, re.findall(r"([\d.]+)\s+core-\s?hours", said))
         return
     figures = [f" {row['device_hours']:.3f} "]
     if "wer_percent" in row:

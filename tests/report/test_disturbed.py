@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from asr.report import compare, verdict
-from asr.report.disturbed import equal_costs, resource
+from asr.report.cost_claims import running
+from asr.report.disturbed import equal_costs, no_front, resource
 from asr.report.evidence import weigh
 from asr.report.groups import group_runs
 from asr.report.runs import read_run
@@ -102,8 +103,25 @@ def test_the_page_names_disturbed_runs_and_has_no_best_trade_off(tmp_path):
     assert f"DISTURBED RUN: b: {WAITED}." in page
     assert "| runs disturbed by other programs | 0 of 1 | 1 of 1 |" in page
     assert "| CPU time, hours | 0.125 (7.5 min) | 0.0875 (5.2 min) |" in page
-    assert "no trade-off in core-hours is the best" in page
+    assert "No arm is called a best trade-off, because runs of Transformer were disturbed." in page
     assert "Pareto front)" not in page
+
+
+def test_speeds_of_recognition_that_waited_for_a_core_are_not_compared(tmp_path):
+    runs = [
+        write_run(tmp_path / "a", errors=made(0.1), encode=0.001, rtf=0.05),
+        write_run(tmp_path / "b", "Transformer", errors=made(0.1), encode=0.002, rtf=0.1),
+    ]
+    (group,) = group_runs([read_run(run) for run in runs])
+    for share, compared in ((0.05, True), (0.4, False)):
+        group.arms[1].runs[0].metrics["core_wait_share"] = share
+        evidence = weigh(group, [])
+        (line,) = [line for line in verdict.answer(evidence) if "In recognition" in line]
+        why = "cannot be compared because they waited for a core (Transformer 40.0 % of the time)"
+        assert (why in line) is not compared
+        (reason,) = running([evidence], {}).reasons
+        assert reason.startswith("Against" if compared else "Undecided")
+        assert bool(no_front(group)) is not compared
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_trials_and_failures_count_in_the_cost(tmp_path):
     # 4 trials of 0.03 and 2 final runs of 0.125 device-hours; a point is part of a final run
     assert "| lstm | 4 | 0.120 | 2 | 0.250 | 1 (0.0300) | 0.370 |" in page
     assert "| all | 8 | 0.240 | 4 | 0.500 | 2 (0.0600) | 0.740 |" in page
-    assert "lstm: trial 1 failed after 0.03 device-hours: diverged." in page
+    assert "lstm: trial 1 failed after 0.03 core-hours: diverged." in page
     assert "Results, runs and the registered file agree" in page
     assert json.loads((folder / "study.json").read_text())["study_sha256"] in page
 
