@@ -15,7 +15,7 @@ from asr.data.utterances import DataOptions, SpeechData
 from asr.encoders.recurrent import set_recurrent_precision
 from asr.kernels import linear
 from asr.kernels.cudnn_rules import GPU
-from asr.language_models import LSTM, LanguageModel, NGram, Transformer
+from asr.language_models import LSTM, LanguageModel, NGram, Transformer, WordNGram
 from asr.loss import collected, weighted
 from asr.model import build_model
 from asr.probes import horizon_measure as horizon
@@ -49,10 +49,19 @@ def ngram() -> LanguageModel:
     return model
 
 
+def word_ngram() -> LanguageModel:
+    model = WordNGram(tiny.VOCABULARY, order=2)
+    model.fit(
+        [[4, 3, 5, 4, 3, 4], [4, 5, 3, 5, 4], [5, 4, 3, 4, 3, 5]], ["", "", "", "\u2581", *"ab"]
+    )
+    return model
+
+
 LANGUAGE_MODELS = {
     "LSTM": partial(LSTM, tiny.VOCABULARY, width=16, layers=2),
     "Transformer": partial(Transformer, tiny.VOCABULARY, width=16, layers=2, heads=2),
     "NGram": ngram,
+    "WordNGram": word_ngram,
 }
 
 

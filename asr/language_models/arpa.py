@@ -10,7 +10,7 @@ import math
 import re
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class OrderSection:
     foreign: int = 0  # number of n-grams that were left out because a word is not a token
 
 
-def read_arpa(path: Path, pieces: Sequence[str]) -> list[Grams]:
+def read_arpa(path: Path, pieces: Sequence[str], order: int) -> list[Grams]:
     """The n-grams of an ARPA file, orders 1 and up; gzip if the name ends in ``.gz``.
 
     Tokens without a unigram share the probability of <unk> equally with it, so that probabilities
@@ -46,20 +46,52 @@ def read_arpa(path: Path, pieces: Sequence[str]) -> list[Grams]:
     Args:
         path: the file.
         pieces: spelling of each token id.
+        order: length of the longest n-grams that the file must have.
 
     Raises:
-        ValueError: the file does not exist; a line is broken or misplaced; an n-gram occurs twice
-            or lacks its context; </s>, most tokens, or some tokens and <unk> are missing.
+        ValueError: the file does not exist or is of another order; a line is broken or misplaced;
+            an n-gram occurs twice or lacks its context; </s>, most tokens, or some tokens and <unk>
+            are missing.
     """
+    return _orders(path, {word: token for token, word in enumerate(_words(pieces))}, order)
+
+
+def read_word_arpa(path: Path, order: int) -> tuple[list[str], list[Grams]]:
+    """Reads the words of an ARPA file, of ids from UNKNOWN + 1 up, and its n-grams.
+
+    Any words may be in the file; the other conditions are those of ``read_arpa``.
+    """
+    ids = _Growing({b"<s>": START, b"</s>": EOS, b"<unk>": UNKNOWN, b"<UNK>": UNKNOWN})
+    special = len(ids)
+    orders = _orders(path, ids, order)
+    try:
+        return [word.decode() for word in list(ids)[special:]], orders
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); convert it") from None
+
+
+class _Growing(dict[bytes, int]):
+    """Ids of words; a new word gets the next one. <unk> has two spellings."""
+
+    def __missing__(self, word: bytes) -> int:
+        return self.setdefault(word, len(self) - 1)
+
+
+def _orders(path: Path, ids: dict[bytes, int], order: int) -> list[Grams]:
+    """Reads the n-grams of a file, whose words have these ids; see ``read_arpa``."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give an n-gram model in ARPA format")
-    ids = {word: token for token, word in enumerate(_words(pieces))}
     ids.setdefault(b"<UNK>", UNKNOWN)  # older tools write it in capitals
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             sections = _parse(path, file, ids)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error}); copy it again") from None
+    if len(sections) != order:
+        raise ValueError(
+            f"order is {order}, but {path} is of order {len(sections)}: "
+            f"set order to {len(sections)}"
+        )
     foreign = [section.foreign for section in sections]
     if any(foreign):
         logger.warning(
@@ -67,11 +99,12 @@ def read_arpa(path: Path, pieces: Sequence[str]) -> list[Grams]:
             "probabilities sum to less than 1",
             *(path, ", ".join(map(str, foreign)), len(foreign)),
         )
-    orders = [_unigrams(path, sections[0], pieces)]
+    words = {token: word.decode(errors="replace") for word, token in ids.items()}
+    orders = [_unigrams(path, sections[0], words)]
     keys = [orders[0].token]
     for n, section in enumerate(sections[1:], 2):
-        orders.append(_longer(path, section, n, keys, len(pieces)))
-        keys.append(orders[-1].context * len(pieces) + orders[-1].token)
+        orders.append(_longer(path, section, n, keys, len(words)))
+        keys.append(orders[-1].context * len(words) + orders[-1].token)
     return orders
 
 
@@ -164,9 +197,9 @@ def _broken(path: Path, number: int, expected: str, line: bytes) -> ValueError:
     return ValueError(f"{path}, line {number}: {expected}, not {found:.80}; write the file again")
 
 
-def _unigrams(path: Path, section: OrderSection, pieces: Sequence[str]) -> Grams:
+def _unigrams(path: Path, section: OrderSection, words: Mapping[int, str]) -> Grams:
     """All V tokens in the order of their ids; missing tokens share the probability of <unk>."""
-    V = len(pieces)
+    V = len(words)
     every = np.arange(V)
     tokens = np.frombuffer(section.tokens, np.int64)
     _sorted(path, section, tokens)
@@ -178,11 +211,12 @@ def _unigrams(path: Path, section: OrderSection, pieces: Sequence[str]) -> Grams
         raise ValueError(f"{path} has no </s>: estimate it from text with a sentence per line")
     missing = np.setdiff1d(every[UNKNOWN + 1 :], tokens)
     if len(missing):
-        lacks = f"{len(missing)} of {V} tokens, {pieces[missing[0]]!r} the first"
+        lacks = f"{len(missing)} of {V} tokens, {words[int(missing[0])]!r} the first"
         if UNKNOWN not in tokens or 2 * len(missing) > V - UNKNOWN - 1:
             raise ValueError(
                 f"{path} lacks {lacks}{'' if UNKNOWN in tokens else ', and <unk>'}: estimate it, "
-                "with <unk>, from text that this tokenizer has cut into pieces"
+                "with <unk>, from text that this tokenizer has cut into pieces; if its words are "
+                "whole words, read it with class_path: WordNGram"
             )
         logger.warning("%s lacks %s: they share the probability of <unk>", path, lacks)
         log_prob[[UNKNOWN, *missing]] = log_prob[UNKNOWN] - math.log(1 + len(missing))

@@ -34,7 +34,7 @@ class Counts:
     Attributes:
         context: (G,) row of the order below that has all tokens but the last; 0 for order 1.
         token: (G,) the last token.
-        suffix: (G,) row of the order below that has all tokens but the first; 0 for order 1.
+        suffix: (G,) row of the order below that has all tokens but the first; in order 1 token.
         occurrences: (G,) number of occurrences; 0 for START.
     """
 
@@ -45,7 +45,11 @@ class Counts:
 
 
 def estimate(
-    sentences: Iterable[Sequence[int]], vocabulary: int, order: int, prune: int = 0
+    sentences: Iterable[Sequence[int]],
+    vocabulary: int,
+    order: int,
+    prune: int = 0,
+    open_vocabulary: bool = False,
 ) -> list[Grams]:
     """Estimates the n-grams of orders 1 to ``order``.
 
@@ -57,6 +61,9 @@ def estimate(
         order: order of the longest n-grams.
         prune: n-grams of order 3 and above are left out if they occur at most this number of times.
             Their probability goes to the back-off, as with ``lmplz --prune 0 0 prune``.
+        open_vocabulary: whether UNKNOWN stands for any number of tokens that the text does not
+            have. It then gets all of the probability below order 1 instead of an equal share, as
+            with ``lmplz --interpolate_unigrams 0``.
 
     Raises:
         ValueError: there are no sentences, or an id is not a token.
@@ -65,7 +72,9 @@ def estimate(
     kept = [np.ones(len(these.token), bool) for these in counts[:2]]
     kept += [these.occurrences > prune for these in counts[2:]]
     probabilities, backoffs = [], []
-    lower = np.full(1, 1 / (vocabulary - 1))
+    lower = np.full(vocabulary, 1 / (vocabulary - 1))
+    if open_vocabulary:
+        lower = (np.arange(vocabulary) == UNKNOWN).astype(np.float64)
     for n, these in enumerate(counts):
         adjusted = _adjusted(these, counts[n + 1] if n + 1 < order else None)
         contexts = len(counts[n - 1].token) if n else 1
@@ -150,7 +159,7 @@ def _count(text: np.ndarray, left: np.ndarray, vocabulary: int, order: int) -> l
     tokens = np.arange(vocabulary)
     occurrences = np.bincount(text, minlength=vocabulary)
     occurrences[START] = 0
-    counts = [Counts(np.zeros_like(tokens), tokens, np.zeros_like(tokens), occurrences)]
+    counts = [Counts(np.zeros_like(tokens), tokens, tokens, occurrences)]
     rows = text  # (M,) of the n-gram that begins here
     for n in range(2, order + 1):
         begin = np.flatnonzero(left >= n)

@@ -1,10 +1,12 @@
 """The interface of language models: the probability of the next token, given the previous ones."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from asr.batch import Cache
+from asr.batch import EOS, Cache, mask
 
 
 class LanguageModel(nn.Module, ABC):
@@ -38,3 +40,41 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def flops(self, lengths: list[int]) -> int:
         """FLOPs of one forward pass over sentences of these lengths, EOS included, unpadded."""
+
+
+class CountedLanguageModel(LanguageModel):
+    """A language model that is estimated by counting, or read from a file.
+
+    Attributes:
+        arpa: file in ARPA format that takes the place of the text; None: there is none.
+    """
+
+    arpa: str | None
+
+    @abstractmethod
+    def fit(self, sentences: Iterable[Sequence[int]], pieces: Sequence[str]) -> None:
+        """Estimates the model from sentences of token ids, or reads the file ``arpa``.
+
+        Args:
+            sentences: ids from UNKNOWN up, without EOS; not used if there is a file.
+            pieces: spelling of each id, see ``Tokenizer.pieces``.
+
+        Raises:
+            ValueError: there are no sentences, or an id is not a token; the file is missing or
+                damaged, or has another order or other words.
+        """
+
+    def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Adds up the steps; see ``LanguageModel.log_probs``."""
+        B, U = tokens.shape
+        text = tokens.masked_fill(~mask(lengths, U), EOS)
+        text = nn.functional.pad(text, (1, 1), value=EOS)  # (B, U + 2)
+        cache, scores = self.start(B), []
+        for place in range(U + 1):
+            log_probs, cache = self.step(text[:, place], cache)
+            scores.append(log_probs.gather(1, text[:, place + 1, None])[:, 0])
+        return torch.stack(scores, 1).masked_fill(~mask(lengths + 1, U + 1), 0.0)  # (B, U + 1)
+
+    def flops(self, lengths: list[int]) -> int:
+        """Returns 0, because probabilities are looked up and added, not multiplied."""
+        return 0

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asr.language_models import LanguageModel, NGram
+from asr.language_models import LanguageModel
 from asr.language_models.folder import TrainedLanguageModel, save_language_model
+from asr.language_models.language_model import CountedLanguageModel
 from asr.loss import Loss, Term
 from asr.recipe.schema import LanguageModelRecipe
 from asr.training.ranks import summed
@@ -132,7 +133,7 @@ class TextModule(Task):
 class CountingModule(TextModule):
     """An n-gram model: one update counts the whole text."""
 
-    model: NGram
+    model: CountedLanguageModel
 
     def __init__(self, recipe: LanguageModelRecipe) -> None:
         super().__init__(recipe)

@@ -162,7 +162,7 @@ def test_a_written_file_reads_back_the_same(tmp_path, name):
     orders = estimate(random_sentences(), len(PIECES), 4)
     path = tmp_path / name
     arpa_writer.write(path, orders, PIECES)
-    again = arpa.read_arpa(path, PIECES)
+    again = arpa.read_arpa(path, PIECES, 4)
     assert [len(grams.token) for grams in again] == [len(grams.token) for grams in orders]
     for new, old in zip(again, orders, strict=True):
         assert np.array_equal(new.context, old.context)
@@ -280,4 +280,4 @@ def test_a_file_that_is_not_there_or_is_torn_is_refused(tmp_path):
 )
 def test_pieces_that_the_format_cannot_distinguish_are_refused(tmp_path, pieces, message):
     with pytest.raises(ValueError, match=message):
-        arpa.read_arpa(written(tmp_path, TEXT), pieces)
+        arpa.read_arpa(written(tmp_path, TEXT), pieces, 3)

@@ -35,8 +35,8 @@ def random_sentences(vocabulary, count, longest=12, seed=0):
 class Dictionaries:
     """Modified Kneser-Ney from its formulas, an n-gram at a time."""
 
-    def __init__(self, sentences, vocabulary, order, prune=0):
-        self.vocabulary, self.order = vocabulary, order
+    def __init__(self, sentences, vocabulary, order, prune=0, open_vocabulary=False):
+        self.vocabulary, self.order, self.open = vocabulary, order, open_vocabulary
         texts = [("<s>", *sentence, EOS) for sentence in sentences]
         self.raw = Counter(
             text[i : i + n]
@@ -72,7 +72,8 @@ class Dictionaries:
         return self._probability(token, context[len(context) - min(len(context), self.order - 1) :])
 
     def _probability(self, token, context):
-        lower = self._probability(token, context[1:]) if context else 1 / (self.vocabulary - 1)
+        below = float(token == UNKNOWN) if self.open else 1 / (self.vocabulary - 1)
+        lower = self._probability(token, context[1:]) if context else below
         grams = self.followers[context]
         if not grams:
             return lower
@@ -118,6 +119,19 @@ def test_probabilities_equal_the_formulas(order, prune, count):
             context = ("<s>", *sentence[:step])
             expected = [oracle.probability(token, context) for token in range(1, vocabulary)]
             np.testing.assert_allclose(found[step, 1:].double().exp(), expected, rtol=2e-6)
+
+
+def test_unknown_gets_all_of_the_probability_below_an_open_vocabulary():
+    sentences = random_sentences(12, 300)
+    unigrams, bigrams = estimate(sentences, 12, 2, open_vocabulary=True)
+    oracle = Dictionaries(sentences, 12, 2, open_vocabulary=True)
+    expected = [oracle.probability(token, ()) for token in range(1, 12)]
+    np.testing.assert_allclose(np.exp(unigrams.log_prob[1:]), expected, rtol=1e-12)
+    expected = [
+        oracle.probability(token, ("<s>" if context == 0 else context,))
+        for context, token in zip(bigrams.context.tolist(), bigrams.token.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(np.exp(bigrams.log_prob), expected, rtol=1e-12)
 
 
 def test_the_comparison_with_the_formulas_covers_discounts_other_than_fallbacks():

@@ -1,0 +1,187 @@
+"""N-gram models of words that score the tokens of a speech model."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr.batch import EOS, UNKNOWN, Cache
+from asr.language_models import arpa as arpa_file
+from asr.language_models.backoff import Grams, automaton
+from asr.language_models.compact import pack, unpack
+from asr.language_models.kneser_ney import estimate
+from asr.language_models.language_model import CountedLanguageModel
+from asr.language_models.lookup import Lookup, make_room
+from asr.language_models.pruning import prune
+from asr.language_models.spelling import ORDER, spelling
+from asr.text.tokenizers import FIRST, REPLACEMENT, SPACE
+
+logger = logging.getLogger(__name__)
+
+STORED = ("words", "pieces", "sizes", "tokens", "followers", "probabilities", "backoffs")
+INSTEAD = "take a model of tokens, class_path: NGram"
+
+
+class WordNGram(CountedLanguageModel):
+    """An n-gram model of words with interpolated modified Kneser-Ney smoothing.
+
+    The log-probabilities of the tokens of a sentence sum to that of its words, however the words
+    are cut into tokens and however many spaces are between them. While a word is being spelt, its
+    tokens share out the unigram probabilities of the words that are still possible. Where the word
+    ends, its probability after the words before it takes the place of this look-ahead (see
+    ``asr.language_models.spelling``).
+
+    There are no probabilities until ``fit`` is called or the tables are loaded. The tables are
+    stored with logarithms of 16 bits.
+
+    Args:
+        order: length n of the longest n-grams; a word depends on the n - 1 words before it.
+        min_count: words that occur less often in the text count as <unk>.
+        max_ngrams: number of n-grams of all orders to which the model is pruned by relative entropy
+            (Stolcke 1998). null: it is not pruned.
+        lexicon: whether words outside the vocabulary are forbidden. Otherwise such a word has the
+            probability of <unk>, times that of its spelling under a bigram model of characters.
+        arpa: file in ARPA format, which is read instead of estimating n-grams from text; its words
+            must be written as in the transcripts of the speech model.
+    """
+
+    words: Tensor
+    pieces: Tensor
+    ends: Tensor
+    endings: Tensor
+    begins: Tensor
+
+    def __init__(
+        self,
+        vocabulary: int,
+        *,
+        order: int = 3,
+        min_count: int = 1,
+        max_ngrams: int | None = None,
+        lexicon: bool = False,
+        arpa: str | None = None,
+    ):
+        for name, value in (("order", order), ("min_count", min_count), ("max_ngrams", max_ngrams)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+        super().__init__()
+        self.vocabulary, self.order, self.min_count = vocabulary, order, min_count
+        self.max_ngrams, self.lexicon, self.arpa = max_ngrams, lexicon, arpa
+        for name in STORED:
+            self.register_buffer(name, torch.zeros(0))
+        self.register_load_state_dict_pre_hook(make_room)
+        self.register_load_state_dict_post_hook(_loaded)
+
+    def fit(self, sentences: Iterable[Sequence[int]], pieces: Sequence[str]) -> None:
+        """See ``CountedLanguageModel``. The words of a file are words.
+
+        Raises:
+            ValueError: no spaces are written between words; the vocabulary alone has more than
+                ``max_ngrams`` words; see ``CountedLanguageModel`` for others.
+        """
+        wide = next((piece for piece in pieces if SPACE in piece[1:]), None)
+        if wide is not None:
+            raise ValueError(f"the token {wide!r} has parts of two words: {INSTEAD}")
+        if self.arpa is None:
+            words, orders = _counted(sentences, pieces, self.order, self.min_count)
+        else:
+            words, orders = arpa_file.read_word_arpa(Path(self.arpa), self.order)
+            _check_spelling(self.arpa, words, pieces)
+        if self.max_ngrams is not None:
+            if self.max_ngrams < len(orders[0].token):
+                raise ValueError(
+                    f"max_ngrams is {self.max_ngrams}, but the vocabulary has {len(words)} words: "
+                    "raise max_ngrams or min_count"
+                )
+            orders = prune(orders, self.max_ngrams)
+        tables = {"words": _stored(words), "pieces": _stored(pieces), **pack(orders)}
+        for name in STORED:
+            setattr(self, name, tables[name].to(self.words.device))
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Makes the tables that are looked up from those that are stored."""
+        orders = unpack(dict(self.named_buffers(recurse=False)))
+        words, pieces = _texts(self.words), _texts(self.pieces)
+        if len(pieces) != self.vocabulary:
+            raise RuntimeError(f"spelt with {len(pieces)} tokens, not with {self.vocabulary}")
+        spelt = spelling(words, orders[0].log_prob, pieces, self.lexicon)
+        self.grams = Lookup(automaton(orders), len(orders), persistent=False)
+        self.spelling = Lookup(spelt.automaton, ORDER, persistent=False)
+        self.register_buffer("ends", torch.from_numpy(spelt.words), persistent=False)
+        self.register_buffer("endings", torch.from_numpy(spelt.endings), persistent=False)
+        self.register_buffer("begins", torch.from_numpy(spelt.begins), persistent=False)
+        self.to(self.words.device)
+
+    def start(self, rows: int) -> Cache:
+        """Returns the state of N rows between two words.
+
+        ``context`` is of the words that have ended, ``spelt`` of the characters after them, and
+        ``after`` is the context of the words if another one ends with these characters.
+        """
+        zeros = torch.zeros(rows, dtype=torch.int64, device=self.words.device)
+        return {"context": zeros, "spelt": zeros, "after": zeros}
+
+    def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """See ``LanguageModel.step``."""
+        context = torch.where(self.begins[tokens], cache["after"], cache["context"])  # (N,)
+        context = torch.where(tokens == EOS, self.grams.targets[EOS].long(), context)
+        _, spelt = self.spelling.read(tokens, cache["spelt"])
+        end, after = self.grams.read(self.ends[spelt], context)
+        between = spelt == 0  # no word ends here
+        end = (end + self.endings[spelt]).masked_fill(between, 0.0)
+        after = torch.where(between, context, after)
+        stop, _ = self.grams.read(torch.full_like(after, EOS), after)
+        begin = self.spelling.log_probabilities[: self.vocabulary] + end[:, None]  # (N, V)
+        log_probs = torch.where(self.begins, begin, self.spelling.predict(spelt))
+        log_probs[:, EOS] = end + stop
+        return log_probs, {"context": context, "spelt": spelt, "after": after}
+
+
+def _loaded(model: WordNGram, incompatible: Any) -> None:
+    model.prepare()
+
+
+def _counted(
+    sentences: Iterable[Sequence[int]], pieces: Sequence[str], order: int, min_count: int
+) -> tuple[list[str], list[Grams]]:
+    """Returns the words that occur often enough, in alphabetical order, and their n-grams."""
+    spelt = [*pieces[:UNKNOWN], REPLACEMENT, *pieces[FIRST:]]
+    texts = ["".join(spelt[token] for token in row).replace(SPACE, " ") for row in sentences]
+    counts = Counter(word for text in texts for word in text.split())
+    if len(texts) > counts.total() / 2 and len(counts) > counts.total() / 2:
+        raise ValueError(
+            f"{len(texts)} sentences have {counts.total()} words, of which {len(counts)} differ: "
+            f"the language seems to be written without spaces; {INSTEAD}"
+        )
+    words = sorted(w for w, count in counts.items() if count >= min_count and REPLACEMENT not in w)
+    ids = {word: token for token, word in enumerate(words, FIRST)}
+    rows = ([ids.get(word, UNKNOWN) for word in text.split()] for text in texts)
+    return words, estimate(rows, FIRST + len(words), order, open_vocabulary=True)
+
+
+def _check_spelling(path: str, words: Sequence[str], pieces: Sequence[str]) -> None:
+    """Warns of words with characters that no token has; raises ValueError if most have some."""
+    known = set().union(*pieces[FIRST:])
+    strange = [word for word in words if not known.issuperset(word)]
+    if not strange:
+        return
+    found = f"{path}: {len(strange)} of {len(words)} words, {strange[0]!r} the first, have"
+    found += " characters that no token has"
+    if 2 * len(strange) > len(words):
+        raise ValueError(f"{found}; write them as in the speech model's transcripts (lower case?)")
+    logger.warning("%s: they are never recognised", found)
+
+
+def _stored(texts: Sequence[str]) -> Tensor:
+    """Returns texts as bytes (N,) uint8."""
+    return torch.frombuffer(bytearray("\0".join(texts).encode()), dtype=torch.uint8)
+
+
+def _texts(stored: Tensor) -> list[str]:
+    """Returns the texts of bytes (N,) uint8."""
+    return stored.cpu().numpy().tobytes().decode().split("\0")
