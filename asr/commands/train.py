@@ -7,7 +7,10 @@ from asr.commands.options import Parser, hyphens, parser
 
 
 def train(arguments: list[str]) -> int:
-    """``asr train RECIPE [--run FOLDER] [--print-config] [--key.path value ...]``."""
+    """``asr train RECIPE [--run FOLDER] [--cooldown SHARE --from UPDATE] [--key.path value ...]``.
+
+    With ``--cooldown``, RECIPE is a run folder, and a run is branched off it.
+    """
     options = train_options()
     if {"-h", "--help"} & set(arguments):
         print(train_help(options))
@@ -20,8 +23,20 @@ def train(arguments: list[str]) -> int:
     from asr.recipe.schema import LanguageModelRecipe, Recipe
     from asr.training.run_folder import run_name
 
-    recipe_file = shipped.find(known.recipe, "tasks")
-    tree = strict_yaml.load_file(recipe_file)
+    branches = known.cooldown is not None
+    if branches is (known.from_update is None):
+        raise ValueError("--cooldown and --from belong together; give both, or neither")
+    if branches:
+        from asr.training.branch import begin_branch, branch_tree
+
+        trunk = Path(known.recipe)
+        recipe_file = trunk / "recipe.yaml"
+        if wrong := [o for o in overrides[::2] if not o.startswith(("--trainer.", "--data."))]:
+            raise ValueError(f"{wrong[0]}: a branch has the recipe of its run; leave it out")
+        tree = branch_tree(trunk, known.from_update, known.cooldown)
+    else:
+        recipe_file = shipped.find(known.recipe, "tasks")
+        tree = strict_yaml.load_file(recipe_file)
     schema = LanguageModelRecipe if "language_model" in tree else Recipe
     recipe = strict_yaml.read(schema, strict_yaml.override(tree, overrides, schema))
     if known.print_config:
@@ -34,6 +49,9 @@ def train(arguments: list[str]) -> int:
         if command.endswith(f" {recipe.data.corpus}"):
             raise ValueError(f"there is no {recipe.data.corpus}; prepare it first: {command}")
     folder = known.run or Path("runs") / run_name(recipe_file, overrides, recipe)
+    if branches:
+        folder = known.run or trunk.with_name(f"{trunk.name}-cooldown-{known.from_update}")
+        begin_branch(trunk, known.from_update, recipe, folder)
 
     from asr.training import summary
     from asr.training.machine import is_first_process
@@ -51,7 +69,10 @@ def train(arguments: list[str]) -> int:
 def train_options() -> Parser:
     """Makes a parser with the options that are not keys of a recipe."""
     options = parser("train")
-    options.usage = "asr train RECIPE [--run FOLDER] [--print-config] [--key.path value ...]"
+    options.usage = (
+        "asr train RECIPE [--run FOLDER] [--print-config] [--key.path value ...]\n"
+        "       asr train RUN --cooldown SHARE --from UPDATE [--run FOLDER]"
+    )
     options.add_argument(
         "recipe", metavar="RECIPE", help="the name of a shipped recipe (asr recipes lists them), "
         "the path of a YAML file, or RUN/recipe.yaml to repeat a run",
@@ -59,6 +80,14 @@ def train_options() -> Parser:
     options.add_argument(
         "--run", type=Path, metavar="FOLDER", help="run folder to write (default: "
         "runs/RECIPE-ENCODER-seedN); the same command continues from the last checkpoint",
+    )  # fmt: skip
+    options.add_argument(
+        "--cooldown", type=float, metavar="SHARE", help="branch a new run off the run folder that "
+        "is given in place of RECIPE: its last SHARE of updates lowers the learning rate to 0",
+    )  # fmt: skip
+    options.add_argument(
+        "--from", type=int, metavar="UPDATE", dest="from_update",
+        help="update after which the branch begins (see the key trainer.keep_checkpoints_every)",
     )  # fmt: skip
     options.add_argument(
         "--print-config", action="store_true",

@@ -38,25 +38,36 @@ def check_bounds(section: str, **bounds: tuple[float | None, float, float]) -> N
 class OptimizerOptions:
     """AdamW with an anytime schedule, which does not depend on the length of the run.
 
+    A cooldown ends the schedule where the budget ends (warmup-stable-decay: Hu et al. 2024,
+    "MiniCPM"; Haegele et al. 2024, "Scaling laws and compute-optimal training beyond fixed training
+    durations").
+
     Args:
         lr: peak learning rate, reached at the end of the warm-up.
         warmup_updates: number of updates over which the learning rate rises linearly from 0.
         decay: schedule after the warm-up: inverse_sqrt (proportional to 1 / sqrt(update)) or
             constant.
+        cooldown: last share of the budget of ``asr train``, over which the learning rate also falls
+            linearly to 0; 0 turns it off. If the budget has several limits, the one that is nearest
+            counts.
         weight_decay: decoupled weight decay of AdamW, applied to matrices and filters only.
         betas: decay rates of AdamW's first and second moments.
         clip_norm: largest norm of the gradients; larger gradients are scaled down to it.
         ema_decay: decay per update of the moving average of the weights. The average is what is
             validated and saved.
+        average_last: number of validations at whose weights the model of the last validation is the
+            average, in place of the moving average; 0 turns it off. The last validation counts.
     """
 
     lr: float = 1e-3
     warmup_updates: int = 500
     decay: Literal["inverse_sqrt", "constant"] = "inverse_sqrt"
+    cooldown: float = 0.0
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
     ema_decay: float = 0.999
+    average_last: int = 0
 
     def __post_init__(self) -> None:
         check_bounds(
@@ -66,6 +77,8 @@ class OptimizerOptions:
             weight_decay=(self.weight_decay, 0, 1e3),
             clip_norm=(self.clip_norm, 1e-12, math.inf),
             ema_decay=(self.ema_decay, 0, 1),
+            cooldown=(self.cooldown, 0, 1),
+            average_last=(self.average_last, 0, math.inf),
         )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optimizer.betas {list(self.betas)}: expects two shares below 1")
@@ -84,12 +97,19 @@ class OptimizerOptions:
         fused = True if device.type == "cuda" else None  # None: torch chooses
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
 
-    def rate(self, update: int) -> float:
-        """Returns the learning rate of an update; updates are counted from 1."""
+    def rate(self, update: int, spent: float = 0.0) -> float:
+        """Returns the learning rate of an update.
+
+        Args:
+            update: number of the update, counted from 1.
+            spent: share of the budget that was spent before the update.
+        """
+        left = max(0.0, 1 - spent)
+        lr = self.lr * (left / self.cooldown if left < self.cooldown else 1.0)
         warmup = max(1, self.warmup_updates)
         if update < warmup:
-            return self.lr * update / warmup
-        return self.lr * (math.sqrt(warmup / update) if self.decay == "inverse_sqrt" else 1.0)
+            return lr * update / warmup
+        return lr * (math.sqrt(warmup / update) if self.decay == "inverse_sqrt" else 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +204,9 @@ class TrainerOptions:
         log_every_n_steps: number of updates between two lines of the ledger and the logs.
         checkpoint_every_seconds: seconds of training between two checkpoints, which is what a crash
             can lose.
+        keep_checkpoints_every: number of updates between two states that are kept in the folder
+            ``kept`` of the run, off which ``asr train RUN --cooldown 0.2 --from UPDATE`` branches a
+            run; 0 keeps none.
         accumulate_grad_batches: number of batches per device in one update. Their losses are
             averaged over all their tokens.
         loggers: loggers of Lightning (TensorBoard, CSV, Wandb) or your own, each as a class name or
@@ -206,6 +229,7 @@ class TrainerOptions:
     allow_tf32: bool = True
     log_every_n_steps: int = 50
     checkpoint_every_seconds: float = 60.0
+    keep_checkpoints_every: int = 0
     accumulate_grad_batches: int = 1
     loggers: list[Spec] = field(default_factory=lambda: ["TensorBoard"])
     callbacks: list[Spec] = field(default_factory=list)
@@ -218,6 +242,7 @@ class TrainerOptions:
             num_nodes=(self.num_nodes, 1, math.inf),
             log_every_n_steps=(self.log_every_n_steps, 1, math.inf),
             checkpoint_every_seconds=(self.checkpoint_every_seconds, 0, math.inf),
+            keep_checkpoints_every=(self.keep_checkpoints_every, 0, math.inf),
             accumulate_grad_batches=(self.accumulate_grad_batches, 1, math.inf),
         )
         for spec in self.loggers:

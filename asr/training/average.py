@@ -1,4 +1,4 @@
-"""The moving average of the weights; the average is validated and saved."""
+"""Averages of the weights, which are validated and saved in place of the weights."""
 
 import copy
 from typing import Any
@@ -30,3 +30,35 @@ class MovingAverage(L.Callback):
         before = module.progress.updates - 1
         decay = min(module.recipe.optimizer.ema_decay, (1 + before) / (10 + before))
         torch._foreach_lerp_(self.averaged, self.trained, 1 - decay)
+
+
+class LastAverage(L.Callback):
+    """The average of the weights at the last validations, for the last validation of a run."""
+
+    def __init__(self, number: int) -> None:
+        """Averages over so many validations, or all of them if there are fewer."""
+        self.number = number
+        self.weights: dict[int, dict[str, Tensor]] = {}  # by number of updates
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the weights at the last validations, on the CPU."""
+        return {"weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the weights."""
+        self.weights = state_dict["weights"]
+
+    @torch.no_grad()
+    def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Remembers the weights; makes the average if the run ends with this validation."""
+        weights = {name: p.detach().cpu().clone() for name, p in module.model.named_parameters()}
+        self.weights[module.progress.updates] = weights
+        for update in sorted(self.weights)[: -self.number]:
+            del self.weights[update]
+        if not trainer.should_stop:
+            return
+        model = copy.deepcopy(module.model).eval().requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            remembered = torch.stack([one[name] for one in self.weights.values()])
+            parameter.copy_(remembered.double().mean(0))
+        module.final = (model,)

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 # Version of ``last.ckpt``. Version 1 did not store its number. In version 2 the position counted
 # batches of single processes, which now share each batch.
 FORMAT = 3
+KEPT = "kept"  # folder of the states to branch from
 PREFIX = "model."  # prefix of the names of weights in a module
 
 
@@ -46,6 +47,22 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         raise _damaged(path, error) from None
     check_format(path, FORMAT, state)
     return state
+
+
+def kept_checkpoint(run: Path, update: int) -> Path:
+    """Returns the path of a kept state of a run.
+
+    Raises:
+        ValueError: the state was not kept; the message names those that were.
+    """
+    path = run / KEPT / f"{update}.ckpt"
+    if not path.is_file():
+        kept = ", ".join(map(str, sorted(int(p.stem) for p in (run / KEPT).glob("*.ckpt"))))
+        raise ValueError(
+            f"{path} does not exist; " + (f"{run} kept the states after {kept} updates" if kept
+            else "train with --trainer.keep_checkpoints_every N to keep states")
+        )  # fmt: skip
+    return path
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
@@ -98,7 +115,7 @@ class CheckpointCallback(L.Callback):
         try:
             weights = {PREFIX + name: value for name, value in saved["model"].items()}
             trainer.strategy.load_model_state_dict({"state_dict": weights})
-            module.evaluated.load_state_dict(saved["average"])
+            (*module.average, module.model)[0].load_state_dict(saved["average"])
             trainer.strategy.load_optimizer_state_dict({"optimizer_states": [saved["optimizer"]]})
             module.data.load_state_dict(saved["data"])
             module.progress = Progress(**{name: saved[name] for name in names if name in saved})
@@ -134,7 +151,8 @@ class CheckpointCallback(L.Callback):
         if not module.update_ended or updates % options.validation.every_updates == 0:
             return
         waited = time.monotonic() - self._saved_at  # the clock of this process
-        if from_rank_zero(trainer, waited > options.trainer.checkpoint_every_seconds):
+        due = from_rank_zero(trainer, waited > options.trainer.checkpoint_every_seconds)
+        if due or _is_kept(module):
             self.save(trainer, module)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -160,7 +178,7 @@ class CheckpointCallback(L.Callback):
             state = {
                 "format": FORMAT,
                 "model": {name.removeprefix(PREFIX): value for name, value in weights.items()},
-                "average": module.evaluated.state_dict(),
+                "average": (*module.average, module.model)[0].state_dict(),
                 "optimizer": strategy.optimizer_state(trainer.optimizers[0]),
                 "data": module.data.state_dict(),
                 "tokenizer": dict(module.data.tokenizer.state()),
@@ -171,6 +189,10 @@ class CheckpointCallback(L.Callback):
             }
             if trainer.is_global_zero:
                 write(self.path, lambda file: torch.save(state, file))
+                if _is_kept(module):
+                    path = self.folder / KEPT / f"{module.progress.updates}.ckpt"
+                    path.parent.mkdir(exist_ok=True)
+                    write(path, lambda file: torch.save(state, file))
             self.save_model(trainer, module, "last", line)
             strategy.barrier()
         self._saved_at = time.monotonic()
@@ -188,3 +210,9 @@ class CheckpointCallback(L.Callback):
                 "recipe": strict_yaml.tree_of(module.recipe),
             }
             module.save_model(self.folder / name, summary)
+
+
+def _is_kept(module: Any) -> bool:
+    """Returns whether the state after this update is kept to branch from."""
+    every = module.recipe.trainer.keep_checkpoints_every
+    return bool(every) and module.progress.updates % every == 0

@@ -84,37 +84,41 @@ class BudgetCallback(L.Callback):
         self._check(trainer, module)
 
     def _check(self, trainer: L.Trainer, module: Any) -> None:
-        if not trainer.should_stop and (reason := self._reached(trainer, module)) is not None:
+        """Ends the run if a limit is reached, and tells the module the share that is spent."""
+        if trainer.should_stop:
+            return
+        spent = self._spent(trainer, module)
+        limits = {name: getattr(module.recipe.budget, name) for name in spent}
+        shares = [spent[name] / limits[name] if limits[name] else 1.0 for name in spent]
+        module.spent = max(shares)
+        reached = [f"budget.{name} {limits[name]} reached" for name in spent
+                   if spent[name] >= limits[name]]  # fmt: skip
+        if (reason := module.exhausted or next(iter(reached), None)) is not None:
             self.reason, trainer.should_stop = reason, True
 
-    def _reached(self, trainer: L.Trainer, module: Any) -> str | None:
-        """Returns the part of the budget that is spent; None if none is."""
+    def _spent(self, trainer: L.Trainer, module: Any) -> dict[str, float]:
+        """Returns what is spent of each limit of the budget, the same on every rank."""
         budget, ledger, progress = module.recipe.budget, self.account.ledger, module.progress
-        if module.exhausted is not None:
-            return module.exhausted
-        if budget.updates is not None and progress.updates >= budget.updates:
-            return f"budget.updates {budget.updates} reached"
+        spent: dict[str, float] = {}
+        if budget.updates is not None:
+            spent["updates"] = progress.updates
         if budget.audio_hours is not None:
-            heard = summed(trainer, ledger.counters["audio_seconds"]) / 3600
-            if heard >= budget.audio_hours:
-                return f"budget.audio_hours {budget.audio_hours} reached"
+            spent["audio_hours"] = summed(trainer, ledger.counters["audio_seconds"]) / 3600
         # The last validation is still to come.
         pending = progress.validated_at != progress.updates
         if budget.cpu_hours is not None:
-            spent = ledger.cpu_seconds + pending * self.account.validation_cpu
-            if summed(trainer, spent) / 3600 >= budget.cpu_hours:
-                return f"budget.cpu_hours {budget.cpu_hours} reached"
+            seconds = ledger.cpu_seconds + pending * self.account.validation_cpu
+            spent["cpu_hours"] = summed(trainer, seconds) / 3600
         if budget.device_hours is not None:
-            validation = pending * progress.validation_seconds
-            spent = ledger.device_hours + validation * ledger.num_devices / 3600
-            if from_rank_zero(trainer, spent >= budget.device_hours):
-                return f"budget.device_hours {budget.device_hours} reached"
-        return None
+            validation = pending * progress.validation_seconds * ledger.num_devices / 3600
+            spent["device_hours"] = from_rank_zero(trainer, ledger.device_hours + validation)
+        return spent
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
-        """Validates if the last update has not been validated, and writes the last line."""
-        if module.progress.validated_at != module.progress.updates:
-            # Lightning validates only after an update, and this session had none.
+        """Validates if the last model has not been validated, and writes the last line."""
+        averages = module.recipe.optimizer.average_last and module.average and not module.final
+        if averages or module.progress.validated_at != module.progress.updates:
+            # Lightning validates only after an update, and this session may have had none.
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True

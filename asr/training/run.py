@@ -11,7 +11,7 @@ from asr.metering.device_memory import enough_memory
 from asr.metering.meter import Ledger
 from asr.recipe.schema import Recipe
 from asr.training import launch
-from asr.training.average import MovingAverage
+from asr.training.average import LastAverage, MovingAverage
 from asr.training.checkpoint import CheckpointCallback, read_checkpoint
 from asr.training.compiled import metered
 from asr.training.data import SpeechDataModule, StreamDataModule, TextDataModule
@@ -75,8 +75,11 @@ def _fit(recipe: AnyRecipe, folder: Path, place: launch.Place) -> dict[str, Any]
         account = LedgerCallback(ledger)
         checkpoints = CheckpointCallback(account, saved)
         # These run in this order after each batch; the callbacks of the recipe follow.
+        averages: list[L.Callback] = [MovingAverage()]
+        if recipe.optimizer.average_last:
+            averages.append(LastAverage(recipe.optimizer.average_last))
         callbacks: list[L.Callback] = [
-            *([] if isinstance(task, CountingModule) else [MovingAverage()]),
+            *([] if isinstance(task, CountingModule) else averages),
             account,
             SignalCallback(interruption, checkpoints, account),
             checkpoints,

@@ -66,11 +66,15 @@ class Task(L.LightningModule):
         logs: whether Lightning passes the metrics to its loggers.
         exhausted: reason to end the training before the budget is spent; None if there is none.
         average: (a moving average of ``model``,) or (). It is not trained itself.
+        final: (an average of the last validations,) at the last validation, otherwise ().
+        spent: share of the budget that is spent; it times the cooldown.
     """
 
     model: nn.Module
     exhausted: str | None = None
     average: tuple[nn.Module, ...] = ()
+    final: tuple[nn.Module, ...] = ()
+    spent = 0.0
 
     def __init__(self, recipe: Any) -> None:
         super().__init__()
@@ -130,7 +134,7 @@ class Task(L.LightningModule):
             "epoch": self.data.epoch,
             "train_loss": loss,
             "train_terms": terms,
-            "learning_rate": self.recipe.optimizer.rate(self.progress.updates),
+            "learning_rate": self.recipe.optimizer.rate(self.progress.updates, self.spent),
             "nonfinite_updates": self.progress.nonfinite,
         }
 
@@ -141,8 +145,8 @@ class Task(L.LightningModule):
 
     @property
     def evaluated(self) -> Any:
-        """The model to validate and save: the moving average of the weights if there is one."""
-        return self.average[0] if self.average else self.model
+        """The model to validate and save: an average of the weights if there is one."""
+        return next(iter((*self.final, *self.average, self.model)))
 
     # --- an update ---
 
@@ -198,7 +202,7 @@ class Task(L.LightningModule):
         self.finite = bool(norm.isfinite())
         if self.finite:
             for group in inner.param_groups:
-                group["lr"] = options.rate(self.progress.updates + 1)
+                group["lr"] = options.rate(self.progress.updates + 1, self.spent)
             optimizer.step()
         # Lightning would keep the gradients in memory until after the next forward pass.
         inner.zero_grad(set_to_none=True)

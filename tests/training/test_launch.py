@@ -14,7 +14,7 @@ import torch
 
 from asr.config import strict_yaml
 from asr.metering import control_groups
-from asr.metering.meter import read_ledger
+from asr.metering.ledger_format import read_ledger
 from asr.model import save_model
 from asr.recipe.schema import LanguageModelRecipe
 from asr.training import launch
@@ -51,7 +51,7 @@ def given(corpus, processes, updates=20, decoder="CTC", **keys):
 
 
 def losses(folder):
-    return [e["train_loss"] for e in read_ledger(folder / "ledger.jsonl") if e["event"] == "step"]
+    return [e["train_loss"] for e in read_ledger(folder) if e["event"] == "step"]
 
 
 @pytest.mark.parametrize("decoder", list(DECODERS))
@@ -111,7 +111,7 @@ def test_two_processes_train_a_language_model_as_one_does(tmp_path):
     perplexities = [
         entry["validation"]["perplexity"]
         for name in ("1", "2")
-        for entry in read_ledger(tmp_path / name / "ledger.jsonl")
+        for entry in read_ledger(tmp_path / name)
         if entry["event"] == "validation"
     ]
     assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-5)

@@ -1,0 +1,73 @@
+"""Branches a run with a cooldown off a kept state of a longer run."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr.config import strict_yaml
+from asr.files import write
+from asr.metering.ledger_format import read_ledger
+from asr.training.checkpoint import kept_checkpoint, read_checkpoint
+from asr.training.run_folder import AnyRecipe
+
+
+def branch_tree(trunk: Path, update: int, cooldown: float) -> dict[str, Any]:
+    """Returns the recipe of a branch: the trunk's, with a budget that ends with the cooldown.
+
+    Args:
+        trunk: run folder.
+        update: number of updates after which the branch begins, and the cooldown with it.
+        cooldown: share of the branch's updates, those before it included, in which the learning
+            rate falls to 0.
+
+    Raises:
+        ValueError: the share is not between 0 and 1, or the trunk has not kept this state.
+    """
+    if not 0 < cooldown < 1:
+        raise ValueError(f"--cooldown {cooldown}: expects a share between 0 and 1")
+    kept_checkpoint(trunk, update)
+    tree: dict[str, Any] = strict_yaml.load_file(trunk / "recipe.yaml")
+    tree["optimizer"]["cooldown"] = cooldown
+    tree["budget"] = dict.fromkeys(tree["budget"]) | {"updates": round(update / (1 - cooldown))}
+    return tree
+
+
+def begin_branch(trunk: Path, update: int, recipe: AnyRecipe, folder: Path) -> None:
+    """Makes the run folder of a branch, whose ledger begins with the cost of the trunk.
+
+    Does nothing if the folder is there: ``train`` then resumes the branch, or refuses the folder.
+
+    Raises:
+        ValueError: the kept state is damaged, or the folder holds a run with another budget.
+    """
+    if folder.exists():
+        path, budget = folder / "recipe.yaml", strict_yaml.tree_of(recipe.budget)
+        if path.exists() and strict_yaml.load_file(path)["budget"] != budget:
+            raise ValueError(f"{folder} holds another run; choose another --run or remove it")
+        return
+    state = read_checkpoint(kept_checkpoint(trunk, update))
+    assert state is not None
+    # The trunk's best model may be younger than the branch, so the branch looks for its own.
+    state["best"] = (math.inf,)
+    state["ledger"]["validation"] = None
+    new = folder.with_name(f".{folder.name}.branch")
+    shutil.rmtree(new, ignore_errors=True)  # of a branch that was killed here
+    new.mkdir(parents=True)
+    lines = _lines_until(trunk, state["ledger"]["wall_seconds"])
+    write(new / "ledger.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write(new / "last.ckpt", lambda file: torch.save(state, file))
+    strict_yaml.dump(strict_yaml.tree_of(recipe), new / "recipe.yaml")
+    new.rename(folder)
+
+
+def _lines_until(trunk: Path, wall_seconds: float) -> Iterator[dict[str, Any]]:
+    """Yields the lines of the trunk's ledger up to this time."""
+    for line in read_ledger(trunk):
+        if line.get("wall_seconds", 0.0) > wall_seconds:
+            return
+        yield line
