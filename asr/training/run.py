@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as L
 
+from asr.kernels.allocator import keep_freed_memory
 from asr.metering.device_memory import enough_memory
 from asr.metering.meter import Ledger
 from asr.recipe.schema import Recipe
@@ -52,6 +53,7 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
 def _fit(recipe: AnyRecipe, folder: Path, place: launch.Place) -> dict[str, Any]:
     """Trains in one of the processes of a run; returns the last line of the ledger."""
     first = place.rank == 0 and is_first_process(recipe.trainer)
+    keep_freed_memory()
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet_lightning())
         interruption = Interruption()
