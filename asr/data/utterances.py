@@ -382,7 +382,11 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 class SpeechData(BatchSource):
-    """Training and validation batches of a prepared corpus."""
+    """Training and validation batches of a prepared corpus.
+
+    Attributes:
+        order: description of the order of training batches if audio is not cached; otherwise empty.
+    """
 
     train: Utterances
     validation: Utterances
@@ -401,9 +405,11 @@ class SpeechData(BatchSource):
         )
         most, limits = options.max_batch_seconds, options.curriculum_seconds
         stream = BatchStream(train.sizes, most, seed, limits)
+        self.order: dict[str, str] = {}
         if train.rows is not None:
-            groups, window = train.rows.groups, options.shuffle_seconds
-            stream = BatchStream(train.sizes, most, seed, limits, groups, window)
+            window = options.shuffle_seconds
+            stream = BatchStream(train.sizes, most, seed, limits, train.rows.groups, window)
+            self.order["order"] = f"windows of {window:g} s, as audio exceeds data.cache_gib"
         super().__init__(train, validation, most, stream)
         self.options, self.seed, self.device = options, seed, device
         if options.device_cache:
@@ -446,8 +452,14 @@ class SpeechData(BatchSource):
             pin_memory=pin,
         )
 
-    def sample(self, number: int) -> Iterator[Tensor]:
-        """Yields the waveforms (N,) of a fixed random sample of the training utterances."""
+    def sample(self, seconds: float) -> Iterator[Tensor]:
+        """Yields the waveforms (N,) of a fixed random sample of the training utterances.
+
+        The sample ends with the utterance that completes this number of seconds.
+        """
         draw = np.random.default_rng(self.seed)
-        for index in draw.permutation(len(self.train))[:number]:
-            yield self.train.wave(int(index))
+        for index in draw.permutation(len(self.train)).tolist():
+            if seconds <= 0:
+                return
+            seconds -= self.train.sizes[index]
+            yield self.train.wave(index)

@@ -27,6 +27,7 @@ from asr.training.task import Task, seed
 log = logging.getLogger(__name__)
 
 EXAMPLES = 3  # number of validation utterances that the log shows
+SAMPLE_SECONDS = 1000.0  # of audio, by whose mean and deviation features are normalised
 MULTIPLE_SECONDS = 0.64  # batches on a GPU are padded to a multiple of this duration
 
 
@@ -95,7 +96,7 @@ class SpeechModule(Task):
         )
         set_recurrent_precision(model.modules(), recipe.trainer.recurrent_precision)
         if not self.data.resumed:
-            model.features.fit(self.data.source.sample(500))
+            model.features.fit(self.data.source.sample(SAMPLE_SECONDS))
         model.eval()
         for search in (self.search, model.search):
             try_search(search, model)
@@ -246,7 +247,7 @@ class SpeechModule(Task):
         options, device = self.recipe.trainer, self.trainer.strategy.root_device
         recurrent = options.recurrent_precision
         return {
-            "data": self.data.rows_sha256,
+            "data": self.data.rows_sha256 | self.data.source.order,
             "device": device.type,
             "precision": kernel_precision(options, device)
             + (f", recurrent {recurrent}" if recurrent != "float32" else ""),

@@ -1,4 +1,5 @@
 import gzip
+import itertools
 import json
 import math
 import re
@@ -157,6 +158,25 @@ def test_batches_depend_only_on_seed_and_position(place):
         assert torch.equal(tokens, other[0])
         assert torch.equal(lengths, other[1])
     assert all(tokens.shape[0] * (tokens.shape[1] + 1) <= 100 for tokens, _ in first)
+
+
+def test_a_curriculum_begins_with_short_sentences(tmp_path):
+    lines = ["ab " * length for length in range(1, 9)]  # 3 tokens a word, and an end
+    (tmp_path / "text.txt").write_text("\n".join(lines))
+    (tmp_path / "held.txt").write_text("ba\n")
+    sources = {"train": [str(tmp_path / "text.txt")], "validation": str(tmp_path / "held.txt")}
+
+    def lengths(*limits):
+        options = TextOptions(**sources, max_batch_tokens=1, curriculum_tokens=list(limits))
+        stream = TextData(options, Characters(["ab "]), str, seed=1).train_batches()
+        return [int(lengths) for _, lengths in itertools.islice(stream, 8)]
+
+    everything = set(lengths())
+    first = [size for size in everything if size + 1 <= 13]
+    assert sorted(lengths(13)[: len(first)]) == sorted(first)
+    assert len(first) < len(everything) == 8
+    with pytest.raises(ValueError, match="nothing is as short as 2 "):
+        lengths(2)
 
 
 def test_a_run_that_gets_sigterm_resumes_like_an_uninterrupted_one(place, tmp_path):
