@@ -14,7 +14,7 @@ NOTE = """\
 The columns are the name, millions of parameters, the cost of training if it was measured, and the
 meaning. The parameters are those of the part alone: of encoders with 80 mel bins (tiny: 40), of
 decoders with the encoder frames and tokens of their size, of language models with 256 tokens. The
-cost is that of one run on a CPU in device-hours, with its test WER. --json prints all measured runs
+cost is that of one run on a CPU in core-hours, with its test WER. --json prints all measured runs
 and their pages."""
 
 

@@ -6,12 +6,12 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from asr.metering.environment import cores
 
 LIST_SECONDS = 1.0  # the list of threads is at most this old
+READ_SECONDS = 0.02  # so are readings of threads other than the first, each of which takes 3 us
 WAIT_LIMIT = 0.1  # share of waiting above which a measured time belongs to other programs, too
 SCHEDSTAT = "/proc/self/schedstat"
 PRESSURE = Path("/proc/pressure/cpu")
@@ -34,15 +34,22 @@ class CpuClock:
         self._files: dict[str, int] = {}  # open file of each living thread
         self._last: dict[str, tuple[int, int]] = {}  # ns that it ran (0 in this process) and waited
         self._ended = [0, 0]  # ns of threads that ended
-        self._listed = -LIST_SECONDS
+        self._listed = self._all_read = -math.inf
+        self._first = f"/proc/self/task/{os.getpid()}/schedstat"
 
     def read(self) -> tuple[float, float]:
         """Returns seconds of CPU time and seconds of waiting since the processes began."""
+        now = time.monotonic()
         with self._lock:
-            for name in list(self._files):
-                self._read_thread(name)
-            if self.note is None and time.monotonic() - self._listed >= LIST_SECONDS:
+            if now - self._all_read < READ_SECONDS and self._first in self._files:
+                self._read_thread(self._first)
+            else:
+                for name in list(self._files):
+                    self._read_thread(name)
+                self._all_read = now
+            if self.note is None and now - self._listed >= LIST_SECONDS:
                 self._list_threads()
+                self._listed = now
             ran, waited = (sum(ns) for ns in zip(self._ended, *self._last.values(), strict=True))
             # The clock of this process also counts threads that were never listed.
             return time.process_time() + ran / 1e9, waited / 1e9
@@ -58,7 +65,6 @@ class CpuClock:
                         with contextlib.suppress(OSError):  # the thread has ended
                             self._files[name] = os.open(name, os.O_RDONLY)
                             self._read_thread(name)
-        self._listed = time.monotonic()
 
     def _read_thread(self, name: str) -> None:
         try:
@@ -102,29 +108,32 @@ def disturbed_seconds(waited: float, cpu: float, wall: float, held: int) -> floa
 
 
 class CpuUse:
-    """What a piece of timed work got, after ``measured_cpu``.
+    """Measures the CPU time and the waiting of a piece of timed work from construction on."""
 
-    Attributes:
-        cpu_seconds: CPU time in seconds.
-        core_wait_share: waiting for cores that others used, over the core-seconds held; None if it
-            cannot be measured.
-    """
+    def __init__(self, held: int) -> None:
+        """Begins; ``held`` is the number of cores that the work was given."""
+        self.held, self.clock = held, CpuClock()
+        self._began, (self._cpu, self._waited) = time.perf_counter(), self.clock.read()
 
-    cpu_seconds = 0.0
-    core_wait_share: float | None = None
+    def until_now(self) -> dict[str, float | None]:
+        """Returns ``cpu_seconds`` and ``core_wait_share``.
+
+        The share is that of waiting for cores that other programs used, in the time that the work
+        held cores. It is None if waiting cannot be measured.
+        """
+        wall, (cpu, waited) = time.perf_counter() - self._began, self.clock.read()
+        cpu -= self._cpu
+        lost = disturbed_seconds(waited - self._waited, cpu, wall, self.held)
+        share = None if self.clock.note else lost / (self.held * wall)
+        return {"cpu_seconds": cpu, "core_wait_share": share}
+
+    def close(self) -> None:
+        """Closes the files of the clock."""
+        self.clock.close()
 
 
-@contextlib.contextmanager
-def measured_cpu(held: int) -> Iterator[CpuUse]:
-    """Measures the CPU time and the waiting of the block, which holds ``held`` cores."""
-    use, clock = CpuUse(), CpuClock()
-    began, (cpu, waited) = time.perf_counter(), clock.read()
-    try:
-        yield use
-    finally:
-        wall, now = time.perf_counter() - began, clock.read()
-        use.cpu_seconds = now[0] - cpu
-        if clock.note is None and wall:
-            lost = disturbed_seconds(now[1] - waited, use.cpu_seconds, wall, held)
-            use.core_wait_share = lost / (held * wall)
-        clock.close()
+def waited_too_long(share: float | None) -> str:
+    """Returns why a time does not compare with others; empty if it does."""
+    if share is None or share <= WAIT_LIMIT:
+        return ""
+    return f"times do not compare: {100 * share:.0f} % of the time other programs used its cores"

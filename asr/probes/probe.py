@@ -6,6 +6,7 @@ measure, because it may load torch.
 """
 
 import argparse
+import contextlib
 import csv
 import io
 import json
@@ -13,13 +14,14 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from asr.document.blocks import Block, Picture, Section, Table, Text, to_markdown
 from asr.files import new_folder, read_json, read_json_lines, write_all
+from asr.metering.cpu import CpuUse, waited_too_long
 
 log = logging.getLogger(__name__)
 
@@ -141,12 +143,15 @@ class Probe:
             ValueError: an option has an invalid value.
             OSError: the folder cannot be written.
         """
+        from asr.metering.device_clock import cores_held
         from asr.probes.instrument import equal_precision
 
         page, failed, number = "", 0, 0
-        with new_folder(options.output), equal_precision(device):
+        timed = contextlib.closing(CpuUse(cores_held(device)))
+        with new_folder(options.output), equal_precision(device), timed as use:
             for measured in import_module(self.module).measure(options, device):
-                page = self.write(measured, options.output)
+                machine = {**measured.machine, **use.until_now()}
+                page = self.write(replace(measured, machine=machine), options.output)
                 number = len(measured.rows)
                 failed = sum(bool(getattr(row, "error", "")) for row in measured.rows)
         print(page, end="")
@@ -242,6 +247,7 @@ def source(measured: Measured) -> Text:
     words += [f"torch {about['torch']}"] if "torch" in about else []
     words += [f"commit {about['git_commit']}"] if "git_commit" in about else []
     words += [str(about["command"])] if "command" in about else []
+    words += [why] if (why := waited_too_long(about.get("core_wait_share"))) else []
     start = f"From {measured.path}: " if measured.path else ""
     below = run_names(measured.rows)[0] if hasattr(measured.rows[0], "run") else ""
     end = f" Run folders are below {below}." if below not in ("", ".") else ""

@@ -30,7 +30,7 @@ class Entry:
         name: name that a command takes.
         what: first comment of the recipe file.
         parameters: number of parameters; None for tasks and studies, which take any encoder.
-        measured: rows of ``recipes/measured.json`` that used the recipe; percent, device-hours.
+        measured: rows of ``recipes/measured.json`` that used the recipe; percent, core-hours.
     """
 
     family: str

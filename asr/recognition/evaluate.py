@@ -1,5 +1,6 @@
 """Evaluates a model on a split: word and character error rates with their intervals."""
 
+import contextlib
 import json
 import logging
 import time
@@ -15,6 +16,8 @@ from tqdm import tqdm
 
 from asr.files import Content, new_folder, write_all
 from asr.items import attempt_each
+from asr.metering.cpu import CpuUse, waited_too_long
+from asr.metering.device_clock import cores_held
 from asr.metering.environment import environment
 from asr.metering.meter import device_name
 from asr.recognition.alignment import CONFIDENCE, aligns
@@ -62,7 +65,8 @@ def evaluate(
     short utterances load the kernels. ``encode_seconds`` (features and encoder) and
     ``search_seconds`` are also given separately, because models that differ only in their encoder
     share the search. Device, threads, batch size and commit are recorded, since times depend on
-    them.
+    them. ``cpu_seconds`` is the CPU time of features, encoder and search, and ``core_wait_share``
+    the share of the time in which other programs used the cores of the evaluation.
 
     The figure shows the share of correct words at each confidence; there is no figure if no word
     has a confidence. Results on the rows that ``asr tune-decoding`` used are too good, and are
@@ -163,7 +167,10 @@ def evaluation_summary(metrics: dict[str, Any]) -> str:
         f"real-time factor {metrics['real_time_factor']:.4f} on {metrics['device_name']} ("
         f"{100 * metrics['encode_seconds'] / metrics['decode_seconds']:.0f} % features and "
         f"encoder), search {metrics['search']}",
+        f"CPU time {metrics['cpu_seconds'] / metrics['audio_seconds']:.4f} s per second of audio",
     ]
+    if why := waited_too_long(metrics["core_wait_share"]):
+        lines[-1] += f"; {why}"
     if (confidence := metrics["confidence"]) is not None:
         kind = "calibrated" if confidence["calibration"] else "as the aligner gives them"
         named = {
@@ -196,14 +203,16 @@ Found = dict[int, tuple["Hypothesis", list[Word] | None]]
 
 def _recognise(
     model: "SpeechModel", data: SplitReader, batch_seconds: float, progress: bool
-) -> tuple[Found, dict[str, float]]:
+) -> tuple[Found, dict[str, Any]]:
     """The hypotheses of all rows that did not fail, and the seconds spent by step."""
     remedy = f"lower batch_seconds, which is {batch_seconds}"
     timed = aligns(model.decoder)
     found: Found = {}
-    seconds = dict.fromkeys(("encode", "search", "alignment", "audio"), 0.0)
+    steps = ("encode", "search", "alignment")
+    seconds = dict.fromkeys((*steps, *(f"{step}_cpu" for step in steps), "audio"), 0.0)
     started = time.perf_counter()
-    with ThreadPoolExecutor() as pool:
+    timed_use = contextlib.closing(CpuUse(cores_held(model.device)))
+    with ThreadPoolExecutor() as pool, timed_use as use:
 
         def work(batch: Sequence[int]) -> Recognised:
             # Audio is not decoded ahead, because on a CPU that would slow down the timed work.
@@ -222,9 +231,12 @@ def _recognise(
             found |= zip(batch, zip(result.best, words, strict=True), strict=True)
             for step, value in result.seconds.items():
                 seconds[step] += value
+        share = use.until_now()["core_wait_share"]
     seconds["total"] = time.perf_counter() - started
-    spent = {f"{step}_seconds": value for step, value in seconds.items()}
+    spent: dict[str, Any] = {f"{step}_seconds": value for step, value in seconds.items()}
     spent["decode_seconds"] = seconds["encode"] + seconds["search"]
+    spent["cpu_seconds"] = seconds["encode_cpu"] + seconds["search_cpu"]
+    spent["core_wait_share"] = share
     return dict(sorted(found.items())), spent
 
 

@@ -141,13 +141,14 @@ def locate_words(
 def _timed(
     device: torch.device, seconds: dict[str, float], step: str, remedy: str | None
 ) -> Iterator[None]:
-    """Records the seconds of a step; waits for the device before and after the step."""
+    """Records the seconds and CPU seconds of a step; waits for the device before and after it."""
     with enough_memory(device, remedy):
         wait_for(device)
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         yield
         wait_for(device)
     seconds[step] = time.perf_counter() - began
+    seconds[f"{step}_cpu"] = time.process_time() - cpu
 
 
 class SplitReader:

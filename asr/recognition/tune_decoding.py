@@ -18,7 +18,9 @@ from tqdm import tqdm
 
 from asr.config.strict_yaml import Component
 from asr.files import write
+from asr.formatting import hours_of
 from asr.items import attempt_each
+from asr.metering.device_clock import cores_held
 from asr.metering.meter import device_name
 from asr.model import find_model, give_calibration, save_model
 from asr.recognition.alignment import aligns
@@ -176,7 +178,8 @@ def tune_decoding(
         "seed": seed,
         "ranges": dict(kind.ranges),
         "device_name": device_name(model.device),
-        "device_hours": seconds / 3600,
+        "device_kind": model.device.type,
+        "device_hours": cores_held(model.device) * seconds / 3600,
         "encoding_seconds": encoding,
         "chosen": chosen.options,
         "wer": chosen.wer,
@@ -246,7 +249,8 @@ def tuning_summary(result: dict[str, Any]) -> str:
     trials = sorted(result["trials"], key=lambda trial: float(trial["wer"]))
     lines = [
         f"{len(trials)} trials on split {result['split']}, {trials[0]['words']} words, "
-        f"{result['device_hours']:.3g} device-hours on {result['device_name']}"
+        f"{result['device_hours']:.3g} {hours_of([result['device_kind']])} on "
+        f"{result['device_name']}"
     ]
     shown = [("default", result["trials"][0]), *(("", trial) for trial in trials[:5])]
     shown += [("beam", trial) for trial in result["beams"]]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.data.utterances import read_corpus
-from asr.formatting import numbered
+from asr.formatting import hours_of, numbered
 from asr.metering.ledger_format import read_ledger, read_totals
 from asr.recipe.schema import Recipe
 from asr.text.scoring import ranked
@@ -72,7 +72,7 @@ def cost(last: dict[str, Any]) -> str:
     """Describes the hours of the last line of a ledger."""
     on_cpu = last["device_kind"] == "cpu"
     words = [
-        f"{last['device_hours']:.3g} {'core' if on_cpu else 'GPU'}-hours on {last['num_devices']} "
+        f"{last['device_hours']:.3g} {hours_of([last['device_kind']])} on {last['num_devices']} "
         f"x {last['device_name']}{' core' * on_cpu}"
     ]
     if (cpu := last.get("cpu_seconds")) is not None:

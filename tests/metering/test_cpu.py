@@ -1,3 +1,5 @@
+import contextlib
+import math
 import multiprocessing
 import os
 import subprocess
@@ -7,7 +9,7 @@ import time
 
 import pytest
 
-from asr.metering.cpu import CpuClock, cpu_pressure, disturbed_seconds, measured_cpu
+from asr.metering.cpu import CpuClock, CpuUse, cpu_pressure, disturbed_seconds, waited_too_long
 from asr.metering.environment import cores
 
 BURN = "while True: pass"
@@ -86,7 +88,7 @@ def test_waiting_never_falls_when_threads_end(clock):
     before = clock.read()[1]
     for _ in range(3):
         threads = [threading.Thread(target=burn, args=(0.02,)) for _ in range(4)]
-        clock._listed = 0.0
+        clock._listed = clock._all_read = -math.inf
         for thread in threads:
             thread.start()
         during = clock.read()[1]
@@ -104,10 +106,11 @@ def test_a_system_without_the_files_has_no_waiting_and_says_so(clock, monkeypatc
     assert "has no /proc/nothing" in other.note
     assert other.read()[0] > 0
     assert cpu_pressure() != cpu_pressure()  # NaN
-    with measured_cpu(1) as use:
+    with contextlib.closing(CpuUse(1)) as use:
         burn(0.05)
-    assert use.core_wait_share is None
-    assert use.cpu_seconds >= 0.05
+        found = use.until_now()
+    assert found["core_wait_share"] is None
+    assert found["cpu_seconds"] >= 0.05
 
 
 def test_a_program_that_waits_for_itself_is_not_disturbed():
@@ -116,3 +119,8 @@ def test_a_program_that_waits_for_itself_is_not_disturbed():
     assert disturbed_seconds(10.0 * all_cores, 10.0 * all_cores, 10.0, 1) == 0
     # One thread that gets a core for a third of the time.
     assert disturbed_seconds(6.7, 3.3, 10.0, 1) == min(6.7, all_cores * 10 - 3.3)
+
+
+def test_a_time_with_much_waiting_does_not_compare():
+    assert waited_too_long(None) == waited_too_long(0.1) == ""
+    assert "23 % of the time" in waited_too_long(0.23)
