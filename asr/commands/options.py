@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -129,6 +130,9 @@ def at_least_one(text: str) -> int:
 def device_of(name: str | None) -> str:
     """Returns the device ``name``; without a name, the GPU if there is one, otherwise the CPU.
 
+    On a CPU, torch then uses one thread unless OMP_NUM_THREADS is set: several threads wait for
+    each other by spinning, so that another program on one core takes nearly all of their speed.
+
     Raises:
         ValueError: there is no such device.
     """
@@ -138,7 +142,10 @@ def device_of(name: str | None) -> str:
     there = ["cpu", *(["cuda"] if number else []), *(f"cuda:{i}" for i in range(number))]
     if name is not None and name not in there:
         raise ValueError(f"--device {name}: no such device; this machine has {', '.join(there)}")
-    return name or ("cuda" if number else "cpu")
+    device = name or ("cuda" if number else "cpu")
+    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    return device
 
 
 def fail(message: str, status: int = 2) -> int:

@@ -22,6 +22,7 @@ import yaml
 from safetensors.torch import load_file
 
 from asr.cli import COMMANDS, VERBS, main
+from asr.commands.options import device_of
 from asr.corpora import CORPORA
 from asr.probes import PROBES
 from asr.recognition.writers import FORMATS
@@ -739,3 +740,17 @@ def test_an_interrupted_run_says_how_to_resume(job, monkeypatch, capsys):
     monkeypatch.setattr("asr.training.speech.SpeechModule.training_step", interrupted)
     assert main(["train", job.recipe, "--run", f"{job.here}/c"]) == 130
     assert "the same command continues from the last checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 1), ("3", 5)])
+def test_recognition_uses_one_thread_of_a_cpu_unless_told_otherwise(monkeypatch, given, expected):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(5)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    try:
+        assert device_of("cpu") == "cpu"
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(threads)
