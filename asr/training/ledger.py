@@ -14,7 +14,7 @@ from asr.files import append_csv, write
 from asr.metering.disturbance import Pace, disturbances
 from asr.metering.environment import environment
 from asr.metering.ledger_format import FORMAT
-from asr.metering.meter import Ledger
+from asr.metering.meter import BUSY, Ledger
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,8 @@ class LedgerCallback(L.Callback):
             event, **module.facts(module.means()), **{"validation": None, **facts}
         )
         heard = self.line["tokens" if "tokens" in self.line else "audio_seconds"]
-        (heard_before, busy_before), busy = self._line_before, self.ledger.busy_seconds
+        heard_before, busy_before = self._line_before
+        busy = sum(self.line["seconds"][phase] for phase in BUSY)
         self._line_before = (heard, busy)
         trained = heard > heard_before
         self.line["speed"] = (heard - heard_before) / (busy - busy_before) if trained else None

@@ -21,7 +21,7 @@ from asr.data.utterances import read_rows
 from asr.metering.ledger_format import read_ledger
 from asr.model import load_model
 from asr.recipe.schema import OptimizerOptions, Recipe, TrainerOptions
-from asr.training.checkpoint import CheckpointCallback
+from asr.training.checkpoint import CheckpointCallback, read_checkpoint
 from asr.training.run import train
 from asr.training.run_folder import check_folder, claimed, run_name
 from asr.training.speech import SpeechModule
@@ -313,7 +313,11 @@ def test_the_saved_model_is_the_moving_average(corpus, tmp_path):
 
 @pytest.mark.parametrize(
     ("budget", "reason"),
-    [({"audio_hours": 0.001}, "budget.audio_hours"), ({"device_hours": 1e-9}, "budget.device")],
+    [
+        ({"audio_hours": 0.001}, "budget.audio_hours"),
+        ({"device_hours": 1e-9}, "budget.device"),
+        ({"cpu_hours": 1e-9}, "budget.cpu_hours"),
+    ],
 )
 def test_every_kind_of_budget_ends_a_run(corpus, tmp_path, budget, reason):
     train(recipe(corpus, budget=budget), tmp_path)
@@ -321,6 +325,23 @@ def test_every_kind_of_budget_ends_a_run(corpus, tmp_path, budget, reason):
     assert last["finished"]
     assert last["reason"].startswith(reason)
     assert (tmp_path / "best" / "model.safetensors").exists()
+
+
+def test_a_resumed_run_remembers_the_speed_of_its_batches(corpus, tmp_path):
+    options = {"validation": {"every_updates": 15}, "trainer": {"log_every_n_steps": 5}}
+    train(recipe(corpus, budget={"updates": 15}, **options), tmp_path)
+    saved = read_checkpoint(tmp_path / "last.ckpt")["callbacks"]["LedgerCallback"]
+    assert len(saved["pace"]["batches"]) == 5  # after the warm-up of 10
+    train(recipe(corpus, budget={"updates": 30}, **options), tmp_path)
+    again = read_checkpoint(tmp_path / "last.ckpt")["callbacks"]["LedgerCallback"]
+    assert again["pace"]["batches"][:5] == saved["pace"]["batches"]
+    assert len(again["pace"]["batches"]) == 10
+    lines = [line for line in read_ledger(tmp_path) if line["event"] == "step"]
+    assert all(line["speed"] > 0 for line in lines)
+    first, second = lines[:2]
+    busy = [line["seconds"]["step"] + line["seconds"]["data_wait"] for line in lines[:2]]
+    heard = second["audio_seconds"] - first["audio_seconds"]
+    assert second["speed"] == pytest.approx(heard / (busy[1] - busy[0]))
 
 
 @pytest.mark.parametrize(
