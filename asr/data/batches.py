@@ -48,7 +48,7 @@ class BatchStream:
         groups: Sequence[int] | None = None,
         window_size: float = np.inf,
     ):
-        """See ``BatchSource``.
+        """Prepares the order.
 
         Args:
             sizes: size of each item.
@@ -56,7 +56,7 @@ class BatchStream:
             seed: seed of the order.
             curriculum: largest size of the items of each of the first epochs.
             groups: the first item of each group that is read at once, and the number of items.
-            window_size: size of a window, which may be exceeded by less than a group.
+            window_size: size of a window, which is exceeded by less than a group.
 
         Raises:
             ValueError: no item is small enough for an epoch of the curriculum.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from asr.audio.audio_file import decode
@@ -49,20 +48,18 @@ class DataOptions:
         curriculum_seconds: longest utterance (seconds) of each of the first epochs, one entry per
             epoch. Short utterances teach alignment first. The curriculum is the same for every
             encoder.
-        cache_gib: largest size in GiB of the decoded audio that is kept in the folder ``cache`` of
-            the corpus: of all training splits together, and of the validation split. The first run
-            decodes it, and later runs share it. 100 hours at 16 kHz take 11 GiB. Audio that needs
-            more is decoded again in each epoch.
-        shuffle_seconds: seconds of audio that are decoded at once if the training splits exceed
-            ``cache_gib``. Batches group utterances of similar length among these, which are drawn
-            from the whole corpus in pieces of about a minute. A process holds its share of them in
-            memory: two hours of 16 kHz take 0.2 GiB, and twice that with workers.
+        cache_gib: largest size in GiB of the decoded audio in the folder ``cache`` of the corpus,
+            for all training splits together, and for the validation split. The first run decodes,
+            and later runs share the result. 100 hours at 16 kHz take 11 GiB. Audio that needs more
+            is decoded again in each epoch.
+        shuffle_seconds: seconds of uncached training audio that are decoded together. They are
+            drawn from the whole corpus in pieces of about a minute, and batches group utterances of
+            similar length among them. Two hours at 16 kHz take 0.2 GiB of memory.
         device_cache: whether cached audio is copied to the device too. Batches are then made on the
             device, without workers or transfers, and are the same. The log says why if the audio
             does not fit.
-        num_workers: number of processes that make batches of cached audio, or of threads that
-            decode uncached audio ahead. 0 makes batches when they are needed, which is best for
-            cached audio.
+        num_workers: number of threads that make batches ahead, or that decode uncached audio ahead,
+            each ``shuffle_seconds`` of it; 0 works when a batch is needed.
     """
 
     corpus: str
@@ -121,8 +118,6 @@ def read_rows(folder: str | Path, splits: Sequence[str]) -> "Table":
     return Table([path for split in splits for path in _shards(Path(folder), split)])
 
 
-In = TypeVar("In")
-Out = TypeVar("Out")
 Item = tuple[str, str, Tensor, Tensor]  # id, text, wave (N,), tokens (U,)
 
 
@@ -251,11 +246,14 @@ def decoded(corpus: str | Path, split: str, sample_rate: int) -> Samples:
 
 
 def ahead(
-    function: Callable[[In], Out], items: Iterable[In], threads: int, number: int
-) -> Iterator[Out]:
+    function: Callable[[Any], Any], items: Iterable[Any], threads: int, number: int
+) -> Iterator[Any]:
     """Yields the results for the items in order; threads compute a ``number`` of later ones."""
-    pending: deque[Future[Out]] = deque()
-    pool = ThreadPoolExecutor(max(1, threads))
+    if not threads:
+        yield from map(function, items)
+        return
+    pending: deque[Future[Any]] = deque()
+    pool = ThreadPoolExecutor(threads)
     try:
         for item in items:
             pending.append(pool.submit(function, item))
@@ -263,17 +261,17 @@ def ahead(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-    finally:  # the caller may stop early
+    finally:  # a caller may stop early
         pool.shutdown(cancel_futures=True)
 
 
-class Utterances(Dataset):
-    """A data set of utterances: (id, text, wave (N,) float32, tokens (U,) int64).
+class Utterances:
+    """Utterances: (id, text, wave (N,) float32, tokens (U,) int64).
 
     Attributes:
         sizes: length of each utterance in seconds.
-        rows: the rows of the corpus, if their audio is not cached; otherwise None.
-        samples: decoded audio of each split, if it is cached; otherwise empty.
+        rows: rows of the corpus if their audio is not cached; otherwise None.
+        samples: decoded audio of each split if it is cached; otherwise empty.
         resident: samples and tokens of all utterances on a device, see ``keep_on``.
     """
 
@@ -315,30 +313,30 @@ class Utterances(Dataset):
         return len(self.texts)
 
     def __getitem__(self, index: int) -> Item:
-        return self._item(index, self.wave(index))
+        return self.item(index, self.wave(index))
 
-    def _item(self, index: int, wave: Tensor) -> Item:
+    def item(self, index: int, wave: Tensor) -> Item:
+        """Returns an utterance with this waveform (N,)."""
         tokens = torch.tensor(self.tokens(index), dtype=torch.int64)
         return self.ids[index], self.texts[index], wave, tokens
 
     def batches(self, windows: Iterable[list[list[int]]], threads: int) -> Iterator[Batch]:
-        """Yields the batches of uncached audio, which is read and decoded once a window.
+        """Yields the batches of uncached audio; each thread decodes one of the next windows."""
+        table = self.rows
+        assert table is not None
 
-        Each thread decodes a later window; without threads, a window is decoded when it begins.
-        """
-        for window, waves in ahead(self._decoded, windows, threads, threads):
+        def decoded(window: list[list[int]]) -> tuple[list[list[int]], dict[int, np.ndarray]]:
+            rows = sorted(set(itertools.chain(*window)))
+            return window, decode_rows(table, self.sample_rate, rows)
+
+        for window, waves in ahead(decoded, windows, threads, threads):
             for rows in window:
-                yield collate([self._item(row, _wave(waves[row])) for row in rows])
-
-    def _decoded(self, window: list[list[int]]) -> tuple[list[list[int]], dict[int, np.ndarray]]:
-        assert self.rows is not None
-        needed = sorted(set(itertools.chain(*window)))
-        return window, decode_rows(self.rows, self.sample_rate, needed)
+                yield collate([self.item(row, _wave(waves[row])) for row in rows])
 
     def keep_on(self, device: torch.device) -> None:
         """Copies samples and tokens to a device, on which ``batch`` then makes its batches."""
         lengths = np.concatenate([np.diff(samples.starts) for samples in self.samples])
-        parts = [samples.tensor().to(device) for samples in self.samples]
+        parts = [samples.mapped().to(device) for samples in self.samples]
         tokens = [self.tokens(index) for index in range(len(self))]
         flat = torch.tensor(list(itertools.chain(*tokens)), dtype=torch.int64)
         self.resident = (
@@ -390,6 +388,7 @@ class SpeechData(BatchSource):
 
     train: Utterances
     validation: Utterances
+    order: dict[str, str]
 
     def __init__(
         self,
@@ -404,12 +403,11 @@ class SpeechData(BatchSource):
             for splits in (options.train, [options.validation])
         )
         most, limits = options.max_batch_seconds, options.curriculum_seconds
-        stream = BatchStream(train.sizes, most, seed, limits)
-        self.order: dict[str, str] = {}
+        groups, window, self.order = None, np.inf, {}
         if train.rows is not None:
-            window = options.shuffle_seconds
-            stream = BatchStream(train.sizes, most, seed, limits, train.rows.groups, window)
-            self.order["order"] = f"windows of {window:g} s, as audio exceeds data.cache_gib"
+            groups, window = train.rows.groups, options.shuffle_seconds
+            self.order = {"order": f"windows of {window:g} s, as audio exceeds data.cache_gib"}
+        stream = BatchStream(train.sizes, most, seed, limits, groups, window)
         super().__init__(train, validation, most, stream)
         self.options, self.seed, self.device = options, seed, device
         if options.device_cache:
@@ -437,29 +435,19 @@ class SpeechData(BatchSource):
         return bucket(self.validation.sizes, larger * self.max_batch_size)
 
     def load_batches(self, items: Any, windows: Iterable[list[list[int]]]) -> Iterable[Batch]:
-        """Makes batches on the device if it holds the audio, or in workers if it is cached."""
-        pin, rows = self.device.type == "cuda", itertools.chain.from_iterable(windows)
+        """Makes batches on the device if it holds the audio; otherwise workers make them."""
+        rows, workers = itertools.chain.from_iterable(windows), self.options.num_workers
         if items.resident is not None:
             return map(items.batch, rows)
-        if items.rows is not None:
-            batches = items.batches(windows, self.options.num_workers)
-            return map(Batch.pin_memory, batches) if pin else batches
-        return DataLoader(
-            items,
-            batch_sampler=rows,
-            collate_fn=collate,
-            num_workers=self.options.num_workers,
-            pin_memory=pin,
-        )
+        if items.rows is None:
+            batches = ahead(items.batch, rows, workers, 2 * workers)
+        else:
+            batches = items.batches(windows, workers)
+        return map(Batch.pin_memory, batches) if self.device.type == "cuda" else batches
 
     def sample(self, seconds: float) -> Iterator[Tensor]:
-        """Yields the waveforms (N,) of a fixed random sample of the training utterances.
-
-        The sample ends with the utterance that completes this number of seconds.
-        """
-        draw = np.random.default_rng(self.seed)
-        for index in draw.permutation(len(self.train)).tolist():
-            if seconds <= 0:
-                return
-            seconds -= self.train.sizes[index]
-            yield self.train.wave(index)
+        """Yields the waveforms (N,) of random utterances, just enough for so many seconds."""
+        order = np.random.default_rng(self.seed).permutation(len(self.train))
+        heard = np.cumsum(np.asarray(self.train.sizes)[order])
+        for index in order[: np.searchsorted(heard, seconds) + 1]:
+            yield self.train.wave(int(index))
