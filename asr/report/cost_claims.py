@@ -13,7 +13,7 @@ from asr.report.families import family, unknown_families
 from asr.report.findings import MEASUREMENT, Finding, Rule, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import Arm
 from asr.report.pairs import TIMING, errors, family_pairs, layer_times
-from asr.report.probes import Probes, rows_of
+from asr.report.probes import Probes, rows_of, times_doubted
 from asr.report.runs import Run
 
 LONG = 1000  # least number of frames for C4; on fewer, the overhead of a call dominates
@@ -42,8 +42,10 @@ def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
         for measure, key, unit in STREAM:
             one, other = getattr(r, key), getattr(a, key)
             sign: Sign = "for" if one > TIMING * other else "against"
+            doubt = times_doubted(probes, "streaming") if key == "milliseconds" else ""
+            sign = "unknown" if doubt else sign
             words = f"at frame {r.position:,} {r.encoder} against {a.encoder}, {digits(one)} and "
-            words += f"{digits(other)} {unit}, {times(one / other)}."
+            words += f"{digits(other)} {unit}, {times(one / other)}{doubt and f'; {doubt}'}."
             findings.append(Finding(sign, words, _facets(measure, r.encoder, a.encoder)))
     missing = [] if offline else [again([run for e in found for run in e.group.runs])]
     missing += [] if pairs else [PROBES["streaming"].command]
@@ -154,11 +156,10 @@ def parallel(found: Sequence[Evidence], probes: Probes) -> Verdict:
     def context(row: Timing) -> dict[str, str]:
         return {MEASUREMENT: "speed", "the recurrence": row.name, "the length": str(row.time)}
 
-    rows = rows_of(probes, "scaling")
     findings = [
         finding
         for name in ("minlstm-loop", "statespace-loop")
-        for finding in layer_times(rows, name, LONG, "against", context)
+        for finding in layer_times(probes, name, LONG, "against", context)
     ]
     if not findings:
         return unmeasured("C4", "not measured", [PROBES["scaling"].command])
@@ -185,6 +186,8 @@ def bandwidth(found: Sequence[Evidence], probes: Probes) -> Verdict:
     ]
     if bound:
         reasons.append(f"Bound by memory (width x batch): {listed(bound)}.")
+    if doubt := times_doubted(probes, "roofline"):
+        return unmeasured("C5", doubt, command, reasons)
     if fit["error"] > POOR_FIT:
         return unmeasured("C5", "the fit is poor; measure on an idle machine", command, reasons)
     if share >= MANY:

@@ -165,12 +165,19 @@ def arm_best(arm: Arm) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def wer_at(arm: Arm, amount: float, axis: str = "device_hours") -> float | None:
-    """Mean over seeds of the last validation WER within an amount of a cost."""
-    within = [
-        [p.wer for p in run.points if (at := getattr(p, axis)) is not None and at <= amount]
-        for run in arm.runs
-    ]
+def wer_between(arm: Arm, amount: float, axis: str) -> float | None:
+    """Mean over seeds of the validation WER at an amount of a cost, between two validations.
+
+    It is interpolated linearly; None before the first validation.
+    """
+    curves = [[(at, p.wer) for p in run.points if (at := getattr(p, axis))] for run in arm.runs]
+    reached = [curve for curve in curves if curve and curve[0][0] <= amount]
+    return mean([float(np.interp(amount, *np.array(curve).T)) for curve in reached])
+
+
+def wer_at(arm: Arm, device_hours: float) -> float | None:
+    """Mean over seeds of the last validation WER within core-hours or GPU-hours."""
+    within = [[p.wer for p in run.points if p.device_hours <= device_hours] for run in arm.runs]
     return mean([wers[-1] if wers else None for wers in within])
 
 

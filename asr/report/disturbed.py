@@ -7,7 +7,7 @@ updates, audio, FLOPs and CPU time stay those of its own work.
 from collections.abc import Callable, Sequence
 
 from asr.formatting import count, digits, listed, percent, prefixed, times
-from asr.report.costs import arm_spent, cost_ratio, hours_unit, run_spent, waited, wer_at
+from asr.report.costs import arm_spent, cost_ratio, hours_unit, run_spent, waited, wer_between
 from asr.report.groups import Arm, Group
 from asr.report.runs import Run, part
 
@@ -114,6 +114,7 @@ def at_equal_costs(arms: Sequence[Arm]) -> str:
         if None in amounts or not (least := min(a for a in amounts if a is not None)):
             continue
         name, show = STEADY[axis]
-        rates = ", ".join(f"{arm.label} {percent(wer_at(arm, least, axis))}" for arm in arms)
+        rates = ", ".join(f"{arm.label} {percent(wer_between(arm, least, axis))}" for arm in arms)
         told.append(f"at equal {name} ({show(least)}) {rates}")
-    return f"Validation WER (means over seeds, not tested): {'; '.join(told)}." if told else ""
+    how = "(means over seeds, between validations interpolated, not tested)"
+    return f"Validation WER {how}: {'; '.join(told)}." if told else ""

@@ -167,7 +167,7 @@ def hierarchy(found: Sequence[Evidence], probes: Probes) -> Verdict:
     short = bool(known) and known == ["against"] * len(findings)
     layers = rows_of(probes, "scaling")
     findings += layer_times(
-        layers, "hierarchical-full", TEN_THOUSAND, "for", lambda row: {MEASUREMENT: "cost"}
+        probes, "hierarchical-full", TEN_THOUSAND, "for", lambda row: {MEASUREMENT: "cost"}
     )
     full = ("Transformer", "Conformer")
     findings += [f for e in found for f in errors(e, "Hierarchical", full, worse="against")]

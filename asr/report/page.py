@@ -211,4 +211,7 @@ class Page:
             why = f" Differs from group 1 in {differs}." if differs else ""
             title = verdict.group_name(group, number)
             lines.append(f"{title}: {names} (runs: {len(group.runs)}).{why}")
+        units = sorted({costs.hours_unit(evidence.group) for evidence in self.found})
+        if len(units) > 1:
+            lines.append(f"{listed(units)} count different devices, so they are never compared.")
         return [Text(lines, "list")]

@@ -1,6 +1,6 @@
 """Comparisons that several rules use: arms by family, errors of two arms, times of two layers."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from asr.formatting import digits, points_interval
 from asr.probes.scaling import Timing
@@ -8,6 +8,7 @@ from asr.report.evidence import Evidence
 from asr.report.families import family
 from asr.report.findings import MEASUREMENT, Finding, Sign
 from asr.report.groups import Arm
+from asr.report.probes import Probes, rows_of, times_doubted
 from asr.report.runs import part
 
 TIMING = 1.25  # times with a smaller ratio count as equal, as for repeats on one machine
@@ -54,7 +55,7 @@ def errors(evidence: Evidence, encoder: str, others: Collection[str], worse: Sig
 
 
 def layer_times(
-    rows: Sequence[Timing],
+    probes: Probes,
     name: str,
     shortest: int,
     faster: Sign,
@@ -66,20 +67,21 @@ def layer_times(
     every repeat. If it takes more in every repeat, the sign is the opposite.
     """
     findings = []
-    for row in rows:
+    doubt = times_doubted(probes, "scaling")
+    for row in rows_of(probes, "scaling"):
         if row.name != name or row.time < shortest or row.error:
             continue
         assert row.ratio_min is not None
         assert row.ratio_max is not None
         sign: Sign = "unknown"
-        if row.ratio_max < 1 / TIMING:
+        if not doubt and row.ratio_max < 1 / TIMING:
             sign = faster
-        elif row.ratio_min > 1 / TIMING:
+        elif not doubt and row.ratio_min > 1 / TIMING:
             sign = CONTRARY[faster]
         words = (
             f"{row.subject} takes {digits(row.ratio, 2)} [{digits(row.ratio_min, 2)} to "
             f"{digits(row.ratio_max, 2)}] of the time and {digits(row.peak_ratio, 2)} of the "
-            f"memory of {row.reference} at {row.time:,} frames."
+            f"memory of {row.reference} at {row.time:,} frames{doubt and f'; {doubt}'}."
         )
         findings.append(Finding(sign, words, context(row)))
     return findings

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from asr.document.blocks import Block, Table
-from asr.formatting import count, digits, listed
+from asr.document.blocks import Block, Table, Text
+from asr.formatting import count, digits, listed, numbered
 from asr.report import verdict
 from asr.report.groups import Group, place
 from asr.report.runs import UNKNOWN, Run, part
@@ -61,9 +61,15 @@ def measured(group: Group) -> list[Block]:
         for arm in group.arms
         for run in arm.runs
     ]
+    unknown = sum(run.disturbances is None for run in group.runs)
+    note = (
+        f"{numbered(unknown, 'run')} of {len(group.runs)} did not record whether other programs "
+        "disturbed it (an earlier version of asr); it is compared as if none did."
+    )
     return [
         Table(["", "value"], shared),
         Table(["arm", "seed", "run folder", "command", "state"], rows),
+        *([Text([note])] if unknown else []),
     ]
 
 

@@ -21,7 +21,7 @@ from asr.report.costs import (
     waited,
     wer_at,
 )
-from asr.report.disturbed import EQUAL_COST, at_cost, at_equal_costs, disturbed
+from asr.report.disturbed import EQUAL_COST, WALL, at_cost, at_equal_costs, disturbed, resource
 from asr.report.evidence import Evidence, Pair
 from asr.report.groups import Arm, Group, settings
 from asr.report.runs import UNKNOWN, Run, differing, part
@@ -100,12 +100,15 @@ def _others(best: Arm, others: Sequence[Pair]) -> str:
 def _training(group: Group, targets: Sequence[float]) -> str:
     if not any(run.points for run in group.runs):
         return "No run has a validation yet, so the cost to reach a WER is not known."
-    if disturbed(group.arms):
-        return at_equal_costs(group.arms)
+    axis = resource(group.arms)
+    beside = f" {at_equal_costs(group.arms)}" if disturbed(group.arms) else ""
+    if axis is None:
+        return beside.strip()
+    unit = hours_unit(group) if axis == WALL else "CPU-hours"
     target = common_target(group, targets)
     if target is None:
-        return "No arm reached a target WER, so the cost to reach one is not known."
-    costs = {arm.label: cost_to(arm, target, "device_hours") for arm in group.arms}
+        return f"No arm reached a target WER, so the cost to reach one is not known.{beside}"
+    costs = {arm.label: cost_to(arm, target, axis) for arm in group.arms}
     values = {label: math.inf if c.value is None else c.value for label, c in costs.items()}
     order = sorted(values, key=lambda label: values[label])
     lowest = values[order[0]]
@@ -117,14 +120,14 @@ def _training(group: Group, targets: Sequence[float]) -> str:
         elif math.isinf(value):
             said.append(f"{label} did not reach it within {hours(limit)}")
         elif label == order[0]:
-            said.append(f"{label} took {hours(value, hours_unit(group))}{there}")
+            said.append(f"{label} took {hours(value, unit)}{there}")
         else:
             same = not lowest or value / lowest < 1.05
             ratio = "about as much" if same else f"{times(value / lowest)} as much"
             said.append(f"{label} {hours(value)}, {ratio}{there}")
     several = any(cost.seeds > 1 for cost in costs.values())
     how = " (medians over seeds, not tested)" if several else ""
-    return f"To train to {percent(target)} validation WER{how}, {'; '.join(said)}."
+    return f"To train to {percent(target)} validation WER{how}, {'; '.join(said)}.{beside}"
 
 
 def _running(group: Group) -> str:

@@ -1,18 +1,33 @@
 """Comparisons of runs that other programs disturbed, and the units of costs."""
 
+import dataclasses
 import json
 
 import pytest
 import yaml
 
 from asr.report import compare, verdict
-from asr.report.cost_claims import running
+from asr.report.cost_claims import bandwidth, running
 from asr.report.disturbed import equal_costs, no_front, resource
 from asr.report.evidence import weigh
 from asr.report.groups import group_runs
+from asr.report.pairs import layer_times
+from asr.report.probes import read_probes
 from asr.report.runs import read_run
 from asr.report.training_claim import training
-from tests.run_folders import CPU, CURVE, H200, made, recorded, seeds, write_run
+from tests.run_folders import (
+    CPU,
+    CURVE,
+    H200,
+    compared_layers,
+    made,
+    recorded,
+    seeds,
+    stream,
+    write_probe,
+    write_roofline,
+    write_run,
+)
 
 WAITED = "the run waited for a core during 30 % of the time"
 
@@ -49,8 +64,12 @@ def test_a_disturbed_arm_that_did_less_in_its_time_gets_no_verdict(tmp_path):
         "Not enough evidence to say whether LSTM or Transformer makes fewer errors: runs of "
         "Transformer were disturbed, so equal core-hours are not equal shares of the machine."
     )
-    for words in ("at equal updates (346)", "at equal audio-hours (1.92)", "346 CPU seconds"):
+    # The Transformer stopped after 346 updates, where the WER lies between 0.1 and 0.12.
+    for words in ("updates (346) LSTM 10.9 %, ", "audio-hours (1.92) LSTM", "346 CPU seconds"):
         assert words in answer[1]
+    assert answer[1].startswith("To train to 10.0 % validation WER (medians over seeds, not tested")
+    assert "CPU-hours" in answer[1]
+    assert "core-hours" not in answer[1]
     assert not any("fewer errors than" in line for line in answer)
     (errors,) = [line for line in training([evidence], {}).reasons if "errors" in line]
     assert errors.startswith("Undecided: errors of LSTM and Transformer: runs of Transformer were")
@@ -74,7 +93,8 @@ def test_quiet_and_unknown_runs_are_compared_at_equal_cost(tmp_path):
         answer = compare(runs, tmp_path / f"{name}-page")["answer"][0]
         assert answer[0].startswith("LSTM makes fewer errors than Transformer at equal cost: test")
         page = (tmp_path / f"{name}-page" / "report.md").read_text()
-        assert ("not recorded | not recorded" in page) == (name == "unknown")
+        for words in ("not recorded | not recorded", "6 runs of 6 did not record whether other"):
+            assert (words in page) == (name == "unknown")
         assert "DISTURBED" not in page
 
 
@@ -122,6 +142,31 @@ def test_speeds_of_recognition_that_waited_for_a_core_are_not_compared(tmp_path)
         (reason,) = running([evidence], {}).reasons
         assert reason.startswith("Against" if compared else "Undecided")
         assert bool(no_front(group)) is not compared
+
+
+def test_times_of_a_probe_that_waited_for_a_core_decide_nothing(tmp_path):
+    rows = [
+        compared_layers("minlstm-loop", 1000, 0.4),
+        compared_layers("hierarchical-full", 10**4, 2),
+    ]
+    streams = stream("lstm-causal-small", 0.2, 10) + stream("transformer-causal-small", 0.6, 900)
+    for name, told in (("scaling", rows), ("streaming", streams)):
+        write_probe(tmp_path, name, told)
+    write_roofline(tmp_path, ["latency"] * 20)
+    for share, kinds in ((0.05, ["against"] * 2), (0.4, ["unknown"] * 2)):
+        read = read_probes([tmp_path])
+        probes = {
+            name: dataclasses.replace(one, machine={**one.machine, "core_wait_share": share})
+            for name, one in read.items()
+        }
+        found = layer_times(probes, "minlstm-loop", 1000, "against", lambda row: {})
+        found += layer_times(probes, "hierarchical-full", 1000, "for", lambda row: {})
+        assert [one.sign for one in found] == kinds
+        assert ("waited for a core during 40.0 %" in found[0].words) == (share == 0.4)
+        reasons = " ".join(running([], probes).reasons) if share else ""
+        assert "Against, streaming state" in reasons
+        assert ("Undecided, streaming speed" in reasons) == (share == 0.4)
+        assert bandwidth([], probes).kind == ("refuted" if share < 0.1 else "not enough evidence")
 
 
 @pytest.mark.parametrize(
