@@ -35,7 +35,7 @@ def trained(folder: Path, recipe: Recipe) -> str:
     spent["lost to crashes"] = last["wasted_seconds"]
     digits = 2 if last["device_hours"] >= 1 else 4
     phases = [
-        f"{name} {seconds * last['num_devices'] / 3600:.{digits}f} h "
+        f"{name} {last['device_hours'] * seconds / last['wall_seconds']:.{digits}f} h "
         f"({100 * seconds / last['wall_seconds']:.0f} %)"
         for name, seconds in spent.items()
         if seconds
