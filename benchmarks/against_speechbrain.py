@@ -23,6 +23,8 @@ these things equal:
   hypotheses.
 - Device: the device is a CPU, or a GPU with ``--device cuda``. On a GPU both sides round float32
   products to TF32 and use the fused optimiser of torch. ``--batch`` sets the number of utterances.
+- Threads: ``--threads`` sets the number of threads of the one process. ``--updates`` measures an
+  update on all cores instead, each side in the way that suits it best; see ``benchmarks.updates``.
 - Time: the members of a group take turns in every round. The first round is not counted (beam 8
   has no such round). The results are the median wall time, and the range over rounds of the ratio
   of asr's time to SpeechBrain's.
@@ -55,7 +57,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from contenders import (
+
+from asr.metering.environment import environment
+from benchmarks import updates
+from benchmarks.contenders import (
     BEAM,
     CTC_WEIGHT,
     Input,
@@ -67,8 +72,6 @@ from contenders import (
     our_lstm,
     our_transformer,
 )
-
-from asr.metering.environment import environment
 
 ENCODE = "encoder alone"
 SEARCHES = {
@@ -248,10 +251,24 @@ def contenders() -> dict[str, dict[str, Ours | Theirs]]:
     return found
 
 
+def show_updates(options: argparse.Namespace) -> None:
+    """Compares updates on all cores and prints the table."""
+    load = os.getloadavg()[0]
+    rows, machine = updates.compare(options), environment()
+    report = {"machine": machine, "load": load, "rows": rows}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=1))
+    print(updates.table(rows))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "speechbrain"))
+    print(f"\n{machine['cpu']}, {options.threads} cores, load {load:.1f} before; {versions}")
+
+
 def main() -> None:
     """Runs everything and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--updates", action="store_true", help="only updates, on all cores")
+    parser.add_argument("--rounds", type=int, default=3, help="with --updates; 3")
     parser.add_argument("--steps", type=int, default=7, help="rounds of training steps")
     parser.add_argument("--decodes", type=int, default=3, help="rounds of each search; 0: none")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; cpu")
@@ -262,6 +279,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*mismatched.*mask")  # of SpeechBrain's masks
+    if options.updates:
+        return show_updates(options)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     started, load = time.time(), os.getloadavg()

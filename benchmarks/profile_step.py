@@ -18,11 +18,28 @@ update and gives these numbers:
   kernels and copies.
 
 The profiler itself slows the CPU, so idle and launch are upper bounds. They are not defined on a
-CPU, where the peak of memory is the peak of the process so far. Every encoder is a line of
-steps.jsonl. The benchmark does not measure an encoder again that the file contains.
+CPU, where the peak of memory is the peak of the process so far.
+
+On a CPU, MFU is the share of the speed of one large matrix product, which is measured with the same
+threads before and after the updates. A second table then divides the operators' own time in the
+profiled update between these parts, forward and backward together:
+
+- features: waveforms to log-mel frames, and augmentation.
+- front end: the convolutions before the first layer, with their projection.
+- recurrent kernel, attention kernel, products (of matrices), copies, elementwise: operators of the
+  layers of the encoder. Copies also fill, join, pad and pick values.
+- decoder: the decoder with its loss.
+- optimiser: the optimiser, the averages of the weights, and the clipping of gradients.
+
+Give the threads by OMP_NUM_THREADS. The keys ``--encoder.subsampling 8 --decoder ctc
+--data.max_batch_seconds 60`` profile what one of two processes of a run computes.
+
+Every encoder is a line of steps.jsonl. The benchmark does not measure an encoder again that the
+file contains.
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -31,18 +48,19 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from asr.batch import Batch
 from asr.config import shipped, strict_yaml
 from asr.files import read_json_lines, write
+from asr.kernels.linear import linear
 from asr.metering.environment import environment
 from asr.metering.meter import Ledger
 from asr.recipe.schema import Recipe
@@ -54,6 +72,16 @@ from asr.training.speech import SpeechModule
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMem")  # beginnings
 OPERATORS = ("aten", "mkldnn")
 MOST = 8  # kernels named per encoder
+LAYERS = "layers"
+# Operators of the layers, by what their names contain; the first that fits counts.
+KINDS = {
+    "recurrent kernel": ("rnn", "lstm", "gru"),
+    "attention kernel": ("attention",),
+    "products": ("linear", "aten::mm", "addmm", "bmm", "matmul"),
+    "copies": ("copy", "cat", "index_select", "fill", "zero", "pad", "clone", "contiguous"),
+}
+PARTS = ["features", "front end", *KINDS, "elementwise", "decoder", "optimiser"]
+PRODUCT = 2048  # rows and columns of the large matrices
 COLUMNS = {
     "encoder": "{encoder}",
     "M param.": "{parameters:.2f}",
@@ -114,6 +142,52 @@ def read_profile(events: Sequence[Any], seconds: float, cuda: bool) -> Row:
     return row
 
 
+def shares(events: Sequence[Any]) -> dict[str, float]:
+    """Share of the operators' own time on a CPU by part; see the top of this file."""
+    ranges = {*PARTS, LAYERS}
+    numbered: dict[int, str] = {}  # the range of each operator of the forward pass, by its number
+    total = dict.fromkeys(PARTS, 0.0)
+    for event in events:
+        chain = [event]
+        while chain[-1].cpu_parent is not None:
+            chain.append(chain[-1].cpu_parent)
+        part = next((e.name for e in chain if e.name in ranges), "optimiser")
+        backward = [e for e in chain if e.name.startswith("autograd::") and e.sequence_nr >= 0]
+        if backward:  # has the number of its operator of the forward pass
+            part = numbered.get(backward[0].sequence_nr, part)
+        elif event.sequence_nr >= 0:
+            numbered[event.sequence_nr] = part
+        if part == LAYERS:
+            kinds = (kind for kind, names in KINDS.items() if any(n in event.name for n in names))
+            part = next(kinds, "elementwise")
+        total[part] += event.self_cpu_time_total
+    return {part: time / sum(total.values()) for part, time in total.items()}
+
+
+@contextlib.contextmanager
+def marked(owner: Any, method: str, name: str) -> Iterator[None]:
+    """Inside the block, each call of a method is a range of the profiler with this name."""
+    original = getattr(owner, method)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        with record_function(name):
+            return original(*arguments, **options)
+
+    setattr(owner, method, call)
+    yield
+    delattr(owner, method)
+
+
+def product_flops() -> float:
+    """FLOP/s of a large product of matrices on the CPU, by the kernel that layers use."""
+    x, weight, taken = torch.randn(PRODUCT, PRODUCT), torch.randn(PRODUCT, PRODUCT), []
+    for _ in range(5):
+        began = time.perf_counter()
+        linear(x, weight)
+        taken.append(time.perf_counter() - began)
+    return 2 * PRODUCT**3 / min(taken)
+
+
 class Bench(L.Callback):
     """A run on a Trainer whose updates are taken here instead of by its loop.
 
@@ -137,10 +211,17 @@ class Bench(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Everything is on the device: measures, and leaves Lightning's loop nothing to do."""
         self.go_back(0)
+        on_cpu = self.device.type == "cpu"
+        fastest = product_flops() if on_cpu else 0.0
         for _ in range(self.warm):
             self.updates(self.number)
             self.go_back(self.number)
         self.row = self.timed(self.number)
+        if on_cpu:
+            fastest = max(fastest, product_flops())
+            achieved = self.row["train_flops"] / self.row["seconds"]
+            self.row |= {"product_flops": fastest, "threads": torch.get_num_threads()}
+            self.row["model_flops_utilisation"] = achieved / fastest
         self.row["encoded_hours_per_device_hour"] = self.encoding(self.repeats)
         self.go_back(1)
         self.row |= self.profiled()
@@ -194,6 +275,8 @@ class Bench(L.Callback):
         return {
             "update_seconds": taken,
             "audio_seconds": heard,
+            "train_flops": flops,
+            "seconds": wait + step,
             "audio_hours_per_device_hour": heard / (wait + step),
             "data_wait_share": wait / (wait + step),
             "model_flops_utilisation": flops / (wait + step) / peak if peak else None,
@@ -221,9 +304,19 @@ class Bench(L.Callback):
         """One update under the profiler."""
         cuda = self.device.type == "cuda"
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-        with profile(activities=activities, acc_events=True) as profiler:
-            (seconds,) = self.updates(1)
-        return read_profile(profiler.events(), seconds, cuda)
+        with contextlib.ExitStack() as stack:
+            model = self.module.model
+            for owner, method, part in (
+                (self.module, "loss", "features"),
+                (model.encoder, "forward", LAYERS),
+                (model.encoder.subsampling, "forward", "front end"),
+                (model.decoder, "loss", "decoder"),
+            ):
+                stack.enter_context(marked(owner, method, part))
+            with profile(activities=activities, acc_events=True) as profiler:
+                (seconds,) = self.updates(1)
+        row = read_profile(profiler.events(), seconds, cuda)
+        return row if cuda else row | {"parts": shares(profiler.events())}
 
 
 def measure(recipe: Recipe, warm: int, updates: int, repeats: int) -> Row:
@@ -271,6 +364,14 @@ def table(rows: Sequence[Row]) -> str:
 def page(rows: Sequence[Row]) -> str:
     """The table, the dearest kernels of every encoder, and what it was made with."""
     told = [f"# A training step of each encoder\n\n{table(rows)}\n"]
+    if parts := [row for row in rows if "parts" in row]:
+        told.append(f"| encoder | {' | '.join(PARTS)} | GFLOP/s of a large product |")
+        told.append("| --- |" + " --: |" * (len(PARTS) + 1))
+        for row in parts:
+            cells = [f"{row['parts'][part]:.1%}" for part in PARTS]
+            cells.append(f"{row['product_flops'] / 1e9:.0f} (threads: {row['threads']})")
+            told.append(f"| {row['encoder']} | {' | '.join(cells)} |")
+        told.append("")
     told += ["Kernels that take the longest in one update, ms:\n"]
     for row in rows:
         named = ", ".join(f"{name[:60]} {ms:.2f}" for name, ms in row["dearest_ms"].items())
