@@ -319,6 +319,7 @@ def main() -> None:
     if options.device == "cuda":
         machine = f"{torch.cuda.get_device_name()}, {machine}"
     print(f"{machine}, load {load[0]:.1f} before; {report['wall_seconds']:.0f} s in all")
+    return None
 
 
 if __name__ == "__main__":
