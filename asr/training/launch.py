@@ -4,21 +4,20 @@ Threads of one process wait for each other by spinning, so that another program 
 all of them down. Processes that wait for each other sleep, and the other program takes its share.
 """
 
-import contextlib
 import logging
+import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
@@ -122,128 +121,82 @@ def run(number: int, work: Callable[[Place], Result]) -> Result:
     """
     if number == 1:
         return work(ALONE)
+    context = multiprocessing.get_context("fork")
+    failures, sender = context.Pipe(duplex=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(_threads())
     log.info("training in %d processes, threads of each: %d", number, torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
-        others = [_fork(Place(rank, number), Path(folder), work) for rank in range(1, number)]
+        group = f"file://{folder}/group"
+        others = [
+            context.Process(
+                target=_follow, args=(Place(rank, number), group, os.getpid(), sender, work)
+            )
+            for rank in range(1, number)
+        ]
+        with warnings.catch_warnings():
+            # Python 3.12 warns of forks beside other threads, none of which the child needs.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for other in others:
+                other.start()
         try:
-            with _group(Place(0, number), Path(folder)):
-                result = work(Place(0, number))
-                _wait(others)
-                return result
+            _join(Place(0, number), group)
+            result = work(Place(0, number))
+            for other in others:
+                other.join(GRACE_SECONDS)
+            return result
         except Exception as error:
-            if _is_consequence(error) and (why := _failure(others, number)):
+            if _is_consequence(error) and (why := _failure(failures, others)):
                 raise ValueError(why) from error
             raise
         finally:
             for other in others:
                 other.kill()
+                other.join()
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
             torch.set_num_threads(threads)
 
 
-@contextlib.contextmanager
-def _group(place: Place, folder: Path) -> Iterator[None]:
-    """Joins the process group; the processes find each other through a file in ``folder``."""
-    name, before = "GLOO_SOCKET_IFNAME", os.environ.get("GLOO_SOCKET_IFNAME")
-    if before is None and Path("/sys/class/net", LOOPBACK).exists():
-        os.environ[name] = LOOPBACK  # works without a network, and survives a change of network
-    try:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{folder}/group", timeout=PATIENCE,
-            rank=place.rank, world_size=place.number,
-        )  # fmt: skip
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
-    yield  # a process that fails stays in the group until its failure is known
-
-
-@dataclass
-class Other:
-    """A forked process.
-
-    Attributes:
-        place: its rank.
-        pid: its process id.
-        messages: file descriptor from which the reason of its failure is read.
-        status: exit status, negative if a signal killed it; None while it runs.
-    """
-
-    place: Place
-    pid: int
-    messages: int
-    status: int | None = None
-
-    def ended(self) -> bool:
-        """Returns whether the process has ended."""
-        if self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = os.waitstatus_to_exitcode(status)
-        return self.status is not None
-
-    def kill(self) -> None:
-        """Ends the process."""
-        if not self.ended():
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        os.close(self.messages)
-
-    def failure(self) -> str:
-        """Returns why the process has ended; empty if it did not fail or only followed others."""
-        assert self.status is not None
-        if self.status < 0:
-            name = signal.Signals(-self.status).name
-            return f"it was killed by {name}, perhaps because memory ran out"
-        return os.read(self.messages, 65536).decode()
-
-
-def _fork(place: Place, folder: Path, work: Callable[[Place], object]) -> Other:
-    """Starts a process that calls ``work`` and ends."""
-    reader, writer = os.pipe()
-    parent = os.getpid()
-    with warnings.catch_warnings():
-        # Python 3.12 warns of forks beside other threads, of which none is needed by the child.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid:
-        os.close(writer)
-        return Other(place, pid, reader)
-    status = 1
-    try:
-        os.close(reader)
-        _be_silent(parent)
-        with _group(place, folder):
-            work(place)
-        status = 0
-    except SystemExit:  # rank 0 was told to end
-        status = 0
-    except BaseException as error:
-        if not _is_consequence(error):
-            if not isinstance(error, ValueError | OSError):
-                traceback.print_exc()
-            os.write(writer, (str(error) or type(error).__name__).encode())
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def _be_silent(parent: int) -> None:
-    """Leaves logs and signals to rank 0, and ends this process when rank 0 has ended."""
+def _follow(
+    place: Place, group: str, parent: int, failures: Any, work: Callable[[Place], object]
+) -> None:
+    """Works in a process other than that of rank 0; sends the reason of a failure."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     logging.disable()
     warnings.simplefilter("ignore")
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        _join(place, group)
+        work(place)
+    except Exception as error:
+        if not _is_consequence(error):
+            if not isinstance(error, ValueError | OSError):
+                traceback.print_exc()
+            failures.send((place.rank, str(error) or type(error).__name__))
+        raise SystemExit(1) from None
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent has ended."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _join(place: Place, group: str) -> None:
+    """Joins the process group; a process that fails stays in it until its failure is known."""
+    name, given = "GLOO_SOCKET_IFNAME", os.environ.get("GLOO_SOCKET_IFNAME")
+    if given is None and Path("/sys/class/net", LOOPBACK).exists():
+        os.environ[name] = LOOPBACK  # works without a network, and survives a change of network
+    try:
+        torch.distributed.init_process_group(
+            "gloo", group, timeout=PATIENCE, rank=place.rank, world_size=place.number
+        )
+    finally:
+        if given is None:
+            os.environ.pop(name, None)
 
 
 def _is_consequence(error: BaseException) -> bool:
@@ -251,20 +204,15 @@ def _is_consequence(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "gloo" in str(error).lower()
 
 
-def _wait(others: list[Other], seconds: float = GRACE_SECONDS) -> None:
-    """Waits until all processes have ended, but not longer than so many seconds."""
-    until = time.monotonic() + seconds
-    while not all(other.ended() for other in others) and time.monotonic() < until:
-        time.sleep(0.01)
-
-
-def _failure(others: list[Other], number: int) -> str | None:
+def _failure(failures: Any, others: Sequence[BaseProcess]) -> str | None:
     """Returns why another process failed; None if none did."""
     until = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < until:
-        for other in others:
-            if other.ended() and (why := other.failure()):
-                rank = other.place.rank
-                return f"process {rank + 1} of {number} ended: {why}"
-        time.sleep(0.01)
+        if failures.poll(0.01):
+            rank, why = failures.recv()
+            return f"process {rank + 1} of {len(others) + 1} ended: {why}"
+        for rank, other in enumerate(others, 1):
+            if (status := other.exitcode) is not None and status < 0:
+                why = f"killed by {signal.Signals(-status).name}, perhaps for lack of memory"
+                return f"process {rank + 1} of {len(others) + 1} ended: {why}"
     return None
