@@ -280,7 +280,8 @@ def main() -> None:
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*mismatched.*mask")  # of SpeechBrain's masks
     if options.updates:
-        return show_updates(options)
+        show_updates(options)
+        return
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     started, load = time.time(), os.getloadavg()
@@ -319,7 +320,6 @@ def main() -> None:
     if options.device == "cuda":
         machine = f"{torch.cuda.get_device_name()}, {machine}"
     print(f"{machine}, load {load[0]:.1f} before; {report['wall_seconds']:.0f} s in all")
-    return None
 
 
 if __name__ == "__main__":
