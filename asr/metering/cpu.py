@@ -96,7 +96,8 @@ def disturbed_seconds(waited: float, cpu: float, wall: float, held: int) -> floa
     """Returns the part of the waiting that is not the waiting of a program for itself.
 
     A program with more threads than cores waits for itself, and then uses all cores. So the
-    waiting due to others is at most the time of all cores minus the CPU time of the program.
+    waiting due to others is at most the time of all cores minus the CPU time of the program. It is
+    also at most the time of the cores that the program held.
 
     Args:
         waited: seconds of waiting, summed over threads.
@@ -104,28 +105,39 @@ def disturbed_seconds(waited: float, cpu: float, wall: float, held: int) -> floa
         wall: seconds of wall time.
         held: number of cores that the program was given.
     """
-    return min(waited, max(0.0, max(cores(), held) * wall - cpu))
+    return min(waited, held * wall, max(0.0, max(cores(), held) * wall - cpu))
 
 
 class CpuUse:
-    """Measures the CPU time and the waiting of a piece of timed work from construction on."""
+    """Measures the CPU time and the waiting of timed work, in pieces from ``begin`` to ``end``."""
 
     def __init__(self, held: int) -> None:
-        """Begins; ``held`` is the number of cores that the work was given."""
+        """``held`` is the number of cores that the work is given."""
         self.held, self.clock = held, CpuClock()
-        self._began, (self._cpu, self._waited) = time.perf_counter(), self.clock.read()
+        self._spent = [0.0, 0.0, 0.0]  # wall time, CPU time and waiting in seconds
+        self.begin()
 
-    def until_now(self) -> dict[str, float | None]:
+    def begin(self) -> None:
+        """Begins a piece of work."""
+        self._began = (time.perf_counter(), *self.clock.read())
+
+    def end(self) -> None:
+        """Ends the piece of work, and adds it to the others."""
+        now = (time.perf_counter(), *self.clock.read())
+        for i, (end, begin) in enumerate(zip(now, self._began, strict=True)):
+            self._spent[i] += end - begin
+
+    def facts(self) -> dict[str, float | None]:
         """Returns ``cpu_seconds`` and ``core_wait_share``.
 
         The share is that of waiting for cores that other programs used, in the time that the work
         held cores. It is None if waiting cannot be measured.
         """
-        wall, (cpu, waited) = time.perf_counter() - self._began, self.clock.read()
-        cpu -= self._cpu
-        lost = disturbed_seconds(waited - self._waited, cpu, wall, self.held)
-        share = None if self.clock.note else lost / (self.held * wall)
-        return {"cpu_seconds": cpu, "core_wait_share": share}
+        wall, cpu, waited = self._spent
+        if self.clock.note or not wall:
+            return {"cpu_seconds": cpu, "core_wait_share": None}
+        lost = disturbed_seconds(waited, cpu, wall, self.held)
+        return {"cpu_seconds": cpu, "core_wait_share": lost / (self.held * wall)}
 
     def close(self) -> None:
         """Closes the files of the clock."""

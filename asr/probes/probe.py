@@ -150,8 +150,10 @@ class Probe:
         timed = contextlib.closing(CpuUse(cores_held(device)))
         with new_folder(options.output), equal_precision(device), timed as use:
             for measured in import_module(self.module).measure(options, device):
-                machine = {**measured.machine, **use.until_now()}
+                use.end()
+                machine = {**measured.machine, **use.facts()}
                 page = self.write(replace(measured, machine=machine), options.output)
+                use.begin()
                 number = len(measured.rows)
                 failed = sum(bool(getattr(row, "error", "")) for row in measured.rows)
         print(page, end="")

@@ -217,7 +217,9 @@ def _recognise(
         def work(batch: Sequence[int]) -> Recognised:
             # Audio is not decoded ahead, because on a CPU that would slow down the timed work.
             waves = list(pool.map(data.wave, batch))
+            use.begin()
             result = recognise(model, waves, remedy, words=timed)
+            use.end()
             result.seconds["audio"] = sum(map(len, waves)) / model.features.sample_rate
             return result
 
@@ -231,12 +233,11 @@ def _recognise(
             found |= zip(batch, zip(result.best, words, strict=True), strict=True)
             for step, value in result.seconds.items():
                 seconds[step] += value
-        share = use.until_now()["core_wait_share"]
     seconds["total"] = time.perf_counter() - started
     spent: dict[str, Any] = {f"{step}_seconds": value for step, value in seconds.items()}
     spent["decode_seconds"] = seconds["encode"] + seconds["search"]
     spent["cpu_seconds"] = seconds["encode_cpu"] + seconds["search_cpu"]
-    spent["core_wait_share"] = share
+    spent["core_wait_share"] = use.facts()["core_wait_share"]
     return dict(sorted(found.items())), spent
 
 
