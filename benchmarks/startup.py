@@ -3,9 +3,10 @@
     python -m benchmarks.startup CORPUS [--copies 10] [--starts 5]
 
 Each start is forked after the imports and trains ten updates in one process. The first start finds
-no decoded audio and makes it; the later ones open it. The seconds end with the first update. The
-unique memory (USS) is the largest that was seen. ``--copies`` trains on copies of the training
-split, in a corpus beside ``CORPUS`` that is removed at the end.
+no decoded audio and makes it; the later ones open it. The seconds end with the first update; the
+CPU seconds do not depend on other programs. The unique memory (USS) is the largest that was seen.
+``--copies`` trains on copies of the training split, in a corpus beside ``CORPUS`` that is removed
+at the end.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import psutil
 import torch
 
 from asr.config import strict_yaml
-from asr.metering.meter import read_ledger
+from asr.metering.ledger_format import read_ledger
 from asr.recipe.schema import Recipe
 from asr.training.run import train
 
@@ -60,8 +61,12 @@ def copied(corpus: Path, copies: int) -> Iterator[Path]:
         yield Path(folder)
 
 
-def start(corpus: Path) -> tuple[float, float]:
-    """Trains in a forked process; returns seconds to the first update, and USS in MiB."""
+def start(corpus: Path) -> tuple[float, float, float]:
+    """Trains in a forked process.
+
+    Returns:
+        Seconds and CPU seconds to the first update, and the unique memory in MiB.
+    """
     with tempfile.TemporaryDirectory() as folder:
         tree = MODEL | {
             "data": {"corpus": str(corpus), "max_batch_seconds": 60},
@@ -75,20 +80,20 @@ def start(corpus: Path) -> tuple[float, float]:
         process.start()
         assert process.pid is not None
         memory, watched = 0.0, psutil.Process(process.pid)
-        ledger = run / "ledger.jsonl"
-        while process.is_alive() and len(read(ledger)) < UPDATES:
+        while process.is_alive() and len(lines(run)) < UPDATES:
             with contextlib.suppress(psutil.Error):
                 memory = max(memory, watched.memory_full_info().uss / 2**20)
             time.sleep(0.2)
         process.kill()
         process.join()
-        return sum(read(ledger)[0]["seconds"].values()), memory
+        line = lines(run)[0]
+        return sum(line["seconds"].values()), sum(line["cpu_seconds"].values()), memory
 
 
-def read(ledger: Path) -> list[dict]:
-    """Returns the lines of the updates so far."""
-    lines = read_ledger(ledger) if ledger.exists() else []
-    return [line for line in lines if line["event"] == "step"]
+def lines(run: Path) -> list[dict]:
+    """Returns the ledger's lines of updates so far."""
+    found = read_ledger(run) if (run / "ledger.jsonl").exists() else []
+    return [line for line in found if line["event"] == "step"]
 
 
 def main() -> None:
@@ -104,12 +109,12 @@ def main() -> None:
         if given.copies > 1:
             corpus = stack.enter_context(copied(corpus, given.copies))
         shutil.rmtree(corpus / "cache", ignore_errors=True)
-        print("start  seconds to the first update  USS in MiB")
+        print("start  seconds to the first update  CPU seconds  USS in MiB")
         seconds = []
         for number in range(given.starts + 1):
-            took, memory = start(corpus)
+            took, cpu, memory = start(corpus)
             seconds.append(took)
-            print(f"{number + 1:5}  {took:27.2f}  {memory:10.0f}", flush=True)
+            print(f"{number + 1:5}  {took:27.2f}  {cpu:11.2f}  {memory:10.0f}", flush=True)
         later = statistics.median(seconds[1:])
         spread = f"{min(seconds[1:]):.2f} to {max(seconds[1:]):.2f}"
         print(f"later starts: median {later:.2f} s ({spread} s)")
