@@ -22,11 +22,18 @@ def compare(arguments: list[str]) -> int:
         type=float,
         metavar="WER",
         help="target WERs in percent, for instance 10 5; the page gives the cost to reach each "
-        "(default: those of the study, or 1.5, 1.15 and 1 times the best WER of the weaker arm)",
+        "(default: the targets of the study; without a study, 1.5, 1.15 and 1 times the best "
+        "validation WER of the weakest arm)",
     )
-    add("--split", default="test", help="split whose evaluation is compared (default: test)")
-    add("--study", help="study folder, whose runs, trials and failures are added", **folder)
-    add("--claims", nargs="+", default=[], help="folders that asr claims wrote, to add", **folder)
+    add("--split", default="test", help="split whose evaluations are compared (default: test)")
+    add("--study", help="study folder; the page includes its runs, trials and failures", **folder)
+    add(
+        "--claims",
+        nargs="+",
+        default=[],
+        help="folders that asr claims wrote; the page includes them",
+        **folder,
+    )
     known = options.parse_intermixed_args(hyphens(arguments))
     for run in known.runs:
         if not run.is_dir():

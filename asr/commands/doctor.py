@@ -14,8 +14,9 @@ def doctor(arguments: list[str]) -> int:
         "--quick", action="store_true", help="skip the test that trains and transcribes"
     )
     options.add_argument(
-        "--json", action="store_true", help="print one JSON object with asr (version), state and "
-        "checks; each check has check, state (ok, warning, broken), detail and remedy",
+        "--json", action="store_true", help="print one JSON object with the keys asr (its "
+        "version), state and checks; each check has the keys check, state (ok, warning or broken), "
+        "detail and remedy",
     )  # fmt: skip
     known = options.parse_args(hyphens(arguments))
 

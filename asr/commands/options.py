@@ -13,7 +13,7 @@ VERBS: dict[str, tuple[str, str]] = {  # meaning and example
         "asr prepare spoken --output data/spoken",
     ),
     "recipes": (
-        "Lists the recipes that ship, with the parameters and the measured cost of each.",
+        "Lists the shipped recipes, each with its parameters and its measured cost.",
         "asr recipes encoders",
     ),
     "train": (
@@ -33,11 +33,11 @@ VERBS: dict[str, tuple[str, str]] = {  # meaning and example
         "asr transcribe runs/spoken-lstm-tiny-seed1 talk.mp3 --formats srt --output-dir subtitles",
     ),
     "compare": (
-        "Compares runs on one page: WER against device-hours, with significance.",
+        "Compares runs on one page: WER against device-hours, with tests of significance.",
         "asr compare runs/spoken-lstm-tiny-seed1 runs/spoken-transformer-tiny-seed1",
     ),
     "study": (
-        "Trains the arms of a study, for all budgets and seeds, with equal tuning; resumes.",
+        "Trains all arms of a study at all budgets and seeds, with equal tuning; can be resumed.",
         "asr study quick",
     ),
     "claims": (

@@ -106,11 +106,12 @@ def transcribe(arguments: list[str]) -> int:
     )
     options.add_argument(
         "--window-seconds", type=positive, metavar="S", help="longest window that is recognised at "
-        "once (default: the length of the longest training utterance, within 3 to 30 s)"
+        "once (default: the length of the longest training utterance, but 3 s at least and 30 s at "
+        "most)"
     )  # fmt: skip
     options.add_argument(
-        "--min-confidence", type=float, metavar="P", help="leave out words with a confidence (0 to "
-        "1) that is lower or unknown; a note gives their number"
+        "--min-confidence", type=float, metavar="P", help="leave out words whose confidence (0 to "
+        "1) is below P or unknown; a note gives their number"
     )  # fmt: skip
     existing = options.add_mutually_exclusive_group()
     existing.add_argument(
@@ -119,8 +120,8 @@ def transcribe(arguments: list[str]) -> int:
     )  # fmt: skip
     existing.add_argument(
         "--skip-existing", dest="existing", action="store_const", const="skip", default="refuse",
-        help="continue an interrupted call: skip each recording with a json transcript of the same "
-        "recording, model and search; needs json in --formats",
+        help="continue an interrupted call: skip each recording whose json transcript is of the "
+        "same audio, model and search; needs json in --formats",
     )  # fmt: skip
     known = options.parse_intermixed_args(hyphens(arguments))
 
@@ -173,11 +174,11 @@ def model_options(verb: str) -> Parser:
         "--search",
         help=argparse.SUPPRESS
         if hidden
-        else "Greedy, Beam, or a YAML file with a search (default: the search stored in the model)",
+        else "Greedy, Beam, or a YAML file with a search (default: the one stored with the model)",
     )
     options.add_argument(
         "--language-model", metavar="LM", help="run folder or model folder of a language model "
-        "(default: the one stored in the model, if there is one)",
+        "(default: the one stored with the model, if there is one)",
     )  # fmt: skip
     options.add_argument(
         "--device", help="cpu, cuda or cuda:N (default: cuda if there is a GPU, otherwise cpu)"

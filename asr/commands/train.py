@@ -82,12 +82,12 @@ def train_options() -> Parser:
         "runs/RECIPE-ENCODER-seedN); the same command continues from the last checkpoint",
     )  # fmt: skip
     options.add_argument(
-        "--cooldown", type=float, metavar="SHARE", help="branch a new run off the run folder that "
-        "is given in place of RECIPE: its last SHARE of updates lowers the learning rate to 0",
+        "--cooldown", type=float, metavar="SHARE", help="branch a new run off RUN, a run folder in "
+        "place of RECIPE; the learning rate falls to 0 over the last SHARE of all updates",
     )  # fmt: skip
     options.add_argument(
         "--from", type=int, metavar="UPDATE", dest="from_update",
-        help="update after which the branch begins (see the key trainer.keep_checkpoints_every)",
+        help="update of RUN after which the branch begins (see trainer.keep_checkpoints_every)",
     )  # fmt: skip
     options.add_argument(
         "--print-config", action="store_true",

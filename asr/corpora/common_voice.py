@@ -34,11 +34,11 @@ class CommonVoice(Corpus):
 
     Args:
         path: folder of one language in an unpacked archive, for instance
-            cv-corpus-24.0-2025-12-05/en. Users who accept its terms get the archives at
-            https://mozilladatacollective.com.
-        train: tables in the split train; an empty list leaves the split out.
-        validation: tables in the split validation.
-        test: tables in the split test.
+            cv-corpus-24.0-2025-12-05/en. Get the archive at https://mozilladatacollective.com; you
+            need to accept its terms there.
+        train: tables that make up the split train; an empty list leaves the split out.
+        validation: tables that make up the split validation.
+        test: tables that make up the split test.
     """
 
     path: Path

@@ -66,9 +66,9 @@ class Hub(Corpus):
         path: name of a data set on the Hugging Face hub ("openslr/librispeech_asr"), or a local
             folder.
         config: configuration of the data set, for data sets that have several.
-        train: splits, files or globs in the split train.
-        validation: splits, files or globs in the split validation.
-        test: splits, files or globs in the split test.
+        train: splits, files or globs of the data set that make up the split train.
+        validation: splits, files or globs of the data set that make up the split validation.
+        test: splits, files or globs of the data set that make up the split test.
         audio_column: name of the column with the audio; by default the first of audio, speech, file
             and path that exists.
         text_column: name of the column with the text; by default the first of text, sentence,

@@ -51,10 +51,10 @@ class LibriSpeech(Corpus):
 
     Args:
         path: folder LibriSpeech, or a folder that contains it; by default it is downloaded.
-        train: parts of LibriSpeech in the split train.
-        validation: parts of LibriSpeech in the split validation.
-        test: parts of LibriSpeech in the split test.
-        test_other: parts of LibriSpeech in the split test_other.
+        train: parts of LibriSpeech that make up the split train.
+        validation: parts of LibriSpeech that make up the split validation.
+        test: parts of LibriSpeech that make up the split test.
+        test_other: parts of LibriSpeech that make up the split test_other.
         download: folder to download to.
         mirror: address of a copy of openslr.org/resources, with the folders 12 and 31.
     """
@@ -124,9 +124,9 @@ class MiniLibriSpeech(Corpus):
 
     Args:
         path: folder LibriSpeech, or a folder that contains it; by default it is downloaded.
-        train: parts of LibriSpeech in the split train.
-        validation: parts of LibriSpeech in the split validation.
-        test: parts of LibriSpeech in the split test.
+        train: parts of LibriSpeech that make up the split train.
+        validation: parts of LibriSpeech that make up the split validation.
+        test: parts of LibriSpeech that make up the split test.
         download: folder to download to.
         mirror: address of a copy of openslr.org/resources, with the folders 12 and 31.
     """

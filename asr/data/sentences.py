@@ -33,10 +33,10 @@ class TextOptions:
         train: sources to train on; a prepared corpus stands for its split train.
         validation: source to validate on; a prepared corpus stands for its split validation. Its
             sentences are left out of training.
-        max_batch_tokens: largest batch, in tokens: length of the longest sentence times number of
-            sentences. All processes (devices) share each batch.
-        curriculum_tokens: longest sentence of each of the first epochs, in tokens and its end, one
-            entry per epoch.
+        max_batch_tokens: largest size of a batch, in tokens: the length of its longest sentence
+            times its number of sentences. All processes (devices) share each batch.
+        curriculum_tokens: largest length in tokens of the sentences in each of the first epochs,
+            one entry per epoch. The end of a sentence counts as a token.
     """
 
     train: list[str]

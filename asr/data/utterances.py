@@ -43,23 +43,23 @@ class DataOptions:
         corpus: folder that ``asr prepare`` wrote.
         train: names of the splits to train on.
         validation: name of the split that is evaluated during training.
-        max_batch_seconds: largest batch, in seconds: length of the longest utterance times number
-            of utterances. All processes (devices) share each batch.
-        curriculum_seconds: longest utterance (seconds) of each of the first epochs, one entry per
-            epoch. Short utterances teach alignment first. The curriculum is the same for every
-            encoder.
-        cache_gib: largest size in GiB of the decoded audio in the folder ``cache`` of the corpus,
-            for all training splits together, and for the validation split. The first run decodes,
-            and later runs share the result. 100 hours at 16 kHz take 11 GiB. Audio that needs more
-            is decoded again in each epoch.
+        max_batch_seconds: largest size of a batch, in seconds: the length of its longest utterance
+            times its number of utterances. All processes (devices) share each batch.
+        curriculum_seconds: largest length in seconds of the utterances in each of the first epochs,
+            one entry per epoch. Short utterances teach alignment first. The curriculum is the same
+            for every encoder.
+        cache_gib: largest size in GiB of the decoded audio in the folder ``cache`` of the corpus.
+            The limit applies to all training splits together, and separately to the validation
+            split. The first run decodes the audio, and later runs share the result. 100 hours at 16
+            kHz take 11 GiB. Audio above the limit is not cached: it is decoded again in each epoch.
         shuffle_seconds: seconds of uncached training audio that are decoded together. They are
-            drawn from the whole corpus in pieces of about a minute, and batches group utterances of
+            drawn from the whole corpus in pieces of about a minute. Batches group utterances of
             similar length among them. Two hours at 16 kHz take 0.2 GiB of memory.
         device_cache: whether cached audio is copied to the device too. Batches are then made on the
             device, without workers or transfers, and are the same. The log says why if the audio
             does not fit.
-        num_workers: number of threads that make batches ahead, or that decode uncached audio ahead,
-            each ``shuffle_seconds`` of it; 0 works when a batch is needed.
+        num_workers: number of threads that make batches in advance. For uncached audio, each thread
+            decodes ``shuffle_seconds`` of it in advance. 0: each batch is made when it is needed.
     """
 
     corpus: str

@@ -26,7 +26,7 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
         attention: width of the layer that computes the additive attention energies.
         location_channels: number of channels of the convolution over the previous alignment.
         location_kernel: number of encoder frames that this convolution sees; it must be odd. 51
-            frames are the 2 s of Chorowski et al.
+            frames span 2 s, as in Chorowski et al.
         label_smoothing: probability moved from the target to the other tokens in training.
         dropout: dropout probability, on embeddings and before the output layer.
     """

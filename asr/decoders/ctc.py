@@ -67,8 +67,8 @@ class JointCTC(Decoder):
     Args:
         dim: width D of the encoder's frames.
         vocabulary: tokens V, BLANK included.
-        ctc_weight: weight of the CTC loss in the loss, 0 or more and below 1; at 0 there is no CTC
-            head.
+        ctc_weight: weight of the CTC loss in the total loss, at least 0 and below 1; at 0 there is
+            no CTC head.
 
     Attributes:
         ctc: the CTC head; None if the weight is 0.

@@ -28,7 +28,7 @@ class Conformer(Stack):
             causal; a causal convolution sees its own and earlier frames.
         dropout: dropout probability, on the input, on the residual branch of each module and inside
             feed-forwards.
-        causal: whether a frame sees no frames after the end of its chunk.
+        causal: whether a frame sees only frames up to the end of its chunk.
         left_context: number of earlier encoder frames that the attention of a causal encoder sees;
             null: all.
         chunk: number of encoder frames in a chunk. In a causal encoder the attention of a frame

@@ -26,12 +26,13 @@ class Memory:
 
     Args:
         gate: rule for storing frames. last_kept stores a frame that differs from the last stored
-            frame, previous one that differs from the frame before it. learned is the router of
-            H-Net (Hwang et al. 2025). The controls are uniform (every n-th frame) and random.
-        threshold: last_kept and previous store a frame if its cosine similarity is below this
-            threshold; a threshold above 1 stores every frame.
-        rate: share of frames that uniform and random store, and target of this share for learned.
-        gap: last_kept always stores a frame if the last stored frame is this many frames before it.
+            frame. previous stores a frame that differs from the frame before it. learned is the
+            router of H-Net (Hwang et al. 2025). The controls are uniform (every n-th frame) and
+            random.
+        threshold: last_kept and previous store a frame if its cosine similarity to the frame that
+            they compare it with is below this threshold. A threshold above 1 stores every frame.
+        rate: share of frames that uniform and random store; learned is trained towards this share.
+        gap: last_kept always stores a frame that comes this many frames after the last stored one.
         skipped: what happens to frames that are not stored: drop, or merge into the last stored
             vector. A merged vector is the mean of its frames; attention counts it once per frame
             (Bolya et al. 2023).

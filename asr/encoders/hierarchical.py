@@ -27,15 +27,16 @@ class Hierarchical(Stack):
         heads: number of attention heads; dim must be a multiple of twice this number.
         window: number of vectors of each level that a frame sees.
         levels: number of levels; 1 is a sliding window.
-        variant: aligned (a level holds summaries of complete blocks) or dilated (a level sees
-            every window-th output of the level below, the literal reading).
+        variant: aligned (a level holds summaries of complete blocks) or dilated (a level sees every
+            window-th output of the level below: the literal reading of the article).
         pooling: summary of a block of the variant aligned: attention (of a learned query), mean or
             last.
-        right_context: number of later frames that a frame sees, on the level of the frames
-            themselves. Above 0 the encoder is not causal. The look-ahead of the layers adds up.
-        next_frame: weight of the loss of predicting the features of the next encoder frame.
-        memory: which frames the layers after the first store, with the variant aligned only; window
-            and levels then count stored vectors in these layers. null: every frame.
+        right_context: number of later frames that a frame sees on the lowest level. Above 0 the
+            encoder is not causal. The look-aheads of the layers add up.
+        next_frame: weight of an auxiliary loss: it predicts the features of the next encoder frame.
+        memory: rule that chooses the frames to store, with the variant aligned only. It applies to
+            the layers after the first; there, window and levels count stored vectors. null: every
+            frame is stored.
         feedforward: inner width of the feed-forward, as a multiple of dim.
         dropout: dropout probability, on the input, on the residual branch of each block and inside
             feed-forwards.

@@ -23,8 +23,8 @@ class MinimalStack(Stack):
         layers: number of layers, each a recurrence and a feed-forward.
         bidirectional: whether the layers read the audio in both directions; if false, the encoder
             is causal.
-        expansion: number of cells of the recurrence, as a multiple of dim; the two directions share
-            them.
+        expansion: number of cells of the recurrence, as a multiple of dim. In a bidirectional
+            encoder, each direction has half of them.
         feedforward: inner width of the feed-forward, as a multiple of dim.
         dropout: dropout probability, on the residual branch of each block and inside feed-forwards.
         forget_bias: initial bias of the gates that keep the state.

@@ -137,7 +137,7 @@ class RecurrentStack(Stack):
             is causal.
         cells: hidden units per direction. A linear layer projects their output to dim if the widths
             differ. 0: dim units, or dim / 2 units per direction of a bidirectional encoder.
-        time_reduction: numbers of the layers (1 is the first) after which two frames become one.
+        time_reduction: layers, counted from 1, after which each pair of frames becomes one frame.
         dropout: dropout probability, on the output of each layer.
         forget_bias: initial bias of the forget gates of an LSTM or the update gates of a GRU; a
             gate at 1 keeps the state.

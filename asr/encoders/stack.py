@@ -21,10 +21,10 @@ class Stack(Encoder):
     Args:
         num_mels: number of mel bins F.
         blocks: blocks in order, first to last.
-        dim: width D.
+        dim: width D of the frames between blocks.
         channels: number of channels of the subsampling convolutions.
-        subsampling: number of feature frames per frame of the first block, 4 or 8. With features
-            every 10 ms, encoder frames last 40 or 80 ms.
+        subsampling: factor by which the convolutions lower the frame rate, 4 or 8. Features every
+            10 ms become encoder frames every 40 or 80 ms.
 
     Attributes:
         layers: the blocks.

@@ -25,9 +25,10 @@ class StateSpace(Stack):
         layers: number of state-space layers.
         bidirectional: whether the layers read the audio in both directions; if false, the encoder
             is causal.
-        expansion: number of channels of the scan, as a multiple of dim; the two directions share
-            them.
-        heads: number of heads, each with a decay of its own; the two directions share them.
+        expansion: number of channels of the scan, as a multiple of dim. In a bidirectional encoder,
+            each direction has half of them.
+        heads: number of heads, each with its own decay. In a bidirectional encoder, each direction
+            has half of them.
         state: state size of each channel.
         dropout: dropout probability, on the output of each layer.
     """

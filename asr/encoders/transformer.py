@@ -24,13 +24,13 @@ class Transformer(Stack):
         feedforward: inner width of the feed-forward, as a multiple of dim.
         dropout: dropout probability, on the input, on the residual branch of each block and inside
             feed-forwards.
-        causal: whether a frame sees no frames after the end of its chunk.
+        causal: whether a frame sees only frames up to the end of its chunk.
         left_context: number of earlier encoder frames that a frame of a causal encoder sees; null:
             all.
         chunk: number of encoder frames in a chunk. In a causal encoder the frames of a chunk see
             each other, and streaming takes a chunk at once. 1: strictly causal.
-        memory: which frames the layers after the first store, in a causal encoder; left_context
-            then counts stored vectors in these layers. null: every frame.
+        memory: rule that chooses the frames to store, in a causal encoder. It applies to the layers
+            after the first; there, left_context counts stored vectors. null: every frame is stored.
         positions: position encoding: rotary (relative, rotates queries and keys) or sinusoidal
             (added to frames).
     """

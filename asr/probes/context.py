@@ -260,10 +260,10 @@ PROBE = Probe(
         Option(
             "block",
             1,
-            "encoder frames that are computed in one run of the encoder: S times cheaper, but "
-            "contexts are up to S - 1 frames longer; 1 is exact",
+            "encoder frames that are computed in one run of the encoder: N times cheaper, but "
+            "contexts are up to N - 1 frames longer; 1 is exact",
             whole_number,
-            "S",
+            "N",
         ),
         Option("gradients", 8, "frames per utterance with a gradient", whole_number, "N"),
         Option("seed", 0, "seed that draws the utterances and frames", int, "N"),

@@ -271,8 +271,8 @@ def draw_figure(attempts: Sequence[Attempt]) -> "Figure":
 PROBE = Probe(
     name="horizon",
     title="Memory horizon",
-    meaning="how far back encoders remember, trained at equal updates and at equal seconds; "
-    "continues where it was interrupted",
+    meaning="how far back encoders remember after equal updates and after equal seconds of "
+    "training; continues where it was interrupted",
     example="asr claims horizon --lags 64 128 256 --output claims",
     module="asr.probes.horizon_measure",
     row=Attempt,
@@ -294,7 +294,7 @@ PROBE = Probe(
         Option(
             "extrapolate",
             0,
-            "test the arms that solve a lag also at 2, 4, 8, ... times this lag, up to K, without "
+            "also test an arm that solves a lag at 2, 4, 8, ... times this lag, up to K, without "
             "further training",
             whole_number,
             "K",

@@ -107,7 +107,7 @@ PROBE = Probe(
         Option(
             "frames",
             100,
-            "frames in the shorter of two calls, whose difference gives the time of a step",
+            "frames in the shorter of two calls; their difference in time gives the time of a step",
             whole_number,
             "T",
         ),

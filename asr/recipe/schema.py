@@ -47,16 +47,17 @@ class OptimizerOptions:
         warmup_updates: number of updates over which the learning rate rises linearly from 0.
         decay: schedule after the warm-up: inverse_sqrt (proportional to 1 / sqrt(update)) or
             constant.
-        cooldown: last share of the budget of ``asr train``, over which the learning rate also falls
-            linearly to 0; 0 turns it off. If the budget has several limits, the one that is nearest
+        cooldown: share of the budget, at its end, over which the learning rate also falls linearly
+            to 0; 0 turns it off. If the budget has several limits, the one that is reached first
             counts.
         weight_decay: decoupled weight decay of AdamW, applied to matrices and filters only.
         betas: decay rates of AdamW's first and second moments.
         clip_norm: largest norm of the gradients; larger gradients are scaled down to it.
-        ema_decay: decay per update of the moving average of the weights. The average is what is
-            validated and saved.
-        average_last: number of validations at whose weights the model of the last validation is the
-            average, in place of the moving average; 0 turns it off. The last validation counts.
+        ema_decay: decay per update of the moving average of the weights. This average is validated
+            and saved, in place of the weights.
+        average_last: number N of validations, the last one included. The last validation then
+            evaluates the average of the weights at these N validations, in place of the moving
+            average; 0 turns it off.
     """
 
     lr: float = 1e-3
@@ -121,7 +122,7 @@ class Budget:
             sessions of the run; loading and validation count too. On a CPU the devices are the
             cores that the run holds (processes times threads), so these are core-hours.
         cpu_hours: hours of CPU time that the run got, over all its processes, threads and sessions.
-            Another program on the machine takes core-hours from a run, but no CPU-hours.
+            Time in which another program has the core counts as core-hours, but not as CPU-hours.
         updates: number of optimiser steps.
         audio_hours: hours of audio trained on; audio that is repeated counts each time.
     """
@@ -165,8 +166,8 @@ class ValidationOptions(TextValidationOptions):
         every_updates: number of updates between two validations.
         search: how hypotheses are found while training.
         metric: error rate that chooses the best model. auto: cer if the texts have no spaces,
-            otherwise wer. If two models tie, the other error rate decides, and then the earlier
-            model.
+            otherwise wer. If two models tie, the other error rate decides. If they tie again, the
+            earlier model stays the best.
     """
 
     search: Component = component(SEARCHES, default="Greedy")
@@ -183,38 +184,40 @@ class TrainerOptions:
 
     Args:
         accelerator: hardware to train on; auto is the GPU if there is one.
-        devices: number of GPUs on each machine, or on a CPU of processes, which share each batch.
-            auto: one GPU; on a CPU one process per core with one thread each. OMP_NUM_THREADS
-            gives each process more threads, and so more cores.
+        devices: number of GPUs on each machine; on a CPU, number of processes. They share each
+            batch. auto: one GPU; on a CPU, one process per core, with one thread each.
+            OMP_NUM_THREADS gives each process more threads, and so more cores.
         num_nodes: number of machines.
         strategy: Lightning strategy: auto or ddp. Other strategies of Lightning are accepted, but
             untested.
-        precision: 32-true (float32) or bf16-mixed, which does not apply to the recurrent layers of
-            encoders (see recurrent_precision). Losses are computed in float32 in both.
+        precision: number format: 32-true (float32) or bf16-mixed. bf16-mixed does not apply to the
+            recurrent layers of encoders (see recurrent_precision). Both compute losses in float32.
         recurrent_precision: precision of the recurrent layers of encoders: float32, bf16 or fp16.
-            fp16 scales its own gradients, and is the only one that reaches cuDNN's persistent
-            kernel. That kernel needs an A100 or newer, dim and cells (per direction) in multiples
-            of 128, at most 1024 cells, and batches of at most 128 utterances. The log names the
-            kernel that is used.
+            fp16 scales its own gradients, and only fp16 reaches cuDNN's persistent kernel. That
+            kernel needs an A100 or newer, dim and cells (per direction) in multiples of 128, at
+            most 1024 cells, and batches of at most 128 utterances. The log names the kernel that is
+            used.
         compile: mode of torch.compile for the blocks of the encoder and the layers of the decoder:
             default, reduce-overhead (CUDA graphs) or max-autotune; eager and aot_eager only trace.
             Batches are padded to a few shapes. Recurrent layers stay with cuDNN. null: no compiler.
         allow_tf32: whether a GPU may round the factors of float32 matrix products, recurrent layers
             and attention to TF32.
         log_every_n_steps: number of updates between two lines of the ledger and the logs.
-        checkpoint_every_seconds: seconds of training between two checkpoints, which is what a crash
-            can lose.
+        checkpoint_every_seconds: seconds of training between two checkpoints; a crash can lose this
+            much training.
         keep_checkpoints_every: number of updates between two states that are kept in the folder
-            ``kept`` of the run, off which ``asr train RUN --cooldown 0.2 --from UPDATE`` branches a
-            run; 0 keeps none.
+            ``kept`` of the run; 0 keeps none. ``asr train RUN --cooldown 0.2 --from UPDATE``
+            branches a run off a kept state.
         accumulate_grad_batches: number of batches per device in one update. Their losses are
             averaged over all their tokens.
         loggers: loggers of Lightning (TensorBoard, CSV, Wandb) or your own, each as a class name or
-            as {class_path, init_args}. CSV files are written to logs even without a logger.
+            as {class_path, init_args}. CSV files are written to the folder logs even without a
+            logger.
         callbacks: callbacks of Lightning or your own, in the same form as loggers. They can monitor
-            validation_loss, and validation_wer (language models: validation_perplexity).
+            validation_loss and validation_wer (for a language model, validation_loss and
+            validation_perplexity).
         profiler: profiler of Lightning (Simple, Advanced, PyTorch) or your own, in the same form as
-            a logger. It writes to logs.
+            a logger. It writes to the folder logs.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"

@@ -124,8 +124,9 @@ class Beam(Search):
             more.
         internal_lm_weight: weight of the log-probability of a transducer's internal language model,
             which is subtracted from the score.
-        nbest: number of hypotheses to return; the search continues until they are certain. null:
-            the search stops when the best one is certain, and returns those finished by then.
+        nbest: number of hypotheses to return. The search stops when no open hypothesis can enter
+            them. null: the search stops when no open hypothesis can surpass the best one, and
+            returns all that are finished by then.
     """
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {

@@ -57,8 +57,8 @@ class Characters(Tokenizer):
 
     Args:
         texts: normalised training transcripts.
-        alphabet: characters to use instead of those of the texts; they are composed as the
-            normalisers compose texts.
+        alphabet: characters of the vocabulary; by default those of the texts. They are composed in
+            the same way as normalisers compose texts.
     """
 
     def __init__(self, texts: Iterable[str], *, alphabet: str | None = None) -> None:
