@@ -41,6 +41,12 @@ def batch(*lengths, rubbish=0.0):
     return waves.masked_fill(torch.arange(max(lengths)) >= sizes[:, None], rubbish), sizes
 
 
+def test_times_follow_the_frames_of_the_encoder():
+    assert tiny_model("Transformer chunk").frame_seconds == pytest.approx(0.04)
+    assert tiny_model("Transformer chunk of 80 ms").frame_seconds == pytest.approx(0.08)
+    assert tiny_model("LSTM causal projected of 80 ms").frame_seconds == pytest.approx(0.16)
+
+
 @pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
 @pytest.mark.parametrize("rubbish", [0.0, 1e4])
 def test_frames_loss_and_transcript_do_not_depend_on_the_batch(encoder, decoder, rubbish):

@@ -14,9 +14,8 @@ class Subsampling(nn.Module):
     """Convolutions of stride 2 and a linear layer: one output frame per 4 or 8 feature frames.
 
     Stride 4 has two convolutions. Stride 8 has three, and those after the first are
-    depthwise-separable, as in FastConformer (Rekesh et al. 2023, arXiv 2305.05084). A tenth of a
-    second then costs about a quarter of the FLOPs in the convolutions, and half as many frames
-    in the layers above.
+    depthwise-separable, as in FastConformer (Rekesh et al. 2023, arXiv 2305.05084). The
+    convolutions then take about a quarter of the FLOPs.
 
     With stride N, output frame s depends only on feature frames N s - (N - 1) to N s + (N - 1). So
     it is causal within its chunk of N and suits causal and bidirectional encoders.
@@ -63,15 +62,7 @@ class Subsampling(nn.Module):
         }
 
     def step(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Subsamples (B, C, F) new features, where C is a multiple of N.
-
-        Raises:
-            ValueError: C is not a multiple of N.
-        """
-        if x.shape[1] % self.stride:
-            raise ValueError(
-                f"a chunk of {x.shape[1]} frames; streaming takes multiples of {self.stride}"
-            )
+        """Subsamples (B, C, F) new features, where C is a multiple of N."""
         x, after = x[:, None], {}
         for index, convolution in enumerate(self.convolutions):
             # A copy, because a view would keep the chunk in memory and change with it.
@@ -81,12 +72,12 @@ class Subsampling(nn.Module):
 
     def flops(self, time: int) -> int:
         """Returns the FLOPs of one utterance of ``time`` feature frames."""
-        convolutions = self.convolutions
-        frames = -(-time // self.stride)
+        frames, last = -(-time // self.stride), len(self.convolutions)
         total = 2 * self.project.weight.numel() * frames
-        for number, convolution in enumerate(convolutions, start=1):
-            pixels = frames * 2 ** (len(convolutions) - number) * halved(self.num_mels, number)
-            total += convolution.flops(pixels)
+        for number, convolution in enumerate(self.convolutions, start=1):
+            total += convolution.flops(
+                frames * 2 ** (last - number) * halved(self.num_mels, number)
+            )
         return total
 
 

@@ -58,14 +58,6 @@ def test_an_output_frame_depends_on_its_chunk_and_on_one_chunk_less_a_frame_befo
     assert seen == list(range(first, stride * (frame + 1)))
 
 
-@pytest.mark.parametrize("stride", [4, 8])
-def test_a_chunk_that_is_no_multiple_of_the_stride_is_refused(stride):
-    block = Subsampling(8, 6, channels=4, stride=stride)
-    message = f"chunk of {stride + 2} frames.*multiples of {stride}"
-    with pytest.raises(ValueError, match=message):
-        block.step(torch.randn(1, stride + 2, 8), block.initial_state(1))
-
-
 def test_other_strides_are_refused():
     with pytest.raises(ValueError, match="subsampling 6: an encoder frame is 4 or 8"):
         Subsampling(8, 6, channels=4, stride=6)
