@@ -15,6 +15,8 @@ class Lookup(nn.Module):
     Args:
         table: the automaton; its tables may be replaced by others of any size.
         order: length of the longest n-grams.
+        dense: number of contexts, the first ones, that have an arc for each token; every chain of
+            suffixes ends in one of them.
         persistent: whether the tables are part of ``state_dict``.
     """
 
@@ -25,9 +27,9 @@ class Lookup(nn.Module):
     log_backoffs: Tensor
     suffixes: Tensor
 
-    def __init__(self, table: Automaton, order: int, persistent: bool = True):
+    def __init__(self, table: Automaton, order: int, dense: int = 1, persistent: bool = True):
         super().__init__()
-        self.vocabulary, self.order = int(table.starts[1]), order
+        self.vocabulary, self.order, self.dense = int(table.starts[1]), order, dense
         for name, values in vars(table).items():
             self.register_buffer(name, torch.from_numpy(values), persistent)
 
@@ -37,9 +39,9 @@ class Lookup(nn.Module):
             setattr(self, name, torch.from_numpy(values).to(self.keys.device))
 
     def chain(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns contexts (n, N) from the longest to the empty one, and summed back-offs (n, N).
+        """Returns contexts (n, N) from the longest to a dense one, and summed back-offs (n, N).
 
-        A shorter chain repeats the empty context at its end.
+        A shorter chain repeats the dense context at its end.
         """
         contexts = [context]
         for _ in range(self.order - 1):
@@ -62,13 +64,14 @@ class Lookup(nn.Module):
         """Returns log-probabilities (N, V) of the next token after (N,) contexts."""
         V = self.vocabulary
         chain, paid = self.chain(context)  # (n, N)
-        log_probs = self.log_probabilities[:V] + paid[-1, :, None]  # (N, V) of the empty context
+        base = self.log_probabilities[: self.dense * V].view(-1, V)
+        log_probs = base[chain[-1]] + paid[-1, :, None]  # (N, V)
         flat = log_probs.view(-1)
         rows = torch.arange(len(context), device=context.device) * V  # (N,)
         # Goes from short to long contexts, so that longer n-grams overwrite shorter ones.
         for contexts, spent in zip(chain[:-1].flip(0), paid[:-1].flip(0), strict=True):
             begin = self.starts[contexts]  # (N,)
-            size = (self.starts[contexts + 1] - begin).masked_fill(contexts == 0, 0)  # (N,)
+            size = (self.starts[contexts + 1] - begin).masked_fill(contexts < self.dense, 0)  # (N,)
             offset = size.cumsum(0) - size
             places = torch.stack([begin - offset, rows - contexts * V]).repeat_interleave(size, 1)
             arc = places[0] + torch.arange(places.shape[1], device=context.device)  # (R,)

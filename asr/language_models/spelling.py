@@ -12,8 +12,8 @@ a bigram model of characters with a Dirichlet prior (MacKay and Peto 1995). A be
 has leaves the tree: its context is its last character. All beginnings that end in this character
 back off to this context.
 
-Context 0 is the place between two words. Pieces that begin with a space are arcs of this context
-only: to read one, end the word before it (see ``Spelling.endings``).
+Context 0 is the place between two words. A piece that begins with a space leads where it leads from
+context 0; to read one, end the word before it (see ``Spelling.endings``).
 """
 
 import itertools
@@ -28,7 +28,6 @@ from asr.language_models.backoff import Automaton
 from asr.text.tokenizers import FIRST, REPLACEMENT, SPACE
 
 EDGE = 0  # number of the edge of a word, before its first and after its last character
-ORDER = 3  # of the automaton: beginnings back off to a character, and this to context 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ class Spelling:
     """The automaton of V pieces, and what it says about its C contexts.
 
     Attributes:
-        automaton: its tokens are the pieces.
+        automaton: its tokens are the pieces; n-grams are of order 2.
+        dense: number of contexts that have all arcs; the others back off to them, see ``Lookup``.
         words: (C,) int64, the word that ends here; UNKNOWN if it is not in the vocabulary.
         endings: (C,) float32, what to add to log p(word | words before) if the word ends here: less
             what its characters have been charged already. It is -inf if the word is forbidden.
@@ -44,6 +44,7 @@ class Spelling:
     """
 
     automaton: Automaton
+    dense: int
     words: np.ndarray
     endings: np.ndarray
     begins: np.ndarray
@@ -68,53 +69,50 @@ def spelling(
     bigrams = _bigrams([[number[c] for c in word] for word in words], len(number) + 1)
     unknown = -math.inf if lexicon else float(log_probs[UNKNOWN])
 
-    # The M nodes of the prefix tree.
+    # The M nodes of the prefix tree. Node 0 is context 0; node n > 0 is context C + n.
     nodes, mass, log_q = _tree(words, np.exp(log_probs[FIRST:]), number, bigrams)
-    M, outside = len(nodes), log_q + unknown
-    value = np.logaddexp(np.log(mass), outside)  # log V(s)
+    outside = log_q + unknown
+    value = np.logaddexp(np.log(mass), outside)  # (M,) log V(s)
     value[0] = 0.0
     last = np.array([number[prefix[-1]] if prefix else EDGE for prefix in nodes])
-    word = np.full(M, UNKNOWN)
-    word[[nodes[each] for each in words]] = np.arange(FIRST, FIRST + len(words))
-    other = log_q + bigrams[last, EDGE] if unknown > -math.inf else unknown
-    ending = np.where(word == UNKNOWN, other, 0.0) - value
-
-    # The contexts of single characters; there are none if all other words are forbidden.
-    C = len(number) if unknown > -math.inf else 0
-    characters = np.arange(1, C + 1)
-    head, inside, tail = _edges([[number[c] for c in piece] for piece in spelt], bigrams)
-    inner = np.flatnonzero((head != EDGE) & ~begins)  # the pieces that go on with a word
-    goal = np.where(tail == EDGE, 0, M - 1 + tail) if C else np.zeros(V, np.int64)  # (V,)
-    start = np.where(head == EDGE, 0.0, unknown + bigrams[EDGE, head] + inside)  # (V,)
-    start[BLANK] = -math.inf
-
-    # Where two arcs have the same key, that of the tree is kept.
     source, token, target = _arcs(nodes, pieces)
-    beyond = ((M - 1 + characters)[:, None] * V + inner).ravel()
-    keys = np.concatenate([source * V + token, np.arange(V), beyond])
-    keys, chosen = np.unique(keys, return_index=True)
-    scores = [
-        value[target] - value[source],
-        start,
-        (bigrams[1 : C + 1, head] + inside)[:, inner].ravel(),
-    ]
-    targets = [target, goal, np.tile(goal[inner], C)]
-    backoffs = np.zeros(M + C)
-    backoffs[1:M] = (outside - value)[1:]
-    suffixes = np.zeros(M + C, np.int32)
-    suffixes[1:M] = M - 1 + last[1:] if C else 0
+    order = np.lexsort((token, source))
+    source, token, target = source[order], token[order], target[order]
+    first, C = np.count_nonzero(source == 0), len(number)
+
+    # The dense contexts: 0, and the C characters. Only pieces that go on with a word differ.
+    head, inside, tail = _edges([[number[c] for c in piece] for piece in spelt], bigrams)
+    scores, targets = np.empty((C + 1, V)), np.empty((C + 1, V), np.int64)
+    scores[:], targets[:] = (
+        np.where(head == EDGE, 0.0, unknown + bigrams[EDGE, head] + inside),
+        tail,
+    )
+    scores[:, token[:first]], targets[:, token[:first]] = value[target[:first]], C + target[:first]
+    scores[:, BLANK] = -math.inf
+    inner = np.flatnonzero((head != EDGE) & ~begins)
+    scores[1:, inner] = bigrams[1:, head[inner]] + inside[inner]
+    targets[1:, inner] = tail[inner]
+
+    # Characters cost log p(<unk>) Q(s) outside of the tree, and log V(s) inside.
+    word = np.full(len(nodes), UNKNOWN)
+    word[[nodes[each] for each in words]] = np.arange(FIRST, FIRST + len(words))
+    forbidden = unknown == -math.inf
+    other = np.full(C + 1, -math.inf) if forbidden else bigrams[:, EDGE]
+    ending = np.where(word == UNKNOWN, log_q + other[last], 0.0) - value
+    outer = other if forbidden else other - unknown
+
+    keys = np.append(np.arange(scores.size), (C + source[first:]) * V + token[first:])
+    automaton = Automaton(
+        keys=keys,
+        log_probabilities=np.append(scores, (value[target] - value[source])[first:]).astype("f4"),
+        targets=np.append(targets, C + target[first:]).astype("i4"),
+        starts=np.searchsorted(keys, np.arange(C + len(nodes) + 1) * V),
+        log_backoffs=np.append(np.zeros(C + 1), (outside - value)[1:]).astype("f4"),
+        suffixes=np.append(np.arange(C + 1), last[1:]).astype("i4"),
+    )
+    words_ended = np.append(np.full(C + 1, UNKNOWN), word[1:])
     return Spelling(
-        Automaton(
-            keys=keys,
-            log_probabilities=np.concatenate(scores)[chosen].astype(np.float32),
-            targets=np.concatenate(targets)[chosen].astype(np.int32),
-            starts=np.searchsorted(keys, np.arange(M + C + 1) * V),
-            log_backoffs=backoffs.astype(np.float32),
-            suffixes=suffixes,
-        ),
-        np.concatenate([word, np.full(C, UNKNOWN)]),
-        np.concatenate([ending, bigrams[1 : C + 1, EDGE] - unknown]).astype(np.float32),
-        begins,
+        automaton, C + 1, words_ended, np.append(outer, ending[1:]).astype("f4"), begins
     )
 
 

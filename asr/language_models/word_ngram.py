@@ -17,7 +17,7 @@ from asr.language_models.kneser_ney import estimate
 from asr.language_models.language_model import CountedLanguageModel
 from asr.language_models.lookup import Lookup, make_room
 from asr.language_models.pruning import prune
-from asr.language_models.spelling import ORDER, spelling
+from asr.language_models.spelling import spelling
 from asr.text.tokenizers import FIRST, REPLACEMENT, SPACE
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class WordNGram(CountedLanguageModel):
     ends: Tensor
     endings: Tensor
     begins: Tensor
+    stops: Tensor
 
     def __init__(
         self,
@@ -111,35 +112,36 @@ class WordNGram(CountedLanguageModel):
             raise RuntimeError(f"spelt with {len(pieces)} tokens, not with {self.vocabulary}")
         spelt = spelling(words, orders[0].log_prob, pieces, self.lexicon)
         self.grams = Lookup(automaton(orders), len(orders), persistent=False)
-        self.spelling = Lookup(spelt.automaton, ORDER, persistent=False)
-        self.register_buffer("ends", torch.from_numpy(spelt.words), persistent=False)
-        self.register_buffer("endings", torch.from_numpy(spelt.endings), persistent=False)
-        self.register_buffer("begins", torch.from_numpy(spelt.begins), persistent=False)
+        self.spelling = Lookup(spelt.automaton, 2, spelt.dense, persistent=False)
+        every = torch.arange(len(self.grams.suffixes))
+        stops, _ = self.grams.read(torch.full_like(every, EOS), every)  # of each context
+        tables = {"ends": spelt.words, "endings": spelt.endings, "begins": spelt.begins}
+        for name, table in (*tables.items(), ("stops", stops.numpy())):
+            self.register_buffer(name, torch.from_numpy(table), persistent=False)
         self.to(self.words.device)
 
     def start(self, rows: int) -> Cache:
         """Returns the state of N rows between two words.
 
-        ``context`` is of the words that have ended, ``spelt`` of the characters after them, and
-        ``after`` is the context of the words if another one ends with these characters.
+        A state is three contexts: of the words that have ended, of the characters after them, and
+        of the words if one more ends with these characters.
         """
-        zeros = torch.zeros(rows, dtype=torch.int64, device=self.words.device)
-        return {"context": zeros, "spelt": zeros, "after": zeros}
+        return {"contexts": torch.zeros(rows, 3, dtype=torch.int64, device=self.words.device)}
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """See ``LanguageModel.step``."""
-        context = torch.where(self.begins[tokens], cache["after"], cache["context"])  # (N,)
-        context = torch.where(tokens == EOS, self.grams.targets[EOS].long(), context)
-        _, spelt = self.spelling.read(tokens, cache["spelt"])
-        end, after = self.grams.read(self.ends[spelt], context)
+        before, spelt, after = cache["contexts"].unbind(1)  # (N,)
+        before = torch.where(self.begins[tokens], after, before)
+        before = torch.where(tokens == EOS, self.grams.targets[EOS].long(), before)
+        _, spelt = self.spelling.read(tokens, spelt)
+        end, after = self.grams.read(self.ends[spelt], before)
         between = spelt == 0  # no word ends here
         end = (end + self.endings[spelt]).masked_fill(between, 0.0)
-        after = torch.where(between, context, after)
-        stop, _ = self.grams.read(torch.full_like(after, EOS), after)
+        after = torch.where(between, before, after)
         begin = self.spelling.log_probabilities[: self.vocabulary] + end[:, None]  # (N, V)
         log_probs = torch.where(self.begins, begin, self.spelling.predict(spelt))
-        log_probs[:, EOS] = end + stop
-        return log_probs, {"context": context, "spelt": spelt, "after": after}
+        log_probs[:, EOS] = end + self.stops[after]
+        return log_probs, {"contexts": torch.stack([before, spelt, after], 1)}
 
 
 def _loaded(model: WordNGram, incompatible: Any) -> None:

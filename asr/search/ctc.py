@@ -18,7 +18,8 @@ At each frame a prefix stays or grows by one token; equal prefixes are merged, s
 **Tokens that are tried.** Without a language model, the search tries the 2 * beam likeliest tokens
 of each frame. This gives the same result as trying all tokens: among them, a prefix has at least
 ``beam`` extensions that neither repeat its last token nor equal a live prefix, and all of these are
-likelier than an extension by any other token. With a language model, the search tries all tokens.
+likelier than an extension by any other token. With a language model, the search leaves out tokens
+with which no prefix can enter the beam, even if the language model is certain of them.
 
 An alignment never contains EOS, so the probability that the CTC head gives to EOS is not used.
 """
@@ -95,13 +96,10 @@ def search(
     if not len(encoded):
         return []
     log_probs = _emissions(decoder, encoded, lengths)  # (B, S, V)
-    scores, tokens = log_probs[..., FIRST_TOKEN:], None  # (B, S, V - 2)
-    if language_model is None:
-        scores, tokens = scores.topk(min(2 * rules.beam, scores.shape[2]))  # (B, S, M)
-        tokens += FIRST_TOKEN
-    else:
-        tokens = torch.arange(FIRST_TOKEN, log_probs.shape[2], device=encoded.device)
-        tokens = tokens.expand(scores.shape)
+    scores = log_probs[..., FIRST_TOKEN:]  # (B, S, V - 2)
+    tried = scores.shape[2] if language_model is not None else min(2 * rules.beam, scores.shape[2])
+    scores, tokens = scores.topk(tried)  # (B, S, M), likeliest first
+    tokens += FIRST_TOKEN
     live, fusion = _empty(log_probs), None
     if language_model is not None:
         fusion = begin(language_model, len(encoded), encoded.device)
@@ -144,12 +142,21 @@ def _step(
     rules: Rules,
 ) -> tuple[LivePrefixes, Fusion | None]:
     """Advances by one frame with (B, V) log-probabilities; (B, M) ``scores`` are of ``tokens``."""
-    blank, label, grown = _continue(live, log_probs, scores, tokens)
+    total = torch.logaddexp(live.blank, live.label)  # (B, K)
+    parents = live.prefixes.parents(total > -math.inf)  # (B, K, K)
+    blank, label = _stay(live, total, parents, log_probs)
+    bonus = rules.length_bonus * live.prefixes.lengths.to(total.dtype)  # (B, K)
+    stay = torch.logaddexp(blank, label) + rules.lm_weight * live.lm + bonus
+    if fusion is not None and stay.shape[1] == rules.beam:
+        best = (total + rules.lm_weight * live.lm + bonus).amax(1) + rules.length_bonus  # (B,)
+        useful = scores >= (stay.amin(1) - best)[:, None]  # (B, M)
+        tried = max(1, int(useful.sum(1).max()))
+        scores, tokens = scores[:, :tried], tokens[:, :tried]
+    grown = _grow(live, total, parents, scores, tokens)
     lm = live.lm[..., None].expand_as(grown)  # (B, K, M)
     if fusion is not None:
-        lm = lm + fusion.log_probs.view(*live.lm.shape, -1)[..., FIRST_TOKEN:]
-    bonus = rules.length_bonus * live.prefixes.lengths.to(grown.dtype)  # (B, K)
-    stay = torch.logaddexp(blank, label) + rules.lm_weight * live.lm + bonus
+        following = fusion.log_probs.view(*live.lm.shape, -1)
+        lm = lm + following.gather(2, tokens[:, None].expand_as(grown))
     grow = torch.add(grown, lm, alpha=rules.lm_weight) + (bonus + rules.length_bonus)[..., None]
     survivors = Survivors.best(stay, grow, rules.beam)
     token = torch.where(survivors.grew, tokens.gather(1, survivors.kind), BLANK)  # (B, K')
@@ -163,28 +170,30 @@ def _step(
     ), fusion
 
 
-def _continue(
-    live: LivePrefixes, log_probs: Tensor, scores: Tensor, tokens: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities after one more frame.
+def _stay(
+    live: LivePrefixes, total: Tensor, parents: Tensor, log_probs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns log-probabilities of prefixes that stay and end in a blank, or in their last token.
 
-    Returns:
-        (B, K) of prefixes that stay and end in a blank, (B, K) of those that stay and end in their
-        last token, and (B, K, M) of those that grow. An extension that equals a live prefix has
-        -inf here, because its probability is added to this prefix.
+    Both are (B, K). The extensions of other prefixes that equal a prefix are added to it.
     """
-    total, last = torch.logaddexp(live.blank, live.label), live.prefixes.last  # (B, K)
+    last = live.prefixes.last  # (B, K)
     # A token that repeats the last one needs a blank between both.
     same = last[..., None] == last[:, None]  # (B, K, K)
-    parents = live.prefixes.parents(total > -math.inf)
     arrived = torch.where(same, live.blank[..., None], total[..., None])  # (B, K, K)
     arrived = arrived.masked_fill_(~parents, -math.inf).amax(1)  # (B, K), of at most one
-    blank = total + log_probs[:, BLANK, None]
     label = torch.logaddexp(live.label, arrived) + log_probs.gather(1, last)
-    ends = tokens[:, None] == last[..., None]  # (B, K, M)
+    return total + log_probs[:, BLANK, None], label
+
+
+def _grow(
+    live: LivePrefixes, total: Tensor, parents: Tensor, scores: Tensor, tokens: Tensor
+) -> Tensor:
+    """Returns log-probabilities (B, K, M) of prefixes that grow; -inf where they equal a prefix."""
+    ends = tokens[:, None] == live.prefixes.last[..., None]  # (B, K, M)
     grown = torch.where(ends, live.blank[..., None], total[..., None]) + scores[:, None]
     reached = torch.bmm(parents.to(scores.dtype), ends.to(scores.dtype)) > 0  # (B, K, M)
-    return blank, label, grown.masked_fill_(reached, -math.inf)
+    return grown.masked_fill_(reached, -math.inf)
 
 
 def _hypotheses(live: LivePrefixes, fusion: Fusion | None, rules: Rules) -> list[list[Hypothesis]]:
