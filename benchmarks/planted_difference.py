@@ -4,70 +4,95 @@ python -m benchmarks.planted_difference --repetitions 1000
 """
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from asr.statistics.bootstrap import bootstrap_interval
 from asr.statistics.comparison import Comparison, compare_all
-from asr.statistics.power import power
 
 RATE = 0.06  # mean WER of both arms, as on LibriSpeech test-clean with 100 hours
 UTTERANCE = 20  # words per utterance
-RESAMPLES = 2000
+RESAMPLES = 500
 
 
 @dataclass(frozen=True)
-class Variation:
-    """Standard deviations of the factors that the error rate is multiplied by.
+class Scenario:
+    """A study, and the standard deviations of the factors that its error rate is multiplied by.
 
     The factors are gamma-distributed with mean 1.
 
     Attributes:
+        scatters: by trained model, for arms A and B.
+        seeds: trained models of each arm.
+        speakers: number of speakers.
+        words: words of the test set.
+        uses: how often each recording is used; errors of the same recording are alike.
         speaker: one factor per speaker, the same for all models.
-        utterance: one factor per utterance, the same for all models.
+        recording: one factor per utterance, the same for all models.
         arm_speaker: one factor per arm and speaker.
-        seed: one factor per trained model.
         seed_speaker: one factor per trained model and speaker.
+        seed_recording: one factor per trained model and recording.
     """
 
+    scatters: tuple[float, float] = (0.03, 0.03)
+    seeds: int = 3
+    speakers: int = 20
+    words: int = 20_000
+    uses: int = 1
     speaker: float = 0.4
-    utterance: float = 1.0
+    recording: float = 1.0
     arm_speaker: float = 0.05
-    seed: float = 0.03
     seed_speaker: float = 0.05
+    seed_recording: float = 0.5
+
+    def __str__(self) -> str:
+        scatter = " and ".join(f"{100 * value:g}" for value in dict.fromkeys(self.scatters))
+        cells = [scatter, self.seeds, self.speakers, f"{self.words:,}", self.uses]
+        return " | ".join(map(str, cells))
 
 
 Made = tuple[list[np.ndarray], np.ndarray, list[str]]
 
 
-def make(
-    random: np.random.Generator,
-    variation: Variation,
-    rates: Sequence[float],
-    seeds: int,
-    speakers: int,
-    words: int,
-) -> Made:
+def scenarios() -> Iterator[Scenario]:
+    """The scenarios of the table."""
+    base = Scenario()
+    for scatter in (0.015, 0.03, 0.06, 0.15, 0.30):
+        for seeds in (3, 5):
+            yield replace(base, scatters=(scatter, scatter), seeds=seeds)
+    yield replace(base, scatters=(0.03, 0.03), seeds=10)
+    for seeds in (3, 5):  # very unequal scatters
+        yield replace(base, scatters=(0.03, 0.30), seeds=seeds)
+    for seeds in (1, 2):
+        yield replace(base, scatters=(0.06, 0.06), seeds=seeds)
+    for speakers in (2, 4, 6):
+        yield replace(base, scatters=(0.06, 0.06), speakers=speakers, seeds=5)
+    for words, uses in ((300, 1), (1200, 4), (1200, 1)):  # the digits: 300 recordings of 6 people
+        yield replace(base, scatters=(0.15, 0.15), speakers=6, seeds=5, words=words, uses=uses)
+
+
+def make(random: np.random.Generator, study: Scenario, rates: Sequence[float]) -> Made:
     """Draws errors (seeds, utterances) of each arm, words (utterances,) and names of speakers."""
-    number = words // UTTERANCE
-    voice = np.arange(number) % speakers
+    length = min(UTTERANCE, study.words // study.uses // (10 * study.speakers))
+    number = study.words // study.uses // length
+    voice = np.arange(number) % study.speakers
 
     def factor(deviation: float, *shape: int) -> np.ndarray:
-        if deviation == 0:
-            return np.ones(shape)
         return random.gamma(deviation**-2, deviation**2, shape)
 
-    shared = factor(variation.speaker, speakers)[voice] * factor(variation.utterance, number)
+    shared = factor(study.speaker, study.speakers)[voice] * factor(study.recording, number)
     arms = []
-    for rate in rates:
-        by_speaker = factor(variation.arm_speaker, speakers)
-        by_speaker = by_speaker * factor(variation.seed_speaker, seeds, speakers)
-        chance = rate * shared * factor(variation.seed, seeds, 1) * by_speaker[:, voice]
-        arms.append(random.binomial(UTTERANCE, np.minimum(chance, 1)))
-    return arms, np.full(number, UTTERANCE), [str(name) for name in voice]
+    for rate, scatter in zip(rates, study.scatters, strict=True):
+        by_speaker = factor(study.arm_speaker, study.speakers)
+        by_speaker = by_speaker * factor(study.seed_speaker, study.seeds, study.speakers)
+        chance = rate * shared * factor(scatter, study.seeds, 1) * by_speaker[:, voice]
+        chance = chance * factor(study.seed_recording, study.seeds, number)
+        errors = [random.binomial(length, np.minimum(chance, 1)) for _ in range(study.uses)]
+        arms.append(np.concatenate(errors, axis=1))
+    words = np.full(number * study.uses, length)
+    return arms, words, [str(name) for name in np.tile(voice, study.uses)]
 
 
 def rates(excess: float) -> tuple[float, float]:
@@ -75,17 +100,13 @@ def rates(excess: float) -> tuple[float, float]:
     return RATE * (1 - excess / 2), RATE * (1 + excess / 2)
 
 
-def verdicts(
-    excess: float, seeds: int, speakers: int, words: int, repetitions: int
-) -> list[Comparison]:
+def verdicts(excess: float, study: Scenario, repetitions: int) -> list[Comparison]:
     """Compares two arms ``repetitions`` times; ``excess`` is their relative difference."""
-    random = np.random.default_rng([seeds, speakers, words])
+    random = np.random.default_rng(0)
     found = []
-    for number in range(repetitions):
-        (a, b), counts, names = make(random, Variation(), rates(excess), seeds, speakers, words)
-        arms = {"A": a, "B": b}
-        pairs = compare_all(arms, counts, names, resamples=RESAMPLES, seed=number)
-        found.append(pairs["A", "B"])
+    for _ in range(repetitions):
+        (a, b), words, names = make(random, study, rates(excess))
+        found.append(compare_all({"A": a, "B": b}, words, names)["A", "B"])
     return found
 
 
@@ -101,86 +122,88 @@ def coverage(found: Sequence[Comparison], excess: float) -> float:
     return sum(held) / len(held)
 
 
-def expected_power(found: Sequence[Comparison], excess: float) -> float:
-    """Power of a t-test with the standard error that the repetitions show."""
-    error = np.std([one.difference.value for one in found], ddof=1)
-    freedom = np.median([one.difference.scatter.freedom for one in found])
-    return power(RATE * excess / float(error), float(freedom))
-
-
-def coverage_of_rate(seeds: int, speakers: int, words: int, repetitions: int) -> float:
+def coverage_of_rate(study: Scenario, repetitions: int) -> float:
     """Share of the 95 % intervals of one arm's WER that contain the true WER."""
-    # With one seed the interval is that of the trained model, so the seed must not matter.
-    variation = Variation(seed=0, seed_speaker=0) if seeds == 1 else Variation()
-    random = np.random.default_rng([seeds, speakers, words, 1])
+    random = np.random.default_rng(1)
     held = 0
     for number in range(repetitions):
-        (errors,), counts, names = make(random, variation, (RATE,), seeds, speakers, words)
-        low, high = bootstrap_interval(errors, counts, names, RESAMPLES, number)
+        (errors, _), words, names = make(random, study, (RATE, RATE))
+        low, high = bootstrap_interval(errors, words, names, RESAMPLES, number)
         held += low <= RATE <= high
     return held / repetitions
 
 
+def false_in_family(study: Scenario, arms: int, repetitions: int) -> float:
+    """Share of families of all pairs of equal arms with any "better" or "worse"."""
+    random = np.random.default_rng(2)
+    wide = replace(study, scatters=study.scatters[:1] * arms)
+    wrong = 0
+    for number in range(repetitions):
+        made, words, names = make(random, wide, [RATE] * arms)
+        pairs = compare_all(dict(zip("ABCDEFGH", made, strict=False)), words, names, seed=number)
+        wrong += any(one.statement in ("better", "worse") for one in pairs.values())
+    return wrong / repetitions
+
+
 HEAD = (
+    "scatter of seeds, %",
     "seeds",
     "speakers",
-    "same model: called better or worse",
-    "same model: “no difference”",
-    "interval holds truth",
+    "words",
+    "uses of a recording",
+    "no difference: called better or worse",
+    "no difference: called “no difference”",
+    "no difference: interval holds 0",
     "WER's interval holds truth",
     "stated as detectable",
-    "detectable difference planted: found",
-    "5 % planted: found",
-    "found by a t-test that knows the error",
-    "5 % planted: wrong sign",
-    "interval holds truth",
+    "that difference planted: found",
+    "wrong sign",
 )
 
 
-def row(seeds: int, speakers: int, words: int, repetitions: int) -> list[str]:
+def row(study: Scenario, repetitions: int) -> list[str]:
     """Measures one line of the table."""
-    same = verdicts(0, seeds, speakers, words, repetitions)
-    stated = float(np.mean([one.detectable**2 for one in same])) ** 0.5 / RATE
-    large = verdicts(stated, seeds, speakers, words, repetitions)
-    small = verdicts(0.05, seeds, speakers, words, repetitions)
-    shares = [
+    same = verdicts(0, study, repetitions)
+    cells = [
         share(same, "better", "worse"),
         share(same, "no difference"),
         coverage(same, 0),
-        coverage_of_rate(seeds, speakers, words, repetitions),
-        stated,
-        share(large, "worse"),
-        share(small, "worse"),
-        expected_power(small, 0.05),
-        share(small, "better"),
-        coverage(small, 0.05),
+        coverage_of_rate(study, repetitions // 4),
     ]
-    return [str(seeds), str(speakers), *(f"{100 * value:.1f} %" for value in shares)]
+    told = [f"{100 * value:.1f} %" for value in cells]
+    if not any(one.decidable for one in same):
+        return [str(study), *told, "none", "–", "–"]
+    stated = float(np.mean([one.detectable**2 for one in same])) ** 0.5 / RATE
+    large = verdicts(min(stated, 1.9), study, repetitions)
+    cells = [stated, share(large, "worse"), share(large, "better")]
+    return [str(study), *told, *(f"{100 * value:.1f} %" for value in cells)]
 
 
 def main() -> None:
     """Prints the table line by line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=400)
-    parser.add_argument("--words", type=int, default=20_000, help="words of the test set")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 5, 10])
-    parser.add_argument("--speakers", type=int, nargs="+", default=[6, 20, 40])
+    parser.add_argument("--repetitions", type=int, default=1000)
     options = parser.parse_args()
     error = 100 * (0.05 * 0.95 / options.repetitions) ** 0.5
-    made = Variation()
+    power = 100 * (0.8 * 0.2 / options.repetitions) ** 0.5
+    made = Scenario()
     print(
-        f"The made-up test set has {options.words:,} words and a WER of {100 * RATE:g} %. Errors "
-        f"vary by speaker ({made.speaker:g}), by utterance ({made.utterance:g}), by arm and "
-        "speaker\n"
-        f"({made.arm_speaker:g}), by seed ({made.seed:g}) and by seed and speaker "
-        f"({made.seed_speaker:g}); these are standard deviations of factors with mean 1. A share "
-        f"of 5 or\n95 % has a standard error of {error:.1f} % with {options.repetitions} "
-        "repetitions.\n"
+        f"The made-up test sets have a WER of {100 * RATE:g} %. Errors vary by speaker "
+        f"({made.speaker:g}), by recording ({made.recording:g}), by arm and\nspeaker "
+        f"({made.arm_speaker:g}), by seed (first column), by seed and speaker "
+        f"({made.seed_speaker:g}), and by seed and recording ({made.seed_recording:g}); these are\n"
+        f"standard deviations of factors with mean 1. With {options.repetitions} repetitions, a "
+        f"share of 5 or 95 % has a standard error of\n{error:.1f} %, and one of 80 % has "
+        f"{power:.1f} %.\n"
     )
     print(f"| {' | '.join(HEAD)} |\n|{' --: |' * len(HEAD)}")
-    for seeds, speakers in product(options.seeds, options.speakers):
-        cells = row(seeds, speakers, options.words, options.repetitions)
-        print(f"| {' | '.join(cells)} |", flush=True)
+    for study in scenarios():
+        print(f"| {' | '.join(row(study, options.repetitions))} |", flush=True)
+    print("\n| equal arms, all pairs compared | seeds | any pair called better or worse |")
+    print("| --: | --: | --: |")
+    for arms in (3, 5, 8):
+        wrong = false_in_family(made, arms, options.repetitions // 2)
+        print(f"| {arms} | {made.seeds} | {100 * wrong:.1f} % |", flush=True)
 
 
 if __name__ == "__main__":

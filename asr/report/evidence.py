@@ -9,8 +9,8 @@ from asr.formatting import listed
 from asr.report.costs import arm_wer
 from asr.report.disturbed import refused
 from asr.report.groups import Arm, Group
-from asr.statistics.bootstrap import METHOD, bootstrap_interval, resampling_unit
-from asr.statistics.comparison import Comparison, Statement, compare_all
+from asr.statistics.bootstrap import bootstrap_interval, resampling_unit
+from asr.statistics.comparison import METHOD, Comparison, Statement, compare_all
 from asr.statistics.mpsswe import matched_pairs
 
 LEVEL = 0.95  # family-wise level of all pairs of a group
@@ -60,8 +60,8 @@ class Pair:
 
     @property
     def of_arms(self) -> bool:
-        """Whether the pair compares arms, not trained models: both have two or more seeds."""
-        return self.found is not None and min(self.found.seeds) > 1
+        """Whether the pair compares arms, not trained models: both have enough seeds."""
+        return self.found is not None and self.found.of_arms
 
     @property
     def undecidable(self) -> str:
@@ -69,14 +69,7 @@ class Pair:
 
         A reason is that the study has too few words, speakers or seeds.
         """
-        if self.found is None:
-            return ""
-        if not self.of_arms:
-            return (
-                "arms with one seed compare trained models, not encoders; 2 seeds of each arm are "
-                "needed"
-            )
-        return "" if self.found.decidable else self.found.reason
+        return "" if self.found is None or self.found.decidable else self.found.reason
 
 
 @dataclass(frozen=True)
@@ -117,7 +110,7 @@ class Evidence:
 
 
 def weigh(group: Group, targets: Sequence[float], caveat: str = "") -> Evidence:
-    """Compares all pairs of arms as one family (Holm), since the results show the best arm."""
+    """Compares all pairs of arms as one family, since the results show the best arm."""
     tables = {arm.label: utterances(arm) for arm in group.arms}
     pairs, method = compare_group(group, tables)
     intervals = {arm.label: interval(arm, tables[arm.label]) for arm in group.arms}
@@ -216,8 +209,8 @@ def _method(
         )
     unit = resampling_unit(first.speakers)
     return (
-        f"Differences of pooled word error rates have intervals by a paired {METHOD}: 10,000 draws "
-        f"of seeds and of {unit}.{family} The statements are about {some.scope}. No difference "
+        f"Differences of pooled word error rates, paired by utterance, have intervals by {METHOD}, "
+        f"over {unit}.{family} The statements are about {some.scope}. No difference "
         f"means that the whole interval lies within {100 * some.margin:g} % of the mean of the two "
-        "rates. Such a study finds a true difference of the stated smallest size 4 times in 5."
+        f"rates. {some.outlook}"
     )

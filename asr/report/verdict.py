@@ -61,14 +61,13 @@ def _errors(evidence: Evidence) -> str:
     value = points_interval(found.difference.value, found.difference.interval)
     share = f"{100 * found.difference.level:.3g}"
     cost = at_cost(group, best, first.b)
-    detectable = f"A difference of {100 * found.detectable:.2f} points would be found 4 times in 5."
     if found.statement == "not enough evidence":
-        text = f"{_not_enough(first)}. Measured{cost}: {rates}. {detectable}"
+        text = f"{_not_enough(first)}. Measured{cost}: {rates}. {found.outlook}"
     elif found.statement == "no difference":
         text = (
             f"No difference in errors between {best.label} and {first.b.label}{cost}: "
             f"{rates}, a difference of {value}; the {share} % interval lies within "
-            f"{100 * found.margin:g} % of the rate. {detectable}"
+            f"{100 * found.margin:g} % of the rate. {found.outlook}"
         )
     else:
         text = (

@@ -1,25 +1,70 @@
-"""Compares two arms, or all pairs of several arms, with a family-wise error rate."""
+"""Compares arms in pairs, with a family-wise error rate."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from asr.statistics.bootstrap import MIN_GROUPS, Difference, bootstrap_difference
-from asr.statistics.power import detectable_shift
+from asr.statistics.bootstrap import by_group
+from asr.statistics.power import MOST_SEEDS, detectable_shift, seeds_to_find
+from asr.statistics.variance_components import (
+    Arm,
+    Floats,
+    Scatter,
+    over_speakers,
+    scatter,
+    unbiased,
+)
 
 Statement = Literal["better", "worse", "no difference", "not enough evidence"]
+Pair = tuple[str, str]
 
 LEVEL = 0.95  # 1 - the probability of any false statement in a family of comparisons
 POWER = 0.80
 MARGIN = 0.10  # relative difference of error rates below which arms count as the same
-MIN_WORDS = 500  # the interval of a WER over fewer words is not reliable
-# Relative deviations between seeds are 3.6 and 3.0 % for Jasper, 2.6 and 2.0 % for QuartzNet on the
-# LibriSpeech test sets (8 seeds, NVIDIA DeepLearningExamples). They are larger on smaller corpora.
-SEED_DEVIATION = 0.03
+MIN_SPEAKERS = 5  # fewer speakers do not represent other speakers
+# The scatter of two seeds is a single difference. If one arm has 20 times the scatter of the other,
+# a test with 2 seeds per arm is wrong in 9 % of cases instead of 5 % (planted_difference).
+MIN_SEEDS = 3
+SCATTERS = (0.015, 0.30)  # least and largest scatter of seeds that were seen, relative to the rate
+DRAWS = 20_000  # draws of the smallest p-value of a family
+METHOD = "Student's t for seeds and speakers (Welch, Satterthwaite)"
+
+
+class Difference(NamedTuple):
+    """Rate of B minus rate of A, both on the same utterances.
+
+    Attributes:
+        value: difference of the pooled rates (means over seeds); negative if B is better.
+        scatter: standard error of the value, and the degrees of freedom of this error.
+        level: coverage of the interval.
+    """
+
+    value: float
+    scatter: Scatter
+    level: float = LEVEL
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Interval (low, high): the value with Student's t on both sides."""
+        from scipy import special
+
+        reach = special.stdtrit(self.scatter.freedom, (1 + self.level) / 2) * self.scatter.error
+        return float(self.value - reach), float(self.value + reach)
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of this pair alone."""
+        from scipy import special
+
+        if self.scatter.error == 0:
+            return float(self.value == 0)
+        t = abs(self.value) / self.scatter.error
+        return float(2 * special.stdtr(self.scatter.freedom, -t))
 
 
 @dataclass(frozen=True)
@@ -28,8 +73,8 @@ class Comparison:
 
     The statement is the first of these whose condition holds:
 
-    * **not enough evidence**: there are fewer than 500 words, fewer than 5 speakers, or no errors
-      at all, so that the interval is not reliable.
+    * **not enough evidence**: an arm has fewer than 3 seeds, there are fewer than 5 speakers, or there
+      are no errors at all, so that the interval is not reliable.
     * **better** or **worse**: the whole interval lies below 0 (B makes fewer errors) or above 0 (B
       makes more errors), that is p < 1 - level. The difference may still be too small to matter.
     * **no difference**: the whole interval lies between -margin and +margin times the mean of the
@@ -39,54 +84,74 @@ class Comparison:
       test of high power can still give p = 0.06 for a large difference).
     * **not enough evidence**: otherwise. The difference may be 0 or more than the margin.
 
-    With several seeds, the statement holds for further training runs and other speakers. With one
-    seed per arm, the variation between seeds is not measured; ``scope`` gives the assumption.
+    A statement holds for further training runs and other speakers.
 
     Attributes:
         difference: rate of B minus rate of A, with interval, level and p-value.
         rates: error rates of A and B (means over seeds).
         seeds: numbers of seeds of A and B.
+        speakers: variation of the difference over speakers alone, for these trained models.
         margin: margin relative to the mean of the two rates.
-        adjusted_p: p-value corrected for the family (Holm); ``difference.p`` for a single pair.
-        assumed: assumed relative deviation between seeds; None if it was measured, or if only the
-            two trained models are compared.
+        adjusted_p: p-value corrected for the family; ``difference.p`` for a single pair.
         statement: the statement about B.
         reason: why there is not enough evidence, in words; empty otherwise.
-        decidable: whether the test set has enough words and speakers for any other statement. If
-            not, ``reason`` says what is needed. It is true even if no arm made an error.
+        decidable: whether there are enough seeds and speakers for any other statement. If not,
+            ``reason`` says what is needed. It is true even if no arm made an error.
     """
 
     difference: Difference
     rates: tuple[float, float]
     seeds: tuple[int, int]
+    speakers: Scatter
     margin: float
     adjusted_p: float
-    assumed: float | None
     statement: Statement
     reason: str
     decidable: bool
 
     @property
+    def of_arms(self) -> bool:
+        """Whether the pair compares arms, not a few trained models: both have enough seeds."""
+        return min(self.seeds) >= MIN_SEEDS
+
+    @property
     def detectable(self) -> float:
         """The true difference that would be significant in 80 % of repetitions of the study.
 
-        It is an estimate: with 3 seeds per arm, half of the estimates are more than 8 % too small;
-        with 5 seeds, 4 %.
+        It is an estimate: with 3 seeds per arm, half of the estimates are more than 15 % too small;
+        with 5 seeds, 6 %.
         """
         found = self.difference.scatter
         return found.error * detectable_shift(found.freedom, self.difference.level, POWER)
 
     @property
+    def outlook(self) -> str:
+        """What such a study can find, or how many seeds could decide; a sentence."""
+        if self.of_arms:
+            points = f"{100 * self.detectable:.2f} points"
+            return f"A difference of {points} would be found 4 times in 5."
+        needed = [
+            f"{number or f'more than {MOST_SEEDS}'} seeds per arm if seeds scatter by "
+            f"{100 * share:g} % of the error rate"
+            for share in SCATTERS
+            for number in [
+                seeds_to_find(
+                    self.difference.value, self.speakers, [share * rate for rate in self.rates]
+                )
+            ]
+        ]
+        return (
+            "A true difference as large as the measured one would be found 4 times in 5 with "
+            f"{' and '.join(needed)}."
+        )
+
+    @property
     def scope(self) -> str:
         """The subject of the statement, in words."""
-        if self.difference.seeds_measured:
-            return f"arms, as trained with other seeds ({self.seeds[0]} and {self.seeds[1]} seeds)"
-        if self.assumed is None:
-            return "two trained models; arms with one seed each cannot be compared"
-        return (
-            "arms with one seed each; the deviation between seeds was not measured, but assumed to "
-            f"be {100 * self.assumed:g} % of the error rate"
-        )
+        seeds = f"{self.seeds[0]} and {self.seeds[1]} seeds"
+        if self.of_arms:
+            return f"arms, as trained with other seeds ({seeds})"
+        return f"trained models ({seeds}); arms need {MIN_SEEDS} seeds each"
 
 
 def compare_all(
@@ -94,51 +159,90 @@ def compare_all(
     words: ArrayLike,
     speakers: Sequence[str],
     *,
+    family: Sequence[Pair] | None = None,
     level: float = LEVEL,
     margin: float = MARGIN,
-    seed_deviation: float | None = SEED_DEVIATION,
-    resamples: int = 10_000,
     seed: int = 0,
-) -> dict[tuple[str, str], Comparison]:
-    """Compares all pairs of arms as one family, with Holm's procedure.
+) -> dict[Pair, Comparison]:
+    """Compares the pairs of a family, with simultaneous intervals.
 
-    The probability of any false "better" or "worse" is 1 - level at most. The interval of each pair
-    has the level at which Holm's procedure tested it, so it excludes 0 exactly if ``adjusted_p`` is
-    below 1 - level. The family has all pairs, because the results show which arm is the best.
+    The probability of any false "better" or "worse" is 1 - level at most, and all intervals hold
+    together with probability ``level`` (see ``smallest_p``). The interval of a pair excludes 0
+    exactly if ``adjusted_p`` is below 1 - level.
 
     Args:
         arms: (seeds, B) word errors of each model in each utterance, by name of the arm; the number
-            of seeds may differ between arms.
+            of seeds may differ between arms. Pairs with fewer than 3 seeds of an arm get no
+            statement and are no part of the family.
         words: (B,) reference words of each utterance.
         speakers: (B,) speaker of each utterance.
-        level: coverage of the interval of a single pair.
+        family: the planned pairs; None: all pairs, because the results show which arm is the best.
+        level: coverage of the intervals together.
         margin: relative difference below which arms count as the same.
-        seed_deviation: relative deviation between seeds, used only if each arm has one seed; None:
-            compare the two trained models.
-        resamples: number of draws of the bootstrap.
         seed: random seed of the draws.
 
     Raises:
         ValueError: shapes do not agree, there are no words or no seeds, or a count is negative.
     """
-    pairs = list(combinations(arms, 2))
-    found = [
-        bootstrap_difference(
-            arms[a], arms[b], words, speakers, resamples, seed, seed_deviation=seed_deviation
-        )
-        for a, b in pairs
-    ]
-    values = [one.p for one in found]
-    stated = {}
-    for (a, b), one, p, step in zip(
-        pairs, found, holm(values), holm_levels(values, level), strict=True
-    ):
-        errors, tested = (arms[a], arms[b]), one._replace(level=float(step))
-        stated[a, b] = _stated(tested, errors, words, speakers, margin, float(p), seed_deviation)
-    return stated
+    known, counted = by_group(list(arms.values()), words, speakers)
+    named = dict(zip(arms, known, strict=True))
+    pairs = list(combinations(arms, 2)) if family is None else list(family)
+    tested = [pair for pair in pairs if min(named[name].models for name in pair) >= MIN_SEEDS]
+    least = smallest_p(named, tested, seed)
+    found = {}
+    for pair in pairs:
+        a, b = (named[name] for name in pair)
+        one = Difference(b.rate - a.rate, scatter([a, b]), level)
+        p = one.p
+        if pair in tested:
+            p = adjusted(p, least, len(tested))
+            one = one._replace(level=1 - threshold(1 - level, least, len(tested)))
+        found[pair] = _stated(one, a, b, margin, p, int(counted.sum()), len(set(speakers)))
+    return found
 
 
-def holm(values: ArrayLike) -> NDArray[np.float64]:
+def smallest_p(arms: Mapping[str, Arm], pairs: Sequence[Pair], seed: int = 0) -> Floats:
+    """Draws (n,) of the smallest p-value of a family of pairs without any difference, ascending.
+
+    Differences of a family are correlated, because they share arms and speakers, so the smallest
+    p-value is larger than that of independent tests. This is the single-step "min p" of Westfall
+    and Young (1993), with normal draws of the differences that have the estimated covariance. Its
+    intervals are simultaneous; those at the levels of Holm's procedure are not (Strassburger and
+    Bretz, Statistics in Medicine 27, 2008).
+    """
+    from scipy import special
+
+    if len(pairs) < 2:
+        return np.ones(0)
+    off = np.stack([arms[b].off - arms[a].off for a, b in pairs])
+    signs = np.array([[(name == b) - (name == a) for name in arms] for a, b in pairs], float)
+    seeds = np.array([max(0.0, arm.seeds - arm.rest) for arm in arms.values()])
+    covariance = unbiased(off.shape[1]) * off @ off.T + signs * seeds @ signs.T
+    random = np.random.default_rng(seed)
+    drawn = random.multivariate_normal(np.zeros(len(off)), covariance, DRAWS, method="eigh")
+    error = np.sqrt(np.diag(covariance))
+    t = np.divide(drawn, error, out=np.zeros_like(drawn), where=error > 0)
+    return np.sort(2 * special.ndtr(-np.abs(t).max(axis=1)))
+
+
+def adjusted(p: float, least: Floats, number: int) -> float:
+    """The probability that a family of ``number`` pairs without differences has such a p-value.
+
+    ``least`` are the draws of ``smallest_p``. The result is at least ``p`` and at most that of
+    Bonferroni, so few draws limit no p-value.
+    """
+    share = (np.searchsorted(least, p, side="right") + 1) / (len(least) + 1)
+    return float(min(1.0, number * p, max(p, share)))
+
+
+def threshold(rate: float, least: Floats, number: int) -> float:
+    """The p-value of a single pair for which ``adjusted`` is ``rate``."""
+    allowed = math.ceil(rate * (len(least) + 1)) - 2  # so many draws may lie below
+    drawn = least[allowed] if 0 <= allowed < len(least) else 0.0
+    return float(max(rate / number, min(rate, drawn)))
+
+
+def holm(values: ArrayLike) -> Floats:
     """Adjusts (m,) p-values for the family (Holm, Scand. J. Statist. 6, 1979).
 
     The k-th smallest p-value is multiplied by m - k + 1, then raised to the one before it if that
@@ -152,43 +256,33 @@ def holm(values: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def holm_levels(values: ArrayLike, level: float = LEVEL) -> NDArray[np.float64]:
-    """Levels (m,) at which Holm's procedure tests each p-value: 1 - (1 - level) / (m - k + 1).
-
-    After the first p-value that is not rejected, all others have its level.
-    """
-    p = np.asarray(values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    alphas = (1 - level) / np.arange(len(p), 0, -1)
-    kept = np.flatnonzero(p[order] >= alphas)
-    if len(kept):
-        alphas[kept[0] :] = alphas[kept[0]]
-    levels = np.empty_like(p)
-    levels[order] = 1 - alphas
-    return levels
-
-
 def _stated(
     difference: Difference,
-    errors: tuple[ArrayLike, ArrayLike],
-    words: ArrayLike,
-    speakers: Sequence[str],
+    a: Arm,
+    b: Arm,
     margin: float,
     adjusted_p: float,
-    seed_deviation: float | None,
+    words: int,
+    people: int,
 ) -> Comparison:
     """The statement by the definitions of ``Comparison``."""
-    total = float(np.sum(words))
-    a, b = (np.atleast_2d(np.asarray(arm)) for arm in errors)
-    rates = float(a.sum() / len(a) / total), float(b.sum() / len(b) / total)
+    rates, seeds = (a.rate, b.rate), (a.models, b.models)
     low, high = difference.interval
     reach = margin * sum(rates) / 2
-    reason = _too_small(int(total), speakers)
+    reason = ""
+    if people < MIN_SPEAKERS:
+        some = f"{people} speaker{'s' * (people > 1)}"
+        reason = f"the test set has only {some}; {MIN_SPEAKERS} are needed"
+    elif min(seeds) < MIN_SEEDS:
+        reason = (
+            f"{min(seeds)} seed{'s' * (min(seeds) > 1)} of an arm cannot tell encoders apart; "
+            f"{MIN_SEEDS} seeds of each arm are needed"
+        )
     statement: Statement = "not enough evidence"
     decidable = not reason
     if decidable:
         if not any(rates):
-            reason = f"no arm made an error on {total:,.0f} words: harder or more speech is needed"
+            reason = f"no arm made an error on {words:,} words: harder or more speech is needed"
         elif high < 0 or low > 0:
             statement = "better" if high < 0 else "worse"
         elif -reach < low and high < reach:
@@ -198,18 +292,7 @@ def _stated(
                 f"the interval from {100 * low:+.2f} to {100 * high:+.2f} points contains 0, but "
                 f"exceeds the {100 * reach:.2f} points that count as no difference"
             )
-    assumed = None if difference.seeds_measured else seed_deviation
-    seeds = len(a), len(b)
+    speakers = Scatter(over_speakers(b.off - a.off) ** 0.5, max(1, len(a.off) - 1))
     return Comparison(
-        difference, rates, seeds, margin, adjusted_p, assumed, statement, reason, decidable
+        difference, rates, seeds, speakers, margin, adjusted_p, statement, reason, decidable
     )
-
-
-def _too_small(words: int, speakers: Sequence[str]) -> str:
-    """Why a test set is too small to compare any arms; empty if it is large enough."""
-    if words < MIN_WORDS:
-        size = f"{words} words ({len(speakers)} utterances)"
-        return f"the test set has only {size}; {MIN_WORDS} are needed"
-    if len(set(speakers)) < MIN_GROUPS:
-        return f"the test set has only {len(set(speakers))} speakers; {MIN_GROUPS} are needed"
-    return ""

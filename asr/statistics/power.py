@@ -1,14 +1,16 @@
 """Computes the smallest difference that a study can detect, before and after it is run."""
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from asr.statistics.censoring import ALIKE, EXACT, log_rank_scores
+from asr.statistics.variance_components import Scatter
 
-MOST_SEEDS = 100  # largest number of seeds per arm that ``seeds_to_decide`` tries
+MOST_SEEDS = 100  # largest number of seeds per arm that is tried
 
 
 def power(shift: float, freedom: float, level: float = 0.95) -> float:
@@ -46,6 +48,37 @@ def detectable_shift(freedom: float, level: float = 0.95, chance: float = 0.80) 
         high *= 2
     found = optimize.brentq(lambda shift: power(shift, freedom, level) - chance, 0, high)
     return float(found)
+
+
+def seeds_to_find(
+    difference: float,
+    speakers: Scatter,
+    deviations: Sequence[float],
+    level: float = 0.95,
+    chance: float = 0.80,
+) -> int | None:
+    """The fewest seeds per arm, 3 or more, that find a true difference with ``chance``.
+
+    Args:
+        difference: the true difference of two error rates.
+        speakers: its variation over speakers, which more seeds do not reduce.
+        deviations: standard deviation of the rate between seeds, for each arm.
+        level: 1 - the rate of false positives.
+        chance: the power.
+
+    Returns:
+        None if ``MOST_SEEDS`` seeds per arm are too few.
+    """
+    for number in range(3, MOST_SEEDS + 1):
+        parts = [(deviation**2 / number, number - 1) for deviation in deviations]
+        parts.append((speakers.error**2, speakers.freedom))
+        variance = sum(part for part, _ in parts)
+        if not variance:
+            return number
+        freedom = variance**2 / sum(part**2 / free for part, free in parts)
+        if power(abs(difference) / math.sqrt(variance), freedom, level) >= chance:
+            return number
+    return None
 
 
 def least_log_rank(a: int, b: int) -> float:

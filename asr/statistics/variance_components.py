@@ -1,6 +1,7 @@
 """Estimates the variance of an error rate over two crossed factors: seeds and speakers."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,100 +9,80 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-ASSUMED_FREEDOM = 14  # an assumed seed deviation comes from two models with 8 seeds each
-
 
 class Scatter(NamedTuple):
-    """The variation of an estimate.
-
-    Attributes:
-        error: standard error.
-        freedom: degrees of freedom of the standard error.
-        resampled: standard deviation of bootstrap draws, which differs from the standard error.
-    """
+    """The standard error of an estimate, and the degrees of freedom of this error."""
 
     error: float
-    freedom: float
-    resampled: float
+    freedom: int
 
 
-class Squares(NamedTuple):
-    """The variance components of an estimate; each factor includes the residual variance.
+class Arm(NamedTuple):
+    """The error rate of an arm with its variance components.
 
     Attributes:
-        speakers, seeds: variance of the means over the other factor.
-        rest: residual variance, which is part of both ``speakers`` and ``seeds``.
-        resampled: variance of the draws of a two-level bootstrap.
+        rate: error rate, the mean over seeds.
+        models: number of trained models, one for each seed.
+        off: (G,) errors of each speaker beyond those that the rate predicts for the speaker's
+            words, divided by all words: means over seeds, with the sum 0.
+        seeds: variance of the rate between seeds, divided by their number; 0 for one seed.
+        rest: residual variance of the rate; ``seeds`` and the variance over speakers include it.
     """
 
-    speakers: float
+    rate: float
+    models: int
+    off: Floats
     seeds: float
     rest: float
-    resampled: float
 
 
-def scatter(blocks: Floats, signs: Floats, seed_deviation: float | None = None) -> Scatter:
-    """The variation of the weighted sum of the models' rates over speakers and seeds.
+def arm_of(errors: Floats, words: Floats) -> Arm:
+    """Variance components of an arm, with the ratio estimator of Cochran (1977, section 6.4).
+
+    Args:
+        errors: (G, seeds) errors of each model for each speaker.
+        words: (G,) words of each speaker.
+    """
+    total, number = words.sum(), errors.shape[1]
+    rates = errors.sum(axis=0) / total
+    off = (errors - rates * words[:, None]) / total  # (G, seeds)
+    mean = off.mean(axis=1)
+    pairs = max(1, number - 1) * number
+    left = unbiased(len(words)) * ((off - mean[:, None]) ** 2).sum() / pairs
+    between = ((rates - rates.mean()) ** 2).sum() / pairs
+    return Arm(float(rates.mean()), number, mean, float(between), float(left))
+
+
+def unbiased(number: int) -> float:
+    """The factor n / (n - 1) of a variance that was estimated from n values; 1 for one value."""
+    return number / max(1, number - 1)
+
+
+def over_speakers(off: Floats) -> float:
+    """The variance of a rate or of a difference over speakers, from its ``Arm.off`` (G,)."""
+    return float(unbiased(len(off)) * (off**2).sum())
+
+
+def scatter(arms: Sequence[Arm]) -> Scatter:
+    """The variation of the rate of one arm, or of the difference of two arms.
 
     The variance is seeds + speakers - residual, because both factors include the residual; it is at
     least as large as each factor. The degrees of freedom are Satterthwaite's (1946; Gaylor and
-    Hopper, 1969, for the difference). A two-level bootstrap counts the residual three times (Owen,
-    "The pigeonhole bootstrap", 2007), and its divisors n instead of n - 1 make factors too small.
-
-    All arms are assumed to have the same variance between seeds, as in a two-sample t-test, because
-    a few seeds are not enough to estimate it for each arm. With one seed per arm, it is unknown:
-    the result is the variation of these models over speakers, plus ``seed_deviation`` if given.
-
-    Args:
-        blocks: (G, models + 1) errors of each model for each speaker, and words in the last column.
-        signs: (models,) weights of the rates in the sum: 1 / number of seeds of the arm, negative
-            for the first of two arms.
-        seed_deviation: standard deviation between seeds, relative to the rate, if each arm has one
-            seed.
+    Hopper, 1969, for the difference). Each arm has its own variance between seeds, as in the test
+    of Welch (1947), because encoders differ in it; the degrees of freedom are rounded down, because
+    Welch's test finds too many differences with 3 to 5 seeds if the variances are very unequal.
+    With one seed per arm, this variance is unknown: the result is the variation of these trained
+    models over speakers.
     """
-    number = max(1, len(blocks) - 1)
-    arms = len(np.unique(signs))
-    found = squares(blocks, signs)
-    if len(signs) > arms:
-        between = len(signs) - arms
-        variance = max(found.speakers, found.seeds, found.seeds + found.speakers - found.rest)
-        parts = [(found.seeds, between), (found.speakers, number), (found.rest, between * number)]
-        least = min(between, number)
-    else:
-        rates = blocks[:, :-1].sum(axis=0) / blocks[:, -1].sum()
-        assumed = float((((seed_deviation or 0.0) * rates) ** 2).sum())
-        variance = found.speakers + assumed
-        parts = [(found.speakers, number), (assumed, ASSUMED_FREEDOM)]
-        least = min(number, ASSUMED_FREEDOM)
+    off = arms[-1].off - sum(arm.off for arm in arms[:-1])
+    number = max(1, len(off) - 1)
+    speakers = over_speakers(off)
+    seeds, rest = (sum(part) for part in zip(*((a.seeds, a.rest) for a in arms), strict=True))
+    variance = max(speakers, seeds, seeds + speakers - rest)
+    parts = [(speakers, number)]
+    parts += [(arm.seeds, max(1, arm.models - 1)) for arm in arms]
+    parts += [(arm.rest, max(1, arm.models - 1) * number) for arm in arms]
     divisor = sum(square**2 / freedom for square, freedom in parts)
-    return Scatter(
-        error=math.sqrt(variance),
-        freedom=max(least, variance**2 / divisor) if divisor else number,
-        resampled=math.sqrt(found.resampled),
-    )
-
-
-def squares(blocks: Floats, signs: Floats) -> Squares:
-    """Variance components of the table of speakers and seeds; seeds are nested in arms.
-
-    It has the errors for each speaker minus those that the model's rate predicts for the speaker's
-    words (Cochran, Sampling Techniques, 1977, section 6.4). Arguments are those of ``scatter``.
-    """
-    total = blocks[:, -1].sum()
-    rates = blocks[:, :-1].sum(axis=0) / total  # (models,)
-    off = (blocks[:, :-1] - rates * blocks[:, -1:]) / total  # (G, models), 0 summed over G
-    arms = [np.flatnonzero(signs == sign) for sign in np.unique(signs)]
-    counts = np.array([len(arm) for arm in arms])
-    between = np.array([((rates[arm] - rates[arm].mean()) ** 2).sum() for arm in arms])
-    left = np.array(
-        [((off[:, arm] - off[:, arm].mean(axis=1, keepdims=True)) ** 2).sum() for arm in arms]
-    )
-    grown = len(blocks) / max(1, len(blocks) - 1)
-    over_speakers = float(((off @ signs) ** 2).sum())
-    pooling = (1 / counts).sum() / max(1, (counts - 1).sum())
-    return Squares(
-        speakers=grown * over_speakers,
-        seeds=float(pooling * between.sum()),
-        rest=float(grown * pooling * left.sum()),
-        resampled=over_speakers + float(((between + left) / counts**2).sum()),
-    )
+    least = min([number, *(arm.models - 1 for arm in arms if arm.models > 1)])
+    freedom = max(least, math.floor(variance**2 / divisor + 1e-9)) if divisor else number
+    return Scatter(math.sqrt(variance), freedom)
