@@ -145,7 +145,7 @@ def _differences(evidence: Evidence) -> list[Block]:
     if len(evidence.group.arms) < 2:
         return []
     matched = any(pair.matched is not None for pair in evidence.pairs)
-    header = ["difference in WER", "value [interval]", "level", "p (Holm)"]
+    header = ["difference in WER", "value [interval]", "level", "p (family)"]
     header += ["smallest difference found 4 times in 5"]
     header += ["p of these two models (MPSSWE)"] if matched else []
     rows = []

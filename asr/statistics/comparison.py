@@ -73,8 +73,8 @@ class Comparison:
 
     The statement is the first of these whose condition holds:
 
-    * **not enough evidence**: an arm has fewer than 3 seeds, there are fewer than 5 speakers, or there
-      are no errors at all, so that the interval is not reliable.
+    * **not enough evidence**: an arm has fewer than 3 seeds, there are fewer than 5 speakers, or
+      there are no errors at all, so that the interval is not reliable.
     * **better** or **worse**: the whole interval lies below 0 (B makes fewer errors) or above 0 (B
       makes more errors), that is p < 1 - level. The difference may still be too small to matter.
     * **no difference**: the whole interval lies between -margin and +margin times the mean of the

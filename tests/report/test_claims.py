@@ -176,19 +176,19 @@ def test_one_seed_decides_nothing_about_encoders(tmp_path):
     verdict = training([found], {})
     assert verdict.words == (
         "not enough evidence: 0 of 2 comparisons decided; 2 could not have been decided: one seed "
-        "of an arm allows no test; 4 seeds per arm could decide; arms with one seed compare "
-        "trained models, not encoders; 2 seeds of each arm are needed"
+        "of an arm allows no test; 4 seeds per arm could decide; 1 seed of an arm cannot tell "
+        "encoders apart; 3 seeds of each arm are needed"
     )
     assert [reason.split(":")[0] for reason in verdict.reasons] == ["Undecidable"] * 2
 
 
 def test_an_arm_of_one_seed_beside_one_of_five_decides_nothing(tmp_path):
-    """The seeds of the other arm would have to tell how much its own scatter."""
+    """The seeds of the other arm do not tell how much its own scatter."""
     runs = seeds(tmp_path, "LSTM", 0.2, 5) + seeds(tmp_path, "Transformer", 0.1, 1)
     (group,) = group_runs([read_run(run) for run in runs])
     verdict = training([weigh(group, [0.2])], {})
     assert verdict.words.startswith("not enough evidence: 0 of 2 comparisons decided; 2 could not")
-    assert "LSTM: worse" in verdict.reasons[1]  # as two trained models
+    assert "LSTM: not enough evidence" in verdict.reasons[1]
 
 
 def test_many_pairs_need_more_seeds_than_one(tmp_path):

@@ -61,7 +61,7 @@ def test_error_free_arms_are_reported_as_an_outcome(tmp_path):
     runs = [
         write_run(tmp_path / f"{encoder}{seed}", encoder, seed=seed, errors=[0] * 80)
         for encoder in ("LSTM", "Transformer")
-        for seed in (1, 2)
+        for seed in (1, 2, 3)
     ]
     (group,) = group_runs([read_run(run) for run in runs])
     (reason,) = [r for r in training([weigh(group, [])], {}).reasons if "errors" in r]
