@@ -158,8 +158,8 @@ def _differences(evidence: Evidence) -> list[Block]:
             row += [
                 points_interval(found.difference.value, found.difference.interval),
                 f"{100 * found.difference.level:.3g} %",
-                digits(found.adjusted_p, 2),
-                f"{100 * found.detectable:.2f} points",
+                digits(found.adjusted_p, 2) if found.of_arms else NONE,
+                f"{100 * found.detectable:.2f} points" if found.of_arms else NONE,
                 *([NONE if pair.matched is None else digits(pair.matched, 2)] if matched else []),
             ]
         rows.append([*row, said])
