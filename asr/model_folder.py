@@ -1,7 +1,8 @@
-"""Reads and writes the folder of a model without pickle: weights, summary and configuration.
+"""Reads and writes model folders without pickle.
 
-``model.safetensors`` holds the summary in its header, so that weights and summary always match. A
-JSON file holds the configuration.
+A model folder has two files. A JSON file holds the description, from which the model is built.
+``model.safetensors`` holds the weights and, in its header, the summary of their training; in one
+file, the two always match.
 """
 
 import json
@@ -15,14 +16,22 @@ from torch import nn
 
 from asr.files import Content, check_format, new_folder, write_all
 
-Built = TypeVar("Built")
+Built = TypeVar("Built")  # what is built from a description
 
 WEIGHTS = "model.safetensors"
 FORMAT = 2  # version of model folders; version 1 did not store its number
 
 
 def find_folder(path: Path, description: str) -> Path | None:
-    """Returns the model folder at a path, or the best, otherwise the last, of a run; or None."""
+    """Finds the model folder at a path: the path itself, or the best or last model of a run.
+
+    Args:
+        path: model folder or run folder.
+        description: name of the file that holds the description.
+
+    Returns:
+        None if there is no complete model folder.
+    """
     for folder in (path, path / "best", path / "last"):
         if (folder / description).is_file() and (folder / WEIGHTS).is_file():
             return folder
@@ -30,12 +39,15 @@ def find_folder(path: Path, description: str) -> Path | None:
 
 
 def write_folder(
-    described: Path, description: Mapping[str, Any], model: nn.Module, summary: Mapping[str, Any]
+    file: Path, description: Mapping[str, Any], model: nn.Module, summary: Mapping[str, Any]
 ) -> None:
-    """Writes a model folder; if the process is killed, the old or the new model is complete.
+    """Writes a model folder; a killed process leaves either the old or the new model, complete.
 
-    The description, plain values from which the model is built again, becomes the file
-    ``described``. The summary is plain values about the training: updates, WER, device-hours.
+    Args:
+        file: file in the model folder for the description.
+        description: JSON values from which the model can be built again.
+        model: model whose weights are written.
+        summary: JSON values about the training: updates, WER, device-hours.
 
     Raises:
         OSError: the folder cannot be written.
@@ -43,33 +55,33 @@ def write_folder(
     text = json.dumps(description, indent=1)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     contents: dict[Path, Content] = {}
-    if not described.exists() or described.read_text() != text:
-        contents[described] = text
+    if not file.exists() or file.read_text() != text:
+        contents[file] = text
     weights = serialised(state, {"summary": json.dumps(dict(summary))})
-    contents[described.parent / WEIGHTS] = weights
-    with new_folder(described.parent):
+    contents[file.parent / WEIGHTS] = weights
+    with new_folder(file.parent):
         write_all(contents)
 
 
-def read_description(described: Path, build: Callable[[dict[str, Any]], Built]) -> Built:
-    """Reads a description from a file and returns what ``build`` makes from it.
+def read_description(file: Path, build: Callable[[dict[str, Any]], Built]) -> Built:
+    """Reads a description and returns what ``build`` makes of it.
 
     Raises:
-        ValueError: the file is damaged or of a later format, or no model fits the description.
+        ValueError: the file is damaged or has a later format, or its description cannot be built.
     """
     try:
-        description = json.loads(described.read_text(encoding="utf-8"))
-        check_format(described, FORMAT, description)
+        description = json.loads(file.read_text(encoding="utf-8"))
+        check_format(file, FORMAT, description)
         return build(description)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{described} is damaged ({why}); restore it or train again") from None
+        raise ValueError(f"{file} is damaged ({why}); restore it or train again") from None
     except ValueError as error:
-        raise ValueError(f"{described}: {error}") from None
+        raise ValueError(f"{file}: {error}") from None
 
 
 def read_weights(folder: Path, model: nn.Module) -> dict[str, Any]:
-    """Loads the weights of a folder into the model; returns the summary of their training.
+    """Loads the weights in a folder into a model, and returns the summary of their training.
 
     Raises:
         ValueError: the file is damaged or belongs to another model.

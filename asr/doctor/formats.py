@@ -1,4 +1,4 @@
-"""Checks which audio formats can be read, with an encoded tone for each."""
+"""Checks which audio formats can be read: encodes a tone in each format, and decodes it."""
 
 import io
 
@@ -9,7 +9,7 @@ from asr.audio.audio_file import AudioError, decode
 from asr.doctor.finding import Finding
 
 SECONDS, HERTZ = 0.5, 440.0
-SAMPLES = {  # FFmpeg's container and codec
+SAMPLES = {  # name of a format: FFmpeg's container and codec
     "wav": ("wav", "pcm_s16le"),
     "flac": ("flac", "flac"),
     "mp3": ("mp3", "mp3"),
@@ -27,16 +27,16 @@ SAMPLES = {  # FFmpeg's container and codec
     "wma": ("asf", "wmav2"),
     "amr": ("amr", "amrnb"),
 }
-ENCODERS = {  # codec: encoder, if their names differ
+ENCODERS = {  # codec: its encoder, if the name differs
     "mp3": "libmp3lame",
     "opus": "libopus",
     "amrnb": "libopencore_amrnb",
 }
-NEEDED = ("wav", "flac")  # recordings are often wav, and a prepared corpus holds flac
+NEEDED = ("wav", "flac")  # most recordings are wav, and prepared corpora hold flac
 
 
 def formats() -> list[Finding]:
-    """Reports the formats that can be read in one finding, and each other format in its own."""
+    """Returns one finding with all readable formats, and one for each format that fails."""
     found = [_finding(name) for name in SAMPLES]
     read = [finding.detail for finding in found if finding.state == "ok"]
     failed = [finding for finding in found if finding.state != "ok"]
@@ -44,15 +44,16 @@ def formats() -> list[Finding]:
 
 
 def _finding(name: str) -> Finding:
+    """Tests whether a tone in this format can be read."""
     container, codec = SAMPLES[name]
     rate = rate_of(codec)  # files are decoded at their own rate: resampling is not tested here
     try:
         data = encoded(container, codec)
         if data is None:
-            return Finding(name, "ok", f"{name} (decoder present, not tried)")
+            return Finding(name, "ok", f"{name} (not tested: no encoder)")
         if is_tone(decode(data, rate), rate):
             return Finding(name, "ok", name)
-        problem = "the decoded sound is wrong; convert it to wav or flac"
+        problem = "a test tone is decoded wrongly; convert such files to wav or flac"
     except AudioError as error:
         problem = str(error)
     except ImportError as error:
@@ -62,18 +63,18 @@ def _finding(name: str) -> Finding:
 
 
 def rate_of(codec: str) -> int:
-    """Returns the sample rate in Hz at which the tone is encoded."""
+    """Returns the sample rate in Hz at which the tone is encoded with a codec."""
     return 8000 if codec == "amrnb" else 48000
 
 
 def tone(rate: int) -> np.ndarray:
-    """Returns the tone, (N,) float32 at ``rate`` Hz."""
+    """Returns the samples of the tone, (N,) float32 at ``rate`` Hz."""
     time = np.arange(round(SECONDS * rate)) / rate
     return (0.5 * np.sin(2 * np.pi * HERTZ * time)).astype(np.float32)
 
 
 def is_tone(wave: np.ndarray, rate: int) -> bool:
-    """Returns whether (N,) samples at ``rate`` Hz have the length and frequency of the tone."""
+    """Returns whether a wave, (N,) at ``rate`` Hz, has the length and frequency of the tone."""
     spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave))))
     peak = spectrum.argmax() * rate / len(wave)
     return bool(abs(len(wave) / rate - SECONDS) < 0.2 and abs(peak - HERTZ) < 10)
@@ -88,9 +89,9 @@ def encoded(container: str, codec: str) -> bytes | None:
     import av
 
     if codec not in av.codecs_available:
-        raise AudioError(f"this FFmpeg has no decoder {codec}; convert such files to wav or flac")
+        raise AudioError(f"this FFmpeg cannot decode {codec}; convert such files to wav or flac")
     file, rate = io.BytesIO(), rate_of(codec)
-    if codec == "vorbis":  # FFmpeg's own encoder is experimental
+    if codec == "vorbis":  # FFmpeg's own Vorbis encoder is experimental
         soundfile.write(file, tone(rate), rate, format="OGG", subtype="VORBIS")
         return file.getvalue()
     try:

@@ -1,4 +1,4 @@
-"""Defines the paragraphs, tables and pictures of a page, and writes them as Markdown."""
+"""Defines the blocks of a page (texts, tables, pictures), and writes them as Markdown."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # matplotlib is slow to import, and only drawing needs it
     from matplotlib.figure import Figure
 
-LISTS = ("answer", "list", "rules")
+LISTS = ("answer", "list", "rules")  # kinds of Text whose lines are the items of a list
 
 
 @dataclass(frozen=True)
 class Text:
-    """Paragraphs, or the items of a list; the kinds answer, verdict and warning are emphasised."""
+    """Paragraphs, or the items of a list if the kind is in ``LISTS``.
+
+    Attributes:
+        lines: paragraphs or items.
+        kind: what the text says; a page sets warnings, verdicts and answers off from other text.
+    """
 
     lines: Sequence[str]
     kind: str = "paragraph"
@@ -30,16 +35,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, as SVG in the page and as a PNG file; ``words`` is its caption."""
+    """A figure: an SVG in the web page, and a PNG file for Markdown.
+
+    Attributes:
+        name: name of the PNG file, without its extension.
+        draw: draws the figure; it returns None if there is nothing to draw.
+        caption: text below the figure.
+    """
 
     name: str
     draw: Callable[[], Figure | None]
-    words: str
+    caption: str
 
 
 @dataclass(frozen=True)
 class Folded:
-    """Blocks that a reader opens by a click on their title; Markdown shows them in full."""
+    """Blocks that a web page shows after a click on their title; Markdown always shows them."""
 
     title: str
     blocks: Sequence[Text]
@@ -50,7 +61,7 @@ Section = tuple[str, list[Block]]
 
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
-    """The sections as Markdown; pictures are links to PNG files in the same folder."""
+    """Returns the sections as Markdown, with links to PNG files in the same folder."""
     parts = [f"# {title}"]
     for heading, blocks in sections:
         parts.append(f"## {heading}")
@@ -62,11 +73,11 @@ def _block_markdown(block: Block) -> str:
     if isinstance(block, Folded):
         return "\n\n".join([f"*{block.title}:*", *map(_block_markdown, block.blocks)])
     if isinstance(block, Picture):
-        return f"![{block.words}]({block.name}.png)"
+        return f"![{block.caption}]({block.name}.png)"
     if isinstance(block, Table):
         rows = [block.header, ["---"] * len(block.header), *block.rows]
         return "\n".join(
-            f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |" for row in rows
+            f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows
         )
     if block.kind in LISTS:
         return "\n".join(f"- {line}" for line in block.lines)

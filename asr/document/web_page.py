@@ -28,10 +28,10 @@ def _block_html(block: Block) -> str:
         return f"<details><summary>{html.escape(block.title)}</summary>\n{inside}</details>\n"
     if isinstance(block, Picture):
         svg = figures.to_svg(block.draw, block.name)
-        words = html.escape(block.words)
+        caption = html.escape(block.caption)
         return (
-            f'<figure role="img" aria-label="{words}">{svg}'
-            f"<figcaption>{words}</figcaption></figure>\n"
+            f'<figure role="img" aria-label="{caption}">{svg}'
+            f"<figcaption>{caption}</figcaption></figure>\n"
             if svg
             else ""
         )

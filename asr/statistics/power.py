@@ -14,14 +14,15 @@ MOST_SEEDS = 100  # largest number of seeds per arm that is tried
 
 
 def power(shift: float, freedom: float, level: float = 0.95) -> float:
-    """The probability that a two-sided t-test of this level finds a true difference.
+    """Returns the probability that a two-sided t-test at this level finds a true difference.
 
-    The square of a noncentral t is a noncentral F with 1 degree of freedom in the numerator.
+    The square of a noncentral t variable has a noncentral F distribution, with 1 degree of freedom
+    in the numerator.
 
     Args:
         shift: the true difference in standard errors (the noncentrality).
         freedom: degrees of freedom of the estimated standard error.
-        level: 1 - the rate of false positives.
+        level: confidence level, 1 minus the rate of false positives.
     """
     from scipy import special
 
@@ -31,7 +32,7 @@ def power(shift: float, freedom: float, level: float = 0.95) -> float:
 
 @lru_cache(maxsize=1024)
 def detectable_shift(freedom: float, level: float = 0.95, chance: float = 0.80) -> float:
-    """The true difference, in standard errors, that a t-test of this level finds with ``chance``.
+    """Returns the true difference, in standard errors, that a t-test finds with this chance.
 
     Raises:
         ValueError: the chance is not between 1 - level and 1.
@@ -82,11 +83,12 @@ def seeds_to_find(
 
 
 def least_log_rank(a: int, b: int) -> float:
-    """The lowest p that ``log_rank`` can give for ``a`` runs against ``b`` runs at any costs.
+    """Returns the lowest p that ``log_rank`` can give for ``a`` against ``b`` runs of any cost.
 
-    One of the C(a + b, a) assignments is the most extreme: all runs of one arm cost less than all
-    runs of the other. With equal numbers, the opposite assignment is as extreme, so p is at least
-    0.1 for 3 against 3 and 0.0079 for 5 against 5. Random assignments give at least 1 / number.
+    One of the C(a + b, a) assignments of runs to arms is the most extreme: all runs of one arm cost
+    less than all runs of the other. With equal numbers of runs, the opposite assignment is as
+    extreme. So p is at least 0.1 for 3 against 3 runs, and 0.0079 for 5 against 5. If ``log_rank``
+    draws n random assignments, p is at least 1 / (n + 1).
 
     Raises:
         ValueError: an arm has no runs.
@@ -99,46 +101,49 @@ def least_log_rank(a: int, b: int) -> float:
 def log_rank_floor(
     costs_a: ArrayLike, reached_a: ArrayLike, costs_b: ArrayLike, reached_b: ArrayLike
 ) -> float:
-    """The lowest p that ``log_rank`` gives for any assignment of these runs to two arms.
+    """Returns the lowest p that ``log_rank`` gives for any assignment of these runs to two arms.
 
     It is above ``least_log_rank`` if runs tie, for instance if several runs stopped at one budget
     without reaching the target. The statistic is a sum of scores, so the most extreme assignments
-    take the runs with the highest, or the lowest, scores. The number of such assignments is the
-    number of ways to choose among the runs that tie for the last place.
+    give an arm the runs with the highest, or the lowest, scores. If several runs tie for the last
+    place in the arm, each choice among them is an equally extreme assignment.
 
     Raises:
-        ValueError: as ``log_rank``.
+        ValueError: the costs or the targets reached are not valid; see ``log_rank``.
     """
     costs = np.concatenate([np.asarray(costs_a, float), np.asarray(costs_b, float)])
     reached = np.concatenate([np.asarray(reached_a, bool), np.asarray(reached_b, bool)])
     scores = np.sort(log_rank_scores(costs, reached))
     size, number = len(np.atleast_1d(costs_a)), len(scores)
-    ends = [(scores[:size], scores[size - 1]), (scores[number - size :], scores[number - size])]
-    farthest = max(abs(chosen.sum()) for chosen, _ in ends)
-    if farthest < ALIKE:
+    lowest, highest = scores[:size], scores[number - size :]
+    extremes = [(lowest, lowest[-1]), (highest, highest[0])]  # with the score of the last place
+    largest = max(abs(chosen.sum()) for chosen, _ in extremes)
+    if largest < ALIKE:
         return 1.0
     ways = 0
-    for chosen, edge in ends:
-        if abs(chosen.sum()) > farthest - ALIKE:
-            tied, taken = (int((np.abs(some - edge) < ALIKE).sum()) for some in (scores, chosen))
+    for chosen, last in extremes:
+        if abs(chosen.sum()) > largest - ALIKE:
+            tied, taken = (int((np.abs(some - last) < ALIKE).sum()) for some in (scores, chosen))
             ways += math.comb(tied, taken)
     return _share(ways, math.comb(number, size))
 
 
 def seeds_to_decide(comparisons: int, level: float = 0.95) -> int | None:
-    """The fewest seeds per arm with which ``log_rank`` can be significant in a family.
+    """Returns the fewest seeds per arm with which ``log_rank`` can be significant in a family.
 
-    Holm's procedure multiplies the lowest p by the number of comparisons. None if even 100 seeds
-    are too few, because random assignments limit p.
+    Holm's procedure multiplies the lowest p by the number of comparisons. The result is None if
+    even 100 seeds are too few: the number of random assignments limits p.
     """
     enough = (n for n in range(2, MOST_SEEDS + 1) if comparisons * least_log_rank(n, n) < 1 - level)
     return next(enough, None)
 
 
 def comparisons_to_decide(least: float, level: float = 0.95) -> int:
-    """The largest family of comparisons (Holm) in which a p of ``least`` is significant."""
+    """Returns the largest number of comparisons in which a p of ``least`` is significant (Holm)."""
     return math.ceil((1 - level) / least - ALIKE) - 1
 
 
-def _share(ways: int, deals: int) -> float:
-    return ways / deals if deals <= EXACT else max(ways / deals, 1 / (EXACT + 1))
+def _share(ways: int, assignments: int) -> float:
+    """Returns the p-value if so many of the assignments are the most extreme."""
+    share = ways / assignments
+    return share if assignments <= EXACT else max(share, 1 / (EXACT + 1))

@@ -1,4 +1,4 @@
-"""Saves the state of a run atomically, and resumes at the next batch."""
+"""Saves the state of a run atomically, and resumes the run at its next batch."""
 
 import logging
 import math
@@ -18,10 +18,10 @@ from asr.training.task import Progress
 
 log = logging.getLogger(__name__)
 
-# Version of ``last.ckpt``. Version 1 did not store its number. In version 2 the position counted
-# batches of single processes, which now share each batch.
+# Version of ``last.ckpt``. Version 1 stored no number. In version 2 each process had batches
+# of its own, which the position counted. Now all processes share each batch.
 FORMAT = 3
-KEPT = "kept"  # folder of the states to branch from
+KEPT = "kept"  # folder of the states off which runs can branch
 PREFIX = "model."  # prefix of the names of weights in a module
 
 
@@ -35,10 +35,10 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        # The first format had other names.
+        # Earlier versions had other names.
         if "data" not in state:
             state["data"] = {"position": state["position"]}
-        if "best_wer" in state:  # then the WER alone chose the best model
+        if "best_wer" in state:  # the WER alone chose the best model then
             state["best"] = (state["best_wer"], math.inf)
         elif isinstance(state["best"], float):
             state["best"] = (state["best"],)
@@ -50,10 +50,10 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def kept_checkpoint(run: Path, update: int) -> Path:
-    """Returns the path of a kept state of a run.
+    """Returns the path of the state that a run kept after an update.
 
     Raises:
-        ValueError: the state was not kept; the message names those that were.
+        ValueError: the state was not kept; the message names the states that were.
     """
     path = run / KEPT / f"{update}.ckpt"
     if not path.is_file():
@@ -73,13 +73,19 @@ def _damaged(path: Path, error: Exception) -> ValueError:
 class CheckpointCallback(L.Callback):
     """Saves and resumes a run, and saves its models.
 
-    Lightning's own checkpoints store the counters of its loops, which repeat batches and
-    validations after some resumes, and a crash can leave such a checkpoint incomplete. Here
-    Lightning's counters are derived from the position of the data and the progress of the task.
+    It replaces Lightning's own checkpoints, which have two faults. They store the counters of
+    Lightning's loops, and some resumed runs then repeat batches and validations. A crash can also
+    leave such a checkpoint incomplete. Here Lightning's counters are computed from the position in
+    the data and the progress of the task.
     """
 
     def __init__(self, account: LedgerCallback, saved: dict[str, Any] | None) -> None:
-        """Takes the result of ``read_checkpoint`` for the folder as ``saved``."""
+        """Prepares to resume from a saved state.
+
+        Args:
+            account: callback that keeps the ledger of the run.
+            saved: what ``read_checkpoint`` returned for the run; None: the run is new.
+        """
         self.folder, self.account, self.saved = account.folder, account, saved
         self.path = self.folder / "last.ckpt"
         self._saved_at = time.monotonic()
@@ -87,7 +93,7 @@ class CheckpointCallback(L.Callback):
     # --- resuming ---
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        """Refuses to resume with other data or on another kind of device.
+        """Checks that the data and the kind of device are those with which the run began.
 
         Raises:
             ValueError: the data or the kind of device changed; the message says which.
@@ -98,8 +104,8 @@ class CheckpointCallback(L.Callback):
         for name, now in module.resume_invariants().items():
             if before.get(name) != now:
                 raise ValueError(
-                    f"{self.folder}: the {name} changed since the run began ({before.get(name)}, "
-                    f"now {now}); restore it, or choose another --run"
+                    f"{self.folder}: the {name} changed since the run began (was "
+                    f"{before.get(name)}, is {now}); restore it, or choose another --run"
                 )
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
@@ -128,15 +134,16 @@ class CheckpointCallback(L.Callback):
         self.saved = None  # frees its memory
         updates = module.progress.updates
         log.info("resumed %s at update %d", self.folder, updates)
-        own = module.data.position / max(1, updates * trainer.accumulate_grad_batches)
-        if saved.get("format", 1) < 3 and own >= 2:
+        processes = module.data.position / max(1, updates * trainer.accumulate_grad_batches)
+        if saved.get("format", 1) < 3 and processes >= 2:
             log.warning(
-                "this run began with a batch for each process; now the processes share a batch, so "
-                "an update has a %d-th of the data unless you begin again with larger batches", own
+                "this run began with a batch for each process; now all processes share one batch, "
+                "so an update has 1/%d of the data; for updates of the old size, begin again with "
+                "larger batches", processes
             )  # fmt: skip
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Sets Lightning's counters, which time validations, loggers and callbacks."""
+        """Sets Lightning's counters, which decide when validations, loggers and callbacks run."""
         updates, loop = module.progress.updates, trainer.fit_loop.epoch_loop
         loop.batch_progress.total.ready = updates * trainer.accumulate_grad_batches
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = updates
@@ -146,7 +153,7 @@ class CheckpointCallback(L.Callback):
     # --- saving ---
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
-        """Saves if it is time, unless a validation follows, which saves the state itself."""
+        """Saves the state if it is due; the validation after an update saves the state itself."""
         options, updates = module.recipe, module.progress.updates
         if not module.update_ended or updates % options.validation.every_updates == 0:
             return
@@ -156,7 +163,7 @@ class CheckpointCallback(L.Callback):
             self.save(trainer, module)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        """Saves the model if it is the best so far, and the state."""
+        """Saves the state, and also the model if it is the best so far."""
         progress, score = module.progress, module.score()
         if score < progress.best:
             progress.best = score
@@ -168,7 +175,7 @@ class CheckpointCallback(L.Callback):
             self.save(trainer, module)  # a run cannot resume in the middle of an update
 
     def save(self, trainer: L.Trainer, module: Any) -> None:
-        """Saves the state to resume from and the latest model; call it on every rank."""
+        """Saves the state from which a run resumes, and the latest model; call it on every rank."""
         ledger, strategy = self.account.ledger, trainer.strategy
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         with ledger.during("checkpoint"):
@@ -198,7 +205,7 @@ class CheckpointCallback(L.Callback):
         self._saved_at = time.monotonic()
 
     def save_model(self, trainer: L.Trainer, module: Any, name: str, line: dict[str, Any]) -> None:
-        """Saves the validated model as a model folder."""
+        """Saves the model that validations evaluate as the model folder ``name`` of the run."""
         if trainer.is_global_zero:
             summary = {
                 "updates": module.progress.updates,
@@ -213,6 +220,6 @@ class CheckpointCallback(L.Callback):
 
 
 def _is_kept(module: Any) -> bool:
-    """Returns whether the state after this update is kept to branch from."""
+    """Returns whether the state after this update is kept, so that a run can branch off it."""
     every = module.recipe.trainer.keep_checkpoints_every
     return bool(every) and module.progress.updates % every == 0

@@ -21,13 +21,14 @@ from asr.text.tokenizers import Tokenizer, restore
 
 log = logging.getLogger(__name__)
 
-ENDLESS = 10**12  # batches; more than any run has, and exact when summed over ranks
+# Length of the endless stream in batches: no run is as long, and the sum over ranks is exact.
+ENDLESS = 10**12
 
 
 class Loader:
-    """Batches for a Trainer; reports the time that the Trainer waits for them.
+    """An iterable of batches that reports when the Trainer waits for the next one.
 
-    It has a length, because without a length Lightning fetches each batch one step too early.
+    It has a length, because Lightning would fetch each batch one step too early without it.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Loader:
         length: int,
         enter: Callable[[str], object] = lambda phase: None,
     ) -> None:
-        """Calls ``enter`` with the phase that begins: data_wait or step."""
+        """Calls ``enter`` with the name of each phase that begins: data_wait or step."""
         self.batches, self.length, self.enter = batches, length, enter
 
     def __len__(self) -> int:
@@ -56,17 +57,18 @@ class Loader:
 
 
 class StreamDataModule(L.LightningDataModule):
-    """Training batches of an endless stream, and validation batches.
+    """A data module with an endless stream of training batches, and with validation batches.
 
-    Use it with ``Trainer(use_distributed_sampler=False)``: the batches of a rank are chosen here.
+    It chooses the rows of each rank itself, so it needs ``Trainer(use_distributed_sampler=False)``.
 
     Attributes:
-        source: training and validation data, after ``setup``.
-        tokenizer: tokenizer of the model, after ``setup``.
-        position: number of batches trained on; the state to resume. All ranks share each batch.
-        window: position at the end of the last update.
+        source: training and validation data; ``setup`` sets it.
+        tokenizer: tokenizer of the model; ``setup`` sets it.
+        position: number of batches trained on, where a resumed run continues. All ranks share each
+            batch.
+        update_start: position at which the current update began.
         share: rows of the last training batch that this rank trains on.
-        enter: called with the phase that begins: data_wait or step.
+        enter: called with the name of each phase that begins: data_wait or step.
     """
 
     source: SpeechData | TextData
@@ -75,7 +77,7 @@ class StreamDataModule(L.LightningDataModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.position = self.window = 0
+        self.position = self.update_start = 0
         self.enter: Callable[[str], object] = lambda phase: None
 
     @abstractmethod
@@ -83,7 +85,7 @@ class StreamDataModule(L.LightningDataModule):
         """Sets ``tokenizer`` and ``source``."""
 
     def setup(self, stage: str) -> None:
-        """Reads the data, once."""
+        """Calls ``read``, unless the data were read before."""
         if not hasattr(self, "source"):
             assert self.trainer is not None
             self.read(self.trainer)
@@ -93,7 +95,7 @@ class StreamDataModule(L.LightningDataModule):
         """The epoch of the next batch, counted from 0."""
         return self.source.stream.locate(self.position)[0]
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_size(self) -> tuple[int, int]:
         """Returns the rank and the number of ranks."""
         assert self.trainer is not None
         return self.trainer.global_rank, self.trainer.world_size
@@ -103,26 +105,27 @@ class StreamDataModule(L.LightningDataModule):
         return Loader(self._train_batches, ENDLESS, lambda phase: self.enter(phase))
 
     def _train_batches(self) -> Iterator[Any]:
-        """Yields the rank's rows of each batch, and sets ``share``."""
+        """Yields the rows of this rank in each batch, and sets ``share``."""
         source = self.source
-        windows, same = itertools.tee(source.shares(self.position, *self._place()))
-        items = ([share.items for share in window] for window in same)
+        windows, copies = itertools.tee(source.shares(self.position, *self._rank_and_size()))
+        items = ([share.items for share in window] for window in copies)
         shares = itertools.chain.from_iterable(windows)
         batches = source.load_batches(source.train, items)
         for self.share, batch in zip(shares, batches, strict=False):  # both are endless
             yield batch
 
     def longest_batch(self) -> Any:
-        """Returns the rank's rows of the largest batch, and sets ``share``."""
-        self.share = self.source.share(self.source.longest_batch(), *self._place())
+        """Returns the rows of this rank in the largest batch, and sets ``share``."""
+        self.share = self.source.share(self.source.longest_batch(), *self._rank_and_size())
         return self.source.train.batch(self.share.items)
 
     def val_dataloader(self) -> Loader:
-        """Returns the validation batches, as many on each rank; the last batch may be None.
+        """Returns the validation batches of this rank.
 
-        The number must be equal, because DDP synchronises buffers before each validation step.
+        All ranks need equally many, because DDP synchronises buffers before each validation step.
+        A rank that has one batch fewer gets None as its last batch.
         """
-        rank, ranks = self._place()
+        rank, ranks = self._rank_and_size()
         length = -(-len(self.source.validation_rows()) // ranks)
 
         def batches() -> Iterator[Any]:
@@ -132,21 +135,21 @@ class StreamDataModule(L.LightningDataModule):
         return Loader(batches, length)
 
     def share_of_update(self, count: Tensor) -> Tensor:
-        """Returns the share () of an update's tokens that are in the next batch.
+        """Returns the share () of the current update's tokens that the next batch holds.
 
         Args:
-            count: () count of a term of the loss in that batch. If the term counts tokens and ends
-                of sentences, the share is that of both. If it counts frames or leaves out
-                utterances, the share is that of the tokens.
+            count: () what a term of the loss counts in that batch. If it counts tokens and ends of
+                sentences, so does the share. If it counts frames or leaves out utterances, the
+                share counts the tokens alone.
         """
         assert self.trainer is not None
         number = self.trainer.accumulate_grad_batches
-        rows = itertools.islice(self.source.stream.batches(self.window), number)
-        batches = [[len(self.source.train.tokens(row)) for row in some] for some in rows]
-        first = self.position - self.window
+        rows = itertools.islice(self.source.stream.batches(self.update_start), number)
+        batches = [[len(self.source.train.tokens(row)) for row in batch] for batch in rows]
+        first = self.position - self.update_start
         (tokens, ends), (all_tokens, all_ends) = (
-            (sum(map(sum, some)), sum(map(len, some)))
-            for some in (batches[first : first + 1], batches)
+            (sum(map(sum, part)), sum(map(len, part)))
+            for part in (batches[first : first + 1], batches)
         )
         with_ends = (tokens + ends) / (all_tokens + all_ends)
         share = torch.full_like(count, tokens / max(1, all_tokens))
@@ -157,28 +160,28 @@ class StreamDataModule(L.LightningDataModule):
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues the stream at that position; the number of ranks may have changed."""
-        self.position = self.window = state["position"]
+        """Continues the stream at the saved position; the number of ranks may differ."""
+        self.position = self.update_start = state["position"]
 
 
 class SpeechDataModule(StreamDataModule):
     """Batches of a prepared corpus.
 
     Attributes:
-        resumed: whether the statistics of the features will be loaded with the model.
+        resumed: whether the run is resumed; the model then loads the statistics of the features.
         corpus: content of ``corpus.json``.
-        rows_sha256: checksums of the rows of each split that is used.
+        rows_sha256: checksum of the rows of each split in use, by name of the split.
     """
 
     source: SpeechData
 
     def __init__(self, recipe: Recipe, tokenizer: dict[str, str] | None = None) -> None:
-        """Reads nothing but the description of the corpus.
+        """Reads only the description of the corpus.
 
         Args:
             recipe: recipe of the training.
-            tokenizer: state of the tokenizer of a trained model. Without it, a tokenizer is made
-                of the training transcripts.
+            tokenizer: state of the tokenizer of a trained model; None: a tokenizer is made from
+                the training transcripts.
 
         Raises:
             ValueError: there is no corpus, or its sample rate is lower than that of the features.
@@ -187,18 +190,18 @@ class SpeechDataModule(StreamDataModule):
         self.recipe, self._tokenizer = recipe, tokenizer
         self.resumed = False
         self.corpus = read_corpus(recipe.data.corpus)
-        rate, own = recipe.features.sample_rate, self.corpus["sample_rate"]
-        if own < rate:
+        rate, corpus_rate = recipe.features.sample_rate, self.corpus["sample_rate"]
+        if corpus_rate < rate:
             raise ValueError(
-                f"features.sample_rate {rate}: {recipe.data.corpus} has {own} Hz, so the highest "
-                f"mel bins would be empty; use --features.sample_rate {own}"
+                f"features.sample_rate {rate}: {recipe.data.corpus} has {corpus_rate} Hz, so the "
+                f"highest mel bins would be empty; use --features.sample_rate {corpus_rate}"
             )
-        if own > rate:
-            log.info("%s is converted from %d to %d Hz", recipe.data.corpus, own, rate)
-        facts = self.corpus["splits"]
+        if corpus_rate > rate:
+            log.info("%s is resampled from %d to %d Hz", recipe.data.corpus, corpus_rate, rate)
+        known = self.corpus["splits"]
         splits = [*recipe.data.train, recipe.data.validation]
         self.rows_sha256: dict[str, str] = {
-            split: facts[split]["rows_sha256"] for split in splits if split in facts
+            split: known[split]["rows_sha256"] for split in splits if split in known
         }
 
     def read(self, trainer: L.Trainer) -> None:
@@ -216,7 +219,7 @@ class SpeechDataModule(StreamDataModule):
 
 
 class TextDataModule(StreamDataModule):
-    """Batches of sentences, in the tokens of the speech model that the recipe names.
+    """Batches of sentences, with the tokenizer of the speech model that the recipe names.
 
     Attributes:
         normaliser: name of the normaliser of the speech model.
@@ -225,12 +228,12 @@ class TextDataModule(StreamDataModule):
     source: TextData
 
     def __init__(self, recipe: LanguageModelRecipe) -> None:
-        """Reads nothing yet."""
+        """Stores the recipe; ``setup`` reads the text."""
         super().__init__()
         self.recipe = recipe
 
     def read(self, trainer: L.Trainer) -> None:
-        """Reads the text."""
+        """Reads the tokenizer and the text."""
         described = find_model(self.recipe.tokenizer_of) / DESCRIPTION
         self.tokenizer, self.normaliser = read_description(
             described, lambda tree: (restore(tree["tokenizer"]), tree["normaliser"])

@@ -1,4 +1,4 @@
-"""Reserves a run folder, which belongs to one recipe, and to one process at a time."""
+"""Reserves a run folder for one recipe, and for one process at a time."""
 
 import contextlib
 import json
@@ -20,16 +20,17 @@ log = logging.getLogger(__name__)
 
 AnyRecipe = Recipe | LanguageModelRecipe
 
-# Keys that may change when a run is resumed, because its batches do not depend on them. The corpus
-# may be in another folder, see ``_check_rows``.
-FREE: tuple[str, ...] = ("budget.", "trainer.", "data.corpus:")
-FREE += ("data.num_workers:", "data.cache_gib:", "data.device_cache:")
-BEGINNINGS = (".lock", "recipe.yaml", "heartbeat.json", "environment.json", "ledger.jsonl")
+# Beginnings of the keys that may change when a run is resumed, because its batches do not depend on
+# them. The corpus may move to another folder; ``_check_rows`` checks its rows.
+CHANGEABLE: tuple[str, ...] = ("budget.", "trainer.", "data.corpus:")
+CHANGEABLE += ("data.num_workers:", "data.cache_gib:", "data.device_cache:")
+# Files of a run before it has a result, and its results.
+FIRST_FILES = (".lock", "recipe.yaml", "heartbeat.json", "environment.json", "ledger.jsonl")
 RESULTS = ("ledger.json", "last.ckpt")
 
 
 def run_name(recipe_file: Path, overrides: list[str], recipe: AnyRecipe) -> str:
-    """Joins recipe, encoder (of a speech model) and seed to the default name of a run folder."""
+    """Returns the default name of a run folder: recipe, encoder (of a speech model) and seed."""
     if recipe_file.name == "recipe.yaml":  # the recipe of an earlier run
         name = re.sub(r"-seed\d+$", "", recipe_file.resolve().parent.name)
         return f"{name}-repeated-seed{recipe.seed}"
@@ -45,11 +46,11 @@ def run_name(recipe_file: Path, overrides: list[str], recipe: AnyRecipe) -> str:
 def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
     """Reserves the folder for this recipe and this process.
 
-    If an error occurs before the run has a result, the folder is restored. Otherwise a corrected
-    recipe would be refused as a different one.
+    If an error ends the run before it has a new result, the folder is restored. The user can then
+    correct the recipe: it is not refused as another recipe than that in the folder.
 
     Raises:
-        ValueError: the folder holds a run of another recipe or other files, or is in use.
+        ValueError: the folder is in use, or holds a run of another recipe or other files.
         OSError: the folder cannot be written.
     """
     path = folder / "recipe.yaml"
@@ -67,7 +68,7 @@ def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
                     if earlier is not None:
                         write(path, earlier)
                     else:
-                        for name in BEGINNINGS:
+                        for name in FIRST_FILES:
                             (folder / name).unlink(missing_ok=True)
                         shutil.rmtree(folder / "logs", ignore_errors=True)
             raise
@@ -79,12 +80,13 @@ def _results(folder: Path) -> list[int]:
 
 
 def check_folder(recipe: AnyRecipe, folder: Path) -> None:
-    """Refuses a folder of another recipe; the keys in ``FREE`` may change when a run is resumed.
+    """Checks that a folder is unused or holds a run of this recipe.
 
-    The corpus may be in another folder if it holds the same rows.
+    The keys in ``CHANGEABLE`` may differ, and the corpus may be in another folder if it holds the
+    same rows.
 
     Raises:
-        ValueError: the folder holds a run of another recipe or corpus, or something else.
+        ValueError: the folder holds a run of another recipe or corpus, or other files.
     """
     path = folder / "recipe.yaml"
     check_format(folder / "environment.json", FORMAT)
@@ -92,7 +94,7 @@ def check_folder(recipe: AnyRecipe, folder: Path) -> None:
         old, new = strict_yaml.load_file(path), strict_yaml.tree_of(recipe)
         with contextlib.suppress(ValueError):  # a recipe of an earlier version may lack keys
             old = strict_yaml.tree_of(strict_yaml.read(type(recipe), old))
-        differing = [d for d in strict_yaml.differences(old, new) if not d.startswith(FREE)]
+        differing = [d for d in strict_yaml.differences(old, new) if not d.startswith(CHANGEABLE)]
         if differing:
             why = f"{folder} holds a run of another recipe ({'; '.join(differing)})"
             raise ValueError(f"{why}; choose another --run or remove the folder")
@@ -106,19 +108,23 @@ def check_folder(recipe: AnyRecipe, folder: Path) -> None:
 
 
 def _check_rows(corpus: str, earlier: str, folder: Path) -> None:
-    """Refuses a corpus that holds other rows than the run was trained on."""
+    """Checks that the corpus holds the rows on which the run was trained.
+
+    Raises:
+        ValueError: the rows differ; the message names the splits.
+    """
     try:
         trained = json.loads((folder / "ledger.json").read_text())["corpus"]
         splits = read_corpus(corpus)["splits"]
     except (OSError, ValueError, KeyError):
-        return  # nothing is trained yet, or training will report the error of the corpus
+        return  # there is no training yet, or training will report what is wrong with the corpus
     moved = f"data.corpus: was {earlier}, is now {corpus}" if corpus != earlier else ""
     why = [moved] * bool(moved)
     for split, checksum in trained["rows_sha256"].items():
         found = splits.get(split, {"utterances": "none"})
         if found.get("rows_sha256") != checksum:
             before, now = trained.get("utterances", {}).get(split, "some"), found["utterances"]
-            others = " others" * (before == now)
+            others = " other ones" * (before == now)
             why.append(f"split {split} had {before} utterances, has {now}{others}")
     if len(why) > bool(moved):
         changed = f"the data changed since the run began ({'; '.join(why)})"
@@ -128,7 +134,7 @@ def _check_rows(corpus: str, earlier: str, folder: Path) -> None:
 
 
 def finished(recipe: AnyRecipe, folder: Path) -> dict[str, Any] | None:
-    """Returns the last line of the ledger if the run is finished with this budget; otherwise None.
+    """Returns the last line of the ledger if the run finished with this budget; otherwise None.
 
     Raises:
         ValueError: the folder holds a run of another recipe.

@@ -206,7 +206,7 @@ class Task(L.LightningModule):
             optimizer.step()
         # Lightning would keep the gradients in memory until after the next forward pass.
         inner.zero_grad(set_to_none=True)
-        self.data.window = self.data.position
+        self.data.update_start = self.data.position
         self.update_ended = True
         progress = self.progress
         progress.updates += 1
