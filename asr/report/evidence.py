@@ -1,4 +1,4 @@
-"""Computes the interval of each arm's WER and compares all pairs of arms of a group."""
+"""Computes an interval for the WER of each arm, and compares all pairs of arms of a group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from asr.statistics.bootstrap import bootstrap_interval, resampling_unit
 from asr.statistics.comparison import METHOD, Comparison, Statement, compare_all
 from asr.statistics.mpsswe import matched_pairs
 
-LEVEL = 0.95  # family-wise level of all pairs of a group
+LEVEL = 0.95  # family-wise confidence level of all pairs of a group
 ERRORS = ("substitutions", "deletions", "insertions")
 OPPOSITE: dict[Statement, Statement] = {"better": "worse", "worse": "better"}
 
@@ -24,8 +24,8 @@ class Utterances:
 
     Attributes:
         ids: (B,) sorted utterance ids.
-        errors: (seeds, B) word errors of each trained model.
-        words: (B,) reference words.
+        errors: (seeds, B) number of word errors of each trained model.
+        words: (B,) number of reference words.
         speakers: (B,) speaker ids.
         texts: (B,) reference and hypothesis of the first model; empty if they were not stored.
     """
@@ -43,8 +43,8 @@ class Pair:
 
     Attributes:
         found: difference and statement; None if the arms could not be compared.
-        reason: reason why there is not enough evidence; empty if there is enough.
-        matched: p-value of the matched-pairs test if each arm is one trained model; else None.
+        reason: why there is not enough evidence; empty if there is enough.
+        matched: p-value of the matched-pairs test; None unless each arm has one trained model.
     """
 
     a: Arm
@@ -55,7 +55,7 @@ class Pair:
 
     @property
     def statement(self) -> Statement:
-        """The statement about arm B in comparison with arm A."""
+        """What the comparison says about arm B, relative to arm A."""
         return "not enough evidence" if self.found is None else self.found.statement
 
     @property
@@ -65,23 +65,23 @@ class Pair:
 
     @property
     def undecidable(self) -> str:
-        """Why the plan of the study cannot show any difference, and the remedy; otherwise empty.
+        """Why this study could not show any difference, and the remedy; empty if it could.
 
-        A reason is that the study has too few words, speakers or seeds.
+        The reason is that it has too few words, speakers or seeds.
         """
         return "" if self.found is None or self.found.decidable else self.found.reason
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A group of runs with its statistics.
+    """The statistics of a group of runs.
 
     Attributes:
-        targets: target WERs on the validation split; the report gives their cost.
-        pairs: all pairs of arms; A is the better one.
-        intervals: interval of the WER of each arm, by label; None if the arm is not evaluated.
-        method: description of the method of the differences; empty if there are none.
-        caveat: a sentence that limits the intervals; empty if there is no limit.
+        targets: target WERs on the validation split; the report states the cost to reach each.
+        pairs: all pairs of arms, of which A has the lower WER.
+        intervals: interval of the WER of each arm, by label; None if the arm was not evaluated.
+        method: how the arms were compared, in words; empty if they were not.
+        caveat: a sentence that restricts what the intervals mean; empty if nothing does.
     """
 
     group: Group
@@ -92,21 +92,24 @@ class Evidence:
     caveat: str = ""
 
     def pair(self, a: Arm, b: Arm) -> Pair:
-        """The pair of these two arms, in either order."""
+        """Returns the pair of these two arms, which may be given in either order."""
         labels = {a.label, b.label}
         return next(p for p in self.pairs if {p.a.label, p.b.label} == labels)
 
     def statement(self, arm: Arm, other: Arm) -> Statement:
-        """The statement about the errors of ``arm`` in comparison with ``other``."""
+        """Returns what the comparison says about ``arm``, relative to ``other``."""
         pair = self.pair(arm, other)
-        said = pair.statement
-        return said if pair.b.label == arm.label else OPPOSITE.get(said, said)
+        about_b = pair.statement
+        return about_b if pair.b.label == arm.label else OPPOSITE.get(about_b, about_b)
 
-    def told(self, arm: Arm, other: Arm) -> str:
-        """``statement``, with the reason if the results gave too little evidence."""
-        pair, said = self.pair(arm, other), self.statement(arm, other)
-        open_yet = said == "not enough evidence" and not pair.undecidable
-        return f"{said} ({pair.reason})" if open_yet else said
+    def explained_statement(self, arm: Arm, other: Arm) -> str:
+        """Returns ``statement``, with the reason if the results gave too little evidence.
+
+        An undecidable pair gets no reason here, because ``undecidable`` states it.
+        """
+        pair, statement = self.pair(arm, other), self.statement(arm, other)
+        unclear = statement == "not enough evidence" and not pair.undecidable
+        return f"{statement} ({pair.reason})" if unclear else statement
 
 
 def weigh(group: Group, targets: Sequence[float], caveat: str = "") -> Evidence:
@@ -118,8 +121,8 @@ def weigh(group: Group, targets: Sequence[float], caveat: str = "") -> Evidence:
 
 
 def utterances(arm: Arm) -> Utterances | None:
-    """The errors of all seeds on the same utterances; None if some seeds have other utterances."""
-    tables = [{h["id"]: h for h in run.hypotheses} for run in arm.runs if run.hypotheses]
+    """Returns the errors of all seeds; None if hypotheses are missing or of other utterances."""
+    tables = [{row["id"]: row for row in run.hypotheses} for run in arm.runs if run.hypotheses]
     if len(tables) < len(arm.runs) or any(t.keys() != tables[0].keys() for t in tables):
         return None
     ids = sorted(tables[0])
@@ -134,7 +137,7 @@ def utterances(arm: Arm) -> Utterances | None:
 
 
 def interval(arm: Arm, table: Utterances | None) -> tuple[float, float] | None:
-    """The 95 % interval of an arm's WER over speakers and, with several seeds, over seeds."""
+    """Returns the 95 % interval of a WER over speakers, and over seeds if there are several."""
     if len(arm.runs) == 1:
         return arm.runs[0].wer_interval
     if table is None:
@@ -143,17 +146,21 @@ def interval(arm: Arm, table: Utterances | None) -> tuple[float, float] | None:
 
 
 def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[list[Pair], str]:
-    """All pairs of arms, the lowest WER first, and the method of the comparison in words."""
+    """Returns all pairs of arms, the lowest WER first, and the method of comparison in words."""
     arms = sorted(group.arms, key=lambda arm: (arm_wer(arm) is None, arm_wer(arm) or 0.0))
     reasons = {arm.label: _unknown(arm, tables[arm.label]) for arm in arms}
     known = [arm.label for arm in arms if not reasons[arm.label]]
     first = tables[known[0]] if known else None
     for label in known:
         other = tables[label]
-        alike = first and other and first.ids == other.ids and (first.words == other.words).all()
-        if not alike:
+        same = first and other and first.ids == other.ids and (first.words == other.words).all()
+        if not same:
             reasons[label] = f"{label} was evaluated on other utterances"
-    usable = {k: t for k in known if not reasons[k] and (t := tables[k]) is not None}
+    usable = {
+        label: table
+        for label in known
+        if not reasons[label] and (table := tables[label]) is not None
+    }
     found: dict[tuple[str, str], Comparison] = {}
     if first is not None and len(usable) > 1:
         errors = {label: table.errors for label, table in usable.items()}
@@ -161,30 +168,33 @@ def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[l
     pairs = []
     for index, a in enumerate(arms):
         for b in arms[index + 1 :]:
-            unequal = refused([a, b])
-            both = None if unequal else found.get((a.label, b.label))
-            why = [reasons[arm.label] for arm in (a, b) if reasons[arm.label]] or [unequal]
-            matched = None if both is None else _matched(usable[a.label], usable[b.label])
-            pairs.append(Pair(a, b, both, both.reason if both else listed(why), matched))
+            refusal = refused([a, b])
+            comparison = None if refusal else found.get((a.label, b.label))
+            if comparison is None:
+                why = [reasons[arm.label] for arm in (a, b) if reasons[arm.label]] or [refusal]
+                pairs.append(Pair(a, b, None, listed(why)))
+            else:
+                matched = _matched(usable[a.label], usable[b.label])
+                pairs.append(Pair(a, b, comparison, comparison.reason, matched))
     return pairs, _method(first, found, group.by_budget)
 
 
 def _unknown(arm: Arm, table: Utterances | None) -> str:
-    """Why an arm cannot be compared; empty if it can."""
+    """Returns why an arm cannot be compared; empty if it can."""
     if any(run.metrics is None for run in arm.runs):
         stale = any(run.stale for run in arm.runs)
-        why = " as it is now (an evaluation is out of date)" if stale else ""
+        why = " with its current model (the evaluation is out of date)" if stale else ""
         return f"{arm.label} was not evaluated{why}"
     return f"the hypotheses of {arm.label} are missing" if table is None else ""
 
 
 def _matched(a: Utterances, b: Utterances) -> float | None:
-    """The p-value of MPSSWE for two trained models; None if an arm has several seeds."""
+    """Returns the p-value of MPSSWE for two trained models; None if an arm has several seeds."""
     if len(a.errors) + len(b.errors) > 2 or not a.texts or not b.texts:
         return None
-    references, left = zip(*a.texts, strict=True)
+    references, hypotheses = zip(*a.texts, strict=True)
     try:
-        return matched_pairs(references, left, [text for _, text in b.texts]).p
+        return matched_pairs(references, hypotheses, [text for _, text in b.texts]).p
     except ValueError:  # fewer than two segments have errors
         return None
 

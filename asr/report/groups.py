@@ -1,4 +1,4 @@
-"""Groups comparable runs, and finds the runs that are seeds of one arm."""
+"""Groups comparable runs, and joins the seeds of an arm."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 from asr.report.runs import UNKNOWN, Run, differing, part, read_run
 
-# Parts of a recipe that must agree in all runs of a group, by their names on the page.
+# Keys of a recipe that must be equal in all runs of a group, by their name on the page.
 SHARED = {
     "training splits": ("data.train", "data.validation"),
     "features": ("features",),
@@ -16,24 +16,27 @@ SHARED = {
     "decoder": ("decoder",),
     "search": ("search",),
 }
-# Keys that may differ between the seeds of one arm.
+# Keys that may differ between the runs of one arm.
 INCIDENTAL = ("seed", "data.corpus")
-STATED = 3  # largest number of differing keys that a sentence names
+MOST_KEYS = 3  # largest number of differing keys that a sentence names
 
 Identities = dict[Path, dict[str, Any]]
 
 
 def identity(run: Run, checksums: dict[Any, str], by_budget: bool) -> dict[str, Any]:
-    """The values that must agree for a comparison, by their names; None (unknown) agrees with all.
+    """Returns the values that must be equal in compared runs, by name; None: unknown, equals all.
 
-    ``checksums`` gives the checksum of the test ids by the path of the corpus, from any run that
-    has it.
+    Args:
+        run: the run that has the values.
+        checksums: checksum of the test ids, by path of the corpus. It stands in for that of a run
+            that was not evaluated.
+        by_budget: whether the budgets must be equal too.
     """
     path = run.recipe.get("data.corpus")
     metrics = run.metrics or {}
     found: dict[str, Any] = {"corpus": run.checksum or checksums.get(path, path)}
     found["training data"] = run.trained_on
-    found |= {word: part(run.recipe, names) for word, names in SHARED.items()}
+    found |= {name: part(run.recipe, keys) for name, keys in SHARED.items()}
     found["search of the evaluation"] = metrics.get("search")
     found["normaliser of the evaluation"] = metrics.get("normaliser")
     found["kind of device"] = run.device_kind
@@ -46,13 +49,15 @@ def identity(run: Run, checksums: dict[Any, str], by_budget: bool) -> dict[str, 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in their seed only.
+    """Runs that differ only in their seed.
 
     Attributes:
-        failed: runs of further seeds that failed; they have a cost, but no error rate.
+        label: name of the arm on the page.
+        runs: the runs, one for each seed.
+        failed: failed runs of other seeds; they have a cost, but no error rate.
 
     Raises:
-        ValueError: two runs have the same seed; they would count as two seeds.
+        ValueError: two runs have the same seed, so that it would count twice.
     """
 
     label: str
@@ -64,18 +69,19 @@ class Arm:
         for run in self.runs:
             if run.seed is not None and run.seed in paths:
                 raise ValueError(
-                    f"{paths[run.seed]} and {run.path} both have seed {run.seed} of {self.label} "
-                    "and would count as two seeds; give one of them"
+                    f"{paths[run.seed]} and {run.path} both have seed {run.seed} of {self.label}, "
+                    "which would count twice; give one of them"
                 )
             paths[run.seed] = run.path
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that may be compared, as arms in the order given.
+    """Runs that may be compared.
 
     Attributes:
-        separation: reasons why these runs are not compared with the first group; empty for it.
+        arms: the arms, in the order in which their runs were given.
+        separation: reasons why this group is not compared with the first; empty for the first.
         by_budget: whether runs with different budgets are in different groups.
     """
 
@@ -90,11 +96,13 @@ class Group:
 
 
 def group_runs(runs: Sequence[Run], by_budget: bool = False) -> list[Group]:
-    """Groups of comparable runs, the largest first; each other group has its differences.
+    """Returns groups of comparable runs, the largest first.
 
-    With ``by_budget``, only runs with the same budget are comparable.
+    Each other group states how it differs from the first. With ``by_budget``, only runs with the
+    same budget are comparable.
     """
-    # The checksums are for runs that were not evaluated, if their corpus no longer exists.
+    # A run has no checksum if it was not evaluated and its corpus no longer exists. Another run of
+    # this corpus may have one.
     checksums = {run.recipe.get("data.corpus"): found for run in runs if (found := run.checksum)}
     identities = {run.path: identity(run, checksums, by_budget) for run in runs}
     groups: list[list[Run]] = []
@@ -114,45 +122,52 @@ def group_runs(runs: Sequence[Run], by_budget: bool = False) -> list[Group]:
 
 
 def _conflicts(a: Run, b: Run, identities: Identities) -> list[str]:
-    """Names of the values of ``identity`` that are known for both runs and differ."""
+    """Returns the names of the values of ``identity`` that are known for both runs and differ."""
     left, right = identities[a.path], identities[b.path]
-    return [w for w in left if None not in (left[w], right[w]) and left[w] != right[w]]
+    return [
+        name for name in left if None not in (left[name], right[name]) and left[name] != right[name]
+    ]
 
 
 def _separation(first: list[Run], group: list[Run], identities: Identities) -> list[str]:
-    """One line per difference, with the key and both values."""
+    """Returns a line for each difference of a group from the first, with both values.
+
+    The lines compare the two runs that differ most.
+    """
     pairs = ((a, b) for a in first for b in group)
     a, b = max(pairs, key=lambda pair: len(_conflicts(pair[0], pair[1], identities)))
     left, right = identities[a.path], identities[b.path]
     found = []
-    for word in _conflicts(a, b, identities):
-        ours, theirs = left[word], right[word]
-        if isinstance(ours, dict):
-            keys = differing([ours, theirs])
-            values = [f"{k} is {theirs.get(k)} instead of {ours.get(k)}" for k in keys[:STATED]]
-            more = [f"and {len(keys) - STATED} more keys"] if len(keys) > STATED else []
-            found.append(f"{word}: {', '.join(values + more)}")
-        elif word == "corpus":
-            names = [r.recipe.get("data.corpus") for r in (b, a)]
-            same = " with other utterances" if names[0] == names[1] else f" instead of {names[1]}"
-            found.append(f"corpus: {names[0]}{same}")
+    for name in _conflicts(a, b, identities):
+        expected, actual = left[name], right[name]
+        if isinstance(expected, dict):
+            keys = differing([expected, actual])
+            values = [f"{key} is {actual.get(key)} instead of {expected.get(key)}" for key in keys]
+            more = [f"and {len(keys) - MOST_KEYS} more keys"] if len(keys) > MOST_KEYS else []
+            found.append(f"{name}: {', '.join(values[:MOST_KEYS] + more)}")
+        elif name == "corpus":
+            expected, actual = (run.recipe.get("data.corpus") for run in (a, b))
+            same = actual == expected
+            difference = "with other utterances" if same else f"instead of {expected}"
+            found.append(f"corpus: {actual} {difference}")
         else:
-            found.append(f"{word}: {theirs} instead of {ours}")
+            found.append(f"{name}: {actual} instead of {expected}")
     return found
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """The flat recipe without the keys ``INCIDENTAL``, and the checksum of the training data.
+    """Returns what is equal in all runs of one arm.
 
-    The settings are equal for runs that differ only in their seed.
+    That is the flat recipe without the keys in ``INCIDENTAL``, and the checksum of the training
+    data.
     """
     incidental = part(run.recipe, INCIDENTAL)
-    own = {k: v for k, v in run.recipe.items() if k not in incidental}
-    return own | {"data.rows": run.trained_on or UNKNOWN}
+    kept = {key: value for key, value in run.recipe.items() if key not in incidental}
+    return kept | {"data.rows": run.trained_on or UNKNOWN}
 
 
 def _arms(runs: list[Run]) -> list[Arm]:
-    """Arms of runs with equal settings, with the shortest labels that distinguish the arms."""
+    """Joins runs with equal settings to arms, and labels each arm by what distinguishes it."""
     together: dict[str, list[Run]] = {}
     for run in runs:
         together.setdefault(json.dumps(settings(run), sort_keys=True, default=str), []).append(run)
@@ -163,10 +178,10 @@ def _arms(runs: list[Run]) -> list[Arm]:
         same = [settings(other[0]) for other in arms if other[0].encoder == name]
         own = settings(arm[0])
         options = [f"{key.rsplit('.', 1)[-1]}={own.get(key)}" for key in differing(same)]
-        labels.append(" ".join([name, *options[:STATED]]))
-    alike = list(labels)
-    for index, label in enumerate(alike):
-        if alike.count(label) > 1:  # they differ in a key beyond the first few
+        labels.append(" ".join([name, *options[:MOST_KEYS]]))
+    short = list(labels)
+    for index, label in enumerate(short):
+        if short.count(label) > 1:  # the arms differ in keys that the labels do not name
             labels[index] = f"{label} ({place(arms[index][0], runs)})"
     return [
         Arm(label, sorted(arm, key=lambda run: (str(run.seed).zfill(12), run.path.name)))
@@ -175,7 +190,7 @@ def _arms(runs: list[Run]) -> list[Arm]:
 
 
 def place(run: Run, runs: Sequence[Run]) -> str:
-    """The shortest end of a run's path that is unique; in a study, all folders are named run."""
+    """Returns the shortest unique end of a run's path; in studies, all folders are named run."""
     paths = [other.path.parts for other in runs]
     ends = (run.path.parts[-number:] for number in range(1, len(run.path.parts)))
     unique = (end for end in ends if sum(parts[-len(end) :] == end for parts in paths) == 1)
@@ -183,10 +198,10 @@ def place(run: Run, runs: Sequence[Run]) -> str:
 
 
 def read_groups(folders: Sequence[Path], split: str, by_budget: bool = False) -> list[Group]:
-    """Run folders -> groups of comparable runs.
+    """Reads run folders, and returns groups of comparable runs; see ``group_runs``.
 
     Raises:
-        ValueError: there is no folder, a folder or seed is given twice, or one is not a run.
+        ValueError: there is no folder, one is not a run, or a folder or seed is given twice.
     """
     if not folders:
         raise ValueError("no run to compare; give at least one folder that asr train wrote")

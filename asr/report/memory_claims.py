@@ -256,7 +256,7 @@ def _against(evidence: Evidence, gate: Stored, other: Stored) -> Finding:
     if keys := _unlike(gate.arm, other.arm):
         return Finding("unknown", f"{head}: their runs differ in {listed(keys)}.", context)
     value = points_interval(pair.found.difference.value, pair.found.difference.interval)
-    words = f"{head}: {evidence.told(gate.arm, other.arm)}; "
+    words = f"{head}: {evidence.explained_statement(gate.arm, other.arm)}; "
     words += f"{pair.b.label} minus {pair.a.label}: {value}."
     if said == "not enough evidence":
         return Finding("unknown", words, context, pair.undecidable)

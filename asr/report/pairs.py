@@ -49,7 +49,7 @@ def errors(evidence: Evidence, encoder: str, others: Collection[str], worse: Sig
             sign = "unknown" if said == "not enough evidence" else sign
             value = points_interval(pair.found.difference.value, pair.found.difference.interval)
             words = f"errors, {pair.b.label} minus {pair.a.label}: {value}; "
-            words += f"{one.label}: {evidence.told(one, other)}."
+            words += f"{one.label}: {evidence.explained_statement(one, other)}."
             findings.append(Finding(sign, words, {MEASUREMENT: "errors"}, pair.undecidable))
     return findings
 

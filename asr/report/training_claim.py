@@ -204,7 +204,7 @@ def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
         cost = f"{digits(ratio, 2)} times as many {_unit(evidence, axis)}"
     value = points_interval(difference.value, difference.interval)
     words = f"{head}errors, {pair.b.label} minus {pair.a.label}: {value}"
-    words += f"; {r.label}: {evidence.told(r, a)}, at {cost}"
+    words += f"; {r.label}: {evidence.explained_statement(r, a)}, at {cost}"
     sign: Sign = "unknown"
     if pair.undecidable:
         words += f"; {pair.undecidable}"
