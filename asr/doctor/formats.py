@@ -46,7 +46,9 @@ def formats() -> list[Finding]:
 def _finding(name: str) -> Finding:
     """Tests whether a tone in this format can be read."""
     container, codec = SAMPLES[name]
-    rate = rate_of(codec)  # files are decoded at their own rate: resampling is not tested here
+    rate = sample_rate_for(
+        codec
+    )  # files are decoded at their own rate: resampling is not tested here
     try:
         data = encoded(container, codec)
         if data is None:
@@ -62,7 +64,7 @@ def _finding(name: str) -> Finding:
     return Finding(f"audio {name}", "broken" if name in NEEDED else "warning", reason, remedy)
 
 
-def rate_of(codec: str) -> int:
+def sample_rate_for(codec: str) -> int:
     """Returns the sample rate in Hz at which the tone is encoded with a codec."""
     return 8000 if codec == "amrnb" else 48000
 
@@ -90,7 +92,7 @@ def encoded(container: str, codec: str) -> bytes | None:
 
     if codec not in av.codecs_available:
         raise AudioError(f"this FFmpeg cannot decode {codec}; convert such files to wav or flac")
-    file, rate = io.BytesIO(), rate_of(codec)
+    file, rate = io.BytesIO(), sample_rate_for(codec)
     if codec == "vorbis":  # FFmpeg's own Vorbis encoder is experimental
         soundfile.write(file, tone(rate), rate, format="OGG", subtype="VORBIS")
         return file.getvalue()

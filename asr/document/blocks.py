@@ -18,7 +18,7 @@ class Text:
 
     Attributes:
         lines: paragraphs or items.
-        kind: what the text says; a page sets warnings, verdicts and answers off from other text.
+        kind: purpose of the text, for instance warning, verdict or answer, which decides its style.
     """
 
     lines: Sequence[str]

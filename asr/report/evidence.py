@@ -113,7 +113,10 @@ class Evidence:
 
 
 def weigh(group: Group, targets: Sequence[float], caveat: str = "") -> Evidence:
-    """Compares all pairs of arms as one family, since the results show the best arm."""
+    """Compares all pairs of arms of a group.
+
+    The pairs are one family, because the same results show which arm is the best.
+    """
     tables = {arm.label: utterances(arm) for arm in group.arms}
     pairs, method = compare_group(group, tables)
     intervals = {arm.label: interval(arm, tables[arm.label]) for arm in group.arms}
@@ -121,7 +124,7 @@ def weigh(group: Group, targets: Sequence[float], caveat: str = "") -> Evidence:
 
 
 def utterances(arm: Arm) -> Utterances | None:
-    """Returns the errors of all seeds; None if hypotheses are missing or of other utterances."""
+    """Returns the errors of all seeds; None if a seed has no hypotheses or other utterances."""
     tables = [{row["id"]: row for row in run.hypotheses} for run in arm.runs if run.hypotheses]
     if len(tables) < len(arm.runs) or any(t.keys() != tables[0].keys() for t in tables):
         return None
@@ -148,7 +151,7 @@ def interval(arm: Arm, table: Utterances | None) -> tuple[float, float] | None:
 def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[list[Pair], str]:
     """Returns all pairs of arms, the lowest WER first, and the method of comparison in words."""
     arms = sorted(group.arms, key=lambda arm: (arm_wer(arm) is None, arm_wer(arm) or 0.0))
-    reasons = {arm.label: _unknown(arm, tables[arm.label]) for arm in arms}
+    reasons = {arm.label: _why_not_compared(arm, tables[arm.label]) for arm in arms}
     known = [arm.label for arm in arms if not reasons[arm.label]]
     first = tables[known[0]] if known else None
     for label in known:
@@ -179,7 +182,7 @@ def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[l
     return pairs, _method(first, found, group.by_budget)
 
 
-def _unknown(arm: Arm, table: Utterances | None) -> str:
+def _why_not_compared(arm: Arm, table: Utterances | None) -> str:
     """Returns why an arm cannot be compared; empty if it can."""
     if any(run.metrics is None for run in arm.runs):
         stale = any(run.stale for run in arm.runs)
@@ -202,25 +205,28 @@ def _matched(a: Utterances, b: Utterances) -> float | None:
 def _method(
     first: Utterances | None, found: dict[tuple[str, str], Comparison], by_budget: bool
 ) -> str:
+    """Describes how the arms were compared; empty if they were not."""
     if first is None or not found:
         return ""
     some = next(iter(found.values()))
     number, of = len(found), " at this budget" if by_budget else ""
     family = (
-        f" All {number} pairs of arms{of} are one family, since the same errors show which arm is "
-        "best. Their intervals hold together with 95 % (min p of Westfall and Young, 1993)."
+        f" All {number} pairs of arms{of} are one family, because the same errors show which is "
+        "best. All their intervals hold at once with a probability of 95 % (min-p method of "
+        "Westfall and Young, 1993)."
         if number > 1
         else ""
     )
     if by_budget:
         family += (
-            " Each budget is a comparison and a family of its own: the level holds for each "
+            " Each budget is a comparison and a family of its own: the 95 % hold for each "
             "budget, not for all budgets together."
         )
     unit = resampling_unit(first.speakers)
     return (
-        f"Differences of pooled word error rates, paired by utterance, have intervals by {METHOD}, "
-        f"over {unit}.{family} The statements are about {some.scope}. No difference "
-        f"means that the whole interval lies within {100 * some.margin:g} % of the mean of the two "
-        "rates. Such a study finds a true difference of the stated smallest size 4 times in 5."
+        "The differences are those of pooled word error rates, paired by utterance. Their intervals "
+        f"are by {METHOD}, over {unit}.{family} The statements are about {some.scope}. No "
+        f"difference means that the whole interval lies within {100 * some.margin:g} % of the mean "
+        "of the two rates. A true difference as large as the smallest one stated would be found 4 "
+        "times in 5."
     )

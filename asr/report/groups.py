@@ -8,7 +8,7 @@ from typing import Any
 
 from asr.report.runs import UNKNOWN, Run, differing, part, read_run
 
-# Keys of a recipe that must be equal in all runs of a group, by their name on the page.
+# Keys of a recipe in which all runs of a group must agree, by their name on the page.
 SHARED = {
     "training splits": ("data.train", "data.validation"),
     "features": ("features",),
@@ -24,7 +24,9 @@ Identities = dict[Path, dict[str, Any]]
 
 
 def identity(run: Run, checksums: dict[Any, str], by_budget: bool) -> dict[str, Any]:
-    """Returns the values that must be equal in compared runs, by name; None: unknown, equals all.
+    """Returns the values, by name, in which compared runs must agree.
+
+    None stands for an unknown value, which agrees with every value.
 
     Args:
         run: the run that has the values.
@@ -156,9 +158,9 @@ def _separation(first: list[Run], group: list[Run], identities: Identities) -> l
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """Returns what is equal in all runs of one arm.
+    """Returns the settings that all runs of an arm share.
 
-    That is the flat recipe without the keys in ``INCIDENTAL``, and the checksum of the training
+    They are the flat recipe without the keys in ``INCIDENTAL``, and the checksum of the training
     data.
     """
     incidental = part(run.recipe, INCIDENTAL)
@@ -168,16 +170,17 @@ def settings(run: Run) -> dict[str, Any]:
 
 def _arms(runs: list[Run]) -> list[Arm]:
     """Joins runs with equal settings to arms, and labels each arm by what distinguishes it."""
-    together: dict[str, list[Run]] = {}
+    by_settings: dict[str, list[Run]] = {}
     for run in runs:
-        together.setdefault(json.dumps(settings(run), sort_keys=True, default=str), []).append(run)
-    arms = list(together.values())
+        key = json.dumps(settings(run), sort_keys=True, default=str)
+        by_settings.setdefault(key, []).append(run)
+    arms = list(by_settings.values())
     labels = []
     for arm in arms:
         name = arm[0].encoder
-        same = [settings(other[0]) for other in arms if other[0].encoder == name]
+        same_encoder = [settings(other[0]) for other in arms if other[0].encoder == name]
         own = settings(arm[0])
-        options = [f"{key.rsplit('.', 1)[-1]}={own.get(key)}" for key in differing(same)]
+        options = [f"{key.rsplit('.', 1)[-1]}={own.get(key)}" for key in differing(same_encoder)]
         labels.append(" ".join([name, *options[:MOST_KEYS]]))
     short = list(labels)
     for index, label in enumerate(short):

@@ -34,6 +34,11 @@ def power(shift: float, freedom: float, level: float = 0.95) -> float:
 def detectable_shift(freedom: float, level: float = 0.95, chance: float = 0.80) -> float:
     """Returns the true difference, in standard errors, that a t-test finds with this chance.
 
+    Args:
+        freedom: degrees of freedom of the estimated standard error.
+        level: confidence level, 1 minus the rate of false positives.
+        chance: power of the test.
+
     Raises:
         ValueError: the chance is not between 1 - level and 1.
     """
@@ -58,14 +63,14 @@ def seeds_to_find(
     level: float = 0.95,
     chance: float = 0.80,
 ) -> int | None:
-    """The fewest seeds per arm, 3 or more, that find a true difference with ``chance``.
+    """Returns the fewest seeds per arm, at least 3, that find a true difference with this chance.
 
     Args:
         difference: the true difference of two error rates.
-        speakers: its variation over speakers, which more seeds do not reduce.
+        speakers: variation of the difference over speakers, which more seeds do not reduce.
         deviations: standard deviation of the rate between seeds, for each arm.
-        level: 1 - the rate of false positives.
-        chance: the power.
+        level: confidence level, 1 minus the rate of false positives.
+        chance: power of the test.
 
     Returns:
         None if ``MOST_SEEDS`` seeds per arm are too few.

@@ -46,8 +46,8 @@ def run_name(recipe_file: Path, overrides: list[str], recipe: AnyRecipe) -> str:
 def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
     """Reserves the folder for this recipe and this process.
 
-    If an error ends the run before it has a new result, the folder is restored. The user can then
-    correct the recipe: it is not refused as another recipe than that in the folder.
+    If an error ends the run before it has a new result, the folder is restored. Otherwise it would
+    hold the faulty recipe, and refuse the corrected one as another recipe.
 
     Raises:
         ValueError: the folder is in use, or holds a run of another recipe or other files.
