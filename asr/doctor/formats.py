@@ -46,9 +46,7 @@ def formats() -> list[Finding]:
 def _finding(name: str) -> Finding:
     """Tests whether a tone in this format can be read."""
     container, codec = SAMPLES[name]
-    rate = sample_rate_for(
-        codec
-    )  # files are decoded at their own rate: resampling is not tested here
+    rate = sample_rate_for(codec)  # also the rate of decoding: resampling is not tested here
     try:
         data = encoded(container, codec)
         if data is None:

@@ -13,7 +13,7 @@ from asr.statistics.bootstrap import bootstrap_interval, resampling_unit
 from asr.statistics.comparison import METHOD, Comparison, Statement, compare_all
 from asr.statistics.mpsswe import matched_pairs
 
-LEVEL = 0.95  # family-wise confidence level of all pairs of a group
+LEVEL = 0.95  # simultaneous confidence level of all pairs of a group
 ERRORS = ("substitutions", "deletions", "insertions")
 OPPOSITE: dict[Statement, Statement] = {"better": "worse", "worse": "better"}
 
@@ -219,13 +219,13 @@ def _method(
     )
     if by_budget:
         family += (
-            " Each budget is a comparison and a family of its own: the 95 % hold for each "
+            " Each budget is a comparison and a family of its own: the 95 % apply to each "
             "budget, not for all budgets together."
         )
     unit = resampling_unit(first.speakers)
     return (
-        "The differences are those of pooled word error rates, paired by utterance. Their intervals "
-        f"are by {METHOD}, over {unit}.{family} The statements are about {some.scope}. No "
+        "The differences are those of pooled word error rates, paired by utterance. Their "
+        f"intervals use {METHOD}, over {unit}.{family} The statements are about {some.scope}. No "
         f"difference means that the whole interval lies within {100 * some.margin:g} % of the mean "
         "of the two rates. A true difference as large as the smallest one stated would be found 4 "
         "times in 5."
