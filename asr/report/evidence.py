@@ -164,22 +164,22 @@ def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[l
         for label in known
         if not reasons[label] and (table := tables[label]) is not None
     }
-    found: dict[tuple[str, str], Comparison] = {}
+    comparisons: dict[tuple[str, str], Comparison] = {}
     if first is not None and len(usable) > 1:
         errors = {label: table.errors for label, table in usable.items()}
-        found = compare_all(errors, first.words, first.speakers, level=LEVEL)
+        comparisons = compare_all(errors, first.words, first.speakers, level=LEVEL)
     pairs = []
     for index, a in enumerate(arms):
         for b in arms[index + 1 :]:
             refusal = refused([a, b])
-            comparison = None if refusal else found.get((a.label, b.label))
+            comparison = None if refusal else comparisons.get((a.label, b.label))
             if comparison is None:
                 why = [reasons[arm.label] for arm in (a, b) if reasons[arm.label]] or [refusal]
                 pairs.append(Pair(a, b, None, listed(why)))
             else:
                 matched = _matched(usable[a.label], usable[b.label])
                 pairs.append(Pair(a, b, comparison, comparison.reason, matched))
-    return pairs, _method(first, found, group.by_budget)
+    return pairs, _method(first, comparisons, group.by_budget)
 
 
 def _why_not_compared(arm: Arm, table: Utterances | None) -> str:
@@ -203,15 +203,15 @@ def _matched(a: Utterances, b: Utterances) -> float | None:
 
 
 def _method(
-    first: Utterances | None, found: dict[tuple[str, str], Comparison], by_budget: bool
+    first: Utterances | None, comparisons: dict[tuple[str, str], Comparison], by_budget: bool
 ) -> str:
     """Describes how the arms were compared; empty if they were not."""
-    if first is None or not found:
+    if first is None or not comparisons:
         return ""
-    some = next(iter(found.values()))
-    number, of = len(found), " at this budget" if by_budget else ""
+    example = next(iter(comparisons.values()))
+    number, where = len(comparisons), " at this budget" if by_budget else ""
     family = (
-        f" All {number} pairs of arms{of} are one family, because the same errors show which is "
+        f" All {number} pairs of arms{where} are one family, because the same errors show which is "
         "best. All their intervals hold at once with a probability of 95 % (min-p method of "
         "Westfall and Young, 1993)."
         if number > 1
@@ -225,8 +225,8 @@ def _method(
     unit = resampling_unit(first.speakers)
     return (
         "The differences are those of pooled word error rates, paired by utterance. Their "
-        f"intervals use {METHOD}, over {unit}.{family} The statements are about {some.scope}. No "
-        f"difference means that the whole interval lies within {100 * some.margin:g} % of the mean "
-        "of the two rates. A true difference as large as the smallest one stated would be found 4 "
-        "times in 5."
+        f"intervals use {METHOD}, over {unit}.{family} The statements are about {example.scope}. "
+        f"No difference means that the whole interval lies within {100 * example.margin:g} % of "
+        "the mean of the two rates. A true difference as large as the smallest one stated would be "
+        "found 4 times in 5."
     )

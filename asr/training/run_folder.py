@@ -56,14 +56,14 @@ def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
     path = folder / "recipe.yaml"
     with new_folder(folder), locked(folder / ".lock"):
         earlier = path.read_text(encoding="utf-8") if path.exists() else None
-        results = _results(folder)
+        before = _result_times(folder)
         try:
             check_folder(recipe, folder)
             strict_yaml.dump(strict_yaml.tree_of(recipe), path)
             remove_stale(folder)
             yield
         except Exception:
-            if _results(folder) == results:
+            if _result_times(folder) == before:
                 with contextlib.suppress(OSError):
                     if earlier is not None:
                         write(path, earlier)
@@ -74,7 +74,7 @@ def claimed(recipe: AnyRecipe, folder: Path) -> Iterator[None]:
             raise
 
 
-def _results(folder: Path) -> list[int]:
+def _result_times(folder: Path) -> list[int]:
     """Returns the modification times of the files in ``RESULTS``, in nanoseconds."""
     return [path.stat().st_mtime_ns for name in RESULTS if (path := folder / name).exists()]
 
@@ -94,7 +94,9 @@ def check_folder(recipe: AnyRecipe, folder: Path) -> None:
         old, new = strict_yaml.load_file(path), strict_yaml.tree_of(recipe)
         with contextlib.suppress(ValueError):  # a recipe of an earlier version may lack keys
             old = strict_yaml.tree_of(strict_yaml.read(type(recipe), old))
-        differing = [d for d in strict_yaml.differences(old, new) if not d.startswith(CHANGEABLE)]
+        differing = [
+            line for line in strict_yaml.differences(old, new) if not line.startswith(CHANGEABLE)
+        ]
         if differing:
             why = f"{folder} holds a run of another recipe ({'; '.join(differing)})"
             raise ValueError(f"{why}; choose another --run or remove the folder")
