@@ -10,8 +10,8 @@ import numpy as np
 from asr.formatting import hours_of, listed, percent
 from asr.metering.cpu import WAIT_LIMIT
 from asr.report.groups import Arm, Group
-from asr.report.runs import Point, Run
-from asr.statistics.censoring import median_cost
+from asr.report.runs import Run
+from asr.statistics.censoring import ALIKE, crossing, median_cost
 
 FACTORS = (1.5, 1.15, 1.0)  # default targets over the weakest arm's best validation WER
 # Keys of metrics.json that affect the times of an evaluation, and their names.
@@ -84,9 +84,15 @@ def recorded(runs: Sequence[Run], key: str) -> list[Any]:
     return list(dict.fromkeys(v for run in runs if (v := run.metric(key)) is not None))
 
 
-def first_at(run: Run, target: float) -> Point | None:
-    """The first validation with a WER at or below a target; None if there is none."""
-    return next((p for p in run.points if p.wer <= target + 1e-12), None)
+def spent_at(run: Run, target: float, axis: str) -> float | None:
+    """The cost on ``axis`` at which a run reached a target WER; infinite if it did not.
+
+    None if the cost was not measured. See ``crossing``.
+    """
+    values = [getattr(point, axis) for point in run.points]
+    if any(value is None for value in values):
+        return None
+    return crossing(values, [point.wer for point in run.points], target)
 
 
 @dataclass(frozen=True)
@@ -127,11 +133,10 @@ def cost_to(arm: Arm, target: float, axis: str) -> Cost:
     run that might still reach the target.
     """
     runs = [*arm.runs, *arm.failed]
-    points = [first_at(run, target) for run in runs]
-    reached = [point is not None for point in points]
+    reached = [any(point.wer <= target + ALIKE for point in run.points) for run in runs]
     spent = [
-        run_spent(run, axis) if point is None else getattr(point, axis)
-        for run, point in zip(runs, points, strict=True)
+        spent_at(run, target, axis) if came else run_spent(run, axis)
+        for run, came in zip(runs, reached, strict=True)
     ]
     known = [value for value in spent if value is not None]
     if len(known) < len(spent) or not any(run.points for run in arm.runs):

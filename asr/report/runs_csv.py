@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,10 +76,10 @@ def _row(number: int, group: Group, arm: Arm, run: Run, targets: Sequence[float]
         "pareto_front": None if no_front(group) else arm in costs.pareto(group),
     }
     for index, target in enumerate(targets, 1):
-        point = costs.first_at(run, target)
         row[f"target_{index}_wer_percent"] = 100 * target
         for cost in COSTS:
-            row[f"target_{index}_{cost.column}"] = point and getattr(point, cost.key)
+            spent = costs.spent_at(run, target, cost.key)
+            row[f"target_{index}_{cost.column}"] = None if spent == math.inf else spent
     return row | {"notes": "; ".join(run.notes)}
 
 

@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 EXACT = 20_000  # largest number of assignments of runs to arms that are all computed
-ALIKE = 1e-9  # scores closer than this are ties
+ALIKE = 1e-9  # scores or WERs closer than this are equal
 
 
 class Survival(NamedTuple):
@@ -31,6 +31,30 @@ class Estimate(NamedTuple):
 
     value: float
     interval: tuple[float, float]
+
+
+def crossing(costs: ArrayLike, rates: ArrayLike, target: float) -> float:
+    """The cost at which a run reached a target error rate; infinite if it did not.
+
+    It lies between the first validation with this rate and the one before it: the rate is
+    interpolated linearly in the logarithm of the cost. The cost of the first validation itself is
+    too high by half of the distance between validations, which would favour runs that are
+    validated more often (``benchmarks.planted_difference``).
+
+    Args:
+        costs: (n,) ascending cost of each validation.
+        rates: (n,) error rate of each validation.
+        target: the error rate to reach.
+    """
+    spent, wers = np.asarray(costs, dtype=np.float64), np.asarray(rates, dtype=np.float64)
+    (there,) = np.nonzero(wers <= target + ALIKE)
+    if not len(there):
+        return math.inf
+    at = there[0]
+    if at == 0 or spent[at - 1] <= 0 or wers[at] >= target:
+        return float(spent[at])
+    ends = slice(at, at - 2 if at > 1 else None, -1)  # ascending rates
+    return float(np.exp(np.interp(target, wers[ends], np.log(spent[ends]))))
 
 
 def survival(costs: ArrayLike, reached: ArrayLike) -> Survival:

@@ -182,7 +182,7 @@ def test_the_verdict_names_the_cost_that_the_budgets_limit(tmp_path, budget, wor
     runs = [
         run
         for encoder, rate in (("LSTM", 0.08), ("Transformer", 0.2))
-        for run in seeds(tmp_path, encoder, rate, 2, recipe={"budget": budget}, **recorded())
+        for run in seeds(tmp_path, encoder, rate, 3, recipe={"budget": budget}, **recorded())
     ]
     (group,) = group_runs([read_run(run) for run in runs])
     assert f"fewer errors than Transformer {words}" in verdict.answer(weigh(group, []))[0]

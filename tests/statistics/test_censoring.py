@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 from asr.statistics.censoring import (
+    crossing,
     log_rank,
     log_rank_scores,
     median_cost,
@@ -96,3 +97,29 @@ def test_three_runs_against_three_cannot_be_significant_and_four_can():
 def test_quantities_that_cannot_be_estimated_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_target_is_reached_between_validations():
+    """A rate that falls by as much with every doubling of the cost crosses where it should."""
+    costs = np.array([1.0, 2.0, 3.0, 5.0, 8.0])
+    rates = 0.9 - 0.1 * np.log2(costs)
+    for target in (0.85, 0.8, 0.75, 0.62):
+        assert crossing(costs, rates, target) == pytest.approx(2 ** ((0.9 - target) / 0.1))
+    assert crossing(costs, rates, 0.95) == 1.0  # reached before the first validation
+    assert crossing(costs, rates, 0.1) == np.inf
+    assert crossing([1, 2, 3, 4], [0.9, 0.3, 0.5, 0.1], 0.3) == 2.0  # the first time counts
+
+
+def test_more_frequent_validation_has_no_advantage():
+    """Runs with the same curves and noise, of which some are validated twice as often."""
+    random = np.random.default_rng(1)
+    gains = []
+    for _ in range(500):
+        true = np.exp(0.09 * random.normal())
+        found = []
+        for step in (0.2, 0.1):
+            costs = step * np.arange(1, round(3 / step))
+            noise = np.exp(0.02 * random.normal(size=len(costs)))
+            found.append(crossing(costs, 0.05 * true / costs * noise, 0.05))
+        gains.append(np.log(found[0] / found[1]))
+    assert abs(np.mean(gains)) < 0.01  # first validations: 0.05
