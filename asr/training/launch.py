@@ -125,7 +125,6 @@ def run(number: int, work: Callable[[Place], Result]) -> Result:
     failures, sender = context.Pipe(duplex=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(_threads())
-    log.info("training in %d processes, threads of each: %d", number, torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
         group = f"file://{folder}/group"
         others = [

@@ -53,6 +53,9 @@ class LedgerCallback(L.Callback):
         self._line_before = (heard, self._busy)
         if not trainer.is_global_zero:
             return
+        if trainer.world_size > 1:
+            threads = self.ledger.num_threads
+            log.info("training in %d processes, threads of each: %d", trainer.world_size, threads)
         updates, total = module.progress.updates, module.recipe.budget.updates
         # disable=None: the bar is shown only on a terminal.
         self._bar = tqdm(total=total, initial=updates, unit="update", disable=None)
