@@ -50,10 +50,10 @@ def ngram() -> LanguageModel:
 
 
 def word_ngram() -> LanguageModel:
+    tokenizer = Characters((), alphabet=" ab")
     model = WordNGram(tiny.VOCABULARY, order=2)
-    model.fit(
-        [[4, 3, 5, 4, 3, 4], [4, 5, 3, 5, 4], [5, 4, 3, 4, 3, 5]], ["", "", "", "\u2581", *"ab"]
-    )
+    texts = ["a ba a", "ab ba", "b a ab"]
+    model.fit(map(tokenizer.encode, texts), tokenizer.pieces(), tokenizer.encode)
     return model
 
 

@@ -1,7 +1,7 @@
 """The interface of language models: the probability of the next token, given the previous ones."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,26 +52,36 @@ class CountedLanguageModel(LanguageModel):
     arpa: str | None
 
     @abstractmethod
-    def fit(self, sentences: Iterable[Sequence[int]], pieces: Sequence[str]) -> None:
+    def fit(
+        self,
+        sentences: Iterable[Sequence[int]],
+        pieces: Sequence[str],
+        encode: Callable[[str], list[int]],
+    ) -> None:
         """Estimates the model from sentences of token ids, or reads the file ``arpa``.
 
         Args:
             sentences: ids from UNKNOWN up, without EOS; not used if there is a file.
             pieces: spelling of each id, see ``Tokenizer.pieces``.
+            encode: cuts a text into ids, see ``Tokenizer.encode``.
 
         Raises:
             ValueError: there are no sentences, or an id is not a token; the file is missing or
                 damaged, or has another order or other words.
         """
 
+    def open_step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """Takes a step for a perplexity, which allows what only a search forbids; see ``step``."""
+        return self.step(tokens, cache)
+
     def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Adds up the steps; see ``LanguageModel.log_probs``."""
+        """Collects the scores of the tokens; see ``LanguageModel.log_probs``."""
         B, U = tokens.shape
         text = tokens.masked_fill(~mask(lengths, U), EOS)
         text = nn.functional.pad(text, (1, 1), value=EOS)  # (B, U + 2)
         cache, scores = self.start(B), []
         for place in range(U + 1):
-            log_probs, cache = self.step(text[:, place], cache)
+            log_probs, cache = self.open_step(text[:, place], cache)
             scores.append(log_probs.gather(1, text[:, place + 1, None])[:, 0])
         return torch.stack(scores, 1).masked_fill(~mask(lengths + 1, U + 1), 0.0)  # (B, U + 1)
 

@@ -1,6 +1,6 @@
 """Back-off n-gram language models: estimated from text, or read from an ARPA file."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,12 @@ class NGram(Lookup, CountedLanguageModel):
         self.prune, self.arpa = prune, arpa
         self.register_load_state_dict_pre_hook(_make_room)
 
-    def fit(self, sentences: Iterable[Sequence[int]], pieces: Sequence[str]) -> None:
+    def fit(
+        self,
+        sentences: Iterable[Sequence[int]],
+        pieces: Sequence[str],
+        encode: Callable[[str], list[int]] | None = None,
+    ) -> None:
         """See ``CountedLanguageModel``. The words of a file are the pieces."""
         if self.arpa is None:
             orders = estimate(sentences, self.vocabulary, self.order, self.prune)

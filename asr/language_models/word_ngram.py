@@ -1,39 +1,41 @@
 """N-gram models of words that score the tokens of a speech model."""
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from asr.batch import EOS, UNKNOWN, Cache
 from asr.language_models import arpa as arpa_file
 from asr.language_models.backoff import Grams, automaton
-from asr.language_models.compact import pack, unpack
+from asr.language_models.compact import pack, packed_ids, unpack
 from asr.language_models.kneser_ney import estimate
 from asr.language_models.language_model import CountedLanguageModel
 from asr.language_models.lookup import Lookup, make_room
 from asr.language_models.pruning import prune
-from asr.language_models.spelling import spelling
+from asr.language_models.spelling import DENSE, INSTEAD, OUTSIDE, Kind, kinds_of, spelling
 from asr.text.tokenizers import FIRST, REPLACEMENT, SPACE
 
 logger = logging.getLogger(__name__)
 
-STORED = ("words", "pieces", "sizes", "tokens", "followers", "probabilities", "backoffs")
-INSTEAD = "take a model of tokens, class_path: NGram"
+STORED = ("kinds", "spelt", "lengths", "sizes", "tokens", "followers", "probabilities", "backoffs")
 
 
 class WordNGram(CountedLanguageModel):
     """An n-gram model of words with interpolated modified Kneser-Ney smoothing.
 
-    The log-probabilities of the tokens of a sentence sum to that of its words, however the words
-    are cut into tokens and however many spaces are between them. While a word is being spelt, its
-    tokens share out the unigram probabilities of the words that are still possible. Where the word
-    ends, its probability after the words before it takes the place of this look-ahead (see
-    ``asr.language_models.spelling``).
+    The log-probabilities of the tokens of a sentence sum to that of its words, if each word is cut
+    as the tokenizer does. While a word is being spelt, its tokens share out the unigram
+    probabilities of the words that are still possible. Where the word ends, its probability after
+    the words before it takes the place of this look-ahead (see ``asr.language_models.spelling``).
 
     There are no probabilities until ``fit`` is called or the tables are loaded. The tables are
     stored with logarithms of 16 bits.
@@ -43,14 +45,16 @@ class WordNGram(CountedLanguageModel):
         min_count: words that occur less often in the text count as <unk>.
         max_ngrams: number of n-grams of all orders to which the model is pruned by relative entropy
             (Stolcke 1998). null: it is not pruned.
-        lexicon: whether words outside the vocabulary are forbidden. Otherwise such a word has the
-            probability of <unk>, times that of its spelling under a bigram model of characters.
+        lexicon: whether searches may find words of the vocabulary only. Otherwise, and in
+            perplexities, another word has the probability of <unk>, times the frequency of each of
+            its tokens.
         arpa: file in ARPA format, which is read instead of estimating n-grams from text; its words
             must be written as in the transcripts of the speech model.
     """
 
-    words: Tensor
-    pieces: Tensor
+    kinds: Tensor
+    spelt: Tensor
+    lengths: Tensor
     ends: Tensor
     endings: Tensor
     begins: Tensor
@@ -77,21 +81,34 @@ class WordNGram(CountedLanguageModel):
         self.register_load_state_dict_pre_hook(make_room)
         self.register_load_state_dict_post_hook(_loaded)
 
-    def fit(self, sentences: Iterable[Sequence[int]], pieces: Sequence[str]) -> None:
+    def fit(
+        self,
+        sentences: Iterable[Sequence[int]],
+        pieces: Sequence[str],
+        encode: Callable[[str], list[int]],
+    ) -> None:
         """See ``CountedLanguageModel``. The words of a file are words.
 
         Raises:
             ValueError: no spaces are written between words; the vocabulary alone has more than
                 ``max_ngrams`` words; see ``CountedLanguageModel`` for others.
         """
-        wide = next((piece for piece in pieces if SPACE in piece[1:]), None)
-        if wide is not None:
-            raise ValueError(f"the token {wide!r} has parts of two words: {INSTEAD}")
+        kinds = kinds_of(pieces)
         if self.arpa is None:
             words, orders = _counted(sentences, pieces, self.order, self.min_count)
         else:
             words, orders = arpa_file.read_word_arpa(Path(self.arpa), self.order)
-            _check_spelling(self.arpa, words, pieces)
+        rows = [[t for t in encode(word) if kinds[t] != Kind.SPACE] for word in words]
+        strange = [word for word, row in zip(words, rows, strict=True) if UNKNOWN in row]
+        if strange:
+            found = f"{self.arpa}: {len(strange)} of {len(words)} words, {strange[0]!r} the first,"
+            found += (
+                " have characters that no token has; write them as in the transcripts of speech"
+            )
+            if 2 * len(strange) > len(words):
+                raise ValueError(found)
+            logger.warning("%s; they are never recognised", found)
+        rows = [[] if UNKNOWN in row else row for row in rows]
         if self.max_ngrams is not None:
             if self.max_ngrams < len(orders[0].token):
                 raise ValueError(
@@ -99,26 +116,38 @@ class WordNGram(CountedLanguageModel):
                     "raise max_ngrams or min_count"
                 )
             orders = prune(orders, self.max_ngrams)
-        tables = {"words": _stored(words), "pieces": _stored(pieces), **pack(orders)}
+        tables = pack(orders) | {
+            "kinds": torch.from_numpy(kinds),
+            "spelt": packed_ids(rows),
+            "lengths": packed_ids([[len(row) for row in rows]]),
+        }
         for name in STORED:
-            setattr(self, name, tables[name].to(self.words.device))
+            setattr(self, name, tables[name].to(self.kinds.device))
         self.prepare()
 
     def prepare(self) -> None:
         """Makes the tables that are looked up from those that are stored."""
         orders = unpack(dict(self.named_buffers(recurse=False)))
-        words, pieces = _texts(self.words), _texts(self.pieces)
-        if len(pieces) != self.vocabulary:
-            raise RuntimeError(f"spelt with {len(pieces)} tokens, not with {self.vocabulary}")
-        spelt = spelling(words, orders[0].log_prob, pieces, self.lexicon)
+        if len(self.kinds) != self.vocabulary:
+            raise RuntimeError(f"spelt with {len(self.kinds)} tokens, not with {self.vocabulary}")
+        tokens = iter(self.spelt.tolist())
+        rows = [list(islice(tokens, length)) for length in self.lengths.tolist()]
+        kinds = self.kinds.cpu().numpy()
+        spelt = spelling(rows, orders[0].log_prob, kinds)
         self.grams = Lookup(automaton(orders), len(orders), persistent=False)
-        self.spelling = Lookup(spelt.automaton, 2, spelt.dense, persistent=False)
+        self.spelling = Lookup(spelt.automaton, 2, DENSE, persistent=False)
+        if self.lexicon:
+            inside = spelt.automaton.targets != OUTSIDE
+            log_probs = np.where(inside, spelt.automaton.log_probabilities, np.float32(-np.inf))
+            closed = replace(spelt.automaton, log_probabilities=log_probs)
+            self.lexicon_spelling = Lookup(closed, 2, DENSE, persistent=False)
         every = torch.arange(len(self.grams.suffixes))
         stops, _ = self.grams.read(torch.full_like(every, EOS), every)  # of each context
-        tables = {"ends": spelt.words, "endings": spelt.endings, "begins": spelt.begins}
+        tables = {"ends": spelt.words, "endings": spelt.endings, "begins": kinds != Kind.INNER}
+        tables["begins"][EOS] = True
         for name, table in (*tables.items(), ("stops", stops.numpy())):
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
-        self.to(self.words.device)
+        self.to(self.kinds.device)
 
     def start(self, rows: int) -> Cache:
         """Returns the state of N rows between two words.
@@ -126,10 +155,17 @@ class WordNGram(CountedLanguageModel):
         A state is three contexts: of the words that have ended, of the characters after them, and
         of the words if one more ends with these characters.
         """
-        return {"contexts": torch.zeros(rows, 3, dtype=torch.int64, device=self.words.device)}
+        return {"contexts": torch.zeros(rows, 3, dtype=torch.int64, device=self.kinds.device)}
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """See ``LanguageModel.step``."""
+        return self._step(tokens, cache, self.lexicon)
+
+    def open_step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """See ``CountedLanguageModel.open_step``."""
+        return self._step(tokens, cache, False)
+
+    def _step(self, tokens: Tensor, cache: Cache, lexicon: bool) -> tuple[Tensor, Cache]:
         before, spelt, after = cache["contexts"].unbind(1)  # (N,)
         before = torch.where(self.begins[tokens], after, before)
         before = torch.where(tokens == EOS, self.grams.targets[EOS].long(), before)
@@ -138,8 +174,11 @@ class WordNGram(CountedLanguageModel):
         between = spelt == 0  # no word ends here
         end = (end + self.endings[spelt]).masked_fill(between, 0.0)
         after = torch.where(between, before, after)
-        begin = self.spelling.log_probabilities[: self.vocabulary] + end[:, None]  # (N, V)
-        log_probs = torch.where(self.begins, begin, self.spelling.predict(spelt))
+        if lexicon:
+            end = end.masked_fill(~between & (self.ends[spelt] == UNKNOWN), -math.inf)
+        table = self.lexicon_spelling if lexicon else self.spelling
+        begin = table.log_probabilities[: self.vocabulary] + end[:, None]  # (N, V)
+        log_probs = torch.where(self.begins, begin, table.predict(spelt))
         log_probs[:, EOS] = end + self.stops[after]
         return log_probs, {"contexts": torch.stack([before, spelt, after], 1)}
 
@@ -164,26 +203,3 @@ def _counted(
     ids = {word: token for token, word in enumerate(words, FIRST)}
     rows = ([ids.get(word, UNKNOWN) for word in text.split()] for text in texts)
     return words, estimate(rows, FIRST + len(words), order, open_vocabulary=True)
-
-
-def _check_spelling(path: str, words: Sequence[str], pieces: Sequence[str]) -> None:
-    """Warns of words with characters that no token has; raises ValueError if most have some."""
-    known = set().union(*pieces[FIRST:])
-    strange = [word for word in words if not known.issuperset(word)]
-    if not strange:
-        return
-    found = f"{path}: {len(strange)} of {len(words)} words, {strange[0]!r} the first, have"
-    found += " characters that no token has"
-    if 2 * len(strange) > len(words):
-        raise ValueError(f"{found}; write them as in the speech model's transcripts (lower case?)")
-    logger.warning("%s: they are never recognised", found)
-
-
-def _stored(texts: Sequence[str]) -> Tensor:
-    """Returns texts as bytes (N,) uint8."""
-    return torch.frombuffer(bytearray("\0".join(texts).encode()), dtype=torch.uint8)
-
-
-def _texts(stored: Tensor) -> list[str]:
-    """Returns the texts of bytes (N,) uint8."""
-    return stored.cpu().numpy().tobytes().decode().split("\0")

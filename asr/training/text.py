@@ -149,7 +149,8 @@ class CountingModule(TextModule):
     def training_step(self, batch: TextBatch, batch_idx: int) -> None:
         """Counts the text, or reads a model of another program."""
         ids = self.data.source.train.ids
-        self.model.fit(ids, self.data.tokenizer.pieces())
+        tokenizer = self.data.tokenizer
+        self.model.fit(ids, tokenizer.pieces(), tokenizer.encode)
         if self.model.arpa is None:
             self.progress.tokens = sum(len(row) + 1 for row in ids)
         self.progress.updates, self.update_ended = 1, True
