@@ -180,7 +180,8 @@ def test_a_curriculum_begins_with_short_sentences(tmp_path):
 
 
 def test_a_run_that_gets_sigterm_resumes_like_an_uninterrupted_one(place, tmp_path):
-    given = recipe(place, budget={"updates": 400}, validation={"every_updates": 200})
+    keys = {"validation": {"every_updates": 200}, "trainer": {"devices": 1}}
+    given = recipe(place, budget={"updates": 400}, **keys)
     strict_yaml.dump(strict_yaml.tree_of(given), tmp_path / "recipe.yaml")
     run = tmp_path / "run"
     command = [sys.executable, "-m", "asr", "train", str(tmp_path / "recipe.yaml")]
