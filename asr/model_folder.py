@@ -47,7 +47,7 @@ def write_folder(
         file: file in the model folder for the description.
         description: JSON values from which the model can be built again.
         model: model whose weights are written.
-        summary: JSON values about the training: updates, WER, device-hours.
+        summary: JSON values about the training: updates, WER, core-hours or GPU-hours.
 
     Raises:
         OSError: the folder cannot be written.

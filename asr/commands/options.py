@@ -33,7 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {  # meaning and example
         "asr transcribe runs/spoken-lstm-tiny-seed1 talk.mp3 --formats srt --output-dir subtitles",
     ),
     "compare": (
-        "Compares runs on one page: WER against device-hours, with tests of significance.",
+        "Compares runs on one page: WER against core- or GPU-hours, with tests of significance.",
         "asr compare runs/spoken-lstm-tiny-seed1 runs/spoken-transformer-tiny-seed1",
     ),
     "study": (

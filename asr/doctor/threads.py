@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from asr.doctor.finding import Finding
 
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-REMEDY = "set OMP_NUM_THREADS=1; more processes use more cores (asr train: --trainer.devices 2)"
+REMEDY = "set OMP_NUM_THREADS=1; asr train then uses each core with a process of one thread"
 SECONDS = 0.6  # duration of each of the two measurements
 SIZE = 384  # rows of a square product that takes about 1 ms, like the operations of training
 

@@ -11,7 +11,8 @@ def keep_freed_memory() -> None:
 
     By default, glibc returns large blocks to the system, which clears their pages when the process
     asks for memory again. Without that, an update of 60 s of audio takes 8 to 20 % less CPU time
-    (LSTM, Transformer; one core of an EPYC), with 1 % more memory. Only glibc has this setting.
+    (LSTM, Transformer; one core of an EPYC), with 1 % more memory. Only glibc has this setting. It
+    stays until the process ends.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -2,86 +2,64 @@
 
 import contextlib
 import math
-import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from asr.metering.environment import cores
 
-LIST_SECONDS = 1.0  # the list of threads is at most this old
-READ_SECONDS = 0.02  # so are readings of threads other than the first, each of which takes 3 us
-WAIT_LIMIT = 0.1  # share of waiting above which a measured time belongs to other programs, too
+READ_SECONDS = 0.05  # readings of threads other than the first are at most this old
+WAIT_LIMIT = 0.1  # share of a time above which other programs or the machine have changed it
+# The shares of the time of timed work that other programs or the machine took, in words.
+SHARES = {
+    "core_wait_share": "waited for a core",
+    "gpu_shared_share": "shared the GPU with other processes",
+    "gpu_throttled_share": "had a throttled GPU",
+}
+TASKS = "/proc/self/task"
 SCHEDSTAT = "/proc/self/schedstat"
 PRESSURE = Path("/proc/pressure/cpu")
 
 
 class CpuClock:
-    """Reads the CPU time and the waiting time of this process and its data workers.
+    """Reads the CPU time of this process and the time for which its threads waited for a core.
 
     A thread that could run but has no core waits in the run queue of the kernel, which Linux counts
-    per thread in ``schedstat``. The files stay open, because training reads them twice an update.
+    per thread in ``schedstat``.
 
     Attributes:
-        note: why waiting cannot be measured; None if it can be. Without Linux's files the CPU time
-            of data workers is not measured either.
+        note: why waiting cannot be measured; None if it can be.
     """
 
     def __init__(self) -> None:
         self.note = None if os.path.exists(SCHEDSTAT) else f"the system has no {SCHEDSTAT}"
         self._lock = threading.Lock()  # the heartbeat reads in a thread of its own
-        self._files: dict[str, int] = {}  # open file of each living thread
-        self._last: dict[str, tuple[int, int]] = {}  # ns that it ran (0 in this process) and waited
-        self._ended = [0, 0]  # ns of threads that ended
-        self._listed = self._all_read = -math.inf
-        self._first = f"/proc/self/task/{os.getpid()}/schedstat"
+        self._waited = 0  # ns that all threads waited, ended ones included
+        self._last: dict[str, int] = {}  # ns that each living thread had waited when it was read
+        self._all_read = -math.inf
 
     def read(self) -> tuple[float, float]:
-        """Returns seconds of CPU time and seconds of waiting since the processes began."""
-        now = time.monotonic()
+        """Returns seconds of CPU time and seconds of waiting since the process began."""
         with self._lock:
-            if now - self._all_read < READ_SECONDS and self._first in self._files:
-                self._read_thread(self._first)
-            else:
-                for name in list(self._files):
-                    self._read_thread(name)
-                self._all_read = now
-            if self.note is None and now - self._listed >= LIST_SECONDS:
-                self._list_threads()
-                self._listed = now
-            ran, waited = (sum(ns) for ns in zip(self._ended, *self._last.values(), strict=True))
-            # The clock of this process also counts threads that were never listed.
-            return time.process_time() + ran / 1e9, waited / 1e9
+            if self.note is None:
+                self._read_threads()
+            return time.process_time(), self._waited / 1e9
 
-    def _list_threads(self) -> None:
-        # Processes of a launcher meter themselves; data workers are daemons.
-        workers = [p.pid for p in multiprocessing.active_children() if p.daemon]
-        for process in ("self", *workers):
-            with contextlib.suppress(OSError):  # the process has ended
-                for thread in os.listdir(f"/proc/{process}/task"):
-                    name = f"/proc/{process}/task/{thread}/schedstat"
-                    if name not in self._files:
-                        with contextlib.suppress(OSError):  # the thread has ended
-                            self._files[name] = os.open(name, os.O_RDONLY)
-                            self._read_thread(name)
-
-    def _read_thread(self, name: str) -> None:
-        try:
-            ran, waited, _ = os.pread(self._files[name], 64, 0).split()
-        except OSError:  # the thread has ended; its time stays counted
-            os.close(self._files.pop(name))
-            for i, ns in enumerate(self._last.pop(name, (0, 0))):
-                self._ended[i] += ns
-            return
-        self._last[name] = (0 if name.startswith("/proc/self/") else int(ran), int(waited))
-
-    def close(self) -> None:
-        """Closes all files."""
-        with self._lock:
-            for file in self._files.values():
-                os.close(file)
-            self._files.clear()
+    def _read_threads(self) -> None:
+        """Reads the first thread, and all others if their readings are old."""
+        now, threads = time.monotonic(), [str(os.getpid())]
+        if now - self._all_read >= READ_SECONDS:
+            threads, self._all_read = os.listdir(TASKS), now
+            self._last = {name: ns for name, ns in self._last.items() if name in threads}
+        for name in threads:
+            with contextlib.suppress(OSError):  # the thread has ended
+                with open(f"{TASKS}/{name}/schedstat", "rb", buffering=0) as file:
+                    waited = int(file.read().split()[1])
+                self._waited += waited - self._last.get(name, 0)
+                self._last[name] = waited
 
 
 def cpu_pressure() -> float:
@@ -108,44 +86,11 @@ def disturbed_seconds(waited: float, cpu: float, wall: float, held: int) -> floa
     return min(waited, held * wall, max(0.0, max(cores(), held) * wall - cpu))
 
 
-class CpuUse:
-    """Measures the CPU time and the waiting of timed work, in pieces from ``begin`` to ``end``."""
-
-    def __init__(self, held: int) -> None:
-        """``held`` is the number of cores that the work is given."""
-        self.held, self.clock = held, CpuClock()
-        self._spent = [0.0, 0.0, 0.0]  # wall time, CPU time and waiting in seconds
-        self.begin()
-
-    def begin(self) -> None:
-        """Begins a piece of work."""
-        self._began = (time.perf_counter(), *self.clock.read())
-
-    def end(self) -> None:
-        """Ends the piece of work, and adds it to the others."""
-        now = (time.perf_counter(), *self.clock.read())
-        for i, (end, begin) in enumerate(zip(now, self._began, strict=True)):
-            self._spent[i] += end - begin
-
-    def facts(self) -> dict[str, float | None]:
-        """Returns ``cpu_seconds`` and ``core_wait_share``.
-
-        The share is that of waiting for cores that other programs used, in the time that the work
-        held cores. It is None if waiting cannot be measured.
-        """
-        wall, cpu, waited = self._spent
-        if self.clock.note or not wall:
-            return {"cpu_seconds": cpu, "core_wait_share": None}
-        lost = disturbed_seconds(waited, cpu, wall, self.held)
-        return {"cpu_seconds": cpu, "core_wait_share": lost / (self.held * wall)}
-
-    def close(self) -> None:
-        """Closes the files of the clock."""
-        self.clock.close()
-
-
-def waited_too_long(share: float | None) -> str:
-    """Returns why a time does not compare with others; empty if it does."""
-    if share is None or share <= WAIT_LIMIT:
-        return ""
-    return f"times do not compare: {100 * share:.0f} % of the time other programs used its cores"
+def times_disturbed(facts: Mapping[str, Any]) -> str:
+    """Returns why times do not compare with others, from their ``SHARES``; empty if they do."""
+    told = [
+        f"{words} during {100 * share:.0f} % of the time"
+        for key, words in SHARES.items()
+        if (share := facts.get(key) or 0.0) > WAIT_LIMIT
+    ]
+    return f"times do not compare: the work {' and '.join(told)}" if told else ""

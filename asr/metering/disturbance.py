@@ -64,35 +64,33 @@ class Pace:
         self.batches, self._every = [tuple(b) for b in state["batches"]], state["every"]
 
 
-def disturbances(line: dict[str, Any], pace: Pace, num_processes: int) -> list[dict[str, Any]]:
+def disturbances(line: dict[str, Any], pace: Pace, gpus: int) -> list[dict[str, Any]] | None:
     """Returns the facts that forbid a comparison at equal wall time, each as a sentence.
+
+    None if there is no such fact, and if waiting for cores or the state of the GPUs is unknown.
 
     Args:
         line: a line of the ledger, whose values are those of the whole run.
         pace: the speed of the batches.
-        num_processes: number of processes of the run, each of which has one GPU on a GPU.
+        gpus: number of GPUs that the run holds; 0 on a CPU.
     """
     found: list[tuple[str, float, str]] = []
     if (share := line["core_wait_share"] or 0.0) > WAIT_LIMIT:
-        text = (
-            f"the run waited for a core during {100 * share:.0f} % of the time that it held cores"
-        )
-        found.append(("core_wait", share, f"{text}: other programs used the machine"))
+        text = f"the run waited for a core during {100 * share:.0f} % of the time"
+        found.append(("core_wait", share, f"{text} that it held cores: other programs used them"))
     if (odd := pace.odd_tenth()) is not None:
         number, ratio = odd
         text = f"between {10 * number} % and {10 * number + 10} % of its updates the run had"
-        found.append(
-            (
-                "speed",
-                ratio,
-                f"{text} {ratio:.2f} times its median speed for batches of the same size",
-            )
-        )
+        text += f" {ratio:.2f} times its median speed for batches of the same size"
+        found.append(("speed", ratio, text))
     for kind, what in (
         ("gpu_shared", "other processes used the GPU"),
         ("gpu_throttled", "the driver throttled the GPU"),
     ):
-        share = (line[f"{kind}_seconds"] or 0.0) / (num_processes * line["wall_seconds"])
-        if share > WAIT_LIMIT:
+        seconds = line[f"{kind}_seconds"] or 0.0
+        if gpus and (share := seconds / (gpus * line["wall_seconds"])) > WAIT_LIMIT:
             found.append((kind, share, f"{what} during {100 * share:.0f} % of the time"))
+    unknown = line["core_wait_share"] is None or (gpus and line["gpu_shared_seconds"] is None)
+    if unknown and not found:
+        return None
     return [{"kind": kind, "value": value, "text": text} for kind, value, text in found]

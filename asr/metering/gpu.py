@@ -1,5 +1,6 @@
 """Reads what NVIDIA's driver knows of a GPU: energy, other processes, and throttling."""
 
+import threading
 import time
 from typing import Any
 
@@ -30,7 +31,7 @@ class GpuMeter:
         self.sharing_note: str | None = None
         self.shared_seconds = self.throttled_seconds = 0.0
         self._handle: Any = None
-        self._sampled = time.monotonic()
+        self._sampled, self._lock = time.monotonic(), threading.Lock()
         if device.type != "cuda":
             self.note = f"no energy counter for a {device.type} device"
             self.sharing_note = "the device is no GPU"
@@ -59,10 +60,13 @@ class GpuMeter:
 
     def sample(self) -> None:
         """Asks for processes and throttling; they count for the time since the last sample."""
+        if self.sharing_note is None:
+            with self._lock:
+                self._sample()
+
+    def _sample(self) -> None:
         now = time.monotonic()
         elapsed, self._sampled = now - self._sampled, now
-        if self.sharing_note is not None:
-            return
         try:
             running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
             reasons = self._nvml.nvmlDeviceGetCurrentClocksEventReasons(self._handle)

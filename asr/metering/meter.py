@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from asr.files import write
@@ -103,7 +104,7 @@ class Ledger:
         self.earlier_device: float = before.get("device_seconds", 0.0)
         # Amounts of earlier sessions; NaN if a session could not measure them.
         unknown = math.nan if before else 0.0
-        self.earlier = {name: _number(before.get(name, unknown)) for name in (*CPU, *METERS)}
+        self.earlier = {name: _total(before.get(name, unknown)) for name in (*CPU, *METERS)}
         if self.clock.note is not None:
             self.earlier["core_wait_seconds"] = math.nan
         # What this process does not add to the totals: earlier sessions and other processes.
@@ -187,13 +188,16 @@ class Ledger:
                 self.seconds[name] if name == "startup" else 0.0
             )
         self.peak_memory = state["peak_memory_bytes"]
+        # A branch has no heartbeat: its ledger goes on from the state of the trunk.
+        for name in self.earlier:
+            amount = float(np.maximum(self.earlier[name], _total(state.get(name))))
+            self.earlier[name] = self._others[name] = amount
         self.wasted = state["wasted_seconds"] + self.earlier_wall - state["wall_seconds"]
         if self.writes:  # what follows is summed over the processes
             self.counters = {name: state[name] for name in COUNTERS}
             for name, own in self.cpu.items():
+                own[WASTED] = self.earlier[name] - _total(state.get(name))
                 saved = state.get(name) or dict.fromkeys(own, math.nan)
-                lost = self.earlier[name] - sum(saved.values())
-                own[WASTED] = 0.0 if lost < 0 else lost
                 self.cpu[name] = {key: value + saved.get(key, 0.0) for key, value in own.items()}
 
     def open(self, from_update: int) -> None:
@@ -216,7 +220,6 @@ class Ledger:
         self._heart.join()
         if self.writes:
             self._write_heartbeat()
-        self.clock.close()
 
     # --- work ---
 
@@ -335,7 +338,10 @@ class Ledger:
             self._stop.wait(HEARTBEAT_SECONDS)
 
 
-def _number(value: float | None) -> float:
+def _total(value: dict[str, float] | float | None) -> float:
+    """Returns an amount, or the sum of one by phase; NaN if it is unknown."""
+    if isinstance(value, dict):
+        return sum(value.values())
     return math.nan if value is None else value
 
 

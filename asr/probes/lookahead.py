@@ -117,7 +117,7 @@ def draw(measured: Measured) -> list[Block]:
         "look-ahead, at most": lambda p: format_seconds(p.most),
         "in the mean": lambda p: format_seconds(p.mean),
         "WER [95 % interval]": lambda p: percent_interval(p.wer, (p.low, p.high)),
-        "device-hours": lambda p: digits(p.device_hours),
+        "core-hours or GPU-hours": lambda p: digits(p.device_hours),
     }
     note = "Intervals are over speakers. Runs with different budgets are not comparable."
     return [table(together, shared), table(measured.rows, single), Text([note])]

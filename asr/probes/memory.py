@@ -139,7 +139,7 @@ def draw(measured: Measured) -> list[Block]:
         "WER [95 % interval]": lambda p: percent_interval(
             p.wer, None if p.low is None else (p.low, p.high)
         ),
-        "device-hours": lambda p: digits(p.device_hours),
+        "core-hours or GPU-hours": lambda p: digits(p.device_hours),
         "training compute": lambda p: prefixed(p.train_flops, "FLOP"),
         "real-time factor": lambda p: digits(p.real_time_factor),
     }

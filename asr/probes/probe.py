@@ -21,7 +21,7 @@ from typing import Any
 
 from asr.document.blocks import Block, Picture, Section, Table, Text, to_markdown
 from asr.files import new_folder, read_json, read_json_lines, write_all
-from asr.metering.cpu import CpuUse, waited_too_long
+from asr.metering.cpu import times_disturbed
 
 log = logging.getLogger(__name__)
 
@@ -143,11 +143,11 @@ class Probe:
             ValueError: an option has an invalid value.
             OSError: the folder cannot be written.
         """
-        from asr.metering.device_clock import cores_held
+        from asr.metering.use import Use
         from asr.probes.instrument import equal_precision
 
         page, failed, number = "", 0, 0
-        timed = contextlib.closing(CpuUse(cores_held(device)))
+        timed = contextlib.closing(Use(device))
         with new_folder(options.output), equal_precision(device), timed as use:
             for measured in import_module(self.module).measure(options, device):
                 use.end()
@@ -249,7 +249,7 @@ def source(measured: Measured) -> Text:
     words += [f"torch {about['torch']}"] if "torch" in about else []
     words += [f"commit {about['git_commit']}"] if "git_commit" in about else []
     words += [str(about["command"])] if "command" in about else []
-    words += [why] if (why := waited_too_long(about.get("core_wait_share"))) else []
+    words += [why] if (why := times_disturbed(about)) else []
     start = f"From {measured.path}: " if measured.path else ""
     below = run_names(measured.rows)[0] if hasattr(measured.rows[0], "run") else ""
     end = f" Run folders are below {below}." if below not in ("", ".") else ""

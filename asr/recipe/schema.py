@@ -123,6 +123,8 @@ class Budget:
             cores that the run holds (processes times threads), so these are core-hours.
         cpu_hours: hours of CPU time that the run got, over all its processes, threads and sessions.
             Time in which another program has the core counts as core-hours, but not as CPU-hours.
+            Programs that share caches or a core's hardware threads (SMT) with the run raise its CPU
+            time.
         updates: number of optimiser steps.
         audio_hours: hours of audio trained on; audio that is repeated counts each time.
     """

@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from asr.files import Content, new_folder, write_all
 from asr.items import attempt_each
-from asr.metering.cpu import CpuUse, waited_too_long
-from asr.metering.device_clock import cores_held
+from asr.metering.cpu import SHARES, times_disturbed
 from asr.metering.environment import environment
 from asr.metering.meter import device_name
+from asr.metering.use import Use
 from asr.recognition.alignment import CONFIDENCE, aligns
 from asr.recognition.recognise import Recognised, SplitReader, recognise
 from asr.recognition.reliability import diagram, judged
@@ -66,7 +66,9 @@ def evaluate(
     ``search_seconds`` are also given separately, because models that differ only in their encoder
     share the search. Device, threads, batch size and commit are recorded, since times depend on
     them. ``cpu_seconds`` is the CPU time of features, encoder and search, and ``core_wait_share``
-    the share of the time in which other programs used the cores of the evaluation.
+    the share of the time in which other programs used the cores of the evaluation. On a GPU,
+    ``gpu_shared_share`` and ``gpu_throttled_share`` are the shares in which other processes used
+    the GPU and in which its driver slowed it down.
 
     The figure shows the share of correct words at each confidence; there is no figure if no word
     has a confidence. Results on the rows that ``asr tune-decoding`` used are too good, and are
@@ -169,7 +171,7 @@ def evaluation_summary(metrics: dict[str, Any]) -> str:
         f"encoder), search {metrics['search']}",
         f"CPU time {metrics['cpu_seconds'] / metrics['audio_seconds']:.4f} s per second of audio",
     ]
-    if why := waited_too_long(metrics["core_wait_share"]):
+    if why := times_disturbed(metrics):
         lines[-1] += f"; {why}"
     if (confidence := metrics["confidence"]) is not None:
         kind = "calibrated" if confidence["calibration"] else "as the aligner gives them"
@@ -211,7 +213,7 @@ def _recognise(
     steps = ("encode", "search", "alignment")
     seconds = dict.fromkeys((*steps, *(f"{step}_cpu" for step in steps), "audio"), 0.0)
     started = time.perf_counter()
-    timed_use = contextlib.closing(CpuUse(cores_held(model.device)))
+    timed_use = contextlib.closing(Use(model.device))
     with ThreadPoolExecutor() as pool, timed_use as use:
 
         def work(batch: Sequence[int]) -> Recognised:
@@ -237,7 +239,7 @@ def _recognise(
     spent: dict[str, Any] = {f"{step}_seconds": value for step, value in seconds.items()}
     spent["decode_seconds"] = seconds["encode"] + seconds["search"]
     spent["cpu_seconds"] = seconds["encode_cpu"] + seconds["search_cpu"]
-    spent["core_wait_share"] = use.facts()["core_wait_share"]
+    spent |= {name: use.facts()[name] for name in SHARES}
     return dict(sorted(found.items())), spent
 
 

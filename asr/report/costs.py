@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from asr.formatting import hours_of, listed, percent
-from asr.metering.cpu import WAIT_LIMIT
+from asr.metering.cpu import SHARES, WAIT_LIMIT
 from asr.report.groups import Arm, Group
 from asr.report.runs import Run
 from asr.statistics.censoring import ALIKE, crossing, median_cost
@@ -73,10 +73,15 @@ def timed_otherwise(arms: Sequence[Arm]) -> str:
 
 
 def waited(arms: Sequence[Arm]) -> str:
-    """The arms whose evaluations waited for a core too long to be compared; empty if none did."""
-    shares = {arm.label: max(recorded(arm.runs, "core_wait_share"), default=0.0) for arm in arms}
-    told = [f"{label} {percent(share)}" for label, share in shares.items() if share > WAIT_LIMIT]
-    return f"waited for a core ({listed(told)} of the time)" if told else ""
+    """Why the times of evaluations do not compare: they waited, or the GPU was not theirs alone."""
+    told = []
+    for key, words in SHARES.items():
+        shares = {arm.label: max(recorded(arm.runs, key), default=0.0) for arm in arms}
+        long = [
+            f"{label} {percent(share)}" for label, share in shares.items() if share > WAIT_LIMIT
+        ]
+        told += [f"{words} ({listed(long)} of the time)"] if long else []
+    return listed(told)
 
 
 def recorded(runs: Sequence[Run], key: str) -> list[Any]:

@@ -1,7 +1,8 @@
 """Chooses the costs at which arms may be compared, as other programs may have slowed their runs.
 
 A run that other programs disturbed holds its devices for longer than its own work needs. Its
-updates, audio, FLOPs and CPU time stay those of its own work.
+updates, audio and FLOPs stay those of its own work. Its CPU time hardly changes: programs that
+share caches or a core's hardware threads (SMT) with the run raise it.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from asr.report.groups import Arm, Group
 from asr.report.runs import Run, part
 
 WALL = "device_hours"
-# Names and formats of the costs that no other program changes.
+# Names and formats of the costs that other programs hardly change.
 STEADY: dict[str, tuple[str, Callable[[float], str]]] = {
     "updates": ("updates", count),
     "audio_hours": ("audio-hours", digits),
@@ -45,19 +46,22 @@ def budget_kind(arms: Sequence[Arm]) -> str:
 def _steady(arms: Sequence[Arm]) -> list[str]:
     """The costs in ``STEADY`` that can be compared.
 
-    CPU time is not one of them if a process has several threads, because threads that wait for each
-    other use CPU time without any work.
+    CPU time is not one of them on a GPU, which it does not measure, or if a process has several
+    threads, because threads that wait for each other use CPU time without any work.
     """
-    threads = {run.num_threads for arm in arms for run in arm.runs}
-    return [axis for axis in STEADY if axis != "cpu_hours" or threads == {1}]
+    works = all(run.device_kind == "cpu" and run.num_threads == 1 for a in arms for run in a.runs)
+    return [axis for axis in STEADY if axis != "cpu_hours" or works]
 
 
 def equal_costs(arms: Sequence[Arm]) -> list[str]:
-    """Names of the costs that no other program changes and that are equal for all arms."""
+    """Names of the known costs that other programs hardly change; none if one of them differs.
+
+    All have to be equal, because one of several costs can be equal by chance.
+    """
     ratios = {axis: cost_ratio(arms, axis) for axis in _steady(arms)}
-    return [
-        STEADY[k][0] for k, ratio in ratios.items() if ratio is not None and ratio <= EQUAL_COST
-    ]
+    known = {axis: ratio for axis, ratio in ratios.items() if ratio is not None}
+    equal = all(ratio <= EQUAL_COST for ratio in known.values())
+    return [STEADY[axis][0] for axis in known] if equal else []
 
 
 def refused(arms: Sequence[Arm]) -> str:
@@ -107,7 +111,7 @@ def resource(arms: Sequence[Arm]) -> str | None:
 
 
 def at_equal_costs(arms: Sequence[Arm]) -> str:
-    """The validation WERs of arms at equal costs that no other program changes, as a sentence."""
+    """The validation WERs of arms at equal costs in ``STEADY``, as a sentence."""
     told = []
     for axis in _steady(arms):
         amounts = [run_spent(run, axis) for arm in arms for run in arm.runs]

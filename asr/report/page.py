@@ -36,8 +36,8 @@ WORDS = (
     "second.",
     "Disturbed: the processes of a run waited for a core during more than 10 % of the time held, "
     "or the speed of a tenth of the run differed by more than 1.5 times from that of the whole. "
-    "The hours of the run then also count other programs; its updates, audio, FLOPs and CPU time "
-    "do not.",
+    "The hours of the run then also count other programs; its updates, audio and FLOPs do not, "
+    "and its CPU time hardly does: shared caches and hardware threads of a core (SMT) raise it.",
     "Arm: an encoder with its settings. The runs of an arm differ only in their random seed.",
     "Interval: if the study were repeated with other speakers and seeds, 95 of 100 such intervals "
     "would contain the true value (or the share given by the level beside the interval). Intervals "

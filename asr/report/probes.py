@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asr.formatting import percent
-from asr.metering.cpu import WAIT_LIMIT
+from asr.metering.cpu import times_disturbed
 from asr.probes import PROBES
 from asr.probes.probe import Measured
 
@@ -38,10 +37,8 @@ def read_probes(folders: Sequence[Path]) -> Probes:
 
 def times_doubted(probes: Probes, name: str) -> str:
     """Why the times of a probe decide nothing; empty if they can."""
-    share = probes[name].machine.get("core_wait_share") if name in probes else None
-    if (share or 0.0) <= WAIT_LIMIT:
-        return ""
-    return f"not decided, because the probe waited for a core during {percent(share)} of its time"
+    why = times_disturbed(probes[name].machine) if name in probes else ""
+    return f"not decided, because {why}" if why else ""
 
 
 def rows_of(probes: Probes, name: str) -> Sequence[Any]:

@@ -232,7 +232,7 @@ TRAINING = Rule(
             "makes significantly more errors and had at least as many hours (within 10 %). "
             "It is ‘against’ if the recurrent arm makes fewer errors or there is no difference "
             "(equivalence within 10 %), and it had no more hours. Otherwise it is undecided. If "
-            "runs were disturbed, only arms with equal updates, audio, FLOPs or CPU time are "
+            "runs were disturbed, only arms with equal updates, audio, FLOPs and CPU time are "
             "compared.",
         ),
         "An arm with one seed gives no finding, because one seed compares trained models and not "

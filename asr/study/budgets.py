@@ -15,9 +15,10 @@ def plan_of_runs(study: Study, workers: int | None, registered: dict[str, Any] |
     """The plan of a study with the budgets of its runs.
 
     With ``workers`` on a CPU, a budget of device-hours becomes as many CPU-hours, because runs at
-    the same time can take core-hours from each other, but no CPU time. A registered study keeps the
-    unit of its first start. If a version registered it that counted a process with any number of
-    threads as one device, its budgets are converted, and its runs keep their number of processes.
+    the same time can take core-hours from each other, but hardly CPU time. A registered study keeps
+    the unit of its first start. If a version registered it that counted a process with any number
+    of threads as one device, its budgets are converted, and its runs keep their number of
+    processes.
 
     Raises:
         ValueError: a recipe is wrong, or the study has runs on another kind of device.

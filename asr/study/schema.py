@@ -109,7 +109,7 @@ class Study:
         overrides: overrides of the task for all arms, as on the command line: [--key.path=value].
         budgets: budgets by name. One run with the largest budget also gives the smaller ones, as
             points of its validation curve; only the largest budget is tested. With --workers on a
-            CPU, device_hours count as cpu_hours, which no other run can take away.
+            CPU, device_hours count as cpu_hours, which other runs hardly change.
         separate_budgets: whether each budget is a run of its own, which is tested at its end. Arms
             are then compared within each budget.
         seeds: random seeds of the final runs.

@@ -119,7 +119,8 @@ class LedgerCallback(L.Callback):
         self._line_before = (heard, busy)
         trained = heard > heard_before
         self.line["speed"] = (heard - heard_before) / (busy - busy_before) if trained else None
-        self.line["disturbances"] = disturbances(self.line, self.pace, self.ledger.num_processes)
+        gpus = 0 if self.ledger.device.type == "cpu" else self.ledger.num_devices
+        self.line["disturbances"] = disturbances(self.line, self.pace, gpus)
         if trainer.is_global_zero:
             self.ledger.write(
                 self.line,
@@ -132,7 +133,8 @@ class LedgerCallback(L.Callback):
 
     def _tell_disturbances(self) -> None:
         """Warns once of each kind of disturbance; the first minute of a run tells too little."""
-        for one in self.line["disturbances"] if self.line["wall_seconds"] > 60 else []:
+        found = self.line["disturbances"] or []
+        for one in found if self.line["wall_seconds"] > 60 else []:
             if one["kind"] not in self._told:
                 self._told.add(one["kind"])
                 self._bar.clear()

@@ -53,7 +53,6 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
 def _fit(recipe: AnyRecipe, folder: Path, place: launch.Place) -> dict[str, Any]:
     """Trains in one of the processes of a run; returns the last line of the ledger."""
     first = place.rank == 0 and is_first_process(recipe.trainer)
-    keep_freed_memory()
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet_lightning())
         interruption = Interruption()
@@ -63,6 +62,8 @@ def _fit(recipe: AnyRecipe, folder: Path, place: launch.Place) -> dict[str, Any]
         task, data, remedy = _parts(recipe, saved)
         trainer = make_trainer(recipe, folder, place)
         device = trainer.strategy.root_device
+        if device.type == "cpu":
+            keep_freed_memory()
         ledger = Ledger(
             folder,
             device,

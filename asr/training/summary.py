@@ -51,7 +51,7 @@ def trained(folder: Path, recipe: Recipe) -> str:
         f"audio-hours, {millions:.3g} M parameters, seed {last['seed']}",
         f"  cost      {cost(last)}",
         f"            {', '.join(phases)}",
-        *(f"  disturbed {one['text']}" for one in last.get("disturbances", [])),
+        *(f"  disturbed {one['text']}" for one in last.get("disturbances") or []),
         f"  speed     {last['audio_seconds'] / max(busy, 1e-9):.0f} seconds of audio per second of "
         f"training, peak memory {last['peak_memory_bytes'] / 2**20:.0f} MiB",
     ]
@@ -96,7 +96,7 @@ def trained_language_model(folder: Path) -> str:
             f"  trained    {numbered(last['updates'], 'update')}, {last['tokens']} tokens, "
             f"{millions:.3g} M parameters, seed {last['seed']}",
             f"  cost       {cost(last)}",
-            *(f"  disturbed  {one['text']}" for one in last.get("disturbances", [])),
+            *(f"  disturbed  {one['text']}" for one in last.get("disturbances") or []),
             f"  next       asr tune-decoding RUN --language-model {shlex.quote(str(folder))}",
         ]
     )

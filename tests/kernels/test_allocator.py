@@ -1,8 +1,14 @@
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from asr.recipe.schema import TrainerOptions
+from asr.training import run
+from asr.training.launch import ALONE
 
 CODE = """
 import ctypes, resource, sys
@@ -38,3 +44,27 @@ def test_freed_memory_is_taken_again_without_page_faults():
     }
     assert counts["returned"] > 0.5 * PAGES
     assert counts["kept"] < 0.05 * PAGES
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_only_a_run_on_a_cpu_keeps_freed_memory(tmp_path, monkeypatch, kind):
+    class BeganError(Exception):
+        pass
+
+    def ledger(*arguments, **keys):
+        raise BeganError
+
+    kept, strategy = [], SimpleNamespace(root_device=torch.device(kind))
+    trainer = SimpleNamespace(strategy=strategy, world_size=1)
+    for name, value in {
+        "_parts": lambda *arguments: (None, None, ""),
+        "make_trainer": lambda *arguments: trainer,
+        "kernel_precision": lambda *arguments: "float32",
+        "keep_freed_memory": lambda: kept.append(kind),
+        "Ledger": ledger,
+    }.items():
+        monkeypatch.setattr(run, name, value)
+    recipe = SimpleNamespace(trainer=TrainerOptions())
+    with pytest.raises(BeganError):
+        run._fit(recipe, tmp_path, ALONE)
+    assert kept == ["cpu"] * (kind == "cpu")

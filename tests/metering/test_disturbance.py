@@ -80,9 +80,8 @@ def test_a_resumed_run_remembers_its_pace():
 
 
 def test_waiting_and_a_shared_gpu_above_a_tenth_are_disturbances_in_words():
-    assert disturbances(QUIET, Pace(), 1) == []
-    assert disturbances(QUIET | {"core_wait_share": None}, Pace(), 1) == []
-    (waited,) = disturbances(QUIET | {"core_wait_share": 0.23}, Pace(), 1)
+    assert disturbances(QUIET, Pace(), 0) == []
+    (waited,) = disturbances(QUIET | {"core_wait_share": 0.23}, Pace(), 0)
     assert (waited["kind"], waited["value"]) == ("core_wait", 0.23)
     assert "waited for a core during 23 % of the time" in waited["text"]
     gpu = QUIET | {"gpu_shared_seconds": 30.0, "gpu_throttled_seconds": 12.0}
@@ -91,6 +90,15 @@ def test_waiting_and_a_shared_gpu_above_a_tenth_are_disturbances_in_words():
     assert [one["kind"] for one in disturbances(gpu, Pace(), 2)] == ["gpu_shared"]
     seconds = scattered(1000)
     seconds[200:300] *= 3
-    (slow,) = disturbances(QUIET, paced(seconds), 1)
+    (slow,) = disturbances(QUIET | {"core_wait_share": None}, paced(seconds), 0)
     assert slow["kind"] == "speed"
     assert "between 20 % and 30 % of its updates the run had 0." in slow["text"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "unknown"), [(0, "core_wait_share"), (1, "core_wait_share"), (1, "gpu_shared_seconds")]
+)
+def test_a_run_of_which_too_little_is_known_does_not_count_as_quiet(gpus, unknown):
+    known = QUIET | {"gpu_shared_seconds": 0.0, "gpu_throttled_seconds": 0.0}
+    assert disturbances(known, Pace(), gpus) == []
+    assert disturbances(known | {unknown: None}, Pace(), gpus) is None

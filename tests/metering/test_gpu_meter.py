@@ -1,3 +1,4 @@
+import contextlib
 import sys
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import torch
 
 from asr.metering import gpu
 from asr.metering.gpu import GpuMeter
+from asr.metering.use import Use
 
 
 @pytest.fixture
@@ -62,3 +64,26 @@ def test_a_cpu_is_no_gpu():
     meter.sample()
     assert meter.joules() is None
     assert "no GPU" in meter.sharing_note
+
+
+def test_the_state_of_the_gpu_counts_in_timed_pieces_only(driver, monkeypatch):
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: driver.now)
+    thermal = pynvml.nvmlClocksEventReasonSwThermalSlowdown
+    with contextlib.closing(Use("cuda:0")) as use:
+        # Seconds, whether the piece is timed, other processes, reasons of a low clock.
+        for seconds, timed, others, reasons in (
+            (3, False, 1, thermal),
+            (4, True, 0, 0),
+            (9, False, 1, 0),
+            (4, True, 1, 0),
+            (2, True, 0, thermal),
+        ):
+            if timed:
+                use.begin()
+            driver.others, driver.reasons = others, reasons
+            driver.now += seconds
+            if timed:
+                use.end()
+    facts = use.facts()
+    assert facts["gpu_shared_share"] == pytest.approx(0.4)
+    assert facts["gpu_throttled_share"] == pytest.approx(0.2)

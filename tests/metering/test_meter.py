@@ -7,7 +7,7 @@ import torch
 from asr.metering import meter
 from asr.metering.gpu import GpuMeter
 from asr.metering.ledger_format import read_ledger
-from asr.metering.meter import PEAK_FLOPS, PHASES, Ledger, process_start
+from asr.metering.meter import METERS, PEAK_FLOPS, PHASES, Ledger, process_start
 
 CPU = torch.device("cpu")
 
@@ -142,13 +142,16 @@ def test_a_cpu_has_no_energy_counter_and_says_so(tmp_path, clock):
     book.close()
 
 
+class Counter(GpuMeter):
+    """A counter of energy that the test sets."""
+
+    value = 5.0
+
+    def joules(self):
+        return self.value
+
+
 def test_joules_are_the_difference_of_the_counter_over_sessions_and_devices(tmp_path, clock):
-    class Counter(GpuMeter):
-        value = 0.0
-
-        def joules(self):
-            return self.value
-
     book = ledger(tmp_path, clock)
     book.gpu = Counter(CPU)
     book.gpu.value = 70.0
@@ -156,7 +159,6 @@ def test_joules_are_the_difference_of_the_counter_over_sessions_and_devices(tmp_
     book.close()
     again = ledger(tmp_path, clock, total=lambda values: [2 * v for v in values])
     again.gpu = Counter(CPU)
-    again.gpu.value = 5.0
     assert again.line("step")["energy_joules"] == 80.0
     again.close()
 
@@ -179,9 +181,6 @@ class Clock:
 
     def read(self):
         return self.value
-
-    def close(self):
-        pass
 
 
 def with_clock(book):
@@ -229,6 +228,31 @@ def test_cpu_time_of_a_killed_session_is_paid_for(tmp_path, clock):
     assert second.cpu_seconds == 18
     beat = json.loads((tmp_path / "heartbeat.json").read_text())
     assert (beat["cpu_seconds"], beat["core_wait_seconds"]) == (18, 5.5)
+
+
+def test_a_branch_goes_on_with_all_costs_of_its_trunk(tmp_path, clock):
+    amounts = dict.fromkeys(METERS, 7.0)
+    trunk = with_clock(ledger(tmp_path / "trunk", clock))
+    trunk.clock.value = (10.0, 4.0)
+    saved = json.loads(json.dumps(trunk.line("checkpoint") | amounts))
+    trunk.close()
+
+    for told in (amounts, dict.fromkeys(METERS)):  # known, and not measured
+        folder = tmp_path / f"branch {told['energy_joules']}"
+        branch = with_clock(ledger(folder, clock))  # it has no heartbeat
+        branch.gpu = Counter(CPU)
+        branch.gpu.sharing_note = None
+        branch.restore(saved | told)
+        branch.clock.value = (2.0, 0.5)
+        line = branch.line("step")
+        branch.close()
+        beat = json.loads((folder / "heartbeat.json").read_text())
+        for found in (line, beat):
+            assert found["gpu_shared_seconds"] == told["gpu_shared_seconds"]
+            joules = told["energy_joules"]
+            assert found["energy_joules"] == (None if joules is None else joules + 5.0)
+        assert sum(line["cpu_seconds"].values()) == beat["cpu_seconds"] == 12.0
+        assert line["cpu_seconds"]["wasted"] == 0.0
 
 
 def test_the_heartbeat_takes_other_processes_to_be_like_this_one_since_the_last_line(

@@ -83,6 +83,15 @@ def test_a_disturbed_arm_that_did_as_much_is_compared_at_what_it_did(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["updates", "audio_seconds", "train_flops", "cpu_seconds"])
+def test_one_unequal_cost_of_a_disturbed_arm_forbids_a_verdict(tmp_path, name):
+    group = two_arms(tmp_path, 0.2)
+    for run in group.arms[1].runs:
+        value = run.totals[name]
+        run.totals[name] = {"step": value["step"] / 1.3} if name == "cpu_seconds" else value / 1.3
+    assert verdict.answer(weigh(group, []))[0].startswith("Not enough evidence")
+
+
 def test_quiet_and_unknown_runs_are_compared_at_equal_cost(tmp_path):
     for name, facts in (("quiet", recorded()), ("unknown", {})):
         runs = [
@@ -133,8 +142,12 @@ def test_speeds_of_recognition_that_waited_for_a_core_are_not_compared(tmp_path)
         write_run(tmp_path / "b", "Transformer", errors=made(0.1), encode=0.002, rtf=0.1),
     ]
     (group,) = group_runs([read_run(run) for run in runs])
+    metrics = group.arms[1].runs[0].metrics
+    metrics["gpu_shared_share"] = 0.4
+    assert "shared the GPU with other processes (Transformer 40.0 %" in no_front(group)
+    metrics["gpu_shared_share"] = None
     for share, compared in ((0.05, True), (0.4, False)):
-        group.arms[1].runs[0].metrics["core_wait_share"] = share
+        metrics["core_wait_share"] = share
         evidence = weigh(group, [])
         (line,) = [line for line in verdict.answer(evidence) if "In recognition" in line]
         why = "cannot be compared because they waited for a core (Transformer 40.0 % of the time)"
@@ -162,7 +175,7 @@ def test_times_of_a_probe_that_waited_for_a_core_decide_nothing(tmp_path):
         found = layer_times(probes, "minlstm-loop", 1000, "against", lambda row: {})
         found += layer_times(probes, "hierarchical-full", 1000, "for", lambda row: {})
         assert [one.sign for one in found] == kinds
-        assert ("waited for a core during 40.0 %" in found[0].words) == (share == 0.4)
+        assert ("waited for a core during 40 %" in found[0].words) == (share == 0.4)
         reasons = " ".join(running([], probes).reasons) if share else ""
         assert "Against, streaming state" in reasons
         assert ("Undecided, streaming speed" in reasons) == (share == 0.4)

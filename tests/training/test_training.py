@@ -20,10 +20,12 @@ from asr.metering.ledger_format import read_ledger
 from asr.model import build_model, load_model
 from asr.recipe.schema import LanguageModelRecipe, TrainerOptions
 from asr.recognition.evaluate import evaluate
+from asr.report.runs import read_run
 from asr.text.tokenizers import restore
 from asr.training.data import SpeechDataModule
 from asr.training.run import train
 from asr.training.speech import SpeechModule
+from asr.training.summary import trained
 from tests.corpus import make_corpus
 from tests.training.test_train import assert_equal_weights, recipe, weights
 
@@ -248,6 +250,16 @@ def run(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(recipe(corpus, budget={"updates": 40}, augmentation={}), folder)
     return folder
+
+
+def test_a_run_whose_waiting_is_unknown_is_not_recorded_as_quiet(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("asr.metering.cpu.SCHEDSTAT", "/proc/nothing")
+    given = recipe(corpus, budget={"updates": 2}, augmentation={})
+    line = train(given, tmp_path)
+    assert line["disturbances"] is line["core_wait_share"] is None
+    assert "has no /proc/nothing" in line["core_wait_note"]
+    assert read_run(tmp_path).disturbances is None
+    assert "disturbed" not in trained(tmp_path, given)
 
 
 def trainer(folder, **keys):
