@@ -38,6 +38,7 @@ class Batch:
         wave_lengths: (B,) int64, samples.
         tokens: (B, U) int64, without EOS; padded with BLANK.
         token_lengths: (B,) int64.
+        num_samples: B lengths of the waves on the host; reading them does not wait for a GPU.
         ids: utterance ids.
         texts: normalised transcripts.
     """
@@ -46,6 +47,7 @@ class Batch:
     wave_lengths: Tensor
     tokens: Tensor
     token_lengths: Tensor
+    num_samples: list[int]
     ids: list[str]
     texts: list[str]
 

@@ -8,10 +8,13 @@ killed. ``flock`` works across machines on file systems that support it (Linux N
 
 import contextlib
 import fcntl
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 
@@ -42,9 +45,12 @@ def is_taken(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def waiting_for(path: Path) -> Iterator[None]:
-    """Takes a lock as soon as it is free."""
+def waiting_for(path: Path, work: str = "") -> Iterator[None]:
+    """Takes a lock as soon as it is free; the log says that it waits for another process's work."""
     while (held := take(path)) is None:
+        if work:
+            log.info("waiting for another process: %s", work)
+        work = ""
         time.sleep(POLL_SECONDS)
     with held:
         yield

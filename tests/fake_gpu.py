@@ -23,6 +23,7 @@ READS = {
     getattr(torch.Tensor, name)
     for name in ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__")
 }
+GENERATOR = torch.Generator
 SIZED = {torch.nonzero, torch.Tensor.nonzero}
 # Kernels of a CPU that stand for others of a GPU: torch chooses them for what lies on a CPU.
 STAND_INS = ("mkldnn", "_flash_attention_for_cpu", "_ctc_loss", "_scaled_dot_product")
@@ -192,6 +193,11 @@ def on_cuda(device):
     return isinstance(device, str) and device.startswith("cuda")
 
 
+def generator(device="cpu"):
+    """Draws on the CPU for every device."""
+    return GENERATOR()
+
+
 @contextlib.contextmanager
 def pretended():
     """A ``Pretence`` for the code inside."""
@@ -201,6 +207,7 @@ def pretended():
         with (
             torch.backends.cudnn.flags(enabled=False),
             mock.patch.object(torch.cuda, "synchronize"),
+            mock.patch.object(torch, "Generator", generator),
             torch.autograd.set_multithreading_enabled(False),
             Pretence() as pretence,
         ):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ORDER = """
-files locks items folders formatting batch loss config model_folder kernels layers audio text data
-metering corpora encoders decoders language_models search model recipe statistics recognition
+files locks items folders formatting batch loss config model_folder kernels layers audio text
+metering data corpora encoders decoders language_models search model recipe statistics recognition
 training document probes report study doctor commands cli
 """.split()  # noqa: SIM905
 

@@ -4,7 +4,7 @@ All constants of the front end are derived here from the sample rate, by exact a
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -172,11 +172,14 @@ class Augmentation:
         sample_rate: int,
         seed: int,
         share: Share | None = None,
+        num_samples: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Changes the speed, then adds noise: (B, N), (B,) -> (B, N'), (B,).
 
-        ``share`` names the rows if they are only a part of their batch.
+        ``share`` names the rows if they are only a part of their batch. ``num_samples`` are the B
+        lengths on the host; without them, noise waits for a GPU to read ``lengths``.
         """
+        sizes = lengths if num_samples is None else torch.tensor(num_samples)
         draw = torch.Generator().manual_seed(seed)
         factor = self.speed[int(torch.randint(len(self.speed), (), generator=draw))]
         if factor != 1:
@@ -184,12 +187,16 @@ class Augmentation:
             heard, wanted = round(sample_rate * factor), sample_rate
             divisor = math.gcd(heard, wanted)
             waves = resample(waves, heard // divisor, wanted // divisor)
-            lengths = (lengths * (wanted // divisor) / (heard // divisor)).ceil().long()
+            sizes = (sizes * (wanted // divisor) / (heard // divisor)).ceil().long()
+            lengths = sizes.to(waves.device, non_blocking=True)
         if self.noise_probability:
-            waves = self._noise(waves, lengths, draw, share or _all_rows(waves))
+            waves = self._noise(waves, lengths, sizes, draw, share or _all_rows(waves))
         return waves, lengths
 
-    def _noise(self, waves: Tensor, lengths: Tensor, draw: torch.Generator, share: Share) -> Tensor:
+    def _noise(
+        self, waves: Tensor, lengths: Tensor, sizes: Tensor, draw: torch.Generator, share: Share
+    ) -> Tensor:
+        """Adds noise to waves; ``sizes`` are ``lengths``, on the host if possible."""
         low, high = self.noise_snr_db
         device = waves.device
         total, rows = share.total, share.rows
@@ -197,14 +204,15 @@ class Augmentation:
         decibels = low + (high - low) * torch.rand(total, generator=draw)[rows]  # (B,)
         real = mask(lengths, waves.shape[1])
         power = (waves.square() * real).sum(1) / lengths.clamp(min=1)  # (B,)
-        scale = (power * 10 ** (-decibels.to(device) / 10)).sqrt()
+        scale = (power * 10 ** (-decibels.to(device, non_blocking=True) / 10)).sqrt()
         noise = torch.zeros_like(waves)
         # The noise of a row depends neither on the other rows nor on the padding.
+        ends = sizes.tolist()
         for place in chosen.nonzero()[:, 0].tolist():
             number = draw.initial_seed() + NOISE_SEED * (1 + rows[place])
             on_device = torch.Generator(device).manual_seed(number)
-            length = int(lengths[place])
-            noise[place, :length] = torch.randn(length, generator=on_device, device=device)
+            row = noise[place, : ends[place]]
+            row.copy_(torch.randn(len(row), generator=on_device, device=device))
         return waves + noise * scale[:, None]
 
     def spec_augment(

@@ -1,11 +1,13 @@
 """Decoded audio in files of 16-bit samples, which all runs and processes share."""
 
 import contextlib
+import hashlib
 import logging
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.files import remove_stale, write
+from asr.files import OutputError, remove_stale, write
 from asr.locks import waiting_for
 
 log = logging.getLogger(__name__)
@@ -30,14 +32,16 @@ class Samples:
 
     Attributes:
         starts: (number + 1,) int64, the first sample of each utterance, and the end of the last.
+        seconds: time that this process spent on making the file; 0 if the file was there.
     """
 
-    def __init__(self, file: BinaryIO, number: int) -> None:
+    def __init__(self, file: BinaryIO, number: int, seconds: float = 0.0) -> None:
         """Takes over a file of a ``number`` of utterances.
 
         Raises:
             ValueError: the file is incomplete or damaged, or holds another number of utterances.
         """
+        self.seconds = seconds
         self._file = os.dup(file.fileno())
         size, tail = os.fstat(self._file).st_size, 8 * (number + 1) + len(ENDING)
         end = os.pread(self._file, tail, max(0, size - tail)).ljust(tail)
@@ -66,44 +70,82 @@ class Samples:
         return torch.frombuffer(pages, dtype=torch.int16, count=int(self.starts[-1]))
 
 
+def cache_folders(corpus: Path) -> list[Path]:
+    """Returns the folders for decoded audio: in the corpus, else of the user, else temporary."""
+    place = corpus.resolve()
+    name = f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}"
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    temporary = Path(tempfile.gettempdir()) / f"asr-{os.getuid()}"
+    folders = [corpus / "cache"]
+    if caches.is_absolute():
+        folders.append(caches / "asr" / name)
+    if not temporary.exists() or temporary.lstat().st_uid == os.getuid():
+        folders.append(temporary / name)
+    return folders
+
+
 def shared(
-    path: Path, number: int, waves: Callable[[], Iterable[np.ndarray]], current: Iterable[str]
+    paths: Sequence[Path],
+    number: int,
+    waves: Callable[[], Iterable[np.ndarray]],
+    current: Iterable[str],
 ) -> Samples:
     """Opens the samples of a ``number`` of utterances; the first process to need them makes them.
 
-    If the folder of ``path`` cannot be written, the samples go to a temporary file that only this
-    process has, and the log says so.
+    The log names the file if it is made, or if it is not at the first place.
 
     Args:
-        path: file of the samples.
+        paths: places for the file. It is made at the first one that can be written.
         number: number of utterances.
         waves: yields the samples (N,) int16 of each utterance in order.
         current: beginnings of the names to keep. Other files of samples are removed, because they
             belong to earlier contents of the corpus.
+
+    Raises:
+        OutputError: no place can be written.
     """
-    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
-        return Samples(file, number)
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with waiting_for(path.parent / ".lock"):
-            # Another process may have made the file meanwhile.
-            with contextlib.suppress(FileNotFoundError, ValueError), path.open("rb") as file:
-                return Samples(file, number)
-            why = "is damaged and made again" if path.exists() else "is made for all later runs"
-            log.info("decoding audio: %s %s", path, why)
-            remove_stale(path.parent)
-            for other in path.parent.glob(f"*{path.suffix}"):
-                if not other.name.startswith(tuple(current)):
-                    other.unlink()
-            write(path, lambda file: _write(file, waves()))
-            with path.open("rb") as file:
-                return Samples(file, number)
-    except OSError as error:
-        log.warning("decoding audio to a temporary file, for this run alone: %s", error)
-    with tempfile.TemporaryFile() as temporary:
-        _write(temporary, waves())
-        temporary.flush()
-        return Samples(temporary, number)
+    if (found := _opened(paths, number)) is not None:
+        return found
+    refused: OSError | None = None
+    # An earlier place stays locked, so that a process which waits for it finds the file elsewhere.
+    with contextlib.ExitStack() as locks:
+        for path in paths:
+            try:
+                work = f"it decodes audio into {path.parent}"
+                locks.enter_context(waiting_for(path.parent / ".lock", work))
+                if (found := _opened(paths, number)) is not None:
+                    return found
+                why = "is damaged and made again" if path.exists() else "is made for all later runs"
+                why += f", because {refused}" if refused else ""
+                level = logging.WARNING if refused else logging.INFO
+                log.log(level, "decoding audio: %s %s", path, why)
+                began = time.monotonic()
+                _make(path, waves, current)
+                with path.open("rb") as file:
+                    return Samples(file, number, time.monotonic() - began)
+            except OSError as error:
+                refused = error
+    raise OutputError(f"decoding audio: {refused}; XDG_CACHE_HOME names another place")
+
+
+def _opened(paths: Sequence[Path], number: int) -> Samples | None:
+    """Opens the first complete file; None if there is none."""
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+            samples = Samples(file, number)
+            if path != paths[0]:
+                log.info("decoded audio is read from %s", path)
+            return samples
+    return None
+
+
+def _make(path: Path, waves: Callable[[], Iterable[np.ndarray]], current: Iterable[str]) -> None:
+    """Writes a file of samples, and removes those of earlier contents from its folder."""
+    remove_stale(path.parent)
+    for other in path.parent.glob(f"*{path.suffix}"):
+        if not other.name.startswith(tuple(current)):
+            other.unlink()
+    write(path, lambda file: _write(file, waves()))
 
 
 def _write(file: BinaryIO, waves: Iterable[np.ndarray]) -> None:

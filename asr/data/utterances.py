@@ -6,7 +6,6 @@ import functools
 import itertools
 import json
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,12 +25,14 @@ from asr.audio.audio_file import decode
 from asr.batch import BLANK, Batch
 from asr.data.batches import BatchSource, BatchStream, bucket
 from asr.data.device_cache import Resident, no_room
-from asr.data.samples import FULL_SCALE, Samples, shared
+from asr.data.samples import FULL_SCALE, Samples, cache_folders, shared
+from asr.metering import control_groups
 from asr.text.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+CACHED_ORDER = "that of cached audio"  # as in ``SpeechData.order``
 GPU_VALIDATION = 4  # size of a validation batch on a GPU, as a multiple of a training batch
 
 
@@ -48,7 +49,8 @@ class DataOptions:
         curriculum_seconds: largest length in seconds of the utterances in each of the first epochs,
             one entry per epoch. Short utterances teach alignment first. The curriculum is the same
             for every encoder.
-        cache_gib: largest size in GiB of the decoded audio in the folder ``cache`` of the corpus.
+        cache_gib: largest size in GiB of the decoded audio in the folder ``cache`` of the corpus
+            (or in ``XDG_CACHE_HOME`` or the temporary folder if that folder cannot be written).
             The limit applies to all training splits together, and separately to the validation
             split. The first run decodes the audio, and later runs share the result. 100 hours at 16
             kHz take 11 GiB. Audio above the limit is not cached: it is decoded again in each epoch.
@@ -59,7 +61,8 @@ class DataOptions:
             device, without workers or transfers, and are the same. The log says why if the audio
             does not fit.
         num_workers: number of threads that make batches in advance. For uncached audio, each thread
-            decodes ``shuffle_seconds`` of it in advance. 0: each batch is made when it is needed.
+            decodes ``shuffle_seconds`` of it in advance. 0: each batch is made when it is needed,
+            so training waits while uncached audio is decoded.
     """
 
     corpus: str
@@ -231,7 +234,7 @@ def decoded(corpus: str | Path, split: str, sample_rate: int) -> Samples:
     splits = read_corpus(corpus)["splits"]
 
     def waves() -> Iterator[np.ndarray]:
-        table, cores = read_rows(corpus, [split]), os.cpu_count() or 1
+        table, cores = read_rows(corpus, [split]), control_groups.usable_cores()
         groups = itertools.starmap(range, itertools.pairwise(table.groups))
         decode_group = functools.partial(decode_rows, table, sample_rate)
         bar = {"desc": f"decoding {split}", "total": len(table), "unit": " utterances"}
@@ -242,7 +245,35 @@ def decoded(corpus: str | Path, split: str, sample_rate: int) -> Samples:
 
     name = f"{splits[split]['rows_sha256']}-{sample_rate}.pcm"
     current = [facts["rows_sha256"] for facts in splits.values()]
-    return shared(Path(corpus) / "cache" / name, splits[split]["utterances"], waves, current)
+    paths = [folder / name for folder in cache_folders(Path(corpus))]
+    return shared(paths, splits[split]["utterances"], waves, current)
+
+
+def decode_for(options: DataOptions, sample_rate: int) -> float:
+    """Decodes the audio that a run will cache; returns the seconds that this process needed.
+
+    Raises:
+        ValueError: the corpus or a split does not exist, or audio is damaged.
+        OSError: a file cannot be read or written.
+    """
+    samples: list[Samples] = []
+    for splits in (options.train, [options.validation]):
+        seconds = read_rows(options.corpus, splits)["duration"]
+        samples += cached(options.corpus, splits, seconds, sample_rate, options.cache_gib)
+    return sum(each.seconds for each in samples)
+
+
+def cached(
+    corpus: str | Path,
+    splits: Sequence[str],
+    seconds: Sequence[float],
+    sample_rate: int,
+    cache_gib: float,
+) -> list[Samples]:
+    """Returns the samples of each split, or nothing if utterances so long exceed the cache."""
+    if sum(seconds) * sample_rate * 2 > cache_gib * 2**30:
+        return []
+    return [decoded(corpus, split, sample_rate) for split in splits]
 
 
 def ahead(
@@ -289,11 +320,8 @@ class Utterances:
         self.texts: list[str] = rows["text"]
         self.ids: list[str] = rows["id"]
         self.resident: tuple[Resident, Resident] | None = None
-        self.rows: Table | None = rows
-        self.samples: list[Samples] = []
-        if sum(self.sizes) * sample_rate * 2 <= cache_gib * 2**30:
-            self.rows = None
-            self.samples = [decoded(corpus, split, sample_rate) for split in splits]
+        self.samples = cached(corpus, splits, self.sizes, sample_rate, cache_gib)
+        self.rows = None if self.samples else rows
         self._firsts = np.cumsum([0, *map(len, self.samples)])  # the first utterance of each
 
     def wave(self, index: int) -> Tensor:
@@ -356,6 +384,7 @@ class Utterances:
             wave_lengths=wave_lengths,
             tokens=padded,
             token_lengths=token_lengths,
+            num_samples=samples.sizes[list(indices)].tolist(),
             ids=[self.ids[index] for index in indices],
             texts=[self.texts[index] for index in indices],
         )
@@ -374,6 +403,7 @@ def collate(items: Sequence[Item]) -> Batch:
         wave_lengths=torch.tensor([len(w) for w in waves]),
         tokens=pad_sequence(list(tokens), batch_first=True, padding_value=BLANK),
         token_lengths=torch.tensor([len(t) for t in tokens]),
+        num_samples=[len(w) for w in waves],
         ids=list(ids),
         texts=list(texts),
     )
@@ -383,12 +413,12 @@ class SpeechData(BatchSource):
     """Training and validation batches of a prepared corpus.
 
     Attributes:
-        order: description of the order of training batches if audio is not cached; otherwise empty.
+        order: description of the order of training batches.
     """
 
     train: Utterances
     validation: Utterances
-    order: dict[str, str]
+    order: str
 
     def __init__(
         self,
@@ -403,10 +433,10 @@ class SpeechData(BatchSource):
             for splits in (options.train, [options.validation])
         )
         most, limits = options.max_batch_seconds, options.curriculum_seconds
-        groups, window, self.order = None, np.inf, {}
+        groups, window, self.order = None, np.inf, CACHED_ORDER
         if train.rows is not None:
             groups, window = train.rows.groups, options.shuffle_seconds
-            self.order = {"order": f"windows of {window:g} s, as audio exceeds data.cache_gib"}
+            self.order = f"windows of {window:g} s, as audio exceeds data.cache_gib"
         stream = BatchStream(train.sizes, most, seed, limits, groups, window)
         super().__init__(train, validation, most, stream)
         self.options, self.seed, self.device = options, seed, device

@@ -1,6 +1,7 @@
 """The main loop of a study: runs the missing units, one per device at a time."""
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from asr.corpora.prepare import prepare
-from asr.data.utterances import read_corpus
+from asr.data.utterances import decode_for, read_corpus
+from asr.files import write
 from asr.items import reason
 from asr.locks import POLL_SECONDS, take, waiting_for
 from asr.recipe.schema import Recipe
@@ -25,7 +27,7 @@ from asr.study import devices, results
 from asr.study.budgets import plan_of_runs
 from asr.study.plan import Plan, Unit
 from asr.study.processes import Children
-from asr.study.registration import read_registration, register
+from asr.study.registration import DECODING, read_registration, register
 from asr.study.schema import Study
 from asr.study.units import perform, read_result
 
@@ -130,6 +132,8 @@ def run_study(
             _forget_failures(plan, folder, selection)
     free = _room(recipe, registered["threads"], workers)
     matrix = Matrix(plan, folder, registered, free, selection, runner or Children())
+    if matrix.missing():
+        _decode(recipe, folder)
     matrix.work(workers or len(free), end)
     report, left = None, len(matrix.missing())
     if not left or minutes is None:
@@ -169,6 +173,21 @@ def _prepared(study: Study, recipe: Recipe) -> dict[str, str]:
         prepare(study.prepare(), place, sample_rate=recipe.features.sample_rate)
     splits = read_corpus(place)["splits"]
     return {name: splits[name]["rows_sha256"] for name in sorted(splits)}
+
+
+def _decode(recipe: Recipe, folder: Path) -> None:
+    """Decodes the audio of all runs, so that no run is charged for it; notes the time it took."""
+    try:
+        seconds = decode_for(recipe.data, recipe.features.sample_rate)
+    except (OSError, ValueError) as error:  # the runs will fail and report it
+        log.warning("audio is not decoded before the first run: %s", reason(error))
+        return
+    if seconds:
+        log.info("decoding took %.1f s, which the study is charged for and no run", seconds)
+        with waiting_for(folder / ".register.lock"):
+            registered = read_registration(folder) or {}
+            registered[DECODING] = registered.get(DECODING, 0.0) + seconds
+            write(folder / "study.json", json.dumps(registered, indent=1))
 
 
 def _forget_failures(plan: Plan, folder: Path, selection: Selection) -> None:

@@ -15,6 +15,7 @@ from asr.report.study import StudyRecord, checksum, cores_per_device, read_regis
 from asr.study.plan import Plan
 from asr.study.units import chosen
 
+DECODING = "decoding_seconds"  # key of the time that decoding took before the runs
 NAMED = 3  # number of differing keys that an error names
 
 

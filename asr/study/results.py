@@ -12,7 +12,7 @@ from asr.locks import is_taken, waiting_for
 from asr.report.study import FAILED, Row, read_record, upgraded_row
 from asr.study.budgets import plan_of_runs
 from asr.study.plan import TUNING, Plan, Unit
-from asr.study.registration import differences, first_keys, read_registration
+from asr.study.registration import DECODING, differences, first_keys, read_registration
 from asr.study.schema import Study
 from asr.study.units import chosen, read_result
 
@@ -64,6 +64,10 @@ def summary(plan: Plan, folder: Path) -> dict[str, Any]:
             )
     spent = sum(row["device_hours"] for row in record.ended)
     remarks.append(f"Cost of all training: {digits(spent)} {record.unit}, failures included.")
+    if seconds := record.registered.get(DECODING):
+        remarks.append(
+            f"Audio was decoded in {seconds:.1f} s before the runs, which do not pay it."
+        )
     return {
         "rows": rows,
         "table": table(plan, rows),

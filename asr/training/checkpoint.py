@@ -11,10 +11,11 @@ import lightning.pytorch as L
 import torch
 
 from asr.config import strict_yaml
+from asr.data.utterances import CACHED_ORDER
 from asr.files import check_format, write
 from asr.training.ledger import LedgerCallback
 from asr.training.ranks import from_rank_zero
-from asr.training.task import Progress
+from asr.training.task import ORDER, Progress
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
             state["best"] = (state["best_wer"], math.inf)
         elif isinstance(state["best"], float):
             state["best"] = (state["best"],)
-        state["same"].keys()
+        if "data" in (same := state["same"]) and ORDER not in same:  # of a speech recogniser
+            same[ORDER] = same["data"].pop("order", CACHED_ORDER)
     except Exception as error:  # unpickling may raise any error
         raise _damaged(path, error) from None
     check_format(path, FORMAT, state)
@@ -103,9 +105,10 @@ class CheckpointCallback(L.Callback):
         before = self.saved["same"]
         for name, now in module.resume_invariants().items():
             if before.get(name) != now:
+                keys = "data.cache_gib and data.shuffle_seconds" if name == ORDER else "it"
                 raise ValueError(
                     f"{self.folder}: the {name} changed since the run began (was "
-                    f"{before.get(name)}, is {now}); restore it, or choose another --run"
+                    f"{before.get(name)}, is {now}); restore {keys}, or choose another --run"
                 )
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:

@@ -23,7 +23,9 @@ AnyRecipe = Recipe | LanguageModelRecipe
 # Beginnings of the keys that may change when a run is resumed, because its batches do not depend on
 # them. The corpus may move to another folder; ``_check_rows`` checks its rows.
 CHANGEABLE: tuple[str, ...] = ("budget.", "trainer.", "data.corpus:")
-CHANGEABLE += ("data.num_workers:", "data.cache_gib:", "data.device_cache:")
+CHANGEABLE += ("data.num_workers:", "data.device_cache:")
+# These may change if the order of batches does not; the checkpoint has that order.
+CHANGEABLE += ("data.cache_gib:", "data.shuffle_seconds:")
 # Files of a run before it has a result, and its results.
 FIRST_FILES = (".lock", "recipe.yaml", "heartbeat.json", "environment.json", "ledger.jsonl")
 RESULTS = ("ledger.json", "last.ckpt")

@@ -22,7 +22,7 @@ from asr.text.scoring import ranked
 from asr.training.compiled import Shape, Shapes, begin_step, compile_regions
 from asr.training.machine import kernel_precision
 from asr.training.ranks import from_rank_zero, summed
-from asr.training.task import Task, seed
+from asr.training.task import ORDER, Task, seed
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +149,7 @@ class SpeechModule(Task):
                 self.recipe.features.sample_rate,
                 number,
                 share,
+                batch.num_samples,
             )
         waves = self._pad_to_multiple(waves)
         longest = int(model.features.num_frames(torch.tensor(waves.shape[1])))
@@ -189,7 +190,7 @@ class SpeechModule(Task):
             return self._encoder_flops(t) + self._decoder_flops(-(-t // stride), u)
 
         return {
-            "audio_seconds": int(batch.wave_lengths.sum()) / self.recipe.features.sample_rate,
+            "audio_seconds": sum(batch.num_samples) / self.recipe.features.sample_rate,
             "padded_seconds": filled.rows * filled.frames * self.model.features.hop_seconds,
             # The backward pass costs twice the forward pass.
             "train_flops": 3 * sum(map(flops, frames.tolist(), batch.token_lengths.tolist())),
@@ -247,7 +248,8 @@ class SpeechModule(Task):
         options, device = self.recipe.trainer, self.trainer.strategy.root_device
         recurrent = options.recurrent_precision
         return {
-            "data": self.data.rows_sha256 | self.data.source.order,
+            "data": self.data.rows_sha256,
+            ORDER: self.data.source.order,
             "device": device.type,
             "precision": kernel_precision(options, device)
             + (f", recurrent {recurrent}" if recurrent != "float32" else ""),

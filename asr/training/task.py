@@ -16,6 +16,7 @@ from asr.training.ranks import summed
 
 log = logging.getLogger(__name__)
 
+ORDER = "order of batches"  # a key of ``Task.resume_invariants``
 RANK_SEED = 500_000_003  # distance between the seeds of two ranks
 NONFINITE_PATIENCE = 10  # a run stops after this number of updates without a finite gradient
 WATCHED = {"loss", "wer", "cer", "perplexity", "word_perplexity"}  # for EarlyStopping and others

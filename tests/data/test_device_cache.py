@@ -29,6 +29,7 @@ def speech(corpus, device: torch.device = CPU, **keys) -> SpeechData:
 
 def assert_identical(one: Batch, other: Batch) -> None:
     assert (one.ids, one.texts) == (other.ids, other.texts)
+    assert one.num_samples == other.num_samples == one.wave_lengths.tolist()
     for name in ("waves", "wave_lengths", "tokens", "token_lengths"):
         a, b = getattr(one, name), getattr(other, name)
         assert a.dtype == b.dtype

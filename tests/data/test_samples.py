@@ -2,13 +2,20 @@
 
 import logging
 import multiprocessing
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from asr.audio.audio_file import decode
-from asr.data.samples import FULL_SCALE, Samples, shared
-from asr.data.utterances import decoded, read_rows
+from asr.data.samples import FULL_SCALE, Samples, cache_folders, shared
+from asr.data.utterances import decode_rows, decoded, read_rows
+from asr.files import OutputError
+from asr.locks import take
 from tests.corpus import RATE, make_corpus
 
 WAVES = [np.arange(length, dtype=np.int16) for length in (5, 1, 900)]
@@ -30,7 +37,7 @@ def read(path, number=3):
 
 
 def opened(path, waves, current=("",)):
-    return shared(path, len(WAVES), waves, current)
+    return shared([path], len(WAVES), waves, current)
 
 
 def assert_holds(samples, waves):
@@ -84,14 +91,106 @@ def test_files_of_earlier_contents_are_removed(tmp_path):
     }  # fmt: skip
 
 
-def test_without_a_place_to_write_a_temporary_file_is_used_and_the_log_says_so(tmp_path, caplog):
-    (tmp_path / "cache").touch()  # a file where the folder should be
+@pytest.mark.parametrize("writable", ["user", "temporary"])
+def test_if_the_corpus_cannot_be_written_processes_and_later_runs_share_a_file_elsewhere(
+    corpus, writable, tmp_path, monkeypatch, caplog
+):
+    for name, folder in (("XDG_CACHE_HOME", "user"), ("TMPDIR", "temporary")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "temporary").mkdir()
+    (corpus / "cache").touch()  # a file where the folder should be
+    if writable == "temporary":
+        (tmp_path / "user").touch()
+    expected = [table_wave(corpus, index) for index in range(9)]
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_decode_in_process, args=(corpus, tmp_path / "journal"))
+        for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 3
+    assert (tmp_path / "journal").read_text() == "decoded\n"
+    (made,) = tmp_path.glob("*/**/*.pcm")
+    assert made.is_relative_to(tmp_path / writable)
+    monkeypatch.setattr("asr.data.utterances.decode_rows", never)
+    with caplog.at_level(logging.INFO):
+        samples = decoded(corpus, "train", RATE)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"decoded audio is read from {made}"
+    ]
+    assert_holds(samples, expected)
+    assert samples.mapped().tolist() == np.concatenate(expected).tolist()
+
+
+def table_wave(corpus, index):
+    audio = read_rows(corpus, ["train"])[index]["audio"]["bytes"]
+    return (decode(audio, RATE) * FULL_SCALE).round().astype(np.int16)
+
+
+def _decode_in_process(corpus, journal):
+    def noted(*arguments):
+        with journal.open("a") as file:
+            file.write("decoded\n")
+        return decode_rows(*arguments)
+
+    with mock.patch("asr.data.utterances.decode_rows", noted):
+        assert len(decoded(corpus, "train", RATE)) == 9
+
+
+def test_the_log_says_why_and_where_audio_is_decoded_elsewhere(tmp_path, caplog):
+    (tmp_path / "cache").touch()
+    paths = [tmp_path / name / "a.pcm" for name in ("cache", "other")]
     with caplog.at_level(logging.WARNING):
-        samples = opened(tmp_path / "cache" / "a.pcm", lambda: WAVES)
-    assert_holds(samples, WAVES)
-    assert samples.mapped().tolist() == np.concatenate(WAVES).tolist()
-    assert "to a temporary file, for this run alone" in caplog.text
-    assert len(caplog.records) == 1
+        assert_holds(shared(paths, 3, lambda: WAVES, [""]), WAVES)
+    (record,) = caplog.records
+    assert f"{paths[1]} is made for all later runs, because" in record.getMessage()
+    assert str(paths[0].parent) in record.getMessage()
+
+
+def test_a_full_disk_is_left_for_the_next_place_and_named_if_all_are_full(tmp_path, quota):
+    paths = [tmp_path / name / "a.pcm" for name in ("cache", "other")]
+    with quota(500), pytest.raises(OutputError, match=r"File too large.*XDG_CACHE_HOME"):
+        shared(paths, 3, lambda: WAVES, [""])
+    assert not list(tmp_path.glob("*/*.pcm"))
+
+
+def test_a_temporary_folder_of_another_user_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert any(folder.is_relative_to(tmp_path) for folder in cache_folders(tmp_path / "corpus")[1:])
+    (tmp_path / f"asr-{os.getuid()}").mkdir()
+    if os.getuid() == 0:
+        os.chown(tmp_path / "asr-0", 12345, -1)
+        places = cache_folders(Path("/corpus"))
+        assert not any(folder.is_relative_to(tmp_path) for folder in places)
+
+
+def test_a_process_says_that_it_waits_for_one_that_decodes(tmp_path, caplog):
+    path = tmp_path / "cache" / "a.pcm"
+    held = take(path.parent / ".lock")
+    with caplog.at_level(logging.INFO), ThreadPoolExecutor(1) as pool:
+        found = pool.submit(opened, path, lambda: WAVES)
+        deadline = time.monotonic() + 30
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.01)
+        held.close()
+        assert_holds(found.result(), WAVES)
+    said = f"waiting for another process: it decodes audio into {path.parent}"
+    assert [record.getMessage() for record in caplog.records][0] == said
+
+
+def test_audio_is_decoded_by_the_cores_that_this_process_may_use(corpus, monkeypatch):
+    used = []
+    monkeypatch.setattr("asr.metering.control_groups.usable_cores", lambda: 3)
+    monkeypatch.setattr(
+        "asr.data.utterances.ThreadPoolExecutor",
+        lambda threads: used.append(threads) or ThreadPoolExecutor(threads),
+    )
+    decoded(corpus, "train", RATE)
+    assert used == [3]
 
 
 def test_an_error_of_decoding_leaves_no_file(tmp_path):

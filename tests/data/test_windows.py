@@ -1,5 +1,6 @@
 """Audio beyond the cache: read in windows of row groups, once an epoch, resumable anywhere."""
 
+import functools
 import itertools
 from collections import Counter
 
@@ -140,19 +141,44 @@ def test_validation_beyond_the_cache_holds_every_utterance_once(corpus):
 
 
 def test_a_run_is_not_resumed_in_another_order(corpus, tmp_path):
-    def run(updates, **keys):
-        tree = {
-            "data": {"corpus": str(corpus), "max_batch_seconds": 4.0, "shuffle_seconds": 8.0}
-            | keys,
-            "features": {"sample_rate": RATE, "num_mels": 20},
-            "encoder": {"class_path": "LSTM", "init_args": {"dim": 8, "channels": 2, "layers": 1}},
-            "decoder": {"class_path": "CTC", "init_args": {}},
-            "trainer": {"accelerator": "cpu", "devices": 1},
-            "budget": {"updates": updates},
-        }
-        return train(strict_yaml.read(Recipe, tree), tmp_path / "run")
-
+    run = functools.partial(run_on, corpus, tmp_path / "run")
     run(1, cache_gib=0.0)
-    with pytest.raises(ValueError, match=r"data changed .*windows of 8 s, as audio exceeds"):
+    words = (
+        r"order of batches changed since the run began \(was windows of 8 s, as audio exceeds data."
+        r"cache_gib, is {}\); restore data.cache_gib and data.shuffle_seconds, or"
+    )
+    with pytest.raises(ValueError, match=words.format("that of cached audio")):
         run(2)
+    with pytest.raises(ValueError, match=words.format("windows of 9 s, .*")):
+        run(2, cache_gib=0.0, shuffle_seconds=9.0)
     assert run(2, cache_gib=1e-9)["updates"] == 2
+
+
+def test_the_windows_of_uncached_audio_may_change_for_a_run_on_cached_audio(corpus, tmp_path):
+    run_on(corpus, tmp_path / "run", 1)
+    with pytest.raises(ValueError, match=r"was that of cached audio, is windows of 8 s"):
+        run_on(corpus, tmp_path / "run", 2, cache_gib=0.0)
+    assert run_on(corpus, tmp_path / "run", 2, shuffle_seconds=9.0)["updates"] == 2
+
+
+def test_a_run_resumes_whose_checkpoint_has_the_order_among_the_checksums(corpus, tmp_path):
+    for name, keys in (("windows", {"cache_gib": 0.0}), ("cached", {})):
+        run_on(corpus, tmp_path / name, 1, **keys)
+        state = torch.load(tmp_path / name / "last.ckpt", weights_only=True)
+        order = state["same"].pop("order of batches")
+        if name == "windows":
+            state["same"]["data"]["order"] = order
+        torch.save(state, tmp_path / name / "last.ckpt")
+        assert run_on(corpus, tmp_path / name, 2, **keys)["updates"] == 2
+
+
+def run_on(corpus, folder, updates, **keys):
+    tree = {
+        "data": {"corpus": str(corpus), "max_batch_seconds": 4.0, "shuffle_seconds": 8.0} | keys,
+        "features": {"sample_rate": RATE, "num_mels": 20},
+        "encoder": {"class_path": "LSTM", "init_args": {"dim": 8, "channels": 2, "layers": 1}},
+        "decoder": {"class_path": "CTC", "init_args": {}},
+        "trainer": {"accelerator": "cpu", "devices": 1},
+        "budget": {"updates": updates},
+    }
+    return train(strict_yaml.read(Recipe, tree), folder)

@@ -25,8 +25,8 @@ from asr.study import Selection, devices, matrix, read_study, run_study, status
 from asr.study.plan import Plan, draw
 from asr.study.processes import Children, InheritedLocks
 from asr.study.schema import Range
-from tests.corpus import make_corpus
-from tests.studies import STUDY, Fake, study, wer_of, work, write_inputs
+from tests.corpus import RATE, make_corpus
+from tests.studies import STUDY, TASK, Fake, study, wer_of, work, write_inputs
 from tests.training.test_train import recipe as real_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +144,46 @@ def test_a_missing_corpus_is_prepared_once_at_the_rate_of_the_features(tmp_path,
 
 
 # --- tuning ---
+
+
+@pytest.fixture
+def tones(tmp_path):
+    """The corpus of the study, with audio."""
+    shutil.rmtree("corpus")
+    make_corpus(tmp_path / "corpus", train=6, validation=2)
+    task = TASK | {"features": {"sample_rate": RATE}}
+    (tmp_path / "task.yaml").write_text(json.dumps(task))
+    return tmp_path / "corpus" / "cache"
+
+
+def test_audio_is_decoded_before_the_first_run_and_the_study_says_what_it_took(
+    tones, tmp_path, caplog
+):
+    made = []
+
+    def looks(verb, recipe):
+        made.append(len(list(tones.glob("*.pcm"))))
+        return 0
+
+    caplog.set_level("INFO")
+    result = run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal", looks))
+    assert set(made) == {2}
+    registered = json.loads((tmp_path / "study" / "study.json").read_text())
+    seconds = registered["decoding_seconds"]
+    assert 0 < seconds < 60
+    words = f"Audio was decoded in {seconds:.1f} s before the runs, which do not pay it."
+    assert words in result["remarks"]
+    assert "which the study is charged for and no run" in caplog.text
+    run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal"))
+    assert json.loads((tmp_path / "study" / "study.json").read_text()) == registered
+
+
+def test_a_study_goes_on_to_its_runs_if_audio_cannot_be_decoded(tones, tmp_path, caplog):
+    next(tones.parent.glob("validation-*.parquet")).unlink()
+    run_study(study(), tmp_path / "study", runner=Fake(tmp_path / "journal"))
+    assert "audio is not decoded before the first run: " in caplog.text
+    assert "0 of 1 files of the split validation" in caplog.text
+    assert read_rows(tmp_path / "study")
 
 
 def test_draws_have_the_distribution_of_their_range_and_reach_both_integer_bounds():
