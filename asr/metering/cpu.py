@@ -11,7 +11,8 @@ from typing import Any
 
 from asr.metering.environment import cores
 
-READ_SECONDS = 0.05  # readings of threads other than the first are at most this old
+# Readings of threads other than the first are at most this old. Each takes about 15 us.
+READ_SECONDS = 0.1
 WAIT_LIMIT = 0.1  # share of a time above which other programs or the machine have changed it
 # The shares of the time of timed work that other programs or the machine took, in words.
 SHARES = {
