@@ -27,18 +27,19 @@ def train(arguments: list[str]) -> int:
     if branches is (known.from_update is None):
         raise ValueError("--cooldown and --from belong together; give both, or neither")
     if branches:
-        from asr.training.branch import begin_branch, branch_tree
+        from asr.training.branch import begin_branch, branch_tree, check_branch
 
         trunk = Path(known.recipe)
         recipe_file = trunk / "recipe.yaml"
-        if wrong := [o for o in overrides[::2] if not o.startswith(("--trainer.", "--data."))]:
-            raise ValueError(f"{wrong[0]}: a branch has the recipe of its run; leave it out")
         tree = branch_tree(trunk, known.from_update, known.cooldown)
     else:
         recipe_file = shipped.find(known.recipe, "tasks")
         tree = strict_yaml.load_file(recipe_file)
     schema = LanguageModelRecipe if "language_model" in tree else Recipe
+    before = strict_yaml.read(schema, tree)
     recipe = strict_yaml.read(schema, strict_yaml.override(tree, overrides, schema))
+    if branches:
+        check_branch(before, recipe)
     if known.print_config:
         print(strict_yaml.to_yaml(strict_yaml.tree_of(recipe)), end="")
         return 0

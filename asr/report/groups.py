@@ -17,7 +17,8 @@ SHARED = {
     "search": ("search",),
 }
 # Keys that may differ between the runs of one arm.
-INCIDENTAL = ("seed", "data.corpus")
+INCIDENTAL: tuple[str, ...] = ("seed", "data.corpus", "trainer.log_every_n_steps")
+INCIDENTAL += ("trainer.checkpoint_every_seconds", "trainer.keep_checkpoints_every")
 MOST_KEYS = 3  # largest number of differing keys that a sentence names
 
 Identities = dict[Path, dict[str, Any]]

@@ -57,7 +57,9 @@ class LastAverage(L.Callback):
             del self.weights[update]
         if not trainer.should_stop:
             return
-        model = copy.deepcopy(module.model).eval().requires_grad_(False)
+        # A copy of a compiled model would call regions of the original, with its weights.
+        model = copy.deepcopy(module.average[0])
+        model.load_state_dict(module.model.state_dict())
         for name, parameter in model.named_parameters():
             remembered = torch.stack([one[name] for one in self.weights.values()])
             parameter.copy_(remembered.double().mean(0))

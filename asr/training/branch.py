@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from asr.config import strict_yaml
 from asr.files import write
 from asr.metering.ledger_format import read_ledger
 from asr.training.checkpoint import kept_checkpoint, read_checkpoint
-from asr.training.run_folder import AnyRecipe
+from asr.training.machine import is_first_process
+from asr.training.run_folder import CHANGEABLE, AnyRecipe, check_folder
+
+POLL_SECONDS = 0.1
 
 
 def branch_tree(trunk: Path, update: int, cooldown: float) -> dict[str, Any]:
@@ -37,19 +41,39 @@ def branch_tree(trunk: Path, update: int, cooldown: float) -> dict[str, Any]:
     return tree
 
 
+def check_branch(before: AnyRecipe, recipe: AnyRecipe) -> None:
+    """Checks that a branch differs from ``before``, its recipe, as a resumed run may, at most.
+
+    Raises:
+        ValueError: another key differs.
+    """
+    for line in strict_yaml.differences(*map(strict_yaml.tree_of, (before, recipe))):
+        if line.startswith("budget.") or not line.startswith(CHANGEABLE):
+            raise ValueError(f"--{line}: a branch has the recipe of its run; leave it out")
+
+
 def begin_branch(trunk: Path, update: int, recipe: AnyRecipe, folder: Path) -> None:
     """Makes the run folder of a branch, whose ledger begins with the cost of the trunk.
 
-    Does nothing if the folder is there: ``train`` then resumes the branch, or refuses the folder.
+    Does nothing if the folder holds the branch, which ``train`` then resumes. The first process of
+    a launcher makes the folder, and the others wait for it.
 
     Raises:
-        ValueError: the kept state is damaged, or the folder holds a run with another budget.
+        ValueError: the kept state is damaged, or the folder holds another run or other files.
     """
-    if folder.exists():
-        path, budget = folder / "recipe.yaml", strict_yaml.tree_of(recipe.budget)
-        if path.exists() and strict_yaml.load_file(path)["budget"] != budget:
+    last = folder / "last.ckpt"
+    while not is_first_process(recipe.trainer) and not last.exists():
+        time.sleep(POLL_SECONDS)  # the launcher ends this process if the first one fails
+    if last.exists():
+        check_folder(recipe, folder)
+        budget = strict_yaml.load_file(folder / "recipe.yaml")["budget"]
+        if budget != strict_yaml.tree_of(recipe.budget):
             raise ValueError(f"{folder} holds another run; choose another --run or remove it")
         return
+    lock = folder / ".lock"  # of a run that failed before it had a result
+    if found := sorted(path.name for path in folder.glob("*") if path != lock):
+        why = f"{folder} holds {found[0]} and no last.ckpt, so the branch cannot continue there"
+        raise ValueError(f"{why}; choose another --run or remove the folder")
     state = read_checkpoint(kept_checkpoint(trunk, update))
     assert state is not None
     # The trunk's best model may be younger than the branch, so the branch looks for its own.
@@ -62,7 +86,8 @@ def begin_branch(trunk: Path, update: int, recipe: AnyRecipe, folder: Path) -> N
     write(new / "ledger.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     write(new / "last.ckpt", lambda file: torch.save(state, file))
     strict_yaml.dump(strict_yaml.tree_of(recipe), new / "recipe.yaml")
-    new.rename(folder)
+    lock.unlink(missing_ok=True)
+    new.rename(folder)  # also onto an empty folder
 
 
 def _lines_until(trunk: Path, wall_seconds: float) -> Iterator[dict[str, Any]]:

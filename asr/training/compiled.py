@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -33,11 +34,11 @@ class Shape(NamedTuple):
 
 
 class Shapes:
-    """The shapes of all batches of a recipe, whose numbers of frames grow by a factor ``STEP``.
+    """The shapes of a rank's batches of a recipe, whose numbers of frames grow by ``STEP``.
 
     A shape has the frames of the longest batch of its step, and the most utterances and tokens that
-    a batch of its step can hold. Every batch of a recipe therefore has exactly one shape, and the
-    number of shapes is known before training.
+    a rank's share of a batch of its step can hold. Every share therefore has exactly one shape, and
+    the number of shapes is known before training.
 
     Args:
         seconds: length of each training utterance.
@@ -46,6 +47,7 @@ class Shapes:
             of utterances.
         speeds: factors of speed perturbation.
         hop_seconds: time from one feature frame to the next.
+        num_ranks: number of ranks, among which ``asr.data.batches.split`` splits each batch.
 
     Attributes:
         all: the shapes in order of their numbers of frames.
@@ -58,6 +60,7 @@ class Shapes:
         max_batch_seconds: float,
         speeds: Sequence[float],
         hop_seconds: float,
+        num_ranks: int = 1,
     ) -> None:
         slow, fast = min(speeds), max(speeds)
         shortest, longest = min(seconds), max(seconds)
@@ -72,7 +75,12 @@ class Shapes:
         for frames in sorted(set(ladder)):
             # Of the longest utterance of its batches, in seconds.
             least = max(shortest, (below - SLACK) * hop_seconds * slow)
-            rows = max(1, min(len(seconds), int(max_batch_seconds / least)))
+            most = max(1, min(len(seconds), int(max_batch_seconds / least)))
+            # A batch of N rows as long as the bound allows. Shares of equal numbers of rows have a
+            # padded size of at most ``largest``, so the best split has no larger ones.
+            batch = np.arange(1, most + 1)
+            largest = np.ceil(batch / num_ranks) * np.minimum(max_batch_seconds / batch, longest)
+            rows = max(1, int(np.minimum(batch, largest / least + 1e-6).max()))
             tokens = max(n for n, few in zip(num_tokens, fewest, strict=True) if few <= frames)
             self.all.append(Shape(rows, frames, pad_to_multiple(tokens, TOKENS)))
             below = frames

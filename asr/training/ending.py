@@ -104,8 +104,11 @@ class BudgetCallback(L.Callback):
             spent["updates"] = progress.updates
         if budget.audio_hours is not None:
             spent["audio_hours"] = summed(trainer, ledger.counters["audio_seconds"]) / 3600
-        # The last validation is still to come.
-        pending = progress.validated_at != progress.updates
+        # The last validation is still to come. An average of the last validations has its own.
+        pending = int(progress.validated_at != progress.updates)
+        if module.average and module.recipe.optimizer.average_last:
+            due = progress.updates % module.recipe.validation.every_updates == 0
+            pending = 1 + pending * due
         if budget.cpu_hours is not None:
             seconds = ledger.cpu_seconds + pending * self.account.validation_cpu
             spent["cpu_hours"] = summed(trainer, seconds) / 3600

@@ -46,8 +46,8 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
     # The other processes use the folder of the first process.
     first = is_first_process(recipe.trainer)
     with claimed(recipe, folder) if first else contextlib.nullcontext():
-        number = launch.number_of_processes(recipe)
-        return launch.run(number, functools.partial(_fit, recipe, folder))
+        number, threads = launch.processes_and_threads(recipe)
+        return launch.run(number, threads, functools.partial(_fit, recipe, folder))
 
 
 def _fit(recipe: AnyRecipe, folder: Path, place: launch.Place) -> dict[str, Any]:

@@ -129,6 +129,7 @@ class SpeechModule(Task):
             self.recipe.data.max_batch_seconds,
             self.recipe.augmentation.speed,
             self.model.features.hop_seconds,
+            self.trainer.world_size,
         )
         regions = compile_regions(self.model, mode, shapes.all)
         sizes = ", ".join("x".join(map(str, shape)) for shape in shapes.all)

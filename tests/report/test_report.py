@@ -10,7 +10,7 @@ import pytest
 
 from asr.data.utterances import DataOptions
 from asr.formatting import digits, hours, percent, percent_interval, prefixed
-from asr.recipe.schema import Recipe
+from asr.recipe.schema import Recipe, TrainerOptions
 from asr.report import compare
 from asr.report.costs import cost_to, default_targets, pareto
 from asr.report.groups import INCIDENTAL, SHARED, group_runs
@@ -365,7 +365,18 @@ def test_a_seed_trained_twice_counts_once_and_both_folders_are_named(tmp_path):
 def test_every_key_that_the_report_reads_exists_in_a_recipe():
     fields = {f.name for f in dataclasses.fields(Recipe)}
     data = {f"data.{f.name}" for f in dataclasses.fields(DataOptions)}
+    data |= {f"trainer.{f.name}" for f in dataclasses.fields(TrainerOptions)}
     assert set(INCIDENTAL).union(*SHARED.values()) <= fields | data
+
+
+def test_runs_that_log_and_save_at_other_times_are_one_arm(tmp_path):
+    trainer = {"log_every_n_steps": 1, "checkpoint_every_seconds": 5, "keep_checkpoints_every": 4}
+    runs = [
+        write_run(tmp_path / "a", seed=1),
+        write_run(tmp_path / "b", seed=2, recipe={"trainer": trainer}),
+    ]
+    (group,) = group_runs([read_run(run) for run in runs])
+    assert [arm.label for arm in group.arms] == ["LSTM"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Compiled training against training as it is; traced only, as a compiler may be missing."""
 
+import copy
 import dataclasses
 import json
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from torch._dynamo.backends.common import aot_autograd
 
 from asr.audio.features import FeatureOptions, LogMel
 from asr.config import strict_yaml
-from asr.data.batches import BatchStream
+from asr.data.batches import BatchStream, split
 from asr.metering.ledger_format import read_ledger
 from asr.metering.meter import Ledger
 from asr.model import build_model
@@ -20,6 +22,7 @@ from asr.recipe.schema import Budget, Recipe
 from asr.search import Greedy
 from asr.text.tokenizers import Characters
 from asr.training import speech as speech_module
+from asr.training.average import LastAverage, MovingAverage
 from asr.training.compiled import Shape, Shapes, begin_step, compile_regions, metered
 from asr.training.run import train
 from tests import tiny
@@ -55,6 +58,24 @@ def test_every_batch_fits_one_of_a_few_shapes_at_any_speed(corpus):
             assert all(a >= b for a, b in zip(shape, size, strict=True))
             waste.append(shape.rows * shape.frames / (size[0] * size[1]))
     assert np.median(waste) < 1.25 * 1.1 / 0.9
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_the_shapes_of_a_rank_hold_its_shares_and_little_more(ranks):
+    draw = np.random.default_rng(1)
+    seconds = [0.3, 17.0, *draw.gamma(8.0, 1.5, 400).clip(0.5, 16.0), *[0.5] * 40]
+    shapes = Shapes(seconds, [5] * len(seconds), 120.0, [1.0], 0.01, ranks)
+    stream, filled, used = BatchStream(seconds, 120.0, seed=1), 0, 0
+    # The last batch mixes the longest utterance with short ones.
+    batches = [*stream.epoch(0), *stream.epoch(1), [1, *range(402, 408)]]
+    for batch in batches:
+        for rows in split([seconds[i] for i in batch], ranks):
+            longest = max((seconds[batch[row]] for row in rows), default=0.0)
+            if rows:
+                shape = shapes.of(len(rows), int(100 * longest) + 1, 5)
+                filled += shape.rows * shape.frames
+                used += len(rows) * int(100 * longest)
+    assert filled / used < {2: 1.7, 3: 1.9, 8: 3.0}[ranks]
 
 
 def test_a_padded_batch_holds_the_same_values_and_otherwise_zeros():
@@ -251,3 +272,31 @@ def test_a_last_region_without_gradient_does_not_begin_a_new_step_of_cuda_graphs
         for region in regions:
             region.zero_grad(set_to_none=True)
     assert begun == ["forward"] * 4
+
+
+def test_the_average_of_a_compiled_model_computes_with_its_own_weights():
+    torch.manual_seed(0)
+    model = build_model(
+        FeatureOptions(sample_rate=RATE, num_mels=tiny.NUM_MELS),
+        tiny.ENCODER_BUILDERS["LSTM"],
+        tiny.DECODER_BUILDERS["CTC"],
+        Greedy,
+        Characters((), alphabet="abc"),
+        "none",
+    )
+    expected = copy.deepcopy(model).eval()
+    task = SimpleNamespace(model=model, progress=SimpleNamespace(updates=1))
+    MovingAverage().on_fit_start(None, task)
+    compile_regions(model, "eager", [Shape(2, 64, 8)])
+    last = LastAverage(2)
+    last.on_validation_start(SimpleNamespace(should_stop=False), task)
+    with torch.no_grad():
+        for parameter, mean in zip(model.parameters(), expected.parameters(), strict=True):
+            parameter.mul_(3)
+            mean.mul_(2)
+    task.progress.updates = 2
+    last.on_validation_start(SimpleNamespace(should_stop=True), task)
+    given = tiny.features(41, 64)
+    with torch.no_grad():
+        found = task.final[0].encoder(*given)[0]
+        torch.testing.assert_close(found, expected.encoder(*given)[0])

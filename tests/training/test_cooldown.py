@@ -1,17 +1,22 @@
 """Cooldown, branches off a longer run, and the average of the last validations."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from asr.cli import main
 from asr.config import strict_yaml
 from asr.metering.ledger_format import read_ledger
 from asr.model import load_model
 from asr.recipe.schema import OptimizerOptions
+from asr.training import branch
+from asr.training.ending import BudgetCallback
 from asr.training.run import train
-from asr.training.task import Task
+from asr.training.task import Progress, Task
 from tests.corpus import make_corpus
 from tests.training.test_train import KilledError, assert_equal_weights, recipe
 
@@ -80,38 +85,118 @@ def test_a_cooldown_resumes_exactly(corpus, tmp_path, monkeypatch):
 
 def test_a_branch_is_the_run_that_had_cooled_down_from_there(corpus, tmp_path, capsys):
     keep = {"keep_checkpoints_every": 2}
-    trunk, branch = tmp_path / "trunk", tmp_path / "trunk-cooldown-6"
+    trunk, branched = tmp_path / "trunk", tmp_path / "trunk-cooldown-6"
     train(given(corpus, {"updates": 12}, keep), trunk)
     kept = sorted(int(path.stem) for path in (trunk / "kept").iterdir())
     assert kept == [2, 4, 6, 8, 10, 12]
     command = ["train", str(trunk), "--cooldown", "0.25", "--from", "6"]
     assert main(command) == 0
     train(given(corpus, {"updates": 8}, cooldown=0.25), tmp_path / "whole")
-    assert_equal_weights(tmp_path / "whole", branch)
+    assert_equal_weights(tmp_path / "whole", branched)
 
     state = torch.load(trunk / "kept" / "6.ckpt", weights_only=True)
-    lines = read_ledger(branch)
+    lines = read_ledger(branched)
     assert [line["updates"] for line in lines if line["event"] == "step"] == list(range(1, 9))
     assert [line["event"] for line in lines].count("start") == 2
     seventh = next(line for line in lines if line.get("updates") == 7)
     assert seventh["device_hours"] > state["ledger"]["device_hours"]
     assert seventh["audio_seconds"] > state["ledger"]["audio_seconds"]
     assert seventh["wasted_seconds"] == pytest.approx(0, abs=1e-6)
-    assert load_model(branch).summary["updates"] > 6
+    assert load_model(branched).summary["updates"] > 6
 
     # The same command finds the branch finished; other branches and mistakes are refused.
     assert main(command) == 0
-    assert json.loads((branch / "ledger.json").read_text())["updates"] == 8
+    assert json.loads((branched / "ledger.json").read_text())["updates"] == 8
     for arguments, message in [
-        (["--cooldown", "0.5", "--from", "6"], "holds another run"),
+        (
+            ["--cooldown", "0.5", "--from", "6"],
+            "run of another recipe (optimizer.cooldown: was",
+        ),
         (["--cooldown", "0.25", "--from", "5"], "kept the states after 2, 4, 6, 8, 10, 12 updates"),
         (["--cooldown", "1", "--from", "6"], "--cooldown 1.0: expects a share between 0 and 1"),
         (["--cooldown", "0.25"], "--cooldown and --from belong together"),
-        (["--cooldown", "0.25", "--from", "6", "--seed", "2"], "--seed: a branch has the recipe"),
+        (
+            ["--cooldown", "0.25", "--from", "6", "--seed", "2"],
+            "--seed: was 1, is now 2: a branch has the recipe",
+        ),
+        (
+            ["--cooldown", "0.25", "--from", "6", "--trainer.devices=1", "--optimizer.lr=5"],
+            "--optimizer.lr: was 0.005, is now 5.0: a branch has the recipe",
+        ),
+        (
+            ["--cooldown", "0.25", "--from", "6", "--data.max_batch_seconds", "5"],
+            "--data.max_batch_seconds: was 12.0, is now 5.0: a branch",
+        ),
+        (
+            ["--cooldown", "0.25", "--from", "6", "--budget.updates", "9"],
+            "--budget.updates: was 8, is now 9: a branch",
+        ),
     ]:
         capsys.readouterr()
-        assert main(["train", str(trunk), "--run", str(branch), *arguments]) == 2
+        assert main(["train", str(trunk), "--run", str(branched), *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trunk(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trunk") / "trunk"
+    train(given(corpus, {"updates": 6}, {"keep_checkpoints_every": 6}), folder)
+    return folder
+
+
+def test_a_branch_fills_an_empty_folder_and_refuses_other_files(trunk, tmp_path, capsys):
+    folder = tmp_path / "branch"
+    folder.mkdir()
+    command = ["train", str(trunk), "--cooldown", "0.25", "--from", "6", "--run", str(folder)]
+    (folder / "notes.txt").touch()
+    assert main(command) == 2
+    assert "holds notes.txt and no last.ckpt" in capsys.readouterr().err
+    (folder / "notes.txt").unlink()
+    (folder / ".lock").touch()
+    assert main(command) == 0
+    starts = [line for line in read_ledger(folder) if line["event"] == "start"]
+    assert [line["from_update"] for line in starts] == [0, 6]
+
+
+def test_only_the_first_process_of_a_launcher_makes_the_folder_of_a_branch(
+    corpus, trunk, tmp_path, monkeypatch
+):
+    folder, asked = tmp_path / "branch", given(corpus, {"updates": 8}, cooldown=0.25)
+    two = dataclasses.replace(asked, trainer=dataclasses.replace(asked.trainer, devices=2))
+    seen = []
+
+    def wait(seconds):
+        seen.append(folder.exists())
+        monkeypatch.setattr(rank_zero_only, "rank", 0)
+        branch.begin_branch(trunk, 6, two, folder)
+        monkeypatch.setattr(rank_zero_only, "rank", 1)
+
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    monkeypatch.setattr(branch.time, "sleep", wait)
+    branch.begin_branch(trunk, 6, two, folder)
+    assert seen == [False]
+    assert (folder / "last.ckpt").exists()
+
+
+def test_a_budget_leaves_time_for_the_validation_of_the_average(corpus):
+    def stops(updates, validated_at, hours, **optimizer):
+        asked = given(corpus, {"device_hours": 10.0}, **optimizer)
+        progress = Progress(updates=updates, validated_at=validated_at, validation_seconds=3600.0)
+        module = SimpleNamespace(
+            recipe=asked, progress=progress, exhausted=None, average=("copy",), spent=0.0
+        )
+        ledger = SimpleNamespace(device_hours=hours, num_devices=1)
+        trainer = SimpleNamespace(should_stop=False, world_size=1)
+        callback = BudgetCallback(SimpleNamespace(ledger=ledger))
+        callback._check(trainer, module)
+        return trainer.should_stop
+
+    # A validation takes an hour of ten, and comes every four updates.
+    assert [stops(5, 4, hours, average_last=2) for hours in (8.9, 9.1)] == [False, True]
+    assert [stops(8, 4, hours, average_last=2) for hours in (7.9, 8.1)] == [False, True]
+    assert [stops(8, 8, hours, average_last=2) for hours in (8.9, 9.1)] == [False, True]
+    assert [stops(8, 4, hours) for hours in (8.9, 9.1)] == [False, True]
+    assert [stops(8, 8, hours) for hours in (9.9, 10.1)] == [False, True]
 
 
 def test_a_branch_that_stops_resumes(corpus, tmp_path, monkeypatch):

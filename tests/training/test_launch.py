@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import psutil
 import pytest
@@ -125,11 +126,15 @@ def test_two_processes_train_a_language_model_as_one_does(tmp_path):
     [
         (
             lambda: os.kill(os.getpid(), signal.SIGKILL),
-            "killed by SIGKILL, perhaps for lack of memory$",
+            r"killed by SIGKILL, perhaps for lack of memory \(smaller .*; the same command",
+        ),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGUSR1),
+            "killed by SIGUSR1; the same command continues from the last checkpoint$",
         ),
         (lambda: (_ for _ in ()).throw(ValueError("no such tone")), "no such tone$"),
     ],
-    ids=["killed", "error"],
+    ids=["killed", "aborted", "error"],
 )
 def test_a_process_that_fails_ends_the_run_with_one_line(
     corpus, tmp_path, monkeypatch, capfd, fault, reason
@@ -151,6 +156,43 @@ def test_a_process_that_fails_ends_the_run_with_one_line(
     assert torch.get_num_threads() == threads
     monkeypatch.setattr(SpeechModule, "training_step", original)
     assert train(given(corpus, 2, updates=4), tmp_path / "run")["updates"] == 4
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from asr.config import strict_yaml
+from asr.recipe.schema import Recipe
+from asr.training.run import train
+
+if __name__ == "__main__":
+    torch.ones(1 << 20).add(1)  # starts OpenMP's threads
+    recipe = strict_yaml.read(Recipe, strict_yaml.load_file(Path(sys.argv[1])))
+    train(recipe, Path(sys.argv[2]))
+"""
+
+
+def test_processes_with_two_threads_train_after_the_first_one_has_used_its_threads(
+    corpus, tmp_path
+):
+    asked = given(corpus, 2, updates=1, data={"corpus": str(corpus), "max_batch_seconds": 60.0})
+    strict_yaml.dump(strict_yaml.tree_of(asked), tmp_path / "tones.yaml")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "script.py", "tones.yaml", "run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=200)
+    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
+    assert (ledger["num_processes"], ledger["num_threads"], ledger["updates"]) == (2, 2, 1)
+
+
+def test_a_process_that_does_not_start_ends_the_run(monkeypatch):
+    monkeypatch.setattr(launch, "START", timedelta(seconds=1))
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(launch, "_follow", lambda *_: time.sleep(60))
+    with pytest.raises(ValueError, match=r"^not all 2 processes started within 1 s .*devices 1$"):
+        launch.run(2, 1, lambda place: None)
+    assert psutil.Process().children() == []
 
 
 def test_no_process_survives_the_first_one(corpus, tmp_path):
@@ -192,16 +234,34 @@ def test_there_is_a_process_for_each_core_that_a_batch_can_keep_busy(
     if threads is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
     data = {"corpus": str(corpus), "max_batch_seconds": seconds}
-    assert launch.number_of_processes(given(corpus, devices, data=data)) == expected
+    found = launch.processes_and_threads(given(corpus, devices, data=data))
+    assert found == (expected, int(threads or 1))
+
+
+def test_one_process_holds_one_core_unless_more_threads_are_asked_for(
+    corpus, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    data = {"corpus": str(corpus), "max_batch_seconds": 0.5}
+    given_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train(given(corpus, "auto", updates=1, data=data), tmp_path)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(given_threads)
+    assert json.loads((tmp_path / "ledger.json").read_text())["num_devices"] == 1
 
 
 def test_only_a_cpu_of_one_machine_has_processes_of_its_own(corpus, monkeypatch):
     asked = given(corpus, 3)
     for change in ({"accelerator": "gpu"}, {"num_nodes": 2}):
         trainer = dataclasses.replace(asked.trainer, **change)
-        assert launch.number_of_processes(dataclasses.replace(asked, trainer=trainer)) == 1
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    assert launch.number_of_processes(asked) == 1
+        changed = dataclasses.replace(asked, trainer=trainer)
+        assert launch.processes_and_threads(changed)[0] == 1
+    for size, expected in (("3", 1), ("", 3)):
+        monkeypatch.setenv("WORLD_SIZE", size)
+        assert launch.processes_and_threads(asked)[0] == expected
 
 
 def test_the_cores_within_the_quota_of_a_container_are_usable(monkeypatch):
