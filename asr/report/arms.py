@@ -152,7 +152,7 @@ def _differences(evidence: Evidence) -> list[Block]:
     for pair in verdict.from_best(evidence):
         said = pair.statement + (f": {pair.reason}" if pair.reason else "")
         row = [f"{pair.b.label} minus {pair.a.label}"]
-        if (found := pair.found) is None:
+        if (found := pair.comparison) is None:
             row += [NONE] * (len(header) - 1)
         else:
             row += [

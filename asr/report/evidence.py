@@ -42,26 +42,26 @@ class Pair:
     """The comparison of arm B with arm A on the same utterances.
 
     Attributes:
-        found: difference and statement; None if the arms could not be compared.
+        comparison: difference and statement; None if the arms could not be compared.
         reason: why there is not enough evidence; empty if there is enough.
         matched: p-value of the matched-pairs test; None unless each arm has one trained model.
     """
 
     a: Arm
     b: Arm
-    found: Comparison | None
+    comparison: Comparison | None
     reason: str
     matched: float | None = None
 
     @property
     def statement(self) -> Statement:
         """What the comparison says about arm B, relative to arm A."""
-        return "not enough evidence" if self.found is None else self.found.statement
+        return "not enough evidence" if self.comparison is None else self.comparison.statement
 
     @property
     def of_arms(self) -> bool:
         """Whether the pair compares arms, not trained models: both have enough seeds."""
-        return self.found is not None and self.found.of_arms
+        return self.comparison is not None and self.comparison.of_arms
 
     @property
     def undecidable(self) -> str:
@@ -69,7 +69,9 @@ class Pair:
 
         The reason is that it has too few words, speakers or seeds.
         """
-        return "" if self.found is None or self.found.decidable else self.found.reason
+        return (
+            "" if self.comparison is None or self.comparison.decidable else self.comparison.reason
+        )
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Evidence:
         return f"{statement} ({pair.reason})" if unclear else statement
 
 
-def weigh(group: Group, targets: Sequence[float], caveat: str = "") -> Evidence:
+def compare_arms(group: Group, targets: Sequence[float], caveat: str = "") -> Evidence:
     """Compares all pairs of arms of a group.
 
     The pairs are one family, because the same results show which arm is the best.

@@ -11,7 +11,7 @@ from asr.probes.context import Effective, effective_contexts
 from asr.probes.horizon import AXES, Attempt, extrapolation, horizon
 from asr.probes.memory import CONTROLS, EVERYTHING, StoredRun, format_gate
 from asr.probes.probe import grouped
-from asr.report.evidence import Evidence, weigh
+from asr.report.evidence import Evidence, compare_arms
 from asr.report.findings import MEASUREMENT, Finding, Rule, Sign, Verdict, conclude, unmeasured
 from asr.report.groups import SHARED, Arm, Group, settings
 from asr.report.pairs import CONTRARY, errors, layer_times
@@ -223,7 +223,7 @@ def storing(found: Sequence[Evidence], probes: Probes) -> Verdict:
     if not there:
         return unmeasured("C7", "the run folders are missing", command, reasons)
     arms = stored(there, split)
-    evidence = weigh(Group([one.arm for one in arms]), [])
+    evidence = compare_arms(Group([one.arm for one in arms]), [])
     findings, missing = [], set()
     for gate in (one for one in arms if one.gate not in (EVERYTHING, *CONTROLS)):
         if gate.kept > STORED:
@@ -250,12 +250,12 @@ def _against(evidence: Evidence, gate: Stored, other: Stored) -> Finding:
     context |= {"the encoder": gate.encoder, "the gate": gate.gate}
     pair, said = evidence.pair(gate.arm, other.arm), evidence.statement(gate.arm, other.arm)
     head = f"{gate.arm.label} ({percent(gate.kept)} stored) against {other.arm.label}"
-    if pair.found is None or not pair.of_arms:
-        why = pair.reason if pair.found is None else pair.undecidable
+    if pair.comparison is None or not pair.of_arms:
+        why = pair.reason if pair.comparison is None else pair.undecidable
         return Finding("unknown", f"{head}: {why}.", context, pair.undecidable)
     if keys := _unlike(gate.arm, other.arm):
         return Finding("unknown", f"{head}: their runs differ in {listed(keys)}.", context)
-    value = points_interval(pair.found.difference.value, pair.found.difference.interval)
+    value = points_interval(pair.comparison.difference.value, pair.comparison.difference.interval)
     words = f"{head}: {evidence.explained_statement(gate.arm, other.arm)}; "
     words += f"{pair.b.label} minus {pair.a.label}: {value}."
     if said == "not enough evidence":

@@ -14,7 +14,7 @@ from asr.report.arms import curves, group_sections
 from asr.report.claim_sections import claim_sections, overview
 from asr.report.claims import judge
 from asr.report.disturbed import disturbed
-from asr.report.evidence import Evidence, weigh
+from asr.report.evidence import Evidence, compare_arms
 from asr.report.groups import place, read_groups
 from asr.report.probes import Probes, read_probes
 from asr.report.runs_csv import to_csv, verdicts_csv
@@ -98,7 +98,7 @@ def compare(
     groups = groups if record is None else known_by_study(groups, record)
     caveat = "" if record is None else record.late_seeds()
     wanted = sorted(targets or (record.targets if record else ()), reverse=True)
-    found = [weigh(g, wanted or costs.default_targets(g), caveat) for g in groups]
+    found = [compare_arms(g, wanted or costs.default_targets(g), caveat) for g in groups]
     broken = (
         []
         if record is None

@@ -42,12 +42,14 @@ def errors(evidence: Evidence, encoder: str, others: Collection[str], worse: Sig
     for one in (arm for arm in arms if arm.runs[0].encoder == encoder):
         for other in (arm for arm in arms if arm.runs[0].encoder in others):
             pair = evidence.pair(one, other)
-            if pair.found is None or not pair.of_arms or not same_budget(one, other):
+            if pair.comparison is None or not pair.of_arms or not same_budget(one, other):
                 continue
             said = evidence.statement(one, other)
             sign = worse if said == "worse" else CONTRARY[worse]
             sign = "unknown" if said == "not enough evidence" else sign
-            value = points_interval(pair.found.difference.value, pair.found.difference.interval)
+            value = points_interval(
+                pair.comparison.difference.value, pair.comparison.difference.interval
+            )
             words = f"errors, {pair.b.label} minus {pair.a.label}: {value}; "
             words += f"{one.label}: {evidence.explained_statement(one, other)}."
             findings.append(Finding(sign, words, {MEASUREMENT: "errors"}, pair.undecidable))

@@ -190,12 +190,12 @@ def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
     """The finding on the errors of one pair at equal cost."""
     context = _context(evidence, "errors at equal cost", r, a)
     pair = evidence.pair(r, a)
-    if pair.found is None:
+    if pair.comparison is None:
         return Finding(
             "unknown", f"{head}errors of {r.label} and {a.label}: {pair.reason}.", context
         )
     said = evidence.statement(r, a)
-    difference = pair.found.difference
+    difference = pair.comparison.difference
     axis = resource([r, a])
     spent = [arm_spent(arm, axis) if axis else None for arm in (r, a)]
     ratio = spent[0] / spent[1] if spent[0] and spent[1] else None

@@ -54,9 +54,9 @@ def _errors(evidence: Evidence) -> str:
         return f"There is only one arm, {only.label}, so nothing can be compared; {said}."
     first, *others = from_best(evidence)
     best = first.a
-    if first.found is None:
+    if first.comparison is None:
         return f"{_not_enough(first)}.{_others(best, others)}"
-    found = first.found
+    found = first.comparison
     rates = f"{split} WER {percent(found.rates[0])} against {percent(found.rates[1])}"
     value = points_interval(found.difference.value, found.difference.interval)
     share = f"{100 * found.difference.level:.3g}"

@@ -17,7 +17,7 @@ from asr.probes.probe import Measured
 from asr.report.claim_sections import claim_sections
 from asr.report.claims import RULES, judge
 from asr.report.cost_claims import bandwidth, parallel, running
-from asr.report.evidence import Evidence, weigh
+from asr.report.evidence import Evidence, compare_arms
 from asr.report.families import FAMILIES, family
 from asr.report.findings import Finding, conclude
 from asr.report.groups import group_runs
@@ -45,7 +45,7 @@ def evidence(folder: Path, *arms: tuple[Any, ...], number: int = 5, **options: A
         run for e, rate, late in arms for run in seeds(folder, e, rate, number, late, **options)
     ]
     (group,) = group_runs([read_run(run) for run in runs])
-    return weigh(group, [0.2])
+    return compare_arms(group, [0.2])
 
 
 # --- from findings to a verdict ---
@@ -186,7 +186,7 @@ def test_an_arm_of_one_seed_beside_one_of_five_decides_nothing(tmp_path):
     """The seeds of the other arm do not tell how much its own scatter."""
     runs = seeds(tmp_path, "LSTM", 0.2, 5) + seeds(tmp_path, "Transformer", 0.1, 1)
     (group,) = group_runs([read_run(run) for run in runs])
-    verdict = training([weigh(group, [0.2])], {})
+    verdict = training([compare_arms(group, [0.2])], {})
     assert verdict.words.startswith("not enough evidence: 0 of 2 comparisons decided; 2 could not")
     assert "LSTM: not enough evidence" in verdict.reasons[1]
 
@@ -231,7 +231,7 @@ def test_training_needs_arms_of_both_families_and_one_budget(tmp_path):
         *seeds(tmp_path / "b", "Transformer", 0.1, 2, **longer),
     ]
     (group,) = group_runs([read_run(run) for run in runs])
-    assert training([weigh(group, [0.2])], {}).reasons == []
+    assert training([compare_arms(group, [0.2])], {}).reasons == []
 
 
 def test_errors_at_unequal_cost_count_only_where_cost_cannot_excuse_them(tmp_path):
@@ -429,7 +429,7 @@ def test_errors_at_other_budgets_do_not_count_against_a_scan(tmp_path):
     longer = {"recipe": {"budget": {"device_hours": 0.5, "updates": None}}}
     runs = seeds(tmp_path, "LSTM", 0.1, 5, **longer) + seeds(tmp_path, "MinLSTM", 0.2, 5)
     (group,) = group_runs([read_run(run) for run in runs])
-    assert parallel([weigh(group, [])], probes).words == "refuted"
+    assert parallel([compare_arms(group, [])], probes).words == "refuted"
 
 
 # --- C5 ---
@@ -573,7 +573,7 @@ def test_a_gate_that_stores_nearly_all_frames_is_not_judged(tmp_path):
 
 def test_a_missing_measurement_is_named_with_its_command(tmp_path):
     (group,) = group_runs([read_run(write_run(tmp_path / "a", errors=made(0.1, 60)))])
-    verdicts = judge([weigh(group, [])], {})
+    verdicts = judge([compare_arms(group, [])], {})
     assert [v.claim for v in verdicts] == list(RULES)
     assert {v.kind for v in verdicts} == {"not enough evidence"}
     told = {v.claim: v.commands for v in verdicts}

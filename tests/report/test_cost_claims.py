@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from asr.report.cost_claims import running
-from asr.report.evidence import weigh
+from asr.report.evidence import compare_arms
 from asr.report.groups import Group, group_runs
 from asr.report.probes import Probes, read_probes
 from asr.report.runs import read_run
@@ -28,7 +28,7 @@ def test_too_many_tied_runs_give_a_test_that_cannot_be_significant(tmp_path):
     for run in runs[3:8]:
         shutil.copy(runs[-1] / "ledger.jsonl", run / "ledger.jsonl")
     (group,) = group_runs([read_run(run) for run in runs])
-    (reason,) = [r for r in training([weigh(group, [0.2])], {}).reasons if "log-rank" in r]
+    (reason,) = [r for r in training([compare_arms(group, [0.2])], {}).reasons if "log-rank" in r]
     assert reason.startswith("Undecided: ")
     said = "log-rank p 0.17; because runs tie (3 of 10 at the target), p cannot be below 0.17; "
     assert said in reason
@@ -44,7 +44,7 @@ def test_an_undecided_test_of_tied_runs_names_the_correction_for_several_compari
             late = {"seed": 5, "curve": NEVER, "errors": made(0.1, 80)}
             runs.append(write_run(tmp_path / f"{encoder}-never", encoder, **late))
     (group,) = group_runs([read_run(run) for run in runs])
-    verdict = training([weigh(group, [0.2])], {})
+    verdict = training([compare_arms(group, [0.2])], {})
     reasons = [reason for reason in verdict.reasons if "log-rank" in reason]
     assert len(reasons) == 6
     said = (
@@ -64,7 +64,7 @@ def test_error_free_arms_are_reported_as_an_outcome(tmp_path):
         for seed in (1, 2, 3)
     ]
     (group,) = group_runs([read_run(run) for run in runs])
-    (reason,) = [r for r in training([weigh(group, [])], {}).reasons if "errors" in r]
+    (reason,) = [r for r in training([compare_arms(group, [])], {}).reasons if "errors" in r]
     assert reason.startswith("Undecided: ")
     assert "(no arm made an error on 800 words: harder or more speech is needed)" in reason
 
@@ -90,7 +90,7 @@ def test_running_is_judged_by_three_measurements(tmp_path, rtf, lstm, transforme
     runs = seeds(tmp_path, "LSTM", 0.1, 2, rtf=rtf) + seeds(tmp_path, "Transformer", 0.1, 2)
     (group,) = group_runs([read_run(run) for run in runs])
     probes = streams(tmp_path / "claims", lstm, transformer)
-    assert running([weigh(group, [])], probes).words.startswith(words)
+    assert running([compare_arms(group, [])], probes).words.startswith(words)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_offline_speed_is_that_of_the_encoders_where_the_search_was_timed_separa
     runs = seeds(tmp_path, "LSTM", 0.1, 2, **dict(zip(names, lstm, strict=True)))
     runs += seeds(tmp_path, "Transformer", 0.1, 2, **dict(zip(names, transformer, strict=True)))
     (group,) = group_runs([read_run(run) for run in runs])
-    (reason,) = running([weigh(group, [])], {}).reasons
+    (reason,) = running([compare_arms(group, [])], {}).reasons
     assert reason.startswith(f"{sign}, offline speed: 1 of 1 pairs")
     apart = None not in (lstm[1], transformer[1])
     assert ("s of features and encoder per second" in reason) == apart
@@ -136,7 +136,7 @@ def test_seeds_timed_on_a_busy_machine_decide_only_if_they_agree(tmp_path, encod
         for seed, (seconds, part) in enumerate(zip(both, encode, strict=True))
     ]  # fmt: skip
     (group,) = group_runs([read_run(run) for run in runs])
-    (reason,) = running([weigh(group, [])], {}).reasons
+    (reason,) = running([compare_arms(group, [])], {}).reasons
     assert reason.startswith("Undecided, offline speed")
     assert reason.endswith(
         "0.80 to 2.4 times, above 1.25 in 2 of 4 pairs of seeds, so the pairs disagree: "
@@ -146,7 +146,7 @@ def test_seeds_timed_on_a_busy_machine_decide_only_if_they_agree(tmp_path, encod
 
 def test_running_is_not_judged_from_incomplete_measurements(tmp_path):
     (group,) = group_runs([read_run(write_run(tmp_path / "a", errors=made(0.1, 60)))])
-    verdict = running([weigh(group, [])], streams(tmp_path / "c", (4.0, 900), (1.0, 100)))
+    verdict = running([compare_arms(group, [])], streams(tmp_path / "c", (4.0, 900), (1.0, 100)))
     assert verdict.kind == "not enough evidence"
     assert verdict.commands == ["OMP_NUM_THREADS=1 asr evaluate RUN"]
 
@@ -164,7 +164,7 @@ def twice(folder: Path, **options: object) -> Group:
 
 
 def offline(group: Group) -> str:
-    (reason,) = running([weigh(group, [])], {}).reasons
+    (reason,) = running([compare_arms(group, [])], {}).reasons
     return reason
 
 
@@ -187,7 +187,7 @@ def test_times_of_evaluations_with_different_settings_are_not_compared(
         if not recorded and key != "threads":
             del run.metrics["threads"]
     group.arms[1].runs[0].metrics[key] = value
-    verdict = running([weigh(group, [])], {})
+    verdict = running([compare_arms(group, [])], {})
     (reason,) = verdict.reasons
     assert reason.startswith("Undecided, offline speed")
     command = "OMP_NUM_THREADS=2 asr evaluate RUN"

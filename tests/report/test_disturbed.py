@@ -9,7 +9,7 @@ import yaml
 from asr.report import compare, verdict
 from asr.report.cost_claims import bandwidth, running
 from asr.report.disturbed import equal_costs, no_front, resource
-from asr.report.evidence import weigh
+from asr.report.evidence import compare_arms
 from asr.report.groups import group_runs
 from asr.report.pairs import layer_times
 from asr.report.probes import read_probes
@@ -58,7 +58,7 @@ def fewer(group, factor):
 def test_a_disturbed_arm_that_did_less_in_its_time_gets_no_verdict(tmp_path):
     group = two_arms(tmp_path, 0.2)
     fewer(group, 1.3)
-    evidence = weigh(group, [0.1])
+    evidence = compare_arms(group, [0.1])
     answer = verdict.answer(evidence)
     assert answer[0].startswith(
         "Not enough evidence to say whether LSTM or Transformer makes fewer errors: runs of "
@@ -76,7 +76,7 @@ def test_a_disturbed_arm_that_did_less_in_its_time_gets_no_verdict(tmp_path):
 
 
 def test_a_disturbed_arm_that_did_as_much_is_compared_at_what_it_did(tmp_path):
-    answer = verdict.answer(weigh(two_arms(tmp_path, 0.2), [0.1]))
+    answer = verdict.answer(compare_arms(two_arms(tmp_path, 0.2), [0.1]))
     assert answer[0].startswith(
         "LSTM makes fewer errors than Transformer at equal updates, audio-hours, training compute "
         "and CPU time (runs of Transformer were disturbed): test WER"
@@ -89,7 +89,7 @@ def test_one_unequal_cost_of_a_disturbed_arm_forbids_a_verdict(tmp_path, name):
     for run in group.arms[1].runs:
         value = run.totals[name]
         run.totals[name] = {"step": value["step"] / 1.3} if name == "cpu_seconds" else value / 1.3
-    assert verdict.answer(weigh(group, []))[0].startswith("Not enough evidence")
+    assert verdict.answer(compare_arms(group, []))[0].startswith("Not enough evidence")
 
 
 def test_quiet_and_unknown_runs_are_compared_at_equal_cost(tmp_path):
@@ -109,7 +109,7 @@ def test_quiet_and_unknown_runs_are_compared_at_equal_cost(tmp_path):
 
 def test_costs_of_a_disturbed_arm_are_tested_in_cpu_hours(tmp_path):
     group = two_arms(tmp_path, 0.1, slower=1.3)
-    found = training([weigh(group, [0.1])], {}).reasons
+    found = training([compare_arms(group, [0.1])], {}).reasons
     (cost,) = [line for line in found if "validation WER" in line]
     assert "LSTM took 0.0842 CPU-hours" in cost
     assert cost.startswith("Against: to 10.0 % validation WER")
@@ -117,7 +117,7 @@ def test_costs_of_a_disturbed_arm_are_tested_in_cpu_hours(tmp_path):
         run.totals["num_threads"] = 2
     assert resource(group.arms) is None
     assert "CPU time" not in equal_costs(group.arms)
-    reasons = training([weigh(group, [0.1])], {}).reasons
+    reasons = training([compare_arms(group, [0.1])], {}).reasons
     assert any("since runs were disturbed" in line for line in reasons)
     assert not any(line.startswith(("For", "Against")) for line in reasons if "to 10" in line)
 
@@ -148,7 +148,7 @@ def test_speeds_of_recognition_that_waited_for_a_core_are_not_compared(tmp_path)
     metrics["gpu_shared_share"] = None
     for share, compared in ((0.05, True), (0.4, False)):
         metrics["core_wait_share"] = share
-        evidence = weigh(group, [])
+        evidence = compare_arms(group, [])
         (line,) = [line for line in verdict.answer(evidence) if "In recognition" in line]
         why = "cannot be compared because they waited for a core (Transformer 40.0 % of the time)"
         assert (why in line) is not compared
@@ -198,7 +198,7 @@ def test_the_verdict_names_the_cost_that_the_budgets_limit(tmp_path, budget, wor
         for run in seeds(tmp_path, encoder, rate, 3, recipe={"budget": budget}, **recorded())
     ]
     (group,) = group_runs([read_run(run) for run in runs])
-    assert f"fewer errors than Transformer {words}" in verdict.answer(weigh(group, []))[0]
+    assert f"fewer errors than Transformer {words}" in verdict.answer(compare_arms(group, []))[0]
 
 
 def test_a_run_of_an_earlier_version_is_read_in_core_hours(tmp_path):
