@@ -256,7 +256,10 @@ def read_component(
 
 
 def class_and_arguments(tree: Any, path: str, choices: str = "") -> tuple[str, Tree]:
-    """Splits ``{class_path, init_args}``, or a class name, into (class_path, init_args)."""
+    """Returns the class path and the arguments of a component.
+
+    The component is written as ``{class_path, init_args}`` or, without arguments, as a class name.
+    """
     tree = {"class_path": tree} if isinstance(tree, str) else tree
     if not isinstance(tree, dict) or not set(tree) <= {"class_path", "init_args"}:
         raise ValueError(f"{path}: expects class_path and init_args, got {tree!r}")

@@ -275,8 +275,8 @@ def _write_shards(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     group = _group(rows)
     while group or not shards:
         shards.append(path.with_name(f"{path.name}-{len(shards):05d}.parquet"))
-        # The audio is compressed already, and a dictionary of it would only cost memory. Statistics
-        # of every small group would make up most of the file's metadata.
+        # The audio is compressed already, so that a dictionary of the audio would only take memory.
+        # Row groups are small, so that their statistics would be most of the file's metadata.
         with pq.ParquetWriter(
             shards[-1], SCHEMA, use_dictionary=False, compression="none", write_statistics=False
         ) as writer:

@@ -35,7 +35,8 @@ VARIANTS = {
     "test": _words("f4 m5 linda boris Denis Annie quincy paul"),
 }
 SINGLE_WORDS = 0.3  # share of utterances of one word, with which a curriculum begins
-WORDS_PER_MINUTE = (120, 180)  # faster speech has more characters than encoder frames
+# Faster speech would have more characters than encoder frames, which CTC cannot align.
+WORDS_PER_MINUTE = (120, 180)
 PITCH = (25, 75)
 CHUNK = 64  # utterances per eSpeak process; another number changes the audio
 MARGIN_SECONDS = 0.08  # silence that is kept before and after the speech

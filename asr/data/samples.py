@@ -36,7 +36,7 @@ class Samples:
     """
 
     def __init__(self, file: BinaryIO, number: int, seconds: float = 0.0) -> None:
-        """Takes over a file of a ``number`` of utterances.
+        """Opens the decoded samples of ``number`` utterances; this object closes the file.
 
         Raises:
             ValueError: the file is incomplete or damaged, or holds another number of utterances.

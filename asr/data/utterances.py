@@ -167,7 +167,7 @@ class Table:
 
     @property
     def groups(self) -> list[int]:
-        """The first row of each group that is read at once, and the number of rows."""
+        """Returns the first row of each row group, followed by the number of all rows."""
         return self._starts
 
     def audio(self, rows: Iterable[int]) -> Iterator[tuple[int, bytes]]:

@@ -125,7 +125,10 @@ class AttentionLSTM(JointCTC, AttentionDecoder):
         return self.head(self._readout(x)), State(memory, after)
 
     def own_flops(self, time: int, tokens: int) -> int:
-        """Counts gates, attention and output layer; see ``JointCTC.own_flops``."""
+        """Returns the FLOPs of the gates, the attention and the output layer.
+
+        ``JointCTC.own_flops`` describes the arguments.
+        """
         width, dim, steps = self.width, self.dim, tokens + 1
         per_token = 8 * width * width + 2 * width * (width + dim)
         if self.upper is not None:

@@ -94,7 +94,10 @@ class Transducer(JointCTC, TransducerDecoder):
             return self.joint.internal_lm(predictions)
 
     def own_flops(self, time: int, tokens: int) -> int:
-        """Counts the prediction and joint networks; see ``JointCTC.own_flops``."""
+        """Returns the FLOPs of the prediction network and the joint network.
+
+        ``JointCTC.own_flops`` describes the arguments.
+        """
         return self.prediction.flops(tokens + 1) + self.joint.flops(time, tokens)
 
 

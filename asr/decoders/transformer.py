@@ -118,7 +118,10 @@ class Transformer(JointCTC, AttentionDecoder):
         return self.head(self.norm(x.flatten(0, 1))), State(memory, {"ancestry": ancestry})
 
     def own_flops(self, time: int, tokens: int) -> int:
-        """Counts attention, feed-forward and output layer; see ``JointCTC.own_flops``."""
+        """Returns the FLOPs of the attention, the feed-forward layers and the output layer.
+
+        ``JointCTC.own_flops`` describes the arguments.
+        """
         steps = tokens + 1
         total = sum(layer.flops(time, steps) for layer in self.layers) + self.head.flops(steps)
         return total if self.adapt is None else total + 2 * self.dim * self.width * time

@@ -27,7 +27,7 @@ COUNT_LINE = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)")  # n-grams of an order
 
 @dataclass
 class OrderSection:
-    """The n-grams of one order, one per row as in the file; logarithms are to the base 10."""
+    """Holds the n-grams of one order in the order of the file; logarithms have base 10."""
 
     tokens: "array[int]" = field(default_factory=lambda: array("q"))  # n per row
     log_probs: "array[float]" = field(default_factory=lambda: array("d"))

@@ -109,7 +109,13 @@ def losses(model: SpeechModel, encoded: Sequence[Tensor], sample: Sample) -> Flo
 
 @torch.inference_mode()
 def transcripts(model: SpeechModel, encoded: Sequence[Tensor], max_frames: int) -> list[str]:
-    """Transcribes the frames (S, D) of each utterance by greedy search."""
+    """Transcribes utterances by greedy search.
+
+    Args:
+        model: recogniser.
+        encoded: encoder frames (S, D) of each utterance.
+        max_frames: bound of the longest utterance times the number of utterances of a batch.
+    """
     found: dict[int, str] = {}
     for batch in bucket([len(y) for y in encoded], max_frames):
         lengths = torch.tensor([len(encoded[i]) for i in batch], device=model.device)

@@ -20,7 +20,8 @@ HEAD_WIDTH, STATE = 32, 64  # the defaults of StateSpace
 ONE_WAY = {"bidirectional": False}
 HIERARCHY = {"heads": HEADS, "window": WINDOW, "levels": 2}
 CAUSAL = {"heads": HEADS, "causal": True}
-SLIDING = {**CAUSAL, "left_context": 2 * WINDOW - 1}  # sees as many keys as two levels of windows
+# Sliding attention attends to as many keys as the two levels of windows of HIERARCHY.
+SLIDING = {**CAUSAL, "left_context": 2 * WINDOW - 1}
 
 
 class Call(nn.Module):

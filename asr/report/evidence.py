@@ -60,7 +60,7 @@ class Pair:
 
     @property
     def of_arms(self) -> bool:
-        """Whether the pair compares arms, not trained models: both have enough seeds."""
+        """Returns whether both arms have enough seeds for a statement about further seeds."""
         return self.comparison is not None and self.comparison.of_arms
 
     @property

@@ -18,7 +18,7 @@ DECIDED = 0.5  # least share of findings with a sign; below it, there is not eno
 
 @dataclass(frozen=True)
 class Finding:
-    """A comparison and its meaning for a claim.
+    """Says what one comparison means for a claim.
 
     Attributes:
         sign: whether the comparison supports the claim, contradicts it, or does neither.

@@ -80,7 +80,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that may be compared.
+    """Holds arms whose runs agree in everything that a fair comparison needs.
 
     Attributes:
         arms: the arms, in the order in which their runs were given.

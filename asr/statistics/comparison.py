@@ -111,7 +111,7 @@ class Comparison:
 
     @property
     def of_arms(self) -> bool:
-        """Whether the pair compares arms, not a few trained models: both have enough seeds."""
+        """Returns whether both arms have enough seeds for a statement about further seeds."""
         return min(self.seeds) >= MIN_SEEDS
 
     @property

@@ -38,7 +38,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns text without BLANK and EOS; UNKNOWN becomes the replacement character."""
+        """Returns the text of token ids.
+
+        BLANK and EOS have no text; UNKNOWN becomes the replacement character U+FFFD.
+        """
 
     @abstractmethod
     def pieces(self) -> list[str]:

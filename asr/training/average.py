@@ -41,7 +41,7 @@ class LastAverage(L.Callback):
         self.weights: dict[int, dict[str, Tensor]] = {}  # by number of updates
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the weights at the last validations, on the CPU."""
+        """Returns copies of the weights at the last validations; the copies are on the CPU."""
         return {"weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -19,8 +19,9 @@ from asr.training.task import ORDER, Progress
 
 log = logging.getLogger(__name__)
 
-# Version of ``last.ckpt``. Version 1 stored no number. In version 2 each process had batches
-# of its own, which the position counted. Now all processes share each batch.
+# Version of ``last.ckpt``. Version 1 stored no number. In version 2 each process trained on other
+# batches, and the position counted the batches of all processes. In version 3 all processes share
+# each batch, and the position counts the shared batches.
 FORMAT = 3
 KEPT = "kept"  # folder of the states off which runs can branch
 PREFIX = "model."  # prefix of the names of weights in a module
