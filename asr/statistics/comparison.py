@@ -130,15 +130,17 @@ class Comparison:
         if self.of_arms:
             points = f"{100 * self.detectable:.2f} points"
             return f"A difference of {points} would be found 4 times in 5."
+        value, rates = self.difference.value, self.rates
+        numbers = [seeds_to_find(value, self.speakers, [s * r for r in rates]) for s in SCATTERS]
+        if not any(numbers):
+            return (
+                "A true difference as small as the measured one would not be found 4 times in 5 "
+                f"even with {MOST_SEEDS} seeds per arm."
+            )
         needed = [
             f"{number or f'more than {MOST_SEEDS}'} seeds per arm if seeds scatter by "
             f"{100 * share:g} % of the error rate"
-            for share in SCATTERS
-            for number in [
-                seeds_to_find(
-                    self.difference.value, self.speakers, [share * rate for rate in self.rates]
-                )
-            ]
+            for share, number in zip(SCATTERS, numbers, strict=True)
         ]
         return (
             "A true difference as large as the measured one would be found 4 times in 5 with "
