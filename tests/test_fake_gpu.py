@@ -311,7 +311,7 @@ def test_a_run_on_a_gpu_synchronises_seldom_and_its_ledger_covers_all_computatio
     with pretended() as gpu:
         module, data = SpeechModule(given), SpeechDataModule(given)
         # What a module asks of a Trainer, which Lightning cannot set up on a pretended GPU.
-        strategy = SimpleNamespace(root_device=CUDA)
+        strategy = SimpleNamespace(root_device=CUDA, barrier=lambda: None)
         trainer = SimpleNamespace(
             datamodule=data, strategy=strategy, is_global_zero=True, world_size=1, global_rank=0,
             accumulate_grad_batches=1,

@@ -205,7 +205,7 @@ class SpeechDataModule(StreamDataModule):
         }
 
     def read(self, trainer: L.Trainer) -> None:
-        """Reads the corpus. Rank 0 makes the tokenizer of all ranks."""
+        """Reads the corpus. Rank 0 makes the tokenizer of all ranks, and decodes the audio first."""
         recipe, state = self.recipe, self._tokenizer
         if state is None:
             if trainer.is_global_zero:
@@ -215,7 +215,11 @@ class SpeechDataModule(StreamDataModule):
             assert state is not None
         self.tokenizer = restore(state)
         rate, device = recipe.features.sample_rate, trainer.strategy.root_device
+        if not trainer.is_global_zero:
+            trainer.strategy.barrier()
         self.source = SpeechData(recipe.data, self.tokenizer, rate, recipe.seed, device)
+        if trainer.is_global_zero:
+            trainer.strategy.barrier()
 
 
 class TextDataModule(StreamDataModule):

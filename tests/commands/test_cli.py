@@ -162,8 +162,8 @@ def test_training_ends_with_a_summary_in_units_and_the_next_command(job):
 def test_an_ordinary_run_prints_only_its_own_lines_on_stderr(job):
     written = job.printed["train"].err.splitlines()
     lines = [line for line in written if not line.startswith("  ") and DISTURBED not in line]
-    decoded = [lines.pop(0) for _ in range(2)]
-    assert all(line.startswith(f"decoding audio: {job.corpus}/cache/") for line in decoded)
+    for _ in range(2):
+        assert lines.pop(0).startswith(f"decoding audio: {job.corpus}/cache/"), written
     assert lines.pop(0) == "training in 2 processes, threads of each: 1"
     assert len(lines) == 3  # two validations and the end
     examples = [line.split()[0] for line in written if line.startswith("  ")]

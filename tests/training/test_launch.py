@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from asr.config import strict_yaml
+from asr.data.utterances import SpeechData
 from asr.metering import control_groups
 from asr.metering.ledger_format import read_ledger
 from asr.model import save_model
@@ -62,6 +63,22 @@ def test_two_processes_learn_what_one_learns(corpus, tmp_path, decoder):
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert len(one) == 20
     assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_the_first_process_decodes_the_audio_even_if_another_is_ready_earlier(
+    tmp_path, monkeypatch, caplog
+):
+    make_corpus(tmp_path / "tones", train=12, validation=2)
+
+    def late(*arguments):
+        time.sleep(1.0 if torch.distributed.get_rank() == 0 else 0.0)
+        return SpeechData(*arguments)
+
+    monkeypatch.setattr("asr.training.data.SpeechData", late)
+    caplog.set_level("INFO")
+    train(given(tmp_path / "tones", 2, updates=1), tmp_path / "run")
+    assert caplog.text.count("decoding audio: ") == 2
+    assert "waiting for another process" not in caplog.text
 
 
 def test_processes_without_a_row_change_nothing_and_the_log_says_that_they_wait(
@@ -163,6 +180,7 @@ import sys
 from pathlib import Path
 import torch
 from asr.config import strict_yaml
+from asr.data.utterances import SpeechData
 from asr.recipe.schema import Recipe
 from asr.training.run import train
 
