@@ -22,6 +22,11 @@ from asr.report.provenance import measured
 from asr.report.quantities import BY_COLUMN, COSTS
 from asr.report.runs import Run
 
+LATE_TARGETS = (
+    "No study registered these targets before the runs. They were chosen after the results, so no "
+    "verdict follows from them."
+)
+
 
 def group_sections(evidence: Evidence, suffix: str) -> list[Section]:
     """All sections about a group, except its answer and its curves."""
@@ -31,7 +36,7 @@ def group_sections(evidence: Evidence, suffix: str) -> list[Section]:
             "Each arm in figures",
             [_figures(evidence), *_differences(evidence), *_unequal(group)],
         ),
-        ("Cost to reach a WER", _costs(group, evidence.targets)),
+        ("Cost to reach a WER", _costs(evidence)),
         ("Where the time went", _time(group, suffix)),
         ("Best trade-offs", _trade_offs(evidence, suffix)),
         ("How it was measured", measured(group)),
@@ -180,7 +185,8 @@ def _unequal(group: Group) -> list[Block]:
     return [Text(["What differs between the arms besides the encoder:"]), Text(lines, "list")]
 
 
-def _costs(group: Group, targets: Sequence[float]) -> list[Block]:
+def _costs(evidence: Evidence) -> list[Block]:
+    group, targets = evidence.group, evidence.targets
     if not targets:
         return [Text(["There is no target, because no arm has a WER far enough below 100 %."])]
     rows = [
@@ -192,9 +198,11 @@ def _costs(group: Group, targets: Sequence[float]) -> list[Block]:
         for quantity in COSTS
     ]
     note = (
-        "This is the cost at the first validation with a WER at or below the target, without "
-        "interpolation. A run that stopped above the target counts as censored, not as missing."
+        "The cost is interpolated between the first validation at or below the target and the one "
+        "before it. A run that stopped above the target counts as censored, not as missing."
     )
+    if not evidence.registered:
+        note = f"{LATE_TARGETS} {note}"
     if any(arm.failed for arm in group.arms):
         note += (
             " A run that failed before the target counts as one that never reached it, until the "

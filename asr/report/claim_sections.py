@@ -8,19 +8,17 @@ from asr.probes import PROBES
 from asr.probes.probe import source
 from asr.report import plots
 from asr.report.arms import curves
-from asr.report.claims import RULES
+from asr.report.claims import RULES, rule
 from asr.report.costs import hours_unit
 from asr.report.evidence import Evidence
 from asr.report.findings import Verdict
 from asr.report.probes import Probes
 from asr.report.verdict import group_name
 
-SHOWN = 12  # largest number of reasons that the section of a claim shows
-
 
 def overview(verdicts: Sequence[Verdict]) -> list[Block]:
     """The claims and their verdicts at a glance."""
-    rows = [[f"{v.claim}: {RULES[v.claim].statement}", v.words] for v in verdicts]
+    rows = [[f"{v.claim}: {rule(v.claim).statement}", v.words] for v in verdicts]
     note = (
         'The claims are those of "The fall of RNN / LSTM" (E. Culurciello, 2018), split into parts '
         "that can be measured. The verdicts hold only for the machine, corpus and sizes shown here."
@@ -43,7 +41,7 @@ def claim_sections(
         blocks = _words(verdict)
         if verdict.claim == "C1":
             blocks += [*(curves(found[0], "") if len(found) == 1 else []), *_targets(found)]
-        title = f"{verdict.claim}. {RULES[verdict.claim].statement}"
+        title = f"{verdict.claim}. {rule(verdict.claim).statement}"
         sections.append((title, [*blocks, *_measured(verdict.claim, probes)]))
     places = dict.fromkeys(part.place for probe in PROBES.values() for part in probe.parts)
     others = [place for place in places if place not in RULES]
@@ -52,18 +50,15 @@ def claim_sections(
 
 def _words(verdict: Verdict) -> list[Block]:
     blocks: list[Block] = [Text([f"Verdict: {verdict.words}."], "verdict")]
-    reasons = verdict.reasons[:SHOWN]
-    if len(verdict.reasons) > SHOWN:
-        reasons.append(f"... and {len(verdict.reasons) - SHOWN} more of the same kind.")
-    if reasons or verdict.beside:
-        blocks.append(Text([*reasons, *verdict.beside], "list"))
+    if verdict.reasons:
+        blocks.append(Text(verdict.reasons, "list"))
     if verdict.commands:
         blocks.append(Text([f"Commands for the missing results: {'; '.join(verdict.commands)}"]))
-    rule = [
+    how = [
         Text([part], "rule") if isinstance(part, str) else Text(part, "rules")
-        for part in RULES[verdict.claim].how
+        for part in rule(verdict.claim).how
     ]
-    return [*blocks, Folded("How it is decided", rule)]
+    return [*blocks, Folded("How it is decided", how)]
 
 
 def _measured(place: str, probes: Probes) -> list[Block]:

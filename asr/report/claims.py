@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from asr.report.cost_claims import BANDWIDTH, PARALLEL, RUNNING
 from asr.report.evidence import Evidence
 from asr.report.findings import Rule, Verdict
-from asr.report.memory_claims import HIERARCHY, LSTM_MEMORY, STORING
+from asr.report.memory_claims import HIERARCHY, LSTM_MEMORY
 from asr.report.probes import Probes
-from asr.report.training_claim import TRAINING
+from asr.report.training_claim import STORING, TRAINING, planned
 
 RULES: dict[str, Rule] = {
     rule.claim: rule
@@ -15,6 +15,13 @@ RULES: dict[str, Rule] = {
 }
 
 
+def rule(claim: str) -> Rule:
+    """The rule of a claim; a study can name a claim of its own."""
+    own = Rule(claim, "A claim of this study.", TRAINING.how, planned(claim))
+    return RULES.get(claim, own)
+
+
 def judge(found: Sequence[Evidence], probes: Probes) -> list[Verdict]:
     """A verdict for every claim, whatever was measured."""
-    return [rule.judge(found, probes) for rule in RULES.values()]
+    own = [contrast.claim for evidence in found for contrast in evidence.contrasts or ()]
+    return [rule(claim).judge(found, probes) for claim in dict.fromkeys([*RULES, *own])]

@@ -1,6 +1,6 @@
 """Computes an interval for the WER of each arm, and compares all pairs of arms of a group."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,11 @@ from asr.report.disturbed import refused
 from asr.report.groups import Arm, Group
 from asr.statistics.bootstrap import bootstrap_interval, resampling_unit
 from asr.statistics.comparison import METHOD, Comparison, Statement, compare_all
+from asr.statistics.contrast import Contrast
 from asr.statistics.mpsswe import matched_pairs
 
-LEVEL = 0.95  # simultaneous confidence level of all pairs of a group
+LEVEL = 0.95  # simultaneous confidence level of all pairs, or of all planned contrasts
 ERRORS = ("substitutions", "deletions", "insertions")
-OPPOSITE: dict[Statement, Statement] = {"better": "worse", "worse": "better"}
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,6 @@ class Pair:
         """What the comparison says about arm B, relative to arm A."""
         return "not enough evidence" if self.comparison is None else self.comparison.statement
 
-    @property
-    def of_arms(self) -> bool:
-        """Returns whether both arms have enough seeds for a statement about further seeds."""
-        return self.comparison is not None and self.comparison.of_arms
-
-    @property
-    def undecidable(self) -> str:
-        """Why this study could not show any difference, and the remedy; empty if it could.
-
-        The reason is that it has too few words, speakers or seeds.
-        """
-        return (
-            "" if self.comparison is None or self.comparison.decidable else self.comparison.reason
-        )
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -80,10 +65,12 @@ class Evidence:
 
     Attributes:
         targets: target WERs on the validation split; the report states the cost to reach each.
+        registered: whether a study registered the targets before its runs.
         pairs: all pairs of arms, of which A has the lower WER.
         intervals: interval of the WER of each arm, by label; None if the arm was not evaluated.
         method: how the arms were compared, in words; empty if they were not.
         caveat: a sentence that restricts what the intervals mean; empty if nothing does.
+        contrasts: what the study planned for this group; None if no study planned anything.
     """
 
     group: Group
@@ -92,37 +79,50 @@ class Evidence:
     intervals: dict[str, tuple[float, float] | None]
     method: str
     caveat: str = ""
+    contrasts: Sequence[Contrast] | None = None
+    registered: bool = False
+
+    @property
+    def level(self) -> float:
+        """Confidence level of one of all planned contrasts, by which all hold together."""
+        return 1 - (1 - LEVEL) / max(1, len(self.contrasts or ()))
+
+    def arms(self, contrast: Contrast) -> tuple[Arm, Arm]:
+        """Returns the subject and the reference of a contrast of this group."""
+        named = {arm.name: arm for arm in self.group.arms}
+        return named[contrast.subject], named[contrast.reference]
 
     def pair(self, a: Arm, b: Arm) -> Pair:
         """Returns the pair of these two arms, which may be given in either order."""
         labels = {a.label, b.label}
         return next(p for p in self.pairs if {p.a.label, p.b.label} == labels)
 
-    def statement(self, arm: Arm, other: Arm) -> Statement:
-        """Returns what the comparison says about ``arm``, relative to ``other``."""
-        pair = self.pair(arm, other)
-        about_b = pair.statement
-        return about_b if pair.b.label == arm.label else OPPOSITE.get(about_b, about_b)
 
-    def explained_statement(self, arm: Arm, other: Arm) -> str:
-        """Returns ``statement``, with the reason if the results gave too little evidence.
-
-        An undecidable pair gets no reason here, because ``undecidable`` states it.
-        """
-        pair, statement = self.pair(arm, other), self.statement(arm, other)
-        unclear = statement == "not enough evidence" and not pair.undecidable
-        return f"{statement} ({pair.reason})" if unclear else statement
-
-
-def compare_arms(group: Group, targets: Sequence[float], caveat: str = "") -> Evidence:
+def compare_arms(
+    group: Group,
+    targets: Sequence[float],
+    caveat: str = "",
+    *,
+    contrasts: Sequence[Contrast] | None = None,
+    registered: bool = False,
+) -> Evidence:
     """Compares all pairs of arms of a group.
 
-    The pairs are one family, because the same results show which arm is the best.
+    If a study planned contrasts, only these are tested, and all other pairs are description.
+    Otherwise all pairs are one family, because the same results show which arm is the best.
     """
     tables = {arm.label: utterances(arm) for arm in group.arms}
-    pairs, method = compare_group(group, tables)
+    family, level = None, LEVEL
+    if contrasts is not None:
+        names = {arm.name: arm.label for arm in group.arms}
+        contrasts = [c for c in contrasts if {c.subject, c.reference} <= names.keys()]
+        errors = [c for c in contrasts if c.estimator == "errors"]
+        family = {(names[c.reference], names[c.subject]): c.margin / 100 for c in errors}
+        if errors:  # the contrasts of costs have their share of false positives
+            level = 1 - (1 - LEVEL) * len(errors) / len(contrasts)
+    pairs, method = compare_group(group, tables, family, level)
     intervals = {arm.label: interval(arm, tables[arm.label]) for arm in group.arms}
-    return Evidence(group, list(targets), pairs, intervals, method, caveat)
+    return Evidence(group, list(targets), pairs, intervals, method, caveat, contrasts, registered)
 
 
 def utterances(arm: Arm) -> Utterances | None:
@@ -150,8 +150,16 @@ def interval(arm: Arm, table: Utterances | None) -> tuple[float, float] | None:
     return bootstrap_interval(table.errors, table.words, table.speakers)
 
 
-def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[list[Pair], str]:
-    """Returns all pairs of arms, the lowest WER first, and the method of comparison in words."""
+def compare_group(
+    group: Group,
+    tables: dict[str, Utterances | None],
+    family: Mapping[tuple[str, str], float] | None = None,
+    level: float = LEVEL,
+) -> tuple[list[Pair], str]:
+    """Returns all pairs of arms, the lowest WER first, and the method of comparison in words.
+
+    ``family`` has the margins of the planned pairs; see ``compare_all``.
+    """
     arms = sorted(group.arms, key=lambda arm: (arm_wer(arm) is None, arm_wer(arm) or 0.0))
     reasons = {arm.label: _why_not_compared(arm, tables[arm.label]) for arm in arms}
     known = [arm.label for arm in arms if not reasons[arm.label]]
@@ -169,7 +177,7 @@ def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[l
     comparisons: dict[tuple[str, str], Comparison] = {}
     if first is not None and len(usable) > 1:
         errors = {label: table.errors for label, table in usable.items()}
-        comparisons = compare_all(errors, first.words, first.speakers, level=LEVEL)
+        comparisons = compare_all(errors, first.words, first.speakers, family=family, level=level)
     pairs = []
     for index, a in enumerate(arms):
         for b in arms[index + 1 :]:
@@ -181,7 +189,7 @@ def compare_group(group: Group, tables: dict[str, Utterances | None]) -> tuple[l
             else:
                 matched = _matched(usable[a.label], usable[b.label])
                 pairs.append(Pair(a, b, comparison, comparison.reason, matched))
-    return pairs, _method(first, comparisons, group.by_budget)
+    return pairs, _method(first, comparisons, group.by_budget, family)
 
 
 def _why_not_compared(arm: Arm, table: Utterances | None) -> str:
@@ -205,30 +213,39 @@ def _matched(a: Utterances, b: Utterances) -> float | None:
 
 
 def _method(
-    first: Utterances | None, comparisons: dict[tuple[str, str], Comparison], by_budget: bool
+    first: Utterances | None,
+    comparisons: dict[tuple[str, str], Comparison],
+    by_budget: bool,
+    family: Mapping[tuple[str, str], float] | None,
 ) -> str:
     """Describes how the arms were compared; empty if they were not."""
     if first is None or not comparisons:
         return ""
     example = next(iter(comparisons.values()))
     number, where = len(comparisons), " at this budget" if by_budget else ""
-    family = (
-        f" All {number} pairs of arms{where} are one family, because the same errors show which is "
-        "best. All their intervals hold at once with a probability of 95 % (min-p method of "
-        "Westfall and Young, 1993)."
-        if number > 1
-        else ""
+    together = (
+        "All their intervals hold at once with a probability of 95 % (min-p method of Westfall and "
+        "Young, 1993)."
     )
-    if by_budget:
-        family += (
+    told = f" All {number} pairs of arms{where} are one family, because the same errors show which "
+    told = f"{told}is best. {together}" if number > 1 else ""
+    same = "10 % of the mean of the two rates"
+    if family is not None:
+        told = (
+            f" The study planned {len(family)} of the {number} differences{where}. They are one "
+            f"family, together with its contrasts of costs. {together} The other differences are "
+            "description: each has an interval of its own, and no statement is made about it."
+        )
+        same = "the margin that the study registered"
+    elif by_budget:
+        told += (
             " Each budget is a comparison and a family of its own: the 95 % apply to each "
             "budget, not for all budgets together."
         )
     unit = resampling_unit(first.speakers)
     return (
         "The differences are those of pooled word error rates, paired by utterance. Their "
-        f"intervals use {METHOD}, over {unit}.{family} The statements are about {example.scope}. "
-        f"No difference means that the whole interval lies within {100 * example.margin:g} % of "
-        "the mean of the two rates. A true difference as large as the smallest one stated would be "
-        "found 4 times in 5."
+        f"intervals use {METHOD}, over {unit}.{told} The statements are about {example.scope}. "
+        f"No difference means that the whole interval lies within {same}. "
+        "A true difference as large as the smallest one stated would be found 4 times in 5."
     )

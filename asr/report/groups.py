@@ -58,6 +58,7 @@ class Arm:
         label: name of the arm on the page.
         runs: the runs, one for each seed.
         failed: failed runs of other seeds; they have a cost, but no error rate.
+        name: name of the arm in its study; empty without a study.
 
     Raises:
         ValueError: two runs have the same seed, so that it would count twice.
@@ -66,6 +67,7 @@ class Arm:
     label: str
     runs: list[Run]
     failed: list[Run] = field(default_factory=list)
+    name: str = ""
 
     def __post_init__(self) -> None:
         paths: dict[Any, Path] = {}

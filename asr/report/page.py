@@ -98,7 +98,17 @@ def compare(
     groups = groups if record is None else known_by_study(groups, record)
     caveat = "" if record is None else record.late_seeds()
     wanted = sorted(targets or (record.targets if record else ()), reverse=True)
-    found = [compare_arms(g, wanted or costs.default_targets(g), caveat) for g in groups]
+    registered = record is not None and wanted == sorted(record.targets, reverse=True) != []
+    found = [
+        compare_arms(
+            group,
+            wanted or costs.default_targets(group),
+            caveat,
+            contrasts=None if record is None else record.planned_for(group),
+            registered=registered,
+        )
+        for group in groups
+    ]
     broken = (
         []
         if record is None

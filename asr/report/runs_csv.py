@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from asr.report import costs
-from asr.report.claims import RULES
+from asr.report.claims import rule
 from asr.report.disturbed import no_front
 from asr.report.findings import Verdict
 from asr.report.groups import Arm, Group
@@ -43,10 +43,10 @@ def verdicts_csv(verdicts: Sequence[Verdict]) -> str:
     rows = [
         {
             "claim": v.claim,
-            "text": RULES[v.claim].statement,
+            "text": rule(v.claim).statement,
             "verdict": v.kind,
             "words": v.words,
-            "reasons": " ".join([*v.reasons, *v.beside]),
+            "reasons": " ".join(v.reasons),
         }
         for v in verdicts
     ]

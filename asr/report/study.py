@@ -15,7 +15,8 @@ from asr.files import read_json, read_json_lines
 from asr.formatting import hours_of, listed
 from asr.metering.ledger_format import upgraded
 from asr.report.groups import Group
-from asr.report.runs import Run, flatten, read_run
+from asr.report.runs import Run, differing, flatten, part, read_run
+from asr.statistics.contrast import Contrast
 
 Row = dict[str, Any]  # a line of results.jsonl
 
@@ -145,6 +146,19 @@ class StudyRecord:
         return [target / 100 for target in self.plan.get("targets", [])]
 
     @property
+    def contrasts(self) -> list[Contrast] | None:
+        """The planned contrasts; None if the study plans none, or planned them after its runs."""
+        planned = [Contrast(**c) for c in self.plan.get("contrasts", [])]
+        return planned if planned and not self.late("study.contrasts") else None
+
+    def planned_for(self, group: Group) -> list[Contrast] | None:
+        """The contrasts of a group of runs: none if another group has the largest budget."""
+        budgets = [flatten({"budget": budget}) for budget in self.plan["budgets"].values()]
+        largest = max(budgets, key=lambda b: max(v for v in b.values() if v is not None))
+        here = part(group.runs[0].recipe, ("budget",))
+        return [] if self.contrasts and differing([here, largest]) else self.contrasts
+
+    @property
     def by_budget(self) -> bool:
         """Whether each budget has its own runs, so that each comparison is within one budget."""
         return bool(self.plan.get("separate_budgets"))
@@ -200,23 +214,27 @@ class StudyRecord:
         own = {**row["settings"], "seed": self.seed(row), **flatten({"budget": budget})}
         return flatten(self.recipes[row["arm"]]) | own
 
+    def late(self, *keys: str) -> str:
+        """When keys of the file were amended after final runs had ended; empty if never."""
+        earlier, late = set(), []
+        for amendment in self.registered["amendments"]:
+            earlier.add(amendment["from_sha256"])
+            finals = [row for row in self.rows if row["role"] == "final"]
+            known = sum(row["study_sha256"] in earlier for row in finals)
+            if known and set(keys) & set(amendment["changed"]):
+                late.append(f"{amendment['time']}, after {known} final runs")
+        return listed(late)
+
     def late_seeds(self) -> str:
         """A warning if the seeds were amended after final runs had ended; otherwise empty.
 
         Adding seeds until a difference is significant raises the rate of false findings above the
         level (optional stopping: Armitage, McPherson and Rowe, J. R. Stat. Soc. A 132, 1969).
         """
-        earlier, late = set(), []
-        for amendment in self.registered["amendments"]:
-            earlier.add(amendment["from_sha256"])
-            finals = [row for row in self.rows if row["role"] == "final"]
-            known = sum(row["study_sha256"] in earlier for row in finals)
-            if known and "study.seeds" in amendment["changed"]:
-                late.append(f"{amendment['time']}, after {known} final runs")
-        if not late:
+        if not (late := self.late("study.seeds")):
             return ""
         return (
-            f"The seeds were amended when results could be seen ({listed(late)}). If the results "
+            f"The seeds were amended when results could be seen ({late}). If the results "
             "were the reason, false differences are more frequent than the level and p say "
             "(optional stopping)."
         )
@@ -230,6 +248,8 @@ class StudyRecord:
         ]
         if late := self.late_seeds():
             found.append(late)
+        if late := self.late("study.contrasts", "study.targets"):
+            found.append(f"Contrasts or targets were amended when results could be seen ({late}).")
         earlier = sum(row["study_sha256"] != registered["study_sha256"] for row in self.rows)
         if earlier:
             found.append(f"Results made under an earlier version of the file: {earlier}.")
@@ -285,7 +305,7 @@ def known_by_study(groups: Sequence[Group], study: StudyRecord) -> list[Group]:
                 arms.append(arm)
                 continue
             label = f"{encoder} {own[0]}" if encoders.count(encoder) > 1 else arm.label
-            arms.append(replace(arm, label=label, failed=failed.pop(own, [])))
+            arms.append(replace(arm, label=label, name=own[0], failed=failed.pop(own, [])))
         known.append(replace(group, arms=arms))
     return known
 

@@ -1,245 +1,146 @@
-"""The rule of C1: cost and errors of recurrent and attention encoders in training."""
+"""The rules of C1 (cost to train) and C7 (what to store), which a planned contrast decides."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
-from asr.formatting import digits, hours, percent, points_interval
-from asr.report.costs import Cost, arm_spent, common_target, cost_to, hours_unit, seeds_there
-from asr.report.disturbed import EQUAL_COST, WALL, resource
-from asr.report.evidence import Evidence
-from asr.report.families import unknown_families
-from asr.report.findings import MEASUREMENT, Finding, Rule, Sign, Verdict, conclude, unmeasured
-from asr.report.groups import Arm
-from asr.report.pairs import family_pairs
+import numpy as np
+
+from asr.formatting import digits, listed, points_interval, times
+from asr.probes import PROBES
+from asr.report.costs import cost_to, hours_unit
+from asr.report.disturbed import WALL, resource
+from asr.report.evidence import LEVEL, Evidence
+from asr.report.findings import Rule, Verdict, conclude, unmeasured
 from asr.report.probes import Probes
-from asr.report.runs import part
-from asr.report.verdict import group_name
-from asr.statistics.censoring import log_rank
-from asr.statistics.comparison import holm
-from asr.statistics.power import (
-    comparisons_to_decide,
-    least_log_rank,
-    log_rank_floor,
-    seeds_to_decide,
+from asr.report.quantities import COSTS
+from asr.statistics.censoring import ratio_interval
+from asr.statistics.contrast import Contrast, Decision, decide
+from asr.statistics.power import detectable_cost, least_log_rank, seeds_to_decide
+
+NOT_PLANNED = (
+    "no study planned a contrast for it before its runs, and what is chosen after the results "
+    "decides nothing"
 )
 
-SIGNIFICANT = 0.05
-NO_COST = Cost(None, None, [], [])
-NO_AXIS = "that can be compared, since runs were disturbed and their CPU time is not known"
-SEEDS = 5  # seeds per arm in the command of the verdict, as in studies; more if needed
+
+def planned(claim: str, *commands: str) -> Callable[[Sequence[Evidence], Probes], Verdict]:
+    """The rule of a claim that is decided by the primary contrast of a study.
+
+    ``commands`` measure what the page shows beside the contrast.
+    """
+
+    def judge(found: Sequence[Evidence], probes: Probes) -> Verdict:
+        planned = [(e, c) for e in found for c in e.contrasts or () if c.claim == claim]
+        planned.sort(key=lambda pair: not pair[1].primary)
+        if not planned:
+            return unmeasured(claim, NOT_PLANNED, "asr study FILE (with contrasts)", *commands)
+        first, *others = [judged(evidence, contrast) for evidence, contrast in planned]
+        return replace(first, reasons=[f"Also planned: {other.words}." for other in others])
+
+    return judge
 
 
-def training(found: Sequence[Evidence], probes: Probes) -> Verdict:
-    """The rule of C1, see ``TRAINING``; it does not use the probes."""
-    costs = _targets(found)
-    pairs = ((e, r, a) for e in found for r, a in family_pairs(e))
-    findings = [*costs, *(_errors(e, r, a, _head(found, e)) for e, r, a in pairs)]
-    seeds = max(SEEDS, seeds_to_decide(len(costs)) or SEEDS)
-    command = (
-        f"asr train RECIPE --seed N ({seeds} seeds of a recurrent and of an attention encoder)"
-    )
-    beside = unknown_families([arm.runs[0].encoder for e in found for arm in e.group.arms])
-    if not findings:
-        why = "not measured on arms of both families"
-        return replace(unmeasured("C1", why, [command]), beside=beside)
-    return replace(conclude("C1", findings, [command]), beside=beside)
+def judged(evidence: Evidence, contrast: Contrast) -> Verdict:
+    """The verdict from one planned contrast."""
+    return (_errors if contrast.estimator == "errors" else _cost)(evidence, contrast)
 
 
-def _context(evidence: Evidence, measure: str, recurrent: Arm, attention: Arm) -> dict[str, str]:
-    run = recurrent.runs[0]
-    budget = ", ".join(f"{v}" for v in part(run.recipe, ("budget",)).values() if v is not None)
-    return {
-        "the decoder": str(run.recipe.get("decoder")),
-        "the corpus": str(run.recipe.get("data.corpus")),
-        "the budget": budget,
-        MEASUREMENT: measure,
-        "the recurrent encoder": recurrent.runs[0].encoder,
-        "the attention encoder": attention.runs[0].encoder,
-    }
+def _errors(evidence: Evidence, contrast: Contrast) -> Verdict:
+    subject, reference = evidence.arms(contrast)
+    pair = evidence.pair(subject, reference)
+    told = f"{subject.label} minus {reference.label}, {subject.runs[0].split} WER"
+    decision: Decision = "not enough evidence"
+    why = pair.reason
+    if (found := pair.comparison) is not None:
+        sign = 1 if pair.b.label == subject.label else -1
+        low, high = sorted(sign * bound for bound in found.difference.interval)
+        told += f", {points_interval(sign * found.difference.value, (low, high))}, "
+        told += f"margin {contrast.margin:g}"
+        if found.decidable and any(found.rates):
+            told += f", detectable {100 * found.detectable:.2f} points"
+            decision, why = decide(low, high, contrast.margin / 100), evidence.caveat
+    return conclude(contrast.claim, decision, told, _machine(evidence), why)
 
 
-def _targets(found: Sequence[Evidence]) -> list[Finding]:
-    """Findings on the cost to a target, for all pairs, as one family of tests."""
-    rows = []
-    for evidence in found:
-        target = common_target(evidence.group, evidence.targets)
-        for r, a in family_pairs(evidence):
-            if target is not None:
-                rows.append((evidence, target, r, a))
-    axes = [resource([r, a]) for _, _, r, a in rows]
-    costs = [
-        [cost_to(arm, target, axis) if axis else NO_COST for arm in (r, a)]
-        for (_, target, r, a), axis in zip(rows, axes, strict=True)
-    ]
-    found_of = iter(_tested([c for c in costs if _testable(c)]))
-    findings = []
-    for (evidence, target, r, a), axis, both in zip(rows, axes, costs, strict=True):
-        test = next(found_of) if _testable(both) else None
-        undecidable = _no_test(both, len(rows)) if test is None else test.undecidable
-        unit = _unit(evidence, axis)
-        told = [
-            f"{arm.label} "
-            + (
-                f"has no cost {NO_AXIS}"
-                if axis is None
-                else "has no measured cost"
-                if c.value is None
-                else f"did not reach it within {hours(c.limit)}"
-                if math.isinf(c.value)
-                else f"took {hours(c.value, unit)}{seeds_there(c)}"
-            )
-            for arm, c in zip((r, a), both, strict=True)
+def _cost(evidence: Evidence, contrast: Contrast) -> Verdict:
+    arms, claim = evidence.arms(contrast), contrast.claim
+    axis = resource(arms) if contrast.unit == WALL else contrast.unit
+    words = {quantity.key: quantity.title(evidence.group) for quantity in COSTS}
+    unit = "hours" if axis is None else hours_unit(evidence.group) if axis == WALL else words[axis]
+    told = f"{arms[0].label} / {arms[1].label}, {unit} to {contrast.target:g} % validation WER"
+    machine = _machine(evidence)
+    costs = [cost_to(arm, (contrast.target or 0) / 100, axis or WALL) for arm in arms]
+    if axis is None or any(cost.value is None for cost in costs):
+        why = "the runs were disturbed" if axis is None else "the cost was not measured"
+        return conclude(claim, "not enough evidence", told, machine, why)
+    a, b = costs
+    low, high = ratio_interval(a.spent, a.reached, b.spent, b.reached, evidence.level)
+    values = [math.inf if cost.value is None else cost.value for cost in costs]
+    ratio = "not reached" if math.inf in values else times(values[0] / values[1])
+    told += f", {ratio} [{digits(low, 2)} to {digits(high, 2)}], margin {contrast.margin:g} times"
+    if all(a.reached) and all(b.reached) and min(a.seeds, b.seeds) > 1:
+        found = detectable_cost(np.log(a.spent), np.log(b.spent), evidence.level)
+        told += f", detectable {times(found)}"
+    with np.errstate(divide="ignore"):
+        decision = decide(float(np.log(low)), float(np.log(high)), math.log(contrast.margin))
+    why = ""
+    if (least := least_log_rank(a.seeds, b.seeds)) >= 1 - evidence.level:
+        number = len(evidence.contrasts or ())
+        why = f"{min(a.seeds, b.seeds)} seeds give no p below {digits(least, 2)}; "
+        why += f"{seeds_to_decide(number)} seeds per arm could decide"
+    elif not (all(a.reached) and all(b.reached)):
+        came = [
+            f"{arm.label} {sum(c.reached)} of {c.seeds}" for arm, c in zip(arms, costs, strict=True)
         ]
-        mine, theirs = (math.inf if c.value is None else c.value for c in both)
-        sign: Sign = "unknown"
-        if test is not None and test.p < SIGNIFICANT and mine != theirs:
-            sign = "for" if mine > theirs else "against"
-        sure = "no test" if test is None else f"log-rank p {digits(test.p, 2)}"
-        family = sum(map(_testable, costs))
-        sure += f" after Holm over {family} pairs" if test is not None and family > 1 else ""
-        why = undecidable or (test.tied if test is not None else "")
-        sure += f"; {why}" if why else ""
-        head = f"{_head(found, evidence)}to {percent(target)} validation WER"
-        words = f"{head} {told[0]}, {told[1]} ({sure})."
-        context = _context(evidence, "cost to a target", r, a)
-        findings.append(Finding(sign, words, context, undecidable))
-    return findings
+        why = f"seeds that reached the target: {listed(came)}"
+    return conclude(
+        claim, decision, told, machine, listed([w for w in (why, evidence.caveat) if w])
+    )
 
 
-def _testable(both: Sequence[Cost]) -> bool:
-    """Whether the costs of both arms were measured with several seeds."""
-    return all(one.value is not None and one.seeds > 1 for one in both)
+def _machine(evidence: Evidence) -> str:
+    run = evidence.group.runs[0]
+    unit = hours_unit(evidence.group).removesuffix("-hours")
+    number = run.totals.get("num_devices")
+    return f"{run.device_name or 'an unknown device'}, {number} {unit}{'s' * (number != 1)}"
 
 
-def _no_test(both: Sequence[Cost], pairs: int) -> str:
-    """Why two arms have no test; empty if the reason is not their number of seeds."""
-    if any(one.value is None for one in both):
-        return ""
-    return f"one seed of an arm allows no test; {seeds_to_decide(pairs)} seeds per arm could decide"
-
-
-def _unit(evidence: Evidence, axis: str | None) -> str:
-    return hours_unit(evidence.group) if axis == WALL else "CPU-hours"
-
-
-class Tested(NamedTuple):
-    """The log-rank test of one pair, adjusted for the family of all pairs.
-
-    Attributes:
-        p: p-value with Holm's adjustment.
-        undecidable: why no costs could be significant; empty if some could.
-        tied: why these costs, which tie, could not be significant in any assignment to the arms.
-    """
-
-    p: float
-    undecidable: str = ""
-    tied: str = ""
-
-
-def _tested(pairs: Sequence[Sequence[Cost]]) -> list[Tested]:
-    """The test of each pair.
-
-    Holm's adjusted p-values do not fall when a p-value of the family rises. The adjustment of the
-    least possible p-values of all tests therefore gives the least possible adjusted p-values.
-    """
-    sides = [(r.spent, r.reached, a.spent, a.reached) for r, a in pairs]
-    values = holm([log_rank(*side) for side in sides]).tolist()
-    plain = [least_log_rank(r.seeds, a.seeds) for r, a in pairs]
-    floors = [log_rank_floor(*side) for side in sides]
-    family = f" as one of {len(pairs)} comparisons" if len(pairs) > 1 else ""
-    told = []
-    for (r, a), p, alone, best, floor, tied in zip(
-        pairs, values, plain, holm(plain).tolist(), floors, holm(floors).tolist(), strict=True
-    ):
-        if best >= SIGNIFICANT:
-            why = f"{r.seeds} seeds against {a.seeds} give no p below {digits(best, 2)}{family}"
-            seeds = seeds_to_decide(len(pairs))
-            ways = [f"{seeds} seeds per arm"] if seeds is not None else []
-            remedy = _remedy(ways, alone)
-            told.append(Tested(p, undecidable=f"{why} at any cost; {remedy}"))
-        elif tied >= SIGNIFICANT:
-            came, runs = sum([*r.reached, *a.reached]), r.seeds + a.seeds
-            why = f"because runs tie ({came} of {runs} at the target), "
-            why += f"p cannot be below {digits(tied, 2)}{family}"
-            sooner = ["a larger budget", "a higher target"] if came < runs else []
-            remedy = _remedy([*sooner, "more seeds"], floor)
-            told.append(Tested(p, tied=f"{why}; {remedy}"))
-        else:
-            told.append(Tested(p))
-    return told
-
-
-def _remedy(ways: Sequence[str], least: float) -> str:
-    """What would make the test of a pair decidable, if its own p is at least ``least``."""
-    fewer = comparisons_to_decide(least)
-    more = [f"at most {fewer} comparison{'s' if fewer > 1 else ''}"] if fewer > 0 else []
-    *others, last = [*ways, *more] or ["fewer comparisons of more seeds"]
-    return f"{', '.join(others)}{' or ' * bool(others)}{last} could decide"
-
-
-def _head(found: Sequence[Evidence], evidence: Evidence) -> str:
-    """The name of the group and a comma; empty if there is only one group."""
-    number = next(i for i, one in enumerate(found, 1) if one is evidence)
-    name = group_name(evidence.group, number)
-    return f"{name[0].lower()}{name[1:]}, " if len(found) > 1 else ""
-
-
-def _errors(evidence: Evidence, r: Arm, a: Arm, head: str) -> Finding:
-    """The finding on the errors of one pair at equal cost."""
-    context = _context(evidence, "errors at equal cost", r, a)
-    pair = evidence.pair(r, a)
-    if pair.comparison is None:
-        return Finding(
-            "unknown", f"{head}errors of {r.label} and {a.label}: {pair.reason}.", context
-        )
-    said = evidence.statement(r, a)
-    difference = pair.comparison.difference
-    axis = resource([r, a])
-    spent = [arm_spent(arm, axis) if axis else None for arm in (r, a)]
-    ratio = spent[0] / spent[1] if spent[0] and spent[1] else None
-    cost = "unknown cost" if axis else f"a cost {NO_AXIS}"
-    if ratio is not None:
-        cost = f"{digits(ratio, 2)} times as many {_unit(evidence, axis)}"
-    value = points_interval(difference.value, difference.interval)
-    words = f"{head}errors, {pair.b.label} minus {pair.a.label}: {value}"
-    words += f"; {r.label}: {evidence.explained_statement(r, a)}, at {cost}"
-    sign: Sign = "unknown"
-    if pair.undecidable:
-        words += f"; {pair.undecidable}"
-    elif ratio is not None and said == "worse" and ratio > 1 / EQUAL_COST:
-        sign = "for"
-    elif ratio is not None and said in ("better", "no difference") and ratio < EQUAL_COST:
-        sign = "against"
-    elif said != "not enough evidence":
-        words += "; the costs are too unequal or unknown for a finding"
-    return Finding(sign, f"{words}.", context, pair.undecidable)
-
-
+PLANNED = (
+    "The verdict is that of the primary contrast of the study, which is registered before the "
+    "first run with its arms, estimator, unit and margin. The subject is the arm that errs more, "
+    "or costs more, according to the claim."
+)
+DECISIONS = (
+    "‘Equivalent’: the whole interval lies within the margin. Otherwise ‘for’: the whole interval "
+    "says that the subject is worse. ‘Against’: that it is better. ‘Not enough evidence’: the "
+    "interval holds both. All contrasts of the study hold together with a probability of "
+    f"{100 * LEVEL:.0f} %."
+)
 TRAINING = Rule(
     "C1",
     "A recurrent network needs more resources to train.",
     (
-        "Recurrent arms are compared with attention arms of the same budget by two measurements.",
+        PLANNED,
         (
-            "Cost to a target: hours of devices (of a CPU: core-hours) to the lowest WER that most "
-            "arms reached; CPU-hours if runs were disturbed or had a budget of CPU-hours. The "
-            "finding is ‘for’ if the recurrent arm took significantly more, ‘against’ if it took "
-            "significantly less (log-rank test over seeds, p < 0.05 with Holm's correction over "
-            "all such pairs), and otherwise undecided.",
-            "Errors at equal cost, on the test split. The finding is ‘for’ if the recurrent arm "
-            "makes significantly more errors and had at least as many hours (within 10 %). "
-            "It is ‘against’ if the recurrent arm makes fewer errors or there is no difference "
-            "(equivalence within 10 %), and it had no more hours. Otherwise it is undecided. If "
-            "runs were disturbed, only arms with equal updates, audio, FLOPs and CPU time are "
-            "compared.",
+            "Errors: the difference of the WERs on the evaluated split, at the largest budget.",
+            "Cost to a target: the ratio of the costs to the registered validation WER. Its "
+            "interval holds the ratios that a log-rank permutation test over seeds does not "
+            "reject (Wei and Gail, 1983). Runs that stopped before the target are censored.",
         ),
-        "An arm with one seed gives no finding, because one seed compares trained models and not "
-        "encoders. A test that could not be significant at any cost of its runs is called "
-        "undecidable, and the finding names the remedy: with n seeds per arm, p of the log-rank "
-        "test is at least 2 / C(2n, n). Runs that do not reach the target tie with each other. If "
-        "a test cannot be significant because runs tie, it is undecided, and the finding says so.",
+        DECISIONS,
+        "Other pairs, targets and budgets on this page are description.",
     ),
-    training,
+    planned("C1"),
+)
+STORING = Rule(
+    "C7",
+    "Near-duplicate frames need not be stored; what to store can be learnt.",
+    (
+        PLANNED,
+        "The subject is a control that stores the same share of frames as the gate, evenly or at "
+        "random; the reference is the learnt gate. The claim needs the control to err more.",
+        DECISIONS,
+    ),
+    planned("C7", PROBES["memory"].command),
 )

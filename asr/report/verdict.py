@@ -31,14 +31,21 @@ EQUAL_PARAMETERS = 1.05  # largest ratio for equal parameters (Long Range Arena 
 
 
 def from_best(evidence: Evidence) -> list[Pair]:
-    """The pairs of the arm with the lowest WER, the next best first; empty for a single arm."""
-    return [pair for pair in evidence.pairs if pair.a.label == evidence.pairs[0].a.label]
+    """The planned pairs, the primary first; then those of the arm with the lowest WER.
+
+    The pairs of the best arm begin with the next best; a single arm has none.
+    """
+    planned = [c for c in evidence.contrasts or () if c.estimator == "errors"]
+    planned.sort(key=lambda contrast: not contrast.primary)
+    pairs = [evidence.pair(*evidence.arms(contrast)) for contrast in planned]
+    best = [pair for pair in evidence.pairs if pair.a.label == evidence.pairs[0].a.label]
+    return pairs + [pair for pair in best if pair not in pairs]
 
 
 def answer(evidence: Evidence) -> list[str]:
     """At most five lines of text: errors, cost to a target, running cost, doubts, the machine."""
     group = evidence.group
-    lines = [_errors(evidence), _training(group, evidence.targets), _running(group)]
+    lines = [_errors(evidence), _training(evidence), _running(group)]
     return [line for line in [*lines, _doubts(group), _machine(group)] if line]
 
 
@@ -61,13 +68,15 @@ def _errors(evidence: Evidence) -> str:
     value = points_interval(found.difference.value, found.difference.interval)
     share = f"{100 * found.difference.level:.3g}"
     cost = at_cost(group, best, first.b)
-    if found.statement == "not enough evidence":
+    if found.statement == "not planned":
+        text = f"The study planned no comparison of errors. Measured{cost}: {rates}, {value}."
+    elif found.statement == "not enough evidence":
         text = f"{_not_enough(first)}. Measured{cost}: {rates}. {found.outlook}"
     elif found.statement == "no difference":
         text = (
             f"No difference in errors between {best.label} and {first.b.label}{cost}: "
             f"{rates}, a difference of {value}; the {share} % interval lies within "
-            f"{100 * found.margin:g} % of the rate. {found.outlook}"
+            f"{100 * found.margin:.2f} points. {found.outlook}"
         )
     else:
         text = (
@@ -91,12 +100,14 @@ def _others(best: Arm, others: Sequence[Pair]) -> str:
     }
     said = ""
     for statement, text in words.items():
-        labels = [pair.b.label for pair in others if pair.statement == statement]
+        own = [p for p in others if (p.a.label, p.statement) == (best.label, statement)]
+        labels = [pair.b.label for pair in own]
         said += f" {text}: {listed(labels)}." if labels else ""
     return said
 
 
-def _training(group: Group, targets: Sequence[float]) -> str:
+def _training(evidence: Evidence) -> str:
+    group, targets = evidence.group, evidence.targets
     if not any(run.points for run in group.runs):
         return "No run has a validation yet, so the cost to reach a WER is not known."
     axis = resource(group.arms)
@@ -125,7 +136,9 @@ def _training(group: Group, targets: Sequence[float]) -> str:
             ratio = "about as much" if same else f"{times(value / lowest)} as much"
             said.append(f"{label} {hours(value)}, {ratio}{there}")
     several = any(cost.seeds > 1 for cost in costs.values())
-    how = " (medians over seeds, not tested)" if several else ""
+    told = ["medians over seeds, not tested"] if several else []
+    told += [] if evidence.registered else ["target chosen after the results"]
+    how = f" ({', '.join(told)})" if told else ""
     return f"To train to {percent(target)} validation WER{how}, {'; '.join(said)}.{beside}"
 
 

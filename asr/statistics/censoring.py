@@ -1,6 +1,7 @@
 """Estimates the cost of reaching a target if some runs do not reach it (censored runs)."""
 
 import math
+from bisect import bisect_left
 from itertools import combinations
 from typing import NamedTuple
 
@@ -126,6 +127,38 @@ def log_rank(
         extra = 1  # the observed assignment counts as one of them
     as_far = int((np.abs(dealt) >= abs(scores[:size].sum()) - ALIKE).sum())
     return (as_far + extra) / (len(dealt) + extra)
+
+
+def ratio_interval(
+    costs_a: ArrayLike,
+    reached_a: ArrayLike,
+    costs_b: ArrayLike,
+    reached_b: ArrayLike,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of the factor by which the target costs arm A more than arm B.
+
+    It holds the factors that ``log_rank`` does not reject: the costs of B times the factor are
+    compared with those of A (Wei and Gail, J. Am. Stat. Assoc. 78, 1983). It excludes 1 where the
+    test is significant. With too few runs for the level it goes from 0 to infinity.
+
+    Raises:
+        ValueError: as ``survival``.
+    """
+    a, b = _checked(costs_a, reached_a), _checked(costs_b, reached_b)
+    ends = np.unique(np.divide.outer(a[0], np.maximum(b[0], 1e-12)).round(12))
+    ends = np.concatenate([[0.0], ends[ends > 0], [math.inf]])
+    # Only the order of the costs matters, which is the same for all factors between two ends.
+    inner = ends[1:-1]
+    factors = np.concatenate([[inner[0] / 2], np.sqrt(inner[1:] * inner[:-1]), [2 * inner[-1]]])
+
+    def kept(place: int) -> bool:
+        return log_rank(*a, b[0] * factors[place], b[1]) >= 1 - level
+
+    middle = int(np.searchsorted(inner, np.median(a[0]) / max(np.median(b[0]), 1e-12)))
+    low = bisect_left(range(middle), True, key=kept)
+    high = middle + bisect_left(range(middle, len(factors)), True, key=lambda i: not kept(i))
+    return float(ends[low]), float(ends[high])
 
 
 def log_rank_scores(costs: ArrayLike, reached: ArrayLike) -> Floats:

@@ -20,7 +20,7 @@ from asr.statistics.variance_components import (
     unbiased,
 )
 
-Statement = Literal["better", "worse", "no difference", "not enough evidence"]
+Statement = Literal["better", "worse", "no difference", "not enough evidence", "not planned"]
 Pair = tuple[str, str]
 
 LEVEL = 0.95  # 1 - the probability of any false statement in a family of comparisons
@@ -73,15 +73,16 @@ class Comparison:
 
     The statement is the first of these whose condition holds:
 
+    * **not planned**: a study planned other comparisons; this one is description.
     * **not enough evidence**: an arm has fewer than 3 seeds, there are fewer than 5 speakers, or
       there are no errors at all, so that the interval is not reliable.
     * **better** or **worse**: the whole interval lies below 0 (B makes fewer errors) or above 0 (B
       makes more errors), that is p < 1 - level. The difference may still be too small to matter.
-    * **no difference**: the whole interval lies between -margin and +margin times the mean of the
-      two rates. This is an equivalence test (Schuirmann, 1987): if the true difference is outside
-      the margin, the statement is made with probability (1 - level) / 2 at most. It is not enough
-      that the interval contains 0, or that ``detectable`` is small (Hoenig and Heisey, 2001: a
-      test of high power can still give p = 0.06 for a large difference).
+    * **no difference**: the whole interval lies between -margin and +margin. This is an
+      equivalence test (Schuirmann, 1987): if the true difference is outside the margin, the
+      statement is made with probability (1 - level) / 2 at most. It is not enough that the interval
+      contains 0, or that ``detectable`` is small (Hoenig and Heisey, 2001: a test of high power can
+      still give p = 0.06 for a large difference).
     * **not enough evidence**: otherwise. The difference may be 0 or more than the margin.
 
     A statement holds for further training runs and other speakers.
@@ -91,7 +92,7 @@ class Comparison:
         rates: error rates of A and B (means over seeds).
         seeds: numbers of seeds of A and B.
         speakers: variation of the difference over speakers alone, for these trained models.
-        margin: margin relative to the mean of the two rates.
+        margin: difference of rates below which the arms count as the same.
         adjusted_p: p-value corrected for the family; ``difference.p`` for a single pair.
         statement: the statement about B.
         reason: why there is not enough evidence, in words; empty otherwise.
@@ -161,12 +162,12 @@ def compare_all(
     words: ArrayLike,
     speakers: Sequence[str],
     *,
-    family: Sequence[Pair] | None = None,
+    family: Mapping[Pair, float] | None = None,
     level: float = LEVEL,
     margin: float = MARGIN,
     seed: int = 0,
 ) -> dict[Pair, Comparison]:
-    """Compares the pairs of a family, with simultaneous intervals.
+    """Compares all pairs of arms; those of the family get statements and simultaneous intervals.
 
     The probability of any false "better" or "worse" is 1 - level at most, and all intervals hold
     together with probability ``level`` (see ``smallest_p``). The interval of a pair excludes 0
@@ -178,9 +179,10 @@ def compare_all(
             statement and are no part of the family.
         words: (B,) reference words of each utterance.
         speakers: (B,) speaker of each utterance.
-        family: the planned pairs; None: all pairs, because the results show which arm is the best.
-        level: coverage of the intervals together.
-        margin: relative difference below which arms count as the same.
+        family: the planned pairs, each with the difference of rates below which its arms count as
+            the same; None: all pairs, because the results show which arm is the best.
+        level: coverage of the intervals of the family together, and of each other interval.
+        margin: this difference relative to the mean of the two rates, without a planned family.
         seed: random seed of the draws.
 
     Raises:
@@ -188,18 +190,21 @@ def compare_all(
     """
     known, counted = by_group(list(arms.values()), words, speakers)
     named = dict(zip(arms, known, strict=True))
-    pairs = list(combinations(arms, 2)) if family is None else list(family)
-    tested = [pair for pair in pairs if min(named[name].models for name in pair) >= MIN_SEEDS]
+    pairs = list(combinations(arms, 2))
+    planned = pairs if family is None else [p for p in pairs if {p, p[::-1]} & family.keys()]
+    tested = [pair for pair in planned if min(named[name].models for name in pair) >= MIN_SEEDS]
     least = smallest_p(named, tested, seed)
     found = {}
     for pair in pairs:
         a, b = (named[name] for name in pair)
         one = Difference(b.rate - a.rate, scatter([a, b]), level)
-        p = one.p
+        p, reach = one.p, margin * (a.rate + b.rate) / 2
         if pair in tested:
             p = adjusted(p, least, len(tested))
             one = one._replace(level=1 - threshold(1 - level, least, len(tested)))
-        found[pair] = _stated(one, a, b, margin, p, int(counted.sum()), len(set(speakers)))
+        if family is not None:
+            reach = family.get(pair, family.get(pair[::-1], math.nan))
+        found[pair] = _stated(one, a, b, reach, p, int(counted.sum()), len(set(speakers)))
     return found
 
 
@@ -244,20 +249,6 @@ def threshold(rate: float, least: Floats, number: int) -> float:
     return float(max(rate / number, min(rate, drawn)))
 
 
-def holm(values: ArrayLike) -> Floats:
-    """Adjusts (m,) p-values for the family (Holm, Scand. J. Statist. 6, 1979).
-
-    The k-th smallest p-value is multiplied by m - k + 1, then raised to the one before it if that
-    is larger, and limited to 1. This controls the family-wise error rate under any dependence.
-    """
-    p = np.asarray(values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1, steps)
-    return adjusted
-
-
 def _stated(
     difference: Difference,
     a: Arm,
@@ -267,12 +258,14 @@ def _stated(
     words: int,
     people: int,
 ) -> Comparison:
-    """The statement by the definitions of ``Comparison``."""
+    """The statement by the definitions of ``Comparison``; a margin of NaN was not planned."""
     rates, seeds = (a.rate, b.rate), (a.models, b.models)
     low, high = difference.interval
-    reach = margin * sum(rates) / 2
+    statement: Statement = "not enough evidence"
     reason = ""
-    if people < MIN_SPEAKERS:
+    if math.isnan(margin):
+        statement, reason = "not planned", "description"
+    elif people < MIN_SPEAKERS:
         some = f"{people} speaker{'s' * (people > 1)}"
         reason = f"the test set has only {some}; {MIN_SPEAKERS} are needed"
     elif min(seeds) < MIN_SEEDS:
@@ -280,19 +273,18 @@ def _stated(
             f"{min(seeds)} seed{'s' * (min(seeds) > 1)} of an arm cannot tell encoders apart; "
             f"{MIN_SEEDS} seeds of each arm are needed"
         )
-    statement: Statement = "not enough evidence"
     decidable = not reason
     if decidable:
         if not any(rates):
             reason = f"no arm made an error on {words:,} words: harder or more speech is needed"
         elif high < 0 or low > 0:
             statement = "better" if high < 0 else "worse"
-        elif -reach < low and high < reach:
+        elif -margin < low and high < margin:
             statement = "no difference"
         else:
             reason = (
                 f"the interval from {100 * low:+.2f} to {100 * high:+.2f} points contains 0, but "
-                f"exceeds the {100 * reach:.2f} points that count as no difference"
+                f"exceeds the {100 * margin:.2f} points that count as no difference"
             )
     speakers = Scatter(over_speakers(b.off - a.off) ** 0.5, max(1, len(a.off) - 1))
     return Comparison(

@@ -62,6 +62,12 @@ class Plan:
         """
         self.study = study
         self.arms = _with_decoders(study)
+        for contrast in study.contrasts:
+            for name in (contrast.subject, contrast.reference):
+                if name not in self.arms:
+                    raise ValueError(
+                        f"contrasts: no arm {name}; the study has {', '.join(self.arms)}"
+                    )
         self._finals: dict[str, list[Unit]] = {}  # a cache, as resolving is slow
         self.recipes = {name: self._resolved(name, {}) for name in self.arms}
         self.trials = [

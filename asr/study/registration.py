@@ -16,6 +16,7 @@ from asr.study.plan import Plan
 from asr.study.units import chosen
 
 DECODING = "decoding_seconds"  # key of the time that decoding took before the runs
+ADDED: Tree = {"contrasts": [], "descriptive": False}  # keys that earlier versions did not have
 NAMED = 3  # number of differing keys that an error names
 
 
@@ -36,8 +37,9 @@ def differences(plan: Plan, registered: dict[str, Any]) -> list[str]:
     For an arm that was added or removed, the keys of its recipe are not listed as well.
     """
     record = StudyRecord(Path(), registered, [], 0)
-    old, new = _compared(registered["resolved"] | {"study": record.plan}), _compared(resolved(plan))
-    # A key that was added to recipes since the registration counts as its default.
+    # A key that was added to studies or recipes since the registration counts as its default.
+    study = ADDED | record.plan
+    old, new = _compared(registered["resolved"] | {"study": study}), _compared(resolved(plan))
     old["recipes"] = {
         n: strict_yaml.tree_of(strict_yaml.read(Recipe, r)) for n, r in old["recipes"].items()
     }

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +12,22 @@ from asr.config import strict_yaml
 from asr.config.strict_yaml import Component
 from asr.corpora import CORPORA
 from asr.recipe.schema import Budget
+from asr.statistics.contrast import Contrast
 
+PROBED = ("C2", "C3", "C4", "C5", "C6")  # claims that probes decide
 COSTS_OF_RUNS = ("device_hours", "cpu_hours")
 NAME = re.compile(r"[\w.+-]*\w")
+
+
+def listed(schema: type) -> Any:
+    """A dataclass field that holds a list of sections of one schema; empty by default."""
+
+    def read(tree: Any, path: str) -> list[Any]:
+        if not isinstance(tree, list):
+            raise ValueError(f"{path}: expects a list of sections, got {tree!r}")
+        return [strict_yaml.read(schema, part, f"{path}.{n}") for n, part in enumerate(tree, 1)]
+
+    return field(metadata={"read": read}, default_factory=list)
 
 
 def named(schema: type, **default: Any) -> Any:
@@ -114,6 +128,8 @@ class Study:
             are then compared within each budget.
         seeds: random seeds of the final runs.
         targets: target WERs on the validation split, in percent; the report gives their cost.
+        contrasts: comparisons that decide the claims, see ``Contrast``; all others are description.
+        descriptive: whether the study may run although a contrast could not decide anything.
         tuning: trials before the final runs.
         split: split on which each final run is evaluated once; tuning never uses it.
         threads: number of CPU cores of every run, each with one process of one thread; by default
@@ -133,6 +149,8 @@ class Study:
     overrides: list[str] = field(default_factory=list)
     separate_budgets: bool = False
     targets: list[float] = field(default_factory=list)
+    contrasts: list[Contrast] = listed(Contrast)
+    descriptive: bool = False
     split: str = "test"
     threads: int | None = None
 
@@ -165,8 +183,24 @@ class Study:
                 "budgets, tuning.budget: device_hours and cpu_hours in one study cannot be "
                 "compared; use one of them"
             )
-        if not self.separate_budgets:
+        if not self.separate_budgets or self.contrasts:
             self.largest()
+        primary = Counter(contrast.claim for contrast in self.contrasts if contrast.primary)
+        for contrast in self.contrasts:
+            if (number := primary[contrast.claim]) != 1:
+                raise ValueError(
+                    f"contrasts: {contrast.claim} has {number} primary contrasts; set primary: "
+                    "false in all but one"
+                )
+            if contrast.claim in PROBED:
+                raise ValueError(
+                    f"contrasts: asr claims decides {contrast.claim}; a study can decide C1, C7 "
+                    "or a claim with another name"
+                )
+            if contrast.target is not None and contrast.target not in self.targets:
+                raise ValueError(
+                    f"contrasts: target {contrast.target:g} is not in targets; add it there"
+                )
 
     def largest(self) -> str:
         """The name of the largest budget.

@@ -7,14 +7,14 @@ import pytest
 import yaml
 
 from asr.report import compare, verdict
-from asr.report.cost_claims import bandwidth, running
+from asr.report.cost_claims import parallel, running
 from asr.report.disturbed import equal_costs, no_front, resource
 from asr.report.evidence import compare_arms
 from asr.report.groups import group_runs
-from asr.report.pairs import layer_times
 from asr.report.probes import read_probes
 from asr.report.runs import read_run
-from asr.report.training_claim import training
+from asr.report.training_claim import judged
+from asr.statistics.contrast import Contrast
 from tests.run_folders import (
     CPU,
     CURVE,
@@ -25,10 +25,13 @@ from tests.run_folders import (
     seeds,
     stream,
     write_probe,
-    write_roofline,
     write_run,
 )
 
+COST = Contrast(
+    claim="C1", subject="LSTM", reference="Transformer", estimator="cost to a target",
+    unit="device_hours", margin=1.1, target=10,
+)  # fmt: skip
 WAITED = "the run waited for a core during 30 % of the time"
 
 
@@ -44,7 +47,8 @@ def two_arms(folder, rate, **second):
         ),
     ]
     (group,) = group_runs([read_run(run) for run in runs])
-    return group
+    arms = [dataclasses.replace(arm, name=arm.label) for arm in group.arms]
+    return dataclasses.replace(group, arms=arms)
 
 
 def fewer(group, factor):
@@ -71,8 +75,10 @@ def test_a_disturbed_arm_that_did_less_in_its_time_gets_no_verdict(tmp_path):
     assert "CPU-hours" in answer[1]
     assert "core-hours" not in answer[1]
     assert not any("fewer errors than" in line for line in answer)
-    (errors,) = [line for line in training([evidence], {}).reasons if "errors" in line]
-    assert errors.startswith("Undecided: errors of LSTM and Transformer: runs of Transformer were")
+    errors = dataclasses.replace(COST, estimator="errors", unit="points", target=None)
+    told = judged(compare_arms(group, [], contrasts=[errors]), errors).words
+    assert told.startswith("not enough evidence: LSTM minus Transformer, test WER")
+    assert "(runs of Transformer were disturbed" in told
 
 
 def test_a_disturbed_arm_that_did_as_much_is_compared_at_what_it_did(tmp_path):
@@ -109,17 +115,18 @@ def test_quiet_and_unknown_runs_are_compared_at_equal_cost(tmp_path):
 
 def test_costs_of_a_disturbed_arm_are_tested_in_cpu_hours(tmp_path):
     group = two_arms(tmp_path, 0.1, slower=1.3)
-    found = training([compare_arms(group, [0.1])], {}).reasons
-    (cost,) = [line for line in found if "validation WER" in line]
-    assert "LSTM took 0.0842 CPU-hours" in cost
-    assert cost.startswith("Against: to 10.0 % validation WER")
+    evidence = compare_arms(group, [], contrasts=[COST])
+    told = judged(evidence, COST).words
+    assert told.startswith(
+        "against: LSTM / Transformer, CPU time, hours to 10 % validation WER, 0.77"
+    )
     for run in group.arms[1].runs:  # threads that wait for each other use CPU time
         run.totals["num_threads"] = 2
     assert resource(group.arms) is None
     assert "CPU time" not in equal_costs(group.arms)
-    reasons = training([compare_arms(group, [0.1])], {}).reasons
-    assert any("since runs were disturbed" in line for line in reasons)
-    assert not any(line.startswith(("For", "Against")) for line in reasons if "to 10" in line)
+    told = judged(evidence, COST).words
+    assert told.startswith("not enough evidence: ")
+    assert told.endswith("(the runs were disturbed)")
 
 
 def test_the_page_names_disturbed_runs_and_has_no_best_trade_off(tmp_path):
@@ -152,34 +159,23 @@ def test_speeds_of_recognition_that_waited_for_a_core_are_not_compared(tmp_path)
         (line,) = [line for line in verdict.answer(evidence) if "In recognition" in line]
         why = "cannot be compared because they waited for a core (Transformer 40.0 % of the time)"
         assert (why in line) is not compared
-        (reason,) = running([evidence], {}).reasons
-        assert reason.startswith("Against" if compared else "Undecided")
         assert bool(no_front(group)) is not compared
 
 
 def test_times_of_a_probe_that_waited_for_a_core_decide_nothing(tmp_path):
-    rows = [
-        compared_layers("minlstm-loop", 1000, 0.4),
-        compared_layers("hierarchical-full", 10**4, 2),
-    ]
     streams = stream("lstm-causal-small", 0.2, 10) + stream("transformer-causal-small", 0.6, 900)
-    for name, told in (("scaling", rows), ("streaming", streams)):
-        write_probe(tmp_path, name, told)
-    write_roofline(tmp_path, ["latency"] * 20)
-    for share, kinds in ((0.05, ["against"] * 2), (0.4, ["unknown"] * 2)):
-        read = read_probes([tmp_path])
+    write_probe(tmp_path, "scaling", [compared_layers("minlstm-lstm", 1000, 0.4)])
+    write_probe(tmp_path, "streaming", streams)
+    read = read_probes([tmp_path])
+    for share, kind in ((0.05, "against"), (0.4, "not enough evidence")):
         probes = {
             name: dataclasses.replace(one, machine={**one.machine, "core_wait_share": share})
             for name, one in read.items()
         }
-        found = layer_times(probes, "minlstm-loop", 1000, "against", lambda row: {})
-        found += layer_times(probes, "hierarchical-full", 1000, "for", lambda row: {})
-        assert [one.sign for one in found] == kinds
-        assert ("waited for a core during 40 %" in found[0].words) == (share == 0.4)
-        reasons = " ".join(running([], probes).reasons) if share else ""
-        assert "Against, streaming state" in reasons
-        assert ("Undecided, streaming speed" in reasons) == (share == 0.4)
-        assert bandwidth([], probes).kind == ("refuted" if share < 0.1 else "not enough evidence")
+        for verdict_of in (running, parallel):
+            found = verdict_of([], probes)
+            assert found.kind == kind
+            assert ("waited for a core during 40 %" in found.words) == (share == 0.4)
 
 
 @pytest.mark.parametrize(

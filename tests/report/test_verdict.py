@@ -143,14 +143,6 @@ def test_every_difference_and_interval_equals_that_of_the_statistics(tmp_path):
     assert "All 3 pairs of arms are one family" in page
 
 
-def test_exchanging_the_arms_turns_better_into_worse(tmp_path):
-    group = of_seeds(tmp_path, lambda name, seed: made(0.1 + 0.1 * (name != "LSTM"), seed=seed))
-    evidence = compare_arms(group, [])
-    lstm, transformer = group.arms
-    assert evidence.statement(lstm, transformer) == "better"
-    assert evidence.statement(transformer, lstm) == "worse"
-
-
 def test_two_models_are_also_compared_by_matched_pairs(tmp_path):
     references = ["one two three four", "one two", "six"]
     said = (["one two three four", "one", "nine"], ["one too three for", "one two", "six"])
@@ -218,6 +210,8 @@ def test_a_cost_that_not_all_seeds_reached_says_how_many_did(tmp_path):
     ]
     (group,) = group_runs([read_run(run) for run in runs])
     told = verdict.answer(compare_arms(group, [0.1]))[1]
-    assert told.startswith("To train to 10.0 % validation WER (medians over seeds, not tested), ")
+    assert told.startswith(
+        "To train to 10.0 % validation WER (medians over seeds, not tested, target chosen after "
+    )
     assert re.findall(r"\d of \d seeds", told) == ["1 of 2 seeds"]
     assert told.index("Transformer") < told.index("1 of 2 seeds")

@@ -9,6 +9,7 @@ from asr.statistics.censoring import (
     log_rank,
     log_rank_scores,
     median_cost,
+    ratio_interval,
     survival,
 )
 
@@ -123,3 +124,26 @@ def test_more_frequent_validation_has_no_advantage():
             found.append(crossing(costs, 0.05 * true / costs * noise, 0.05))
         gains.append(np.log(found[0] / found[1]))
     assert abs(np.mean(gains)) < 0.01  # first validations: 0.05
+
+
+def test_the_interval_of_a_ratio_holds_the_ratios_that_the_test_does_not_reject():
+    random = np.random.default_rng(2)
+    for _ in range(5):
+        a, b = np.exp(random.normal(size=(2, 5)))
+        reached = random.random((2, 5)) < 0.8
+        low, high = ratio_interval(a, reached[0], b, reached[1])
+        for ratio in np.exp(random.normal(size=12)):
+            kept = log_rank(a, reached[0], ratio * b, reached[1]) >= 0.05
+            assert kept == (low < ratio < high)
+
+
+def test_the_interval_of_a_ratio_holds_the_truth_in_19_of_20_cases():
+    random = np.random.default_rng(3)
+    inside = 0
+    for _ in range(150):
+        a, b = np.exp(0.1 * random.normal(size=(2, 5)))
+        low, high = ratio_interval(1.5 * a, [True] * 5, b, [True] * 5)
+        inside += low < 1.5 < high
+    assert inside >= scipy.stats.binom.ppf(0.001, 150, 0.95)
+    assert ratio_interval([1, 2, 3], [True] * 3, [7, 8, 9], [True] * 3) == (0, np.inf)
+    assert ratio_interval([1, 2, 3, 4], [True] * 4, [5] * 4, [False] * 4)[0] == 0

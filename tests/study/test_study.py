@@ -36,6 +36,14 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["asr.study"])
 LOCK_FOLDER = devices.lock_folder
 HOUR = {"device_hours": 1.0}
+ERRORS = {"claim": "C1", "subject": "lstmz", "reference": "minlstm", "estimator": "errors"}
+COST = {"estimator": "cost to a target", "unit": "updates", "margin": 1.1}
+
+
+def contrasts(*changes):
+    """Keys of a study that plans a contrast of errors, or one for each set of changed keys."""
+    planned = [ERRORS | {"unit": "points", "margin": 1.0} | some for some in changes or ({},)]
+    return {"contrasts": planned}
 
 
 @pytest.fixture(autouse=True)
@@ -108,12 +116,19 @@ def test_the_gpu_study_has_every_architecture_three_budgets_and_five_seeds():
             {"budgets": {"a": {"cpu_hours": 3}}, "tuning": {"trials": 0, "budget": HOUR}},
             "device_hours and cpu_hours in one study cannot be compared",
         ),
+        (contrasts(), "contrasts: no arm lstmz"),
+        (contrasts({"subject": "lstm"}, {"subject": "lstm"}), "C1 has 2 primary contrasts"),
+        (contrasts({"claim": "C4"}), "asr claims decides C4; a study can decide C1, C7 or a claim"),
+        (contrasts({**COST, "target": 5}), "target 5 is not in targets; add it there"),
+        (contrasts({"margin": 0}), "expects points above 0"),
+        (contrasts({"unit": "hours"}), r"contrasts\.1\.unit: expected"),
+        ({"contrasts": {}}, "contrasts: expects a list of sections"),
         ({"budgets": {"a": {}}}, "set device_hours, cpu_hours, updates or audio_hours"),
     ],
 )
 def test_a_mistake_in_a_study_names_the_key(changes, message):
     with pytest.raises(ValueError, match=message):
-        study(**changes)
+        Plan(study(**changes))
 
 
 def test_a_mistake_in_a_recipe_names_the_arm_before_anything_runs(tmp_path):

@@ -1,0 +1,63 @@
+"""Contrasts that are planned before they are measured, and the decision that follows from one."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Decision = Literal["for", "against", "equivalent", "not enough evidence"]
+Estimator = Literal["errors", "cost to a target"]
+Unit = Literal["points", "device_hours", "cpu_hours", "updates", "audio_hours", "train_flops"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A comparison that a study plans, to judge the claim "the subject is worse".
+
+    Args:
+        claim: the claim that the contrast is about: C1, C7 or a name of your own.
+        subject: the arm that makes more errors, or costs more, according to the claim.
+        reference: the arm that it is compared with.
+        estimator: errors on the evaluated split at the largest budget, or the cost to a target.
+        unit: points (of WER) for errors; for a cost, device_hours, cpu_hours, updates, audio_hours
+            or train_flops. device_hours are CPU-hours if the budgets of the runs are.
+        margin: the largest difference that does not matter, in points; for a cost, the largest
+            ratio, above 1.
+        target: validation WER to reach, in percent; only for a cost.
+        primary: whether the contrast decides the claim; each claim has exactly one that does.
+    """
+
+    claim: str
+    subject: str
+    reference: str
+    estimator: Estimator
+    unit: Unit
+    margin: float
+    target: float | None = None
+    primary: bool = True
+
+    def __post_init__(self) -> None:
+        where = f"contrast of {self.subject} and {self.reference}"
+        cost = self.estimator == "cost to a target"
+        if self.subject == self.reference:
+            raise ValueError(f"{where}: compares an arm with itself; name two arms")
+        if cost != (self.target is not None):
+            raise ValueError(f"{where}: a cost needs a target, and errors have none")
+        if cost == (self.unit == "points"):
+            raise ValueError(f"{where}: unit {self.unit} does not fit the estimator")
+        if not self.margin > cost:
+            least = "a ratio above 1" if cost else "points above 0"
+            raise ValueError(f"{where}: margin {self.margin:g}: expects {least}")
+
+
+def decide(low: float, high: float, margin: float) -> Decision:
+    """The decision on "the subject is worse than the reference".
+
+    Args:
+        low: lower end of the interval of the difference; above 0, the subject is worse.
+        high: upper end.
+        margin: differences between -margin and margin do not matter; 0: all differences matter.
+    """
+    if -margin < low and high < margin:
+        return "equivalent"
+    if low > 0:
+        return "for"
+    return "against" if high < 0 else "not enough evidence"
