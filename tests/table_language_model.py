@@ -8,6 +8,13 @@ from asr.language_models.language_model import LanguageModel
 PLACES = 32
 
 
+def grow(fusion, rows, tokens):
+    """Extends some of the rows by tokens; the others do not change."""
+    every = torch.arange(len(fusion.log_probs))
+    new = torch.zeros_like(every).scatter(0, rows, tokens)
+    return fusion.grow(every, torch.isin(every, rows), new)
+
+
 class TableLanguageModel(LanguageModel):
     """Logits are sums over positions of a random (PLACES, V, V) table: order and place matter."""
 

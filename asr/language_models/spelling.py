@@ -1,6 +1,6 @@
-"""How the words of a vocabulary are spelt with tokens, as a back-off automaton.
+"""How the words of a vocabulary are spelt with tokens.
 
-Its contexts are the beginnings of words, a prefix tree of the tokens that the tokenizer cuts each
+The contexts are the beginnings of words, a prefix tree of the tokens that the tokenizer cuts each
 word into. Let V(s) be the probability that a word begins with the tokens s, whatever is before it:
 
     V(s) = sum of the unigram probabilities of the words that begin with s + p(<unk>) Q(s)
@@ -13,13 +13,13 @@ the tree. Context 0 is the place between two words, context OUTSIDE is outside o
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from asr.batch import BLANK, EOS, UNKNOWN
-from asr.language_models.backoff import Automaton
 from asr.text.tokenizers import FIRST, SPACE
 
 INSTEAD = "take a model of tokens, class_path: NGram"
@@ -36,23 +36,66 @@ class Kind(IntEnum):
     SPACE = 2  # it is a space
 
 
-@dataclass(frozen=True)
-class Spelling:
-    """The automaton of V tokens, and what it says about its C contexts.
+class Tree(nn.Module):
+    """The spellings of a vocabulary with V tokens: C contexts, and A arcs between them.
 
     A token that begins with a space leads where it leads from context 0; to read one, end the word
     before it.
 
     Attributes:
-        automaton: of order 2.
+        keys: (A + 1,) int64 ascending, context * V + token of each arc, then the largest number.
+        tokens: (A,) int64, the token of each arc.
+        targets: (A,) int64, the context after the arc.
+        log_probs: (A,) float32.
+        begins: (V,) bool, whether a token ends the word before it.
+        base: (V,) float32, log-probability of each token between words if it ``begins``, otherwise
+            outside of the tree.
+        log_backoffs: (C,) float32, what to add to the latter in a context of the tree.
+        sizes, stops: (C,) int64, number of arcs of a context, and the arc after them. Context
+            OUTSIDE has none, because ``base`` has them.
         words: (C,) int64, the word that ends here; UNKNOWN if it is not in the vocabulary.
         endings: (C,) float32, what to add to log p(word | words before) if the word ends here: less
             what its tokens have been charged already.
     """
 
-    automaton: Automaton
-    words: np.ndarray
-    endings: np.ndarray
+    keys: Tensor
+    tokens: Tensor
+    targets: Tensor
+    log_probs: Tensor
+    begins: Tensor
+    base: Tensor
+    log_backoffs: Tensor
+    sizes: Tensor
+    stops: Tensor
+    words: Tensor
+    endings: Tensor
+
+    def __init__(self, **tables: np.ndarray):
+        super().__init__()
+        for name, values in tables.items():
+            self.register_buffer(name, torch.from_numpy(values), persistent=False)
+
+    def read(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """Returns the contexts (N,) after tokens (N,) in contexts (N,)."""
+        V = len(self.begins)
+        wanted = context * V + tokens
+        arc = torch.searchsorted(self.keys, wanted)  # (N,)
+        arc = torch.where(self.keys.take(arc) == wanted, arc, tokens + OUTSIDE * V)
+        return self.targets.take(arc)
+
+    def predict(self, context: Tensor, end: Tensor) -> Tensor:
+        """Returns log-probabilities (N, V) of the next token in contexts (N,).
+
+        ``end`` (N,): log-probability that the word ends, 0 between words; that of EOS is the same.
+        """
+        outside = self.log_backoffs.take(context)
+        log_probs = torch.where(self.begins, end[:, None], outside[:, None]).add_(self.base)
+        sizes = self.sizes.take(context)
+        row = torch.repeat_interleave(sizes)  # (R,)
+        arc = (self.stops.take(context) - sizes.cumsum(0)).take(row)
+        arc += torch.arange(len(row), device=row.device)
+        log_probs[row, self.tokens.take(arc)] = self.log_probs.take(arc)
+        return log_probs
 
 
 def kinds_of(pieces: Sequence[str]) -> np.ndarray:
@@ -63,13 +106,16 @@ def kinds_of(pieces: Sequence[str]) -> np.ndarray:
     return np.array([piece.startswith(SPACE) + (piece == SPACE) for piece in pieces], np.uint8)
 
 
-def spelling(spelt: Sequence[Sequence[int]], log_probs: np.ndarray, kinds: np.ndarray) -> Spelling:
-    """Builds the automaton of a vocabulary.
+def spelling(
+    spelt: Sequence[Sequence[int]], log_probs: np.ndarray, kinds: np.ndarray, lexicon: bool
+) -> Tree:
+    """Builds the tree of a vocabulary.
 
     Args:
         spelt: the tokens of each word, from id FIRST up; empty if the word cannot be spelt.
         log_probs: unigram log-probability of each word id.
         kinds: kinds (V,) of the tokens.
+        lexicon: whether words outside the vocabulary have probability 0.
     """
     V, unknown = len(kinds), float(log_probs[UNKNOWN])
     first, inner, end = _outside(spelt, kinds)
@@ -109,16 +155,27 @@ def spelling(spelt: Sequence[Sequence[int]], log_probs: np.ndarray, kinds: np.nd
     scores[1, goes_on], targets[1, goes_on] = inner[goes_on], 1
     keys = np.append(np.arange(DENSE * V), (source[rest] + 1) * V + token[rest])
     scores = np.append(scores, value[target[rest]] - value[source[rest]])
-    automaton = Automaton(
-        keys=keys,
-        log_probabilities=scores.astype(np.float32),
-        targets=np.append(targets, target[rest] + 1).astype(np.int32),
-        starts=np.searchsorted(keys, np.arange(len(mass) + DENSE) * V),
-        log_backoffs=np.append(np.zeros(DENSE), (outside - value)[1:]).astype(np.float32),
-        suffixes=np.append([0], np.ones(len(mass), np.int32)).astype(np.int32),
-    )
+    arrivals = np.append(targets, target[rest] + 1)
     words = np.array([UNKNOWN, UNKNOWN, *word[1:]])
-    return Spelling(automaton, words, ending.astype(np.float32))
+    if lexicon:
+        scores[arrivals == OUTSIDE] = -math.inf
+        ending[1:][words[1:] == UNKNOWN] = -math.inf
+    begins = (kinds != Kind.INNER) | (np.arange(V) == EOS)
+    starts = np.searchsorted(keys, np.arange(len(words) + 1) * V)
+    sizes = np.diff(starts) * (np.arange(len(words)) != OUTSIDE)
+    return Tree(
+        keys=np.append(keys, np.iinfo(np.int64).max),  # so that each search ends at an arc
+        tokens=keys % V,
+        targets=arrivals.astype(np.int64),
+        log_probs=scores.astype(np.float32),
+        begins=begins,
+        base=np.where(begins, scores[:V], scores[V : 2 * V]).astype(np.float32),
+        log_backoffs=np.append(np.zeros(DENSE), (outside - value)[1:]).astype(np.float32),
+        sizes=sizes,
+        stops=starts[:-1] + sizes,
+        words=words,
+        endings=ending.astype(np.float32),
+    )
 
 
 def _outside(

@@ -1,15 +1,12 @@
 """N-gram models of words that score the tokens of a speech model."""
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +18,7 @@ from asr.language_models.kneser_ney import estimate
 from asr.language_models.language_model import CountedLanguageModel
 from asr.language_models.lookup import Lookup, make_room
 from asr.language_models.pruning import prune
-from asr.language_models.spelling import DENSE, INSTEAD, OUTSIDE, Kind, kinds_of, spelling
+from asr.language_models.spelling import INSTEAD, Kind, Tree, kinds_of, spelling
 from asr.text.tokenizers import FIRST, REPLACEMENT, SPACE
 
 logger = logging.getLogger(__name__)
@@ -55,9 +52,6 @@ class WordNGram(CountedLanguageModel):
     kinds: Tensor
     spelt: Tensor
     lengths: Tensor
-    ends: Tensor
-    endings: Tensor
-    begins: Tensor
     stops: Tensor
 
     def __init__(
@@ -132,21 +126,14 @@ class WordNGram(CountedLanguageModel):
             raise RuntimeError(f"spelt with {len(self.kinds)} tokens, not with {self.vocabulary}")
         tokens = iter(self.spelt.tolist())
         rows = [list(islice(tokens, length)) for length in self.lengths.tolist()]
-        kinds = self.kinds.cpu().numpy()
-        spelt = spelling(rows, orders[0].log_prob, kinds)
         self.grams = Lookup(automaton(orders), len(orders), persistent=False)
-        self.spelling = Lookup(spelt.automaton, 2, DENSE, persistent=False)
+        spelt = rows, orders[0].log_prob, self.kinds.cpu().numpy()
+        self.tree = self.open_tree = spelling(*spelt, lexicon=False)
         if self.lexicon:
-            inside = spelt.automaton.targets != OUTSIDE
-            log_probs = np.where(inside, spelt.automaton.log_probabilities, np.float32(-np.inf))
-            closed = replace(spelt.automaton, log_probabilities=log_probs)
-            self.lexicon_spelling = Lookup(closed, 2, DENSE, persistent=False)
+            self.tree = spelling(*spelt, lexicon=True)
         every = torch.arange(len(self.grams.suffixes))
         stops, _ = self.grams.read(torch.full_like(every, EOS), every)  # of each context
-        tables = {"ends": spelt.words, "endings": spelt.endings, "begins": kinds != Kind.INNER}
-        tables["begins"][EOS] = True
-        for name, table in (*tables.items(), ("stops", stops.numpy())):
-            self.register_buffer(name, torch.from_numpy(table), persistent=False)
+        self.register_buffer("stops", stops, persistent=False)
         self.to(self.kinds.device)
 
     def start(self, rows: int) -> Cache:
@@ -155,31 +142,27 @@ class WordNGram(CountedLanguageModel):
         A state is three contexts: of the words that have ended, of the characters after them, and
         of the words if one more ends with these characters.
         """
-        return {"contexts": torch.zeros(rows, 3, dtype=torch.int64, device=self.kinds.device)}
+        begun = self.grams.targets[EOS].long()  # the context of <s>
+        return {"contexts": torch.stack([begun, torch.zeros_like(begun), begun]).repeat(rows, 1)}
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """See ``LanguageModel.step``."""
-        return self._step(tokens, cache, self.lexicon)
+        return self._step(tokens, cache, self.tree)
 
     def open_step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """See ``CountedLanguageModel.open_step``."""
-        return self._step(tokens, cache, False)
+        return self._step(tokens, cache, self.open_tree)
 
-    def _step(self, tokens: Tensor, cache: Cache, lexicon: bool) -> tuple[Tensor, Cache]:
+    def _step(self, tokens: Tensor, cache: Cache, tree: Tree) -> tuple[Tensor, Cache]:
         before, spelt, after = cache["contexts"].unbind(1)  # (N,)
-        before = torch.where(self.begins[tokens], after, before)
-        before = torch.where(tokens == EOS, self.grams.targets[EOS].long(), before)
-        _, spelt = self.spelling.read(tokens, spelt)
-        end, after = self.grams.read(self.ends[spelt], before)
+        before = torch.where(tree.begins.take(tokens), after, before)
+        spelt = tree.read(tokens, spelt)
+        end, after = self.grams.read(tree.words.take(spelt), before)
         between = spelt == 0  # no word ends here
-        end = (end + self.endings[spelt]).masked_fill(between, 0.0)
+        end = end.masked_fill_(between, 0.0) + tree.endings.take(spelt)
         after = torch.where(between, before, after)
-        if lexicon:
-            end = end.masked_fill(~between & (self.ends[spelt] == UNKNOWN), -math.inf)
-        table = self.lexicon_spelling if lexicon else self.spelling
-        begin = table.log_probabilities[: self.vocabulary] + end[:, None]  # (N, V)
-        log_probs = torch.where(self.begins, begin, table.predict(spelt))
-        log_probs[:, EOS] = end + self.stops[after]
+        log_probs = tree.predict(spelt, end)
+        log_probs.select(1, EOS).add_(self.stops.take(after))
         return log_probs, {"contexts": torch.stack([before, spelt, after], 1)}
 
 

@@ -15,11 +15,10 @@ the alignments whose prefixes were kept.
 At each frame a prefix stays or grows by one token; equal prefixes are merged, see
 ``asr.search.prefixes``.
 
-**Tokens that are tried.** Without a language model, the search tries the 2 * beam likeliest tokens
-of each frame. This gives the same result as trying all tokens: among them, a prefix has at least
-``beam`` extensions that neither repeat its last token nor equal a live prefix, and all of these are
-likelier than an extension by any other token. With a language model, the search leaves out tokens
-with which no prefix can enter the beam, even if the language model is certain of them.
+**Tokens that are tried.** The search tries the 2 * beam likeliest tokens of each frame; with a
+language model, those that lead to the best scores from any prefix. This gives the same result as
+trying all tokens: among them, at least ``beam`` neither repeat the last token of a prefix nor lead
+to a live prefix, and each of these has an extension that is better than one by any other token.
 
 An alignment never contains EOS, so the probability that the CTC head gives to EOS is not used.
 """
@@ -97,11 +96,12 @@ def search(
         return []
     log_probs = _emissions(decoder, encoded, lengths)  # (B, S, V)
     scores = log_probs[..., FIRST_TOKEN:]  # (B, S, V - 2)
-    tried = scores.shape[2] if language_model is not None else min(2 * rules.beam, scores.shape[2])
-    scores, tokens = scores.topk(tried)  # (B, S, M), likeliest first
-    tokens += FIRST_TOKEN
     live, fusion = _empty(log_probs), None
-    if language_model is not None:
+    tokens = scores  # are chosen at each frame if there is a language model
+    if language_model is None:
+        scores, tokens = scores.topk(min(2 * rules.beam, scores.shape[2]))  # (B, S, M)
+        tokens += FIRST_TOKEN
+    else:
         fusion = begin(language_model, len(encoded), encoded.device)
     for frame in range(log_probs.shape[1]):
         live, fusion = _step(
@@ -146,17 +146,18 @@ def _step(
     parents = live.prefixes.parents(total > -math.inf)  # (B, K, K)
     blank, label = _stay(live, total, parents, log_probs)
     bonus = rules.length_bonus * live.prefixes.lengths.to(total.dtype)  # (B, K)
-    stay = torch.logaddexp(blank, label) + rules.lm_weight * live.lm + bonus
-    if fusion is not None and stay.shape[1] == rules.beam:
-        best = (total + rules.lm_weight * live.lm + bonus).amax(1) + rules.length_bonus  # (B,)
-        useful = scores >= (stay.amin(1) - best)[:, None]  # (B, M)
-        tried = max(1, int(useful.sum(1).max()))
-        scores, tokens = scores[:, :tried], tokens[:, :tried]
-    grown = _grow(live, total, parents, scores, tokens)
-    lm = live.lm[..., None].expand_as(grown)  # (B, K, M)
+    extra = rules.lm_weight * live.lm + bonus
+    stay = torch.logaddexp(blank, label) + extra
+    lm = live.lm[..., None]  # (B, K, 1)
     if fusion is not None:
-        following = fusion.log_probs.view(*live.lm.shape, -1)
-        lm = lm + following.gather(2, tokens[:, None].expand_as(grown))
+        following = fusion.log_probs.view(*live.lm.shape, -1)[..., FIRST_TOKEN:]  # (B, K, V - 2)
+        ranks = (total + extra).to(following.dtype)[..., None]
+        best = torch.add(ranks, following, alpha=rules.lm_weight).amax(1)  # (B, V - 2)
+        kind = (scores + best).topk(min(2 * rules.beam, scores.shape[1])).indices  # (B, M)
+        scores, tokens = scores.gather(1, kind), kind + FIRST_TOKEN
+        lm = lm + following.gather(2, kind[:, None].expand(-1, lm.shape[1], -1))
+    grown = _grow(live, total, parents, scores, tokens)
+    lm = lm.expand_as(grown)  # (B, K, M)
     grow = torch.add(grown, lm, alpha=rules.lm_weight) + (bonus + rules.length_bonus)[..., None]
     survivors = Survivors.best(stay, grow, rules.beam)
     token = torch.where(survivors.grew, tokens.gather(1, survivors.kind), BLANK)  # (B, K')
@@ -164,7 +165,7 @@ def _step(
     label = survivors.of(label, grown)
     if fusion is not None:
         read = survivors.grew & (label > -math.inf)
-        fusion = fusion.grow(survivors.rows(live.lm.shape[1]), read.flatten(), token.flatten())
+        fusion = fusion.grow(survivors.rows, read.flatten(), token.flatten())
     return LivePrefixes(
         blank, label, survivors.of(live.lm, lm), live.prefixes.follow(survivors, token)
     ), fusion

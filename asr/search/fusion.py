@@ -1,6 +1,6 @@
 """Shallow fusion: the scores and states of a language model for the hypotheses of a search."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,26 +28,23 @@ class Fusion:
 
     def select(self, rows: Tensor) -> "Fusion":
         """Takes rows (N',) in this order; a row may be repeated or left out."""
-        return replace(self, log_probs=self.log_probs[rows], cache=take_rows(self.cache, rows))
+        log_probs = self.log_probs.index_select(0, rows)
+        return Fusion(self.language_model, log_probs, take_rows(self.cache, rows))
 
     def follow(self, rows: Tensor, tokens: Tensor) -> "Fusion":
         """Takes rows (N',), and extends each by one of (N',) tokens."""
         log_probs, cache = self.language_model.step(tokens, take_rows(self.cache, rows))
-        return replace(self, log_probs=log_probs, cache=cache)
-
-    def advance(self, rows: Tensor, tokens: Tensor) -> "Fusion":
-        """Extends (M,) distinct rows by (M,) tokens; the other rows do not change."""
-        if not len(rows):
-            return self
-        grown = self.follow(rows, tokens)
-        cache = put(self.cache, rows, grown.cache)
-        log_probs = self.log_probs.index_copy(0, rows, grown.log_probs)
-        return replace(self, log_probs=log_probs, cache=cache)
+        return Fusion(self.language_model, log_probs, cache)
 
     def grow(self, parents: Tensor, read: Tensor, tokens: Tensor) -> "Fusion":
         """Takes rows ``parents`` (N',), and extends those with ``read`` by their tokens."""
-        rows = read.nonzero()[:, 0]
-        return self.select(parents).advance(rows, tokens[rows])
+        rows, taken = read.nonzero()[:, 0], self.select(parents)
+        if not len(rows):
+            return taken
+        before = take_rows(taken.cache, rows)
+        log_probs, grown = self.language_model.step(tokens.index_select(0, rows), before)
+        taken.log_probs.index_copy_(0, rows, log_probs)  # it is a copy
+        return Fusion(self.language_model, taken.log_probs, put(taken.cache, rows, grown))
 
 
 def begin(language_model: LanguageModel, rows: int, device: torch.device) -> Fusion:
@@ -59,7 +56,7 @@ def begin(language_model: LanguageModel, rows: int, device: torch.device) -> Fus
 
 def take_rows(cache: Cache, rows: Tensor) -> Cache:
     """Takes rows (N',) of a cache in this order; a row may be repeated or left out."""
-    return {name: value[rows] for name, value in cache.items()}
+    return {name: value.index_select(0, rows) for name, value in cache.items()}
 
 
 def put(cache: Cache, rows: Tensor, grown: Cache) -> Cache:

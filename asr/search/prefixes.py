@@ -21,12 +21,14 @@ class Survivors:
 
     Attributes:
         parent: (B, K') position of the hypothesis before this step.
+        rows: (B * K',) position of the same in a batch of B * K rows.
         grew: (B, K') bool, whether the hypothesis grew.
         extension: (B, K') position among the K * M extensions; 0 if the hypothesis stayed.
         kind: (B, K') position of the new token among the M tokens; 0 if the hypothesis stayed.
     """
 
     parent: Tensor
+    rows: Tensor
     grew: Tensor
     extension: Tensor
     kind: Tensor
@@ -40,17 +42,14 @@ class Survivors:
         grew = place >= K
         extension = (place - K).clamp_(min=0)
         parent = torch.where(grew, extension // M, place)
-        return cls(parent, grew, extension, extension % M)
+        utterances = torch.arange(len(parent), device=parent.device)[:, None]
+        rows = (utterances * K + parent).flatten()
+        return cls(parent, rows, grew, extension, extension % M)
 
     def of(self, stay: Tensor, grow: Tensor) -> Tensor:
         """Selects the values (B, K') of the survivors from (B, K) and (B, K, M) values."""
         grown = grow.flatten(1).gather(1, self.extension)
         return torch.where(self.grew, grown, stay.gather(1, self.parent))
-
-    def rows(self, hypotheses: int) -> Tensor:
-        """Returns rows (B * K',) of the parents in a batch of B * K rows; K is ``hypotheses``."""
-        utterances = torch.arange(len(self.parent), device=self.parent.device)[:, None]
-        return (utterances * hypotheses + self.parent).flatten()
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Prefixes:
     def follow(self, survivors: Survivors, token: Tensor) -> "Prefixes":
         """The hypotheses of the survivors; those that grew get their (B, K') ``token``."""
         parent, grew = survivors.parent, survivors.grew
-        tokens = self.tokens.flatten(0, 1)[survivors.rows(self.lengths.shape[1])]
+        tokens = self.tokens.flatten(0, 1)[survivors.rows]
         tokens = tokens.unflatten(0, parent.shape)  # (B, K', U)
         tokens = torch.nn.functional.pad(tokens, (0, 1), value=BLANK)  # (B, K', U + 1)
         lengths = self.lengths.gather(1, parent)

@@ -269,7 +269,7 @@ def _step(
     grow = grow + (rules.length_bonus * (lengths + 1))[..., None]
     survivors = Survivors.best(ranks, grow, rules.beam)
     token = torch.where(survivors.grew, survivors.kind + FIRST_TOKEN, BLANK)  # (B, K')
-    score, rows = survivors.of(stay, grown), survivors.rows(K)
+    score, rows = survivors.of(stay, grown), survivors.rows
     read = (survivors.grew & (score > -math.inf)).flatten()
     predictions, cache = live.predictions[rows], take_rows(live.cache, rows)
     if len(growing := read.nonzero()[:, 0]):

@@ -18,6 +18,7 @@ from asr.language_models.folder import (
 from asr.model import find_model
 from asr.search.fusion import begin
 from asr.text.tokenizers import Characters
+from tests.table_language_model import grow
 from tests.tiny import counted_flops
 
 V = 7
@@ -87,7 +88,7 @@ def test_rows_may_grow_at_different_times_and_be_selected_or_repeated(model):
             if read[i] < 30 and torch.rand((), generator=generator) < 0.4
         ]
         grown = torch.tensor([tokens[owner[i], read[i]] for i in rows], dtype=torch.long)
-        fusion = fusion.advance(torch.tensor(rows, dtype=torch.long), grown)
+        fusion = grow(fusion, torch.tensor(rows, dtype=torch.long), grown)
         for i in rows:
             read[i] += 1
         order = torch.randint(len(owner), (4,), generator=generator).tolist()

@@ -172,10 +172,6 @@ def test_rows_are_independent_and_the_state_stays_as_it_was():
         assert all(cache[name].equal(value) for name, value in before.items())
         assert model.step(histories[rows, place], chosen)[0].equal(log_probs[rows])
         cache = after
-    first = model.step(torch.full((9,), EOS), model.start(9))
-    again = model.step(torch.full((9,), EOS), cache)  # a new sentence forgets the one before
-    assert again[0].equal(first[0])
-    assert all(again[1][name].equal(value) for name, value in first[1].items())
     assert model.step(torch.zeros(0, dtype=torch.long), model.start(0))[0].shape == (0, len(PIECES))
 
 
