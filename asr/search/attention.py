@@ -24,9 +24,7 @@ frames are independent given the audio. A hypothesis that reaches the limit with
 import bisect
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,43 +37,57 @@ from asr.decoders.ctc_prefix import (
     extension_scores,
     precision,
 )
-from asr.decoders.decoder import AttentionDecoder, State
+from asr.decoders.decoder import AttentionDecoder
 from asr.language_models.language_model import LanguageModel
 from asr.search.fusion import Fusion, begin
 from asr.search.hypothesis import Hypothesis, Rules, refuse_nan, settled
 
 
-class Candidates(NamedTuple):
-    """Hypotheses with the terms of their scores, as (B, K) arrays on the host, best first.
-
-    Attributes:
-        score: the weighted sum of the terms; -inf where there is no hypothesis.
-        attention: log-probability under the decoder.
-        ctc: log-probability under CTC, 0 without it.
-        lm: log-probability under the language model, 0 without one.
-        parent: position of the hypothesis that was extended, at the previous step.
-        token: last token.
-    """
-
-    score: np.ndarray
-    attention: np.ndarray
-    ctc: np.ndarray
-    lm: np.ndarray
-    parent: np.ndarray
-    token: np.ndarray
-
-
 @dataclass
 class OpenUtterance:
-    """An utterance whose search goes on: its batch index, token limit and finished hypotheses."""
+    """An utterance whose search goes on.
+
+    Attributes:
+        index: position in the batch.
+        limit: largest number of tokens.
+        live: open hypotheses, best first; all have the same number of tokens.
+        parents: position of each open hypothesis, without its last token, at the previous step.
+        found: finished hypotheses, best first.
+    """
 
     index: int
-    allowance: int
+    limit: int
+    live: list[Hypothesis]
+    parents: list[int] = field(default_factory=list)
     found: list[Hypothesis] = field(default_factory=list)
 
-    def bound(self, best: float, length: int, rules: Rules) -> float:
-        """Upper bound of the scores that extensions of a hypothesis can reach."""
-        return best + max(rules.length_bonus, 0.0) * (self.allowance - length)
+    def grow(self, extensions: list[list[float]], vocabulary: int, rules: Rules) -> bool:
+        """Takes one step with the extensions of ``_extensions``; returns whether others follow.
+
+        Of the ``beam`` best extensions, those that end are finished. The ``beam`` best of those
+        that have not ended are the new open hypotheses.
+        """
+        before, self.live, self.parents = self.live, [], []
+        for rank, (score, attention, ctc, lm, place) in enumerate(extensions):
+            parent, token = divmod(int(place), vocabulary)
+            if score == -math.inf:
+                break
+            tokens = before[parent].tokens
+            if token != EOS and len(self.live) < rules.beam:
+                self.live.append(Hypothesis((*tokens, token), score, attention, ctc, lm, False))
+                self.parents.append(parent)
+            elif token == EOS and rank < rules.beam:
+                ended = Hypothesis(tokens, score, attention, ctc, lm, True)
+                bisect.insort(self.found, ended, key=lambda hypothesis: -hypothesis.score)
+        best = self.live[0].score if self.live else -math.inf
+        room = self.limit - len(before[0].tokens)
+        if settled(self.found, best + max(rules.length_bonus, 0.0) * (room - 1), rules):
+            return False
+        if room > 0 and self.live:
+            return True
+        spoken = {hypothesis.tokens for hypothesis in self.found}
+        self.found += [hypothesis for hypothesis in before if hypothesis.tokens not in spoken]
+        return False
 
 
 @torch.no_grad()
@@ -99,37 +111,42 @@ def search(
     nonempty = [index for index, length in enumerate(lengths.tolist()) if length > 0]
     if not nonempty:
         return results
+    device = encoded.device
     if len(nonempty) < len(results):
-        rows = torch.tensor(nonempty)
-        encoded, lengths = encoded[rows.to(encoded.device)], lengths[rows.to(lengths.device)]
+        some = torch.tensor(nonempty)
+        encoded, lengths = encoded[some.to(device)], lengths[some.to(lengths.device)]
     prefixes = _start_ctc(decoder, encoded, lengths, rules.ctc_weight)
     utterances = _open(nonempty, lengths, prefixes)
     state = decoder.start(encoded, lengths)
-    fusion = None
-    if language_model is not None:
-        fusion = begin(language_model, len(encoded), encoded.device)
-    one = np.zeros((len(nonempty), 1))  # one hypothesis without tokens per utterance
-    live = Candidates(one, one, one, one, one.astype(np.int64), np.full(one.shape, EOS))
-    spoken = np.zeros((len(nonempty), 1, 0), dtype=np.int64)  # (B, K, U)
+    fusion = None if language_model is None else begin(language_model, len(encoded), device)
+    # One hypothesis without tokens per utterance: its last token, and its scores so far.
+    tokens = torch.full((len(nonempty), 1), EOS, device=device)  # (B, K)
+    attention = lm = torch.zeros(tokens.shape, dtype=precision(device), device=device)
     while True:
-        last = torch.from_numpy(live.token.ravel()).to(encoded.device)  # (B*K,)
-        log_probs, state = decoder.step(last, state)  # (B*K, V)
-        found = _extensions(log_probs, live, prefixes, fusion, spoken.shape[2], rules)
-        # topk ranks NaN above every number, so a NaN is in the first column.
-        refuse_nan([utterances[row].index for row in np.flatnonzero(np.isnan(found.score[:, 0]))])
-        grown = _continuing(found, rules.beam)
-        _end(utterances, found, spoken, rules.beam)
-        stay = _close(utterances, live, grown, spoken, rules, results)
-        if not len(stay):
+        log_probs, state = decoder.step(tokens.flatten(), state)  # (B*K, V)
+        size = len(utterances[0].live[0].tokens)
+        found = _extensions(log_probs, attention, lm, prefixes, fusion, size, rules)
+        # topk ranks NaN above every number, so a NaN is in the first extension.
+        pairs = list(zip(utterances, found, strict=True))
+        refuse_nan([one.index for one, extensions in pairs if math.isnan(extensions[0][0])])
+        going = [one.grow(extensions, log_probs.shape[1], rules) for one, extensions in pairs]
+        for one, goes_on in zip(utterances, going, strict=True):
+            if not goes_on:
+                results[one.index] = one.found[: rules.nbest or rules.beam]
+        if not any(going):
             return results
-        state, prefixes, fusion = _follow(
-            state, prefixes, fusion, live, grown, stay, encoded.device
-        )
-        utterances = [utterances[row] for row in stay]
-        live = Candidates(*(value[stay] for value in grown))
-        spoken = np.concatenate(
-            [spoken[stay[:, None], live.parent], live.token[..., None]], axis=2
-        )  # (B, K, U + 1)
+        stay = [row for row, goes_on in enumerate(going) if goes_on]
+        K, utterances = tokens.shape[1], [utterances[row] for row in stay]
+        parents, tokens, attention, lm = _table(utterances, attention)
+        hypotheses = (torch.tensor(stay, device=device)[:, None] * K + parents).flatten()
+        rows = None if all(going) else torch.tensor(stay, device=device)
+        if rows is not None or any(one.parents != list(range(K)) for one in utterances):
+            state = state.select(hypotheses, rows)
+        if prefixes is not None:
+            prefixes = prefixes if rows is None else prefixes.select(rows)
+            prefixes = extend(prefixes, parents, tokens)
+        if fusion is not None:
+            fusion = fusion.follow(hypotheses, tokens.flatten())
 
 
 def _start_ctc(
@@ -148,143 +165,72 @@ def _start_ctc(
 
 
 def _open(indices: list[int], lengths: Tensor, prefixes: CTCPrefixes | None) -> list[OpenUtterance]:
-    """Returns the open utterances, each with its limit on tokens."""
+    """Returns the open utterances, each with its limit on tokens and the empty hypothesis."""
     limits = lengths.tolist()
     if prefixes is not None:
         generous = (2 * expected_length(prefixes) + 10).nan_to_num(nan=math.inf).tolist()
         limits = [int(min(pair)) for pair in zip(limits, generous, strict=True)]
-    return [OpenUtterance(index, limit) for index, limit in zip(indices, limits, strict=True)]
+    empty = Hypothesis((), 0.0, 0.0, 0.0, 0.0, False)
+    pairs = zip(indices, limits, strict=True)
+    return [OpenUtterance(index, limit, [empty]) for index, limit in pairs]
 
 
 def _extensions(
     log_probs: Tensor,
-    live: Candidates,
+    attention: Tensor,
+    lm: Tensor,
     prefixes: CTCPrefixes | None,
     fusion: Fusion | None,
-    length: int,
+    size: int,
     rules: Rules,
-) -> Candidates:
-    """The best extensions of live hypotheses of ``length`` tokens, by (B*K, V) log-probabilities.
+) -> list[list[list[float]]]:
+    """The best extensions of open hypotheses of ``size`` tokens, by (B*K, V) log-probabilities.
 
-    It returns ``beam`` + K of them, so that at least ``beam`` are left without those that end.
+    ``attention`` and ``lm`` are the scores (B, K) of the open hypotheses. There are ``beam`` + K
+    extensions, so that at least ``beam`` are left without those that end.
+
+    Returns:
+        The extensions of each utterance, best first. Each has its score, its log-probabilities
+        under the decoder, CTC and the language model (0 without them), and its position in (K, V).
     """
-    K, V = live.score.shape[1], log_probs.shape[1]
-    attention = _extended(live.attention, log_probs)  # (B, K, V)
-    ctc = None if prefixes is None else extension_scores(prefixes)
-    lm = None if fusion is None else _extended(live.lm, fusion.log_probs)
-    score = _weighted(attention, ctc, lm, rules) + rules.length_bonus * (length + 1)
+    K, V = attention.shape[1], log_probs.shape[1]
+    attention = attention[..., None] + log_probs.view(-1, K, V)  # (B, K, V)
+    ctc = torch.zeros_like(attention) if prefixes is None else extension_scores(prefixes)
+    score = _weighted(attention, ctc, rules.ctc_weight)
+    lm = lm[..., None].expand_as(score)
+    if fusion is not None:
+        lm = lm + fusion.log_probs.view(-1, K, V)
+        score.add_(lm, alpha=rules.lm_weight)
+    score += rules.length_bonus * (size + 1)
     score[..., EOS] -= rules.length_bonus
     score[..., BLANK] = -math.inf
     score, place = score.flatten(1).topk(min(rules.beam + K, K * V))  # (B, C)
-    parts = [
-        torch.zeros_like(score) if part is None else part.flatten(1).gather(1, place)  # (B, C)
-        for part in (attention, ctc, lm)
-    ]
-    packed = torch.stack([score, *parts, place.to(score.dtype)])  # one transfer to the host
-    scores, attentions, ctcs, lms, places = packed.cpu().to(torch.float64).numpy()
-    attentions[np.isneginf(scores)] = -math.inf  # an excluded extension has no extensions
-    return Candidates(scores, attentions, ctcs, lms, *np.divmod(places.astype(np.int64), V))
+    terms = [term.flatten(1).gather(1, place) for term in (attention, ctc, lm)]  # (B, C) each
+    packed = torch.stack([score, *terms, place.to(score.dtype)], dim=2)  # one transfer to the host
+    extensions: list[list[list[float]]] = packed.tolist()
+    return extensions
 
 
-def _extended(totals: np.ndarray, log_probs: Tensor) -> Tensor:
-    """Adds (B*K, V) log-probabilities of tokens to the (B, K) totals of their hypotheses."""
-    before = torch.from_numpy(totals).to(log_probs.device, precision(log_probs.device))
-    return before[..., None] + log_probs.view(*totals.shape, -1)
+def _weighted(attention: Tensor, ctc: Tensor, ctc_weight: float) -> Tensor:
+    """Returns the weighted sum of two terms; it is -inf, not NaN, if a term is -inf."""
+    if ctc_weight == 0:
+        return attention.clone()
+    if ctc_weight == 1:
+        return ctc.masked_fill(attention.isneginf(), -math.inf)
+    return (1 - ctc_weight) * attention + ctc_weight * ctc
 
 
-def _weighted(attention: Tensor, ctc: Tensor | None, lm: Tensor | None, rules: Rules) -> Tensor:
-    """Returns the weighted sum of the terms; it is -inf, not NaN, if a term is -inf."""
-    if ctc is None:
-        score = attention.clone()
-    elif rules.ctc_weight == 1:
-        score = ctc.masked_fill(attention.isneginf(), -math.inf)
-    else:
-        score = (1 - rules.ctc_weight) * attention + rules.ctc_weight * ctc
-    return score if lm is None else score.add_(lm, alpha=rules.lm_weight)
+def _table(utterances: list[OpenUtterance], like: Tensor) -> list[Tensor]:
+    """Parents, last tokens, attention and LM scores (B, K) of the open hypotheses, on the device.
 
-
-def _continuing(found: Candidates, beam: int) -> Candidates:
-    """The best ``beam`` candidates that have not ended, in as few columns as possible: (B, K)."""
-    alive = (found.token != EOS) & np.isfinite(found.score)  # (B, C)
-    order = np.argsort(~alive, axis=1, kind="stable")  # (B, C)
-    order = order[:, : min(beam, alive.sum(1).max())]  # (B, K)
-    rows = np.arange(len(order))[:, None]
-    alive = alive[rows, order]
-    grown = Candidates(*(value[rows, order] for value in found))
-    return grown._replace(
-        score=np.where(alive, grown.score, -math.inf),
-        token=np.where(alive, grown.token, UNKNOWN),  # a valid input that is ignored
-    )
-
-
-def _end(utterances: list[OpenUtterance], found: Candidates, spoken: np.ndarray, beam: int) -> None:
-    """Adds those of the best ``beam`` candidates (B, C) that ended to their utterances."""
-    score, token = found.score[:, :beam], found.token[:, :beam]
-    for row, column in np.argwhere((token == EOS) & np.isfinite(score)).tolist():
-        tokens = spoken[row, found.parent[row, column]]
-        hypothesis = _hypothesis(found, row, column, tokens, True)
-        bisect.insort(utterances[row].found, hypothesis, key=lambda h: -h.score)
-
-
-def _hypothesis(
-    candidates: Candidates, row: int, column: int, tokens: np.ndarray, finished: bool
-) -> Hypothesis:
-    score, attention, ctc, lm = (float(value[row, column]) for value in candidates[:4])
-    return Hypothesis(tuple(tokens.tolist()), score, attention, ctc, lm, finished)
-
-
-def _close(
-    utterances: list[OpenUtterance],
-    live: Candidates,
-    grown: Candidates,
-    spoken: np.ndarray,
-    rules: Rules,
-    results: list[list[Hypothesis]],
-) -> np.ndarray:
-    """Writes the results of utterances that end at this step; returns the rows of the others.
-
-    ``spoken`` (B, K, U) are the tokens of ``live``; those in ``grown`` have one token more.
+    Unused places have an attention score of -inf, so that they have no extensions.
     """
-    stay = []
-    length = spoken.shape[2]
-    for row, utterance in enumerate(utterances):
-        best = float(grown.score[row, 0]) if grown.score.shape[1] else -math.inf
-        found = utterance.found
-        if not settled(found, utterance.bound(best, length + 1, rules), rules):
-            if length < utterance.allowance and best > -math.inf:
-                stay.append(row)
-                continue
-            ended = {hypothesis.tokens for hypothesis in found}
-            cut = [
-                _hypothesis(live, row, column, spoken[row, column], False)
-                for column in np.flatnonzero(np.isfinite(live.score[row])).tolist()
-            ]
-            found = found + [hypothesis for hypothesis in cut if hypothesis.tokens not in ended]
-        results[utterance.index] = found[: rules.nbest or rules.beam]
-    return np.array(stay, dtype=np.int64)
-
-
-def _follow(
-    state: State,
-    prefixes: CTCPrefixes | None,
-    fusion: Fusion | None,
-    live: Candidates,
-    grown: Candidates,
-    stay: np.ndarray,
-    device: torch.device,
-) -> tuple[State, CTCPrefixes | None, Fusion | None]:
-    """Reorders the states on the device, from ``live`` to the rows ``stay`` of ``grown``."""
-    B, K = live.score.shape
-    parent, token = grown.parent[stay], grown.token[stay]  # (B', K')
-    rows = None if len(stay) == B else torch.from_numpy(stay).to(device)  # (B',)
-    places = (stay[:, None] * K + parent).ravel()  # (B'*K',)
-    hypotheses = torch.from_numpy(places).to(device)
-    parents, tokens = torch.from_numpy(np.stack([parent, token])).to(device)
-    if rows is not None or not np.array_equal(places, np.arange(B * K)):
-        state = state.select(hypotheses, rows)
-    if prefixes is not None:
-        prefixes = prefixes if rows is None else prefixes.select(rows)
-        prefixes = extend(prefixes, parents, tokens)
-    if fusion is not None:
-        fusion = fusion.follow(hypotheses, tokens.flatten())
-    return state, prefixes, fusion
+    K = max(len(one.live) for one in utterances)
+    unused = (0, UNKNOWN, -math.inf, 0.0)
+    table = []
+    for one in utterances:
+        pairs = zip(one.parents, one.live, strict=True)
+        used = [(at, own.tokens[-1], own.decoder_score, own.lm_score) for at, own in pairs]
+        table.append(used + [unused] * (K - len(used)))
+    parents, tokens, attention, lm = like.new_tensor(table).unbind(2)
+    return [parents.long(), tokens.long(), attention, lm]

@@ -478,3 +478,15 @@ def test_the_table_names_final_searches():
         "internal_lm_weight=0.0, nbest=None)"
     )
     assert repr(Greedy(ctc_weight=0.5)) == "Greedy(ctc_weight=0.5)"
+
+
+def test_a_hypothesis_that_ended_is_not_continued_by_the_unknown_token():
+    decoder, search = Recurrent(5, seed=12), Beam(beam=3, ctc_weight=0.3, length_bonus=0.7)
+    encoded, lengths = frames(5, 9, 0, 3, 7, seed=12)
+    encoded = encoded.nan_to_num()
+    together = search(decoder, encoded, lengths)
+    alone = [
+        search(decoder, one[None, :length], torch.tensor([length]))[0]
+        for one, length in zip(encoded, lengths.tolist(), strict=True)
+    ]
+    assert_same(together, alone)
