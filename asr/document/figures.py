@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -170,18 +171,12 @@ def label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, st
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
     """Moves ascending positions to the nearest ones (least squares) at least ``gap`` apart.
 
-    This is an isotonic regression of position i minus i times the gap. It pools neighbours that are
-    in the wrong order (Barlow et al., Statistical Inference under Order Restrictions, 1972).
+    This is an isotonic regression of position i minus i times the gap.
     """
-    pools: list[tuple[float, int]] = []  # (mean, number) of the places of names that touch
-    for number, place in enumerate(wanted):
-        mean, size = place - number * gap, 1
-        while pools and pools[-1][0] > mean:
-            before, others = pools.pop()
-            mean, size = (mean * size + before * others) / (size + others), size + others
-        pools.append((mean, size))
-    flat = [mean for mean, size in pools for _ in range(size)]
-    return [mean + number * gap for number, mean in enumerate(flat)]
+    from scipy.optimize import isotonic_regression  # slow to import
+
+    steps = gap * np.arange(len(wanted))
+    return (isotonic_regression(wanted - steps).x + steps).tolist() if len(wanted) else []
 
 
 def to_png(draw: Callable[[], Figure | None]) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Minimal recurrences that train in parallel (Feng et al. 2024, "Were RNNs all we needed?").
+"""MinLSTM and MinGRU encoders (Feng et al. 2024, "Were RNNs all we needed?").
 
 The gates depend on the input and not on the state. The state is therefore a linear recurrence, and
 a scan computes all frames in parallel.
@@ -7,6 +7,7 @@ a scan computes all frames in parallel.
 from abc import abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.encoders.block import BlockState
@@ -101,3 +102,47 @@ class MinimalCell(nn.Module):
 def paper_g(x: Tensor) -> Tensor:
     """The paper's g, of any shape: x + 0.5 where x >= 0, else its logistic function."""
     return torch.where(x >= 0, x + 0.5, torch.sigmoid(x))
+
+
+class MinLSTMCell(MinimalCell):
+    """h_t = f' h_{t-1} + i' g(W x_t), with f' = f / (f + i) and i' = i / (f + i)."""
+
+    num_gates = 3
+
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``MinimalCell.coefficients``."""
+        forget, enter, new = self.gates(x).float().chunk(3, dim=-1)
+        # log(f / i); the quotient is a logistic function of it, whatever underflows.
+        ratio = F.softplus(-enter) - F.softplus(-forget)
+        return F.logsigmoid(ratio), torch.sigmoid(-ratio) * paper_g(new)
+
+
+class MinLSTM(MinimalStack):
+    """Subsampling, then layers of a minimal recurrence and a feed-forward, then a norm.
+
+    The counter-example to "recurrence cannot be parallelised" (Feng et al. 2024): three products
+    of the input per frame, none of the state.
+    """
+
+    cell = MinLSTMCell
+
+
+class MinGRUCell(MinimalCell):
+    """h_t = (1 - z) h_{t-1} + z g(W x_t)."""
+
+    num_gates = 2
+
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``MinimalCell.coefficients``."""
+        keep, new = self.gates(x).float().chunk(2, dim=-1)
+        return F.logsigmoid(keep), torch.sigmoid(-keep) * paper_g(new)
+
+
+class MinGRU(MinimalStack):
+    """Subsampling, then layers of a minimal recurrence and a feed-forward, then a norm.
+
+    The counter-example to "recurrence cannot be parallelised" (Feng et al. 2024): two products
+    of the input per frame, none of the state.
+    """
+
+    cell = MinGRUCell

@@ -1,4 +1,7 @@
-"""LSTM and GRU encoders: torch's fused kernels, one or two directions."""
+"""LSTM and GRU encoders (Cho et al. 2014): bidirectional, causal, or pyramidal (Chan et al. 2016).
+
+They run torch's fused kernels, one or two directions.
+"""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -176,6 +179,26 @@ class RecurrentStack(Stack):
             for layer in range(1, layers + 1)
         ]
         super().__init__(num_mels, blocks, dim=dim, channels=channels, subsampling=subsampling)
+
+
+class LSTM(RecurrentStack):
+    """Subsampling, then layers of x + projection(LSTM(norm(x))), then a norm.
+
+    Bidirectional, or causal when ``bidirectional`` is false. With ``time_reduction`` it is the
+    pyramid of Listen, Attend and Spell.
+    """
+
+    kind = nn.LSTM
+
+
+class GRU(RecurrentStack):
+    """Subsampling, then layers of x + projection(GRU(norm(x))), then a norm.
+
+    As the ``LSTM`` encoder, with three gates for four. torch has no fused GRU for CPUs: there it
+    is slower than the LSTM, which has one.
+    """
+
+    kind = nn.GRU
 
 
 def set_recurrent_precision(modules: Iterable[nn.Module], name: str) -> None:

@@ -2,11 +2,9 @@
 
 from asr.encoders.conformer import Conformer
 from asr.encoders.convolution import Convolution
-from asr.encoders.gru import GRU
 from asr.encoders.hierarchical import Hierarchical
-from asr.encoders.lstm import LSTM
-from asr.encoders.min_gru import MinGRU
-from asr.encoders.min_lstm import MinLSTM
+from asr.encoders.minimal import MinGRU, MinLSTM
+from asr.encoders.recurrent import GRU, LSTM
 from asr.encoders.stack import Stack
 from asr.encoders.state_space import StateSpace
 from asr.encoders.transformer import Transformer

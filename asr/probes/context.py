@@ -1,6 +1,6 @@
 """Draws the page of the probe ``context``: loss, errors and gradients by length of the past."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -140,13 +140,6 @@ def effective_contexts(measured: Measured) -> list[Effective]:
     return [Effective(**run) for run in measured.rest["runs"]]
 
 
-def check(rest: Mapping[str, Any]) -> None:
-    """Raises KeyError or TypeError if the plan or the runs have another format."""
-    exactness(rest["plan"])
-    for run in rest["runs"]:
-        Effective(**run)
-
-
 def draw(measured: Measured) -> list[Block]:
     """A figure, a table of effective contexts, a table of all contexts, and notes."""
     runs, plan, name = (
@@ -277,5 +270,4 @@ PROBE = Probe(
         ),
     ),
     takes_runs=True,
-    check=check,
 )

@@ -104,7 +104,6 @@ class Probe:
         takes_runs: whether the arguments are run or model folders.
         key: key of the rows in the JSON file; if empty, ``measure`` writes a file of JSON lines.
         machine_key: key of the machine in the JSON file.
-        check: raises KeyError or TypeError if ``Measured.rest`` lacks what ``parts`` need.
     """
 
     name: str
@@ -118,7 +117,6 @@ class Probe:
     takes_runs: bool = False
     key: str = "points"
     machine_key: str = "machine"
-    check: Callable[[Mapping[str, Any]], object] = len
 
     @property
     def command(self) -> str:
@@ -224,14 +222,15 @@ class Probe:
         known = {f.name for f in fields(self.row)}
         typed = [self.row(**{k: v for k, v in row.items() if k in known}) for row in rows]
         rest = {k: v for k, v in tree.items() if k not in (self.key, self.machine_key)}
-        try:
-            self.check(rest)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: {', '.join(rest)}: {error}; measure it again") from error
         machine = tree.get(self.machine_key) or {
             "device_name": getattr(typed[0], "device_name", "")
         }
-        return Measured(typed, machine, rest, path)
+        measured = Measured(typed, machine, rest, path)
+        try:
+            self.page(measured)  # needs all that the report needs
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: {', '.join(rest)}: {error}; measure it again") from error
+        return measured
 
 
 def table(rows: Sequence[Any], columns: Columns) -> Table:

@@ -35,7 +35,7 @@ from asr.decoders.decoder import Decoder
 from asr.language_models.language_model import LanguageModel
 from asr.search.fusion import Fusion, begin
 from asr.search.hypothesis import Hypothesis, Rules, refuse_nan
-from asr.search.prefixes import FIRST_TOKEN, Prefixes, Survivors
+from asr.search.prefixes import FIRST_TOKEN, Prefixes, Survivors, listed
 
 
 @torch.no_grad()
@@ -211,16 +211,8 @@ def _hypotheses(live: LivePrefixes, fusion: Fusion | None, rules: Rules) -> list
     lm = torch.where(finished, ended, live.lm)
     score = total + rules.lm_weight * lm + rules.length_bonus * live.prefixes.lengths
     refuse_nan(score.isnan().any(1).nonzero()[:, 0].tolist())
-    prefixes = live.prefixes
-    columns = (prefixes.tokens, prefixes.lengths, score, total, lm, finished)
-    results = []
-    for utterance in zip(*(x.tolist() for x in columns), strict=True):
-        found = [
-            Hypothesis(tuple(tokens[:length]), score, total, 0.0, lm, finished)
-            for tokens, length, score, total, lm, finished in zip(*utterance, strict=True)
-            if score > -math.inf
-        ]
-        found.sort(key=lambda h: (-h.finished, -h.score))
-        nothing = Hypothesis((), -math.inf, -math.inf, 0.0, 0.0, False)
-        results.append(found[: rules.nbest or rules.beam] or [nothing])
-    return results
+    nothing = Hypothesis((), -math.inf, -math.inf, 0.0, 0.0, False)
+    return [
+        found[: rules.nbest or rules.beam] or [nothing]
+        for found in listed(live.prefixes, score, total, lm, finished)
+    ]

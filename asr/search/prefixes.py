@@ -5,12 +5,14 @@ grows into it. To merge both, the search needs to know which hypothesis is a pre
 A matrix of booleans stores this exactly, and comparisons of tokens keep it up to date.
 """
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from asr.batch import BLANK, EOS
+from asr.search.hypothesis import Hypothesis
 
 FIRST_TOKEN = max(BLANK, EOS) + 1  # the first token that a hypothesis may hold
 
@@ -101,3 +103,23 @@ class Prefixes:
         tokens = tokens.scatter(2, lengths[..., None], token[..., None])  # BLANK where it stayed
         last = torch.where(grew, token, self.last.gather(1, parent))
         return Prefixes(tokens, lengths + grew, last, begins)
+
+
+def listed(
+    prefixes: Prefixes, scores: Tensor, decoder: Tensor, lm: Tensor, finished: Tensor
+) -> list[list[Hypothesis]]:
+    """Lists the hypotheses of each utterance: the finished ones first, then by their scores.
+
+    ``scores`` (B, K) rank them; places with -inf are unused. ``decoder`` and ``lm`` are the
+    log-probabilities under the decoder and the language model.
+    """
+    columns = (prefixes.tokens, prefixes.lengths, scores, decoder, lm, finished)
+    results = []
+    for utterance in zip(*(values.tolist() for values in columns), strict=True):
+        found = [
+            Hypothesis(tuple(tokens[:length]), score, own, 0.0, lm_score, ended)
+            for tokens, length, score, own, lm_score, ended in zip(*utterance, strict=True)
+            if score > -math.inf
+        ]
+        results.append(sorted(found, key=lambda h: (-h.finished, -h.score)))
+    return results

@@ -26,7 +26,6 @@ hypothesis at this limit takes only blanks.
 
 import math
 from dataclasses import dataclass, replace
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -37,7 +36,7 @@ from asr.decoders.decoder import TransducerDecoder
 from asr.language_models.language_model import LanguageModel
 from asr.search.fusion import Fusion, begin, put, take_rows
 from asr.search.hypothesis import Hypothesis, Rules, refuse_nan, settled
-from asr.search.prefixes import FIRST_TOKEN, Prefixes, Survivors
+from asr.search.prefixes import FIRST_TOKEN, Prefixes, Survivors, listed
 
 AHEAD = 8  # frames per step of greedy search: about one frame in five has a token
 NOTHING = Hypothesis((), 0.0, 0.0, 0.0, 0.0, True)  # the result of an utterance without frames
@@ -158,6 +157,11 @@ class LiveHypotheses:
             + rules.length_bonus * self.prefixes.lengths
         )
 
+    def hypotheses(self, rules: Rules, finished: bool) -> list[list[Hypothesis]]:
+        """Lists the hypotheses that are possible of each utterance, best first."""
+        same = torch.full_like(self.score, finished, dtype=torch.bool)
+        return listed(self.prefixes, self.ranks(rules), self.score, self.lm, same)
+
 
 @torch.no_grad()
 def search(
@@ -204,8 +208,9 @@ def search(
             if not settled(found[i], bounds[row], rules) and bounds[row] > -math.inf
         ]
         if len(stay) < len(open_):
+            cut = before.hypotheses(rules, finished=False)  # kept only if none has finished
             for row in set(range(len(open_))) - set(stay):
-                results[open_[row]] = _result(found[open_[row]], before, row, rules)
+                results[open_[row]] = (found[open_[row]] or cut[row])[: rules.nbest or rules.beam]
             open_ = [open_[row] for row in stay]
             kept = torch.tensor(stay, dtype=torch.int64, device=device)
             K = live.score.shape[1]
@@ -296,23 +301,10 @@ def _finish(
     found: dict[int, list[Hypothesis]], open_: list[int], ended: LiveHypotheses, rules: Rules
 ) -> None:
     """Adds the hypotheses that took the blank of the last frame to the results in ``found``."""
-    ranks, prefixes = ended.ranks(rules), ended.prefixes
-    total, scores, lms = torch.stack([ranks, ended.score, ended.lm]).tolist()  # one transfer
-    places = [
-        (row, column)
-        for row, column in product(range(len(scores)), range(len(scores[0])))
-        if scores[row][column] > -math.inf and lms[row][column] > -math.inf
-    ]
-    if not places:
+    if not bool((ended.score > -math.inf).any()):
         return
-    tokens, lengths = prefixes.tokens.tolist(), prefixes.lengths.tolist()
-    for row, column in places:
-        spoken = tuple(tokens[row][column][: lengths[row][column]])
-        found[open_[row]].append(
-            Hypothesis(spoken, total[row][column], scores[row][column], 0.0, lms[row][column], True)
-        )
-    for row in {row for row, _ in places}:
-        found[open_[row]].sort(key=lambda hypothesis: -hypothesis.score)
+    for index, more in zip(open_, ended.hypotheses(rules, finished=True), strict=True):
+        found[index] = sorted(found[index] + more, key=lambda hypothesis: -hypothesis.score)
 
 
 def _bounds(live: LiveHypotheses, limit: Tensor, rules: Rules) -> Tensor:
@@ -321,30 +313,3 @@ def _bounds(live: LiveHypotheses, limit: Tensor, rules: Rules) -> Tensor:
     bounds = live.ranks(rules) + max(rules.length_bonus, 0.0) * room
     together = bounds[..., None].masked_fill(~live.prefixes.begins, -math.inf)  # (B, K, K)
     return together.logsumexp(1).amax(1)
-
-
-def _result(
-    found: list[Hypothesis], live: LiveHypotheses, row: int, rules: Rules
-) -> list[Hypothesis]:
-    """The hypotheses of an ended utterance: open ones only if none has finished."""
-    if found:
-        return found[: rules.nbest or rules.beam]
-    ranks = live.ranks(rules)[row].tolist()
-    cut = [
-        Hypothesis(
-            tuple(
-                live.prefixes.tokens[
-                    row, column, : int(live.prefixes.lengths[row, column])
-                ].tolist()
-            ),
-            rank,
-            float(live.score[row, column]),
-            0.0,
-            float(live.lm[row, column]),
-            False,
-        )
-        for column, rank in enumerate(ranks)
-        if rank > -math.inf
-    ]
-    cut.sort(key=lambda hypothesis: -hypothesis.score)
-    return cut[: rules.nbest or rules.beam]

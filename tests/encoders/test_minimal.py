@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from asr.encoders import MinGRU, MinLSTM
-from asr.encoders.min_gru import MinGRUCell
-from asr.encoders.min_lstm import MinLSTMCell
+from asr.encoders.minimal import MinGRUCell, MinLSTMCell
 
 
 def g(x):

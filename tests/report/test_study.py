@@ -428,7 +428,8 @@ def test_missing_probes_are_named_with_their_commands(tmp_path):
 
 
 FIELDS = [field.name for field in dataclasses.fields(PROBES["context"].row)]
-CONTEXT = json.dumps({"points": [dict.fromkeys(FIELDS, 1)], "plan": {}, "runs": []})
+POINT = {**dict.fromkeys(FIELDS, 1), "run": "a"}
+CONTEXT = json.dumps({"points": [POINT], "plan": {}, "runs": []})
 
 
 @pytest.mark.parametrize(
@@ -438,7 +439,7 @@ CONTEXT = json.dumps({"points": [dict.fromkeys(FIELDS, 1)], "plan": {}, "runs": 
         ("length.json", "{", "is not JSON"),
         ("length.json", '{"points": []}', "holds no points; measure it again: asr claims length"),
         ("length.json", '{"points": [{"run": "a"}]}', "points without encoder; measure it again"),
-        ("context.json", CONTEXT, "plan, runs: 'block'; measure it again"),
+        ("context.json", CONTEXT, "plan, runs: 'split'; measure it again"),
         ("horizon.jsonl", "", "holds no attempt yet"),
         ("horizon.jsonl", '{"arm": "lstm"}\n', "attempts without task; measure it again"),
     ],
