@@ -1,7 +1,7 @@
 """A speech recogniser: features, encoder, decoder, search and tokenizer; build, save and load."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from asr.decoders.decoder import Decoder
 from asr.encoders import ENCODERS
 from asr.encoders.encoder import Encoder
 from asr.files import read_json
-from asr.language_models import LANGUAGE_MODELS, LanguageModel
+from asr.language_models import LANGUAGE_MODELS, LanguageModel, Mixture
 from asr.language_models.folder import LANGUAGE_MODEL, load_language_model
 from asr.loss import Loss, collected
 from asr.model_folder import (
@@ -44,7 +44,8 @@ class SpeechModel(nn.Module):
     """A speech recogniser, which turns waveforms into hypotheses.
 
     Attributes:
-        language_model: language model that the search uses if its ``lm_weight`` is not 0.
+        language_model: language model that the search uses if its ``lm_weight`` is not 0; a
+            ``Mixture`` if there are several.
         calibration: calibration of the confidences of words; None if it has not been fitted.
         description: plain values from which ``load_model`` builds the same model again.
         summary: recipe, cost and error rates of its training; empty before training.
@@ -160,22 +161,35 @@ def build_model(
     return model
 
 
-def give_language_model(model: SpeechModel, path: str | Path, allow_code: bool = False) -> None:
-    """Adds the language model at ``path`` to the model, in place of an earlier one.
+def give_language_model(
+    model: SpeechModel, paths: str | Path | Sequence[str | Path], allow_code: bool = False
+) -> None:
+    """Adds the language model at a path, or those at several paths, in place of earlier ones.
 
-    The search uses it if its ``lm_weight`` is not 0. It is saved with the model.
+    The search uses them if its ``lm_weight`` is not 0. They are saved with the model.
 
     Raises:
         ValueError: there is no language model, or it has other tokens than the speech model.
     """
-    trained = load_language_model(path, model.device, allow_code)
-    if dict(trained.tokenizer.state()) != dict(model.tokenizer.state()):
-        raise ValueError(
-            f"{path} knows other tokens than the speech model; train it with tokenizer_of set to "
-            "the speech model's folder"
-        )
-    model.language_model = trained.model
-    model.description["language_model"] = trained.component.tree()
+    found = []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        trained = load_language_model(path, model.device, allow_code)
+        if dict(trained.tokenizer.state()) != dict(model.tokenizer.state()):
+            raise ValueError(
+                f"{path} knows other tokens than the speech model; train it with tokenizer_of set "
+                "to the speech model's folder"
+            )
+        found.append((trained.model, trained.component))
+    _set_language_models(model, *zip(*found, strict=True))
+
+
+def _set_language_models(
+    model: SpeechModel, models: Sequence[LanguageModel], components: Sequence[Component]
+) -> None:
+    """Sets the language models; the description of one is a component, that of several a list."""
+    trees = [component.tree() for component in components]
+    model.language_model = models[0] if len(models) == 1 else Mixture(models)
+    model.description["language_model"] = trees[0] if len(models) == 1 else trees
 
 
 def give_calibration(model: SpeechModel, calibration: Calibration | None) -> None:
@@ -248,9 +262,13 @@ def load_model(
             described["normaliser"],
         )
         if "language_model" in described:
-            component = part(LANGUAGE_MODELS, "language_model", 1)
-            model.language_model = component(model.tokenizer.vocabulary_size)
-            model.description["language_model"] = component.tree()
+            trees = described["language_model"]
+            components = [
+                read_component(LANGUAGE_MODELS, tree, "language_model", 1, allow_code)
+                for tree in (trees if isinstance(trees, list) else [trees])
+            ]
+            models = [component(model.tokenizer.vocabulary_size) for component in components]
+            _set_language_models(model, models, components)
         if "calibration" in described:
             give_calibration(model, Calibration(**described["calibration"]))
         return model

@@ -177,8 +177,9 @@ def model_options(verb: str) -> Parser:
         else "Greedy, Beam, or a YAML file with a search (default: the one stored with the model)",
     )
     options.add_argument(
-        "--language-model", metavar="LM", help="run folder or model folder of a language model "
-        "(default: the one stored with the model, if there is one)",
+        "--language-model", metavar="LM", action="append",
+        help="run folder or model folder of a language model; give the option again to mix several "
+        "(default: those stored with the model, if there are any)",
     )  # fmt: skip
     options.add_argument(
         "--device", help="cpu, cuda or cuda:N (default: cuda if there is a GPU, otherwise cpu)"
@@ -228,8 +229,9 @@ def load(known: argparse.Namespace, *, tuned: bool = False) -> Any:
     if known.language_model is not None:
         give_language_model(model, known.language_model, known.allow_code)
         if not tuned and not model.search.lm_weight:
+            given = " ".join(known.language_model)
             raise ValueError(
-                f"--language-model {known.language_model}: the search gives it no weight; run "
+                f"--language-model {given}: the search gives it no weight; run "
                 "asr tune-decoding, or --search with Beam and an lm_weight above 0"
             )
     return model

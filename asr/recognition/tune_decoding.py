@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from asr.config.strict_yaml import Component
 from asr.files import write
 from asr.formatting import hours_of
 from asr.items import attempt_each
+from asr.language_models import Mixture
 from asr.metering.device_clock import cores_held
 from asr.metering.meter import device_name
 from asr.model import find_model, give_calibration, save_model
@@ -69,16 +70,26 @@ class Trial:
 
 
 def draws(
-    ranges: Mapping[str, tuple[float, float]], keys: Sequence[str], number: int, seed: int
-) -> list[dict[str, float]]:
-    """``number`` settings of these keys; the n-th draw of a key is the same for every decoder."""
-    settings: list[dict[str, float]] = []
+    ranges: Mapping[str, tuple[float, float]],
+    keys: Sequence[str],
+    number: int,
+    seed: int,
+    models: int = 1,
+) -> list[dict[str, Any]]:
+    """``number`` settings of these keys; the n-th draw of a key is the same for every decoder.
+
+    Several language ``models`` share the weight that one of them would have.
+    """
+    settings: list[dict[str, Any]] = []
     for trial in range(number):
         random = np.random.default_rng([seed, trial])
         drawn = {key: float(random.uniform(low, high)) for key, (low, high) in ranges.items()}
         if "internal_lm_weight" in drawn:
             drawn["internal_lm_weight"] *= drawn["lm_weight"]
         settings.append({key: round(drawn[key], 3) for key in keys})
+        if models > 1 and "lm_weight" in keys:
+            shares = random.dirichlet(np.ones(models)) * drawn["lm_weight"]
+            settings[-1]["lm_weight"] = shares.round(3).tolist()
     return settings
 
 
@@ -169,6 +180,8 @@ def tune_decoding(
         wider = [attempt({**best.options, "beam": width}) for width in widths]
         bar.update(len(widths))
     chosen, hypotheses = min(wider, key=lambda one: (one[0].errors, one[0].options["beam"]))
+    for edge in edges(kind.ranges, chosen.options, widths[-1]):
+        log.warning("%s: better settings may lie beyond", edge)
     confidence = _calibrate(model, encoded, hypotheses, references, data.normalise)
     seconds = time.perf_counter() - started
     result = {
@@ -197,9 +210,28 @@ def _settings(
 ) -> list[dict[str, Any]]:
     """The options of all trials: first the defaults, then draws."""
     keys = kind.tuned(model.decoder, model.language_model)
-    default = {"lm_weight": 0.3} if "lm_weight" in keys else {}
-    drawn = draws(kind.ranges, keys, trials - 1, seed)
+    mixed = model.language_model
+    models = len(mixed.parts()) if isinstance(mixed, Mixture) else 1
+    weight = 0.3 if models == 1 else [0.3 / models] * models
+    default = {"lm_weight": weight} if "lm_weight" in keys else {}
+    drawn = draws(kind.ranges, keys, trials - 1, seed, models)
     return [{"beam": beam, **own} for own in (default, *drawn)]
+
+
+def edges(
+    ranges: Mapping[str, tuple[float, float]], options: Mapping[str, Any], widest: int
+) -> Iterator[str]:
+    """Names the options that are within a twentieth of an edge of what was tried."""
+    weight = float(np.sum(options.get("lm_weight", 0)))
+    for key in ranges.keys() & options.keys():
+        low, high = ranges[key]
+        value = weight if key == "lm_weight" else options[key]
+        share = value / weight if key == "internal_lm_weight" and weight else value
+        below = share < low + (high - low) / 20 and low != 0  # 0 is the smallest value there is
+        if below or share > high - (high - low) / 20:
+            yield f"{key} {value:g} is best, at the edge of the range from {low:g} to {high:g}"
+    if options["beam"] == widest:
+        yield f"beam {widest} is best, the widest that was tried"
 
 
 def _calibrate(
@@ -255,12 +287,11 @@ def tuning_summary(result: dict[str, Any]) -> str:
     shown = [("default", result["trials"][0]), *(("", trial) for trial in trials[:5])]
     shown += [("beam", trial) for trial in result["beams"]]
     for name, trial in shown:
-        options = ", ".join(f"{key} {value:g}" for key, value in trial["options"].items())
         lines.append(
-            f"  {name:8} WER {100 * trial['wer']:6.2f} %  {trial['seconds']:6.1f} s  {options}"
+            f"  {name:8} WER {100 * trial['wer']:6.2f} %  {trial['seconds']:6.1f} s  "
+            f"{_listed(trial['options'])}"
         )
-    chosen = ", ".join(f"{key} {value:g}" for key, value in result["chosen"].items())
-    lines.append(f"stored with the model: {chosen}")
+    lines.append(f"stored with the model: {_listed(result['chosen'])}")
     if (confidence := result["confidence"]) is None:
         lines.append(
             "confidences are not calibrated: no word has one, or all words are correct or all wrong"
@@ -274,3 +305,9 @@ def tuning_summary(result: dict[str, Any]) -> str:
         f"{before['nce']:.3f} -> {after['nce']:.3f} ({confidence['folds']}-fold cross-fitting)"
     )
     return "\n".join(lines)
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    """Names and values of options; a list of weights as in ``0.3 + 0.2``."""
+    texts = {key: " + ".join(f"{x:g}" for x in np.ravel(value)) for key, value in options.items()}
+    return ", ".join(f"{key} {text}" for key, text in texts.items())

@@ -12,6 +12,7 @@ from torch import Tensor
 from asr.decoders.decoder import Decoder
 from asr.kernels.linear import packed
 from asr.language_models.language_model import LanguageModel
+from asr.language_models.mixture import Mixture
 from asr.search import attention, ctc, transducer
 from asr.search.hypothesis import Hypothesis, Rules
 
@@ -47,13 +48,14 @@ class Search(ABC):
     """Base class of searches, which turn encoder frames into hypotheses. Subclasses are final.
 
     Attributes:
-        lm_weight: weight of the language model; at 0 the search is called without one.
+        lm_weight: weight of the language model, or a list with one for each of several; at 0 the
+            search is called without one.
         ranges: lowest and highest value of each option that ``asr tune-decoding`` draws uniformly;
             if empty, it tunes ``Beam`` instead.
         beams: values of ``beam`` that ``asr tune-decoding`` tries.
     """
 
-    lm_weight: float = 0.0
+    lm_weight: float | list[float] = 0.0
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
     beams: ClassVar[Sequence[int]] = ()
 
@@ -121,7 +123,7 @@ class Beam(Search):
             null: 0.3 if the decoder has a CTC head.
         length_bonus: bonus added to the score for each token.
         lm_weight: weight of the language model's log-probability, which is added to the score; 0 or
-            more.
+            more. With several language models, a list of their weights.
         internal_lm_weight: weight of the log-probability of a transducer's internal language model,
             which is subtracted from the score.
         nbest: number of hypotheses to return. The search stops when no open hypothesis can enter
@@ -144,7 +146,7 @@ class Beam(Search):
         beam: int = 8,
         ctc_weight: float | None = None,
         length_bonus: float = 0.0,
-        lm_weight: float = 0.0,
+        lm_weight: float | list[float] = 0.0,
         internal_lm_weight: float = 0.0,
         nbest: int | None = None,
     ):
@@ -154,11 +156,15 @@ class Beam(Search):
             raise ValueError(f"length_bonus is {length_bonus}: it must be a finite number")
         if nbest is not None and not 1 <= nbest <= beam:
             raise ValueError(f"nbest is {nbest}: it must be between 1 and beam, which is {beam}")
-        for name, value in (("lm_weight", lm_weight), ("internal_lm_weight", internal_lm_weight)):
+        weights = lm_weight if isinstance(lm_weight, list) else [lm_weight]
+        for name, value in (
+            *(("lm_weight", weight) for weight in weights),
+            ("internal_lm_weight", internal_lm_weight),
+        ):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} is {value}: it must be a finite number of 0 or more")
         self.beam, self.ctc_weight = beam, _checked_share(ctc_weight)
-        self.length_bonus, self.lm_weight = length_bonus, lm_weight
+        self.length_bonus, self.lm_weight = length_bonus, lm_weight if any(weights) else 0.0
         self.internal_lm_weight, self.nbest = internal_lm_weight, nbest
 
     def __call__(
@@ -169,7 +175,7 @@ class Beam(Search):
         language_model: LanguageModel | None = None,
     ) -> list[list[Hypothesis]]:
         """Returns up to ``nbest`` or ``beam`` hypotheses per utterance; see ``Search``."""
-        if (language_model is None) != (self.lm_weight == 0):
+        if (language_model is None) != (not self.lm_weight):
             given = "no language model is" if language_model is None else "a language model is"
             raise ValueError(
                 f"lm_weight is {self.lm_weight} and {given} given; set both or neither"
@@ -179,12 +185,13 @@ class Beam(Search):
                 f"the language model has {language_model.vocabulary} tokens, the decoder "
                 f"{decoder.vocabulary}: take one that was estimated with the same tokenizer"
             )
+        language_model, lm_weight = _weighted(language_model, self.lm_weight)
         searcher, ctc_weight = _searcher(
             decoder,
             ctc_weight=self.ctc_weight,
             internal_lm_weight=self.internal_lm_weight or None,
         )
-        rules = Rules(**vars(self) | {"ctc_weight": ctc_weight})
+        rules = Rules(**vars(self) | {"ctc_weight": ctc_weight, "lm_weight": lm_weight})
         with torch.no_grad(), packed(decoder, language_model):
             return searcher.beam(decoder, encoded, lengths, rules, language_model)
 
@@ -200,6 +207,27 @@ class Beam(Search):
 
 
 SEARCHES: dict[str, type[Search]] = {cls.__name__: cls for cls in (Beam, Greedy)}
+
+
+def _weighted(
+    model: LanguageModel | None, lm_weight: float | list[float]
+) -> tuple[LanguageModel | None, float]:
+    """Returns the mixture of the language models with these weights, and the sum of the weights.
+
+    Raises:
+        ValueError: the number of weights is not that of the language models.
+    """
+    weights = lm_weight if isinstance(lm_weight, list) else [lm_weight]
+    models = model.parts() if isinstance(model, Mixture) else [model]
+    if len(models) != len(weights):
+        raise ValueError(
+            f"lm_weight is {lm_weight}, but the number of language models is {len(models)}: "
+            "give a list with a weight for each"
+        )
+    if isinstance(model, Mixture):
+        used = [(m, weight) for m, weight in zip(models, weights, strict=True) if weight]
+        model = Mixture(*zip(*used, strict=True))
+    return model, sum(weights)
 
 
 def _checked_share(ctc_weight: float | None) -> float | None:

@@ -9,7 +9,7 @@ import torch
 from asr.model import SpeechModel, load_model, save_model
 from asr.recognition.evaluate import evaluate, evaluation_summary
 from asr.recognition.reliability import Judgement, judged
-from asr.recognition.tune_decoding import draws, tune_decoding, tuning_summary
+from asr.recognition.tune_decoding import draws, edges, tune_decoding, tuning_summary
 from asr.search import Beam
 from tests.corpus import make_corpus
 from tests.test_model import tiny_model
@@ -47,6 +47,48 @@ def test_the_draws_of_a_key_do_not_depend_on_what_else_is_drawn():
             assert low <= drawn[key] <= high
     assert drawn_of(Beam.ranges, 8, 3)[:5] == other
     assert drawn_of(Beam.ranges, 5, 4) != other
+
+
+def test_several_language_models_share_the_weight_that_one_would_have():
+    one = drawn_of(Beam.ranges, 20, 3)
+    three = draws(Beam.ranges, list(Beam.ranges), 20, 3, models=3)
+    for alone, shared in zip(one, three, strict=True):
+        assert sum(shared["lm_weight"]) == pytest.approx(alone["lm_weight"], abs=2e-3)
+        assert min(shared["lm_weight"]) >= 0
+        assert shared | {"lm_weight": 0} == alone | {"lm_weight": 0}
+    assert len({max(range(3), key=draw["lm_weight"].__getitem__) for draw in three}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"length_bonus": Beam.ranges["length_bonus"][1] - 0.01}, {"length_bonus"}),
+        ({"length_bonus": Beam.ranges["length_bonus"][0] + 0.01}, {"length_bonus"}),
+        ({"length_bonus": 0.5}, set()),
+    ],
+)
+def test_a_best_setting_at_an_edge_names_its_range(
+    folder, corpus, monkeypatch, caplog, options, named
+):
+    settings = [{"beam": 2, **options}]
+    monkeypatch.setattr("asr.recognition.tune_decoding._settings", lambda *rest: settings)
+    chosen = tune(folder, corpus, trials=1)["chosen"]
+    low, high = Beam.ranges["length_bonus"]
+    ranges = [line for line in caplog.messages if f"the range from {low:g} to {high:g}" in line]
+    assert {line.split()[0] for line in ranges} == named
+    widest = any("the widest that was tried" in line for line in caplog.messages)
+    assert widest == (chosen["beam"] == max(Beam.beams))
+
+
+def test_weights_that_end_at_0_by_nature_are_at_no_edge():
+    options = {"beam": 4, "lm_weight": [0.0, 0.01], "internal_lm_weight": 0.0, "ctc_weight": 0.0}
+    assert list(edges(Beam.ranges, options, 16)) == []
+    high = Beam.ranges["lm_weight"][1]
+    options |= {"lm_weight": [high / 2, high / 2], "internal_lm_weight": 0.2 * high}
+    [only] = edges(Beam.ranges, options, 16)
+    assert only.startswith(
+        f"lm_weight {high:g} is best, at the edge of the range from 0 to {high:g}"
+    )
 
 
 def test_the_stored_search_reproduces_the_errors_that_tuning_counted(folder, corpus, tmp_path):

@@ -221,19 +221,24 @@ def test_a_run_is_not_resumed_with_a_changed_text(place, tmp_path, changed):
     assert train_language_model(more, tmp_path / "run")["updates"] == 4
 
 
-def test_a_speech_model_keeps_the_language_model_that_it_was_given(place, tmp_path):
+@pytest.mark.parametrize("lm_weight", [0.5, [0.3, 0.2]])
+def test_a_speech_model_keeps_the_language_models_that_it_was_given(place, tmp_path, lm_weight):
     train_language_model(recipe(place, "NGram"), tmp_path / "lm")
     model = load_model(
-        place / "speech", search={"class_path": "Beam", "init_args": {"lm_weight": 0.5}}
+        place / "speech", search={"class_path": "Beam", "init_args": {"lm_weight": lm_weight}}
     )
-    give_language_model(model, tmp_path / "lm")
+    give_language_model(model, tmp_path / "lm" if lm_weight == 0.5 else [tmp_path / "lm"] * 2)
     waves, lengths = 0.1 * torch.randn(2, 8000), torch.tensor([8000, 6000])
     before = model.recognise(waves, lengths)
     assert before[0][0].lm_score < 0
     save_model(model, tmp_path / "with", {})
     after = load_model(tmp_path / "with")
-    after.search = Beam(lm_weight=0.5)
     assert after.recognise(waves, lengths) == before
+    if lm_weight != 0.5:  # the mixture of a model with itself is that model
+        give_language_model(model, tmp_path / "lm")
+        model.search = Beam(lm_weight=0.5)
+        [[one, *_], _], [[other, *_], _] = model.recognise(waves, lengths), before
+        assert (one.tokens, one.score) == (other.tokens, pytest.approx(other.score, abs=1e-3))
 
 
 def test_a_language_model_with_other_tokens_is_refused_in_one_line(place, tmp_path):
@@ -274,3 +279,11 @@ def test_a_language_model_without_a_weight_in_the_search_is_refused(place, tmp_p
     (tmp_path / "beam.yaml").write_text("class_path: Beam\ninit_args: {beam: 2, lm_weight: 0.4}\n")
     assert main([*given, "--search", str(tmp_path / "beam.yaml")]) == 0
     assert "lm_weight=0.4" in (tmp_path / "out" / "metrics.json").read_text()
+    twice = [*given, "--language-model", str(tmp_path / "lm"), "--search"]
+    assert main([*twice, str(tmp_path / "beam.yaml")]) == 2
+    assert "the number of language models is 2: give a list" in capsys.readouterr().err
+    (tmp_path / "two.yaml").write_text(
+        "class_path: Beam\ninit_args: {beam: 2, lm_weight: [0.4, 0.1]}\n"
+    )
+    assert main([*twice, str(tmp_path / "two.yaml")]) == 0
+    assert "lm_weight=[0.4, 0.1]" in (tmp_path / "out" / "metrics.json").read_text()
