@@ -45,14 +45,8 @@ PLAIN = {*CHUNKS} - {b"riff"}  # read by libsndfile, which reads W64 beyond its 
 # just below 2 or 4 GiB: SoX 0x7f000008 and 0x7ffff000, arecord 0x80000000, FFmpeg 0xffffffff.
 STREAMED_MARGIN = 1 << 24
 SLACK = 64  # bytes: some programs count the header among the samples
-COUNTED = {
-    "flac",
-    "tta",
-    "wv",
-    "ape",
-    "au",
-    "nistsphere",
-}  # FFmpeg reads the number of samples of these formats
+# FFmpeg reads the number of samples of these formats.
+COUNTED = {"flac", "tta", "wv", "ape", "au", "nistsphere"}
 # The first bytes of an Ogg page, which can begin a part (chained Ogg, RFC 3533, section 4), and of
 # each FLAC file in a file that was joined by cat.
 PARTS = {

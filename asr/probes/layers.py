@@ -101,13 +101,7 @@ def scan_by_loop(
 
 
 def layer(name: str, dim: int, **options: Any) -> Block:
-    """Makes a block of an encoder, without dropout.
-
-    Raises:
-        ValueError: there is no such encoder.
-    """
-    if name not in ENCODERS:
-        raise ValueError(f"there is no encoder {name}; ENCODERS has {', '.join(ENCODERS)}")
+    """Makes a block of an encoder, without dropout."""
     encoder: Any = ENCODERS[name](8, dim=dim, layers=1, channels=1, dropout=0.0, **options)
     return encoder.layers[-1]
 

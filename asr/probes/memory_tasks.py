@@ -39,13 +39,7 @@ class Latch:
     shortest = 1  # lag
 
     def draw(self, number: int, lag: int, generator: torch.Generator) -> Questions:
-        """Draws ``number`` questions of ``lag + 1`` tokens; the first token is the answer.
-
-        Raises:
-            ValueError: the lag is below 1.
-        """
-        if lag < self.shortest:
-            raise ValueError(f"a lag of {lag}: it must be {self.shortest} or more")
+        """Draws ``number`` questions of ``lag + 1`` tokens; the first token is the answer."""
         answers = torch.randint(SYMBOLS, (number,), generator=generator)  # (B,)
         tokens = torch.randint(
             SYMBOLS, SYMBOLS + NOISE, (number, lag + 1), generator=generator
@@ -70,10 +64,6 @@ class Recall:
 
     pairs: int = 4
     keys: int = 16
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.pairs <= self.keys:
-            raise ValueError(f"{self.pairs} pairs of {self.keys} keys: give 1 to {self.keys}")
 
     @property
     def vocabulary(self) -> int:

@@ -72,10 +72,7 @@ def compare(
         torch.manual_seed(0)
         try:
             pair = [module.to(device).train() for module in BUILD[name](dim)]
-        except (
-            ValueError,
-            ImportError,
-        ) as error:  # unknown encoder or invalid width
+        except ValueError as error:  # invalid width
             rows.append(row((name, subject, reference, time, batch), None, error=str(error)))
             continue
         # In a model the layers below need the gradient of the input, so it is computed here, too.

@@ -19,7 +19,7 @@ from asr.probes.horizon import (
     horizon,
     median_accuracy,
 )
-from asr.probes.horizon_measure import Budget, attempts, build, check_sizes, chrono
+from asr.probes.horizon_measure import Budget, attempts, build, chrono, size
 from asr.probes.memory_tasks import NOISE, SYMBOLS, TASKS, Latch, Recall, corrected
 from asr.probes.probe import Measured
 
@@ -54,12 +54,8 @@ def test_the_answer_of_the_recall_task_is_the_value_of_the_queried_key(pairs, la
 
 
 def test_impossible_lags_are_refused():
-    with pytest.raises(ValueError, match="a lag of 0"):
-        Latch().draw(1, 0, generator())
     with pytest.raises(ValueError, match="a lag of 7 does not hold 4 pairs"):
         Recall().draw(1, 7, generator())
-    with pytest.raises(ValueError, match="17 pairs of 16 keys"):
-        Recall(pairs=17)
 
 
 @pytest.mark.parametrize(("name", "shortest"), [("latch-mixed", 1), ("recall-mixed", 8)])
@@ -107,8 +103,8 @@ def test_chrono_spreads_time_constants_up_to_the_lag():
 
 
 def test_arms_are_equal_in_size_causal_and_see_their_whole_past():
-    sizes = check_sizes(list(ARMS))
-    assert len(sizes) == len(ARMS)
+    sizes = [size(build(arm, 17, 64, seed=0)) for arm in ARMS]
+    assert max(sizes) < 1.05**2 * min(sizes)  # within 5 % of 100,000
     for arm in ARMS:
         reader = build(arm, 17, 64, seed=0).eval()
         x = torch.randn(1, 40, reader.embedding.embedding_dim, requires_grad=True)
@@ -119,13 +115,6 @@ def test_arms_are_equal_in_size_causal_and_see_their_whole_past():
         reached = past[0].abs().sum(1)
         assert (reached[30:] == 0).all(), arm
         assert (reached[:30] > 0).all(), arm
-
-
-def test_unequal_arms_are_refused(monkeypatch):
-    bigger = {**ARMS, "big": ("GRU", {"bidirectional": False, "dim": 128, "layers": 2}, None)}
-    monkeypatch.setattr(probe, "ARMS", bigger)
-    with pytest.raises(ValueError, match="differ in parameters by more than 5 %"):
-        check_sizes(["gru", "big"])
 
 
 def test_a_short_latch_is_learnt_and_test_sequences_are_new():

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from asr.cli import main
-from asr.encoders import ENCODERS
 from asr.loss import add_term
 from asr.probes import scaling_measure as scaling
 from asr.probes.instrument import Measurement, alternate, exponent, peak_bytes
@@ -331,9 +330,8 @@ def test_a_failed_row_says_so_and_the_others_are_reported(tmp_path, capsys, monk
             impossible()
 
     monkeypatch.setitem(BUILD, "lstm-loop", lambda dim: (nn.Linear(dim, dim), Greedy()))
-    monkeypatch.delitem(ENCODERS, "MinLSTM")
-    names = ["lstm-loop", "minlstm-loop", "gru-loop"]
-    arguments = ["--rows", *names, "--times", "5", "--dim", "16", "--output", str(tmp_path / "o")]
+    names = ["lstm-loop", "hierarchical-full", "gru-loop"]
+    arguments = ["--rows", *names, "--times", "5", "--dim", "18", "--output", str(tmp_path / "o")]
     assert main(["claims", "scaling", *arguments, "--repeats", "1", "--device", "cpu"]) == 1
     shown = capsys.readouterr().out
     found = json.loads((tmp_path / "o" / "scaling.json").read_text())
@@ -344,9 +342,7 @@ def test_a_failed_row_says_so_and_the_others_are_reported(tmp_path, capsys, monk
     assert rows["lstm-loop"]["error"] == "reference: out of memory"
     assert rows["lstm-loop"]["seconds"] > 0
     assert rows["lstm-loop"]["ratio"] is None
-    assert rows["minlstm-loop"]["error"].startswith(
-        "there is no encoder MinLSTM; ENCODERS has LSTM"
-    )
+    assert rows["hierarchical-full"]["error"].startswith("width 18 does not divide by twice")
     assert re.search(r"fused LSTM / loop of LSTM cells \| 5 .*reference: out of memory", shown)
 
 
