@@ -1,8 +1,10 @@
-"""Error handling for jobs of many items: the error of one item does not stop the others."""
+"""Jobs of many items: the error of one item does not stop the others; threads work ahead."""
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from asr.files import OutputError, remedy
 
@@ -80,3 +82,23 @@ def printable(name: str) -> str:
         lambda found: repr(found[0])[1:-1],
         name,
     )
+
+
+def ahead(
+    function: Callable[[Any], Any], items: Iterable[Any], threads: int, number: int
+) -> Iterator[Any]:
+    """Yields the results for the items in order; threads compute a ``number`` of later ones."""
+    if not threads:
+        yield from map(function, items)
+        return
+    pending: deque[Future[Any]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > number:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:  # a caller may stop early
+        pool.shutdown(cancel_futures=True)

@@ -2,9 +2,7 @@
 
 import os
 import random
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -13,6 +11,7 @@ import numpy as np
 
 from asr.corpora import espeak
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
+from asr.items import ahead
 
 T = TypeVar("T")
 
@@ -125,7 +124,9 @@ class Spoken(Corpus):
         requests = plan(split, size, self.seed, self.max_words, self.grammar)
         chunks = [requests[i : i + CHUNK] for i in range(0, size, CHUNK)]
         index = 0
-        for chunk, (rate, waves) in zip(chunks, _spoken(chunks), strict=True):
+        workers = os.cpu_count() or 1  # each waits for an eSpeak process
+        spoken = ahead(espeak.speak, chunks, workers, workers)
+        for chunk, (rate, waves) in zip(chunks, spoken, strict=True):
             for request, samples in zip(chunk, waves, strict=True):
                 yield Row(
                     id=f"spoken-{split}-{index:06d}",
@@ -189,19 +190,6 @@ def _pick(values: Sequence[T], generator: random.Random) -> T:
 
 def _between(limits: tuple[int, int], generator: random.Random) -> int:
     return limits[0] + int(generator.random() * (limits[1] - limits[0] + 1))
-
-
-def _spoken(chunks: list[list[espeak.Request]]) -> Iterator[tuple[int, list[bytes]]]:
-    """Speaks chunks in one process per core, in order, and only a few chunks ahead."""
-    workers = os.cpu_count() or 1
-    pending: deque[Future[tuple[int, list[bytes]]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for chunk in chunks:
-            pending.append(pool.submit(espeak.speak, chunk))
-            if len(pending) > workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 def _trim(wave: np.ndarray, rate: int) -> np.ndarray:

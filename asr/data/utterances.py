@@ -6,9 +6,7 @@ import functools
 import itertools
 import json
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -26,6 +24,7 @@ from asr.batch import BLANK, Batch
 from asr.data.batches import BatchSource, BatchStream, bucket
 from asr.data.device_cache import Resident, no_room
 from asr.data.samples import FULL_SCALE, Samples, cache_folders, shared
+from asr.items import ahead
 from asr.metering import control_groups
 from asr.text.tokenizers import Tokenizer
 
@@ -274,26 +273,6 @@ def cached(
     if sum(seconds) * sample_rate * 2 > cache_gib * 2**30:
         return []
     return [decoded(corpus, split, sample_rate) for split in splits]
-
-
-def ahead(
-    function: Callable[[Any], Any], items: Iterable[Any], threads: int, number: int
-) -> Iterator[Any]:
-    """Yields the results for the items in order; threads compute a ``number`` of later ones."""
-    if not threads:
-        yield from map(function, items)
-        return
-    pending: deque[Future[Any]] = deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > number:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:  # a caller may stop early
-        pool.shutdown(cancel_futures=True)
 
 
 class Utterances:

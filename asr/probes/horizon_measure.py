@@ -70,7 +70,7 @@ class Reader(nn.Module):
 
 
 def build(arm: str, vocabulary: int, lag: int, seed: int) -> Reader:
-    """Builds an arm with its initialisation; chrono initialisation uses ``lag``, as in the paper."""
+    """Builds an arm with its initialisation; that of chrono uses ``lag``, as in the paper."""
     kind, options, bias = ARMS[arm]
     torch.manual_seed(seed)
     given = options if bias in (None, "chrono") else {**options, "forget_bias": bias}

@@ -2,9 +2,7 @@
 
 import logging
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -22,7 +20,7 @@ from asr.audio.windows import cut, natural_window
 from asr.data.batches import bucket
 from asr.files import new_folder, write_all
 from asr.formatting import numbered
-from asr.items import attempt_each, one_line, reason
+from asr.items import ahead, attempt_each, one_line, reason
 from asr.recognition.alignment import aligns
 from asr.recognition.recognise import recognise
 from asr.recognition.transcript import RecordedFile, Transcript, Word, disagreement
@@ -299,16 +297,13 @@ class Transcription:
         The memory needed does not depend on the length of a file: only its first windows are
         decoded ahead, the others when its turn comes.
         """
-        waiting: deque[tuple[Reading, Future[list[AudioWindow]], Iterator[AudioWindow]]] = deque()
-        with ThreadPoolExecutor(FILES_AHEAD) as pool:
-            for reading in chain(readings, [None] * FILES_AHEAD):
-                if reading is not None:
-                    stream = self._windows(reading)
-                    first = pool.submit(list, islice(stream, WINDOWS_AHEAD))
-                    waiting.append((reading, first, stream))
-                if waiting and (reading is None or len(waiting) > FILES_AHEAD):
-                    oldest, first, rest = waiting.popleft()
-                    yield oldest, chain(first.result(), rest)
+
+        def start(reading: Reading) -> tuple[Reading, list[AudioWindow], Iterator[AudioWindow]]:
+            stream = self._windows(reading)
+            return reading, list(islice(stream, WINDOWS_AHEAD)), stream
+
+        for reading, first, rest in ahead(start, readings, FILES_AHEAD, FILES_AHEAD):
+            yield reading, chain(first, rest)
 
     def _windows(self, reading: Reading) -> Iterator[AudioWindow]:
         """Reads the windows of a source one by one; leaves out silence and steady noise."""

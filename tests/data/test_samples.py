@@ -186,7 +186,7 @@ def test_audio_is_decoded_by_the_cores_that_this_process_may_use(corpus, monkeyp
     used = []
     monkeypatch.setattr("asr.metering.control_groups.usable_cores", lambda: 3)
     monkeypatch.setattr(
-        "asr.data.utterances.ThreadPoolExecutor",
+        "asr.items.ThreadPoolExecutor",
         lambda threads: used.append(threads) or ThreadPoolExecutor(threads),
     )
     decoded(corpus, "train", RATE)
