@@ -21,6 +21,11 @@ def halved(size: int, times: int = 1) -> int:
     return -(-size // 2**times)
 
 
+def halved_lengths(lengths: Tensor) -> Tensor:
+    """Halves each of (B,) lengths and rounds up."""
+    return torch.div(lengths + 1, 2, rounding_mode="floor")
+
+
 def modules(layers: Iterable[AnyModule]) -> Sequence[AnyModule]:
     """Makes an ``nn.ModuleList`` whose item type is known to a type checker."""
     return cast(Sequence[AnyModule], nn.ModuleList(layers))

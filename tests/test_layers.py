@@ -11,6 +11,7 @@ from asr.layers import (
     apply_rotary,
     dropout,
     halved,
+    halved_lengths,
     initialise,
     rotary_factors,
     sinusoids,
@@ -22,6 +23,7 @@ from tests import tiny
 @pytest.mark.parametrize("length", range(1, 41))
 def test_halving_twice_divides_a_length_by_four_rounded_up(length):
     assert halved(length, 2) == math.ceil(length / 4)
+    assert halved_lengths(halved_lengths(torch.tensor([length]))).item() == math.ceil(length / 4)
 
 
 def test_zeroing_the_padding_also_removes_nan_and_keeps_real_positions():

@@ -19,7 +19,7 @@ from asr.kernels.linear import Linear
 from asr.kernels.low_precision import narrow
 from asr.kernels.padded_cudnn import Recurrence, call, cudnn_padded
 from asr.kernels.permute import both_directions
-from asr.layers import dropout, halved, initialise, zero_padding
+from asr.layers import dropout, halved, halved_lengths, initialise, zero_padding
 
 FEW_FRAMES = 4  # on a CPU, a chunk of at most this number of frames in all is read cell by cell
 
@@ -65,7 +65,7 @@ class RecurrentBlock(Block):
         if self.reduction is None:
             return replace(frames, x=x)
         x = self._reduce(zero_padding(x, lengths))
-        return replace(frames, x=x, lengths=-(-lengths // 2))
+        return replace(frames, x=x, lengths=halved_lengths(lengths))
 
     def read(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Runs the recurrence over (B, S, D) by the fastest kernel available.
