@@ -37,12 +37,8 @@ def make_room(past: list[Tensor], ancestry: Tensor) -> tuple[list[Tensor], Tenso
         return [x.new_zeros(batch, rows, columns.shape[1], x.shape[3]) for x in past], ancestry
     starts = torch.arange(0, batch * rows * width, width, device=ancestry.device)
     places = starts.view(batch, rows, 1) + columns[:, None]  # (B, H, P')
-    return [_rows(x, places) for x in past], ancestry
-
-
-def _rows(x: Tensor, places: Tensor) -> Tensor:
-    """Takes rows (B, H, P', d) of x (B, H, P, d) at flat indices of its first three dimensions."""
-    return x.flatten(0, 2).index_select(0, places.flatten()).view(*places.shape, -1)
+    taken = [x.flatten(0, 2).index_select(0, places.flatten()) for x in past]
+    return [x.view(*places.shape, -1) for x in taken], ancestry
 
 
 def with_newest(ancestry: Tensor, batch: int) -> Tensor:

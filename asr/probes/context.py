@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from asr.document.blocks import Block, Picture, Text
 from asr.formatting import digits, percent
-from asr.probes.length import SEVERAL, corpus_options
+from asr.probes.length import SEVERAL, corpus_options, models, wer_over_runs
 from asr.probes.probe import (
     Columns,
     Measured,
@@ -207,7 +207,6 @@ def _at(points: Sequence[ContextPoint], context: float | None) -> str:
 def draw_figure(points: Sequence[ContextPoint], runs: Sequence[Effective]) -> "Figure":
     """WER against the past that a frame sees, and gradients against distance, by model."""
     from asr.document.figures import Series, draw_lines, legend_above, new_figure
-    from asr.probes.curves import models, wer_over_runs
 
     kinds = models(points)
     figure, panels = new_figure(3.6 + 0.09 * len(kinds), 2)

@@ -165,7 +165,9 @@ def draw(measured: Measured) -> list[Block]:
     """A figure, a table with a line per task and arm, notes, and the table of extrapolations."""
     attempts: Sequence[Attempt] = measured.rows
     first = attempts[0]
-    arms = [rows for _, rows in sorted_arms(attempts)]
+    tasks = list(dict.fromkeys(row.task for row in attempts))
+    groups = grouped(attempts, "task", "arm")
+    arms = [rows for _, rows in sorted(groups, key=lambda group: tasks.index(group[0][0]))]
     columns: Columns = {
         "task: arm": lambda rows: f"{rows[0].task}: {rows[0].arm}",
         "parameters": lambda rows: f"{rows[0].parameters:,}",
@@ -196,13 +198,6 @@ def draw(measured: Measured) -> list[Block]:
         Text([note, NOTES, f"Commits of the attempts: {', '.join(commits)}."], "list"),
         *extrapolations(attempts),
     ]
-
-
-def sorted_arms(attempts: Sequence[Attempt]) -> list[tuple[tuple[Any, ...], list[Attempt]]]:
-    """Attempts grouped by task and arm; tasks and arms are in the order of the attempts."""
-    tasks = list(dict.fromkeys(row.task for row in attempts))
-    groups = grouped(attempts, "task", "arm")
-    return sorted(groups, key=lambda group: tasks.index(group[0][0]))
 
 
 def extrapolations(attempts: Sequence[Attempt]) -> list[Block]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asr.document.blocks import Block, Picture, Text
 from asr.formatting import digits, percent, percent_interval
@@ -11,6 +11,7 @@ from asr.probes.probe import (
     Option,
     Part,
     Probe,
+    grouped,
     positive_duration,
     run_names,
     table,
@@ -19,6 +20,8 @@ from asr.probes.probe import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from asr.document.figures import Series
 
 WORDS = (1, 5, 10, 20, 50)
 SEVERAL = (
@@ -77,7 +80,6 @@ def draw(measured: Measured) -> list[Block]:
 def draw_figure(points: Sequence[LengthPoint]) -> "Figure":
     """WER against the length of the recordings, with a line per encoder and decoder."""
     from asr.document.figures import draw_lines, new_figure
-    from asr.probes.curves import models, wer_over_runs
 
     lines = [wer_over_runs(name, own, "mean_seconds") for name, own in models(points).items()]
     figure, (axes,) = new_figure(3.0 + 0.22 * len(lines))
@@ -85,6 +87,29 @@ def draw_figure(points: Sequence[LengthPoint]) -> "Figure":
     axes.set_ylim(bottom=0)
     axes.set(xlabel="mean length of the recordings, seconds", ylabel="WER, %")
     return figure
+
+
+def models(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """Rows of each encoder and decoder, by their names."""
+    return {" + ".join(names): own for names, own in grouped(rows, "encoder", "decoder")}
+
+
+def wer_over_runs(label: str, rows: Sequence[Any], key: str, shift: float = 0.0) -> "Series":
+    """WER, in percent, against ``key``: of a run with its interval over speakers.
+
+    Of several runs their mean, from the least to the greatest, and the mean of ``key`` where theirs
+    differ: the n-th row of one belongs to the n-th of another.
+    """
+    from asr.document.figures import Series
+
+    runs = [sorted(own, key=lambda row: getattr(row, key)) for _, own in grouped(rows, "run")]
+    steps = list(zip(*runs, strict=False))
+    x = [shift + sum(getattr(row, key) for row in step) / len(step) for step in steps]
+    y = [100 * sum(row.wer for row in step) / len(step) for step in steps]
+    ends = ("low", "high") if len(runs) == 1 else ("wer", "wer")
+    low = [100 * min(getattr(row, ends[0]) for row in step) for step in steps]
+    high = [100 * max(getattr(row, ends[1]) for row in step) for step in steps]
+    return Series(label, x, y, low, high)
 
 
 def corpus_options(split: str) -> tuple[Option, ...]:

@@ -14,11 +14,10 @@ Patterson 2009).
 import argparse
 import logging
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
@@ -174,15 +173,10 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
         options.widths, options.batches, frames=options.frames, device=device,
         repeats=options.repeats,
     )  # fmt: skip
-    yield measured(steps, machine, facts(device))
-
-
-def measured(steps: Sequence[Step], machine: Machine, about: Mapping[str, Any]) -> Measured:
-    """Timed steps with their fit, each with its limit."""
     fitted = fit(steps)
     rows = [
         replace(step, latency_share=fitted.share(step), bound=bound(step, fitted, machine))
         for step in steps
     ]
     limits = {**asdict(machine), "ridge": machine.ridge}
-    return Measured(rows, about, {"machine": limits, "fit": asdict(fitted)})
+    yield Measured(rows, facts(device), {"machine": limits, "fit": asdict(fitted)})

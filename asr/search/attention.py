@@ -196,7 +196,12 @@ def _extensions(
     K, V = attention.shape[1], log_probs.shape[1]
     attention = attention[..., None] + log_probs.view(-1, K, V)  # (B, K, V)
     ctc = torch.zeros_like(attention) if prefixes is None else extension_scores(prefixes)
-    score = _weighted(attention, ctc, rules.ctc_weight)
+    if rules.ctc_weight == 0:
+        score = attention.clone()
+    elif rules.ctc_weight == 1:  # 0 times -inf would be NaN
+        score = ctc.masked_fill(attention.isneginf(), -math.inf)
+    else:
+        score = (1 - rules.ctc_weight) * attention + rules.ctc_weight * ctc
     lm = lm[..., None].expand_as(score)
     if fusion is not None:
         lm = lm + fusion.log_probs.view(-1, K, V)
@@ -209,15 +214,6 @@ def _extensions(
     packed = torch.stack([score, *terms, place.to(score.dtype)], dim=2)  # one transfer to the host
     extensions: list[list[list[float]]] = packed.tolist()
     return extensions
-
-
-def _weighted(attention: Tensor, ctc: Tensor, ctc_weight: float) -> Tensor:
-    """Returns the weighted sum of two terms; it is -inf, not NaN, if a term is -inf."""
-    if ctc_weight == 0:
-        return attention.clone()
-    if ctc_weight == 1:
-        return ctc.masked_fill(attention.isneginf(), -math.inf)
-    return (1 - ctc_weight) * attention + ctc_weight * ctc
 
 
 def _table(utterances: list[OpenUtterance], like: Tensor) -> list[Tensor]:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from asr.probes import PROBES
-from asr.probes.curves import models, wer_over_runs
-from asr.probes.length import LengthPoint
+from asr.probes.length import LengthPoint, models, wer_over_runs
 from asr.probes.probe import Measured
 from asr.report import compare
 from asr.report.claims import RULES, judge
