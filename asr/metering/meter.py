@@ -28,7 +28,8 @@ from asr.metering.ledger_format import FORMAT, read_heartbeat, read_ledger, upgr
 PHASES = ("startup", "compilation", "step", "data_wait", "validation", "checkpoint")
 BUSY = ("step", "data_wait")
 WASTED = "wasted"  # work that was lost in a crash
-CPU = ("cpu_seconds", "core_wait_seconds")  # metered in each phase
+CPU = ("cpu_seconds", "core_wait_seconds")
+TIMES = ("wall_seconds", *CPU)  # metered in each phase
 METERS = ("energy_joules", "cpu_pressure_seconds", "gpu_shared_seconds", "gpu_throttled_seconds")
 HEARTBEAT_SECONDS = 0.25
 COUNTERS = ("audio_seconds", "padded_seconds", "train_flops", "padded_train_flops")
@@ -94,27 +95,24 @@ class Ledger:
         self.device_name = device_name(device)
         self.peak_flops = PEAK_FLOPS.get(self.device_name, {}).get(precision)  # per second
         self.peak_memory = 0
-        self.seconds = dict.fromkeys(PHASES, 0.0)
         self.counters = dict.fromkeys(COUNTERS, 0.0)
         if writes:
             upgrade(folder)
         before = read_heartbeat(folder)
         self.session: int = before.get("session", 0) + 1
-        self.earlier_wall: float = before.get("wall_seconds", 0.0)
-        self.earlier_device: float = before.get("device_seconds", 0.0)
         # Amounts of earlier sessions; NaN if a session could not measure them.
         unknown = math.nan if before else 0.0
-        self.earlier = {name: _total(before.get(name, unknown)) for name in (*CPU, *METERS)}
+        amounts = (*TIMES, "device_seconds", *METERS)
+        self.earlier = {name: _total(before.get(name, unknown)) for name in amounts}
         if self.clock.note is not None:
             self.earlier["core_wait_seconds"] = math.nan
         # What this process does not add to the totals: earlier sessions and other processes.
         self._others = dict(self.earlier)
-        self.wasted = self.earlier_wall
-        # CPU time and waiting of this process; the process that writes adds earlier sessions.
-        self.cpu = {name: dict.fromkeys((*PHASES, WASTED), 0.0) for name in CPU}
-        if writes:
-            for name in CPU:
-                self.cpu[name][WASTED] = self.earlier[name]
+        # The times of this process by phase; the process that writes adds earlier sessions.
+        self.spent = {
+            name: dict.fromkeys(PHASES, 0.0) | {WASTED: self.earlier[name] if writes else 0.0}
+            for name in TIMES
+        }
         self._phase, self._since = "startup", (0.0, 0.0, 0.0)
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
@@ -129,12 +127,12 @@ class Ledger:
     @property
     def wall_seconds(self) -> float:
         """Seconds held by all sessions until now."""
-        return self.earlier_wall + self._now()
+        return self.earlier["wall_seconds"] + self._now()
 
     @property
     def device_seconds(self) -> float:
         """Devices times seconds held."""
-        return self.earlier_device + self.num_devices * self._now()
+        return self.earlier["device_seconds"] + self.num_devices * self._now()
 
     @property
     def device_hours(self) -> float:
@@ -145,20 +143,19 @@ class Ledger:
     def cpu_seconds(self) -> float:
         """CPU time of this process; on the process that writes also of all earlier sessions."""
         self.enter(self._phase)
-        return sum(self.cpu["cpu_seconds"].values())
+        return sum(self.spent["cpu_seconds"].values())
 
     @property
     def busy_seconds(self) -> float:
         """Wall time of training steps and of waiting for data until now."""
         since = self._now() - self._since[0] if self._phase in BUSY else 0.0
-        return since + sum(self.seconds[phase] for phase in BUSY)
+        return since + sum(self.spent["wall_seconds"][phase] for phase in BUSY)
 
     def enter(self, phase: str) -> str:
         """Begins ``phase``; returns the phase that ended."""
         assert phase in PHASES
         now = (self._now(), *self.clock.read())
-        accounts = (self.seconds, *self.cpu.values())
-        for account, value, before in zip(accounts, now, self._since, strict=True):
+        for account, value, before in zip(self.spent.values(), now, self._since, strict=True):
             account[self._phase] += value - before
         ended, self._phase, self._since = self._phase, phase, now
         return ended
@@ -179,26 +176,22 @@ class Ledger:
         if "format" not in state:  # an earlier version wrote it, as it wrote the first line
             first = next(iter(read_ledger(self.folder)), {})
             state = upgraded(state, {**first, "format": 1})
-        # A checkpoint may be younger than the last heartbeat of the session that wrote it.
-        self.earlier_wall = max(self.earlier_wall, state["wall_seconds"])
-        self.earlier_device = max(self.earlier_device, state["device_hours"] * 3600)
-        # A checkpoint may be older than a phase.
-        for name in PHASES:
-            self.seconds[name] = state["seconds"].get(name, 0.0) + (
-                self.seconds[name] if name == "startup" else 0.0
-            )
-        self.peak_memory = state["peak_memory_bytes"]
-        # A branch has no heartbeat: its ledger goes on from the state of the trunk.
+        state = state | {
+            "wall_seconds": state["seconds"] | {WASTED: state["wasted_seconds"]},
+            "device_seconds": state["device_hours"] * 3600,
+        }
+        # A checkpoint may be younger than the last heartbeat, and a branch has no heartbeat.
         for name in self.earlier:
             amount = float(np.maximum(self.earlier[name], _total(state.get(name))))
             self.earlier[name] = self._others[name] = amount
-        self.wasted = state["wasted_seconds"] + self.earlier_wall - state["wall_seconds"]
-        if self.writes:  # what follows is summed over the processes
+        self.peak_memory = state["peak_memory_bytes"]
+        if self.writes:  # the counters and the CPU time are summed over the processes
             self.counters = {name: state[name] for name in COUNTERS}
-            for name, own in self.cpu.items():
-                own[WASTED] = self.earlier[name] - _total(state.get(name))
+            for name, own in self.spent.items():
                 saved = state.get(name) or dict.fromkeys(own, math.nan)
-                self.cpu[name] = {key: value + saved.get(key, 0.0) for key, value in own.items()}
+                own[WASTED] = self.earlier[name] - _total(saved)
+                # A checkpoint may be older than a phase.
+                self.spent[name] = {key: value + saved.get(key, 0.0) for key, value in own.items()}
 
     def open(self, from_update: int) -> None:
         """Writes the line that begins a session's work."""
@@ -210,7 +203,7 @@ class Ledger:
                 "unix_time": self.began,
                 **self._device(),
                 "from_update": from_update,
-                "wasted_seconds": self.wasted,
+                "wasted_seconds": self.spent["wall_seconds"][WASTED],
             }
         )
 
@@ -233,13 +226,14 @@ class Ledger:
         self.enter(self._phase)
         self.peak_memory = max(self.peak_memory, peak_memory(self.device))
         now = self._amounts()
-        own = [self.counters, *self.cpu.values(), {name: now[name] for name in METERS}]
+        walls, *cpu_times = self.spent.values()
+        own = [self.counters, *cpu_times, {name: now[name] for name in METERS}]
         sums = iter(self.total([value for part in own for value in part.values()]))
         counters, cpu, waited, meters = ({key: next(sums) for key in part} for part in own)
         totals = {name: self.earlier[name] + meters[name] for name in METERS}
         totals |= {"cpu_seconds": sum(cpu.values()), "core_wait_seconds": sum(waited.values())}
         self._others = {n: totals[n] - self.num_processes * now[n] for n in totals}
-        busy = self.seconds["step"] * self.num_devices
+        busy = walls["step"] * self.num_devices
         used = counters["train_flops"] / busy if busy else 0.0
         return {
             "event": event,
@@ -247,8 +241,8 @@ class Ledger:
             **facts,
             "wall_seconds": self.wall_seconds,
             "device_hours": self.device_hours,
-            "seconds": dict(self.seconds),
-            "wasted_seconds": self.wasted,
+            "seconds": {phase: walls[phase] for phase in PHASES},
+            "wasted_seconds": walls[WASTED],
             "cpu_seconds": None if math.isnan(totals["cpu_seconds"]) else cpu,
             "cpu_note": self._note("cpu_seconds"),
             "core_wait_seconds": None if math.isnan(totals["core_wait_seconds"]) else waited,
@@ -286,8 +280,8 @@ class Ledger:
         on_cpu = self.device.type == "cpu"
         held = self.num_devices if on_cpu else self.num_processes
         core_seconds = self.device_seconds if on_cpu else held * self.wall_seconds
-        walls = {**self.seconds, WASTED: self.wasted}
-        lost = [disturbed_seconds(waited[p], cpu[p], wall, held) for p, wall in walls.items()]
+        walls = self.spent["wall_seconds"].items()
+        lost = [disturbed_seconds(waited[p], cpu[p], wall, held) for p, wall in walls]
         return sum(lost) / core_seconds if core_seconds else 0.0
 
     def write(self, line: dict[str, Any], **summary: Any) -> None:

@@ -179,6 +179,5 @@ def metered(ledger: Ledger) -> Iterator[Compilations]:
     finally:
         callback_handler.remove_start_callback(begin)
         callback_handler.remove_end_callback(end)
-        log.info(
-            "%d compilations, %.1f s in all sessions", found.number, ledger.seconds["compilation"]
-        )
+        seconds = ledger.spent["wall_seconds"]["compilation"]
+        log.info("%d compilations, %.1f s in all sessions", found.number, seconds)
