@@ -51,18 +51,12 @@ def read_registered(folder: Path) -> dict[str, Any]:
 
 def cores_per_device(registered: dict[str, Any]) -> int:
     """Number of core-hours in a device-hour of the registered budgets."""
-    facts = {"num_threads": registered.get("threads"), **_version(registered)}
-    return int(upgraded({"device_hours": 1}, facts)["device_hours"])
+    return int(upgraded({"device_hours": 1}, registered)["device_hours"])
 
 
 def upgraded_row(row: Row, registered: dict[str, Any]) -> Row:
     """A row of results in the units of this version."""
-    facts = _version(registered)
-    return row if "format" in row else {**upgraded(row, facts), "device_kind": facts["device_kind"]}
-
-
-def _version(registered: dict[str, Any]) -> dict[str, Any]:
-    return {"format": registered.get("format", 1), "device_kind": registered.get("device_kind")}
+    return upgraded(row, registered) | {"device_kind": registered["device_kind"]}
 
 
 def sum_hours(rows: Sequence[Row]) -> float:
