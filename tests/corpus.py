@@ -1,13 +1,15 @@
 """A prepared corpus in a language where every letter is a tone: learnt in seconds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from asr.corpora.corpus import Corpus, Origin, Row, Rows
 from asr.corpora.prepare import prepare
+from asr.data.batches import BatchSource
 from asr.folders import Walk
 
 RATE = 8000
@@ -58,3 +60,11 @@ def make_corpus(folder: Path, **sizes: int) -> dict[str, np.ndarray]:
     prepare(corpus, folder, sample_rate=RATE, normaliser="none")
     rows = (row for split in corpus.splits().values() for row in split.read())
     return {row.id: row.audio for row in rows}
+
+
+def train_batches(
+    source: BatchSource, position: int = 0, rank: int = 0, num_ranks: int = 1
+) -> Iterable[Any]:
+    """The share of a rank in each batch, without end; ``position`` batches came before."""
+    windows = source.shares(position, rank, num_ranks)
+    return source.load_batches(source.train, ([s.items for s in window] for window in windows))

@@ -176,11 +176,6 @@ class BatchSource:
         self.train, self.validation, self.max_batch_size = train, validation, max_batch_size
         self.stream = stream
 
-    def train_batches(self, position: int = 0, rank: int = 0, num_ranks: int = 1) -> Iterable[Any]:
-        """Yields a rank's shares of the batches without end; see ``shares``."""
-        windows = self.shares(position, rank, num_ranks)
-        return self.load_batches(self.train, ([s.items for s in window] for window in windows))
-
     def shares(self, position: int, rank: int, num_ranks: int) -> Iterator[list[Share]]:
         """Yields the rows of a rank by window; ``position`` is the number of earlier batches."""
         for window in self.stream.windows_from(position):

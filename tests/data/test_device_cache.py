@@ -10,7 +10,7 @@ from asr.batch import Batch
 from asr.data.device_cache import Resident, no_room
 from asr.data.utterances import DataOptions, SpeechData, collate
 from asr.text.tokenizers import Characters
-from tests.corpus import WORDS, make_corpus
+from tests.corpus import WORDS, make_corpus, train_batches
 
 CPU = torch.device("cpu")
 
@@ -41,8 +41,8 @@ def test_batches_on_the_device_equal_those_of_the_loader_bit_for_bit(corpus):
     assert resident.train.resident is not None
     for rank, ranks in ((0, 1), (1, 2)):
         pairs = zip(
-            host.train_batches(0, rank, ranks),
-            resident.train_batches(0, rank, ranks),
+            train_batches(host, 0, rank, ranks),
+            train_batches(resident, 0, rank, ranks),
             strict=False,
         )
         for one, other in itertools.islice(pairs, 25):
@@ -52,9 +52,9 @@ def test_batches_on_the_device_equal_those_of_the_loader_bit_for_bit(corpus):
 
 
 def test_batches_on_the_device_resume_at_any_position(corpus):
-    whole = list(itertools.islice(speech(corpus, device_cache=True).train_batches(), 12))
+    whole = list(itertools.islice(train_batches(speech(corpus, device_cache=True)), 12))
     resumed = speech(corpus, device_cache=True)
-    for one, other in zip(whole[9:], resumed.train_batches(9), strict=False):
+    for one, other in zip(whole[9:], train_batches(resumed, 9), strict=False):
         assert_identical(one, other)
 
 
@@ -88,7 +88,7 @@ def test_audio_that_does_not_fit_is_copied_batch_by_batch_and_the_log_says_why(
         data = speech(corpus, device_cache=True, cache_gib=0.0)
     assert data.train.resident is None
     assert "a split needs more than data.cache_gib 0" in caplog.text
-    assert len(next(iter(data.train_batches())).ids) > 0
+    assert len(next(iter(train_batches(data))).ids) > 0
 
     splits = speech(corpus).train, speech(corpus).validation
     size = sum(2 * len(split.wave(index)) for split in splits for index in range(len(split)))

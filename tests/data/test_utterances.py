@@ -17,7 +17,7 @@ from asr.data.utterances import (
     read_rows,
 )
 from asr.text.tokenizers import Characters
-from tests.corpus import WORDS, make_corpus
+from tests.corpus import WORDS, make_corpus, train_batches
 
 SECONDS = list(np.random.default_rng(0).uniform(0.3, 9.0, 200))
 
@@ -32,9 +32,8 @@ class Rows:
 
 
 def batches(*place):
-    return BatchSource(Rows(), Rows(), 20.0, BatchStream(SECONDS, 20.0, seed=3)).train_batches(
-        *place
-    )
+    source = BatchSource(Rows(), Rows(), 20.0, BatchStream(SECONDS, 20.0, seed=3))
+    return train_batches(source, *place)
 
 
 def test_batches_hold_each_utterance_once_and_stay_within_the_bound():
@@ -149,8 +148,8 @@ def test_batches_hold_the_audio_and_text_of_the_corpus(tmp_path, num_workers, ca
             assert (tokens[size:] == BLANK).all()
             seen[name] += 1
     assert seen == dict.fromkeys(read_rows(keys["corpus"], ["validation"])["id"], 1)
-    taken = [batch.ids for batch in itertools.islice(data.train_batches(), 6)]
-    assert [batch.ids for batch in itertools.islice(data.train_batches(4), 2)] == taken[4:]
+    taken = [batch.ids for batch in itertools.islice(train_batches(data), 6)]
+    assert [batch.ids for batch in itertools.islice(train_batches(data, 4), 2)] == taken[4:]
 
 
 def test_the_longest_batch_needs_as_much_memory_as_any(tmp_path):
@@ -162,7 +161,7 @@ def test_the_longest_batch_needs_as_much_memory_as_any(tmp_path):
         seed=1,
     )
     longest = data.train.batch(data.longest_batch()).waves.numel()
-    for batch in itertools.islice(data.train_batches(), 40):
+    for batch in itertools.islice(train_batches(data), 40):
         assert batch.waves.numel() <= longest * 1.05
 
 

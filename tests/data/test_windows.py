@@ -15,7 +15,7 @@ from asr.data.utterances import DataOptions, SpeechData, Table
 from asr.recipe.schema import Recipe
 from asr.text.tokenizers import Characters
 from asr.training.run import train
-from tests.corpus import RATE, WORDS, make_corpus
+from tests.corpus import RATE, WORDS, make_corpus, train_batches
 
 SECONDS = np.random.default_rng(0).uniform(0.3, 9.0, 200).tolist()
 GROUPS = [0, 7, 40, 41, 90, 120, 160, 200]
@@ -93,7 +93,7 @@ def test_uncached_audio_is_that_of_the_cache_and_is_read_once_an_epoch(
         Table, "_read", lambda table, place, *a: groups.update([place]) or read(table, place, *a)
     )
     length = len(data.stream.epoch(0))
-    batches = list(itertools.islice(data.train_batches(), length))
+    batches = list(itertools.islice(train_batches(data), length))
     seen = list(itertools.chain(*(batch.ids for batch in batches)))
     assert sorted(seen) == sorted(expected)
     for batch in batches:
@@ -110,9 +110,9 @@ def test_uncached_audio_is_that_of_the_cache_and_is_read_once_an_epoch(
 @pytest.mark.parametrize("workers", [0, 1])
 def test_uncached_audio_resumes_exactly_on_any_number_of_ranks(corpus, workers):
     data = speech(corpus, cache_gib=0.0, num_workers=workers)
-    whole = [batch.ids for batch in itertools.islice(data.train_batches(), 40)]
+    whole = [batch.ids for batch in itertools.islice(train_batches(data), 40)]
     for start in (3, 17):
-        parts = [itertools.islice(data.train_batches(start, rank, 2), 12) for rank in (0, 1)]
+        parts = [itertools.islice(train_batches(data, start, rank, 2), 12) for rank in (0, 1)]
         for ids, pair in zip(whole[start : start + 12], zip(*parts, strict=True), strict=True):
             assert set(ids) == set(pair[0].ids) | set(pair[1].ids)
 
@@ -129,7 +129,7 @@ def test_a_rank_decodes_only_its_own_rows(corpus, monkeypatch):
     wanted = {item for share in busy for item in share.items}
     first = len(data.stream.windows(0)[0])
     for rank in (0, 1):
-        list(itertools.islice(data.train_batches(0, rank, 2), first))
+        list(itertools.islice(train_batches(data, 0, rank, 2), first))
     assert len(wanted) <= len(decoded) <= sum(len(share.items) for share in busy)
     assert length > first
 

@@ -21,7 +21,7 @@ from asr.recipe.schema import LanguageModelRecipe
 from asr.search import Beam
 from asr.text.tokenizers import Characters
 from asr.training.run import train as train_language_model
-from tests.corpus import make_corpus
+from tests.corpus import make_corpus, train_batches
 from tests.test_model import tiny_model
 
 WORDS = ["ab", "ba", "ca", "abc", "cab", "bc"]
@@ -150,9 +150,9 @@ def test_batches_depend_only_on_seed_and_position(place):
         train=[str(place / "text.txt")], validation=str(place / "held.txt"), max_batch_tokens=100
     )
     data = TextData(options, Characters(["abc "]), str, seed=1)
-    stream = data.train_batches()
+    stream = train_batches(data)
     first = [next(stream) for _ in range(40)]
-    again = data.train_batches(25)
+    again = train_batches(data, 25)
     for tokens, lengths in first[25:]:
         other = next(again)
         assert torch.equal(tokens, other[0])
@@ -168,7 +168,7 @@ def test_a_curriculum_begins_with_short_sentences(tmp_path):
 
     def lengths(*limits):
         options = TextOptions(**sources, max_batch_tokens=1, curriculum_tokens=list(limits))
-        stream = TextData(options, Characters(["ab "]), str, seed=1).train_batches()
+        stream = train_batches(TextData(options, Characters(["ab "]), str, seed=1))
         return [int(lengths) for _, lengths in itertools.islice(stream, 8)]
 
     everything = set(lengths())

@@ -26,7 +26,7 @@ from asr.training.data import SpeechDataModule
 from asr.training.run import train
 from asr.training.speech import SpeechModule
 from asr.training.summary import trained
-from tests.corpus import make_corpus
+from tests.corpus import make_corpus, train_batches
 from tests.training.test_train import assert_equal_weights, recipe, weights
 
 
@@ -72,7 +72,7 @@ def test_an_update_of_three_batches_equals_the_step_on_their_mean_per_token(
     data = SpeechData(given.data, tokenizer, given.features.sample_rate, given.seed)
     model.features.fit(data.sample(500))
     sums, counts = {}, {}
-    for batch in itertools.islice(data.train_batches(), 3):
+    for batch in itertools.islice(train_batches(data), 3):
         loss, _ = model(batch.waves, batch.wave_lengths, batch.tokens, batch.token_lengths)
         for name, term in loss.terms.items():
             sums[name] = sums.get(name, 0) + term.weight * term.sum
