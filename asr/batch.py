@@ -12,12 +12,13 @@ The order of dimensions is (batch, time, feature). Lengths are int64 counts, and
 positional argument after their tensor. Masks are True at valid positions and False at padding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 BLANK = 0  # CTC's blank; never emitted by a seq2seq decoder
 EOS = 1  # end of sentence; also the first input token of a decoder
@@ -86,3 +87,9 @@ class Share(NamedTuple):
 def mask(lengths: Tensor, time: int) -> Tensor:
     """Returns the mask (B, time) of (B,) lengths: True at valid positions."""
     return torch.arange(time, device=lengths.device) < lengths[:, None]
+
+
+def padded(rows: Sequence[Tensor], fill: int = 0) -> tuple[Tensor, Tensor]:
+    """Pads B rows of different lengths with ``fill`` -> (B, longest), (B,) int64 lengths."""
+    lengths = torch.tensor([len(row) for row in rows])
+    return pad_sequence(list(rows), batch_first=True, padding_value=fill), lengths

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from asr.batch import BLANK
+from asr.batch import BLANK, padded
 from asr.data.batches import BatchSource, BatchStream
 from asr.data.utterances import read_corpus, read_rows
 from asr.text.normalisers import Normaliser
@@ -108,9 +107,7 @@ class Sentences:
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Returns tokens (B, U), padded with BLANK, and their lengths (B,)."""
-        rows = [torch.tensor(self.ids[i]) for i in indices]
-        lengths = torch.tensor([len(row) for row in rows])
-        return pad_sequence(rows, batch_first=True, padding_value=BLANK), lengths
+        return padded([torch.tensor(self.ids[i]) for i in indices], BLANK)
 
 
 class TextData(BatchSource):

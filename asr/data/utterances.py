@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -16,11 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from asr.audio.audio_file import decode
-from asr.batch import BLANK, Batch
+from asr.batch import BLANK, Batch, padded
 from asr.data.batches import BatchSource, BatchStream, bucket
 from asr.data.device_cache import Resident, no_room
 from asr.data.samples import FULL_SCALE, Samples, cache_folders, shared
@@ -118,9 +117,6 @@ def read_rows(folder: str | Path, splits: Sequence[str]) -> "Table":
                 " one of these, or prepare the corpus with that split"
             )
     return Table([path for split in splits for path in _shards(Path(folder), split)])
-
-
-Item = tuple[str, str, Tensor, Tensor]  # id, text, wave (N,), tokens (U,)
 
 
 class Table:
@@ -276,7 +272,7 @@ def cached(
 
 
 class Utterances:
-    """Utterances: (id, text, wave (N,) float32, tokens (U,) int64).
+    """Utterances of a corpus, from which batches are made.
 
     Attributes:
         sizes: length of each utterance in seconds.
@@ -303,14 +299,19 @@ class Utterances:
         self.rows = None if self.samples else rows
         self._firsts = np.cumsum([0, *map(len, self.samples)])  # the first utterance of each
 
+    def read(self, rows: Iterable[int]) -> dict[int, np.ndarray]:
+        """Returns the samples (N,) int16 of utterances."""
+        if self.rows is not None:
+            return decode_rows(self.rows, self.sample_rate, sorted(set(rows)))
+        found = {}
+        for row in rows:
+            split = int(np.searchsorted(self._firsts, row, side="right")) - 1
+            found[row] = self.samples[split][row - self._firsts[split]]
+        return found
+
     def wave(self, index: int) -> Tensor:
         """Returns the waveform of an utterance, (N,) float32."""
-        if self.rows is not None:
-            samples = decode_rows(self.rows, self.sample_rate, [index])[index]
-        else:
-            split = int(np.searchsorted(self._firsts, index, side="right")) - 1
-            samples = self.samples[split][index - self._firsts[split]]
-        return _wave(samples)
+        return _wave(self.read([index])[index])
 
     def tokens(self, index: int) -> list[int]:
         """Returns the tokens of a transcript, without EOS."""
@@ -319,26 +320,15 @@ class Utterances:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: int) -> Item:
-        return self.item(index, self.wave(index))
-
-    def item(self, index: int, wave: Tensor) -> Item:
-        """Returns an utterance with this waveform (N,)."""
-        tokens = torch.tensor(self.tokens(index), dtype=torch.int64)
-        return self.ids[index], self.texts[index], wave, tokens
-
     def batches(self, windows: Iterable[list[list[int]]], threads: int) -> Iterator[Batch]:
         """Yields the batches of uncached audio; each thread decodes one of the next windows."""
-        table = self.rows
-        assert table is not None
 
         def decoded(window: list[list[int]]) -> tuple[list[list[int]], dict[int, np.ndarray]]:
-            rows = sorted(set(itertools.chain(*window)))
-            return window, decode_rows(table, self.sample_rate, rows)
+            return window, self.read(itertools.chain(*window))
 
-        for window, waves in ahead(decoded, windows, threads, threads):
+        for window, samples in ahead(decoded, windows, threads, threads):
             for rows in window:
-                yield collate([self.item(row, _wave(waves[row])) for row in rows])
+                yield self.batch(rows, samples)
 
     def keep_on(self, device: torch.device) -> None:
         """Copies samples and tokens to a device, on which ``batch`` then makes its batches."""
@@ -351,19 +341,30 @@ class Utterances:
             Resident(flat, [*map(len, tokens)], device),
         )
 
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """Makes a batch of these utterances, which is bitwise the same on every device."""
-        if self.resident is None:
-            return collate([self[index] for index in indices])
-        samples, tokens = self.resident
-        waves, wave_lengths = samples.cut(indices, 0)
-        padded, token_lengths = tokens.cut(indices, BLANK)
+    def batch(
+        self, indices: Sequence[int], samples: Mapping[int, np.ndarray] | None = None
+    ) -> Batch:
+        """Makes a batch of these utterances, which is bitwise the same on every device.
+
+        ``samples`` are those of the utterances, if they have been read already.
+        """
+        if self.resident is not None:
+            held, held_tokens = self.resident
+            waves, wave_lengths = held.cut(indices, 0)
+            waves, num_samples = waves.float() / FULL_SCALE, held.sizes[list(indices)].tolist()
+            tokens, token_lengths = held_tokens.cut(indices, BLANK)
+        else:
+            read = self.read(indices) if samples is None else samples
+            waves, wave_lengths = padded([_wave(read[index]) for index in indices])
+            num_samples = wave_lengths.tolist()
+            rows = [torch.tensor(self.tokens(index), dtype=torch.int64) for index in indices]
+            tokens, token_lengths = padded(rows, BLANK)
         return Batch(
-            waves=waves.float() / FULL_SCALE,
+            waves=waves,
             wave_lengths=wave_lengths,
-            tokens=padded,
+            tokens=tokens,
             token_lengths=token_lengths,
-            num_samples=samples.sizes[list(indices)].tolist(),
+            num_samples=num_samples,
             ids=[self.ids[index] for index in indices],
             texts=[self.texts[index] for index in indices],
         )
@@ -372,20 +373,6 @@ class Utterances:
 def _wave(samples: np.ndarray) -> Tensor:
     """(N,) int16 -> (N,) float32."""
     return torch.from_numpy(samples.astype(np.float32) / FULL_SCALE)
-
-
-def collate(items: Sequence[Item]) -> Batch:
-    """Makes a batch of utterances, padded with zeros and BLANK."""
-    ids, texts, waves, tokens = zip(*items, strict=True)
-    return Batch(
-        waves=pad_sequence(list(waves), batch_first=True),
-        wave_lengths=torch.tensor([len(w) for w in waves]),
-        tokens=pad_sequence(list(tokens), batch_first=True, padding_value=BLANK),
-        token_lengths=torch.tensor([len(t) for t in tokens]),
-        num_samples=[len(w) for w in waves],
-        ids=list(ids),
-        texts=list(texts),
-    )
 
 
 class SpeechData(BatchSource):

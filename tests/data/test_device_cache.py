@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from asr.batch import Batch
+from asr.batch import Batch, padded
 from asr.data.device_cache import Resident, no_room
-from asr.data.utterances import DataOptions, SpeechData, collate
+from asr.data.utterances import DataOptions, SpeechData
 from asr.text.tokenizers import Characters
 from tests.corpus import WORDS, make_corpus, train_batches
 
@@ -58,17 +58,16 @@ def test_batches_on_the_device_resume_at_any_position(corpus):
         assert_identical(one, other)
 
 
-def test_a_batch_cut_from_the_cache_equals_what_collate_makes():
+def test_a_batch_cut_from_the_cache_equals_padded_rows():
     draw = np.random.default_rng(0)
     sizes = [3, 0, 5, 1, 0]
     parts = [draw.integers(1, 9, size) for size in sizes]
     held = Resident(torch.from_numpy(np.concatenate(parts)), sizes, CPU)
     for rows in ([0], [2, 1, 0], [4, 3], [1, 4]):
-        items = [("", "", torch.from_numpy(parts[row]), torch.zeros(0)) for row in rows]
-        expected = collate(items)
+        expected, sizes_of_rows = padded([torch.from_numpy(parts[row]) for row in rows])
         cut, lengths = held.cut(rows, 0)
-        assert torch.equal(cut, expected.waves)
-        assert torch.equal(lengths, expected.wave_lengths)
+        assert torch.equal(cut, expected)
+        assert torch.equal(lengths, sizes_of_rows)
     assert held.cut([1, 0], -7)[0].tolist() == [[-7] * 3, parts[0].tolist()]
 
 

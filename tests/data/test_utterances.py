@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from asr.batch import BLANK
+from asr.batch import BLANK, padded
 from asr.data.batches import BatchSource, BatchStream, bucket, split
 from asr.data.utterances import (
     DataOptions,
     SpeechData,
-    collate,
     read_corpus,
     read_rows,
 )
@@ -165,11 +164,12 @@ def test_the_longest_batch_needs_as_much_memory_as_any(tmp_path):
         assert batch.waves.numel() <= longest * 1.05
 
 
-def test_collate_keeps_an_utterance_without_tokens():
+def test_rows_are_padded_also_if_some_or_all_are_empty():
     empty = torch.zeros(0, dtype=torch.int64)
-    batch = collate([("a", "", torch.ones(3), empty), ("b", "x", torch.ones(2), empty + 3)])
-    assert batch.token_lengths.tolist() == [0, 0]
-    assert batch.to("cpu").ids == ["a", "b"]
+    rows, lengths = padded([torch.tensor([3, 4]), empty, torch.tensor([5])], 7)
+    assert (rows.tolist(), lengths.tolist()) == ([[3, 4], [7, 7], [5, 7]], [2, 0, 1])
+    rows, lengths = padded([empty, empty])
+    assert (rows.shape, lengths.tolist()) == ((2, 0), [0, 0])
 
 
 def test_a_missing_corpus_or_split_is_named(tmp_path):
