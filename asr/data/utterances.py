@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -122,68 +122,55 @@ def read_rows(folder: str | Path, splits: Sequence[str]) -> "Table":
 class Table:
     """Rows of parquet files: the audio stays in them, the other columns are in memory.
 
-    ``table["text"]`` is a column, and ``table[3]`` is a row with its undecoded audio. No file is
-    open between two reads, so threads and worker processes may share a table. A file is quick to
-    open again, because its metadata stay in memory. A file that was replaced raises an error.
+    No file is open between two reads, so threads and worker processes may share a table. A file is
+    quick to open again, because its metadata stay in memory. A file that was replaced raises an
+    error.
+
+    Attributes:
+        groups: the first row of each row group, followed by the number of all rows.
     """
 
     def __init__(self, paths: Sequence[Path]):
         self._paths = list(paths)
         self._inodes = [path.stat().st_ino for path in self._paths]
         self._metadata: list[pq.FileMetaData] = []
-        self._groups: list[tuple[int, int]] = []  # file and row group within it
-        self._starts = [0]  # the first row of each group, and the end
+        self._places: list[tuple[int, int]] = []  # file and row group within it
+        self.groups = [0]
         columns = []
         for number, path in enumerate(self._paths):
             with _parquet(path) as file:
                 columns.append(file.read([n for n in file.schema_arrow.names if n != "audio"]))
                 self._metadata.append(file.metadata)
             for group in range(file.metadata.num_row_groups):
-                self._groups.append((number, group))
-                self._starts.append(self._starts[-1] + file.metadata.row_group(group).num_rows)
+                self._places.append((number, group))
+                self.groups.append(self.groups[-1] + file.metadata.row_group(group).num_rows)
         self._columns = pa.concat_tables(columns)
 
     def __len__(self) -> int:
         return len(self._columns)
 
-    @overload
-    def __getitem__(self, key: str) -> list[Any]: ...
-    @overload
-    def __getitem__(self, key: int) -> dict[str, Any]: ...
-    def __getitem__(self, key: str | int) -> list[Any] | dict[str, Any]:
-        """Returns a column by its name, or a row by its number."""
-        if isinstance(key, str):
-            return self._columns[key].to_pylist()
-        if not 0 <= key < len(self):
-            raise IndexError(f"row {key} of {len(self)}")
-        place = self._group_of(key)
-        rows = self._read(place)
-        return rows.slice(key - self._starts[place], 1).to_pylist()[0]
+    def __getitem__(self, name: str) -> list[Any]:
+        """Returns a column."""
+        return self._columns[name].to_pylist()
 
-    @property
-    def groups(self) -> list[int]:
-        """Returns the first row of each row group, followed by the number of all rows."""
-        return self._starts
+    def encoded(self, row: int) -> bytes:
+        """Returns the undecoded audio of a row."""
+        return next(self.audio([row]))[1]
 
     def audio(self, rows: Iterable[int]) -> Iterator[tuple[int, bytes]]:
         """Yields rows, which must increase, with their undecoded audio; reads each group once."""
-        for place, some in itertools.groupby(
-            rows, lambda row: bisect.bisect(self._starts, row) - 1
-        ):
-            cells = self._read(place, ["audio"])["audio"]
+        for place, some in itertools.groupby(rows, lambda row: bisect.bisect(self.groups, row) - 1):
+            cells = self._read(place)
             for row in some:
-                yield row, cells[row - self._starts[place]]["bytes"].as_py()
+                yield row, cells[row - self.groups[place]]["bytes"].as_py()
 
-    def _group_of(self, row: int) -> int:
-        return bisect.bisect_right(self._starts, row) - 1
-
-    def _read(self, place: int, columns: list[str] | None = None) -> pa.Table:
-        """Reads a row group."""
-        number, group = self._groups[place]
+    def _read(self, place: int) -> pa.ChunkedArray:
+        """Reads the audio of a row group."""
+        number, group = self._places[place]
         if self._paths[number].stat().st_ino != self._inodes[number]:
             raise ValueError(f"{self._paths[number]} was prepared again while it was in use")
         with _parquet(self._paths[number], self._metadata[number]) as file:
-            return file.read_row_group(group, columns=columns, use_threads=False)
+            return file.read_row_group(group, columns=["audio"], use_threads=False)["audio"]
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ def draw(model: SpeechModel, corpus: str, plan: Plan) -> Sample:
     texts, speakers = rows["text"], rows["speaker_id"]
     features = []
     for index in picked:
-        samples = decode(rows[index]["audio"]["bytes"], model.features.sample_rate)
+        samples = decode(rows.encoded(index), model.features.sample_rate)
         wave = torch.from_numpy(samples)[None].to(model.device)  # (1, N)
         x, _ = model.features(wave, torch.tensor([wave.shape[1]], device=model.device))
         features.append(x[0])

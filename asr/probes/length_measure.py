@@ -79,7 +79,7 @@ def join(rows: Any, words: int) -> list[Recording]:
 
 def wave(rows: Any, recording: Recording, rate: int) -> np.ndarray:
     """Returns the samples (N,) float32 of a recording."""
-    return np.concatenate([decode(rows[i]["audio"]["bytes"], rate) for i in recording.rows])
+    return np.concatenate([decode(rows.encoded(i), rate) for i in recording.rows])
 
 
 def described(run: str, model: SpeechModel) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class SplitReader:
 
     def wave(self, row: int) -> np.ndarray:
         """Returns the samples (N,) float32 at the rate of the model."""
-        return decode(self.rows[row]["audio"]["bytes"], self._sample_rate)
+        return decode(self.rows.encoded(row), self._sample_rate)
 
     def batches(self, batch_seconds: float) -> list[list[int]]:
         """Row numbers in batches of similar length, longest first, so that errors show early."""

@@ -51,7 +51,7 @@ def test_a_corpus_is_decoded_once_for_each_rate(corpus, monkeypatch):
     for rate in (RATE, RATE // 2):
         samples = decoded(corpus, "train", rate)
         for index in range(9):
-            expected = decode(table[index]["audio"]["bytes"], rate)
+            expected = decode(table.encoded(index), rate)
             assert np.abs(samples[index] / FULL_SCALE - expected).max() <= 0.5 / FULL_SCALE
     assert len(list((corpus / "cache").glob("*.pcm"))) == 2
     monkeypatch.setattr("asr.data.utterances.decode_rows", never)
@@ -127,7 +127,7 @@ def test_if_the_corpus_cannot_be_written_processes_and_later_runs_share_a_file_e
 
 
 def table_wave(corpus, index):
-    audio = read_rows(corpus, ["train"])[index]["audio"]["bytes"]
+    audio = read_rows(corpus, ["train"]).encoded(index)
     return (decode(audio, RATE) * FULL_SCALE).round().astype(np.int16)
 
 
