@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +82,10 @@ def begin_branch(trunk: Path, update: int, recipe: AnyRecipe, folder: Path) -> N
     new = folder.with_name(f".{folder.name}.branch")
     shutil.rmtree(new, ignore_errors=True)  # of a branch that was killed here
     new.mkdir(parents=True)
-    lines = _lines_until(trunk, state["ledger"]["wall_seconds"])
+    until = state["ledger"]["wall_seconds"]
+    lines = takewhile(lambda line: line.get("wall_seconds", 0.0) <= until, read_ledger(trunk))
     write(new / "ledger.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     write(new / "last.ckpt", lambda file: torch.save(state, file))
     strict_yaml.dump(strict_yaml.tree_of(recipe), new / "recipe.yaml")
     lock.unlink(missing_ok=True)
     new.rename(folder)  # also onto an empty folder
-
-
-def _lines_until(trunk: Path, wall_seconds: float) -> Iterator[dict[str, Any]]:
-    """Yields the lines of the trunk's ledger up to this time."""
-    for line in read_ledger(trunk):
-        if line.get("wall_seconds", 0.0) > wall_seconds:
-            return
-        yield line
