@@ -54,6 +54,12 @@ def cores_per_device(registered: dict[str, Any]) -> int:
     return int(upgraded({"device_hours": 1}, registered)["device_hours"])
 
 
+def in_cores(budget: dict[str, Any], cores: int, unit: str = "device_hours") -> dict[str, Any]:
+    """A budget with ``cores`` times its device-hours, as a limit of ``unit``."""
+    spent = budget.get("device_hours")
+    return budget if spent is None else budget | {"device_hours": None, unit: cores * spent}
+
+
 def upgraded_row(row: Row, registered: dict[str, Any]) -> Row:
     """A row of results in the units of this version."""
     return upgraded(row, registered) | {"device_kind": registered["device_kind"]}
@@ -115,13 +121,8 @@ class StudyRecord:
     def plan(self) -> dict[str, Any]:
         """The settings of the study, including defaults; budgets in the units of this version."""
         plan, cores = self.registered["resolved"]["study"], cores_per_device(self.registered)
-
-        def converted(budget: dict[str, Any]) -> dict[str, Any]:
-            spent = budget.get("device_hours")
-            return budget | ({} if spent is None else {"device_hours": cores * spent})
-
-        budgets = {name: converted(budget) for name, budget in plan["budgets"].items()}
-        tuning = plan["tuning"] | {"budget": converted(plan["tuning"]["budget"])}
+        budgets = {name: in_cores(budget, cores) for name, budget in plan["budgets"].items()}
+        tuning = plan["tuning"] | {"budget": in_cores(plan["tuning"]["budget"], cores)}
         return plan | {"budgets": budgets, "tuning": tuning}
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 from asr.formatting import hours_of
 from asr.metering.ledger_format import FORMAT
 from asr.recipe.schema import Budget
-from asr.report.study import cores_per_device
+from asr.report.study import cores_per_device, in_cores
 from asr.study.plan import Plan
 from asr.study.schema import Study
 
@@ -42,10 +42,7 @@ def plan_of_runs(study: Study, workers: int | None, registered: dict[str, Any] |
             overrides = [f"--trainer.devices={first['trainer']['devices']}", *overrides]
 
     def counted(budget: Budget) -> Budget:
-        if budget.device_hours is None:
-            return budget
-        limit: dict[str, Any] = {unit: factor * budget.device_hours}
-        return dataclasses.replace(budget, **{"device_hours": None, **limit})
+        return Budget(**in_cores(vars(budget), factor, unit))
 
     converted = dataclasses.replace(
         study,
