@@ -60,20 +60,18 @@ class GpuMeter:
 
     def sample(self) -> None:
         """Asks for processes and throttling; they count for the time since the last sample."""
-        if self.sharing_note is None:
-            with self._lock:
-                self._sample()
-
-    def _sample(self) -> None:
-        now = time.monotonic()
-        elapsed, self._sampled = now - self._sampled, now
-        try:
-            running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
-            reasons = self._nvml.nvmlDeviceGetCurrentClocksEventReasons(self._handle)
-        except Exception as error:
-            self.sharing_note = f"the driver does not tell: {error}"
-            return
-        # In a container the driver may know this process by another number, so it counts as one.
-        others = len(running) - 1 if running else 0
-        self.shared_seconds += elapsed * (others > 0)
-        self.throttled_seconds += elapsed * any(reasons & getattr(self._nvml, r) for r in THROTTLED)
+        with self._lock:
+            if self.sharing_note is not None:
+                return
+            now = time.monotonic()
+            elapsed, self._sampled = now - self._sampled, now
+            try:
+                running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+                reasons = self._nvml.nvmlDeviceGetCurrentClocksEventReasons(self._handle)
+            except Exception as error:
+                self.sharing_note = f"the driver does not tell: {error}"
+                return
+            # In a container the driver may know this process by another number: it counts as one.
+            self.shared_seconds += elapsed * (len(running) > 1)
+            throttled = any(reasons & getattr(self._nvml, name) for name in THROTTLED)
+            self.throttled_seconds += elapsed * throttled
