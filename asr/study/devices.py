@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -95,29 +95,22 @@ def slots(options: TrainerOptions, threads: int) -> list[Slot]:
         raise ValueError(
             f"trainer.num_nodes {options.num_nodes}: a run of a study uses one machine; set 1"
         )
-    gpus, processor = visible_gpus(options.accelerator), cores()
-    if gpus:
-        size, number = options.num_devices, len(gpus)
-        lacks = f"trainer.devices {size}"
-    else:
-        size, number, lacks = threads, len(processor), f"threads {threads}"
-    places = [range(i, i + size) for i in range(0, number - size + 1, size)]
-    if not places:
-        room = f"{number} {'GPUs' if gpus else 'cores'}"
+    gpus = visible_gpus(options.accelerator)
+    size = options.num_devices if gpus else threads
+    # A GPU is named by its UUID, because the same number can mean two GPUs in two processes.
+    names = [f"gpu-{torch.cuda.get_device_properties(i).uuid}" for i in range(len(gpus))]
+    names = names or [f"core{number}" for number in cores()]
+    firsts = range(0, len(names) - size + 1, size)
+    found = [Slot(tuple(names[i : i + size]), ",".join(gpus[i : i + size])) for i in firsts]
+    if not found:
+        lacks = f"trainer.devices {size}" if gpus else f"threads {size}"
+        room = f"{len(names)} {'GPUs' if gpus else 'cores'}"
         raise ValueError(
             f"{lacks}: this machine has {room}, too few for one run; use a larger machine or "
             "another study"
         )
-    if (launched := task()) is not None:
-        places = [places[launched[1] % len(places)]]  # a task may see its own GPU only
-    if gpus:
-        return [Slot(_gpus(place), ",".join(gpus[i] for i in place)) for place in places]
-    return [Slot(tuple(f"core{processor[i]}" for i in place), "") for place in places]
-
-
-def _gpus(place: Iterable[int]) -> tuple[str, ...]:
-    """Lock names by UUID, because the same GPU number can mean two GPUs in two processes."""
-    return tuple(f"gpu-{torch.cuda.get_device_properties(i).uuid}" for i in place)
+    launched = task()  # it may see its own GPU only
+    return found if launched is None else [found[launched[1] % len(found)]]
 
 
 def take_slot(free: Sequence[Slot]) -> tuple[Slot, list[TextIO]] | None:
