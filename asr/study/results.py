@@ -99,7 +99,8 @@ def table(plan: Plan, rows: Sequence[Row]) -> str:
     """
     metric = "cer" if any(row.get("validation_metric") == "cer" for row in rows) else "wer"
     validation = "validation" + " CER" * (metric == "cer")
-    lines = []
+    header = ["arm", "budget", "test WER", "over seeds", validation, "runs", "h final", "h tuning"]
+    cells = [[*header, "failed"]]
     for arm in plan.arms:
         own = [row for row in rows if row["arm"] == arm]
         tuning = sum(row["device_hours"] for row in own if row["role"] == "trial")
@@ -108,22 +109,11 @@ def table(plan: Plan, rows: Sequence[Row]) -> str:
             failed = [r for r in own if r["status"] == FAILED and r["budget"] in (budget, TUNING)]
             done = [row for row in of_budget if row["status"] == "done"]
             tested = _values(done, "test_wer")
-            lines.append(
-                {
-                    "arm": arm,
-                    "budget": budget,
-                    "test WER": _mean(tested),
-                    "over seeds": f"{percent(min(tested))} to {percent(max(tested))}"
-                    if tested
-                    else "-",
-                    validation: _mean(_values(done, f"validation_{metric}")),
-                    "runs": f"{len(done)}/{len(plan.study.seeds)}",
-                    "h final": f"{sum(_values(of_budget, 'device_hours')):.3f}",
-                    "h tuning": f"{tuning:.3f}",
-                    "failed": str(len(failed)),
-                }
-            )
-    cells = [list(lines[0]), *(list(line.values()) for line in lines)]
+            over_seeds = f"{percent(min(tested))} to {percent(max(tested))}" if tested else "-"
+            rates = [_mean(tested), over_seeds, _mean(_values(done, f"validation_{metric}"))]
+            hours = [f"{sum(_values(of_budget, 'device_hours')):.3f}", f"{tuning:.3f}"]
+            number = f"{len(done)}/{len(plan.study.seeds)}"
+            cells.append([arm, budget, *rates, number, *hours, str(len(failed))])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
