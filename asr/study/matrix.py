@@ -328,12 +328,8 @@ class Matrix:
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
     """Handles SIGTERM like SIGINT inside the block, if this is the main thread."""
-
-    def heard(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, heard) if main else None
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None
     try:
         yield
     finally:
