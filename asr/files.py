@@ -180,7 +180,12 @@ def check_format(path: Path, known: int, tree: Any = None) -> None:
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The objects of a file with one object per line, and the number of incomplete lines."""
+    """The objects of a file with one object per line, and the number of incomplete lines.
+
+    There are none of both without the file.
+    """
+    if not path.is_file():
+        return [], 0
     found, torn = [], 0
     with path.open(encoding="utf-8") as file:
         for text in filter(str.strip, file):

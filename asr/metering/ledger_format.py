@@ -44,7 +44,7 @@ def upgraded(line: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any
 def read_ledger(folder: Path) -> list[dict[str, Any]]:
     """Reads the lines of a run's ledger, without the incomplete line of a killed session."""
     facts = _facts(folder)
-    return [upgraded(line, facts) for line in _lines(folder)]
+    return [upgraded(line, facts) for line in read_json_lines(folder / "ledger.jsonl")[0]]
 
 
 def read_totals(folder: Path) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def upgrade(folder: Path) -> None:
 
     The new session may have another number of threads, so the conversion cannot wait.
     """
-    lines = _lines(folder)
+    lines, _ = read_json_lines(folder / "ledger.jsonl")
     if all(line.get("format", 1) >= FORMAT for line in lines):
         return
     contents = {}
@@ -87,19 +87,14 @@ def upgrade(folder: Path) -> None:
     )  # fmt: skip
 
 
-def _lines(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "ledger.jsonl"
-    return read_json_lines(path)[0] if path.is_file() else []
-
-
 def _facts(folder: Path) -> dict[str, Any]:
     """Returns what lines of an earlier version do not say."""
 
     def content(name: str) -> dict[str, Any]:
         return read_json(folder / name) if (folder / name).is_file() else {}
 
-    start = next(iter(_lines(folder)), {})
-    first = {key: start[key] for key in ("device_kind",) if key in start}
+    lines, _ = read_json_lines(folder / "ledger.jsonl")
+    first = {"device_kind": lines[0].get("device_kind") if lines else None}
     environment = content("environment.json")
     # The format of ledger.json is not that of the other lines, which are converted after it.
     version = {"format": environment.get("format", 1)}

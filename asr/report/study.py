@@ -272,8 +272,7 @@ def read_record(folder: Path) -> StudyRecord:
     Raises:
         ValueError: the folder is not the folder of a study, or a file is damaged.
     """
-    registered, results = read_registered(folder), folder / "results.jsonl"
-    rows, torn = read_json_lines(results) if results.is_file() else ([], 0)
+    registered, (rows, torn) = read_registered(folder), read_json_lines(folder / "results.jsonl")
     return StudyRecord(folder, registered, [upgraded_row(row, registered) for row in rows], torn)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from asr.files import write
 from asr.formatting import digits, hours_of, percent
 from asr.locks import is_taken, waiting_for
-from asr.report.study import FAILED, Row, read_record, upgraded_row
+from asr.report.study import FAILED, Row, read_record, title_of, upgraded_row
 from asr.study.budgets import plan_of_runs
 from asr.study.plan import TUNING, Plan, Unit
 from asr.study.registration import DECODING, differences, first_keys, read_registration
@@ -79,8 +79,7 @@ def summary(plan: Plan, folder: Path) -> dict[str, Any]:
 
 def progress(row: Row) -> str:
     """One line for a unit that ended."""
-    name = f"trial {row['number']}" if row["role"] == "trial" else f"seed {row['seed']}"
-    head = f"{row['arm']} {row['budget']} {name}: "
+    head = f"{row['arm']} {row['budget']} {title_of(row)}: "
     cost = f"{row['device_hours']:.4f} {hours_of([row.get('device_kind')])}"
     if row["status"] == FAILED:
         return f"{head}failed after {cost}: {row['reason']}"

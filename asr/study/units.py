@@ -14,7 +14,7 @@ from typing import Any
 from asr.config import strict_yaml
 from asr.files import read_json, read_json_lines, remove_stale, write
 from asr.items import reason as reason_of
-from asr.metering.ledger_format import FORMAT, read_ledger
+from asr.metering.ledger_format import FORMAT, read_heartbeat, read_ledger
 from asr.recipe.schema import Budget
 from asr.report.runs import Point, Run, read_run
 from asr.study.devices import processes
@@ -157,9 +157,8 @@ def _sessions(place: Path) -> int:
     A process that ended before its first update has no line in the ledger, but the next process
     reads its cost from the heartbeat file.
     """
-    beat = place / "run" / "heartbeat.json"
     begun = sum(line["event"] == "start" for line in read_ledger(place / "run"))
-    return max(begun, read_json(beat).get("session", 0) if beat.is_file() else 0)
+    return max(begun, read_heartbeat(place / "run").get("session", 0))
 
 
 def _reason(log: Path, status: int) -> str:
@@ -256,6 +255,5 @@ def _lowest(points: Sequence[Point]) -> dict[str, float | None]:
 
 def _unmetered_hours(place: Path) -> float:
     """Hours of the attempts that are not in the ledger."""
-    path = place / "attempts.jsonl"
-    lines = read_json_lines(path)[0] if path.is_file() else []
+    lines, _ = read_json_lines(place / "attempts.jsonl")
     return sum(line["seconds"] for line in lines if not line["metered"]) / 3600
