@@ -7,7 +7,7 @@ import math
 import re
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +119,18 @@ def chosen(plan: Plan, folder: Path, arm: str) -> dict[str, int | float] | None:
     if len(rows) < len(trials) or all(row["status"] == "failed" for row in rows):
         return None
 
-    def worth(i: int) -> tuple[bool, float, float, float]:
+    def worth(row: dict[str, Any]) -> tuple[bool, tuple[float, ...]]:
         """The sort key of a trial; lower is better."""
-        metric = rows[i].get("validation_metric") or "wer"
-        rates = {name: rows[i].get(f"validation_{name}") for name in ("wer", "cer")}
-        loss = rows[i]["validation_loss"]
-        failed = rows[i]["status"] == "failed"
-        return failed, *ranked(rates, metric), math.inf if loss is None else loss
+        metric = row.get("validation_metric") or "wer"
+        rates = {name: row.get(f"validation_{name}") for name in ("wer", "cer")}
+        return row["status"] == "failed", _worth(rates, metric, row["validation_loss"])
 
-    return trials[min(range(len(rows)), key=worth)].settings
+    return trials[rows.index(min(rows, key=worth))].settings
+
+
+def _worth(rates: Mapping[str, Any], metric: str, loss: float | None) -> tuple[float, ...]:
+    """The sort key of a model; lower is better."""
+    return *ranked(rates, metric), math.inf if loss is None else loss
 
 
 def _until_it_ends(
@@ -178,14 +181,8 @@ def _rows(
     try:
         if (place / "run" / "recipe.yaml").exists():
             run = read_run(place / "run", study.split)
-            best = min(
-                run.points,
-                key=lambda p: (
-                    *ranked(vars(p), run.validation_metric),
-                    math.inf if p.loss is None else p.loss,
-                ),
-                default=None,
-            )
+            metric = run.validation_metric
+            best = min(run.points, key=lambda p: _worth(vars(p), metric, p.loss), default=None)
             loss = best and best.loss
     except Exception as error:  # a damaged run folder
         reason = reason or reason_of(error)
@@ -247,9 +244,10 @@ def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str
 def _lowest(points: Sequence[Point]) -> dict[str, float | None]:
     """The lowest WER and CER; None if a rate was never measured."""
     return {
-        f"validation_{name}": min((r for r in rates if r is not None), default=None)
+        f"validation_{name}": min(
+            (rate for point in points if (rate := getattr(point, name)) is not None), default=None
+        )
         for name in ("wer", "cer")
-        for rates in [[getattr(point, name) for point in points]]
     }
 
 
