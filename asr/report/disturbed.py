@@ -58,10 +58,8 @@ def equal_costs(arms: Sequence[Arm]) -> list[str]:
 
     All have to be equal, because one of several costs can be equal by chance.
     """
-    ratios = {axis: cost_ratio(arms, axis) for axis in _steady(arms)}
-    known = {axis: ratio for axis, ratio in ratios.items() if ratio is not None}
-    equal = all(ratio <= EQUAL_COST for ratio in known.values())
-    return [STEADY[axis][0] for axis in known] if equal else []
+    known = {STEADY[axis][0]: ratio for axis in _steady(arms) if (ratio := cost_ratio(arms, axis))}
+    return list(known) if all(ratio <= EQUAL_COST for ratio in known.values()) else []
 
 
 def refused(arms: Sequence[Arm]) -> str:
