@@ -83,7 +83,7 @@ def processes_and_threads(recipe: AnyRecipe) -> tuple[int, int]:
     options, threads = recipe.trainer, _whole_number("OMP_NUM_THREADS")
     on_gpu = options.accelerator == "gpu"
     on_gpu |= options.accelerator == "auto" and torch.cuda.is_available()
-    # torchrun or srun has started this process as one of several.
+    # Whether torchrun or srun started this process as one of several.
     launched = any(_whole_number(name) > 1 for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
     if on_gpu or options.devices == 1 or options.num_nodes > 1 or launched:
         return 1, torch.get_num_threads()
