@@ -1,5 +1,6 @@
-"""Formats numbers for readers: few digits, a unit, and a dash for a missing value."""
+"""Formats numbers for readers (few digits, a unit), and converts numbers of the command line."""
 
+import argparse
 import math
 from collections.abc import Iterable, Sequence
 
@@ -99,3 +100,32 @@ def times(ratio: float) -> str:
 def listed(words: Sequence[str]) -> str:
     """Joins words as ``a, b and c``."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))
+
+
+# --- types of options ---
+
+
+def whole_number(text: str) -> int:
+    """Converts a whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def duration(text: str) -> float:
+    """Converts a number of seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+    return value
+
+
+def positive_duration(text: str) -> float:
+    """Converts a number of seconds above 0."""
+    value = duration(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value

@@ -109,24 +109,6 @@ def hyphens(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def positive(text: str) -> float:
-    """Parses a number of seconds above zero."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value
-
-
-def at_least_one(text: str) -> int:
-    """Parses a whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
-
-
 def device_of(name: str | None) -> str:
     """Returns the device ``name``; without a name, the GPU if there is one, otherwise the CPU.
 

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from asr.commands.options import Parser, at_least_one, device_of, fail, hyphens, parser, positive
-from asr.formatting import numbered
+from asr.commands.options import Parser, device_of, fail, hyphens, parser
+from asr.formatting import numbered, positive_duration, whole_number
 from asr.recognition.writers import FORMATS
 
 # Seconds of audio in a batch. On a GPU a search step takes the time of its kernel launches, whose
@@ -49,11 +49,11 @@ def tune_decoding(arguments: list[str]) -> int:
     options = model_options("tune-decoding")
     corpus_options(options, "validation")
     options.add_argument(
-        "--trials", type=at_least_one, default=20, metavar="N",
+        "--trials", type=whole_number, default=20, metavar="N",
         help="number of searches to try (default: 20)",
     )  # fmt: skip
     options.add_argument(
-        "--beam", type=at_least_one, default=8, metavar="K",
+        "--beam", type=whole_number, default=8, metavar="K",
         help="hypotheses that each beam search keeps (default: 8)",
     )  # fmt: skip
     options.add_argument(
@@ -105,9 +105,9 @@ def transcribe(arguments: list[str]) -> int:
         "--recursive", action="store_true", help="read the folders within a folder too"
     )
     options.add_argument(
-        "--window-seconds", type=positive, metavar="S", help="longest window that is recognised at "
-        "once (default: the length of the longest training utterance, but 3 s at least and 30 s at "
-        "most)"
+        "--window-seconds", type=positive_duration, metavar="S",
+        help="longest window that is recognised at once (default: the length of the longest "
+        "training utterance, but 3 s at least and 30 s at most)",
     )  # fmt: skip
     options.add_argument(
         "--min-confidence", type=float, metavar="P", help="leave out words whose confidence (0 to "
@@ -189,7 +189,7 @@ def model_options(verb: str) -> Parser:
         help="allow the model to import classes of its own; use it only if you trust the model",
     )  # fmt: skip
     options.add_argument(
-        "--batch-seconds", type=positive, metavar="S",
+        "--batch-seconds", type=positive_duration, metavar="S",
         help="seconds of audio in a batch (default: 120, on a GPU 960)",
     )  # fmt: skip
     return options

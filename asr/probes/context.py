@@ -6,20 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asr.document.blocks import Block, Picture, Text
-from asr.formatting import digits, percent
+from asr.formatting import digits, duration, percent, whole_number
 from asr.probes.length import SEVERAL, corpus_options, models, wer_over_runs
-from asr.probes.probe import (
-    Columns,
-    Measured,
-    Option,
-    Part,
-    Probe,
-    duration,
-    grouped,
-    run_names,
-    table,
-    whole_number,
-)
+from asr.probes.probe import Columns, Measured, Option, Part, Probe, grouped, run_names, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

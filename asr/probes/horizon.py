@@ -13,7 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asr.document.blocks import Block, Picture, Text
-from asr.probes.probe import Columns, Measured, Option, Part, Probe, grouped, table, whole_number
+from asr.formatting import whole_number
+from asr.probes.probe import Columns, Measured, Option, Part, Probe, grouped, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

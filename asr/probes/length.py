@@ -5,18 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from asr.document.blocks import Block, Picture, Text
-from asr.formatting import digits, percent, percent_interval
-from asr.probes.probe import (
-    Measured,
-    Option,
-    Part,
-    Probe,
-    grouped,
-    positive_duration,
-    run_names,
-    table,
-    whole_number,
-)
+from asr.formatting import digits, percent, percent_interval, positive_duration, whole_number
+from asr.probes.probe import Measured, Option, Part, Probe, grouped, run_names, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

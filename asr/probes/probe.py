@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -266,35 +265,6 @@ def run_names(rows: Sequence[Any]) -> tuple[str, Callable[[Any], str]]:
         return "", lambda row: str(row.run)
     shared = Path(os.path.commonpath(parents))
     return str(shared), lambda row: str(Path(row.run).relative_to(shared))
-
-
-# --- types of options ---
-
-
-def whole_number(text: str) -> int:
-    """Converts a whole number above 0."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def duration(text: str) -> float:
-    """Converts a number of seconds, 0 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
-    return value
-
-
-def positive_duration(text: str) -> float:
-    """Converts a number of seconds above 0."""
-    value = duration(text)
-    if not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value
 
 
 def grouped(rows: Sequence[Any], *names: str) -> Iterator[tuple[tuple[Any, ...], list[Any]]]:

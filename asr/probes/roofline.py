@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asr.document.blocks import Block, Picture, Text
-from asr.formatting import digits, percent, prefixed
-from asr.probes.probe import Measured, Option, Part, Probe, table, whole_number
+from asr.formatting import digits, percent, prefixed, whole_number
+from asr.probes.probe import Measured, Option, Part, Probe, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

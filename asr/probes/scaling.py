@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from asr.config import shipped
 from asr.document.blocks import Block, Picture, Text
-from asr.formatting import NONE, digits, prefixed
-from asr.probes.probe import Measured, Option, Part, Probe, grouped, table, whole_number
+from asr.formatting import NONE, digits, prefixed, whole_number
+from asr.probes.probe import Measured, Option, Part, Probe, grouped, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

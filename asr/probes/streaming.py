@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asr.document.blocks import Block, Picture, Text
-from asr.formatting import digits, prefixed
-from asr.probes.probe import Measured, Option, Part, Probe, grouped, table, whole_number
+from asr.formatting import digits, prefixed, whole_number
+from asr.probes.probe import Measured, Option, Part, Probe, grouped, table
 from asr.probes.scaling import ENCODERS
 
 if TYPE_CHECKING:
