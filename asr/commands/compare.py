@@ -104,6 +104,12 @@ def study(arguments: list[str]) -> int:
             metavar="X",
             help=f"run only these {name}",
         )
+    add(
+        "--plan",
+        action="store_true",
+        help="print what each contrast can detect before anything runs, and exit; the exit status "
+        "is 1 if one can decide nothing",
+    )
     add("--status", action="store_true", help="print the state of the study, and exit")
     add("--retry", action="store_true", help="repeat failed runs; their cost still counts")
     add(
@@ -114,10 +120,14 @@ def study(arguments: list[str]) -> int:
     known = options.parse_args(hyphens(arguments))
 
     from asr.config import shipped
-    from asr.study import Selection, read_study, run_study, status, task
+    from asr.study import Plan, Selection, outlook, read_study, run_study, status, task
 
     described = read_study(shipped.find(known.file, "studies"))
     folder = known.folder or Path("runs") / "studies" / described.name
+    if known.plan:
+        lines, refused = outlook(Plan(described))
+        print("\n".join(lines))
+        return int(bool(refused))
     if known.status:
         print("\n".join(status(described, folder)))
         return 0

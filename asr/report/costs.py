@@ -13,6 +13,7 @@ from asr.report.groups import Arm, Group
 from asr.report.runs import Run
 from asr.statistics.censoring import ALIKE, crossing, median_cost
 
+NEAR = 1.02  # a validation at a cost up to 2 % away counts as one at this cost
 FACTORS = (1.5, 1.15, 1.0)  # default targets over the weakest arm's best validation WER
 # Keys of metrics.json that affect the times of an evaluation, and their names.
 TIMED_BY = {
@@ -175,20 +176,26 @@ def arm_best(arm: Arm) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def wer_between(arm: Arm, amount: float, axis: str) -> float | None:
-    """Mean over seeds of the validation WER at an amount of a cost, between two validations.
+def wer_at(arm: Arm, amount: float, axis: str = "device_hours") -> float | None:
+    """Mean over seeds of the validation WER at an amount of a cost.
 
-    It is interpolated linearly; None before the first validation.
+    It is interpolated linearly between two validations, and never extrapolated: None if a run has
+    no validation on one side of the amount, nor one within 2 % of it.
     """
-    curves = [[(at, p.wer) for p in run.points if (at := getattr(p, axis))] for run in arm.runs]
-    reached = [curve for curve in curves if curve and curve[0][0] <= amount]
-    return mean([float(np.interp(amount, *np.array(curve).T)) for curve in reached])
+    found = []
+    for run in arm.runs:
+        at = [cost for point in run.points if (cost := getattr(point, axis))]
+        if not at or not at[0] / NEAR <= amount <= at[-1] * NEAR:
+            return None
+        rates = [point.wer for point in run.points if getattr(point, axis)]
+        found.append(float(np.interp(amount, at, rates)))
+    return mean(found)
 
 
-def wer_at(arm: Arm, device_hours: float) -> float | None:
-    """Mean over seeds of the last validation WER within core-hours or GPU-hours."""
-    within = [[p.wer for p in run.points if p.device_hours <= device_hours] for run in arm.runs]
-    return mean([wers[-1] if wers else None for wers in within])
+def wer_at_in_words(arm: Arm, amount: float, axis: str = "device_hours") -> str:
+    """``LSTM 12.0 %``; without a figure, why there is none."""
+    rate = wer_at(arm, amount, axis)
+    return f"{arm.label} {percent(rate) if rate is not None else 'not validated within 2 % of it'}"
 
 
 def default_targets(group: Group) -> list[float]:

@@ -7,8 +7,8 @@ share caches or a core's hardware threads (SMT) with the run raise it.
 
 from collections.abc import Callable, Sequence
 
-from asr.formatting import count, digits, listed, percent, prefixed, times
-from asr.report.costs import arm_spent, cost_ratio, hours_unit, run_spent, waited, wer_between
+from asr.formatting import count, digits, listed, prefixed, times
+from asr.report.costs import arm_spent, cost_ratio, hours_unit, run_spent, waited, wer_at_in_words
 from asr.report.groups import Arm, Group
 from asr.report.runs import Run, part
 
@@ -116,7 +116,7 @@ def at_equal_costs(arms: Sequence[Arm]) -> str:
         if None in amounts or not (least := min(a for a in amounts if a is not None)):
             continue
         name, show = STEADY[axis]
-        rates = ", ".join(f"{arm.label} {percent(wer_between(arm, least, axis))}" for arm in arms)
+        rates = ", ".join(wer_at_in_words(arm, least, axis) for arm in arms)
         told.append(f"at equal {name} ({show(least)}) {rates}")
     how = "(means over seeds, between validations interpolated, not tested)"
     return f"Validation WER {how}: {'; '.join(told)}." if told else ""

@@ -19,7 +19,7 @@ from asr.report.costs import (
     seeds_there,
     timed_otherwise,
     waited,
-    wer_at,
+    wer_at_in_words,
 )
 from asr.report.disturbed import EQUAL_COST, WALL, at_cost, at_equal_costs, disturbed, resource
 from asr.report.evidence import Evidence, Pair
@@ -261,7 +261,7 @@ def inequalities(group: Group) -> list[tuple[str, str]]:
     ratio = None if disturbed(group.arms) else cost_ratio(group.arms)
     if ratio is not None and ratio > EQUAL_COST:
         least = min(arm_mean(arm, "device_hours") or math.inf for arm in group.arms)
-        values = ", ".join(f"{arm.label} {percent(wer_at(arm, least))}" for arm in group.arms)
+        values = ", ".join(wer_at_in_words(arm, least) for arm in group.arms)
         spent = f"Validation WER at equal cost, {hours(least, hours_unit(group))}: {values}"
         found.append((hours_unit(group), f"{spent} (spent: {digits(ratio, 2)} to 1)."))
     flat = [

@@ -12,7 +12,9 @@ the processes that it starts: killed at any moment, the same command goes on whe
 
 from asr.study.devices import task
 from asr.study.matrix import Selection, run_study
+from asr.study.outlook import outlook
+from asr.study.plan import Plan
 from asr.study.results import status
 from asr.study.schema import Study, read_study
 
-__all__ = ["Selection", "Study", "read_study", "run_study", "status", "task"]
+__all__ = ["Plan", "Selection", "Study", "outlook", "read_study", "run_study", "status", "task"]

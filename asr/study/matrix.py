@@ -25,6 +25,7 @@ from asr.report.runs import read_run
 from asr.report.study import read_record
 from asr.study import devices, results
 from asr.study.budgets import plan_of_runs
+from asr.study.outlook import check
 from asr.study.plan import Plan, Unit
 from asr.study.processes import Children
 from asr.study.registration import DECODING, read_registration, register
@@ -105,9 +106,9 @@ def run_study(
         a unit failed; left: number of selected units without a result.
 
     Raises:
-        ValueError: the file differs from the registered study, a recipe is wrong, the machine is
-            too small, only some arms with failures are to be repeated, or ``minutes`` is not above
-            0.
+        ValueError: the file differs from the registered study, a recipe is wrong, a contrast can
+            decide nothing, the machine is too small, only some arms with failures are to be
+            repeated, or ``minutes`` is not above 0.
         KeyboardInterrupt: the study got SIGINT or SIGTERM; all runs are saved.
     """
     if minutes is not None and not minutes > 0:
@@ -122,11 +123,15 @@ def run_study(
             "repeated, but all arms must be tuned equally; leave --arms out"
         )
     recipe = plan.any_recipe()
+    if registered is None:
+        check(plan)
     wanted = study.threads or devices.shared_threads(recipe.trainer, workers)
     _room(recipe, (registered or {}).get("threads", wanted), workers)
     folder.mkdir(parents=True, exist_ok=True)
     with waiting_for(folder / ".register.lock"):
         rows_sha256 = _prepared(study, recipe)
+        if registered is None:
+            check(plan)  # now the speakers and words are known
         registered = register(plan, folder, wanted, rows_sha256, amend)
         if retry:
             _forget_failures(plan, folder, selection)

@@ -16,6 +16,7 @@ from asr.files import read_json, read_json_lines, remove_stale, write
 from asr.items import reason as reason_of
 from asr.metering.ledger_format import FORMAT, read_heartbeat, read_ledger
 from asr.recipe.schema import Budget
+from asr.report.costs import NEAR
 from asr.report.runs import Point, Run, read_run
 from asr.study.devices import processes
 from asr.study.plan import Plan, Unit
@@ -224,18 +225,19 @@ def _rows(
 
 
 def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str, Any]:
-    """The row of a smaller budget of a final run: the costs at the last validation within it.
+    """The row of a smaller budget of a final run, with the costs at the validation there.
 
-    The rates are the best ones so far, because the best model is kept.
+    The rates are the best ones so far, because the best model is kept. There are none if no
+    validation lies within 2 % of the budget.
     """
-    limits = {key: value for key, value in vars(budget).items() if value is not None}
-    within = [p for p in run.points if all((getattr(p, k) or 0.0) <= limits[k] for k in limits)]
-    last = within[-1] if within else None
+    ((key, limit),) = ((k, v) for k, v in vars(budget).items() if v is not None)
+    within = [p for p in run.points if (getattr(p, key) or 0.0) <= NEAR * limit]
+    last = within[-1] if within and getattr(within[-1], key) * NEAR >= limit else None
     return row | {
         "role": "point",
         "budget": name,
-        "reason": None if last else "no validation within this budget",
-        **_lowest(within),
+        "reason": None if last else "no validation within 2 % of this budget",
+        **_lowest(within if last else []),
         **dict.fromkeys(("validation_loss", "test_wer", "real_time_factor")),
         **{name: last and getattr(last, name) for name in COSTS},
     }

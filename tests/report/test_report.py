@@ -12,7 +12,7 @@ from asr.data.utterances import DataOptions
 from asr.formatting import digits, hours, percent, percent_interval, prefixed
 from asr.recipe.schema import Recipe, TrainerOptions
 from asr.report import compare
-from asr.report.costs import cost_to, default_targets, pareto
+from asr.report.costs import cost_to, default_targets, pareto, wer_at
 from asr.report.groups import INCIDENTAL, SHARED, group_runs
 from asr.report.plots import (
     mean_curve,
@@ -111,6 +111,16 @@ def test_a_run_that_misses_the_target_is_censored_not_dropped(tmp_path):
     runs.append(read_run(write_run(tmp_path / "4", seed=4, curve=never)))
     cost = cost_to(group_runs(runs[1:])[0].arms[0], 0.1, "device_hours")
     assert cost.value == float("inf")  # one of three is fewer than half
+
+
+def test_a_wer_at_a_cost_lies_between_validations_and_never_beyond_them(tmp_path):
+    curve = ((100, 0.5), (200, 0.3))
+    (group,) = group_runs([read_run(write_run(tmp_path / "a", curve=curve))])
+    (arm,) = group.arms
+    rates = {100: 0.5, 150: 0.4, 200: 0.3, 203: 0.3, 99: 0.5, 205: None, 97: None, 300: None}
+    for updates, rate in rates.items():
+        found = wer_at(arm, updates, "updates")
+        assert found == (None if rate is None else pytest.approx(rate))
 
 
 def test_curves_of_seeds_are_averaged_where_all_of_them_have_values(tmp_path):

@@ -131,6 +131,36 @@ def test_a_mistake_in_a_study_names_the_key(changes, message):
         Plan(study(**changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "speakers", "why"),
+    [
+        ({"seeds": [1, 2]}, 20, "give 3 seeds or more"),
+        ({"seeds": [1, 2, 3]}, 4, "give a split with 5 speakers or more"),
+        ({"seeds": [1, 2, 3], "targets": [0.01]}, 5, "give more seeds, speakers or words"),
+        ({"seeds": [1, 2, 3], "targets": [20]}, 20, ""),
+        (contrasts({**COST, "target": 20}) | {"seeds": [1, 2, 3]}, 20, "give 4 seeds or fewer co"),
+        (contrasts({**COST, "target": 20}) | {"seeds": [1, 2, 3, 4]}, 20, ""),
+    ],
+)
+def test_a_contrast_that_can_decide_nothing_is_refused_before_anything_runs(
+    tmp_path, changes, speakers, why
+):
+    described = {"targets": [20.0], **contrasts({"subject": "lstm"}), **changes}
+    for contrast in described["contrasts"]:
+        contrast["subject"] = "lstm"
+    facts = json.loads((tmp_path / "corpus" / "corpus.json").read_text())
+    facts["splits"]["test"] = {"rows_sha256": "b" * 64, "speakers": speakers, "words": 5000}
+    (tmp_path / "corpus" / "corpus.json").write_text(json.dumps(facts))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(STUDY | described))
+    assert cli.main(["study", str(tmp_path / "mine.yaml"), "--plan"]) == bool(why)
+    if why:
+        with pytest.raises(ValueError, match=f"contrasts: .*: {why}.*or set descriptive: true"):
+            run(tmp_path, study(**described))
+        assert not list(tmp_path.glob("study/*"))
+    run(tmp_path, study(**described, descriptive=bool(why)))
+    assert (tmp_path / "study" / "study.json").is_file()
+
+
 def test_a_mistake_in_a_recipe_names_the_arm_before_anything_runs(tmp_path):
     arms = {"a": {"encoder": "LSTM", "overrides": ["--encoder.dim=16", "--encoder.layerz=1"]}}
     with pytest.raises(ValueError, match=r"arm a: encoder.layerz: no such key"):
@@ -253,6 +283,17 @@ def test_a_smaller_budget_is_a_point_of_the_curve_and_costs_nothing_extra(tmp_pa
         assert (point["budget"], point["updates"], point["test_wer"]) == ("half", 100, None)
         assert point["validation_wer"] == pytest.approx(final["validation_wer"] + 0.1)
         assert point["device_hours"] == pytest.approx(100 / 3600)
+
+
+def test_a_point_off_its_budget_has_no_rate(
+    tmp_path,
+):
+    """The fake run validates every 50 updates, so not at 120."""
+    described = study(budgets={"half": {"updates": 120}, "full": {"updates": 200}})
+    run(tmp_path, described)
+    rows = [row for row in read_rows(tmp_path / "study") if row["role"] == "point"]
+    assert {row["validation_wer"] for row in rows} == {None}
+    assert {row["reason"] for row in rows} == {"no validation within 2 % of this budget"}
 
 
 def test_separate_budgets_are_runs_of_their_own_each_tested_once(tmp_path):

@@ -1,0 +1,93 @@
+"""Says before a study runs what its contrasts can decide."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from asr.data.utterances import read_corpus
+from asr.formatting import digits, listed
+from asr.statistics.comparison import LEVEL, MIN_SEEDS, MIN_SPEAKERS, SCATTERS
+from asr.statistics.contrast import Contrast
+from asr.statistics.power import (
+    detectable_shift,
+    expected_error,
+    least_log_rank,
+    seeds_to_decide,
+)
+from asr.study.plan import Plan
+
+OF_SPEAKERS = (0.03, 0.05)  # scatter of a difference between speakers, relative to the rate
+RATE = 0.2  # expected error rate of a study without targets
+
+
+def outlook(plan: Plan) -> tuple[list[str], list[str]]:
+    """What each contrast can detect, and why some can decide nothing, each in one line.
+
+    The scatter of the runs is not known yet, so that a range is given. Speakers and words are those
+    of the evaluated split; before the corpus is prepared they are left out.
+    """
+    found = [_of(contrast, plan) for contrast in plan.study.contrasts]
+    lines = [f"{line}{f': CANNOT DECIDE: {why}' if why else ''}" for line, why in found]
+    lines += [_dimensions(plan)] if plan.study.tuning.trials else []
+    lines += [] if found else ["No contrast is planned: the study describes, and decides nothing."]
+    return lines, [f"{line}: {why}" for line, why in found if why]
+
+
+def check(plan: Plan) -> None:
+    """Refuses a study with a contrast that can decide nothing, unless it is descriptive.
+
+    Raises:
+        ValueError: a contrast can decide nothing; names the remedy.
+    """
+    refused = outlook(plan)[1]
+    if refused and not plan.study.descriptive:
+        raise ValueError(f"contrasts: {'; '.join(refused)}; or set descriptive: true")
+
+
+def _of(contrast: Contrast, plan: Plan) -> tuple[str, str]:
+    """What a contrast can detect, and why it can decide nothing; empty if it can."""
+    study, number = plan.study, len(plan.study.contrasts)
+    seeds, level = len(study.seeds), 1 - (1 - LEVEL) / number
+    head = f"{contrast.claim}, {contrast.subject} and {contrast.reference}, {contrast.estimator}"
+    head += f" ({seeds} seeds, {number} contrast{'s' * (number > 1)}"
+    if contrast.estimator == "cost to a target":
+        floor, needed = least_log_rank(seeds, seeds), seeds_to_decide(number)
+        head += f"): p is at least {floor:.2g} of {1 - level:.2g} allowed"
+        if floor >= 1 - level:
+            return head, f"give {needed} seeds or fewer contrasts"
+        errors = [scatter * math.sqrt(2 / seeds) for scatter in SCATTERS]
+        low, high = (math.exp(e * detectable_shift(2 * seeds - 2, level)) for e in errors)
+        told = f"{head}; detectable {digits(low)} to {digits(high)} times"
+        return f"{told}, margin {contrast.margin:g} times", ""
+    if seeds < MIN_SEEDS:
+        return f"{head})", f"give {MIN_SEEDS} seeds or more"
+    split = _split(plan)
+    speakers, words = split.get("speakers", math.inf), split.get("words", math.inf)
+    if split:
+        head += f", {speakers} speakers, {words:,} words"
+    if speakers < MIN_SPEAKERS:
+        return f"{head})", f"give a split with {MIN_SPEAKERS} speakers or more"
+    rate = min(study.targets) / 100 if study.targets else RATE
+    found = []
+    for scatter, of_speakers in zip(SCATTERS, OF_SPEAKERS, strict=True):
+        error, freedom = expected_error(rate, seeds, speakers, words, scatter, of_speakers)
+        found.append(error * detectable_shift(freedom, level))
+    head += f"): detectable {100 * found[0]:.2g} to {100 * found[1]:.2g} points at {100 * rate:g} %"
+    head += f" WER, margin {contrast.margin:g}"
+    return head, "give more seeds, speakers or words" if found[0] >= rate else ""
+
+
+def _split(plan: Plan) -> dict[str, Any]:
+    """Facts of the evaluated split; empty if the corpus is not prepared or does not tell."""
+    place = Path(plan.any_recipe().data.corpus)
+    split = read_corpus(place)["splits"].get(plan.study.split, {}) if place.exists() else {}
+    return split if {"speakers", "words"} <= split.keys() else {}
+
+
+def _dimensions(plan: Plan) -> str:
+    """The number of tuned keys of each arm, with a warning if arms differ in it."""
+    number = {name: len(plan.study.tuning.ranges) + len(a.ranges) for name, a in plan.arms.items()}
+    told = listed([f"{name} {count}" for name, count in number.items()])
+    if len(set(number.values())) == 1:
+        return f"Tuned keys: {next(iter(number.values()))} of each arm."
+    return f"Tuned keys differ, which favours arms with more: {told}."
