@@ -229,6 +229,7 @@ class TokenOutput(nn.Module):
         self.width, self.vocabulary = width, vocabulary
         self.output = Linear(width, vocabulary - 1)
         xavier(self.output)
+        self.output.parts = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Computes float32 log-probabilities (..., V) of x (..., width); BLANK has -inf."""

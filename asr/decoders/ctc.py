@@ -22,6 +22,7 @@ class CTCHead(nn.Module):
         self.dim, self.vocabulary = dim, vocabulary
         self.output = Linear(dim, vocabulary)
         xavier(self.output)
+        self.output.parts = 0
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Computes float32 log-probabilities (B, S, V) of frames (B, S, D)."""

@@ -36,6 +36,7 @@ class Joint(nn.Module):
         self.prediction = Linear(width, joint)
         self.output = Linear(joint, vocabulary - 1)
         xavier(self.encoder, self.prediction, self.output)
+        self.output.parts = 0
 
     def forward(self, frames: Tensor, predictions: Tensor) -> Tensor:
         """Computes log-probabilities (..., V) of frames and predictions (..., J); EOS has -inf."""

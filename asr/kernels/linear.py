@@ -20,6 +20,7 @@ class Linear(nn.Linear):
     """An ``nn.Linear`` that computes its product by ``linear``."""
 
     packed: Tensor | None = None  # the weight in oneDNN's own order, inside ``packed``
+    parts: int = 1  # number of matrices in the weight, for Muon; 0: AdamW updates it
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x (..., inputs) to (..., outputs)."""
@@ -31,12 +32,13 @@ class Linear(nn.Linear):
         return product(x, weight, self.bias)
 
 
-def xavier(*layers: nn.Linear, parts: int = 1) -> None:
+def xavier(*layers: Linear, parts: int = 1) -> None:
     """Initialises weights (Glorot and Bengio 2010), and biases with zeros.
 
     ``parts``: number of matrices of equal height in each weight; each is initialised by itself.
     """
     for layer in layers:
+        layer.parts = parts
         for weight in layer.weight.data.chunk(parts):
             nn.init.xavier_uniform_(weight)
         if layer.bias is not None:

@@ -16,6 +16,7 @@ from asr.data.sentences import TextOptions
 from asr.data.utterances import DataOptions
 from asr.decoders import DECODERS
 from asr.encoders import ENCODERS
+from asr.kernels.muon import Muon
 from asr.language_models import LANGUAGE_MODELS
 from asr.search import SEARCHES
 from asr.text.scoring import telling_metric
@@ -36,13 +37,16 @@ def check_bounds(section: str, **bounds: tuple[float | None, float, float]) -> N
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """AdamW with an anytime schedule, which does not depend on the length of the run.
+    """An optimiser with an anytime schedule, which does not depend on the length of the run.
 
     A cooldown ends the schedule where the budget ends (warmup-stable-decay: Hu et al. 2024,
     "MiniCPM"; Haegele et al. 2024, "Scaling laws and compute-optimal training beyond fixed training
     durations").
 
     Args:
+        algorithm: adamw, or muon, which orthogonalises the updates of hidden layers' matrices and
+            leaves the other weights to AdamW. It needs fewer updates and more time for each, so
+            larger batches suit it.
         lr: peak learning rate, reached at the end of the warm-up.
         warmup_updates: number of updates over which the learning rate rises linearly from 0.
         decay: schedule after the warm-up: inverse_sqrt (proportional to 1 / sqrt(update)) or
@@ -50,7 +54,7 @@ class OptimizerOptions:
         cooldown: share of the budget, at its end, over which the learning rate also falls linearly
             to 0; 0 turns it off. If the budget has several limits, the one that is reached first
             counts.
-        weight_decay: decoupled weight decay of AdamW, applied to matrices and filters only.
+        weight_decay: decoupled weight decay, applied to matrices and filters only.
         betas: decay rates of AdamW's first and second moments.
         clip_norm: largest norm of the gradients; larger gradients are scaled down to it.
         ema_decay: decay per update of the moving average of the weights. This average is validated
@@ -60,6 +64,7 @@ class OptimizerOptions:
             average; 0 turns it off.
     """
 
+    algorithm: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3
     warmup_updates: int = 500
     decay: Literal["inverse_sqrt", "constant"] = "inverse_sqrt"
@@ -85,17 +90,19 @@ class OptimizerOptions:
             raise ValueError(f"optimizer.betas {list(self.betas)}: expects two shares below 1")
 
     def build(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-        """Makes AdamW for all trained parameters; vectors such as biases have no weight decay.
+        """Makes the optimiser of all trained parameters; vectors have no weight decay.
 
-        The model is or will be on ``device``; on a GPU an update takes one kernel per group of
-        parameters.
+        The model is or will be on ``device``; on a GPU an update of AdamW takes one kernel per
+        group of parameters.
         """
+        fused = True if device.type == "cuda" else None  # None: torch chooses
+        if self.algorithm == "muon":
+            return Muon(model, self.weight_decay, lr=self.lr, betas=self.betas, fused=fused)
         trained = [p for p in model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        fused = True if device.type == "cuda" else None  # None: torch chooses
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
 
     def rate(self, update: int, spent: float = 0.0) -> float:

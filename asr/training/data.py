@@ -205,7 +205,7 @@ class SpeechDataModule(StreamDataModule):
         }
 
     def read(self, trainer: L.Trainer) -> None:
-        """Reads the corpus. Rank 0 makes the tokenizer of all ranks, and decodes the audio first."""
+        """Reads the corpus. Rank 0 makes the tokenizer and decodes the audio."""
         recipe, state = self.recipe, self._tokenizer
         if state is None:
             if trainer.is_global_zero:
