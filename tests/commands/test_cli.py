@@ -344,7 +344,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     ),
     "tune-decoding: no trials": (
         "tune-decoding {run} --trials 0",
-        "argument --trials: '0' is not a whole number of 1 or more",
+        "argument --trials: '0' is not a whole number above 0",
     ),
     "train: no corpus": (
         "train {recipe} --data.corpus nowhere",
