@@ -33,9 +33,20 @@ class LanguageModel(nn.Module, ABC):
         tokens. The given state is not changed. Earlier tokens are never read again.
         """
 
-    @abstractmethod
+    def open_step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """Takes a step for a perplexity, which allows what only a search forbids; see ``step``."""
+        return self.step(tokens, cache)
+
     def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Computes log-probabilities (B, U + 1) of (B, U) tokens and of EOS; 0 after EOS."""
+        B, U = tokens.shape
+        text = tokens.masked_fill(~mask(lengths, U), EOS)
+        text = nn.functional.pad(text, (1, 1), value=EOS)  # (B, U + 2)
+        cache, scores = self.start(B), []
+        for place in range(U + 1):
+            log_probs, cache = self.open_step(text[:, place], cache)
+            scores.append(log_probs.gather(1, text[:, place + 1, None])[:, 0])
+        return torch.stack(scores, 1).masked_fill(~mask(lengths + 1, U + 1), 0.0)  # (B, U + 1)
 
     @abstractmethod
     def flops(self, lengths: list[int]) -> int:
@@ -69,21 +80,6 @@ class CountedLanguageModel(LanguageModel):
             ValueError: there are no sentences, or an id is not a token; the file is missing or
                 damaged, or has another order or other words.
         """
-
-    def open_step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """Takes a step for a perplexity, which allows what only a search forbids; see ``step``."""
-        return self.step(tokens, cache)
-
-    def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Collects the scores of the tokens; see ``LanguageModel.log_probs``."""
-        B, U = tokens.shape
-        text = tokens.masked_fill(~mask(lengths, U), EOS)
-        text = nn.functional.pad(text, (1, 1), value=EOS)  # (B, U + 2)
-        cache, scores = self.start(B), []
-        for place in range(U + 1):
-            log_probs, cache = self.open_step(text[:, place], cache)
-            scores.append(log_probs.gather(1, text[:, place + 1, None])[:, 0])
-        return torch.stack(scores, 1).masked_fill(~mask(lengths + 1, U + 1), 0.0)  # (B, U + 1)
 
     def flops(self, lengths: list[int]) -> int:
         """Returns 0, because probabilities are looked up and added, not multiplied."""

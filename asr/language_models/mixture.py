@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from asr.batch import Cache
 from asr.language_models.language_model import LanguageModel
+from asr.layers import modules
 
 
 class Mixture(LanguageModel):
@@ -22,36 +23,25 @@ class Mixture(LanguageModel):
 
     def __init__(self, models: Sequence[LanguageModel], weights: Sequence[float] | None = None):
         super().__init__()
-        self.models, self.vocabulary = nn.ModuleList(models), models[0].vocabulary
+        self.models, self.vocabulary = modules(models), models[0].vocabulary
         weights = weights or [1.0] * len(models)
         self.shares = [weight / sum(weights) for weight in weights]
 
-    def parts(self) -> list[LanguageModel]:
-        """Returns the language models."""
-        return list(self.models)  # type: ignore[arg-type]
-
     def start(self, rows: int) -> Cache:
         """Returns the states of all models; the position of its model precedes each name."""
-        caches = enumerate(model.start(rows) for model in self.parts())
+        caches = enumerate(model.start(rows) for model in self.models)
         return {f"{i}.{name}": value for i, cache in caches for name, value in cache.items()}
 
     def step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """See ``LanguageModel.step``."""
-        scores: list[Tensor] = []
-        after: Cache = {}
-        for i, (model, share) in enumerate(zip(self.parts(), self.shares, strict=True)):
+        scores, after = [], {}
+        for i, model in enumerate(self.models):
             own = {n.removeprefix(f"{i}."): v for n, v in cache.items() if n.startswith(f"{i}.")}
             log_probs, own = model.step(tokens, own)
-            scores.append(share * log_probs)
-            after |= {f"{i}.{name}": value for name, value in own.items()}
+            scores.append(self.shares[i] * log_probs)
+            after.update({f"{i}.{name}": value for name, value in own.items()})
         return torch.stack(scores).sum(0), after
-
-    def log_probs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """See ``LanguageModel.log_probs``."""
-        pairs = zip(self.parts(), self.shares, strict=True)
-        scores = [share * model.log_probs(tokens, lengths) for model, share in pairs]
-        return torch.stack(scores).sum(0)
 
     def flops(self, lengths: list[int]) -> int:
         """See ``LanguageModel.flops``."""
-        return sum(model.flops(lengths) for model in self.parts())
+        return sum(model.flops(lengths) for model in self.models)

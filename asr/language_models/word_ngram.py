@@ -150,7 +150,7 @@ class WordNGram(CountedLanguageModel):
         return self._step(tokens, cache, self.tree)
 
     def open_step(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """See ``CountedLanguageModel.open_step``."""
+        """See ``LanguageModel.open_step``."""
         return self._step(tokens, cache, self.open_tree)
 
     def _step(self, tokens: Tensor, cache: Cache, tree: Tree) -> tuple[Tensor, Cache]:

@@ -211,8 +211,8 @@ def _settings(
     """The options of all trials: first the defaults, then draws."""
     keys = kind.tuned(model.decoder, model.language_model)
     mixed = model.language_model
-    models = len(mixed.parts()) if isinstance(mixed, Mixture) else 1
-    weight = 0.3 if models == 1 else [0.3 / models] * models
+    models = len(mixed.models) if isinstance(mixed, Mixture) else 1
+    weight = 0.3 if models == 1 else [round(0.3 / models, 3)] * models
     default = {"lm_weight": weight} if "lm_weight" in keys else {}
     drawn = draws(kind.ranges, keys, trials - 1, seed, models)
     return [{"beam": beam, **own} for own in (default, *drawn)]
@@ -287,11 +287,12 @@ def tuning_summary(result: dict[str, Any]) -> str:
     shown = [("default", result["trials"][0]), *(("", trial) for trial in trials[:5])]
     shown += [("beam", trial) for trial in result["beams"]]
     for name, trial in shown:
+        options = ", ".join(f"{key} {value}" for key, value in trial["options"].items())
         lines.append(
-            f"  {name:8} WER {100 * trial['wer']:6.2f} %  {trial['seconds']:6.1f} s  "
-            f"{_listed(trial['options'])}"
+            f"  {name:8} WER {100 * trial['wer']:6.2f} %  {trial['seconds']:6.1f} s  {options}"
         )
-    lines.append(f"stored with the model: {_listed(result['chosen'])}")
+    chosen = ", ".join(f"{key} {value}" for key, value in result["chosen"].items())
+    lines.append(f"stored with the model: {chosen}")
     if (confidence := result["confidence"]) is None:
         lines.append(
             "confidences are not calibrated: no word has one, or all words are correct or all wrong"
@@ -305,9 +306,3 @@ def tuning_summary(result: dict[str, Any]) -> str:
         f"{before['nce']:.3f} -> {after['nce']:.3f} ({confidence['folds']}-fold cross-fitting)"
     )
     return "\n".join(lines)
-
-
-def _listed(options: Mapping[str, Any]) -> str:
-    """Names and values of options; a list of weights as in ``0.3 + 0.2``."""
-    texts = {key: " + ".join(f"{x:g}" for x in np.ravel(value)) for key, value in options.items()}
-    return ", ".join(f"{key} {text}" for key, text in texts.items())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,10 +134,10 @@ class Beam(Search):
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
         "ctc_weight": (0.0, 0.7),
-        "lm_weight": (0.0, 1.0),
+        "lm_weight": (0.0, 1.2),
         # A share of the lm_weight that is drawn.
         "internal_lm_weight": (0.0, 0.7),
-        "length_bonus": (-0.5, 2.0),
+        "length_bonus": (-1.0, 5.0),
     }
     beams = (1, 2, 4, 8, 16)
 
@@ -156,15 +157,11 @@ class Beam(Search):
             raise ValueError(f"length_bonus is {length_bonus}: it must be a finite number")
         if nbest is not None and not 1 <= nbest <= beam:
             raise ValueError(f"nbest is {nbest}: it must be between 1 and beam, which is {beam}")
-        weights = lm_weight if isinstance(lm_weight, list) else [lm_weight]
-        for name, value in (
-            *(("lm_weight", weight) for weight in weights),
-            ("internal_lm_weight", internal_lm_weight),
-        ):
-            if not 0 <= value < math.inf:
+        for name, value in (("lm_weight", lm_weight), ("internal_lm_weight", internal_lm_weight)):
+            if not all(0 <= weight < math.inf for weight in np.ravel(value)):
                 raise ValueError(f"{name} is {value}: it must be a finite number of 0 or more")
         self.beam, self.ctc_weight = beam, _checked_share(ctc_weight)
-        self.length_bonus, self.lm_weight = length_bonus, lm_weight if any(weights) else 0.0
+        self.length_bonus, self.lm_weight = length_bonus, lm_weight if np.any(lm_weight) else 0.0
         self.internal_lm_weight, self.nbest = internal_lm_weight, nbest
 
     def __call__(
@@ -185,13 +182,22 @@ class Beam(Search):
                 f"the language model has {language_model.vocabulary} tokens, the decoder "
                 f"{decoder.vocabulary}: take one that was estimated with the same tokenizer"
             )
-        language_model, lm_weight = _weighted(language_model, self.lm_weight)
+        weights = np.ravel(self.lm_weight).tolist()
+        models = language_model.models if isinstance(language_model, Mixture) else ()
+        if len(weights) != (len(models) or 1):
+            raise ValueError(
+                f"lm_weight is {self.lm_weight}, but the number of language models is "
+                f"{len(models) or 1}: give a list with a weight for each"
+            )
+        if models:
+            used = [i for i, weight in enumerate(weights) if weight]
+            language_model = Mixture([models[i] for i in used], [weights[i] for i in used])
         searcher, ctc_weight = _searcher(
             decoder,
             ctc_weight=self.ctc_weight,
             internal_lm_weight=self.internal_lm_weight or None,
         )
-        rules = Rules(**vars(self) | {"ctc_weight": ctc_weight, "lm_weight": lm_weight})
+        rules = Rules(**vars(self) | {"ctc_weight": ctc_weight, "lm_weight": sum(weights)})
         with torch.no_grad(), packed(decoder, language_model):
             return searcher.beam(decoder, encoded, lengths, rules, language_model)
 
@@ -207,27 +213,6 @@ class Beam(Search):
 
 
 SEARCHES: dict[str, type[Search]] = {cls.__name__: cls for cls in (Beam, Greedy)}
-
-
-def _weighted(
-    model: LanguageModel | None, lm_weight: float | list[float]
-) -> tuple[LanguageModel | None, float]:
-    """Returns the mixture of the language models with these weights, and the sum of the weights.
-
-    Raises:
-        ValueError: the number of weights is not that of the language models.
-    """
-    weights = lm_weight if isinstance(lm_weight, list) else [lm_weight]
-    models = model.parts() if isinstance(model, Mixture) else [model]
-    if len(models) != len(weights):
-        raise ValueError(
-            f"lm_weight is {lm_weight}, but the number of language models is {len(models)}: "
-            "give a list with a weight for each"
-        )
-    if isinstance(model, Mixture):
-        used = [(m, weight) for m, weight in zip(models, weights, strict=True) if weight]
-        model = Mixture(*zip(*used, strict=True))
-    return model, sum(weights)
 
 
 def _checked_share(ctc_weight: float | None) -> float | None:

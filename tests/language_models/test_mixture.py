@@ -92,7 +92,7 @@ def test_weights_that_do_not_fit_the_models_are_named():
     for weight in (0.5, [0.5, 0.2]):
         with pytest.raises(ValueError, match=r"lm_weight is .*, but .* language models is 3: give"):
             Beam(lm_weight=weight)(test_ctc.Head(4), logits, lengths, mixture)
-    with pytest.raises(ValueError, match="lm_weight is -0.1"):
+    with pytest.raises(ValueError, match=r"lm_weight is \[0.5, -0.1\]: it must be"):
         Beam(lm_weight=[0.5, -0.1])
 
 
