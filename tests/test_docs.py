@@ -88,8 +88,9 @@ def place(tmp_path_factory):
         ngram += ["--text.validation=data/fsdd", "--run=runs/fsdd-ngram"]
         assert cli.main(["train", "language_models/ngram", *ngram]) == 0
         words = ["--tokenizer_of=runs/mine", "--text.train=[data/mine]"]
-        words += ["--text.validation=data/mine", "--run=runs/words"]
-        assert cli.main(["train", "language_models/word-ngram", *words]) == 0
+        words.append("--text.validation=data/mine")
+        for name, run in (("word-ngram", "runs/words"), ("ngram", "runs/pieces")):
+            assert cli.main(["train", f"language_models/{name}", *words, f"--run={run}"]) == 0
         assert cli.main(["train", "fsdd", *small, "--seed=2", "--run=runs/transformer"]) == 0
         for run in ("runs/mine", "runs/transformer"):
             assert cli.main(["evaluate", run]) == 0
