@@ -159,12 +159,16 @@ class TextValidationOptions:
 
     Args:
         every_updates: number of updates between two validations.
+        at_shares: shares of the budget at which it is validated as well, such as [0.25, 0.5].
     """
 
     every_updates: int = 500
+    at_shares: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_bounds("validation", every_updates=(self.every_updates, 1, math.inf))
+        for share in self.at_shares:
+            check_bounds("validation", at_shares=(share, 0, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +177,8 @@ class ValidationOptions(TextValidationOptions):
 
     Args:
         every_updates: number of updates between two validations.
+        at_shares: shares of the budget at which it is validated as well, such as [0.25, 0.5]. A
+            study sets the shares of its smaller budgets.
         search: how hypotheses are found while training.
         metric: error rate that chooses the best model. auto: cer if the texts have no spaces,
             otherwise wer. If two models tie, the other error rate decides. If they tie again, the

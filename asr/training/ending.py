@@ -51,10 +51,14 @@ class SignalCallback(L.Callback):
 
 
 class BudgetCallback(L.Callback):
-    """Ends a run when its budget is spent; the budget includes the last validation."""
+    """Validates at shares of the budget, and ends a run when it is spent.
+
+    The budget includes the last validation.
+    """
 
     def __init__(self, account: LedgerCallback) -> None:
         self.account, self.reason = account, "a callback stopped the run"
+        self._interval: float | None = None  # of validations, while one at a share is due
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         """Ends the run before the first update if the budget is already spent.
@@ -76,8 +80,19 @@ class BudgetCallback(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *batch: Any) -> None:
         """Checks the budget after each update; Lightning validates before it stops."""
-        if module.update_ended:
-            self._check(trainer, module)
+        if not module.update_ended:
+            return
+        self._check(trainer, module)
+        progress = module.progress
+        shares = module.recipe.validation.at_shares
+        if any(progress.validated_share < share <= module.spent for share in shares):
+            self._interval, trainer.val_check_batch = trainer.val_check_batch, 1  # validates now
+
+    def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Remembers the share of the budget at which the model is validated."""
+        module.progress.validated_share = module.spent
+        if self._interval is not None:
+            self._interval, trainer.val_check_batch = None, self._interval
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         """Checks the budget after each validation, which counts as well."""

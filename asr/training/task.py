@@ -36,6 +36,7 @@ class Progress:
         best: score of the best model; lower is better.
         validated_at: number of updates at the last validation.
         validation_seconds: duration of the last validation in seconds.
+        validated_share: share of the budget that was spent at the last validation.
     """
 
     updates: int = 0
@@ -47,6 +48,7 @@ class Progress:
     best: tuple[float, ...] = (math.inf,)
     validated_at: int = -1
     validation_seconds: float = 0.0
+    validated_share: float = 0.0
 
 
 class Task(L.LightningModule):

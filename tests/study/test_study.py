@@ -285,7 +285,7 @@ def test_a_smaller_budget_is_a_point_of_the_curve_and_costs_nothing_extra(tmp_pa
         assert point["device_hours"] == pytest.approx(100 / 3600)
 
 
-def test_a_point_off_its_budget_has_no_rate(
+def test_runs_are_validated_at_the_smaller_budgets_and_a_point_off_its_budget_has_no_rate(
     tmp_path,
 ):
     """The fake run validates every 50 updates, so not at 120."""
@@ -294,6 +294,18 @@ def test_a_point_off_its_budget_has_no_rate(
     rows = [row for row in read_rows(tmp_path / "study") if row["role"] == "point"]
     assert {row["validation_wer"] for row in rows} == {None}
     assert {row["reason"] for row in rows} == {"no validation within 2 % of this budget"}
+    (recipe, *_) = sorted(tmp_path.glob("study/finals/*/*/recipe.yaml"))
+    assert strict_yaml.load_file(recipe)["validation"]["at_shares"] == [0.6]
+    path = tmp_path / "study" / "study.json"
+    registered = json.loads(path.read_text())  # as of an earlier version
+    for tree in registered["resolved"]["recipes"].values():
+        del tree["validation"]["at_shares"]
+    (tmp_path / "study").rename(tmp_path / "later")
+    (tmp_path / "study").mkdir()
+    path.write_text(json.dumps(registered))
+    run(tmp_path, described)
+    (recipe, *_) = sorted(tmp_path.glob("study/finals/*/*/recipe.yaml"))
+    assert strict_yaml.load_file(recipe)["validation"]["at_shares"] == []
 
 
 def test_separate_budgets_are_runs_of_their_own_each_tested_once(tmp_path):

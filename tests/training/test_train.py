@@ -327,6 +327,14 @@ def test_every_kind_of_budget_ends_a_run(corpus, tmp_path, budget, reason):
     assert (tmp_path / "best" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("every", [100, 6])
+def test_a_run_is_validated_once_at_each_share_of_its_budget(corpus, tmp_path, every):
+    validation = {"every_updates": every, "at_shares": [0.25, 0.5]}
+    train(recipe(corpus, validation=validation, budget={"updates": 12}), tmp_path)
+    lines = [line for line in read_ledger(tmp_path) if line["event"] == "validation"]
+    assert [line["updates"] for line in lines] == [3, 6, 12]
+
+
 def test_a_resumed_run_remembers_the_speed_of_its_batches(corpus, tmp_path):
     options = {"validation": {"every_updates": 15}, "trainer": {"log_every_n_steps": 5}}
     train(recipe(corpus, budget={"updates": 15}, **options), tmp_path)
