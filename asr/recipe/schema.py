@@ -49,8 +49,10 @@ class OptimizerOptions:
             larger batches suit it.
         lr: peak learning rate, reached at the end of the warm-up.
         warmup_updates: number of updates over which the learning rate rises linearly from 0.
-        decay: schedule after the warm-up: inverse_sqrt (proportional to 1 / sqrt(update)) or
-            constant.
+        warmup_share: share of the budget for the warm-up, in place of warmup_updates, so that short
+            and long runs can have the same value; 0 turns it off.
+        decay: schedule after the warm-up: inverse_sqrt (proportional to 1 / sqrt(update), or with
+            warmup_share to 1 / sqrt(share spent)) or constant.
         cooldown: share of the budget, at its end, over which the learning rate also falls linearly
             to 0; 0 turns it off. If the budget has several limits, the one that is reached first
             counts.
@@ -67,6 +69,7 @@ class OptimizerOptions:
     algorithm: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3
     warmup_updates: int = 500
+    warmup_share: float = 0.0
     decay: Literal["inverse_sqrt", "constant"] = "inverse_sqrt"
     cooldown: float = 0.0
     weight_decay: float = 0.01
@@ -80,6 +83,7 @@ class OptimizerOptions:
             "optimizer",
             lr=(self.lr, 1e-12, 1e3),
             warmup_updates=(self.warmup_updates, 0, math.inf),
+            warmup_share=(self.warmup_share, 0, 1),
             weight_decay=(self.weight_decay, 0, 1e3),
             clip_norm=(self.clip_norm, 1e-12, math.inf),
             ema_decay=(self.ema_decay, 0, 1),
@@ -114,10 +118,12 @@ class OptimizerOptions:
         """
         left = max(0.0, 1 - spent)
         lr = self.lr * (left / self.cooldown if left < self.cooldown else 1.0)
-        warmup = max(1, self.warmup_updates)
-        if update < warmup:
-            return lr * update / warmup
-        return lr * (math.sqrt(warmup / update) if self.decay == "inverse_sqrt" else 1.0)
+        at, end = float(update), float(max(1, self.warmup_updates))
+        if self.warmup_share:
+            at, end = spent, self.warmup_share
+        if at < end:
+            return lr * at / end
+        return lr * (math.sqrt(end / at) if self.decay == "inverse_sqrt" else 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,9 @@ def bandwidth(found: Sequence[Evidence], probes: Probes) -> Verdict:
     share = seconds / step.seconds
     low, high = share / TIMING, share * TIMING
     told = f"time to read the recurrent weights from memory / time of a step of {WIDTH} cells at "
-    told += f"batch 1, {percent(share)} [{percent(low)} to {percent(high)}], margin {percent(HALF)}"
+    told += (
+        f"batch 1, {percent(share)} [{percent(low)} to {percent(high)}], threshold {percent(HALF)}"
+    )
     decision: Decision = (
         "for" if low > HALF else "against" if high < HALF else "not enough evidence"
     )

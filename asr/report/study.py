@@ -17,6 +17,7 @@ from asr.metering.ledger_format import upgraded
 from asr.report.groups import Group
 from asr.report.runs import Run, differing, flatten, part, read_run
 from asr.statistics.contrast import Contrast
+from asr.statistics.tuning import edge
 
 Row = dict[str, Any]  # a line of results.jsonl
 
@@ -250,6 +251,7 @@ class StudyRecord:
             found.append(f"Results made under an earlier version of the file: {earlier}.")
         if self.torn:
             found.append(f"Lines of results.jsonl that cannot be read: {self.torn}.")
+        found += [line for account in self.accounts for line in self._edges(account)]
         budgets = len(plan["budgets"]) if self.by_budget else 1
         for account in self.accounts:
             for words, rows, wanted in (
@@ -263,6 +265,24 @@ class StudyRecord:
                 f"{self.unit}: {row['reason']}."
                 for row in account.failed
             ]
+        return found
+
+    def _edges(self, account: Account) -> list[str]:
+        """Sentences on tuned settings of the final runs that lie at an edge of their range."""
+        arms = self.plan["arms"]
+        # With several decoders, the name of an arm is followed by + and the decoder.
+        own = arms.get(account.arm) or arms.get(account.arm.rpartition("+")[0]) or {}
+        ranges = {**self.plan["tuning"].get("ranges", {}), **own.get("ranges", {})}
+        found = []
+        for key, value in (account.finals[0]["settings"] if account.finals else {}).items():
+            if (limits := ranges.get(key)) is None:
+                continue
+            low, high = limits["low"], limits["high"]
+            if side := edge(value, low, high, limits["scale"] == "log"):
+                found.append(
+                    f"{account.arm}: the best {key}, {value:g}, lies at the {side} edge of its "
+                    f"range from {low:g} to {high:g}; a wider range may have a better one."
+                )
         return found
 
 

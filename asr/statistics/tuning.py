@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+EDGE = 0.05  # share of a range at which a better value may lie beyond it
 
 
 def expected_best(values: ArrayLike) -> Floats:
@@ -51,6 +52,20 @@ def expected_best_interval(
         np.quantile(best, [(1 - level) / 2, (1 + level) / 2], axis=0) - value
     )
     return low, high
+
+
+def edge(value: float, low: float, high: float, log: bool) -> str:
+    """``lower`` or ``upper`` if a value lies in the nearest 5 % of its range; otherwise empty.
+
+    Args:
+        value: the value.
+        low: lower end of the range.
+        high: upper end.
+        log: whether shares of the range are measured in the logarithm.
+    """
+    place, first, last = np.log([value, low, high]) if log else (value, low, high)
+    share = (place - first) / (last - first)
+    return "lower" if share <= EDGE else "upper" if share >= 1 - EDGE else ""
 
 
 def _weights(number: int) -> Floats:

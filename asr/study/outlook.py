@@ -1,5 +1,6 @@
 """Says before a study runs what its contrasts can decide."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from asr.statistics.power import (
     seeds_to_decide,
 )
 from asr.study.plan import Plan
+
+log = logging.getLogger(__name__)
 
 OF_SPEAKERS = (0.03, 0.05)  # scatter of a difference between speakers, relative to the rate
 RATE = 0.2  # expected error rate of a study without targets
@@ -34,12 +37,14 @@ def outlook(plan: Plan) -> tuple[list[str], list[str]]:
 
 
 def check(plan: Plan) -> None:
-    """Refuses a study with a contrast that can decide nothing, unless it is descriptive.
+    """Logs the outlook; refuses contrasts that can decide nothing, unless the study is descriptive.
 
     Raises:
         ValueError: a contrast can decide nothing; names the remedy.
     """
-    refused = outlook(plan)[1]
+    lines, refused = outlook(plan)
+    for line in lines:
+        log.info("%s", line)
     if refused and not plan.study.descriptive:
         raise ValueError(f"contrasts: {'; '.join(refused)}; or set descriptive: true")
 

@@ -295,6 +295,19 @@ def test_an_amendment_is_reported_and_is_no_contradiction(tmp_path):
     ]
 
 
+def test_a_tuned_value_at_an_edge_of_its_range_is_named(tmp_path):
+    folder = write_study(tmp_path / "study", ARMS)
+    assert read_record(folder).remarks() == []
+    own = {"settings": {"optimizer.lr": 0.0095}}
+    write_lines(
+        folder / "results.jsonl", [r | (own if r["arm"] == "lstm" else {}) for r in rows(folder)]
+    )
+    assert read_record(folder).remarks() == [
+        "lstm: the best optimizer.lr, 0.0095, lies at the upper edge of its range from 0.0001 to "
+        "0.01; a wider range may have a better one."
+    ]
+
+
 def test_unfinished_runs_are_reported(tmp_path):
     folder = write_study(tmp_path / "study", ARMS)
     kept = [r for r in rows(folder) if (r["arm"], r.get("seed")) != ("lstm", 2)]

@@ -3,7 +3,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from asr.statistics.tuning import expected_best, expected_best_interval
+from asr.statistics.tuning import edge, expected_best, expected_best_interval
 
 TRIALS = [0.30, 0.25, 0.20, 0.40]
 
@@ -50,3 +50,10 @@ def test_intervals_have_their_coverage_up_to_a_third_of_the_trials_and_end_at_ha
 def test_trials_without_a_result_are_refused(trials, message):
     with pytest.raises(ValueError, match=message):
         expected_best(trials)
+
+
+def test_a_value_in_the_nearest_twentieth_of_its_range_lies_at_an_edge():
+    linear = {0.0: "lower", 0.14: "lower", 0.16: "", 1.5: "", 2.84: "", 2.86: "upper", 3.0: "upper"}
+    for value, side in linear.items():
+        assert edge(value, 0.0, 3.0, log=False) == side
+        assert edge(10**value, 1.0, 1000.0, log=True) == side

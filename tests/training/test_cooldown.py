@@ -48,6 +48,15 @@ def test_the_rate_falls_linearly_to_zero_over_the_last_share_of_the_budget():
     assert rates == pytest.approx([1, 1, 0.75, 0.5, 0.25, 0, 0])
 
 
+def test_a_warm_up_by_share_is_that_of_as_many_updates_of_a_run_of_known_length():
+    """A fifth of 100 updates is 20 updates, whatever the decay."""
+    for decay in ("inverse_sqrt", "constant"):
+        share = OptimizerOptions(lr=1.0, warmup_share=0.2, decay=decay)
+        updates = OptimizerOptions(lr=1.0, warmup_updates=20, decay=decay)
+        for update in range(1, 101):
+            assert share.rate(7, update / 100) == pytest.approx(updates.rate(update))
+
+
 @pytest.mark.parametrize("unit", ["updates", "audio_hours"])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_rate_follows_the_budget_that_is_spent(corpus, tmp_path, unit, processes):
