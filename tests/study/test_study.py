@@ -22,6 +22,7 @@ from asr.encoders import ENCODERS
 from asr.formatting import digits
 from asr.locks import is_taken, take
 from asr.study import Selection, devices, matrix, read_study, run_study, status
+from asr.study.budgets import plan_of_runs
 from asr.study.plan import Plan, draw
 from asr.study.processes import Children, InheritedLocks
 from asr.study.schema import Range
@@ -318,7 +319,9 @@ def test_separate_budgets_are_runs_of_their_own_each_tested_once(tmp_path):
 
 
 def test_a_failed_trial_is_a_result_with_reason_and_cost_and_is_never_chosen(tmp_path):
-    best = min((u.recipe for u in Plan(study()).trials if u.arm == "lstm"), key=wer_of)
+    best = min(
+        (u.recipe for u in plan_of_runs(study(), None, None).trials if u.arm == "lstm"), key=wer_of
+    )
 
     def fails(verb, recipe):
         return 2 * (verb == "train" and recipe == best)
@@ -351,7 +354,8 @@ def test_the_best_trial_has_the_lowest_rate_of_the_metric_that_chose_its_model(t
 
 @pytest.mark.parametrize("damage", ["process", "ledger", "result"])
 def test_an_error_in_one_unit_fails_this_unit_alone(tmp_path, damage):
-    worst = max((u.recipe for u in Plan(study()).trials if u.arm == "lstm"), key=wer_of)
+    plan = plan_of_runs(study(), None, None)
+    worst = max((u.recipe for u in plan.trials if u.arm == "lstm"), key=wer_of)
 
     class Breaks(Fake):
         def carry_out(self, arguments, log):
@@ -441,7 +445,9 @@ def test_failed_units_are_retried_on_request_and_the_first_attempt_still_counts_
 
 
 def test_failures_of_one_arm_alone_are_not_retried_because_all_arms_are_tuned_alike(tmp_path):
-    best = min((u.recipe for u in Plan(study()).trials if u.arm == "lstm"), key=wer_of)
+    best = min(
+        (u.recipe for u in plan_of_runs(study(), None, None).trials if u.arm == "lstm"), key=wer_of
+    )
 
     def fails(verb, recipe):
         return 2 * (verb == "train" and recipe == best)
