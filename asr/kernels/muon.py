@@ -4,6 +4,8 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.kernels.linear import Linear
@@ -72,10 +74,22 @@ class Muon(torch.optim.AdamW):
         ahead = torch._foreach_lerp(gradients, momentum, MOMENTUM)  # Nesterov's look ahead
         rows, columns = weights[0].shape
         height = rows // group["parts"]
-        updates = orthogonal(torch.stack(ahead).view(-1, height, columns))
+        updates = _shared(torch.stack(ahead).view(-1, height, columns))
         updates *= -0.2 * max(height, columns) ** 0.5 * group["lr"]
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(weights, list(updates.view(-1, rows, columns)))
+
+
+def _shared(x: Tensor) -> Tensor:
+    """Returns ``orthogonal`` of (N, rows, columns); each data-parallel rank computes a part."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return orthogonal(x)
+    ranks = dist.get_world_size()
+    padded = F.pad(x, (0, 0, 0, 0, 0, -len(x) % ranks))
+    own = orthogonal(padded.chunk(ranks)[dist.get_rank()]).contiguous()
+    parts = [torch.empty_like(own) for _ in range(ranks)]
+    dist.all_gather(parts, own)
+    return torch.cat(parts)[: len(x)]
 
 
 def orthogonal(x: Tensor) -> Tensor:

@@ -56,10 +56,14 @@ def losses(folder):
     return [e["train_loss"] for e in read_ledger(folder) if e["event"] == "step"]
 
 
-@pytest.mark.parametrize("decoder", list(DECODERS))
-def test_two_processes_learn_what_one_learns(corpus, tmp_path, decoder):
+@pytest.mark.parametrize(
+    ("decoder", "algorithm"), [*((name, "adamw") for name in DECODERS), ("CTC", "muon")]
+)
+def test_two_processes_learn_what_one_learns(corpus, tmp_path, decoder, algorithm):
+    optimizer = {"lr": 3e-3, "warmup_updates": 5, "algorithm": algorithm}
     for processes in (1, 2):
-        train(given(corpus, processes, decoder=decoder), tmp_path / str(processes))
+        options = given(corpus, processes, decoder=decoder, optimizer=optimizer)
+        train(options, tmp_path / str(processes))
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert len(one) == 20
     assert two == pytest.approx(one, rel=1e-5)
