@@ -45,6 +45,7 @@ WORDS = (
     "its interval does not contain 0.",
     "Equal cost: the hours of devices in training, without tuning, differ by at most 10 %.",
     "Not enough evidence: the arms may be equal, or differ by an amount that matters.",
+    "Description: a comparison that the study did not plan. It decides nothing.",
     "Censored: a run that stopped before it reached the target; it is counted, not dropped.",
     "Real-time factor: seconds of recognition (features, encoder and search with the decoder) per "
     "second of audio.",
@@ -98,7 +99,7 @@ def compare(
     groups = groups if record is None else known_by_study(groups, record)
     caveat = "" if record is None else record.late_seeds()
     wanted = sorted(targets or (record.targets if record else ()), reverse=True)
-    registered = record is not None and wanted == sorted(record.targets, reverse=True) != []
+    registered = record is not None and record.registered_targets(wanted)
     found = [
         compare_arms(
             group,

@@ -141,6 +141,11 @@ class StudyRecord:
         """The registered target WERs on the validation split, as fractions."""
         return [target / 100 for target in self.plan.get("targets", [])]
 
+    def registered_targets(self, targets: Sequence[float]) -> bool:
+        """Whether targets were registered before the final runs ended."""
+        own = sorted(self.targets, reverse=True)
+        return bool(own) and list(targets) == own and not self.late("study.targets")
+
     @property
     def contrasts(self) -> list[Contrast] | None:
         """The planned contrasts; None if the study plans none, or planned them after its runs."""

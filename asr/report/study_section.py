@@ -1,6 +1,7 @@
 """Writes the section about a study: the plan, its total cost, and the gain from tuning."""
 
 from functools import partial
+from typing import Any
 
 from asr.document.blocks import Block, Picture, Section, Table, Text
 from asr.formatting import digits, listed, percent, percent_interval
@@ -35,6 +36,7 @@ def study_section(study: StudyRecord, broken: list[str]) -> Section:
             for name, arm in plan["arms"].items()
             if arm.get("ranges")
         ],
+        *[[f"contrast of {c['claim']}", _contrast(c)] for c in plan.get("contrasts", [])],
         ["chosen by", "lowest validation WER; the test split was not used"],
     ]
     blocks.append(Table(["", "value"], facts))
@@ -45,6 +47,15 @@ def study_section(study: StudyRecord, broken: list[str]) -> Section:
         *_costs(study),
         *_best(study),
     ]
+
+
+def _contrast(contrast: dict[str, Any]) -> str:
+    target = f" of {contrast['target']:g} % WER" if contrast["target"] else ""
+    role = "" if contrast["primary"] else "; does not decide"
+    return (
+        f"{contrast['subject']} (subject) and {contrast['reference']}: {contrast['estimator']}"
+        f"{target}, {contrast['unit']}, margin {contrast['margin']:g}{role}"
+    )
 
 
 def _ranges(ranges: dict[str, dict[str, float | str]]) -> str:

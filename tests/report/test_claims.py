@@ -166,9 +166,10 @@ def test_a_comparison_that_no_study_planned_has_no_verdict(tmp_path):
     assert verdict.words.startswith("not enough evidence: no study planned a contrast")
 
 
-def test_the_page_of_a_study_shows_its_contrast_and_calls_all_else_description(tmp_path):
+def planned_study(folder: Path, **options: Any) -> tuple[Path, dict[str, Any], list[Any]]:
+    """A study of three arms with a contrast of errors; its folder, registered tree and rows."""
     arms = {"lstm": "LSTM", "transformer": "Transformer", "gru": "GRU"}
-    folder = write_study(tmp_path / "study", arms, numbers=3)
+    write_study(folder, arms, numbers=3, **options)
     tree = json.loads((folder / "study.json").read_text())
     own = {**vars(ERRORS), "subject": "lstm", "reference": "transformer", "claim": "mine"}
     tree["resolved"]["study"] |= {"contrasts": [own], "targets": [20.0]}
@@ -177,6 +178,11 @@ def test_the_page_of_a_study_shows_its_contrast_and_calls_all_else_description(t
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     rows = [row | {"study_sha256": tree["study_sha256"]} for row in rows]
     write_lines(folder / "results.jsonl", rows)
+    return folder, tree, rows
+
+
+def test_the_page_of_a_study_shows_its_contrast_and_calls_all_else_description(tmp_path):
+    folder, tree, rows = planned_study(tmp_path / "study")
     result = compare([], tmp_path / "out", study=folder)
     assert result["claims"]["mine"].split(": ")[1].startswith("LSTM minus Transformer, test WER")
     page = (tmp_path / "out" / "report.md").read_text()
@@ -184,6 +190,7 @@ def test_the_page_of_a_study_shows_its_contrast_and_calls_all_else_description(t
     assert line.endswith("not planned: description |")
     assert "The study planned 1 of the 3 differences." in page
     assert "No study registered these targets" not in page
+    assert "| contrast of mine | lstm (subject) and transformer: errors, points, margin 2 |" in page
     tree["amendments"] = [
         {"time": "2026-03-03", "from_sha256": "e" * 64, "changed": ["study.contrasts"]}
     ]
@@ -194,6 +201,18 @@ def test_the_page_of_a_study_shows_its_contrast_and_calls_all_else_description(t
     assert "mine" not in compare([], tmp_path / "late", study=folder)["claims"]
     page = (tmp_path / "late" / "report.md").read_text()
     assert "Contrasts or targets were amended when results could be seen (2026-03-03" in page
+
+
+def test_a_contrast_is_tested_at_the_largest_of_separate_budgets_alone(tmp_path):
+    folder, *_ = planned_study(tmp_path / "study", separate=True)
+    result = compare([], tmp_path / "out", study=folder)
+    small, large = (answer[0] for answer in result["answer"])
+    assert small.startswith("The study planned no comparison of errors. Measured")
+    assert not large.startswith("The study planned no")
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "planned 0 of the 3 differences at this budget" in page
+    assert "planned 1 of the 3 differences at this budget" in page
+    assert page.count("LSTM minus Transformer, test WER") == 2  # at a glance, and its section
 
 
 # --- C2, C4 and C5 ---
