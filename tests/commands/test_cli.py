@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -722,8 +722,8 @@ def test_the_help_of_preparing_lists_the_options_of_every_corpus(capsys):
     out = capsys.readouterr().out
     for name, kind in CORPORA.items():
         assert f"\n  {name}\n" in out
-        for key in kind.__dataclass_fields__:
-            assert f"--{key} (" in out
+        for key in fields(kind):
+            assert f"--{key.name} (" in out
 
 
 def test_a_closed_pipe_is_no_error():
