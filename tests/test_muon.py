@@ -14,6 +14,10 @@ from tests.test_model import tiny_model
 CPU = torch.device("cpu")
 
 
+class OwnLSTM(nn.LSTM):
+    """A user's kind of LSTM."""
+
+
 class Net(nn.Module):
     """A hidden matrix, stacked matrices, gates, and weights that are AdamW's."""
 
@@ -23,7 +27,7 @@ class Net(nn.Module):
         xavier(self.hidden, self.tokens)
         xavier(self.stacked, parts=2)
         self.tokens.parts = 0
-        self.lstm, self.gru = nn.LSTM(12, 5), nn.GRU(12, 5)
+        self.lstm, self.gru, self.rnn = OwnLSTM(12, 5), nn.GRU(12, 5), nn.RNN(12, 5)
         self.filters, self.embedding = nn.Conv2d(1, 3, 3), nn.Embedding(4, 12)
 
 

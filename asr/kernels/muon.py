@@ -13,7 +13,6 @@ from asr.kernels.linear import Linear
 MOMENTUM = 0.95
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the odd polynomial of degree five, by Jordan et al.
-GATES = {nn.LSTM: 4, nn.GRU: 3}  # matrices of equal height in a weight
 
 
 class Muon(torch.optim.AdamW):
@@ -111,10 +110,11 @@ def _matrices(model: nn.Module) -> dict[Tensor, int]:
     """Returns the weights that Muon updates, and the number of matrices in each."""
     found: dict[Tensor, int] = {}
     for module in model.modules():
-        if isinstance(module, nn.RNNBase):
+        if isinstance(module, nn.LSTM | nn.GRU):
+            gates = 4 if isinstance(module, nn.LSTM) else 3
             for name, weight in module.named_parameters(recurse=False):
-                if name.startswith("weight"):
-                    found[weight] = GATES[type(module)]
+                if name.startswith(("weight_ih", "weight_hh")):
+                    found[weight] = gates
         elif isinstance(module, Linear) and module.parts:
             found[module.weight] = module.parts
     return {weight: number for weight, number in found.items() if weight.requires_grad}

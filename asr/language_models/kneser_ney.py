@@ -186,11 +186,11 @@ def _discounts(adjusted: np.ndarray, order: int) -> np.ndarray:
     """Returns (4,) discounts of counts of 0, 1, 2, and 3 or more, from (G,) adjusted counts.
 
     Equation 26 of Chen and Goodman. It gives no usable value if too few n-grams have one of the
-    counts 1 to 3, as in small texts and among n-grams of characters of low order; FALLBACK is used
+    counts 1 to 4, as in small texts and among n-grams of characters of low order; FALLBACK is used
     then.
     """
     n1, n2, n3, n4 = np.bincount(adjusted[adjusted < 5], minlength=5)[1:5].tolist()
-    if n1 and n2 and n3:
+    if n1 and n2 and n3 and n4:  # without n4, counts of 3 would lose all their mass
         share = n1 / (n1 + 2 * n2)
         found = [k - (k + 1) * share * b / a for k, a, b in ((1, n1, n2), (2, n2, n3), (3, n3, n4))]
         if min(found) > 0:

@@ -1,5 +1,6 @@
 """Contrasts that are planned before they are measured, and the decision that follows from one."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,11 +40,13 @@ class Contrast:
         cost = self.estimator == "cost to a target"
         if self.subject == self.reference:
             raise ValueError(f"{where}: compares an arm with itself; name two arms")
-        if cost != (self.target is not None):
-            raise ValueError(f"{where}: a cost needs a target, and errors have none")
+        if cost and self.target is None:
+            raise ValueError(f"{where}: {self.estimator} needs target, a validation WER in percent")
+        if self.target is not None and not cost:
+            raise ValueError(f"{where}: target {self.target:g}: errors have none; leave it out")
         if cost == (self.unit == "points"):
             raise ValueError(f"{where}: unit {self.unit} does not fit the estimator")
-        if not self.margin > cost:
+        if not cost < self.margin < math.inf:
             least = "a ratio above 1" if cost else "points above 0"
             raise ValueError(f"{where}: margin {self.margin:g}: expects {least}")
 

@@ -59,7 +59,8 @@ def _of(contrast: Contrast, plan: Plan) -> tuple[str, str]:
         floor, needed = least_log_rank(seeds, seeds), seeds_to_decide(number)
         head += f"): p is at least {floor:.2g} of {1 - level:.2g} allowed"
         if floor >= 1 - level:
-            return head, f"give {needed} seeds or fewer contrasts"
+            fewer = " or fewer contrasts" if floor < 1 - LEVEL else ""
+            return head, f"give {needed} seeds{fewer}"
         errors = [scatter * math.sqrt(2 / seeds) for scatter in SCATTERS]
         low, high = (math.exp(e * detectable_shift(2 * seeds - 2, level)) for e in errors)
         told = f"{head}; detectable {digits(low)} to {digits(high)} times"
@@ -67,6 +68,8 @@ def _of(contrast: Contrast, plan: Plan) -> tuple[str, str]:
     if seeds < MIN_SEEDS:
         return f"{head})", f"give {MIN_SEEDS} seeds or more"
     split = _split(plan)
+    if not split:
+        head += ", speakers and words not known before the corpus is prepared"
     speakers, words = split.get("speakers", math.inf), split.get("words", math.inf)
     if split:
         head += f", {speakers} speakers, {words:,} words"
@@ -79,6 +82,8 @@ def _of(contrast: Contrast, plan: Plan) -> tuple[str, str]:
         found.append(error * detectable_shift(freedom, level))
     head += f"): detectable {100 * found[0]:.2g} to {100 * found[1]:.2g} points at {100 * rate:g} %"
     head += f" WER, margin {contrast.margin:g}"
+    if 100 * found[0] > contrast.margin:
+        head += ", which is too small to find the arms equivalent"
     return head, "give more seeds, speakers or words" if found[0] >= rate else ""
 
 

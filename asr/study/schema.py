@@ -190,7 +190,7 @@ class Study:
             if (number := primary[contrast.claim]) != 1:
                 raise ValueError(
                     f"contrasts: {contrast.claim} has {number} primary contrasts; set primary: "
-                    "false in all but one"
+                    "false in all but one of them"
                 )
             if contrast.claim in PROBED:
                 raise ValueError(

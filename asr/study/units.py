@@ -232,7 +232,7 @@ def _point(row: dict[str, Any], run: Run, name: str, budget: Budget) -> dict[str
     """
     ((key, limit),) = ((k, v) for k, v in vars(budget).items() if v is not None)
     within = [p for p in run.points if (getattr(p, key) or 0.0) <= NEAR * limit]
-    last = within[-1] if within and getattr(within[-1], key) * NEAR >= limit else None
+    last = within[-1] if within and (getattr(within[-1], key) or 0.0) * NEAR >= limit else None
     return row | {
         "role": "point",
         "budget": name,

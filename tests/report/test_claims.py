@@ -74,7 +74,7 @@ def test_an_interval_and_its_margin_decide(low, high, margin, decision):
     ("changes", "message"),
     [
         ({"reference": "LSTM"}, "compares an arm with itself"),
-        ({"target": 5}, "a cost needs a target, and errors have none"),
+        ({"target": 5}, "target 5: errors have none; leave it out"),
         ({"unit": "updates"}, "unit updates does not fit"),
         ({"margin": 0}, "expects points above 0"),
         ({**vars(COST), "margin": 1}, "expects a ratio above 1"),
