@@ -139,7 +139,7 @@ def test_a_mistake_in_a_study_names_the_key(changes, message):
         ({"seeds": [1, 2, 3]}, 4, "give a split with 5 speakers or more"),
         ({"seeds": [1, 2, 3], "targets": [0.01]}, 5, "give more seeds, speakers or words"),
         ({"seeds": [1, 2, 3], "targets": [20]}, 20, ""),
-        (contrasts({**COST, "target": 20}) | {"seeds": [1, 2, 3]}, 20, "give 4 seeds; or set descriptive"),
+        (contrasts({**COST, "target": 20}) | {"seeds": [1, 2, 3]}, 20, "give 4 seeds"),
         (contrasts({**COST, "target": 20}) | {"seeds": [1, 2, 3, 4]}, 20, ""),
     ],
 )
