@@ -76,8 +76,9 @@ def bandwidth(found: Sequence[Evidence], probes: Probes) -> Verdict:
         "for" if low > HALF else "against" if high < HALF else "not enough evidence"
     )
     why = times_doubted(probes, "roofline")
-    if low > 1:
-        why = "the weights lie in a cache, whose bandwidth was not measured"
+    if high > 1:  # memory cannot deliver the weights in less than its own time
+        where = "lie" if low > 1 else "may lie"
+        why = f"the weights {where} in a cache, whose bandwidth was not measured"
     decision = "not enough evidence" if why else decision
     return conclude("C5", decision, told, _machine(probes["roofline"].machine), why)
 
@@ -129,9 +130,10 @@ BANDWIDTH = Rule(
         f"The verdict is that of one step of an LSTM of {WIDTH} cells at batch 1: the time that it "
         "takes to read the recurrent weights at the measured bandwidth of memory, as a share of "
         "the time of the step. Its interval is the share up to 1.25 times smaller or larger.",
-        "The finding is ‘for’ if the whole interval is above 50 %, and ‘against’ if it is below. A "
-        "share above 100 % means that the weights lie in a cache. The bandwidth of the cache was "
-        "not measured, so there is not enough evidence. Other widths and batches are description.",
+        "The finding is ‘for’ if the whole interval is between 50 and 100 %, and ‘against’ if it is "
+        "below 50 %. Shares above 100 % mean that the weights lie in a cache. The bandwidth of the "
+        "cache was not measured, so an interval that holds such shares is not enough evidence. "
+        "Other widths and batches are description.",
     ),
     bandwidth,
 )

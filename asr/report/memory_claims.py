@@ -31,25 +31,31 @@ def _reach(
     claim: str, rows: Sequence[Attempt], arm: str, wanted: int, reached: Decision, missed: Decision
 ) -> Verdict:
     """The verdict from the longest lag that an arm solves; ``wanted`` is the lag of the claim."""
-    rows = [row for row in _with_median(rows) if row.task == TASK]
-    own = [row for row in rows if row.arm == arm]
+    rows = [row for row in rows if row.task == TASK]
+    own = _with_median([row for row in rows if row.arm == arm])
     if not own:
         command = f'{PROBES["horizon"].command} --tasks {TASK} --arms "{arm}" --lags {wanted}'
         return unmeasured(claim, f"{arm} not measured with {SEEDS} seeds on {TASK}", command)
-    longest, updates = horizon(own, AXIS) or 0, max(row.budget_updates for row in own)
+    longest = horizon(own, AXIS) or 0
+    far = [row.lag for row in own if row.lag >= wanted]
+    # The lag that decides: the longest one solved, or else the first one missed from wanted on.
+    lag = longest if longest >= wanted or not far else min(far)
+    here = [row for row in own if row.lag == lag] or own
+    updates = min(row.budget_updates for row in here)
     told = f"{arm}, longest lag solved after training on lags up to it, {longest:,} steps (exact, "
-    told += f"median of {len({row.seed for row in own})} seeds, {updates:,} updates), "
-    told += f"threshold {wanted:,}"
-    others = [[row for row in rows if row.arm == name] for name in {r.arm for r in rows} - {arm}]
+    told += f"median of {len({row.seed for row in here})} seeds, {updates:,} updates"
+    told += f" at a lag of {lag:,}" * (lag > longest) + f"), threshold {wanted:,}"
+    equal = _with_median([r for r in rows if r.arm != arm and r.budget_updates == updates])
+    others = [[row for row in equal if row.arm == name] for name in {row.arm for row in equal}]
     decision, why = reached, ""
     if longest < wanted:
         decision = "not enough evidence"
-        if longest == max(row.lag for row in own):
-            why = f"no lag above {longest:,} was tried"
+        if not far:
+            why = f"no lag of {wanted:,} or more was tried"
         elif updates < ENOUGH_UPDATES:
             why = f"a longer lag was not learnt, but {ENOUGH_UPDATES:,} updates might be enough"
-        elif all((horizon(other, AXIS) or 0) < wanted for other in others):
-            why = f"no arm solved a lag of {wanted:,}, so the task may be too hard"
+        elif all((horizon(other, AXIS) or 0) < lag for other in others):
+            why = f"no arm solved a lag of {lag:,} with equal updates, so the task may be too hard"
         else:
             decision = missed
     return conclude(claim, decision, told, own[0].device_name, why)
@@ -68,8 +74,9 @@ REACH = (
     "The task is latch-mixed: the lags of training go up to the lag of the test."
 )
 MISSED = (
-    f"A lag that is not solved decides only after {ENOUGH_UPDATES:,} updates, and only if another "
-    "arm solves it with the same updates. Otherwise the budget may be too small."
+    "The first lag that is missed, from that of the claim on, decides only after "
+    f"{ENOUGH_UPDATES:,} updates at this lag, and only if another arm solves it or a longer one "
+    "with the same updates. Otherwise the budget may be too small."
 )
 LSTM_MEMORY = Rule(
     "C3",
