@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from asr.report import compare, verdict
-from asr.report.cost_claims import parallel, running
+from asr.report.cost_claims import running
 from asr.report.disturbed import equal_costs, no_front, resource
 from asr.report.evidence import compare_arms
 from asr.report.groups import group_runs
@@ -19,7 +19,6 @@ from tests.run_folders import (
     CPU,
     CURVE,
     H200,
-    compared_layers,
     made,
     recorded,
     seeds,
@@ -164,7 +163,6 @@ def test_speeds_of_recognition_that_waited_for_a_core_are_not_compared(tmp_path)
 
 def test_times_of_a_probe_that_waited_for_a_core_decide_nothing(tmp_path):
     streams = stream("lstm-causal-small", 0.2, 10) + stream("transformer-causal-small", 0.6, 900)
-    write_probe(tmp_path, "scaling", [compared_layers("minlstm-lstm", 1000, 0.4)])
     write_probe(tmp_path, "streaming", streams)
     read = read_probes([tmp_path])
     for share, kind in ((0.05, "against"), (0.4, "not enough evidence")):
@@ -172,10 +170,9 @@ def test_times_of_a_probe_that_waited_for_a_core_decide_nothing(tmp_path):
             name: dataclasses.replace(one, machine={**one.machine, "core_wait_share": share})
             for name, one in read.items()
         }
-        for verdict_of in (running, parallel):
-            found = verdict_of([], probes)
-            assert found.kind == kind
-            assert ("waited for a core during 40 %" in found.words) == (share == 0.4)
+        found = running([], probes)
+        assert found.kind == kind
+        assert ("waited for a core during 40 %" in found.words) == (share == 0.4)
 
 
 @pytest.mark.parametrize(
