@@ -19,7 +19,9 @@ WIDTH, HALF = 512, 0.5  # cells of the step of C5; share of its time that makes 
 
 def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
     """The rule of C2, see ``RUNNING``."""
-    points = {_alike(point): point for point in rows_of(probes, "streaming")}
+    points: dict[tuple[object, ...], StreamPoint] = {
+        _alike(point): point for point in rows_of(probes, "streaming")
+    }
     pairs = [
         (points[STREAMS[0], *rest], reference)
         for (name, *rest), reference in points.items()
@@ -44,7 +46,7 @@ def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
     return replace(verdict, reasons=[f"Does not affect the verdict: state {state} (exact)."])
 
 
-def _alike(point: StreamPoint) -> tuple[str, str, int, int]:
+def _alike(point: StreamPoint) -> tuple[object, ...]:
     """An encoder without its size, then what two streams of C2 must share."""
     encoder, _, size = point.encoder.rpartition("-")
     return encoder, size, point.position, point.batch
