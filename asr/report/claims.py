@@ -23,5 +23,5 @@ def rule(claim: str) -> Rule:
 
 def judge(found: Sequence[Evidence], probes: Probes) -> list[Verdict]:
     """A verdict for every claim, whatever was measured."""
-    own = [contrast.claim for evidence in found for contrast in evidence.contrasts or ()]
+    own = [contrast.claim for evidence in found for contrast in evidence.planned]
     return [rule(claim).judge(found, probes) for claim in dict.fromkeys([*RULES, *own])]

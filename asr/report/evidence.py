@@ -10,7 +10,13 @@ from asr.report.costs import arm_wer
 from asr.report.disturbed import refused
 from asr.report.groups import Arm, Group
 from asr.statistics.bootstrap import bootstrap_interval, resampling_unit
-from asr.statistics.comparison import METHOD, Comparison, Statement, compare_all
+from asr.statistics.comparison import (
+    METHOD,
+    MIN_SEEDS,
+    Comparison,
+    Statement,
+    compare_all,
+)
 from asr.statistics.contrast import Contrast
 from asr.statistics.mpsswe import matched_pairs
 
@@ -70,7 +76,8 @@ class Evidence:
         intervals: interval of the WER of each arm, by label; None if the arm was not evaluated.
         method: how the arms were compared, in words; empty if they were not.
         caveat: a sentence that restricts what the intervals mean; empty if nothing does.
-        contrasts: what the study planned for this group; None if no study planned anything.
+        contrasts: the planned contrasts that this group measures; None if no study planned any.
+        planned: all planned contrasts of the study, whether they are measured or not.
     """
 
     group: Group
@@ -81,11 +88,12 @@ class Evidence:
     caveat: str = ""
     contrasts: Sequence[Contrast] | None = None
     registered: bool = False
+    planned: Sequence[Contrast] = ()
 
     @property
     def level(self) -> float:
         """Confidence level of one of all planned contrasts, by which all hold together."""
-        return 1 - (1 - LEVEL) / max(1, len(self.contrasts or ()))
+        return 1 - (1 - LEVEL) / max(1, len(self.planned))
 
     def arms(self, contrast: Contrast) -> tuple[Arm, Arm]:
         """Returns the subject and the reference of a contrast of this group."""
@@ -105,24 +113,27 @@ def compare_arms(
     *,
     contrasts: Sequence[Contrast] | None = None,
     registered: bool = False,
+    planned: Sequence[Contrast] | None = None,
 ) -> Evidence:
     """Compares all pairs of arms of a group.
 
     If a study planned contrasts, only these are tested, and all other pairs are description.
     Otherwise all pairs are one family, because the same results show which arm is the best.
+    ``planned`` are all contrasts of the study, by default those of this group. A contrast without
+    an arm keeps its share of false positives, so the level does not depend on what was measured.
     """
     tables = {arm.label: utterances(arm) for arm in group.arms}
-    family, level = None, LEVEL
+    planned = (contrasts or ()) if planned is None else planned
+    family = None
     if contrasts is not None:
         names = {arm.name: arm.label for arm in group.arms}
         contrasts = [c for c in contrasts if {c.subject, c.reference} <= names.keys()]
         errors = [c for c in contrasts if c.estimator == "errors"]
         family = {(names[c.reference], names[c.subject]): c.margin / 100 for c in errors}
-        if errors:  # the contrasts of costs have their share of false positives
-            level = 1 - (1 - LEVEL) * len(errors) / len(contrasts)
-    pairs, method = compare_group(group, tables, family, level)
+    pairs, method = compare_group(group, tables, family, len(planned))
     intervals = {arm.label: interval(arm, tables[arm.label]) for arm in group.arms}
-    return Evidence(group, list(targets), pairs, intervals, method, caveat, contrasts, registered)
+    wanted = list(targets)
+    return Evidence(group, wanted, pairs, intervals, method, caveat, contrasts, registered, planned)
 
 
 def utterances(arm: Arm) -> Utterances | None:
@@ -154,11 +165,12 @@ def compare_group(
     group: Group,
     tables: dict[str, Utterances | None],
     family: Mapping[tuple[str, str], float] | None = None,
-    level: float = LEVEL,
+    number: int = 0,
 ) -> tuple[list[Pair], str]:
     """Returns all pairs of arms, the lowest WER first, and the method of comparison in words.
 
-    ``family`` has the margins of the planned pairs; see ``compare_all``.
+    ``family`` has the margins of the planned pairs; see ``compare_all``. Each of the ``number``
+    planned contrasts, also one of costs or without runs, has an equal share of false positives.
     """
     arms = sorted(group.arms, key=lambda arm: (arm_wer(arm) is None, arm_wer(arm) or 0.0))
     reasons = {arm.label: _why_not_compared(arm, tables[arm.label]) for arm in arms}
@@ -177,6 +189,9 @@ def compare_group(
     comparisons: dict[tuple[str, str], Comparison] = {}
     if first is not None and len(usable) > 1:
         errors = {label: table.errors for label, table in usable.items()}
+        able = {label for label, seeds in errors.items() if len(seeds) >= MIN_SEEDS}
+        tested = sum(able.issuperset(pair) for pair in family or ())
+        level = 1 - (1 - LEVEL) * tested / number if tested else LEVEL
         comparisons = compare_all(errors, first.words, first.speakers, family=family, level=level)
     pairs = []
     for index, a in enumerate(arms):

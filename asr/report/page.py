@@ -107,6 +107,7 @@ def compare(
             caveat,
             contrasts=None if record is None else record.planned_for(group),
             registered=registered,
+            planned=None if record is None else record.contrasts,
         )
         for group in groups
     ]

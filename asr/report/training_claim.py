@@ -31,14 +31,28 @@ def planned(claim: str, *commands: str) -> Callable[[Sequence[Evidence], Probes]
     """
 
     def judge(found: Sequence[Evidence], probes: Probes) -> Verdict:
-        planned = [(e, c) for e in found for c in e.contrasts or () if c.claim == claim]
-        planned.sort(key=lambda pair: not pair[1].primary)
+        planned = list(dict.fromkeys(c for e in found for c in e.planned if c.claim == claim))
+        planned.sort(key=lambda contrast: not contrast.primary)
         if not planned:
             return unmeasured(claim, NOT_PLANNED, "asr study FILE (with contrasts)", *commands)
-        first, *others = [judged(evidence, contrast) for evidence, contrast in planned]
+        first, *others = [verdict for c in planned for verdict in _verdicts(c, found)]
         return replace(first, reasons=[f"Also planned: {other.words}." for other in others])
 
     return judge
+
+
+def _verdicts(contrast: Contrast, found: Sequence[Evidence]) -> list[Verdict]:
+    """A verdict from each group that measures the contrast, or one that says what is missing."""
+    if here := [e for e in found if contrast in (e.contrasts or ())]:
+        return [judged(evidence, contrast) for evidence in here]
+    known = {arm.name for evidence in found for arm in evidence.group.arms}
+    names = [name for name in (contrast.subject, contrast.reference) if name not in known]
+    why = listed([f"arm {name} has no finished run" for name in names])
+    why = why or (
+        f"arms {contrast.subject} and {contrast.reference} have no finished runs at the largest "
+        "budget that can be compared"
+    )
+    return [unmeasured(contrast.claim, why, "asr study FILE")]
 
 
 def judged(evidence: Evidence, contrast: Contrast) -> Verdict:
@@ -86,7 +100,7 @@ def _cost(evidence: Evidence, contrast: Contrast) -> Verdict:
         decision = decide(float(np.log(low)), float(np.log(high)), math.log(contrast.margin))
     why = ""
     if (least := least_log_rank(a.seeds, b.seeds)) >= 1 - evidence.level:
-        number = len(evidence.contrasts or ())
+        number = len(evidence.planned)
         why = f"{min(a.seeds, b.seeds)} seeds give no p below {digits(least, 2)}; "
         why += f"{seeds_to_decide(number)} seeds per arm could decide"
     elif not (all(a.reached) and all(b.reached)):

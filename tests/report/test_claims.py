@@ -142,6 +142,23 @@ def test_other_contrasts_and_pairs_do_not_turn_the_verdict(tmp_path):
     assert found.pairs[0].comparison.difference.level == pytest.approx(0.975)  # two contrasts
 
 
+def test_a_primary_contrast_without_an_arm_decides_nothing_and_keeps_its_share_of_the_level(
+    tmp_path,
+):
+    """The secondary contrast would be clear; its level is that of two registered contrasts."""
+    planned_ = (replace(ERRORS, subject="GRU"), replace(ERRORS, primary=False))
+    found = evidence(tmp_path, ("LSTM", 0.2, 1.0), ("Transformer", 0.1, 1.0), contrasts=planned_)
+    verdict = planned("C1")([found], {})
+    assert verdict.words == "not enough evidence: arm GRU has no finished run"
+    assert verdict.reasons[0].startswith("Also planned: for: LSTM minus Transformer")
+    assert found.pairs[0].comparison.difference.level == pytest.approx(0.975)
+    assert found.level == pytest.approx(0.975)
+    alone = evidence(
+        tmp_path / "b", ("LSTM", 0.2, 1.0), ("Transformer", 0.1, 1.0), contrasts=planned_[:1]
+    )
+    assert "no study planned" not in planned("C1")([alone], {}).words
+
+
 def test_a_target_that_some_runs_did_not_reach_is_no_reason_to_leave_them_out(tmp_path):
     """No run of the LSTM reached the target, so the ratio has no upper bound."""
     never = tuple((wall, 0.5) for wall, _ in CURVE)
