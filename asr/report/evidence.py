@@ -1,7 +1,7 @@
 """Computes an interval for the WER of each arm, and compares all pairs of arms of a group."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -78,6 +78,7 @@ class Evidence:
         caveat: a sentence that restricts what the intervals mean; empty if nothing does.
         contrasts: the planned contrasts that this group measures; None if no study planned any.
         planned: all planned contrasts of the study, whether they are measured or not.
+        seeds: the registered seeds; empty without a study.
     """
 
     group: Group
@@ -89,6 +90,7 @@ class Evidence:
     contrasts: Sequence[Contrast] | None = None
     registered: bool = False
     planned: Sequence[Contrast] = ()
+    seeds: Sequence[int] = ()
 
     @property
     def level(self) -> float:
@@ -99,6 +101,26 @@ class Evidence:
         """Returns the subject and the reference of a contrast of this group."""
         named = {arm.name: arm for arm in self.group.arms}
         return named[contrast.subject], named[contrast.reference]
+
+    def undecided(self, contrast: Contrast) -> str:
+        """Why the seeds of a contrast allow no verdict; empty if they allow one.
+
+        A verdict needs all registered seeds and no others: who may look after each seed, and stop,
+        finds false differences more often. Errors have no value for a seed that failed, and those
+        that remain are a biased sample. In a cost, a failed seed is one that never got there.
+        """
+        why = []
+        for arm in self.arms(contrast):
+            done = {run.seed for run in arm.runs}
+            failed = {run.seed for run in arm.failed} - done
+            for words, found in (
+                ("that have not ended", set(self.seeds) - done - failed),
+                ("that are not registered", done - set(self.seeds) if self.seeds else set()),
+                ("that failed", failed if contrast.estimator == "errors" else set()),
+            ):
+                if found:
+                    why.append(f"seeds of {arm.label} {words}: {listed(sorted(map(str, found)))}")
+        return "; ".join(why)
 
     def pair(self, a: Arm, b: Arm) -> Pair:
         """Returns the pair of these two arms, which may be given in either order."""
@@ -114,6 +136,7 @@ def compare_arms(
     contrasts: Sequence[Contrast] | None = None,
     registered: bool = False,
     planned: Sequence[Contrast] | None = None,
+    seeds: Sequence[int] = (),
 ) -> Evidence:
     """Compares all pairs of arms of a group.
 
@@ -121,6 +144,7 @@ def compare_arms(
     Otherwise all pairs are one family, because the same results show which arm is the best.
     ``planned`` are all contrasts of the study, by default those of this group. A contrast without
     an arm keeps its share of false positives, so the level does not depend on what was measured.
+    A planned pair gets no statement before all registered ``seeds`` have ended, see ``undecided``.
     """
     tables = {arm.label: utterances(arm) for arm in group.arms}
     planned = (contrasts or ()) if planned is None else planned
@@ -133,7 +157,22 @@ def compare_arms(
     pairs, method = compare_group(group, tables, family, len(planned))
     intervals = {arm.label: interval(arm, tables[arm.label]) for arm in group.arms}
     wanted = list(targets)
-    return Evidence(group, wanted, pairs, intervals, method, caveat, contrasts, registered, planned)
+    found = Evidence(
+        group, wanted, pairs, intervals, method, caveat, contrasts, registered, planned, seeds
+    )
+    for contrast in contrasts or ():
+        if contrast.estimator == "errors" and (why := found.undecided(contrast)):
+            pair = found.pair(*found.arms(contrast))
+            pairs[pairs.index(pair)] = _unstated(pair, why)
+    return found
+
+
+def _unstated(pair: Pair, why: str) -> Pair:
+    """The pair with its difference as a description."""
+    if pair.comparison is None:
+        return pair
+    told = replace(pair.comparison, statement="not enough evidence", reason=why)
+    return replace(pair, comparison=told, reason=why)
 
 
 def utterances(arm: Arm) -> Utterances | None:

@@ -97,7 +97,7 @@ def compare(
     folders = [Path(run) for run in runs] or ([] if record is None else record.final_runs)
     groups = read_groups(folders, split, by_budget=record is not None and record.by_budget)
     groups = groups if record is None else known_by_study(groups, record)
-    caveat = "" if record is None else record.late_seeds()
+    caveat = "" if record is None else record.late_plan()
     wanted = sorted(targets or (record.targets if record else ()), reverse=True)
     registered = record is not None and record.registered_targets(wanted)
     found = [
@@ -108,6 +108,7 @@ def compare(
             contrasts=None if record is None else record.planned_for(group),
             registered=registered,
             planned=None if record is None else record.contrasts,
+            seeds=() if record is None else record.plan["seeds"],
         )
         for group in groups
     ]

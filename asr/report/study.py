@@ -23,6 +23,7 @@ Row = dict[str, Any]  # a line of results.jsonl
 
 FAILED, DONE = "failed", "done"  # status of a row
 FAILED_WER = 1.0  # WER of a failed trial: the WER of empty output
+DECIDING = ("contrasts", "targets", "seeds", "split", "budgets")  # keys that a verdict rests on
 KEYS = ("name", "study_sha256", "registered", "amendments", "resolved")
 
 
@@ -142,7 +143,7 @@ class StudyRecord:
         return [target / 100 for target in self.plan.get("targets", [])]
 
     def registered_targets(self, targets: Sequence[float]) -> bool:
-        """Whether targets were registered before the final runs ended."""
+        """Whether targets were registered before the first run began."""
         own = sorted(self.targets, reverse=True)
         return bool(own) and list(targets) == own and not self.late("study.targets")
 
@@ -216,28 +217,31 @@ class StudyRecord:
         return flatten(self.recipes[row["arm"]]) | own
 
     def late(self, *keys: str) -> str:
-        """When keys of the file were amended after final runs had ended; empty if never."""
+        """When keys of the file were amended after a trial or a run had begun; empty if never."""
         earlier, late = set(), []
         for amendment in self.registered["amendments"]:
             earlier.add(amendment["from_sha256"])
-            finals = [row for row in self.rows if row["role"] == "final"]
-            known = sum(row["study_sha256"] in earlier for row in finals)
-            if known and set(keys) & set(amendment["changed"]):
-                late.append(f"{amendment['time']}, after {known} final runs")
+            ended = sum(row["study_sha256"] in earlier for row in self.ended)
+            known = max(ended, amendment.get("begun", 0))  # earlier versions did not count these
+            changed = any(f"{c}.".startswith(f"{k}.") for c in amendment["changed"] for k in keys)
+            if known and changed:
+                late.append(f"{amendment['time']}, after {known} trials and runs")
         return listed(late)
 
-    def late_seeds(self) -> str:
-        """A warning if the seeds were amended after final runs had ended; otherwise empty.
+    def late_plan(self) -> str:
+        """A warning if what decides was amended after a run had begun; otherwise empty.
 
         Adding seeds until a difference is significant raises the rate of false findings above the
         level (optional stopping: Armitage, McPherson and Rowe, J. R. Stat. Soc. A 132, 1969).
         """
-        if not (late := self.late("study.seeds")):
+        names = [name for name in DECIDING if self.late(f"study.{name}")]
+        if not names:
             return ""
+        late = self.late(*(f"study.{name}" for name in names))
         return (
-            f"The seeds were amended when results could be seen ({late}). If the results "
-            "were the reason, false differences are more frequent than the level and p say "
-            "(optional stopping)."
+            f"The {listed(names)} {'was' if names == ['split'] else 'were'} amended when results "
+            f"could be seen ({late}). If the results were the reason, false differences are more "
+            f"frequent than the level and p say{' (optional stopping)' * ('seeds' in names)}."
         )
 
     def remarks(self) -> list[str]:
@@ -247,10 +251,8 @@ class StudyRecord:
             f"Amended {amendment['time']}: {listed(amendment['changed'])}."
             for amendment in registered["amendments"]
         ]
-        if late := self.late_seeds():
+        if late := self.late_plan():
             found.append(late)
-        if late := self.late("study.contrasts", "study.targets"):
-            found.append(f"Contrasts or targets were amended when results could be seen ({late}).")
         earlier = sum(row["study_sha256"] != registered["study_sha256"] for row in self.rows)
         if earlier:
             found.append(f"Results made under an earlier version of the file: {earlier}.")

@@ -73,7 +73,9 @@ def _errors(evidence: Evidence, contrast: Contrast) -> Verdict:
         told += f"margin {contrast.margin:g}"
         if found.decidable and any(found.rates):
             told += f", detectable {100 * found.detectable:.2f} points"
-            decision, why = decide(low, high, contrast.margin / 100), evidence.caveat
+            decision = decide(low, high, contrast.margin / 100)
+            if why := _barred(evidence, contrast):
+                decision = "not enough evidence"
     return conclude(contrast.claim, decision, told, _machine(evidence), why)
 
 
@@ -108,9 +110,14 @@ def _cost(evidence: Evidence, contrast: Contrast) -> Verdict:
             f"{arm.label} {sum(c.reached)} of {c.seeds}" for arm, c in zip(arms, costs, strict=True)
         ]
         why = f"seeds that reached the target: {listed(came)}"
-    return conclude(
-        claim, decision, told, machine, listed([w for w in (why, evidence.caveat) if w])
-    )
+    if barred := _barred(evidence, contrast):
+        decision, why = "not enough evidence", barred
+    return conclude(claim, decision, told, machine, why)
+
+
+def _barred(evidence: Evidence, contrast: Contrast) -> str:
+    """Why there is no verdict, whatever the interval says; empty if nothing forbids one."""
+    return "; ".join(filter(None, (evidence.undecided(contrast), evidence.caveat)))
 
 
 def _machine(evidence: Evidence) -> str:
@@ -123,7 +130,8 @@ def _machine(evidence: Evidence) -> str:
 PLANNED = (
     "The verdict is that of the primary contrast of the study, which is registered before the "
     "first run with its arms, estimator, unit and margin. The subject is the arm that errs more, "
-    "or costs more, according to the claim."
+    "or costs more, according to the claim. There is no verdict before all registered seeds of "
+    "both arms have ended, nor if the plan was amended after the first run had begun."
 )
 DECISIONS = (
     "‘Equivalent’: the whole interval lies within the margin. Otherwise ‘for’: the whole interval "
@@ -137,7 +145,8 @@ TRAINING = Rule(
     (
         PLANNED,
         (
-            "Errors: the difference of the WERs on the evaluated split, at the largest budget.",
+            "Errors: the difference of the WERs on the evaluated split, at the largest budget. If "
+            "a seed failed, there is not enough evidence.",
             "Cost to a target: the ratio of the costs to the registered validation WER. Its "
             "interval holds the ratios that a log-rank permutation test over seeds does not "
             "reject (Wei and Gail, 1983). Runs that stopped before the target are censored.",

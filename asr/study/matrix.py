@@ -28,7 +28,7 @@ from asr.study.budgets import plan_of_runs
 from asr.study.outlook import check
 from asr.study.plan import Plan, Unit
 from asr.study.processes import Children
-from asr.study.registration import DECODING, read_registration, register
+from asr.study.registration import DECODING, differences, read_registration, register
 from asr.study.schema import Study
 from asr.study.units import perform, read_result
 
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 # Time reserved at the end of ``--minutes``, at most a fifth of it: two thirds for the runs to save
 # (then they are killed), and one third to write the results.
 SAVING_SECONDS = 30.0
+# Keys on which it depends whether the contrasts can decide; an amendment of them is checked again.
+PROMISED = {f"study.{key}" for key in ("contrasts", "seeds", "split", "targets", "descriptive")}
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,15 @@ def run_study(
             "repeated, but all arms must be tuned equally; leave --arms out"
         )
     recipe = plan.any_recipe()
-    if registered is None:
+    new = registered is None or (amend and not PROMISED.isdisjoint(differences(plan, registered)))
+    if new:
         check(plan)
     wanted = study.threads or devices.shared_threads(recipe.trainer, workers)
     _room(recipe, (registered or {}).get("threads", wanted), workers)
     folder.mkdir(parents=True, exist_ok=True)
     with waiting_for(folder / ".register.lock"):
         rows_sha256 = _prepared(study, recipe)
-        if registered is None:
+        if new:
             check(plan)  # now the speakers and words are known
         registered = register(plan, folder, wanted, rows_sha256, amend)
         if retry:

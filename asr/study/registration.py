@@ -17,6 +17,7 @@ from asr.study.units import chosen
 
 DECODING = "decoding_seconds"  # key of the time that decoding took before the runs
 ADDED: Tree = {"contrasts": [], "descriptive": False}  # keys that earlier versions did not have
+RECIPES = "*s/*/*/recipe.yaml"  # of each trial and run that has begun, in a study's folder
 NAMED = 3  # number of differing keys that an error names
 
 
@@ -128,7 +129,10 @@ def register(
             )
         _check_units(plan, folder, changed)
         earlier = registered["study_sha256"]
-        registered["amendments"].append({"time": now, "from_sha256": earlier, "changed": changed})
+        begun = sum(1 for _ in folder.glob(RECIPES))
+        registered["amendments"].append(
+            {"time": now, "from_sha256": earlier, "changed": changed, "begun": begun}
+        )
         registered |= {"study_sha256": checksum(tree), "resolved": tree}
     write(folder / "study.json", json.dumps(registered, indent=1))
     return registered
@@ -156,7 +160,7 @@ def _check_units(plan: Plan, folder: Path, changed: list[str]) -> None:
     for arm in plan.arms:
         if (settings := chosen(plan, folder, arm)) is not None:
             kept |= {unit.folder: unit for unit in plan.finals(arm, settings)}
-    for path in sorted(folder.glob("*s/*/*/recipe.yaml")):
+    for path in sorted(folder.glob(RECIPES)):
         unit = kept.get(path.parent.relative_to(folder))
         if unit is None or strict_yaml.load_file(path) != unit.recipe:
             raise ValueError(

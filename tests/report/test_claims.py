@@ -219,7 +219,35 @@ def test_the_page_of_a_study_shows_its_contrast_and_calls_all_else_description(t
     write_lines(folder / "results.jsonl", early)
     assert "mine" not in compare([], tmp_path / "late", study=folder)["claims"]
     page = (tmp_path / "late" / "report.md").read_text()
-    assert "Contrasts or targets were amended when results could be seen (2026-03-03" in page
+    assert "The contrasts were amended when results could be seen (2026-03-03" in page
+
+
+@pytest.mark.parametrize("spoil", ["missing", "failed", "late"])
+def test_a_study_has_no_verdict_unless_all_its_registered_seeds_have_ended(tmp_path, spoil):
+    folder, tree, rows = planned_study(tmp_path / "study")
+    before = compare([], tmp_path / "before", study=folder)
+    assert before["claims"]["mine"].startswith("against: ")
+    if spoil == "missing":
+        tree["resolved"]["study"]["seeds"] = [1, 2, 3, 4]
+        said = "(seeds of LSTM that have not ended: 4; seeds of Transformer that have not ended: 4)"
+    elif spoil == "failed":
+        tree["resolved"]["study"]["seeds"] = [1, 2, 3, 4]
+        failed = [r for r in rows if r["role"] == "final" and r["seed"] == 3]
+        lost = {"status": "failed", "reason": "diverged", "test_wer": None, "seed": 4}
+        rows += [r | lost | {"run": r["run"].replace("seed3", "seed4")} for r in failed]
+        said = "(seeds of LSTM that failed: 4; seeds of Transformer that failed: 4)"
+    else:
+        tree["amendments"] = [
+            {"time": "2026-03-03", "from_sha256": "e" * 64, "changed": ["study.seeds"], "begun": 9}
+        ]
+        said = "(The seeds were amended when results could be seen (2026-03-03, after 9 trials"
+    tree["study_sha256"] = checksum(tree["resolved"])
+    (folder / "study.json").write_text(json.dumps(tree))
+    write_lines(folder / "results.jsonl", rows)
+    result = compare([], tmp_path / "out", study=folder)
+    assert result["claims"]["mine"].startswith("not enough evidence: LSTM minus Transformer, test")
+    assert said in result["claims"]["mine"]
+    assert ("significant" in result["answer"][0][0]) == (spoil == "late")
 
 
 def test_a_contrast_is_tested_at_the_largest_of_separate_budgets_alone(tmp_path):

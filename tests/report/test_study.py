@@ -234,7 +234,7 @@ def test_seeds_added_after_final_runs_are_named_beside_the_answer_and_the_differ
     assert not any("optional stopping" in line for line in read_record(folder).remarks())
     new = [r | ({"study_sha256": "e" * 64} if r.get("seed") == 1 else {}) for r in rows(folder)]
     write_lines(folder / "results.jsonl", new)
-    said = "The seeds were amended when results could be seen (2026-03-03, after 2 final runs)"
+    said = "The seeds were amended when results could be seen (2026-03-03, after 2 trials and runs)"
     result = compare([], tmp_path / "out", study=folder)
     assert said in result["answer"][0][0]
     assert "significant" in result["answer"][0][0]
@@ -242,6 +242,22 @@ def test_seeds_added_after_final_runs_are_named_beside_the_answer_and_the_differ
     sections = {text.split("\n")[0]: text for text in page.split("\n## ")}
     for title in ("The answer", "Each arm in figures", "The study: registration, tuning and tota"):
         assert any(said in text for head, text in sections.items() if head.startswith(title)), title
+
+
+@pytest.mark.parametrize("key", ["seeds", "split", "targets", "budgets.full.device_hours"])
+def test_a_plan_that_was_amended_after_the_first_trial_is_late(tmp_path, key):
+    folder = write_study(tmp_path / "study", ARMS)
+    amendment = {"time": "2026-02-02", "from_sha256": "e" * 64, "changed": [f"study.{key}"]}
+    change(folder, amendments=[amendment])
+    assert read_record(folder).late_plan() == ""  # no run had begun
+    change(folder, amendments=[amendment | {"begun": 1}])
+    assert "(2026-02-02, after 1 trials and runs)" in read_record(folder).late_plan()
+    change(folder, amendments=[amendment])
+    first, *others = rows(folder)
+    assert first["role"] == "trial"
+    write_lines(folder / "results.jsonl", [first | {"study_sha256": "e" * 64}, *others])
+    name = key.split(".")[0]
+    assert read_record(folder).late_plan().startswith(f"The {name} w")
 
 
 def test_a_contradiction_comes_first_on_the_page(tmp_path):
@@ -289,8 +305,11 @@ def test_an_amendment_is_reported_and_is_no_contradiction(tmp_path):
     write_lines(folder / "results.jsonl", [first | {"study_sha256": "e" * 64}, *others[:-1]])
     assert said(folder) == []
     told = read_record(folder).remarks()
-    assert told[:2] == [
+    assert told[:3] == [
         "Amended 2026-02-02: study.seeds.",
+        "The seeds were amended when results could be seen (2026-02-02, after 1 trials and runs). "
+        "If the results were the reason, false differences are more frequent than the level and p "
+        "say (optional stopping).",
         "Results made under an earlier version of the file: 1.",
     ]
 

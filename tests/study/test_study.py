@@ -162,6 +162,15 @@ def test_a_contrast_that_can_decide_nothing_is_refused_before_anything_runs(
     assert (tmp_path / "study" / "study.json").is_file()
 
 
+def test_an_amendment_of_what_a_contrast_promised_is_checked_again(tmp_path):
+    planned = {"targets": [20.0], "seeds": [1, 2, 3, 4, 5], **contrasts({"subject": "lstm"})}
+    run(tmp_path, study(**planned), selection=Selection(arms=["lstm"], seeds=[1]))
+    with pytest.raises(ValueError, match="give 3 seeds or more"):
+        run(tmp_path, study(**planned | {"seeds": [1, 2]}), amend=True)
+    registered = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert registered["amendments"] == []
+
+
 def test_a_mistake_in_a_recipe_names_the_arm_before_anything_runs(tmp_path):
     arms = {"a": {"encoder": "LSTM", "overrides": ["--encoder.dim=16", "--encoder.layerz=1"]}}
     with pytest.raises(ValueError, match=r"arm a: encoder.layerz: no such key"):
@@ -729,7 +738,7 @@ def test_an_amendment_extends_a_study_and_is_recorded_with_the_rows_it_found(tmp
     assert earlier == before
     assert f"Results made under an earlier version of the file: {len(before)}." in result["remarks"]
     assert any("The seeds were amended when results could be seen" in r for r in result["remarks"])
-    assert any("after 4 final runs" in remark for remark in result["remarks"])
+    assert any("after 10 trials and runs" in remark for remark in result["remarks"])
 
 
 def test_an_amendment_names_a_new_arm_by_its_name_alone(tmp_path):
