@@ -164,7 +164,7 @@ def build_model(
 def give_language_model(
     model: SpeechModel, paths: str | Path | Sequence[str | Path], allow_code: bool = False
 ) -> None:
-    """Adds the language model at a path, or those at several paths, in place of earlier ones.
+    """Replaces the language models of a recogniser by the one at a path, or those at several.
 
     The search uses them if its ``lm_weight`` is not 0. They are saved with the model.
 

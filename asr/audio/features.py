@@ -196,7 +196,7 @@ class Augmentation:
     def _noise(
         self, waves: Tensor, lengths: Tensor, sizes: Tensor, draw: torch.Generator, share: Share
     ) -> Tensor:
-        """Adds noise to waves; ``sizes`` are ``lengths``, on the host if possible."""
+        """Adds noise to waves; ``sizes`` are ``lengths`` in the memory of the host, if known."""
         low, high = self.noise_snr_db
         device = waves.device
         total, rows = share.total, share.rows

@@ -149,7 +149,7 @@ class StudyRecord:
 
     @property
     def contrasts(self) -> list[Contrast] | None:
-        """The planned contrasts; None if the study plans none, or planned them after its runs."""
+        """Returns the planned contrasts; None if there are none, or if the runs came first."""
         planned = [Contrast(**c) for c in self.plan.get("contrasts", [])]
         return planned if planned and not self.late("study.contrasts") else None
 
@@ -275,7 +275,7 @@ class StudyRecord:
         return found
 
     def _edges(self, account: Account) -> list[str]:
-        """Sentences on tuned settings of the final runs that lie at an edge of their range."""
+        """Returns a sentence for each tuned setting that lies at an edge of its range."""
         arms = self.plan["arms"]
         # With several decoders, the name of an arm is followed by + and the decoder.
         own = arms.get(account.arm) or arms.get(account.arm.rpartition("+")[0]) or {}

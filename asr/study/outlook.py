@@ -24,7 +24,7 @@ RATE = 0.2  # expected error rate of a study without targets
 
 
 def outlook(plan: Plan) -> tuple[list[str], list[str]]:
-    """What each contrast can detect, and why some can decide nothing, each in one line.
+    """Returns a line for each contrast on what it can detect, and a line for each refused one.
 
     The scatter of the runs is not known yet, so that a range is given. Speakers and words are those
     of the evaluated split; before the corpus is prepared they are left out.
