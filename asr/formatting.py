@@ -114,10 +114,7 @@ def whole_number(text: str) -> int:
 
 def duration(text: str) -> float:
     """Converts a number of seconds, 0 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = _number(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
     return value
@@ -125,7 +122,15 @@ def duration(text: str) -> float:
 
 def positive_duration(text: str) -> float:
     """Converts a number of seconds above 0."""
-    value = duration(text)
-    if not value:
+    value = _number(text)
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return value
+
+
+def _number(text: str) -> float:
+    """Returns the number that a text states; NaN if it states none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

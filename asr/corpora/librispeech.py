@@ -1,11 +1,11 @@
 """LibriSpeech and mini LibriSpeech in their official layout, downloaded or from a local path."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from asr.corpora import cells, download
 from asr.corpora.corpus import Corpus, Origin, Row, Rows, parts_of, remarks_on
@@ -46,24 +46,24 @@ ARCHIVES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class MiniLibriSpeech(Corpus):
-    """Five hours of LibriSpeech for trying things out; tested on the full corpus' test-clean.
+class LibriSpeech(Corpus):
+    """Read English books, 16 kHz, up to 960 h; an empty list leaves a split out.
 
     Args:
         path: folder LibriSpeech, or a folder that contains it; by default it is downloaded.
         train: parts of LibriSpeech that make up the split train.
         validation: parts of LibriSpeech that make up the split validation.
         test: parts of LibriSpeech that make up the split test.
+        test_other: parts of LibriSpeech that make up the split test_other.
         download: folder to download to.
         mirror: address of a copy of openslr.org/resources, with the folders 12 and 31.
     """
 
-    name: ClassVar[str] = "mini_librispeech"
-
     path: Path | None = None
-    train: list[str] = field(default_factory=lambda: ["train-clean-5"])
-    validation: list[str] = field(default_factory=lambda: ["dev-clean-2"])
+    train: list[str] = field(default_factory=lambda: ["train-clean-100"])
+    validation: list[str] = field(default_factory=lambda: ["dev-clean"])
     test: list[str] = field(default_factory=lambda: ["test-clean"])
+    test_other: list[str] = field(default_factory=lambda: ["test-other"])
     download: Path = Path("data/downloads")
     mirror: str = MIRROR
 
@@ -90,7 +90,7 @@ class MiniLibriSpeech(Corpus):
                     found = download.checksum(archive)
                     remarks.append(f"{archive.name}: no published checksum known; SHA-256 {found}")
         source = str(self.path or self.mirror)
-        return Origin(self.name, source, LICENCE, remarks=tuple(remarks), expected=expected)
+        return Origin("librispeech", source, LICENCE, remarks=tuple(remarks), expected=expected)
 
     def sources(self) -> Walk:
         """Returns the files of the parts; none if they are downloaded."""
@@ -119,18 +119,39 @@ class MiniLibriSpeech(Corpus):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LibriSpeech(MiniLibriSpeech):
-    """Read English books, 16 kHz, up to 960 h; an empty list leaves a split out.
+class MiniLibriSpeech(Corpus):
+    """Five hours of LibriSpeech for trying things out; tested on the full corpus' test-clean.
 
     Args:
-        test_other: parts of LibriSpeech that make up the split test_other.
+        path: folder LibriSpeech, or a folder that contains it; by default it is downloaded.
+        train: parts of LibriSpeech that make up the split train.
+        validation: parts of LibriSpeech that make up the split validation.
+        test: parts of LibriSpeech that make up the split test.
+        download: folder to download to.
+        mirror: address of a copy of openslr.org/resources, with the folders 12 and 31.
     """
 
-    name: ClassVar[str] = "librispeech"
+    path: Path | None = None
+    train: list[str] = field(default_factory=lambda: ["train-clean-5"])
+    validation: list[str] = field(default_factory=lambda: ["dev-clean-2"])
+    test: list[str] = field(default_factory=lambda: ["test-clean"])
+    download: Path = Path("data/downloads")
+    mirror: str = MIRROR
 
-    train: list[str] = field(default_factory=lambda: ["train-clean-100"])
-    validation: list[str] = field(default_factory=lambda: ["dev-clean"])
-    test_other: list[str] = field(default_factory=lambda: ["test-other"])
+    def splits(self) -> dict[str, Rows]:
+        """Returns the splits whose lists are not empty."""
+        return self._librispeech().splits()
+
+    def origin(self) -> Origin:
+        """Returns the origin of LibriSpeech under the name of this corpus."""
+        return replace(self._librispeech().origin(), name="mini_librispeech")
+
+    def sources(self) -> Walk:
+        """Returns the files of the parts; none if they are downloaded."""
+        return self._librispeech().sources()
+
+    def _librispeech(self) -> LibriSpeech:
+        return LibriSpeech(**vars(self), test_other=[])
 
 
 def _download(part: str, folder: Path, mirror: str) -> None:

@@ -308,7 +308,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     "train: audio as recipe": ("train {audio}", r"test-000.wav is not a text file; give a recipe"),
     "train: wrong key": (
         "train {recipe} --optimizer.rate 1",
-        r"optimizer.rate: no such key; OptimizerOptions has lr, warmup_updates",
+        r"optimizer.rate: no such key; OptimizerOptions has algorithm, lr, warmup_updates",
     ),
     "train: wrong type": ("train {recipe} --seed one", "seed: expected an integer, got one"),
     "train: wrong type of an optional key": (

@@ -61,7 +61,7 @@ class Dictionaries:
     def estimated(self, n):
         having = Counter(count for gram, count in self.adjusted.items() if len(gram) == n)
         n1, n2, n3, n4 = (having[k] for k in (1, 2, 3, 4))
-        if 0 in (n1, n2, n3):
+        if 0 in (n1, n2, n3, n4):
             return FALLBACK
         y = n1 / (n1 + 2 * n2)
         found = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
