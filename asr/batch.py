@@ -90,6 +90,6 @@ def mask(lengths: Tensor, time: int) -> Tensor:
 
 
 def padded(rows: Sequence[Tensor], fill: int = 0) -> tuple[Tensor, Tensor]:
-    """Pads B rows of different lengths with ``fill`` -> (B, longest), (B,) int64 lengths."""
+    """Pads B rows with ``fill``; returns them (B, longest) and their lengths (B,) int64."""
     lengths = torch.tensor([len(row) for row in rows])
     return pad_sequence(list(rows), batch_first=True, padding_value=fill), lengths

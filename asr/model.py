@@ -186,7 +186,7 @@ def give_language_model(
 def _set_language_models(
     model: SpeechModel, models: Sequence[LanguageModel], components: Sequence[Component]
 ) -> None:
-    """Sets the language models; the description of one is a component, that of several a list."""
+    """Sets the language models and their description, which is a list if there are several."""
     trees = [component.tree() for component in components]
     model.language_model = models[0] if len(models) == 1 else Mixture(models)
     model.description["language_model"] = trees[0] if len(models) == 1 else trees

@@ -83,7 +83,7 @@ LSTM_MEMORY = Rule(
     "An LSTM remembers 100s of steps, not 1,000s or 10,000s.",
     (
         f"The verdict is that of the LSTM with a forget bias of 1. {REACH}",
-        f"‘Against’: it solves a lag of 1,000 or more. ‘For’: it does not. {MISSED}",
+        f"‘Against’ means that it solves a lag of 1,000 or more, ‘for’ that it does not. {MISSED}",
         "Other arms and tasks, the lags solved without further training, and the context that "
         "trained models use are description.",
     ),

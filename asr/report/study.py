@@ -143,7 +143,7 @@ class StudyRecord:
         return [target / 100 for target in self.plan.get("targets", [])]
 
     def registered_targets(self, targets: Sequence[float]) -> bool:
-        """Whether targets were registered before the first run began."""
+        """Returns whether the targets were registered before the first run began."""
         own = sorted(self.targets, reverse=True)
         return bool(own) and list(targets) == own and not self.late("study.targets")
 
@@ -229,7 +229,7 @@ class StudyRecord:
         return listed(late)
 
     def late_plan(self) -> str:
-        """A warning if what decides was amended after a run had begun; otherwise empty.
+        """Returns a warning if the plan was amended after a run had begun; otherwise empty.
 
         Adding seeds until a difference is significant raises the rate of false findings above the
         level (optional stopping: Armitage, McPherson and Rowe, J. R. Stat. Soc. A 132, 1969).

@@ -126,7 +126,7 @@ def search(
         log_probs, state = decoder.step(tokens.flatten(), state)  # (B*K, V)
         size = len(utterances[0].live[0].tokens)
         found = _extensions(log_probs, attention, lm, prefixes, fusion, size, rules)
-        # topk ranks NaN above every number, so a NaN is in the first extension.
+        # torch.topk ranks NaN above every number, so the first extension shows a NaN.
         pairs = list(zip(utterances, found, strict=True))
         refuse_nan([one.index for one, extensions in pairs if math.isnan(extensions[0][0])])
         going = [one.grow(extensions, log_probs.shape[1], rules) for one, extensions in pairs]

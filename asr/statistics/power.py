@@ -122,7 +122,7 @@ def detectable_cost(logs_a: ArrayLike, logs_b: ArrayLike, level: float = 0.95) -
 
 
 def combined(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Returns the standard error from variances and their degrees of freedom, and its own freedom.
+    """Returns the standard error of a sum of variances, and the degrees of freedom of that error.
 
     The approximation is that of Satterthwaite (1946); without any variance the freedom is infinite.
     """
