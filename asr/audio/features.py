@@ -145,6 +145,8 @@ class Augmentation:
         frequency_width: largest share of the bins that one mask hides.
         time_masks: number of SpecAugment masks over time.
         time_width: largest share of an utterance's frames that one mask hides.
+        from_share: share of the budget before which there is neither augmentation nor dropout. A
+            model learns faster at first without them, and overfits later without them.
     """
 
     speed: list[float] = field(default_factory=lambda: [1.0])
@@ -154,11 +156,12 @@ class Augmentation:
     frequency_width: float = 0.3
     time_masks: int = 0
     time_width: float = 0.05
+    from_share: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.speed or min(self.speed) < 0.5 or max(self.speed) > 2:
             raise ValueError(f"augmentation.speed {self.speed}: give factors between 0.5 and 2")
-        for name in ("noise_probability", "frequency_width", "time_width"):
+        for name in ("noise_probability", "frequency_width", "time_width", "from_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augmentation.{name} {getattr(self, name)}: a share of 0 to 1")
         for name in ("frequency_masks", "time_masks"):

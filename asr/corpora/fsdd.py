@@ -57,6 +57,8 @@ class FSDD(Corpus):
         pause_seconds: longest silence between two digits, in seconds; each silence is drawn
             uniformly from 0 to it.
         seed: random seed of the strings and pauses.
+        held_out: speaker of the test split, which uses each take about once; the other splits have
+            the other speakers. By default all splits have all speakers.
         download: folder to download to.
         url: archive to download.
     """
@@ -68,6 +70,7 @@ class FSDD(Corpus):
     test: int | None = None
     pause_seconds: float = 0.0
     seed: int = 0
+    held_out: str | None = None
     download: Path = Path("data/downloads")
     url: str = URL
 
@@ -80,8 +83,11 @@ class FSDD(Corpus):
             raise ValueError(f"pause_seconds {self.pause_seconds}: it cannot be negative")
 
     def splits(self) -> dict[str, Rows]:
-        """Splits by the number of the take; all splits have the same speakers."""
+        """Splits by the number of the take, and holds out a speaker if one is named."""
         takes = _takes(self._recordings())
+        if self.held_out not in (known := {None, *(take.speaker for take in takes)}):
+            names = ", ".join(sorted(name for name in known if name))
+            raise ValueError(f"held_out {self.held_out}: no such speaker; the speakers are {names}")
         rows = {}
         for split in USES:
             strings = self._strings(takes, split)
@@ -90,8 +96,11 @@ class FSDD(Corpus):
 
     def origin(self) -> Origin:
         """Describes the data set, which is published on GitHub."""
+        split = "Official test set: takes 0-4. Validation: takes 5-9. Speakers are in all splits."
+        if self.held_out is not None:
+            split = f"Test: all takes of {self.held_out}. Validation: takes 0-9 of the others."
         remarks = (
-            "Official test set: takes 0-4. Validation: takes 5-9. Speakers are in all splits.",
+            split,
             "GitHub publishes no checksum of the archive; the zip's own CRCs are checked.",
         )
         return Origin("fsdd", str(self.path or self.url), LICENCE, remarks=remarks)
@@ -110,16 +119,24 @@ class FSDD(Corpus):
             download.unpack(download.fetch(self.url, folder), "recordings", recordings)
         return recordings
 
+    def _split_of(self, take: Take) -> str:
+        if self.held_out is None:
+            return split_of(take.number)
+        if take.speaker == self.held_out:
+            return "test"
+        return "validation" if take.number < 10 else "train"
+
     def _strings(self, takes: list[Take], split: str) -> list[list[Take]]:
         """Makes strings of takes, one speaker after another, from shuffled takes and lengths."""
         low, high = parse_range(self.digits)
         count: int | None = getattr(self, split)
-        chosen = [take for take in takes if split_of(take.number) == split]
+        chosen = [take for take in takes if self._split_of(take) == split]
         if not chosen:
             raise ValueError(f"split {split}: the recordings have no such takes; use the full set")
         speakers = sorted({take.speaker for take in chosen})
         if count is None:
-            uses = USES[split] if high > 1 else 1
+            once = high == 1 or (split == "test" and self.held_out is not None)
+            uses = 1 if once else USES[split]
             rounds = uses * len(chosen) / ((low + high) / 2) / len(speakers)
             count = max(1, round(rounds)) * len(speakers)
         decks = {}

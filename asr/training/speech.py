@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from asr.audio.features import Augmentation
 from asr.batch import Batch
 from asr.config import strict_yaml
 from asr.encoders.recurrent import recurrent_kernel, set_recurrent_precision
@@ -61,6 +62,7 @@ class SpeechModule(Task):
         self.shapes: Shapes | None = None
         self.computed = Shape(0, 0, 0)
         self._frames = torch.zeros(0)
+        self._dropouts: list[tuple[nn.Module, float]] = []  # while dropout is off
         if model is not None:
             self.model, self.search = model.train(), model.search
 
@@ -119,6 +121,11 @@ class SpeechModule(Task):
         self.augmentation = dataclasses.replace(given, speed=[min(given.speed)])
         super().on_fit_start()
         self.augmentation = given
+        if given.from_share:
+            self.augmentation = Augmentation()
+            self._dropouts = [(m, m.dropout) for m in model.modules() if hasattr(m, "dropout")]
+            for module, _ in self._dropouts:
+                module.dropout = 0.0
 
     def _compiled(self, mode: str) -> Shapes:
         """Compiles the model; returns the shapes to which its batches are padded."""
@@ -141,6 +148,8 @@ class SpeechModule(Task):
     def loss(self, batch: Batch) -> Loss:
         """Computes the terms of the loss, with the augmentation and dropout of this batch."""
         number = (self.recipe.seed * 1_000_003 + self.data.position) * 2
+        if self._dropouts and self.spent >= self.recipe.augmentation.from_share:
+            self._regularise()
         model, augmentation, share = self.model, self.augmentation, self.data.share
         seed(number, model.device, self.global_rank)
         with torch.autocast(model.device.type, enabled=False):
@@ -168,6 +177,13 @@ class SpeechModule(Task):
         )
         self.computed, self._frames = filled, frames
         return loss
+
+    def _regularise(self) -> None:
+        """Turns augmentation and dropout on, once ``augmentation.from_share`` is spent."""
+        self.augmentation = self.recipe.augmentation
+        for module, probability in self._dropouts:
+            module.dropout = probability
+        self._dropouts = []
 
     def _pad_to_multiple(self, waves: Tensor) -> Tensor:
         """Pads waves to one of a few lengths on a GPU: (B, N) -> (B, N').

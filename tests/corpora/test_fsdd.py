@@ -68,6 +68,26 @@ def test_every_take_is_in_its_split_alone_and_used_equally_often(recordings):
         assert min(counts.values()) >= 3
 
 
+def test_a_speaker_is_held_out_for_the_test_alone(recordings):
+    splits = {
+        split: uses(rows) for split, rows in read(FSDD(path=recordings, held_out="bob")).items()
+    }
+    assert {speaker for _, speaker, _ in splits["test"]} == {1}
+    assert 10 * TAKES - 9 < splits["test"].total() < 10 * TAKES + 9, "the last string may be short"
+    assert max(splits["test"].values()) - min(splits["test"].values()) <= 1
+    assert {take for _, _, take in splits["test"]} == set(range(TAKES))
+    for split, takes in (("validation", set(range(10))), ("train", set(range(10, TAKES)))):
+        assert {speaker for _, speaker, _ in splits[split]} == {0}
+        assert {take for _, _, take in splits[split]} == takes
+
+
+def test_an_unknown_speaker_to_hold_out_is_refused(recordings):
+    with pytest.raises(
+        ValueError, match="held_out carl: no such speaker; the speakers are ann, bob"
+    ):
+        FSDD(path=recordings, held_out="carl").splits()
+
+
 def test_the_text_matches_the_takes_of_one_speaker(recordings):
     for row in read(FSDD(path=recordings, train=40))["train"]:
         values = np.round(row.audio * 32768).astype(int)[::2400] - 1
