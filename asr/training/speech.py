@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from asr.audio.features import Augmentation
 from asr.batch import Batch
@@ -62,7 +62,7 @@ class SpeechModule(Task):
         self.shapes: Shapes | None = None
         self.computed = Shape(0, 0, 0)
         self._frames = torch.zeros(0)
-        self._dropouts: list[tuple[nn.Module, float]] = []  # while dropout is off
+        self._dropouts: list[tuple[Any, Any]] = []  # while dropout is off
         if model is not None:
             self.model, self.search = model.train(), model.search
 
@@ -123,9 +123,11 @@ class SpeechModule(Task):
         self.augmentation = given
         if given.from_share:
             self.augmentation = Augmentation()
-            self._dropouts = [(m, m.dropout) for m in model.modules() if hasattr(m, "dropout")]
-            for module, _ in self._dropouts:
-                module.dropout = 0.0
+            self._dropouts = [
+                (part, part.dropout) for part in model.modules() if hasattr(part, "dropout")
+            ]
+            for part, _ in self._dropouts:
+                part.dropout = 0.0
 
     def _compiled(self, mode: str) -> Shapes:
         """Compiles the model; returns the shapes to which its batches are padded."""
@@ -181,8 +183,8 @@ class SpeechModule(Task):
     def _regularise(self) -> None:
         """Turns augmentation and dropout on, once ``augmentation.from_share`` is spent."""
         self.augmentation = self.recipe.augmentation
-        for module, probability in self._dropouts:
-            module.dropout = probability
+        for part, probability in self._dropouts:
+            part.dropout = probability
         self._dropouts = []
 
     def _pad_to_multiple(self, waves: Tensor) -> Tensor:
