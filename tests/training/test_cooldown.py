@@ -92,6 +92,39 @@ def test_a_cooldown_resumes_exactly(corpus, tmp_path, monkeypatch):
     assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_augmentation_and_dropout_begin_at_a_share_of_the_budget(corpus, tmp_path, monkeypatch):
+    decoder = {"class_path": "Transformer", "init_args": {"width": 32, "layers": 1, "heads": 2}}
+
+    def trained(name, dropout, augmentation):
+        decoder["init_args"]["dropout"] = dropout
+        keys = {"budget": {"updates": 8}, "decoder": decoder, "augmentation": augmentation}
+        log = {"accelerator": "cpu", "log_every_n_steps": 1, "checkpoint_every_seconds": 0}
+        train(recipe(corpus, trainer=log, **keys), tmp_path / name)
+        return [line["train_loss"] for line in steps(tmp_path / name)]
+
+    late = {"speed": [0.8], "time_masks": 2, "from_share": 0.5}
+    plain = trained("plain", 0.0, {})
+    regularised = trained("late", 0.5, late)
+    assert regularised[:4] == plain[:4]
+    assert all(a > b for a, b in zip(regularised[4:], plain[4:], strict=True))
+    assert trained("masks", 0.0, late)[4] != regularised[4], "dropout acts as well"
+
+    original, calls = Task.optimizer_step, []
+
+    def dying(self, *arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KilledError
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Task, "optimizer_step", dying)
+    with pytest.raises(KilledError):
+        trained("parts", 0.5, late)
+    monkeypatch.setattr(Task, "optimizer_step", original)
+    trained("parts", 0.5, late)
+    assert_equal_weights(tmp_path / "late", tmp_path / "parts")
+
+
 def test_a_branch_is_the_run_that_had_cooled_down_from_there(corpus, tmp_path, capsys):
     keep = {"keep_checkpoints_every": 2}
     trunk, branched = tmp_path / "trunk", tmp_path / "trunk-cooldown-6"
