@@ -251,9 +251,12 @@ def write_context(folder: Path, contexts: dict[str, float | None]) -> Path:
     return write_probe(folder, "context", points, runs=runs, plan=plan)
 
 
-def stream(encoder: str, milliseconds: float, state: int, chunk: int = 4) -> list[dict[str, Any]]:
-    """Points of one encoder at two positions of a stream."""
-    shared = {"encoder": encoder, "chunk": chunk, "batch": 1, "parameters": 1000}
+def stream(
+    encoder: str, milliseconds: float, state: int, chunk: int = 4, repeats: int = 6
+) -> list[dict[str, Any]]:
+    """Points of one encoder at two positions of a stream; repeats differ by 1 % from the median."""
+    shared: dict[str, Any] = {"encoder": encoder, "chunk": chunk, "batch": 1, "parameters": 1000}
+    shared["repeats"] = [milliseconds * (1 + 0.01 * (k % 3 - 1)) for k in range(repeats)]
     return [
         shared
         | {"position": position, "milliseconds": milliseconds, "slowest": 2 * milliseconds}
@@ -271,6 +274,24 @@ def compared_layers(name: str, time: int, ratio: float, spread: float = 0.02) ->
         | words
         | spreads
     )
+
+
+def write_threads(folder: Path, lstm: list[float], transformer: list[float]) -> Path:
+    """Layers whose speed-ups on two threads are given by repeat, at batch 1 and 16."""
+    speedups = {"LSTM": lstm, "Transformer": transformer, "MinLSTM": [1.0] * len(lstm)}
+    rows = [
+        {"layer": layer, "width": 8, "frames": 400, "batch": batch, "threads": 2, "flops": 1000}
+        | {"seconds": 0.2 if layer == "MinLSTM" else 0.1, "one": [0.1] * len(lstm)}
+        | {"many": [0.1 / gain for gain in gains], "share": [0.5] * len(lstm)}
+        | {
+            "ratio": [
+                a / b if batch == 16 else 9.0 for a, b in zip(gains, transformer, strict=True)
+            ]
+        }
+        for batch in (1, 16)
+        for layer, gains in speedups.items()
+    ]
+    return write_probe(folder, "threads", rows)
 
 
 def write_roofline(folder: Path, bounds: list[str], error: float = 0.1) -> Path:

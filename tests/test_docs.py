@@ -34,7 +34,13 @@ SMALL = {
     ("claims", "context"): ["--utterances=2"],
     ("doctor",): ["--quick"],
 }
-TIMED = ("scaling", "horizon", "streaming", "roofline")  # probes that measure for minutes
+TIMED = (
+    "scaling",
+    "threads",
+    "horizon",
+    "streaming",
+    "roofline",
+)  # probes that measure for minutes
 
 
 def fenced(text: str, *languages: str) -> list[str]:

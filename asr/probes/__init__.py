@@ -9,10 +9,21 @@ from asr.probes import (
     roofline,
     scaling,
     streaming,
+    threads,
 )
 from asr.probes.probe import Probe
 
 PROBES: dict[str, Probe] = {
     module.PROBE.name: module.PROBE
-    for module in (scaling, horizon, length, streaming, lookahead, memory, roofline, context)
+    for module in (
+        scaling,
+        threads,
+        horizon,
+        length,
+        streaming,
+        lookahead,
+        memory,
+        roofline,
+        context,
+    )
 }

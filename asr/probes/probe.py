@@ -20,7 +20,9 @@ from typing import Any
 
 from asr.document.blocks import Block, Picture, Section, Table, Text, to_markdown
 from asr.files import new_folder, read_json, read_json_lines, write_all
+from asr.formatting import NONE, digits
 from asr.metering.cpu import times_disturbed
+from asr.statistics.median import median_interval
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +150,7 @@ class Probe:
         with new_folder(options.output), equal_precision(device), timed as use:
             for measured in import_module(self.module).measure(options, device):
                 use.end()
-                machine = {**measured.machine, **use.facts()}
+                machine = {**use.facts(), **measured.machine}
                 page = self.write(replace(measured, machine=machine), options.output)
                 use.begin()
                 number = len(measured.rows)
@@ -235,6 +237,14 @@ class Probe:
 def table(rows: Sequence[Any], columns: Columns) -> Table:
     """A table with one line per row."""
     return Table([*columns], [[cell(row) for cell in columns.values()] for row in rows])
+
+
+def format_interval(values: Sequence[float], scale: float = 1) -> str:
+    """``1.9 [1.8 to 2.0]``: the median and its interval, times ``scale``."""
+    if not values:
+        return NONE
+    value, low, high = (digits(scale * one) for one in median_interval(values))
+    return f"{value} [{low} to {high}]"
 
 
 def source(measured: Measured) -> Text:

@@ -1,21 +1,17 @@
-"""Measures whether latency, memory bandwidth or arithmetic limits a recurrent step.
+"""Measures whether latency, reading the weights or arithmetic limits a recurrent step.
 
-The claim "an LSTM does four affine maps a step, so it is bound by memory" assumes that the weights
-are read from memory at every step. The probe measures the time of one step over widths and batches,
-and fits
-
-    t = t0 + c * work,  work = FLOPs of the step,
-
-where t0 is the latency, the time of a step that does no work. It compares the steps with the ridge
-point of the machine, the FLOPs per byte above which arithmetic is the limit (Williams, Waterman and
-Patterson 2009).
+The claim "an LSTM does four affine maps a step, so it is bound by memory" is about reading the
+weights, from memory or from a cache. The probe measures the time of one step over widths and
+batches, and in turn the time to read as many bytes over and over. The step is one of a long call,
+in which a single product applies the input weights to all frames, or one of a live stream, in which
+the layers read one frame after another, and each frame needs all weights of all layers.
 """
 
 import argparse
 import logging
-import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -23,140 +19,149 @@ import numpy as np
 import torch
 from torch import nn
 
+from asr.encoders import Frames
 from asr.kernels.linear import linear
 from asr.probes.instrument import alternate, facts
-from asr.probes.layers import fused
+from asr.probes.layers import ONE_WAY, full, fused, layer
 from asr.probes.probe import Measured
 from asr.probes.roofline import Step
+from asr.statistics.median import median_interval
 
 log = logging.getLogger(__name__)
 
 SQUARE = 2048  # rows and columns of the matrix product that measures the peak
-COPIED = 1 << 26  # float32 elements (256 MB) of the copy that measures the bandwidth
+SETS = tuple(4**k * 2**16 for k in range(1, 7))  # bytes that are read: 0.25 MB to 256 MB
+READ = 2**26  # least number of bytes in a timing of reading
 FLOAT = 4  # bytes of a float32
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The measured limits of a device: FLOPs and bytes per second."""
+def weight_bytes(width: int, layers: int) -> int:
+    """Bytes of the weights that a step reads: 8 H^2 values for each layer of a stream.
 
-    peak: float
-    bandwidth: float
-
-    @property
-    def ridge(self) -> float:
-        """FLOPs per byte above which arithmetic, not memory, is the limit."""
-        return self.peak / self.bandwidth
-
-
-def recurrent_bytes(width: int, batch: int) -> int:
-    """Bytes that a step moves if it reads its 4 H^2 recurrent weights, with 8 B H values of states.
-
-    The input weights are not included, because one product applies them to all frames.
+    In a call of all frames (0 layers) they are the 4 H^2 recurrent weights.
     """
-    return FLOAT * (4 * width**2 + 8 * batch * width)
+    return FLOAT * width**2 * (8 * layers or 4)
 
 
-def timed_step(width: int, batch: int, seconds: float) -> Step:
-    """A step with its work: 16 B H^2 FLOPs for four gates, each from the input and the state."""
+def timed_step(
+    width: int, batch: int, seconds: float, layers: int = 0, reading: Sequence[float] = ()
+) -> Step:
+    """A step with its work: 16 B H^2 FLOPs for four gates, each from the input and the state.
+
+    FLOPs per byte are those of the weights that it reads, and of 8 B H values of states.
+    """
     flops = 16 * batch * width**2
-    intensity = flops / 2 / recurrent_bytes(width, batch)
-    return Step(width=width, batch=batch, seconds=seconds, flops=flops, intensity=intensity)
+    read = weight_bytes(width, layers)
+    states = FLOAT * 8 * batch * width * max(1, layers)
+    intensity = flops * (layers or 0.5) / (read + states)
+    flops *= max(1, layers)
+    return Step(width, batch, seconds, flops, intensity, "", layers, read, reading)
 
 
-@dataclass(frozen=True)
-class Fit:
-    """t = t0 + c * work, by least squares of relative errors.
+def bound(step: Step, peak: float) -> str:
+    """Returns what takes more than half of the time of a step, or latency if nothing does.
 
-    Attributes:
-        latency: t0 in seconds, at least 0.
-        latency_error: standard error of the latency.
-        rate: 1 / c, FLOPs per second beyond the latency.
-        error: root mean square of the relative residuals.
+    This can be reading the weights, from memory or from a cache, or arithmetic at the peak.
     """
-
-    latency: float
-    latency_error: float
-    rate: float
-    error: float
-
-    def share(self, step: Step) -> float:
-        """The share of the latency in the fitted time of a step."""
-        return self.latency / (self.latency + step.flops / self.rate)
+    reading, arithmetic = median_interval(step.reading).value, step.flops / peak / step.seconds
+    if max(reading, arithmetic) <= 0.5:
+        return "latency"
+    return "memory" if reading > arithmetic else "arithmetic"
 
 
-def fit(steps: Sequence[Step]) -> Fit:
-    """Fits the times of steps.
+def reader(number: int, device: str) -> tuple[Callable[[], object], int]:
+    """A function that reads ``number`` bytes over and over in one call, and how often it does.
+
+    A sum reads faster than a copy or a product with a vector.
+    """
+    passes = math.ceil(READ / number)
+    values = torch.ones(number // FLOAT, device=device).expand(passes, -1)
+    return lambda: values.sum(1), passes
+
+
+@torch.inference_mode()
+def bandwidths(device: str, repeats: int) -> list[dict[str, float]]:
+    """Bytes per second of reading, by the number of bytes read over and over."""
+    found = []
+    for number in SETS:
+        read, passes = reader(number, device)
+        [taken] = alternate([read], device=device, repeats=repeats)
+        if taken is None:
+            log.warning("%d bytes: out of memory, left out", number)
+            continue
+        rates = median_interval([passes * number / seconds for seconds in taken.seconds])
+        found.append({"bytes": number, **dict(zip(("rate", "low", "high"), rates, strict=True))})
+    return found
+
+
+def peak_rate(device: str, repeats: int) -> float:
+    """FLOPs per second of the fastest of several large matrix products.
 
     Raises:
-        ValueError: fewer than three steps, or all of one size.
+        ValueError: memory is too small.
     """
-    if len({step.flops for step in steps}) < 3:
-        raise ValueError(f"{len(steps)} steps: give three or more different widths or batches")
-    seconds = np.array([step.seconds for step in steps])
-    design = np.array([[1.0, step.flops] for step in steps]) / seconds[:, None]
-    scale = design.max(axis=0)  # both columns near 1
-    found, *_ = np.linalg.lstsq(design / scale, np.ones(len(steps)), rcond=None)
-    if found[0] < 0:  # sets the latency to 0 and fits the work alone
-        found = np.array([0.0, 1 / (design[:, 1] / scale[1]).mean()])
-    residuals = design / scale @ found - 1
-    variance = residuals @ residuals / (len(steps) - 2)
-    covariance = variance * np.linalg.inv((design / scale).T @ (design / scale))
-    latency, cost = found / scale
-    error = float(np.sqrt(covariance[0, 0]) / scale[0])
-    return Fit(float(latency), error, float(1 / cost), float(np.sqrt(np.mean(residuals**2))))
-
-
-def bound(step: Step, fitted: Fit, machine: Machine) -> str:
-    """Returns what limits the step: latency, memory or arithmetic.
-
-    The limit is latency if that is more than half of the fitted time. Otherwise it is memory below
-    the ridge and arithmetic above it. It is also arithmetic if the step is faster than the measured
-    bandwidth allows, since its weights then stay in a cache.
-    """
-    if fitted.share(step) > 0.5:
-        return "latency"
-    cached = recurrent_bytes(step.width, step.batch) / machine.bandwidth > step.seconds
-    return "memory" if step.intensity < machine.ridge and not cached else "arithmetic"
-
-
-def machine_limits(device: str, repeats: int) -> Machine:
-    """Times a large matrix product and a large copy; the fastest repeats are the limits."""
     a = torch.randn(SQUARE, SQUARE, device=device)
-    source = torch.zeros(COPIED, device=device)
-    target = torch.empty_like(source)
-    work = [lambda: linear(a, a), lambda: target.copy_(source)]
-    arithmetic, memory = alternate(work, device=device, repeats=repeats)
-    if arithmetic is None or memory is None:
+    [taken] = alternate([lambda: linear(a, a)], device=device, repeats=repeats)
+    if taken is None:
         raise ValueError(f"out of memory on {device} while measuring its limits; free some memory")
-    return Machine(
-        2 * SQUARE**3 / min(arithmetic.seconds), 2 * FLOAT * COPIED / min(memory.seconds)
-    )
+    return 2 * SQUARE**3 / min(taken.seconds)
+
+
+def stream(width: int, layers: int, batch: int, frames: int, device: str) -> Callable[[], object]:
+    """A function in which the layers of an LSTM encoder read ``frames`` frames, one by one."""
+    blocks = [layer("LSTM", width, **ONE_WAY).to(device).eval() for _ in range(layers)]
+    x = torch.randn(batch, 1, width, device=device)
+    frame = Frames(x, full(x))
+
+    def read() -> None:
+        states = [block.initial_state(batch) for block in blocks]
+        for _ in range(frames):
+            y = frame
+            for i, block in enumerate(blocks):
+                y, states[i] = block.step(y, states[i])
+
+    return read
 
 
 @torch.inference_mode()
 def time_steps(
-    widths: Sequence[int], batches: Sequence[int], *, frames: int, device: str, repeats: int
+    widths: Sequence[int],
+    batches: Sequence[int],
+    *,
+    frames: int,
+    layers: int,
+    device: str,
+    repeats: int,
 ) -> list[Step]:
-    """Times steps of the kernel that encoders use: (time of 2 T frames - time of T frames) / T."""
-    steps = []
-    for width, batch in product(widths, batches):
-        torch.manual_seed(0)
-        lstm = nn.LSTM(width, width, batch_first=True).to(device).eval()
-        inputs = [torch.randn(batch, n * frames, width, device=device) for n in (1, 2)]
+    """Times steps of the kernel that encoders use: (time of 2 T frames - time of T frames) / T.
 
-        calls = [partial(fused, lstm, x) for x in inputs]
-        short, long = alternate(calls, device=device, repeats=repeats)
-        if short is None or long is None:
-            log.warning("width %d, batch %d: out of memory, left out", width, batch)
+    At each width, a step of a stream of ``layers`` layers is its time over T frames, divided by T.
+    """
+    steps = []
+    for width, batch, depth in product(widths, batches, (0, layers)):
+        torch.manual_seed(0)
+        read, passes = reader(weight_bytes(width, depth), device)
+        calls: list[Callable[[], object]] = [read]
+        if depth:
+            calls.append(stream(width, depth, batch, frames, device))
+        else:
+            lstm = nn.LSTM(width, width, batch_first=True).to(device).eval()
+            inputs = [torch.randn(batch, n * frames, width, device=device) for n in (2, 1)]
+            calls += [partial(fused, lstm, x) for x in inputs]
+        found = alternate(calls, device=device, repeats=repeats)
+        where = f"width {width}, batch {batch}, {f'stream of {depth} layers' if depth else 'call'}"
+        if None in found:
+            log.warning("%s: out of memory, left out", where)
             continue
-        pairs = zip(long.seconds, short.seconds, strict=True)
-        seconds = statistics.median(b - a for b, a in pairs) / frames
-        if seconds <= 0:
-            log.warning("width %d, batch %d: too short to be timed, left out", width, batch)
+        reading, longer, *shorter = [np.array(one.seconds) for one in found if one is not None]
+        seconds = (longer - sum(shorter)) / frames
+        if seconds.min() <= 0:
+            log.warning("%s: too short to be timed, left out", where)
             continue
-        steps.append(timed_step(width, batch, seconds))
-        log.info("width %d, batch %d: %.2f us a step", width, batch, 1e6 * seconds)
+        step = float(np.median(seconds))
+        shares = [float(share) for share in reading / passes / seconds]
+        steps.append(timed_step(width, batch, step, depth, shares))
+        log.info("%s: %.2f us a step", where, 1e6 * step)
     return steps
 
 
@@ -164,19 +169,16 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     """Measures the machine and all steps.
 
     Raises:
-        ValueError: too few sizes for a fit.
+        ValueError: memory is too small, or every step is too short to be timed.
     """
-    if len({b * h**2 for h, b in product(options.widths, options.batches)}) < 3:
-        raise ValueError("--widths and --batches: give three or more different sizes of a step")
-    machine = machine_limits(device, options.repeats)
+    caches = bandwidths(device, options.repeats)
+    peak, memory = peak_rate(device, options.repeats), caches[-1]["rate"]
     steps = time_steps(
-        options.widths, options.batches, frames=options.frames, device=device,
-        repeats=options.repeats,
+        options.widths, options.batches, frames=options.frames, layers=options.layers,
+        device=device, repeats=options.repeats,
     )  # fmt: skip
-    fitted = fit(steps)
-    rows = [
-        replace(step, latency_share=fitted.share(step), bound=bound(step, fitted, machine))
-        for step in steps
-    ]
-    limits = {**asdict(machine), "ridge": machine.ridge}
-    yield Measured(rows, facts(device), {"machine": limits, "fit": asdict(fitted)})
+    if not steps:
+        raise ValueError("no step could be timed; give wider --widths, or more --frames")
+    limits = {"peak": peak, "bandwidth": memory, "ridge": peak / memory}
+    rows = [replace(step, bound=bound(step, peak)) for step in steps]
+    yield Measured(rows, facts(device), {"machine": limits, "caches": caches})

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from asr.document.blocks import Block, Picture, Text
 from asr.formatting import digits, prefixed, whole_number
-from asr.probes.probe import Measured, Option, Part, Probe, grouped, table
+from asr.probes.probe import Measured, Option, Part, Probe, format_interval, grouped, table
 from asr.probes.scaling import ENCODERS
+from asr.statistics.median import MIN_REPEATS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,10 +25,11 @@ class StreamPoint:
     position: int  # feature frames read before, rounded to chunks
     chunk: int  # feature frames in a chunk; the output has a delay of one chunk
     batch: int  # number of parallel streams
-    milliseconds: float  # per feature frame of all streams together, median over chunks
+    milliseconds: float  # per feature frame of all streams together, median over repeats
     slowest: float  # milliseconds per feature frame in the slowest chunk
     state_bytes: int  # bytes of state for one stream
     parameters: int  # number of parameters of the encoder
+    repeats: Sequence[float] = ()  # milliseconds of each repeat, median over chunks
 
 
 def draw(measured: Measured) -> list[Block]:
@@ -38,7 +40,9 @@ def draw(measured: Measured) -> list[Block]:
         "parameters": lambda p: prefixed(p.parameters, "").strip(),
         "output delay": lambda p: f"{1000 * HOP_SECONDS * p.chunk:.0f} ms",
         "at frame": lambda p: f"{p.position:,}",
-        "ms per frame": lambda p: digits(p.milliseconds),
+        "ms per frame": lambda p: (
+            format_interval(p.repeats) if p.repeats else digits(p.milliseconds)
+        ),
         "slowest, ms": lambda p: digits(p.slowest),
         "real-time factor": lambda p: digits(p.milliseconds / 1000 / HOP_SECONDS),
         "state": lambda p: prefixed(p.state_bytes, "B"),
@@ -47,7 +51,8 @@ def draw(measured: Measured) -> list[Block]:
     words = f"Streams at frames {positions}: time and state per stream."
     note = (
         f"Number of parallel streams: {points[0].batch}; all are read chunk by chunk. Times are "
-        "per feature frame of 10 ms: median and slowest chunk. The state is that of one stream."
+        "per feature frame of 10 ms: median of the repeats with its interval (each repeat is the "
+        "median over chunks), and slowest chunk. The state is that of one stream."
     )
     picture = Picture("streaming", lambda: draw_figure(points), words)
     return [picture, table(points, columns), Text([note])]
@@ -57,7 +62,13 @@ def draw_figure(points: Sequence[StreamPoint]) -> "Figure":
     """Milliseconds per frame and bytes of state against the position in the stream."""
     from asr.document.figures import Series, draw_lines, legend_above, new_figure, plain_log
 
-    encoders = [(name.removesuffix("-small"), own) for (name,), own in grouped(points, "encoder")]
+    several = {
+        p.encoder for p in points if len({q.chunk for q in points if q.encoder == p.encoder}) > 1
+    }
+    encoders = [
+        (name.removesuffix("-small") + f", {10 * chunk} ms" * (name in several), own)
+        for (name, chunk), own in grouped(points, "encoder", "chunk")
+    ]
     figure, panels = new_figure(4.2 + 0.06 * len(encoders), 2)
     for panel, key, words in (
         (panels[0], "milliseconds", "ms per feature frame of 10 ms"),
@@ -86,8 +97,18 @@ PROBE = Probe(
     options=(
         ENCODERS,
         Option("positions", POSITIONS, "feature frames read before the timing", whole_number, "T"),
+        Option(
+            "chunk",
+            (),
+            "feature frames in a chunk, which gives the delay; an encoder reads those that are "
+            "multiples of its own",
+            whole_number,
+            "T",
+            "that of each encoder",
+        ),
         Option("batch", 1, "number of parallel streams", whole_number, "B"),
-        Option("chunks", 50, "number of chunks timed at each position", whole_number, "N"),
+        Option("chunks", 50, "number of chunks timed in each repeat", whole_number, "N"),
+        Option("repeats", MIN_REPEATS, "number of repeats at each position", whole_number, "N"),
     ),
     parts=(Part("C2", "Time and state by position", draw),),
 )

@@ -2,11 +2,12 @@
 
 Each encoder reads one endless utterance chunk by chunk, as in the recognition of live speech, and
 is timed at some positions. If the state grows with the past, later frames take more time; with a
-recurrent or bounded state they do not. The encoders take turns at each position, so that a slow
-moment of the machine affects all of them.
+recurrent or bounded state they do not. At each position the encoders take turns, several times from
+the same state, so that a slow moment of the machine affects all of them.
 """
 
 import argparse
+import copy
 import logging
 import statistics
 import time
@@ -27,10 +28,12 @@ log = logging.getLogger(__name__)
 
 
 class Stream:
-    """An encoder with its state in a stream."""
+    """An encoder with its state in a stream that it reads in chunks of some feature frames."""
 
-    def __init__(self, name: str, encoder: Encoder, batch: int, device: str) -> None:
+    def __init__(self, name: str, encoder: Encoder, batch: int, chunk: int, device: str) -> None:
         self.name, self.encoder, self.batch, self.device = name, encoder, batch, device
+        self.chunk = chunk
+        self.seconds: list[list[float]] = []  # per feature frame, by repeat and chunk
         self.state = encoder.initial_state(batch)
         self.position = 0
         self.generator = torch.Generator().manual_seed(0)
@@ -48,23 +51,30 @@ class Stream:
 
     def skip_to(self, position: int) -> None:
         """Reads large pieces up to ``position``, rounded up to the end of a chunk."""
-        chunk = self.encoder.chunk
-        while self.position + chunk <= position:
-            self.read(min(64, (position - self.position) // chunk) * chunk)
+        while self.position + self.chunk <= position:
+            self.read(min(64, (position - self.position) // self.chunk) * self.chunk)
 
-    def watch(self, position: int, chunks: int) -> StreamPoint:
-        """Times ``chunks`` chunks, one by one, from the current ``position``."""
-        chunk = self.encoder.chunk
-        seconds = [self.read(chunk) / chunk for _ in range(chunks)]
+    def time(self, chunks: int) -> None:
+        """Times ``chunks`` chunks, one by one; the position and the state stay as they were."""
+        before = self.position, copy.deepcopy(self.state)
+        self.seconds.append([self.read(self.chunk) / self.chunk for _ in range(chunks)])
+        self.position, self.state = before
+
+    def point(self, position: int) -> StreamPoint:
+        """The repeats since the last point, and the state at the current position."""
+        repeats = [1000 * statistics.median(seconds) for seconds in self.seconds]
+        slowest = 1000 * max(max(seconds) for seconds in self.seconds)
+        self.seconds = []
         return StreamPoint(
             self.name,
             position,
-            chunk,
+            self.chunk,
             self.batch,
-            1000 * statistics.median(seconds),
-            1000 * max(seconds),
+            statistics.median(repeats),
+            slowest,
             state_bytes(self.state) // self.batch,
             sum(p.numel() for p in self.encoder.parameters()),
+            repeats,
         )
 
 
@@ -75,23 +85,39 @@ def measure_streams(
     *,
     batch: int,
     chunks: int,
+    repeats: int,
     device: str,
+    chunk: Sequence[int] = (),
 ) -> list[StreamPoint]:
-    """A point per causal encoder and position; the other encoders are named in the log."""
+    """A point per causal encoder, chunk and position; the other encoders are named in the log.
+
+    An encoder reads those of the chunks ``chunk`` that are multiples of its own; without them, its
+    own.
+
+    Raises:
+        ValueError: none of the chunks suits a causal encoder.
+    """
     streams = []
     for name, component in recipes.items():
         torch.manual_seed(0)
         encoder: Encoder = component(NUM_MELS).to(device).eval()
-        if encoder.causal:
-            streams.append(Stream(name, encoder, batch, device))
-        else:
+        sizes = [size for size in chunk or (encoder.chunk,) if size % encoder.chunk == 0]
+        if not encoder.causal:
             log.info("%s sees the future: it cannot stream", name)
+        elif not sizes:
+            raise ValueError(
+                f"--chunk {' '.join(map(str, chunk))}: {name} reads chunks of {encoder.chunk} "
+                "feature frames; give a multiple, or --encoders without it"
+            )
+        streams += [Stream(name, encoder, batch, n, device) for n in sizes if encoder.causal]
     points = []
     for position in sorted(positions):
         for stream in streams:
             stream.skip_to(position)
+        for stream, _ in [(s, r) for r in range(repeats) for s in streams]:
+            stream.time(chunks)
         for stream in streams:
-            points.append(stream.watch(position, chunks))
+            points.append(stream.point(position))
             log.info("%s at %d: %.3f ms a frame", stream.name, position, points[-1].milliseconds)
     return sorted(points, key=lambda point: list(recipes).index(point.encoder))
 
@@ -100,12 +126,12 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     """Measures all encoders together.
 
     Raises:
-        ValueError: a recipe is wrong, or no encoder is causal.
+        ValueError: a recipe is wrong, no encoder is causal, or no chunk suits one.
     """
     files = encoder_files(options.encoders)
     points = measure_streams(
         components(files), options.positions, batch=options.batch, chunks=options.chunks,
-        device=device,
+        repeats=options.repeats, device=device, chunk=options.chunk,
     )  # fmt: skip
     if not points:
         raise ValueError(f"--encoders {', '.join(files)}: none of them is causal; give one")

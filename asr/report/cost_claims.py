@@ -1,20 +1,24 @@
 """The rules of C2 (cost to run), C4 (parallelism) and C5 (memory bandwidth)."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from asr.formatting import digits, percent, times
 from asr.probes import PROBES
 from asr.probes.streaming import StreamPoint
+from asr.probes.threads import REFERENCE, Speedup
 from asr.report.evidence import Evidence
 from asr.report.findings import Rule, Verdict, conclude, unmeasured
 from asr.report.probes import Probes, rows_of, times_doubted
-from asr.statistics.contrast import Decision
+from asr.statistics.contrast import Decision, decide
+from asr.statistics.median import MIN_REPEATS, median_interval
 
-TIMING = 1.25  # ratio of the times of repeats on one quiet machine
-STREAMS = ("lstm-causal", "transformer-causal")  # recipes of C2, without their size
-WIDTH, HALF = 512, 0.5  # cells of the step of C5; share of its time that makes a limit
+MARGIN = 1.1  # ratios of times that differ from 1 by less do not matter
+STREAMS = ("lstm-causal", "transformer-chunked")  # recipes of C2, without their size
+CHUNK = 64  # feature frames; the chunks of the reference, and thus the delay of both streams
+LAYERS, WIDTH, HALF = 5, 512, 0.5  # stream of C5; share of its time that makes a limit
 
 
 def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
@@ -25,92 +29,107 @@ def running(found: Sequence[Evidence], probes: Probes) -> Verdict:
     pairs = [
         (points[STREAMS[0], *rest], reference)
         for (name, *rest), reference in points.items()
-        if name == STREAMS[1] and (STREAMS[0], *rest) in points
+        if name == STREAMS[1] and (STREAMS[0], *rest) in points and reference.chunk == CHUNK
     ]
     if not pairs:
-        why = f"{' and '.join(STREAMS)} not measured with one size, position and batch"
-        return unmeasured("C2", why, PROBES["streaming"].command)
+        why = f"{' and '.join(STREAMS)} not measured with one size and position in chunks of "
+        command = (
+            f"{PROBES['streaming'].command} --encoders {' '.join(f'{s}-small' for s in STREAMS)}"
+        )
+        return unmeasured("C2", f"{why}{10 * CHUNK} ms", f"{command} --chunk {CHUNK}")
     subject, reference = max(pairs, key=lambda pair: (pair[1].position, pair[1].parameters))
-    told = f"{subject.encoder} / {reference.encoder}, ms per frame at frame {subject.position:,}"
-    if subject.chunk != reference.chunk:
-        return unmeasured("C2", f"{told}: their delays differ", PROBES["streaming"].command)
-    ratio = subject.milliseconds / reference.milliseconds
-    low, high = ratio / TIMING, ratio * TIMING
-    told += f" in chunks of {10 * subject.chunk} ms, batch {subject.batch}, "
-    told += f"{times(ratio)} [{digits(low, 2)} to {digits(high, 2)}], threshold 1"
-    doubt = times_doubted(probes, "streaming")
-    decision: Decision = "for" if low > 1 else "against" if high < 1 else "not enough evidence"
-    decision = "not enough evidence" if doubt else decision
-    verdict = conclude("C2", decision, told, _machine(probes["streaming"].machine), doubt)
+    told = f"{subject.encoder} / {reference.encoder}, ms per frame at frame {subject.position:,} "
+    told += f"in chunks of {10 * CHUNK} ms, batch {subject.batch}"
+    ratios = [a / b for a, b in zip(subject.repeats, reference.repeats, strict=False)]
     state = times(subject.state_bytes / reference.state_bytes)
-    return replace(verdict, reasons=[f"Does not affect the verdict: state {state} (exact)."])
+    return _of_ratios("C2", told, ratios, probes, "streaming", f"state {state} (exact)")
 
 
 def _alike(point: StreamPoint) -> tuple[object, ...]:
     """An encoder without its size, then what two streams of C2 must share."""
     encoder, _, size = point.encoder.rpartition("-")
-    return encoder, size, point.position, point.batch
+    return encoder, size, point.position, point.batch, point.chunk
 
 
 def parallel(found: Sequence[Evidence], probes: Probes) -> Verdict:
     """The rule of C4, see ``PARALLEL``."""
-    why = "no probe measures the speed-up from one thread to several at equal FLOPs"
-    rows = [r for r in rows_of(probes, "scaling") if r.name == "minlstm-lstm" and not r.error]
-    if not rows:
-        command = f"{PROBES['scaling'].command} --rows minlstm-lstm"
-        return unmeasured("C4", why, command)
-    row = max(rows, key=lambda r: r.time)
-    told = f"{row.subject} / {row.reference}, time of a pass at {row.time:,} frames, "
-    told += f"{times(row.ratio)} [{digits(row.ratio_min, 2)} to {digits(row.ratio_max, 2)}]"
-    machine = _machine(probes["scaling"].machine)
-    reasons = [f"Does not affect the verdict: {told}; {machine}."]
-    return replace(unmeasured("C4", why), reasons=reasons)
+    rows: Sequence[Speedup] = rows_of(probes, "threads")
+    batch = max((row.batch for row in rows), default=0)
+    here = {row.layer: row for row in rows if row.batch == batch}
+    if not here:
+        return unmeasured("C4", "not measured", PROBES["threads"].command)
+    row = here["LSTM"]
+    told = f"speed-up of a {REFERENCE} layer / of an LSTM layer from 1 thread to {row.threads}, "
+    told += f"training passes of equal FLOPs, {row.batch} x {row.frames} frames"
+    beside = [f"{r.layer} {times(median_interval(r.speedup).value)}" for r in here.values()]
+    beside += [
+        f"a MinLSTM takes {times(here['MinLSTM'].seconds / row.seconds)} as long on 1 thread"
+    ]
+    ratios = [1 / ratio for ratio in row.ratio]
+    return _of_ratios("C4", told, ratios, probes, "threads", f"speed-ups: {', '.join(beside)}")
 
 
 def bandwidth(found: Sequence[Evidence], probes: Probes) -> Verdict:
     """The rule of C5, see ``BANDWIDTH``."""
-    steps = {(s.width, s.batch): s for s in rows_of(probes, "roofline")}
-    if (step := steps.get((WIDTH, 1))) is None:
+    steps = {(s.layers, s.width, s.batch): s for s in rows_of(probes, "roofline")}
+    if (step := steps.get((LAYERS, WIDTH, 1))) is None:
         return unmeasured("C5", "not measured", PROBES["roofline"].command)
-    of_machine = probes["roofline"].rest["machine"]["bandwidth"]
-    seconds = step.flops / 2 / step.intensity / of_machine  # to read the recurrent weights
-    share = seconds / step.seconds
-    low, high = share / TIMING, share * TIMING
-    told = f"time to read the recurrent weights from memory / time of a step of {WIDTH} cells at "
+    value, low, high = median_interval(step.reading)
+    told = f"time to read the weights / time of a step of {LAYERS} layers of {WIDTH} cells at "
     told += (
-        f"batch 1, {percent(share)} [{percent(low)} to {percent(high)}], threshold {percent(HALF)}"
+        f"batch 1, {percent(value)} [{percent(low)} to {percent(high)}], threshold {percent(HALF)}"
     )
-    decision: Decision = (
-        "for" if low > HALF else "against" if high < HALF else "not enough evidence"
-    )
-    why = times_doubted(probes, "roofline")
-    if high > 1:  # memory cannot deliver the weights in less than its own time
-        where = "lie" if low > 1 else "may lie"
-        why = f"the weights {where} in a cache, whose bandwidth was not measured"
-    decision = "not enough evidence" if why else decision
-    return conclude("C5", decision, told, _machine(probes["roofline"].machine), why)
+    decision = decide(low - HALF, high - HALF, 0)
+    return _of_times("C5", decision, told, len(step.reading), probes, "roofline")
 
 
-def _machine(machine: Mapping[str, Any]) -> str:
+def _of_ratios(
+    claim: str, told: str, ratios: Sequence[float], probes: Probes, probe: str, beside: str
+) -> Verdict:
+    """The verdict from the ratios of repeats; a ratio above 1 speaks for the claim."""
+    if not ratios:
+        return unmeasured(claim, f"{told}: measured without repeats", PROBES[probe].command)
+    value, low, high = median_interval(ratios)
+    told += f", {times(value)} [{digits(low, 3)} to {digits(high, 3)}], margin {times(MARGIN)}"
+    decision = decide(math.log(low), math.log(high), math.log(MARGIN))
+    verdict = _of_times(claim, decision, told, len(ratios), probes, probe)
+    return replace(verdict, reasons=[f"Does not affect the verdict: {beside}."])
+
+
+def _of_times(
+    claim: str, decision: Decision, told: str, repeats: int, probes: Probes, probe: str
+) -> Verdict:
+    """The verdict from repeats of times, unless they are too few or disturbed."""
+    machine: dict[str, Any] = dict(probes[probe].machine)
     threads = machine.get("threads")
-    name = machine.get("device_name") or "an unknown device"
-    return f"{name}, {threads} thread{'s' * (threads != 1)}" if threads else str(name)
+    where = machine.get("device_name") or "an unknown device"
+    where += f", {threads} thread{'s' * (threads != 1)}" if threads else ""
+    why = times_doubted(probes, probe)
+    if repeats < MIN_REPEATS:
+        why = why or f"{repeats} repeats; {MIN_REPEATS} could decide"
+    decision = "not enough evidence" if why else decision
+    return conclude(claim, decision, f"{told} ({repeats} repeats)", where, why)
 
 
+REPEATS = (
+    f"The interval holds the median of the repeats in 95 of 100 cases and needs {MIN_REPEATS} "
+    "repeats. Times that other programs disturbed decide nothing."
+)
+RATIO = (
+    "‘For’: the whole interval is above 1. ‘Against’: it is below 1. ‘Equivalent’: it lies between "
+    f"1 / {MARGIN} and {MARGIN}. {REPEATS}"
+)
 RUNNING = Rule(
     "C2",
     "A recurrent network needs more resources to run.",
     (
         "The verdict is that of the milliseconds per frame of a causal LSTM, divided by those of a "
-        "causal Transformer of the same size with the same delay (chunks of 40 ms), at the same "
-        "position and batch. The last position decides, and there the largest size.",
-        f"As the times have no repeats, the interval is the ratio up to {TIMING} times smaller or "
-        "larger, which is the difference between repeats on one quiet machine.",
-        "The finding is ‘for’ if the whole interval is above 1, and ‘against’ if it is below 1. "
-        "Such an interval is too wide to call two times equivalent. Times that other programs "
-        "disturbed decide nothing.",
-        "Other encoders, larger chunks, the size of the state and the speed on whole recordings "
-        "are description.",
+        f"chunked Transformer of the same size with the same delay (chunks of {10 * CHUNK} ms), at "
+        "the same position and batch. The chunked Transformer is the attention encoder that "
+        "streams fastest. The last position decides, and there the largest size.",
+        RATIO,
+        "Other encoders and chunks, the size of the state and the speed on whole recordings are "
+        "description.",
     ),
     running,
 )
@@ -118,13 +137,12 @@ PARALLEL = Rule(
     "C4",
     "Recurrence cannot be parallelised.",
     (
-        "There is not enough evidence, whatever the times are. The claim needs the speed-up from "
-        "one thread to several at equal FLOPs, of a recurrent layer and of a reference. No probe "
-        "measures this yet.",
-        "The time of a MinLSTM layer, computed by a parallel scan, divided by that of a fused LSTM "
-        "layer is description: a MinLSTM does about 0.4 times the multiplications of an LSTM, so "
-        "it can take less time without being more parallel. Comparisons with loops are "
-        "description, too, because a loop has an overhead for each step.",
+        "The verdict is that of the speed-up from one thread to several: the speed-up of a "
+        "Transformer layer divided by that of an LSTM layer of equal FLOPs, in training passes at "
+        "the largest batch that was measured.",
+        RATIO,
+        "Smaller batches, MinLSTM (computed by a parallel scan), the share of a core's peak that "
+        "each layer reaches on one thread, and the times of loops are description.",
     ),
     parallel,
 )
@@ -132,13 +150,13 @@ BANDWIDTH = Rule(
     "C5",
     "An LSTM does four affine maps a step, so it is bound by memory bandwidth.",
     (
-        f"The verdict is that of one step of an LSTM of {WIDTH} cells at batch 1: the time that it "
-        "takes to read the recurrent weights at the measured bandwidth of memory, as a share of "
-        "the time of the step. Its interval is the share up to 1.25 times smaller or larger.",
-        "The finding is ‘for’ if the whole interval is between 50 and 100 %, and ‘against’ if it "
-        "is below 50 %. Shares above 100 % mean that the weights lie in a cache. The bandwidth of "
-        "the cache was not measured, so an interval that holds such shares is not enough evidence. "
-        "Other widths and batches are description.",
+        f"The verdict is that of a live stream of {LAYERS} layers of {WIDTH} cells at batch 1, "
+        "which reads all its weights for each frame. The value is the time to read a buffer of the "
+        "same size over and over, as a share of the time of the step. So the bandwidth is that of "
+        "the memory or cache where such weights lie.",
+        f"‘For’: the whole interval is above {percent(HALF)}. ‘Against’: it is below. {REPEATS}",
+        "Shares near 100 % mean that the step does little else than read its weights. Other widths "
+        "and batches, and steps in one call, are description.",
     ),
     bandwidth,
 )

@@ -1,51 +1,23 @@
 import json
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+import torch
 from torch import nn, randn
 
 from asr.cli import main
-from asr.probes.roofline_measure import Fit, Machine, bound, fit, time_steps, timed_step
+from asr.encoders import Frames
+from asr.probes import roofline_measure
+from asr.probes.roofline_measure import (
+    READ,
+    bound,
+    reader,
+    stream,
+    time_steps,
+    timed_step,
+    weight_bytes,
+)
 from tests.tiny import counted_flops
-
-SIZES = [(width, batch) for width in (64, 128, 256, 512) for batch in (1, 8, 64)]
-
-
-def planted(latency, rate, noise=0.0):
-    random = np.random.default_rng(0)
-    return [
-        timed_step(
-            h, b, (latency + 16 * b * h**2 / rate) * float(1 + noise * random.standard_normal())
-        )
-        for h, b in SIZES
-    ]
-
-
-@pytest.mark.parametrize("latency", [0.0, 5e-6, 1e-3])
-def test_the_fit_recovers_planted_values(latency):
-    found = fit(planted(latency, 1e11))
-    assert found.latency == pytest.approx(latency, abs=1e-9)
-    assert found.rate == pytest.approx(1e11, rel=1e-3)
-    assert found.error < 1e-6
-
-
-def test_the_fit_recovers_planted_values_within_its_error_under_noise():
-    found = fit(planted(5e-6, 1e11, noise=0.05))
-    assert abs(found.latency - 5e-6) < 3 * found.latency_error
-    assert 0 < found.latency_error < 1e-6
-    assert found.error == pytest.approx(0.05, rel=0.5)
-
-
-def test_a_latency_is_never_negative():
-    # Small steps that are faster than in proportion to their work.
-    found = fit([timed_step(h, 1, 1e-12 * h**3) for h in (64, 128, 256)])
-    assert found.latency == 0
-
-
-def test_fewer_than_three_sizes_give_no_fit():
-    with pytest.raises(ValueError, match="three or more different widths or batches"):
-        fit([timed_step(64, 4, 1.0), timed_step(128, 1, 1.0)])  # as much work
 
 
 def test_the_flops_and_bytes_of_a_step_are_those_of_the_layer():
@@ -54,29 +26,70 @@ def test_the_flops_and_bytes_of_a_step_are_those_of_the_layer():
     assert frames * timed_step(32, 3, 1.0).flops == counted_flops(lambda: lstm(x))
 
 
-def test_the_bound_follows_from_the_fit_and_the_ridge_point():
-    machine = Machine(peak=1e12, bandwidth=1e11)  # ridge 10
-    fitted = Fit(latency=1e-5, latency_error=0, rate=1e12, error=0)
-    small = timed_step(64, 1, 1e-5)
-    assert small.intensity == pytest.approx(8 * 64**2 / (4 * (4 * 64**2 + 8 * 64)))
-    assert bound(small, fitted, machine) == "latency"
-    wide = timed_step(4096, 2, 3e-3)  # 268 MB at 100 GB/s: 2.7 ms
-    assert wide.intensity < machine.ridge
-    assert bound(wide, fitted, machine) == "memory"
-    assert (
-        bound(timed_step(4096, 2, 1e-3), fitted, machine) == "arithmetic"
-    )  # faster than its bytes
-    assert bound(timed_step(4096, 64, 2e-2), fitted, machine) == "arithmetic"
+def test_a_stream_reads_all_weights_of_all_layers_for_each_frame():
+    lstm = nn.LSTM(32, 32, num_layers=5, bias=False)
+    weights = sum(p.numel() for p in lstm.parameters())
+    step = timed_step(32, 3, 1.0, layers=5)
+    assert step.bytes == weight_bytes(32, 5) == 4 * weights
+    assert step.flops == counted_flops(lambda: lstm(randn(1, 3, 32)))
+    assert step.intensity == pytest.approx(step.flops / (4 * weights + 5 * 4 * 8 * 3 * 32))
+    recurrent = lstm.weight_hh_l0.numel()
+    assert timed_step(32, 3, 1.0).bytes == 4 * recurrent
+
+
+@torch.inference_mode()
+def test_a_stream_computes_the_layers_of_the_encoder_frame_by_frame(monkeypatch):
+    made = []
+    build = roofline_measure.layer
+    monkeypatch.setattr(
+        roofline_measure, "layer", lambda *a, **k: made.append(build(*a, **k)) or made[-1]
+    )
+    torch.manual_seed(0)
+    steps = []
+    read = stream(8, 3, 2, 4, "cpu")
+    for block in made:
+        step = block.step
+        monkeypatch.setattr(
+            block, "step", lambda *a, step=step: steps.append(step(*a)) or steps[-1]
+        )
+    read()
+    assert len(steps) == 4 * 3
+    torch.manual_seed(0)
+    [build("LSTM", 8, bidirectional=False) for _ in range(3)]
+    x = randn(2, 1, 8).expand(2, 4, 8)  # the same frame again and again
+    y = Frames(x, torch.tensor([4, 4]))
+    for block in made:
+        y = block(y)
+    torch.testing.assert_close(steps[-1][0].x[:, 0], y.x[:, -1], atol=1e-6, rtol=1e-5)
+
+
+def test_a_buffer_is_read_over_and_over():
+    read, passes = reader(2**16, "cpu")
+    assert passes == READ / 2**16
+    assert read().tolist() == [2**14] * passes  # ones
+
+
+@pytest.mark.parametrize(
+    ("reading", "seconds", "said"),
+    [(0.4, 1.0, "latency"), (0.6, 1.0, "memory"), (0.6, 0.2, "arithmetic"), (1.2, 0.2, "memory")],
+)
+def test_the_bound_is_what_takes_more_than_half_of_the_time(reading, seconds, said):
+    step = timed_step(64, 4, seconds, reading=[reading] * 3)
+    assert bound(step, step.flops / 0.16) == said  # arithmetic takes 0.16 s at the peak
 
 
 def test_the_time_of_a_step_is_the_median_difference_of_two_lengths_per_frame(monkeypatch):
     def taken(*seconds):
         return SimpleNamespace(seconds=seconds)
 
+    passes = reader(weight_bytes(8, 0), "cpu")[1]
+    reads = taken(*[passes * seconds for seconds in (0.002, 0.012, 0.03)])
     timings = iter(
         [
-            (taken(1.0, 1.1, 0.9), taken(2.0, 2.3, 1.9)),  # differences 1.0, 1.2, 1.0
-            (taken(1.0, 1.0, 1.0), taken(0.9, 1.0, 1.2)),  # differences -0.1, 0.0, 0.2
+            (reads, taken(2.0, 2.3, 1.9), taken(1.0, 1.1, 0.9)),  # differences 1.0, 1.2, 1.0
+            (reads, taken(5.0, 6.0, 7.0)),  # the stream
+            (reads, taken(0.9, 1.0, 1.2), taken(1.0, 1.0, 1.0)),  # differences -0.1, 0.0, 0.2
+            (reads, taken(5.0, 6.0, 7.0)),
         ]
     )
     called = []
@@ -88,26 +101,24 @@ def test_the_time_of_a_step_is_the_median_difference_of_two_lengths_per_frame(mo
         return next(timings)
 
     monkeypatch.setattr("asr.probes.roofline_measure.alternate", alternate)
-    [step] = time_steps([8, 16], [2], frames=50, device="cpu", repeats=3)
-    assert (step.width, step.batch) == (8, 2)  # the other size was too short to be timed
+    step, live, _ = time_steps([8, 16], [2], frames=50, layers=3, device="cpu", repeats=3)
+    assert (step.width, step.batch, step.layers) == (8, 2, 0)
+    assert (live.width, live.layers) == (8, 3)  # a call at the other width was too short
     assert step.seconds == pytest.approx(1.0 / 50)
-    assert len(called) == 4
+    assert step.reading == pytest.approx([50 * 0.002 / 1.0, 50 * 0.012 / 1.2, 50 * 0.03 / 1.0])
+    assert live.seconds == pytest.approx(6.0 / 50)
+    assert len(called) == 10
 
 
 def test_the_verb_writes_a_row_per_step(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("asr.probes.roofline_measure.SQUARE", 128)
-    monkeypatch.setattr("asr.probes.roofline_measure.COPIED", 1 << 16)
-    words = "--widths 16 128 256 --batches 2 16 --frames 50 --repeats 3"
+    monkeypatch.setattr("asr.probes.roofline_measure.SETS", (2**12, 2**16))
+    words = "--widths 16 --batches 2 16 --frames 50 --repeats 3 --layers 2"
     assert main(["claims", "roofline", "--output", str(tmp_path / "o"), *words.split()]) == 0
     page = (tmp_path / "o" / "roofline.md").read_text()
     assert page in capsys.readouterr().out
     written = json.loads((tmp_path / "o" / "roofline.json").read_text())
-    assert [(s["width"], s["batch"]) for s in written["steps"]][-1] == (256, 16)
-    assert written["machine"]["ridge"] > 0
-
-
-def test_one_size_is_refused_before_anything_is_measured(tmp_path, capsys):
-    words = ["--output", str(tmp_path / "o"), "--widths", "16", "--batches", "4"]
-    assert main(["claims", "roofline", *words]) == 2
-    assert "three or more different sizes" in capsys.readouterr().err
-    assert not (tmp_path / "o").exists()
+    assert {(s["width"], s["layers"]) for s in written["steps"]} >= {(16, 2)}
+    assert "| frame by frame, 2 layers |" in page
+    assert written["machine"]["bandwidth"] == written["caches"][-1]["rate"] > 0
+    assert [cache["bytes"] for cache in written["caches"]] == [2**12, 2**16]

@@ -30,7 +30,7 @@ def recipes(*names):
 
 @pytest.fixture(scope="module")
 def points():
-    found = measure_streams(recipes(*TREES), [64, 640], batch=2, chunks=3, device="cpu")
+    found = measure_streams(recipes(*TREES), [64, 640], batch=2, chunks=3, repeats=2, device="cpu")
     return {(point.encoder, point.position): point for point in found}
 
 
@@ -49,17 +49,29 @@ def test_the_state_of_a_stream_has_the_size_of_the_formula(points):
 def test_a_stream_has_read_up_to_the_position_that_it_reports(points):
     for (name, position), point in points.items():
         encoder = recipes(name)[name](80).eval()
-        read = position // encoder.chunk * encoder.chunk + 3 * encoder.chunk
+        read = position // encoder.chunk * encoder.chunk  # the timed chunks are not kept
         assert point.chunk == encoder.chunk
         # The position, 8 bytes, is one for all streams.
         assert point.state_bytes == pytest.approx(streamed_bytes(encoder, read), abs=8)
+        assert len(point.repeats) == 2
+        assert point.milliseconds == pytest.approx(sum(point.repeats) / 2)
         assert 0 < point.milliseconds <= point.slowest
+
+
+def test_an_encoder_reads_the_chunks_that_are_multiples_of_its_own():
+    settings = {"batch": 1, "chunks": 1, "repeats": 1, "device": "cpu"}
+    found = measure_streams(recipes("recurrent", "bounded"), [64], **settings, chunk=[4, 16])
+    read = [(point.encoder, point.chunk) for point in found]
+    assert read == [("recurrent", 4), ("recurrent", 16), ("bounded", 16)]
+    assert len({point.state_bytes for point in found[:2]}) == 1  # equal positions
+    with pytest.raises(ValueError, match="--chunk 4: bounded reads chunks of 16 feature frames"):
+        measure_streams(recipes("recurrent", "bounded"), [64], **settings, chunk=[4])
 
 
 @torch.inference_mode()
 def test_skipping_ahead_gives_the_state_of_reading_in_chunks():
     encoder = recipes("growing")["growing"](80).eval()
-    stream = Stream("growing", encoder, 1, "cpu")
+    stream = Stream("growing", encoder, 1, 4, "cpu")
     stream.skip_to(83)
     assert stream.position == 80
     other = torch.Generator().manual_seed(0)

@@ -31,8 +31,10 @@ from tests.run_folders import (
     write_horizon,
     write_lines,
     write_probe,
+    write_roofline,
     write_run,
     write_study,
+    write_threads,
 )
 
 LAGS = [64, 256, 1024, 4096, 16384]
@@ -266,79 +268,111 @@ def test_a_contrast_is_tested_at_the_largest_of_separate_budgets_alone(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("lstm", "chunk", "words"),
+    ("lstm", "repeats", "words"),
     [
-        (4.0, 4, "for: lstm-causal-small / transformer-causal-small, ms per frame at frame 10,000"),
-        (0.5, 4, "against: "),
-        (1.1, 4, "not enough evidence: "),
-        (1.0, 4, "not enough evidence: "),  # one pair without repeats is never equivalent
-        (0.5, 64, "not enough evidence: lstm-causal-small / transformer-causal-small, ms per"),
+        (
+            4.0,
+            6,
+            "for: lstm-causal-small / transformer-chunked-small, ms per frame at frame 10,000",
+        ),
+        (0.5, 6, "against: "),
+        (1.05, 6, "equivalent: "),
+        (1.1, 6, "for: "),  # the interval begins above 1 and ends above the margin
+        (1.0, 5, "not enough evidence: "),
+        (1.0, 0, "not enough evidence: lstm-causal-small / transformer-chunked-small, ms per"),
     ],
 )
-def test_running_is_judged_by_one_pair_of_streams(tmp_path, lstm, chunk, words):
-    rows = stream("lstm-causal-small", lstm, 100, chunk) + stream("gru-causal-small", 9.0, 9)
-    rows += stream("transformer-causal-small", 1.0, 900)
+def test_running_is_judged_by_one_pair_of_streams_with_equal_delay(tmp_path, lstm, repeats, words):
+    rows = stream("lstm-causal-small", lstm, 100, 64, repeats) + stream("gru-causal-small", 9.0, 9)
+    rows += stream("lstm-causal-small", 0.01, 100) + stream("transformer-causal-small", 1.0, 900)
+    rows += stream("transformer-chunked-small", 1.0, 900, 64, 6)
     verdict = running([], read_probes([write_probe(tmp_path, "streaming", rows)]))
     assert verdict.words.startswith(words)
-    if chunk == 4:
+    assert "in chunks of 640 ms, batch 1" in verdict.words
+    if repeats:
         assert verdict.reasons == ["Does not affect the verdict: state 0.11 times (exact)."]
-        assert f"[{lstm / 1.25:.2g} to " in verdict.words.replace("0 to ", " to ")
-    else:
-        assert "their delays differ" in verdict.words
+        assert ("0.50 times [0.500 to 0.500], margin 1.1 times" in verdict.words) == (lstm == 0.5)
+    assert ("5 repeats; 6 could decide" in verdict.words) == (repeats == 5)
 
 
-def test_streams_of_other_sizes_or_positions_are_not_compared(tmp_path):
-    lstm, transformer = (
-        stream("lstm-causal-small", 0.1, 1),
-        stream("transformer-causal-large", 1, 9),
+def test_the_interval_of_a_ratio_is_that_of_pairs_of_repeats(tmp_path):
+    rows = stream("lstm-causal-small", 2.0, 1, 64) + stream("transformer-chunked-small", 1.0, 1, 64)
+    for row in rows[:2]:
+        row["repeats"] = [1.2, 2.0, 2.0, 2.0, 2.0, 3.0]
+    for row in rows[2:]:
+        row["repeats"] = [1.0, 1.0, 1.0, 1.0, 1.0, 2.0]
+    words = running([], read_probes([write_probe(tmp_path, "streaming", rows)])).words
+    assert words.startswith("for: ")
+    assert "2.0 times [1.20 to 2.00], margin 1.1 times (6 repeats); EPYC, 1 thread" in words
+
+
+def test_streams_of_other_sizes_positions_or_chunks_are_not_compared(tmp_path):
+    lstm = stream("lstm-causal-small", 0.1, 1, 64)
+    large = stream("transformer-chunked-large", 1, 9, 64)
+    early = stream("transformer-chunked-small", 2.0, 9, 64)[:1]
+    verdict = running([], read_probes([write_probe(tmp_path, "streaming", lstm + large)]))
+    assert verdict.words.endswith("not measured with one size and position in chunks of 640 ms")
+    assert verdict.commands[0].endswith(
+        "--encoders lstm-causal-small transformer-chunked-small --chunk 64"
     )
-    early = stream("transformer-causal-small", 2.0, 9)[:1]
-    verdict = running([], read_probes([write_probe(tmp_path, "streaming", lstm + transformer)]))
-    assert verdict.words.endswith("not measured with one size, position and batch")
-    rows = lstm + transformer + early
+    rows = lstm + large + early
     verdict = running([], read_probes([write_probe(tmp_path / "b", "streaming", rows)]))
-    assert (
-        "lstm-causal-small / transformer-causal-small, ms per frame at frame 400" in verdict.words
-    )
-
-
-def test_the_time_of_a_scan_on_one_number_of_threads_says_nothing_about_parallelism(tmp_path):
-    rows = [compared_layers("minlstm-lstm", 1000, 5.0), compared_layers("minlstm-loop", 4000, 9.0)]
-    rows.append(compared_layers("minlstm-lstm", 4000, 0.5))
-    verdict = parallel([], read_probes([write_probe(tmp_path, "scaling", rows)]))
+    assert "transformer-chunked-small, ms per frame at frame 400 " in verdict.words
+    rows = stream("lstm-causal-small", 0.1, 1, 4) + early
+    verdict = running([], read_probes([write_probe(tmp_path / "c", "streaming", rows)]))
     assert verdict.kind == "not enough evidence"
-    assert "speed-up from one thread to several" in verdict.words
-    (beside,) = verdict.reasons
-    assert "time of a pass at 4,000 frames, 0.50 times [0.48 to 0.52]; EPYC, 1 thread" in beside
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("lstm", "transformer", "words"),
     [
-        (1.5e-4, "for: time to read the recurrent weights from memory"),
-        (1e-3, "against: "),
-        (4e-5, "not enough evidence: "),  # read faster than memory can deliver
-        (1e-4, "not enough evidence: "),  # a share of 105 %
-        (1.2e-4, "not enough evidence: "),  # a share of 87 %, whose interval reaches 109 %
-        (2e-4, "not enough evidence: "),
+        ([1.0] * 6, [1.9] * 6, "for: speed-up of a Transformer layer / of an LSTM layer from 1 "),
+        ([1.9] * 6, [1.0] * 6, "against: "),
+        ([1.8] * 6, [1.9] * 6, "equivalent: "),
+        ([1.8, 1.8, 1.8, 1.8, 1.8, 1.2], [1.9] * 6, "for: "),
+        ([1.8, 1.8, 1.8, 1.8, 2.4, 1.2], [1.9] * 6, "not enough evidence: "),
+        ([1.0] * 5, [1.9] * 5, "not enough evidence: "),
     ],
 )
-def test_bandwidth_is_judged_by_one_step_at_batch_1(tmp_path, seconds, words):
-    """4 x 512 x 512 weights of 4 bytes take 105 us at 40 GB/s."""
-    step = {"width": 512, "batch": 1, "seconds": seconds, "flops": 16 * 512 * 512}
-    step |= {"intensity": 0.5, "latency_share": 0.0, "bound": "memory"}
+def test_parallelism_is_judged_by_the_speed_ups_of_layers_at_the_largest_batch(
+    tmp_path, lstm, transformer, words
+):
+    verdict = parallel([], read_probes([write_threads(tmp_path, lstm, transformer)]))
+    assert verdict.words.startswith(words)
+    assert "from 1 thread to 2, training passes of equal FLOPs, 16 x 400 frames" in verdict.words
+    (beside,) = verdict.reasons
+    assert "MinLSTM 1.0 times, a MinLSTM takes 2.0 times as long on 1 thread" in beside
+
+
+@pytest.mark.parametrize(
+    ("reading", "words"),
+    [
+        ([0.6] * 6, "for: time to read the weights / time of a step of 5 layers of 512 cells"),
+        ([0.3] * 6, "against: "),
+        ([0.4, 0.6, 0.6, 0.6, 0.6, 0.6], "not enough evidence: "),
+        ([0.9] * 5 + [1.05], "for: "),
+        ([0.6] * 5, "not enough evidence: "),
+    ],
+)
+def test_bandwidth_is_judged_by_a_stream_of_five_layers_at_batch_1(tmp_path, reading, words):
+    step = {"width": 512, "batch": 1, "seconds": 1e-3, "flops": 80 * 512**2, "intensity": 0.5}
+    step |= {"bound": "memory", "layers": 5, "bytes": 160 * 512**2, "reading": reading}
+    others = [step | {"batch": 64, "reading": [0.1] * 6}, step | {"layers": 0, "reading": [2] * 6}]
     machine = {"peak": 5e10, "bandwidth": 4e10, "ridge": 5.0}
-    fit = {"latency": 1e-6, "latency_error": 1e-7, "rate": 4e10, "error": 0.1}
-    folder = write_probe(
-        tmp_path, "roofline", [step, step | {"batch": 64}], machine=machine, fit=fit
-    )
+    folder = write_probe(tmp_path, "roofline", [*others, step], machine=machine)
     verdict = bandwidth([], read_probes([folder]))
     assert verdict.words.startswith(words)
-    assert f"{100 * 16 * 512 * 512 / 4e10 / seconds:.1f} % [" in verdict.words.replace(
-        "105", "104.9"
-    )
-    assert ("the weights lie in a cache" in verdict.words) == (seconds == 4e-5)
-    assert ("the weights may lie in a cache" in verdict.words) == (1e-4 <= seconds <= 1.2e-4)
+    assert "threshold 50.0 %" in verdict.words
+
+
+def test_results_of_earlier_versions_are_read_and_decide_nothing(tmp_path):
+    """They have no repeats, no stream of layers and no speed-ups."""
+    rows = [row for row in stream("lstm-causal-small", 1.0, 1) if row.pop("repeats")]
+    write_probe(tmp_path, "streaming", rows)
+    write_probe(tmp_path, "scaling", [compared_layers("minlstm-lstm", 4000, 0.5)])
+    probes = read_probes([write_roofline(tmp_path, ["memory"])])
+    for rule in (running, parallel, bandwidth):
+        assert "not measured" in rule([], probes).words
 
 
 # --- C3 and C6 ---

@@ -162,7 +162,8 @@ def test_speeds_of_recognition_that_waited_for_a_core_are_not_compared(tmp_path)
 
 
 def test_times_of_a_probe_that_waited_for_a_core_decide_nothing(tmp_path):
-    streams = stream("lstm-causal-small", 0.2, 10) + stream("transformer-causal-small", 0.6, 900)
+    streams = stream("lstm-causal-small", 0.2, 10, 64)
+    streams += stream("transformer-chunked-small", 0.6, 900, 64)
     write_probe(tmp_path, "streaming", streams)
     read = read_probes([tmp_path])
     for share, kind in ((0.05, "against"), (0.4, "not enough evidence")):

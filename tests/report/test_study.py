@@ -30,6 +30,7 @@ from tests.run_folders import (
     write_roofline,
     write_run,
     write_study,
+    write_threads,
 )
 
 POINT = ("point", "failed")  # a failed final run has none
@@ -375,6 +376,7 @@ def test_the_command_line_prints_verdicts_and_contradictions(tmp_path, capsys):
 def write_all_probes(folder: Path) -> Path:
     write_horizon(folder, {"lstm, bias 1": 64, "hierarchical": 1024}, [64, 1024])
     write_roofline(folder, ["memory", "latency", "arithmetic"])
+    write_threads(folder, [1.0] * 6, [1.5] * 6)
     write_probe(folder, "streaming", stream("lstm-causal-small", 1.0, 100))
     encoder = {"name": "lstm-small", "subject": "training", "reference": "", "error": ""}
     passes = [
