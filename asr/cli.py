@@ -13,13 +13,14 @@ from asr.commands.doctor import doctor
 from asr.commands.options import VERBS, fail
 from asr.commands.prepare import prepare
 from asr.commands.recipes import recipes
-from asr.commands.recognise import evaluate, transcribe, tune_decoding
+from asr.commands.recognise import evaluate, export, transcribe, tune_decoding
 from asr.commands.train import train
 from asr.files import ESCAPED
 from asr.items import one_line
 
 _FUNCTIONS: tuple[Callable[[list[str]], int], ...] = (
-    prepare, recipes, train, tune_decoding, evaluate, transcribe, compare, study, claims, doctor
+    prepare, recipes, train, tune_decoding, evaluate, transcribe, export, compare, study, claims,
+    doctor,
 )  # fmt: skip
 COMMANDS = {function.__name__.replace("_", "-"): function for function in _FUNCTIONS}
 

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 Padded = tuple[Tensor, Tensor, Tensor, Tensor]
 
 DESCRIPTION = "model.json"
+SHIPPED = Path(__file__).parent / "models"
 
 
 class SpeechModel(nn.Module):
@@ -206,16 +207,20 @@ def save_model(model: SpeechModel, folder: Path, summary: Mapping[str, Any]) -> 
 
 
 def find_model(path: str | Path) -> Path:
-    """Finds the model folder at a path, or the best model of a run folder.
+    """Finds the model folder at a path, the best model of a run folder, or a shipped model.
 
     Raises:
         ValueError: there is no model.
     """
     path = Path(path)
+    if not path.exists() and (SHIPPED / path).is_dir():
+        path = SHIPPED / path
     if (folder := find_folder(path, DESCRIPTION)) is not None:
         return folder
     if not path.exists():
-        raise ValueError(f"{path}: no such model or run folder; check the path")
+        shipped = sorted(folder.name for folder in SHIPPED.glob("*"))
+        names = f", or name a shipped model: {', '.join(shipped)}" if shipped else ""
+        raise ValueError(f"{path}: no such model or run folder; check the path{names}")
     if any((folder / LANGUAGE_MODEL).is_file() for folder in (path, path / "best")):
         raise ValueError(
             f"{path} is a language model, which helps a speech model to recognise; give that one's "

@@ -32,6 +32,10 @@ VERBS: dict[str, tuple[str, str]] = {  # meaning and example
         "Transcribes audio files of any length to text, subtitles or words with times.",
         "asr transcribe runs/spoken-lstm-tiny-seed1 talk.mp3 --formats srt --output-dir subtitles",
     ),
+    "export": (
+        "Writes the model of a run as a small folder with a card: data, cost and error rates.",
+        "asr export runs/spoken-lstm-tiny-seed1 models/spoken",
+    ),
     "compare": (
         "Compares runs on one page: WER against core- or GPU-hours, with tests of significance.",
         "asr compare runs/spoken-lstm-tiny-seed1 runs/spoken-transformer-tiny-seed1",

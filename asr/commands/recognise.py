@@ -1,4 +1,4 @@
-"""``asr evaluate``, ``asr tune-decoding`` and ``asr transcribe``."""
+"""``asr evaluate``, ``tune-decoding``, ``transcribe`` and ``export``."""
 
 import argparse
 from pathlib import Path
@@ -145,6 +145,29 @@ def transcribe(arguments: list[str]) -> int:
     return _status("transcribe", failed, f"of {numbered(len(results), 'file')} failed")
 
 
+def export(arguments: list[str]) -> int:
+    """``asr export RUN FOLDER``."""
+    options = parser("export")
+    options.add_argument("run", metavar="RUN", help="run folder, whose best model is exported")
+    options.add_argument("output", type=Path, metavar="FOLDER", help="folder to write")
+    options.add_argument(
+        "--evaluations", nargs="+", default=[], metavar="FOLDER",
+        help="folders that asr evaluate wrote for RUN or for its export (default: none)",
+    )  # fmt: skip
+    options.add_argument(
+        "--notes", metavar="FILE",
+        help="Markdown file that ends the card: what the model is bad at, whom to credit",
+    )  # fmt: skip
+    known = options.parse_args(hyphens(arguments))
+
+    from asr.report import card
+
+    print(card.export(known.run, known.output, known.evaluations, known.notes), end="")
+    size = sum(file.stat().st_size for file in known.output.iterdir())
+    print(f"written: {known.output} ({size / 1e6:.1f} MB)")
+    return 0
+
+
 def _status(verb: str, failed: int, words: str) -> int:
     """Returns the exit status of a verb; reports the number of items that failed."""
     if failed:
@@ -166,7 +189,9 @@ def model_options(verb: str) -> Parser:
     """Makes a parser with the options that the verbs for recognition share."""
     options = parser(verb)
     options.add_argument(
-        "model", metavar="MODEL", help="run folder (its best model is used) or model folder"
+        "model",
+        metavar="MODEL",
+        help="run folder (its best model is used), model folder, or shipped model",
     )
     # tune-decoding refuses --search with its own message.
     hidden = verb == "tune-decoding"
