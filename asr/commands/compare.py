@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.commands.options import hyphens, parser
+from asr.formatting import listed
 
 LEFT = 3  # exit status of a study that stopped at its time limit with runs left
 
@@ -17,23 +18,15 @@ def compare(arguments: list[str]) -> int:
     add("runs", nargs="*", type=Path, metavar="RUN", help="run folders to compare")
     add("--output", default=Path("report"), help="folder to write (default: report)", **folder)
     add(
-        "--targets",
-        nargs="+",
-        type=float,
-        metavar="WER",
+        "--targets", nargs="+", type=float, metavar="WER",
         help="target WERs in percent, for instance 10 5; the page gives the cost to reach each "
         "(default: the targets of the study; without a study, 1.5, 1.15 and 1 times the best "
         "validation WER of the weakest arm)",
-    )
+    )  # fmt: skip
     add("--split", default="test", help="split whose evaluations are compared (default: test)")
     add("--study", help="study folder; the page includes its runs, trials and failures", **folder)
-    add(
-        "--claims",
-        nargs="+",
-        default=[],
-        help="folders that asr claims wrote; the page includes them",
-        **folder,
-    )
+    claims = "folders that asr claims wrote; the page includes them"
+    add("--claims", nargs="+", default=[], help=claims, **folder)
     known = options.parse_intermixed_args(hyphens(arguments))
     for run in known.runs:
         if not run.is_dir():
@@ -76,48 +69,35 @@ def study(arguments: list[str]) -> int:
     options = parser("study")
     add = options.add_argument
     add("file", metavar="STUDY", help="name of a shipped study, or a YAML file")
+    add("--folder", type=Path, metavar="FOLDER", help="study's folder (default: runs/studies/NAME)")
     add(
-        "--folder",
-        type=Path,
-        metavar="FOLDER",
-        help="folder to write (default: runs/studies/NAME)",
-    )
-    add(
-        "--workers",
-        type=int,
-        metavar="N",
+        "--workers", type=int, metavar="N",
         help="number of runs at a time (default: one per GPU, or as many as fit on the CPU cores)",
-    )
+    )  # fmt: skip
     add(
-        "--minutes",
-        type=float,
-        metavar="N",
+        "--minutes", type=float, metavar="N",
         help="stop after at most N minutes; the runs are saved, and the same command continues "
         "them. The exit status is 3 while work is left",
-    )
+    )  # fmt: skip
     for name, kind in (("arms", str), ("budgets", str), ("seeds", int)):
-        add(
-            f"--{name}",
-            nargs="+",
-            type=kind,
-            default=[],
-            metavar="X",
-            help=f"run only these {name}",
-        )
+        add(f"--{name}", nargs="+", type=kind, default=[], help=f"run only these {name}")
     add(
-        "--plan",
-        action="store_true",
+        "--plan", action="store_true",
         help="print what each contrast can detect before anything runs, and exit; the exit status "
-        "is 1 if one can decide nothing",
-    )
+        "is 1 if one can decide nothing, unless the study is descriptive",
+    )  # fmt: skip
     add("--status", action="store_true", help="print the state of the study, and exit")
     add("--retry", action="store_true", help="repeat failed runs; their cost still counts")
     add(
-        "--amend",
-        action="store_true",
+        "--amend", action="store_true",
         help="continue although the study file has changed, and record the change",
-    )
+    )  # fmt: skip
     known = options.parse_args(hyphens(arguments))
+    for alone, reads in (("plan", ()), ("status", ("folder",))):
+        given = [n for n, v in vars(known).items() if v != options.get_default(n)]
+        idle = [f"--{name}" for name in given if name not in ("file", alone, *reads)]
+        if getattr(known, alone) and idle:
+            raise ValueError(f"--{alone} describes the whole study; leave {listed(idle)} out")
 
     from asr.config import shipped
     from asr.study import Plan, Selection, outlook, read_study, run_study, status, task

@@ -69,6 +69,7 @@ FOREIGN_OPTIONS = {  # options of other programs, by verb, and their equivalent 
         "--output-format": "use --formats",
         "--output": "use --output-dir",
     },
+    "tune-decoding": {"--search": "tune-decoding chooses the search itself; leave it out"},
     "prepare": {"--language": "a manifest names the language of each row in its column language"},
 }
 

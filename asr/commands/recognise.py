@@ -50,20 +50,17 @@ def tune_decoding(arguments: list[str]) -> int:
     corpus_options(options, "validation")
     options.add_argument(
         "--trials", type=whole_number, default=20, metavar="N",
-        help="number of searches to try (default: 20)",
+        help="number of settings to try; the first are the defaults (default: 20)",
     )  # fmt: skip
     options.add_argument(
         "--beam", type=whole_number, default=8, metavar="K",
-        help="hypotheses that each beam search keeps (default: 8)",
+        help="number of hypotheses that the beam search of each trial keeps (default: 8); the best "
+        "settings are then tried with beams of 1, 2, 4, 8 and 16 too",
     )  # fmt: skip
     options.add_argument(
         "--seed", type=int, default=1, help="seed of the random trials (default: 1)"
     )
     known = options.parse_args(hyphens(arguments))
-    if known.search is not None:
-        raise ValueError(
-            f"--search {known.search}: tune-decoding chooses the search itself; leave it out"
-        )
 
     from asr.model import corpus_of
     from asr.recognition import tune_decoding as tuning
@@ -193,14 +190,12 @@ def model_options(verb: str) -> Parser:
         metavar="MODEL",
         help="run folder (its best model is used), model folder, or shipped model",
     )
-    # tune-decoding refuses --search with its own message.
-    hidden = verb == "tune-decoding"
-    options.add_argument(
-        "--search",
-        help=argparse.SUPPRESS
-        if hidden
-        else "Greedy, Beam, or a YAML file with a search (default: the one stored with the model)",
-    )
+    options.set_defaults(search=None)
+    if verb != "tune-decoding":
+        options.add_argument(
+            "--search", help="Greedy, Beam, or a YAML file with a search (default: the one stored "
+            "with the model)",
+        )  # fmt: skip
     options.add_argument(
         "--language-model", metavar="LM", action="append",
         help="run folder or model folder of a language model; give the option again to mix several "
@@ -233,11 +228,12 @@ def load(known: argparse.Namespace, *, tuned: bool = False) -> Any:
     """Loads the model that the options choose.
 
     Raises:
-        ValueError: there is no such model, or the search gives no weight to the language model of
-            the options (which is allowed if the search will be ``tuned``).
+        ValueError: there is no such model, or the search does not fit the model or the language
+            models of the options (which is allowed if the search will be ``tuned``).
     """
     from asr.config import strict_yaml
     from asr.model import find_model, give_language_model, load_model
+    from asr.recognition.validate import try_search
 
     find_model(known.model)
     search = known.search
@@ -259,4 +255,10 @@ def load(known: argparse.Namespace, *, tuned: bool = False) -> Any:
                 f"--language-model {given}: the search gives it no weight; run "
                 "asr tune-decoding, or --search with Beam and an lm_weight above 0"
             )
+    if not tuned:
+        try:
+            try_search(model.search, model)
+        except ValueError as error:
+            remedy = "asr tune-decoding stores a search that fits these language models"
+            raise ValueError(f"{known.model}: {error}; {remedy}") from None
     return model

@@ -40,7 +40,7 @@ def trial() -> Iterator[Finding]:
         train(strict_yaml.read(Recipe, tree), folder / "run")
         trained = time.perf_counter()
         recording = folder / "recordings" / "test" / "0.wav"
-        [result] = transcribe(load_model(folder / "run"), [str(recording)], progress=False)
+        [result] = transcribe(load_model(folder / "run"), [str(recording)])
         ended = time.perf_counter()
     if result.error is not None:
         remedy = "solve the problems in the lines above"

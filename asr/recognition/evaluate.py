@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +20,15 @@ from asr.metering.cpu import SHARES, times_disturbed
 from asr.metering.environment import environment
 from asr.metering.meter import device_name
 from asr.metering.use import Use
+from asr.model import SpeechModel
 from asr.recognition.alignment import CONFIDENCE, aligns
 from asr.recognition.recognise import Recognised, SplitReader, recognise
 from asr.recognition.reliability import diagram, judged
 from asr.recognition.transcript import Word
+from asr.search import Hypothesis
 from asr.search.calibration import confidence_measures
 from asr.statistics.bootstrap import METHOD, bootstrap_interval, resampling_unit
 from asr.text.scoring import Alignment, align, percent, pooled, score
-
-if TYPE_CHECKING:
-    from asr.model import SpeechModel
-    from asr.search import Hypothesis
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +43,13 @@ WARM_UP = 4  # utterances recognised before the clock runs
 
 
 def evaluate(
-    model: "SpeechModel",
+    model: SpeechModel,
     corpus_folder: str | Path,
     split: str,
     *,
     output: str | Path,
     model_name: str = "",
     batch_seconds: float = 120.0,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Recognises a split; writes ``metrics.json``, ``hypotheses.jsonl``, ``calibration.png``.
 
@@ -83,7 +80,6 @@ def evaluate(
         model_name: name of the model in the results, for instance its folder.
         batch_seconds: largest batch, in seconds: length of the longest utterance times number of
             utterances.
-        progress: whether to show a progress bar on a terminal.
 
     Returns:
         The content of ``metrics.json``.
@@ -100,7 +96,7 @@ def evaluate(
     output = Path(output)
     model.eval()
     with new_folder(output):
-        found, seconds = _recognise(model, data, batch_seconds, progress)
+        found, seconds = _recognise(model, data, batch_seconds)
         failed = data.failures()
         if not found:
             first = f"the first is {failed[0]['id']}: {failed[0]['reason']}"
@@ -200,11 +196,11 @@ def evaluation_summary(metrics: dict[str, Any]) -> str:
 
 # The best hypothesis of each row and its words with times, by the number of the row; no words
 # where the model cannot find their times.
-Found = dict[int, tuple["Hypothesis", list[Word] | None]]
+Found = dict[int, tuple[Hypothesis, list[Word] | None]]
 
 
 def _recognise(
-    model: "SpeechModel", data: SplitReader, batch_seconds: float, progress: bool
+    model: SpeechModel, data: SplitReader, batch_seconds: float
 ) -> tuple[Found, dict[str, Any]]:
     """The hypotheses of all rows that did not fail, and the seconds spent by step."""
     remedy = f"lower batch_seconds, which is {batch_seconds}"
@@ -229,7 +225,7 @@ def _recognise(
         # An utterance that fails in the warm-up fails again below and is reported there.
         for _ in attempt_each(work, [batches[-1][:WARM_UP]], lambda row, why: None):
             pass
-        shown = tqdm(batches, unit="batch", disable=None if progress else True)
+        shown = tqdm(batches, unit="batch", disable=None)
         for batch, result in attempt_each(work, shown, data.fail):
             words = result.words if timed else [None] * len(batch)
             found |= zip(batch, zip(result.best, words, strict=True), strict=True)
@@ -285,7 +281,7 @@ def _rates(
 
 
 def _confidence(
-    model: "SpeechModel",
+    model: SpeechModel,
     data: SplitReader,
     words: Sequence[list[Word]],
     references: Sequence[str],
@@ -349,7 +345,7 @@ def _worst(lines: Sequence[dict[str, Any]], words: Sequence[Alignment]) -> list[
     ]
 
 
-def _warn_of_differences(corpus: dict[str, Any], model: "SpeechModel") -> None:
+def _warn_of_differences(corpus: dict[str, Any], model: SpeechModel) -> None:
     """Warns if the normaliser or the sample rate of the model differs from the corpus."""
     if corpus["normaliser"] != model.normaliser:
         log.warning(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +23,11 @@ from asr.data.batches import bucket
 from asr.data.utterances import read_corpus, read_rows
 from asr.metering.device_clock import wait_for
 from asr.metering.device_memory import enough_memory
+from asr.model import SpeechModel
 from asr.recognition.alignment import align_words
 from asr.recognition.transcript import Word
 from asr.search import Hypothesis, Search
 from asr.text.normalisers import normaliser
-
-if TYPE_CHECKING:
-    from asr.model import SpeechModel
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +58,7 @@ class Recognised(NamedTuple):
 
 
 def recognise(
-    model: "SpeechModel",
+    model: SpeechModel,
     waves: Sequence[np.ndarray],
     remedy: str | None = None,
     *,
@@ -87,7 +85,7 @@ def recognise(
 
 @torch.inference_mode()
 def encode_waves(
-    model: "SpeechModel", waves: Sequence[np.ndarray], remedy: str | None = None
+    model: SpeechModel, waves: Sequence[np.ndarray], remedy: str | None = None
 ) -> Encoded:
     """Pads and encodes the samples (N,) of each utterance; see ``recognise``."""
     with enough_memory(model.device, remedy):
@@ -99,7 +97,7 @@ def encode_waves(
 
 @torch.inference_mode()
 def encode_padded(
-    model: "SpeechModel", waves: Tensor, lengths: Tensor, remedy: str | None = None
+    model: SpeechModel, waves: Tensor, lengths: Tensor, remedy: str | None = None
 ) -> Encoded:
     """Encodes padded samples (B, N) on the device of the model."""
     seconds: dict[str, float] = {}
@@ -109,7 +107,7 @@ def encode_padded(
 
 @torch.inference_mode()
 def search_frames(
-    model: "SpeechModel", encoded: Encoded, remedy: str | None = None, search: Search | None = None
+    model: SpeechModel, encoded: Encoded, remedy: str | None = None, search: Search | None = None
 ) -> list[Hypothesis]:
     """The best hypothesis of each utterance, found by ``search`` or the search of the model."""
     frames, lengths = encoded.frames, encoded.lengths
@@ -124,7 +122,7 @@ def search_frames(
 
 @torch.inference_mode()
 def locate_words(
-    model: "SpeechModel",
+    model: SpeechModel,
     encoded: Encoded,
     best: Sequence[Hypothesis],
     remedy: str | None = None,

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -21,13 +21,11 @@ from asr.data.batches import bucket
 from asr.files import new_folder, write_all
 from asr.formatting import numbered
 from asr.items import ahead, attempt_each, one_line, reason
+from asr.model import SpeechModel
 from asr.recognition.alignment import aligns
 from asr.recognition.recognise import recognise
 from asr.recognition.transcript import RecordedFile, Transcript, Word, disagreement
 from asr.recognition.writers import FORMATS
-
-if TYPE_CHECKING:
-    from asr.model import SpeechModel
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +118,7 @@ class AudioWindow(NamedTuple):
 
 
 def transcribe(
-    model: "SpeechModel",
+    model: SpeechModel,
     inputs: Sequence[str | AudioInput],
     *,
     output_dir: str | Path | None = None,
@@ -131,7 +129,6 @@ def transcribe(
     batch_seconds: float = 120.0,
     min_confidence: float | None = None,
     model_name: str = "",
-    progress: bool = True,
 ) -> list[Result]:
     """Transcribes files, folders and globs of any rate, channels and length.
 
@@ -157,7 +154,6 @@ def transcribe(
         min_confidence: words with a lower or unknown confidence are left out; a note gives their
             number.
         model_name: name of the model in the transcripts, for instance its folder.
-        progress: whether to show a progress bar on a terminal.
 
     Returns:
         One result per input file, in order.
@@ -186,9 +182,8 @@ def transcribe(
     run = Transcription(
         model.eval(), folder, existing, window_seconds, batch_seconds, timed, labels
     )
-    hidden = None if progress else True
     with nullcontext() if folder is None else new_folder(folder):
-        return list(tqdm(run(sources), total=len(sources), unit="file", disable=hidden))
+        return list(tqdm(run(sources), total=len(sources), unit="file", disable=None))
 
 
 def check_request(
@@ -232,7 +227,7 @@ class Transcription:
         labels: model, search, min_confidence and formats of all transcripts.
     """
 
-    model: "SpeechModel"
+    model: SpeechModel
     folder: Path | None
     existing: Existing
     window_seconds: float

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -23,7 +23,7 @@ from asr.items import attempt_each
 from asr.language_models import Mixture
 from asr.metering.device_clock import cores_held
 from asr.metering.meter import device_name
-from asr.model import find_model, give_calibration, save_model
+from asr.model import SpeechModel, find_model, give_calibration, save_model
 from asr.recognition.alignment import aligns
 from asr.recognition.recognise import (
     Encoded,
@@ -37,9 +37,6 @@ from asr.recognition.transcript import Word
 from asr.search import Beam, Hypothesis, Search
 from asr.search.calibration import Calibration, confidence_measures, cross_fitted
 from asr.text.scoring import align, pooled
-
-if TYPE_CHECKING:
-    from asr.model import SpeechModel
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +91,7 @@ def draws(
 
 
 def tune_decoding(
-    model: "SpeechModel",
+    model: SpeechModel,
     folder: str | Path,
     corpus_folder: str | Path,
     split: str = "validation",
@@ -103,7 +100,6 @@ def tune_decoding(
     beam: int = 8,
     seed: int = 1,
     batch_seconds: float = 120.0,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Tries settings of the search on a split and stores the best ones in the model folder.
 
@@ -123,7 +119,6 @@ def tune_decoding(
         seed: random seed of the draws.
         batch_seconds: largest batch, in seconds: length of the longest utterance times number of
             utterances.
-        progress: whether to show a progress bar on a terminal.
 
     Returns:
         The content of ``tuning.json``, which is written beside the model. ``failed`` lists the
@@ -171,7 +166,7 @@ def tune_decoding(
         return Trial(options, total.errors, total.words, unfinished, seconds), found
 
     widths = sorted({beam, *kind.beams})
-    with tqdm(total=trials + len(widths), unit="trial", disable=None if progress else True) as bar:
+    with tqdm(total=trials + len(widths), unit="trial", disable=None) as bar:
         done: list[Trial] = []
         for options in _settings(kind, model, trials, beam, seed):
             done.append(attempt(options)[0])
@@ -206,7 +201,7 @@ def tune_decoding(
 
 
 def _settings(
-    kind: type[Search], model: "SpeechModel", trials: int, beam: int, seed: int
+    kind: type[Search], model: SpeechModel, trials: int, beam: int, seed: int
 ) -> list[dict[str, Any]]:
     """The options of all trials: first the defaults, then draws."""
     keys = kind.tuned(model.decoder, model.language_model)
@@ -235,7 +230,7 @@ def edges(
 
 
 def _calibrate(
-    model: "SpeechModel",
+    model: SpeechModel,
     encoded: Sequence[tuple[Sequence[int], Encoded]],
     hypotheses: dict[int, Hypothesis],
     references: Sequence[str],
@@ -265,7 +260,7 @@ def _calibrate(
     return {"kept": kept, "folds": FOLDS, "before": before, "cross_fitted": after}
 
 
-def _store(model: "SpeechModel", kind: type[Search], folder: Path, result: dict[str, Any]) -> None:
+def _store(model: SpeechModel, kind: type[Search], folder: Path, result: dict[str, Any]) -> None:
     """Writes the model with the chosen search, and ``tuning.json`` with all trials."""
     model.search = kind(**result["chosen"])
     model.description["search"] = Component(kind, result["chosen"]).tree()

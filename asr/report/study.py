@@ -225,7 +225,8 @@ class StudyRecord:
             known = max(ended, amendment.get("begun", 0))  # earlier versions did not count these
             changed = any(f"{c}.".startswith(f"{k}.") for c in amendment["changed"] for k in keys)
             if known and changed:
-                late.append(f"{amendment['time']}, after {known} trials and runs")
+                what = "1 trial or run" if known == 1 else f"{known} trials and runs"
+                late.append(f"{amendment['time']}, after {what}")
         return listed(late)
 
     def late_plan(self) -> str:

@@ -20,6 +20,7 @@ from asr.study.plan import Plan
 log = logging.getLogger(__name__)
 
 OF_SPEAKERS = (0.03, 0.05)  # scatter of a difference between speakers, relative to the rate
+UNKNOWN = ", speakers and words not known before the corpus is prepared: both widen the difference"
 RATE = 0.2  # expected error rate of a study without targets
 
 
@@ -27,29 +28,35 @@ def outlook(plan: Plan) -> tuple[list[str], list[str]]:
     """Returns a line for each contrast on what it can detect, and a line for each refused one.
 
     The scatter of the runs is not known yet, so that a range is given. Speakers and words are those
-    of the evaluated split; before the corpus is prepared they are left out.
+    of the evaluated split; before the corpus is prepared they are left out. A descriptive study may
+    run whatever its contrasts can decide, so that none is refused.
+
+    Raises:
+        ValueError: the corpus is prepared and has no split of this name.
     """
-    found = [_of(contrast, plan) for contrast in plan.study.contrasts]
+    split, described = _split(plan), plan.study.descriptive
+    found = [_of(contrast, plan, split) for contrast in plan.study.contrasts]
     lines = [f"{line}{f': CANNOT DECIDE: {why}' if why else ''}" for line, why in found]
     lines += [_dimensions(plan)] if plan.study.tuning.trials else []
     lines += [] if found else ["No contrast is planned: the study describes, and decides nothing."]
-    return lines, [f"{line}: {why}" for line, why in found if why]
+    lines += ["descriptive: true: the study may run without a decision."] if described else []
+    return lines, [] if described else [f"{line}: {why}" for line, why in found if why]
 
 
 def check(plan: Plan) -> None:
     """Logs the outlook; refuses contrasts that can decide nothing, unless the study is descriptive.
 
     Raises:
-        ValueError: a contrast can decide nothing; names the remedy.
+        ValueError: a contrast can decide nothing, or the corpus lacks the split.
     """
     lines, refused = outlook(plan)
     for line in lines:
         log.info("%s", line)
-    if refused and not plan.study.descriptive:
+    if refused:
         raise ValueError(f"contrasts: {'; '.join(refused)}; or set descriptive: true")
 
 
-def _of(contrast: Contrast, plan: Plan) -> tuple[str, str]:
+def _of(contrast: Contrast, plan: Plan, split: dict[str, Any]) -> tuple[str, str]:
     """What a contrast can detect, and why it can decide nothing; empty if it can."""
     study, number = plan.study, len(plan.study.contrasts)
     seeds, level = len(study.seeds), 1 - (1 - LEVEL) / number
@@ -64,34 +71,43 @@ def _of(contrast: Contrast, plan: Plan) -> tuple[str, str]:
         errors = [scatter * math.sqrt(2 / seeds) for scatter in SCATTERS]
         low, high = (math.exp(e * detectable_shift(2 * seeds - 2, level)) for e in errors)
         told = f"{head}; detectable {digits(low)} to {digits(high)} times"
-        return f"{told}, margin {contrast.margin:g} times", ""
+        return f"{told}, margin {contrast.margin:g} times{_warning(contrast, low, high)}", ""
     if seeds < MIN_SEEDS:
         return f"{head})", f"give {MIN_SEEDS} seeds or more"
-    split = _split(plan)
-    if not split:
-        head += ", speakers and words not known before the corpus is prepared"
     speakers, words = split.get("speakers", math.inf), split.get("words", math.inf)
-    if split:
-        head += f", {speakers} speakers, {words:,} words"
+    head += f", {speakers or 'unknown'} speakers, {words:,} words" if split else UNKNOWN
     if speakers < MIN_SPEAKERS:
-        return f"{head})", f"give a split with {MIN_SPEAKERS} speakers or more"
+        known = "" if speakers else " whose names the corpus has"
+        return f"{head})", f"give a split with {MIN_SPEAKERS} speakers or more{known}"
     rate = min(study.targets) / 100 if study.targets else RATE
     found = []
     for scatter, of_speakers in zip(SCATTERS, OF_SPEAKERS, strict=True):
         error, freedom = expected_error(rate, seeds, speakers, words, scatter, of_speakers)
-        found.append(error * detectable_shift(freedom, level))
-    head += f"): detectable {100 * found[0]:.2g} to {100 * found[1]:.2g} points at {100 * rate:g} %"
-    head += f" WER, margin {contrast.margin:g}"
-    if 100 * found[0] > contrast.margin:
-        head += ", which is too small to find the arms equivalent"
-    return head, "give more seeds, speakers or words" if found[0] >= rate else ""
+        found.append(100 * error * detectable_shift(freedom, level))
+    head += f"): detectable {found[0]:.2g} to {found[1]:.2g} points at {100 * rate:g} %"
+    head += f" WER, margin {contrast.margin:g}{_warning(contrast, *found)}"
+    return head, "give more seeds, speakers or words" if found[0] >= 100 * rate else ""
+
+
+def _warning(contrast: Contrast, low: float, high: float) -> str:
+    """A warning if the detectable difference, from low to high, is or may be above the margin."""
+    if high <= contrast.margin:
+        return ""
+    verb = "is" if low > contrast.margin else "may be"
+    return f"; WARNING: it {verb} too large to find the arms equivalent within the margin"
 
 
 def _split(plan: Plan) -> dict[str, Any]:
     """Facts of the evaluated split; empty if the corpus is not prepared or does not tell."""
-    place = Path(plan.any_recipe().data.corpus)
-    split = read_corpus(place)["splits"].get(plan.study.split, {}) if place.exists() else {}
-    return split if {"speakers", "words"} <= split.keys() else {}
+    place, name = Path(plan.any_recipe().data.corpus), plan.study.split
+    if not place.exists():
+        return {}
+    if name not in (splits := read_corpus(place)["splits"]):
+        raise ValueError(
+            f"split {name}: {place} has no such split; it has {', '.join(sorted(splits))}; set "
+            "split to one of them, or prepare the corpus with it"
+        )
+    return splits[name] if {"speakers", "words"} <= splits[name].keys() else {}
 
 
 def _dimensions(plan: Plan) -> str:

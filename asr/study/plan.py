@@ -1,7 +1,6 @@
 """The plan of a study: every unit of work with its settings and its resolved recipe."""
 
 import copy
-import dataclasses
 import json
 import zlib
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from asr.config import shipped, strict_yaml
 from asr.config.strict_yaml import Tree
 from asr.recipe.schema import Budget, Recipe
 from asr.study.devices import visible_gpus
-from asr.study.schema import Range, Study, StudyArm
+from asr.study.schema import Range, Study
 
 TUNING = "tuning"  # the name of the trials' budget in results
 
@@ -61,13 +60,7 @@ class Plan:
             ValueError: a recipe or a key of an arm is invalid; names the arm.
         """
         self.study = study
-        self.arms = _with_decoders(study)
-        for contrast in study.contrasts:
-            for name in (contrast.subject, contrast.reference):
-                if name not in self.arms:
-                    raise ValueError(
-                        f"contrasts: no arm {name}; the study has {', '.join(self.arms)}"
-                    )
+        self.arms = study.arms_and_decoders
         self._finals: dict[str, list[Unit]] = {}  # a cache, as resolving is slow
         self.recipes = {name: self._resolved(name, {}) for name in self.arms}
         self.trials = [
@@ -139,14 +132,3 @@ def draw(ranges: dict[str, Range], seed: int, number: int) -> dict[str, int | fl
 
 def _with(tree: Tree, seed: int, budget: Budget) -> Tree:
     return {**copy.deepcopy(tree), "seed": seed, "budget": strict_yaml.tree_of(budget)}
-
-
-def _with_decoders(study: Study) -> dict[str, StudyArm]:
-    """The arms by name: every combination of an arm and a decoder of the study."""
-    if not study.decoders:
-        return study.arms
-    return {
-        f"{name}+{Path(decoder).stem}": dataclasses.replace(arm, decoder=decoder)
-        for name, arm in study.arms.items()
-        for decoder in study.decoders
-    }

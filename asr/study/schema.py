@@ -11,7 +11,7 @@ from typing import Any, Literal
 from asr.config import strict_yaml
 from asr.config.strict_yaml import Component
 from asr.corpora import CORPORA
-from asr.recipe.schema import Budget
+from asr.recipe.schema import Budget, check_bounds
 from asr.statistics.contrast import Contrast
 
 PROBED = ("C2", "C3", "C4", "C5", "C6")  # claims that probes decide
@@ -163,15 +163,13 @@ class Study:
                 raise ValueError(f"{key}: is empty; give at least one")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds}: one seed is given twice; give it once")
-        if self.tuning.trials < 0:
-            raise ValueError(f"tuning.trials {self.tuning.trials}: expects 0 or more")
+        check_bounds("tuning", trials=(self.tuning.trials, 0, math.inf))
+        check_bounds("study", threads=(self.threads, 1, math.inf))
         if self.tuning.trials and self.tuning.seed in self.seeds:
             raise ValueError(
                 f"tuning.seed {self.tuning.seed}: is also the seed of a final run, which would "
                 "then repeat the best trial; give another seed"
             )
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads {self.threads}: expects 1 or more")
         for target in self.targets:
             if not 0 < target < 100:
                 raise ValueError(f"targets {target:g}: expects percent between 0 and 100")
@@ -186,7 +184,7 @@ class Study:
         if not self.separate_budgets or self.contrasts:
             self.largest()
         primary = Counter(contrast.claim for contrast in self.contrasts if contrast.primary)
-        for contrast in self.contrasts:
+        for position, contrast in enumerate(self.contrasts, 1):
             if (number := primary[contrast.claim]) != 1:
                 raise ValueError(
                     f"contrasts: {contrast.claim} has {number} primary contrasts; set primary: "
@@ -201,6 +199,23 @@ class Study:
                 raise ValueError(
                     f"contrasts: target {contrast.target:g} is not in targets; add it there"
                 )
+            for key in ("subject", "reference"):
+                if (name := getattr(contrast, key)) not in self.arms_and_decoders:
+                    raise ValueError(
+                        f"contrasts.{position}.{key} {name}: no such arm; the study has "
+                        f"{', '.join(self.arms_and_decoders)}"
+                    )
+
+    @property
+    def arms_and_decoders(self) -> dict[str, StudyArm]:
+        """The arms by name: every combination of an arm and a decoder of the study."""
+        if not self.decoders:
+            return self.arms
+        return {
+            f"{name}+{Path(decoder).stem}": dataclasses.replace(arm, decoder=decoder)
+            for name, arm in self.arms.items()
+            for decoder in self.decoders
+        }
 
     def largest(self) -> str:
         """The name of the largest budget.

@@ -108,25 +108,31 @@ def read_result(folder: Path, unit: Unit) -> list[dict[str, Any]] | None:
 
 
 def chosen(plan: Plan, folder: Path, arm: str) -> dict[str, int | float] | None:
-    """The settings of an arm's best trial; None if a trial has not ended or all have failed.
+    """The settings of an arm's best trial; None if a trial has not ended or all have failed."""
+    if not plan.study.tuning.trials:
+        return {}
+    best = best_trials(plan, folder, arm)
+    return best[0].settings if best else None
+
+
+def best_trials(plan: Plan, folder: Path, arm: str) -> list[Unit]:
+    """The trials of an arm, best first, without those that failed; empty if one has not ended.
 
     The best trial has the lowest validation WER or CER, whichever selected the best model. Ties are
-    decided by the other rate, then by the validation loss. A failed trial is never chosen.
+    decided by the other rate, then by the validation loss.
     """
     trials = [unit for unit in plan.trials if unit.arm == arm]
-    if not trials:
-        return {}
-    rows = [found[0] for unit in trials if (found := read_result(folder, unit))]
-    if len(rows) < len(trials) or all(row["status"] == "failed" for row in rows):
-        return None
+    ended = [(unit, found[0]) for unit in trials if (found := read_result(folder, unit))]
+    if len(ended) < len(trials):
+        return []
 
-    def worth(row: dict[str, Any]) -> tuple[bool, tuple[float, ...]]:
-        """The sort key of a trial; lower is better."""
-        metric = row.get("validation_metric") or "wer"
+    def worth(one: tuple[Unit, dict[str, Any]]) -> tuple[float, ...]:
+        row = one[1]
         rates = {name: row.get(f"validation_{name}") for name in ("wer", "cer")}
-        return row["status"] == "failed", _worth(rates, metric, row["validation_loss"])
+        return _worth(rates, row.get("validation_metric") or "wer", row["validation_loss"])
 
-    return trials[rows.index(min(rows, key=worth))].settings
+    done = [one for one in ended if one[1]["status"] != "failed"]
+    return [unit for unit, _ in sorted(done, key=worth)]
 
 
 def _worth(rates: Mapping[str, Any], metric: str, loss: float | None) -> tuple[float, ...]:

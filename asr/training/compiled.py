@@ -151,22 +151,16 @@ def begin_step(mode: str | None) -> None:
         torch.compiler.cudagraph_mark_step_begin()
 
 
-class Compilations:
-    """The number of compilations by torch."""
-
-    number = 0
-
-
 @contextlib.contextmanager
-def metered(ledger: Ledger) -> Iterator[Compilations]:
+def metered(ledger: Ledger) -> Iterator[None]:
     """Counts the time in which torch compiles inside the block as ``compilation`` in the ledger."""
     from torch._dynamo.callback import callback_handler
 
-    found, before = Compilations(), "step"
+    number, before = 0, "step"
 
     def begin(_: object) -> None:
-        nonlocal before
-        found.number += 1
+        nonlocal number, before
+        number += 1
         before = ledger.enter("compilation")
 
     def end(_: object) -> None:
@@ -175,9 +169,9 @@ def metered(ledger: Ledger) -> Iterator[Compilations]:
     callback_handler.register_start_callback(begin)
     callback_handler.register_end_callback(end)
     try:
-        yield found
+        yield
     finally:
         callback_handler.remove_start_callback(begin)
         callback_handler.remove_end_callback(end)
         seconds = ledger.spent["wall_seconds"]["compilation"]
-        log.info("%d compilations, %.1f s in all sessions", found.number, seconds)
+        log.info("%d compilations, %.1f s in all sessions", number, seconds)

@@ -83,8 +83,11 @@ class BudgetCallback(L.Callback):
         if not module.update_ended:
             return
         self._check(trainer, module)
-        progress = module.progress
+        progress, budget = module.progress, module.recipe.budget
         shares = module.recipe.validation.at_shares
+        if shares and progress.validated_at < 0 and (budget.cpu_hours or budget.device_hours):
+            # A share of time includes its validation, whose duration must be measured before.
+            shares = [min(shares) / 4]
         if any(progress.validated_share < share <= module.spent for share in shares):
             self._interval, trainer.val_check_batch = trainer.val_check_batch, 1  # validates now
 
@@ -99,13 +102,17 @@ class BudgetCallback(L.Callback):
         self._check(trainer, module)
 
     def _check(self, trainer: L.Trainer, module: Any) -> None:
-        """Ends the run if a limit is reached, and tells the module the share that is spent."""
+        """Ends the run if a limit is reached, and tells the module the shares that are spent."""
         if trainer.should_stop:
             return
-        spent = self._spent(trainer, module)
+        spent, progress = self._spent(trainer, module), module.progress
         limits = {name: getattr(module.recipe.budget, name) for name in spent}
-        shares = [spent[name] / limits[name] if limits[name] else 1.0 for name in spent]
-        module.spent = max(shares)
+        if not progress.updates:
+            progress.spent_before = spent
+        module.spent, module.begun = (
+            max(of.get(name, 0.0) / limits[name] if limits[name] else 1.0 for name in limits)
+            for of in (spent, progress.spent_before)
+        )
         reached = [f"budget.{name} {limits[name]} reached" for name in spent
                    if spent[name] >= limits[name]]  # fmt: skip
         if (reason := module.exhausted or next(iter(reached), None)) is not None:

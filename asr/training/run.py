@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 
 from asr.kernels.allocator import keep_freed_memory
 from asr.metering.device_memory import enough_memory
@@ -32,6 +33,8 @@ from asr.training.speech import SpeechModule
 from asr.training.task import Task
 from asr.training.text import CountingModule, TextModule
 
+TOKENS = 8  # of a vocabulary with which any decoder can be built
+
 
 def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
     """Trains in a run folder, or resumes its run; returns the last line of the ledger.
@@ -43,6 +46,10 @@ def train(recipe: AnyRecipe, folder: Path) -> dict[str, Any]:
     """
     if (line := finished(recipe, folder)) is not None:
         return line
+    if isinstance(recipe, Recipe):  # sizes that do not fit are refused before audio is decoded
+        # A class of one's own that cannot be built without memory is built later.
+        with torch.device("meta"), contextlib.suppress(NotImplementedError, RuntimeError):
+            recipe.decoder(recipe.encoder(recipe.features.num_mels).dim, TOKENS)
     # The other processes use the folder of the first process.
     first = is_first_process(recipe.trainer)
     with claimed(recipe, folder) if first else contextlib.nullcontext():

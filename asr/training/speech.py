@@ -19,7 +19,7 @@ from asr.loss import Loss
 from asr.model import SpeechModel, build_model, load_model, save_model
 from asr.recipe.schema import Recipe
 from asr.recognition.validate import Validation, try_search
-from asr.text.scoring import ranked
+from asr.text.scoring import ranked, telling_metric
 from asr.training.compiled import Shape, Shapes, begin_step, compile_regions
 from asr.training.machine import kernel_precision
 from asr.training.ranks import from_rank_zero, summed
@@ -82,8 +82,8 @@ class SpeechModule(Task):
 
     def configure_model(self) -> None:
         """Builds the model, the same on every rank."""
-        texts = self.data.source.validation.texts
-        self.progress.metric = self.recipe.validation.metric_for(texts)
+        texts, metric = self.data.source.validation.texts, self.recipe.validation.metric
+        self.progress.metric = telling_metric(texts) if metric == "auto" else metric
         if "model" in self._modules:
             return
         recipe = self.recipe

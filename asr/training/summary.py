@@ -8,6 +8,7 @@ from typing import Any
 from asr.data.utterances import read_corpus
 from asr.formatting import hours_of, numbered
 from asr.metering.ledger_format import read_ledger, read_totals
+from asr.model_folder import WEIGHTS
 from asr.recipe.schema import Recipe
 from asr.text.scoring import ranked
 
@@ -88,13 +89,15 @@ def trained_language_model(folder: Path) -> str:
     lines = [e for e in read_ledger(folder) if e["event"] == "validation"]
     best = min((e["validation"] for e in lines), key=lambda v: float(v["loss"]))
     millions = sum(last["parameters"].values()) / 1e6
+    mebibytes = (folder / "best" / WEIGHTS).stat().st_size / 2**20
+    size = f"{millions:.3g} M parameters" if millions else f"n-grams of {mebibytes:.3g} MiB"
     return "\n".join(
         [
             f"{folder}: {last['reason']}",
             f"  perplexity {best['word_perplexity']:.1f} per word, {best['perplexity']:.2f} per "
             f"token ({best['sentences']} sentences, {best['words']} words)",
             f"  trained    {numbered(last['updates'], 'update')}, {last['tokens']} tokens, "
-            f"{millions:.3g} M parameters, seed {last['seed']}",
+            f"{size}, seed {last['seed']}",
             f"  cost       {cost(last)}",
             *(f"  disturbed  {one['text']}" for one in last.get("disturbances") or []),
             f"  next       asr tune-decoding RUN --language-model {shlex.quote(str(folder))}",

@@ -3,7 +3,7 @@
 import logging
 import math
 from abc import abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Progress:
         validated_at: number of updates at the last validation.
         validation_seconds: duration of the last validation in seconds.
         validated_share: share of the budget that was spent at the last validation.
+        spent_before: what was spent of each limit of the budget before the first update.
     """
 
     updates: int = 0
@@ -49,6 +50,7 @@ class Progress:
     validated_at: int = -1
     validation_seconds: float = 0.0
     validated_share: float = 0.0
+    spent_before: dict[str, float] = field(default_factory=dict)
 
 
 class Task(L.LightningModule):
@@ -71,13 +73,14 @@ class Task(L.LightningModule):
         average: (a moving average of ``model``,) or (). It is not trained itself.
         final: (an average of the last validations,) at the last validation, otherwise ().
         spent: share of the budget that is spent; it times the cooldown.
+        begun: share that was spent before the first update; a warm-up by share begins there.
     """
 
     model: nn.Module
     exhausted: str | None = None
     average: tuple[nn.Module, ...] = ()
     final: tuple[nn.Module, ...] = ()
-    spent = 0.0
+    spent = begun = 0.0
 
     def __init__(self, recipe: Any) -> None:
         super().__init__()
@@ -132,12 +135,13 @@ class Task(L.LightningModule):
     def facts(self, terms: dict[str, float]) -> dict[str, Any]:
         """Returns the values of a ledger line, given the means of the terms since the last line."""
         loss = sum(self.weights[name] * value for name, value in terms.items()) if terms else None
+        updates = self.progress.updates
         return {
-            "updates": self.progress.updates,
+            "updates": updates,
             "epoch": self.data.epoch,
             "train_loss": loss,
             "train_terms": terms,
-            "learning_rate": self.recipe.optimizer.rate(self.progress.updates, self.spent),
+            "learning_rate": self.recipe.optimizer.rate(updates, self.spent, self.begun),
             "nonfinite_updates": self.progress.nonfinite,
         }
 
@@ -205,7 +209,7 @@ class Task(L.LightningModule):
         self.finite = bool(norm.isfinite())
         if self.finite:
             for group in inner.param_groups:
-                group["lr"] = options.rate(self.progress.updates + 1, self.spent)
+                group["lr"] = options.rate(self.progress.updates + 1, self.spent, self.begun)
             optimizer.step()
         # Lightning would keep the gradients in memory until after the next forward pass.
         inner.zero_grad(set_to_none=True)
@@ -224,7 +228,7 @@ class Task(L.LightningModule):
             raise ValueError(
                 f"no finite gradient in {NONFINITE_PATIENCE} updates in a row, the last at update "
                 f"{progress.updates}: lower optimizer.lr ({self.recipe.optimizer.lr}) or raise "
-                "optimizer.warmup_updates; last.ckpt holds the state before"
+                "the warm-up; last.ckpt holds the state before"
             )
 
     def _accumulate_terms(self, loss: Loss) -> None:

@@ -445,7 +445,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     ),
     "tune-decoding: a search": (
         "tune-decoding {run} --search Greedy",
-        "--search Greedy: tune-decoding chooses the search itself; leave it out",
+        "--search Greedy; tune-decoding chooses the search itself; leave it out",
     ),
     "evaluate: wrong number": (
         "evaluate {run} --batch-seconds -3",

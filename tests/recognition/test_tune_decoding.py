@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 
 def tune(folder, corpus, **options):
-    return tune_decoding(load_model(folder), folder, corpus, progress=False, **options)
+    return tune_decoding(load_model(folder), folder, corpus, **options)
 
 
 def drawn_of(keys, number, seed):
@@ -117,7 +117,7 @@ def test_the_beam_of_the_trials_is_a_candidate(folder, corpus):
 def test_an_evaluation_on_the_tuning_split_says_so(folder, corpus, tmp_path):
     tune(folder, corpus, trials=2)
     for split in ("validation", "test"):
-        metrics = evaluate(load_model(folder), corpus, split, output=tmp_path, progress=False)
+        metrics = evaluate(load_model(folder), corpus, split, output=tmp_path)
         assert metrics["tuned_on_it"] == (split == "validation")
         assert ("chosen on these same utterances" in evaluation_summary(metrics)) == metrics[
             "tuned_on_it"
@@ -221,7 +221,7 @@ def test_the_calibration_is_fitted_to_words_of_the_chosen_search(folder, corpus,
     talkative = [{"beam": 2, "length_bonus": 3.0}]  # else it makes fewest errors by saying nothing
     monkeypatch.setattr("asr.recognition.tune_decoding._settings", lambda *rest: talkative)
     tune(folder, corpus, trials=1)
-    evaluate(load_model(folder), corpus, "validation", output=folder / "out", progress=False)
+    evaluate(load_model(folder), corpus, "validation", output=folder / "out")
     written = (folder / "out" / "hypotheses.jsonl").read_text()
     lines = [json.loads(line) for line in written.splitlines()]
     assert any(seen["texts"])

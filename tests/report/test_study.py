@@ -252,7 +252,7 @@ def test_a_plan_that_was_amended_after_the_first_trial_is_late(tmp_path, key):
     change(folder, amendments=[amendment])
     assert read_record(folder).late_plan() == ""  # no run had begun
     change(folder, amendments=[amendment | {"begun": 1}])
-    assert "(2026-02-02, after 1 trials and runs)" in read_record(folder).late_plan()
+    assert "(2026-02-02, after 1 trial or run)" in read_record(folder).late_plan()
     change(folder, amendments=[amendment])
     first, *others = rows(folder)
     assert first["role"] == "trial"
@@ -308,7 +308,7 @@ def test_an_amendment_is_reported_and_is_no_contradiction(tmp_path):
     told = read_record(folder).remarks()
     assert told[:3] == [
         "Amended 2026-02-02: study.seeds.",
-        "The seeds were amended when results could be seen (2026-02-02, after 1 trials and runs). "
+        "The seeds were amended when results could be seen (2026-02-02, after 1 trial or run). "
         "If the results were the reason, false differences are more frequent than the level and p "
         "say (optional stopping).",
         "Results made under an earlier version of the file: 1.",

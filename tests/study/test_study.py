@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from asr.config.shipped import find
 from asr.encoders import ENCODERS
 from asr.formatting import digits
 from asr.locks import is_taken, take
-from asr.study import Selection, devices, matrix, read_study, run_study, status
+from asr.study import Selection, devices, matrix, outlook, read_study, run_study, status
 from asr.study.budgets import plan_of_runs
 from asr.study.plan import Plan, draw
 from asr.study.processes import Children, InheritedLocks
@@ -117,7 +118,11 @@ def test_the_gpu_study_has_every_architecture_three_budgets_and_five_seeds():
             {"budgets": {"a": {"cpu_hours": 3}}, "tuning": {"trials": 0, "budget": HOUR}},
             "device_hours and cpu_hours in one study cannot be compared",
         ),
-        (contrasts(), "contrasts: no arm lstmz"),
+        (contrasts(), r"contrasts\.1\.subject lstmz: no such arm; the study has lstm, minlstm"),
+        (
+            contrasts({"subject": "lstm"}, {"reference": "gru", "primary": False}),
+            r"contrasts\.2\.subject lstmz: no such arm",
+        ),
         (contrasts({"subject": "lstm"}, {"subject": "lstm"}), "C1 has 2 primary contrasts"),
         (contrasts({"claim": "C4"}), "asr claims decides C4; a study can decide C1, C7 or a claim"),
         (contrasts({**COST, "target": 5}), "target 5 is not in targets; add it there"),
@@ -144,7 +149,7 @@ def test_a_mistake_in_a_study_names_the_key(changes, message):
     ],
 )
 def test_a_contrast_that_can_decide_nothing_is_refused_before_anything_runs(
-    tmp_path, changes, speakers, why
+    tmp_path, capsys, changes, speakers, why
 ):
     described = {"targets": [20.0], **contrasts({"subject": "lstm"}), **changes}
     for contrast in described["contrasts"]:
@@ -153,13 +158,68 @@ def test_a_contrast_that_can_decide_nothing_is_refused_before_anything_runs(
     facts["splits"]["test"] = {"rows_sha256": "b" * 64, "speakers": speakers, "words": 5000}
     (tmp_path / "corpus" / "corpus.json").write_text(json.dumps(facts))
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(STUDY | described))
-    assert cli.main(["study", str(tmp_path / "mine.yaml"), "--plan"]) == bool(why)
+    command = ["study", str(tmp_path / "mine.yaml"), "--plan"]
+    assert cli.main(command) == bool(why)
     if why:
         with pytest.raises(ValueError, match=f"contrasts: .*: {why}.*or set descriptive: true"):
             run(tmp_path, study(**described))
         assert not list(tmp_path.glob("study/*"))
     run(tmp_path, study(**described, descriptive=bool(why)))
     assert (tmp_path / "study" / "study.json").is_file()
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(STUDY | described | {"descriptive": True}))
+    assert cli.main(command) == 0
+    assert "descriptive: true: the study may run" in capsys.readouterr().out
+
+
+def test_a_plan_is_refused_whose_split_the_corpus_lacks(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(STUDY | {"split": "tset"}))
+    command = ["study", str(tmp_path / "mine.yaml")]
+    for options in (["--plan"], ["--folder", str(tmp_path / "study")]):
+        assert cli.main(command + options) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "split tset: corpus has no such split; it has test, train; set split to" in said
+    assert not (tmp_path / "study" / "study.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("margin", "said"), [(0.1, "WARNING: it is too large"), (1, "WARNING: it may be"), (50, "")]
+)
+def test_a_plan_warns_if_the_detectable_difference_is_above_the_margin(tmp_path, margin, said):
+    asked = study(seeds=[1, 2, 3], targets=[20], **contrasts({"subject": "lstm", "margin": margin}))
+    facts = {"test": {"rows_sha256": "b" * 64, "speakers": 50, "words": 90_000}}
+    path = tmp_path / "corpus" / "corpus.json"
+    path.write_text(json.dumps({"splits": facts, "normaliser": "none"}))
+    first = outlook(Plan(asked))[0][0]
+    low, high = map(float, re.search(r"detectable ([\d.]+) to ([\d.]+) points", first).groups())
+    assert said in first
+    assert ("WARNING" in first) == (high > margin)
+    assert ("it is" in first) == (low > margin)
+    facts["test"]["speakers"] = 0
+    path.write_text(json.dumps({"splits": facts, "normaliser": "none"}))
+    lines, refused = outlook(Plan(asked))
+    assert "unknown speakers, 90,000 words" in lines[0]
+    assert "names the corpus has" in refused[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--plan", "--seeds", "1", "--arms", "lstm"], "--plan describes the whole study; leave"),
+        (["--plan", "--budgets", "half"], "leave --budgets out"),
+        (["--plan", "--status"], "--plan describes the whole study; leave --status out"),
+        (["--status", "--workers", "1"], "leave --workers out"),
+    ],
+)
+def test_what_describes_a_whole_study_takes_no_selection(tmp_path, capsys, options, said):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(STUDY))
+    assert cli.main(["study", str(tmp_path / "mine.yaml"), *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_contrast_of_a_missing_arm_names_file_number_and_key(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(STUDY | contrasts({"reference": "gru"})))
+    assert cli.main(["study", str(tmp_path / "mine.yaml"), "--plan"]) == 2
+    assert "mine.yaml: contrasts.1.subject lstmz: no such arm" in capsys.readouterr().err
 
 
 def test_an_amendment_of_what_a_contrast_promised_is_checked_again(tmp_path):
@@ -205,7 +265,7 @@ def test_a_missing_corpus_is_prepared_once_at_the_rate_of_the_features(tmp_path,
 def tones(tmp_path):
     """The corpus of the study, with audio."""
     shutil.rmtree("corpus")
-    make_corpus(tmp_path / "corpus", train=6, validation=2)
+    make_corpus(tmp_path / "corpus", train=6, validation=2, test=2)
     task = TASK | {"features": {"sample_rate": RATE}}
     (tmp_path / "task.yaml").write_text(json.dumps(task))
     return tmp_path / "corpus" / "cache"
@@ -788,7 +848,8 @@ def test_an_amendment_that_would_change_finished_runs_is_refused(tmp_path):
 
 def test_another_corpus_is_refused(tmp_path):
     run(tmp_path, study())
-    facts = {"splits": {"train": {"rows_sha256": "b" * 64}}, "normaliser": "none"}
+    splits = {name: {"rows_sha256": "b" * 64} for name in ("train", "test")}
+    facts = {"splits": splits, "normaliser": "none"}
     (tmp_path / "corpus" / "corpus.json").write_text(json.dumps(facts))
     with pytest.raises(ValueError, match="not the corpus that the study began with.*train"):
         run(tmp_path, study())

@@ -10,10 +10,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from asr.cli import main
 from asr.config import strict_yaml
+from asr.metering.cpu import CpuClock
 from asr.metering.ledger_format import read_ledger
+from asr.metering.meter import Ledger
 from asr.model import load_model
 from asr.recipe.schema import OptimizerOptions
-from asr.training import branch
+from asr.training import branch, checkpoint, ledger
 from asr.training.ending import BudgetCallback
 from asr.training.run import train
 from asr.training.task import Progress, Task
@@ -227,9 +229,9 @@ def test_a_budget_leaves_time_for_the_validation_of_the_average(corpus):
         module = SimpleNamespace(
             recipe=asked, progress=progress, exhausted=None, average=("copy",), spent=0.0
         )
-        ledger = SimpleNamespace(device_hours=hours, num_devices=1)
+        cost = SimpleNamespace(device_hours=hours, num_devices=1)
         trainer = SimpleNamespace(should_stop=False, world_size=1)
-        callback = BudgetCallback(SimpleNamespace(ledger=ledger))
+        callback = BudgetCallback(SimpleNamespace(ledger=cost))
         callback._check(trainer, module)
         return trainer.should_stop
 
@@ -291,3 +293,77 @@ def test_the_options_are_bounded(corpus):
     with pytest.raises(ValueError, match="trainer.keep_checkpoints_every"):
         given(corpus, {"updates": 1}, {"keep_checkpoints_every": -1})
     assert strict_yaml.tree_of(OptimizerOptions())["cooldown"] == 0.0
+
+
+class FakeClock:
+    """A clock that only start-up, updates and validations advance, by given seconds."""
+
+    def __init__(self, monkeypatch, *, update, validation=0.0):
+        self.now = 0.0
+        steps = {"optimizer_step": update, "on_validation_epoch_end": validation}
+        for name, seconds in steps.items():
+            monkeypatch.setattr(Task, name, self.advancing(getattr(Task, name), seconds))
+        monkeypatch.setattr(Ledger, "_now", lambda ledger: self.now)
+        monkeypatch.setattr(CpuClock, "read", lambda clock: (self.now, 0.0))
+        for module in (checkpoint, ledger):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def advancing(self, method, seconds):
+        def advanced(*arguments):
+            result = method(*arguments)
+            self.now += seconds
+            return result
+
+        return advanced
+
+
+def test_a_warm_up_by_share_begins_at_the_first_update_also_when_resumed(
+    corpus, tmp_path, monkeypatch
+):
+    """A start of 400 of 1000 s leaves 600 s, whose fifth is the warm-up."""
+    clock = FakeClock(monkeypatch, update=10.0)
+    asked = given(
+        corpus, {"device_hours": 1000 / 3600}, {"devices": 1}, warmup_updates=1, warmup_share=0.2
+    )
+    advancing = Task.optimizer_step
+
+    def dying(self, *arguments):
+        if self.progress.updates == 8:
+            raise KilledError
+        advancing(self, *arguments)
+
+    monkeypatch.setattr(Task, "optimizer_step", dying)
+    clock.now = 400.0
+    with pytest.raises(KilledError):
+        train(asked, tmp_path)
+    monkeypatch.setattr(Task, "optimizer_step", advancing)
+    clock.now = 30.0
+    train(asked, tmp_path)
+    lines = steps(tmp_path)
+    assert [line["updates"] for line in lines] == list(range(1, len(lines) + 1))
+    assert len(lines) == 57  # 600 s less the second start of 30 s
+    before = [3600 * line["device_hours"] - 10 for line in lines]
+    expected = [5e-3 * min(1, (seconds - 400) / 600 / 0.2) for seconds in before]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(expected)
+    assert expected[0] == 0
+    assert expected[7] == pytest.approx(5e-3 * 7 / 12)
+
+
+@pytest.mark.parametrize("unit", ["cpu_hours", "device_hours"])
+def test_a_slow_validation_ends_within_2_percent_of_its_share_of_the_time(
+    corpus, tmp_path, monkeypatch, unit
+):
+    clock = FakeClock(monkeypatch, update=35.0, validation=600.0)
+    clock.now = 100.0
+    asked = recipe(
+        corpus,
+        trainer={"accelerator": "cpu", "devices": 1},
+        validation={"every_updates": 1000, "at_shares": [0.5]},
+        budget={unit: 4000 / 3600},
+    )
+    train(asked, tmp_path)
+    points = [line for line in read_ledger(tmp_path) if line["event"] == "validation"]
+    first, half, last = (3600 * line["device_hours"] for line in points)
+    assert first < 2000
+    assert abs(half - 2000) < 40
+    assert abs(last - 4000) < 80

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from asr.config import strict_yaml
+from asr.config.strict_yaml import Component
 from asr.data.batches import BatchStream
 from asr.data.utterances import read_rows
 from asr.metering.ledger_format import read_ledger
@@ -333,6 +334,17 @@ def test_a_run_is_validated_once_at_each_share_of_its_budget(corpus, tmp_path, e
     train(recipe(corpus, validation=validation, budget={"updates": 12}), tmp_path)
     lines = [line for line in read_ledger(tmp_path) if line["event"] == "validation"]
     assert [line["updates"] for line in lines] == [3, 6, 12]
+
+
+def test_an_impossible_encoder_is_refused_before_the_corpus_is_decoded(tmp_path):
+    make_corpus(tmp_path / "corpus", train=6, validation=2)
+    options = ENCODERS["LSTM"] | {"subsampling": 6}
+    whole = recipe(tmp_path / "corpus")
+    given = dataclasses.replace(whole, encoder=Component(whole.encoder.kind, options))
+    with pytest.raises(ValueError, match="subsampling 6: an encoder frame is 4 or 8"):
+        train(given, tmp_path / "run")
+    assert not (tmp_path / "corpus" / "cache").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_resumed_run_remembers_the_speed_of_its_batches(corpus, tmp_path):

@@ -21,6 +21,7 @@ from asr.recipe.schema import LanguageModelRecipe
 from asr.search import Beam
 from asr.text.tokenizers import Characters
 from asr.training.run import train as train_language_model
+from asr.training.summary import trained_language_model
 from tests.corpus import make_corpus, train_batches
 from tests.test_model import tiny_model
 
@@ -272,6 +273,10 @@ def test_wrong_options_are_one_line_and_leave_nothing(place, tmp_path, capsys, k
 
 def test_a_language_model_without_a_weight_in_the_search_is_refused(place, tmp_path, capsys):
     train_language_model(recipe(place, "NGram"), tmp_path / "lm")
+    weights = (tmp_path / "lm" / "best" / "model.safetensors").stat().st_size / 2**20
+    assert f"tokens, n-grams of {weights:.3g} MiB, seed 1" in trained_language_model(
+        tmp_path / "lm"
+    )
     words = ["evaluate", str(place / "speech"), "--corpus", str(place / "corpus")]
     given = [*words, "--language-model", str(tmp_path / "lm"), "--output", str(tmp_path / "out")]
     assert main(given) == 2
@@ -285,5 +290,10 @@ def test_a_language_model_without_a_weight_in_the_search_is_refused(place, tmp_p
     (tmp_path / "two.yaml").write_text(
         "class_path: Beam\ninit_args: {beam: 2, lm_weight: [0.4, 0.1]}\n"
     )
+    assert main([*given, "--search", str(tmp_path / "two.yaml")]) == 2
+    refused = capsys.readouterr().err
+    assert "is [0.4, 0.1], but the number of language models is 1" in refused
+    assert "asr tune-decoding stores" in refused
+    assert refused.count("\n") == 1
     assert main([*twice, str(tmp_path / "two.yaml")]) == 0
     assert "lm_weight=[0.4, 0.1]" in (tmp_path / "out" / "metrics.json").read_text()
