@@ -81,6 +81,7 @@ class Attempt:
     # The longest lag solved without further training: the training lag, or 2, 4, 8, ... times it.
     # None if this was not tested, or if the training lag is not solved.
     extrapolates_to: int | None = None
+    curriculum: Sequence[int] = ()  # shorter lags that had to be solved before
 
     def accuracy(self, axis: str) -> float:
         """Accuracy at the end of the budget of ``updates`` or ``seconds``; 1 if solved."""
@@ -180,9 +181,11 @@ def draw(measured: Measured) -> list[Block]:
             for lag in sorted({row.lag for row in attempts})
         },
     }
+    shorter = ", ".join(f"{lag:,}" for lag in first.curriculum)
+    before = f", first at the lags {shorter} until each was solved" * bool(shorter)
     note = (
         f"Each arm is trained at each lag with {first.budget_updates} updates, and with "
-        f"{first.budget_seconds:g} s. Horizon: the longest lag that is solved. Accuracies are "
+        f"{first.budget_seconds:g} s{before}. Horizon: the longest lag solved. Accuracies are "
         "given at equal updates / at equal seconds: 0 is chance, 1 is perfect. A lag is solved if "
         "the accuracy of the median seed, at its best learning rate, is 0.9 or more. An arm that "
         "misses two lags in a row is not tried at longer lags. Arms can be compared only if "
@@ -295,6 +298,14 @@ PROBE = Probe(
             whole_number,
             "K",
             "no such test",
+        ),
+        Option(
+            "curriculum",
+            (),
+            "shorter lags to train at first, each until it is solved; they count in the budgets",
+            whole_number,
+            "K",
+            "none",
         ),
     ),
     parts=(Part("C3", "By task and arm", draw),),

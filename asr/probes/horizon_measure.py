@@ -5,7 +5,8 @@ after the last token (``memory_tasks``). A failed attempt does not show whether 
 hold the symbol or whether training did not find a way to hold it. The initialisation matters as
 much as the architecture, so there are three LSTM arms. Mixed tasks train at random lags up to the
 lag of the test, so that short lags prepare for long ones. With ``--extrapolate``, arms that solve
-their lag are also tested at 2, 4, ... times this lag, without further training.
+their lag are also tested at 2, 4, ... times this lag, without further training. With
+``--curriculum``, an attempt first trains at shorter lags, each until it is solved.
 """
 
 import argparse
@@ -112,8 +113,11 @@ def attempt(
     name: str,
     commit: str | None = None,
     extrapolate: int = 0,
+    curriculum: Sequence[int] = (),
 ) -> Attempt:
     """Trains one arm at one lag, and tests it with new questions.
+
+    Before, it trains at those lags of ``curriculum`` that are shorter, each until it is solved.
 
     An arm that solves its lag is also tested at longer lags up to ``extrapolate``, without further
     training.
@@ -147,18 +151,24 @@ def attempt(
     gradient(memory.questions.draw(BATCH, lag, torch.Generator().manual_seed(0)))
     optimizer.zero_grad(set_to_none=True)
     updates, seconds, accuracy = 0, 0.0, 0.0
+    trained = [*sorted(shorter for shorter in curriculum if shorter < lag), lag]
     at: dict[str, float] = {}
     while len(at) < 2:
         wait_for(device)
         began = time.perf_counter()
         for _ in range(CHECK_EVERY):
-            gradient(memory.draw_for_training(BATCH, lag, training))
+            gradient(memory.draw_for_training(BATCH, trained[0], training))
             nn.utils.clip_grad_norm_(reader.parameters(), CLIP_NORM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         wait_for(device)
         seconds += time.perf_counter() - began
         updates += CHECK_EVERY
+        while len(trained) > 1 and test(trained[0]) >= SOLVED:
+            log.info("%s: solved %d after %d updates", arm, trained.pop(0), updates)
+        spent = updates >= budget.updates or (seconds >= budget.seconds and "seconds" not in at)
+        if len(trained) > 1 and not spent:
+            continue  # a test at a long lag takes as long as many updates at short ones
         accuracy = test(lag)
         solved = accuracy >= SOLVED
         if updates >= budget.updates or solved:
@@ -174,7 +184,7 @@ def attempt(
     accuracies = (at["updates"], at["seconds"])
     return Attempt(
         arm, task, lag, seed, rate, size(reader), *accuracies, *at_solved, *total, budget.updates,
-        budget.seconds, name, commit, extrapolate, reached,
+        budget.seconds, name, commit, extrapolate, reached, [*curriculum],
     )  # fmt: skip
 
 
@@ -188,6 +198,7 @@ def attempts(
     device: str,
     done: list[Attempt],
     extrapolate: int = 0,
+    curriculum: Sequence[int] = (),
 ) -> Iterator[Attempt]:
     """Runs the attempts that are not in ``done``; an arm stops after two failed lags in a row.
 
@@ -196,6 +207,7 @@ def attempts(
     machine = facts(device)
     shared: dict[str, Any] = {"budget": budget, "device": device, "extrapolate": extrapolate}
     shared |= {"name": machine["device_name"], "commit": machine["git_commit"]}
+    shared["curriculum"] = curriculum
     failures = dict.fromkeys(product(arms, tasks), 0)
     for lag in sorted(lags):
         for (arm, task), failed in list(failures.items()):
@@ -234,9 +246,11 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     path: Path = options.output / "horizon.jsonl"
     machine = facts(device)
     with locked(options.output / ".lock"):
-        rows = read(path, budget, machine["device_name"])
+        rows = read(path, budget, machine["device_name"], options.curriculum)
         grid = (arms, options.tasks, options.lags, options.seeds, options.rates)
-        missing = attempts(*grid, budget, device, list(rows), options.extrapolate)
+        missing = attempts(
+            *grid, budget, device, list(rows), options.extrapolate, options.curriculum
+        )
         with path.open("a", encoding="utf-8") as file:
             for row in missing:
                 rows.append(row)
@@ -255,11 +269,13 @@ def size(reader: Reader) -> int:
     return sum(p.numel() for p in reader.layers.parameters())  # type: ignore[attr-defined]
 
 
-def read(path: Path, budget: Budget, device_name: str) -> list[Attempt]:
+def read(
+    path: Path, budget: Budget, device_name: str, curriculum: Sequence[int] = ()
+) -> list[Attempt]:
     """Reads earlier attempts, and removes an incomplete last line from the file.
 
     Raises:
-        ValueError: an attempt had another budget or another device.
+        ValueError: an attempt had another budget, device or curriculum.
     """
     if not path.exists():
         return []
@@ -274,5 +290,10 @@ def read(path: Path, budget: Budget, device_name: str) -> list[Attempt]:
             raise ValueError(
                 f"{path} was measured with {before[0]} updates, {before[1]:g} s on {before[2]}; "
                 "choose another --output"
+            )
+        if [*row.curriculum] != [*curriculum]:
+            lags = " ".join(map(str, row.curriculum)) or "none"
+            raise ValueError(
+                f"{path} was measured with --curriculum {lags}; choose another --output"
             )
     return rows

@@ -75,8 +75,8 @@ REACH = (
 )
 MISSED = (
     "The first lag that is missed, from that of the claim on, decides only after "
-    f"{ENOUGH_UPDATES:,} updates at this lag, and only if another arm solves it or a longer one "
-    "with the same updates. Otherwise the budget may be too small."
+    f"{ENOUGH_UPDATES:,} updates for this lag (its curriculum included), and only if another arm "
+    "solves it or a longer one with the same updates. Otherwise the budget may be too small."
 )
 LSTM_MEMORY = Rule(
     "C3",

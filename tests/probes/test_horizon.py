@@ -135,6 +135,28 @@ def test_a_short_latch_is_learnt_and_test_sequences_are_new():
     assert not torch.equal(*drawn)
 
 
+def test_a_curriculum_trains_at_shorter_lags_until_each_is_solved(monkeypatch):
+    trained = []
+
+    class Seen:
+        questions, mixed = Latch(), False
+
+        def draw_for_training(self, number, lag, generator):
+            trained.append(lag)
+            return self.questions.draw(number, lag, generator)
+
+    monkeypatch.setitem(TASKS, "latch", Seen())
+    settings = {"seed": 0, "rate": 3e-3, "device": "cpu", "name": "here"}
+    budget = Budget(600, 1e-9)
+    row = probe.attempt("transformer", "latch", 8, **settings, budget=budget, curriculum=[16, 4, 2])
+    assert trained == sorted(trained)
+    assert set(trained) <= {2, 4, 8}  # 16 is longer than the lag of the test
+    assert trained[0] == 2
+    assert len(trained) == row.updates
+    assert row.solved_updates == row.updates
+    assert row.curriculum == [16, 4, 2]
+
+
 class Reader(nn.Module):
     """Knows the answer to a latch at lags up to ``longest``, but for the first ``wrong`` asked."""
 
@@ -331,6 +353,8 @@ def test_results_of_other_budgets_are_not_mixed(tmp_path):
     path = tmp_path / "horizon.jsonl"
     path.write_text(json.dumps(row("gru", 64, 0, 1.0).__dict__) + "\n")
     assert probe.read(path, Budget(9, 1.0), "x")[0].arm == "gru"
+    with pytest.raises(ValueError, match=r"measured with --curriculum none; choose another"):
+        probe.read(path, Budget(9, 1.0), "x", [4])
     with pytest.raises(ValueError, match=r"measured with 9 updates, 1 s on x; choose another"):
         probe.read(path, Budget(10, 1.0), "x")
 
