@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from asr.statistics.bootstrap import bootstrap_interval
-from asr.statistics.censoring import crossing, log_rank
+from asr.statistics.censoring import crossing, ratio_of_costs
 from asr.statistics.comparison import Comparison, compare_all
+from asr.statistics.power import detectable_cost
 
 RATE = 0.06  # mean WER of both arms, as on LibriSpeech test-clean with 100 hours
 UTTERANCE = 20  # words per utterance
@@ -64,11 +65,12 @@ def scenarios() -> Iterator[Scenario]:
         for seeds in (3, 5):
             yield replace(base, scatters=(scatter, scatter), seeds=seeds)
     yield replace(base, scatters=(0.03, 0.03), seeds=10)
-    for seeds in (3, 5):  # very unequal scatters
-        yield replace(base, scatters=(0.03, 0.30), seeds=seeds)
+    for scatters in ((0.03, 0.30), (0.09, 0.54)):  # very unequal
+        for seeds in (3, 5):
+            yield replace(base, scatters=scatters, seeds=seeds)
     for seeds in (1, 2):
         yield replace(base, scatters=(0.06, 0.06), seeds=seeds)
-    for speakers in (2, 4, 6):
+    for speakers in (2, 4, 5, 6, 10):
         yield replace(base, scatters=(0.06, 0.06), speakers=speakers, seeds=5)
     for words, uses in ((300, 1), (1200, 4), (1200, 1)):  # the digits: 300 recordings of 6 people
         yield replace(base, scatters=(0.15, 0.15), speakers=6, seeds=5, words=words, uses=uses)
@@ -116,9 +118,10 @@ def verdicts(excess: float, study: Scenario, repetitions: int) -> list[Compariso
     return found
 
 
-def share(found: Sequence[Comparison], *statements: str) -> float:
-    """Share of the comparisons with one of these statements."""
-    return sum(one.statement in statements for one in found) / len(found)
+def share(found: Sequence[Comparison], sign: int) -> float:
+    """Share of the decidable comparisons whose interval lies above 0 (sign 1) or below (-1)."""
+    ends = [one.difference.interval[(1 - sign) // 2] for one in found if one.decidable]
+    return sum(sign * end > 0 for end in ends) / len(found)
 
 
 def coverage(found: Sequence[Comparison], excess: float) -> float:
@@ -151,8 +154,60 @@ def false_in_family(study: Scenario, arms: int, repetitions: int) -> float:
     return wrong / repetitions
 
 
+@dataclass(frozen=True)
+class CostScenario:
+    """Costs to a target with the median 1, whose logarithms are normal.
+
+    Attributes:
+        scatters: standard deviations of the logarithms of the costs of arms A and B.
+        seeds: runs of each arm.
+        budget: cost at which all runs stop; those that cost more miss the target.
+    """
+
+    scatters: tuple[float, float]
+    seeds: int
+    budget: float = np.inf
+
+
+def cost_scenarios() -> Iterator[CostScenario]:
+    """The scenarios of the table of costs."""
+    for scatters in ((0.09, 0.09), (0.30, 0.30), (0.09, 0.54), (0.03, 0.30)):
+        for seeds in (3, 4, 5, 10):
+            yield CostScenario(scatters, seeds)
+    for scatters in ((0.09, 0.09), (0.09, 0.54), (0.03, 0.30)):
+        for seeds in (5, 6, 10):
+            for budget in (1.1, 1.4):
+                yield CostScenario(scatters, seeds, budget)
+
+
+def cost_row(study: CostScenario, repetitions: int) -> list[str]:
+    """Measures one line of the table of costs; B costs less by the stated ratio in the end."""
+    random = np.random.default_rng(4)
+    logs = np.array(study.scatters)[:, None] * random.normal(size=(repetitions, 2, study.seeds))
+
+    def excluded(ratio: float) -> list[int]:
+        """1 for each interval above a ratio of 1, -1 for each interval below it."""
+        signs = []
+        for a, b in np.exp(logs + [[np.log(ratio)], [0]]):
+            ends = [(cost.clip(max=study.budget), cost < study.budget) for cost in (a, b)]
+            low, high = ratio_of_costs(*ends[0], *ends[1]).interval
+            signs.append((low > 1) - (high < 1))
+        return signs
+
+    reached = np.mean(np.exp(logs) < study.budget)
+    cells = [" and ".join(f"{100 * s:g}" for s in study.scatters), str(study.seeds)]
+    cells += ["none" if np.isinf(study.budget) else f"{study.budget:g}", f"{100 * reached:.0f} %"]
+    cells.append(f"{100 * np.mean(np.abs(excluded(1))):.1f} %")
+    if study.budget < np.inf:
+        return [*cells, "none", "–", "–"]
+    stated = np.exp(np.mean([np.log(detectable_cost(a, b)) ** 2 for a, b in logs]) ** 0.5)
+    found = np.array(excluded(stated))
+    cells += [f"{stated:.2f} times", f"{100 * np.mean(found > 0):.1f} %"]
+    return [*cells, f"{100 * np.mean(found < 0):.1f} %"]
+
+
 def costs_to_target(step: float, repetitions: int) -> tuple[float, float]:
-    """Excess of the measured cost of arm A, and the share of log-rank tests below 0.05.
+    """Excess of the measured cost of arm A, and the share of intervals that exclude a ratio of 1.
 
     Both arms have 5 runs with the same true costs (scatter 9 %); A is validated every ``step`` of
     the cost, B twice as often. A validation WER has noise of 3 %.
@@ -167,7 +222,8 @@ def costs_to_target(step: float, repetitions: int) -> tuple[float, float]:
             curves = RATE * true / at * np.exp(0.03 * random.normal(size=(5, len(at))))
             arms.append([crossing(at, curve, RATE) for curve in curves])
         excess.append(np.log(arms[0]).mean() - np.log(arms[1]).mean())
-        wrong += log_rank(arms[0], [True] * 5, arms[1], [True] * 5) < 0.05
+        low, high = ratio_of_costs(arms[0], [True] * 5, arms[1], [True] * 5).interval
+        wrong += not low <= 1 <= high
     return float(np.mean(excess)), wrong / repetitions
 
 
@@ -182,7 +238,18 @@ HEAD = (
     "no difference: interval holds 0",
     "WER's interval holds truth",
     "stated as detectable",
+    "promised: found",
     "that difference planted: found",
+    "wrong sign",
+)
+COST_HEAD = (
+    "scatter of costs, %",
+    "seeds",
+    "budget, in median costs",
+    "runs that reach the target",
+    "equal medians: called better or worse",
+    "stated as detectable",
+    "that ratio planted: found (promised: 4 times in 5)",
     "wrong sign",
 )
 
@@ -191,18 +258,18 @@ def row(study: Scenario, repetitions: int) -> list[str]:
     """Measures one line of the table."""
     same = verdicts(0, study, repetitions)
     cells = [
-        share(same, "better", "worse"),
-        share(same, "no difference"),
+        share(same, 1) + share(same, -1),
+        sum(one.statement == "no difference" for one in same) / len(same),
         coverage(same, 0),
         coverage_of_rate(study, repetitions // 2),
     ]
     told = [f"{100 * value:.1f} %" for value in cells]
     if not any(one.decidable for one in same):
-        return [str(study), *told, "none", "–", "–"]
+        return [str(study), *told, "none", "–", "–", "–"]
     stated = float(np.mean([one.detectable**2 for one in same])) ** 0.5 / RATE
     large = verdicts(min(stated, 1.9), study, repetitions)
-    cells = [stated, share(large, "worse"), share(large, "better")]
-    return [str(study), *told, *(f"{100 * value:.1f} %" for value in cells)]
+    found = (f"{100 * share(large, sign):.1f} %" for sign in (1, -1))
+    return [str(study), *told, f"{100 * stated:.1f} %", same[0].chance, *found]
 
 
 def main() -> None:
@@ -230,8 +297,11 @@ def main() -> None:
     for arms in (3, 5, 8):
         wrong = false_in_family(made, arms, options.repetitions // 2)
         print(f"| {arms} | {made.seeds} | {100 * wrong:.1f} % |", flush=True)
-    print("\n| validation every | equal arm validated twice as often: excess cost | p < 0.05 |")
-    print("| --: | --: | --: |")
+    print(f"\n| {' | '.join(COST_HEAD)} |\n|{' --: |' * len(COST_HEAD)}")
+    for costs in cost_scenarios():
+        print(f"| {' | '.join(cost_row(costs, 2 * options.repetitions))} |", flush=True)
+    head = "equal arm validated twice as often: excess cost | called better or worse"
+    print(f"\n| validation every | {head} |\n| --: | --: | --: |")
     for step in (0.05, 0.15, 0.30):
         told = (f"{100 * value:.1f} %" for value in costs_to_target(step, options.repetitions))
         print(f"| {100 * step:g} % of the cost | {' | '.join(told)} |", flush=True)

@@ -150,8 +150,7 @@ def _differences(evidence: Evidence) -> list[Block]:
     if len(evidence.group.arms) < 2:
         return []
     matched = any(pair.matched is not None for pair in evidence.pairs)
-    header = ["difference in WER", "value [interval]", "level", "p (family)"]
-    header += ["smallest difference found 4 times in 5"]
+    header = ["difference in WER", "value [interval]", "level", "p (family)", "detectable"]
     header += ["p of these two models (MPSSWE)"] if matched else []
     rows = []
     for pair in verdict.from_best(evidence):

@@ -49,7 +49,7 @@ class Pair:
 
     Attributes:
         comparison: difference and statement; None if the arms could not be compared.
-        reason: why there is not enough evidence; empty if there is enough.
+        reason: why there is not enough evidence, see ``Comparison``.
         matched: p-value of the matched-pairs test; None unless each arm has one trained model.
     """
 
@@ -103,13 +103,14 @@ class Evidence:
         return named[contrast.subject], named[contrast.reference]
 
     def undecided(self, contrast: Contrast) -> str:
-        """Why the seeds of a contrast allow no verdict; empty if they allow one.
+        """Why a contrast has no verdict, whatever its interval is; empty if it may have one.
 
         A verdict needs all registered seeds and no others: who may look after each seed, and stop,
         finds false differences more often. Errors have no value for a seed that failed, and those
-        that remain are a biased sample. In a cost, a failed seed is one that never got there.
+        that remain are a biased sample. In a cost, a failed seed is one that never got there. An
+        amendment after the first trial, which is the caveat, has the same effect.
         """
-        why = []
+        why = [self.caveat.removesuffix(".")] if self.caveat else []
         for arm in self.arms(contrast):
             done = {run.seed for run in arm.runs}
             failed = {run.seed for run in arm.failed} - done
@@ -163,16 +164,10 @@ def compare_arms(
     for contrast in contrasts or ():
         if contrast.estimator == "errors" and (why := found.undecided(contrast)):
             pair = found.pair(*found.arms(contrast))
-            pairs[pairs.index(pair)] = _unstated(pair, why)
+            if pair.comparison is not None:
+                told = replace(pair.comparison, statement="not enough evidence", reason=why)
+                pairs[pairs.index(pair)] = replace(pair, comparison=told, reason=why)
     return found
-
-
-def _unstated(pair: Pair, why: str) -> Pair:
-    """The pair with its difference as a description."""
-    if pair.comparison is None:
-        return pair
-    told = replace(pair.comparison, statement="not enough evidence", reason=why)
-    return replace(pair, comparison=told, reason=why)
 
 
 def utterances(arm: Arm) -> Utterances | None:
@@ -301,5 +296,5 @@ def _method(
         "The differences are those of pooled word error rates, paired by utterance. Their "
         f"intervals use {METHOD}, over {unit}.{told} The statements are about {example.scope}. "
         f"No difference means that the whole interval lies within {same}. "
-        "A true difference as large as the smallest one stated would be found 4 times in 5."
+        f"A true difference as large as the detectable one would be found {example.chance}."
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from asr.formatting import digits, listed, points_interval, times
+from asr.formatting import digits, listed, numbered, points_interval, times
 from asr.probes import PROBES
 from asr.report.costs import cost_to, hours_unit
 from asr.report.disturbed import WALL, resource
@@ -14,9 +14,11 @@ from asr.report.evidence import LEVEL, Evidence
 from asr.report.findings import Rule, Verdict, conclude, unmeasured
 from asr.report.probes import Probes
 from asr.report.quantities import COSTS
-from asr.statistics.censoring import ratio_interval
-from asr.statistics.contrast import Contrast, Decision, decide
-from asr.statistics.power import detectable_cost, least_log_rank, seeds_to_decide
+from asr.report.verdict import budget
+from asr.statistics.censoring import ratio_of_costs, runs_to_decide
+from asr.statistics.comparison import MIN_SEEDS
+from asr.statistics.contrast import Contrast, Decision, decide, within_margin
+from asr.statistics.power import detectable_cost
 
 NOT_PLANNED = (
     "no study planned a contrast for it before its runs, and what is chosen after the results "
@@ -65,18 +67,20 @@ def _errors(evidence: Evidence, contrast: Contrast) -> Verdict:
     pair = evidence.pair(subject, reference)
     told = f"{subject.label} minus {reference.label}, {subject.runs[0].split} WER"
     decision: Decision = "not enough evidence"
-    why = pair.reason
-    if (found := pair.comparison) is not None:
-        sign = 1 if pair.b.label == subject.label else -1
-        low, high = sorted(sign * bound for bound in found.difference.interval)
-        told += f", {points_interval(sign * found.difference.value, (low, high))}, "
-        told += f"margin {contrast.margin:g}"
-        if found.decidable and any(found.rates):
-            told += f", detectable {100 * found.detectable:.2f} points"
-            decision = decide(low, high, contrast.margin / 100)
-            if why := _barred(evidence, contrast):
-                decision = "not enough evidence"
-    return conclude(contrast.claim, decision, told, _machine(evidence), why)
+    why, seeds = pair.reason, [len(subject.runs), len(reference.runs)]
+    if (found := pair.comparison) is None:
+        return conclude(contrast.claim, decision, told, _measured_on(evidence, seeds), why)
+    sign = 1 if pair.b.label == subject.label else -1
+    low, high = sorted(sign * bound for bound in found.difference.interval)
+    told += f", {points_interval(sign * found.difference.value, (low, high))}"
+    told += f" at {100 * found.difference.level:.3g} %, margin {contrast.margin:g}"
+    if found.decidable and any(found.rates):
+        told += f", detectable {100 * found.detectable:.2f} points"
+    if found.statement != decision:
+        decision = decide(low, high, contrast.margin / 100)
+        why = within_margin(low, high) if decision == "equivalent" else ""
+    where = _measured_on(evidence, seeds, f", {numbered(found.people, 'speaker')}")
+    return conclude(contrast.claim, decision, told, where, why)
 
 
 def _cost(evidence: Evidence, contrast: Contrast) -> Verdict:
@@ -85,59 +89,62 @@ def _cost(evidence: Evidence, contrast: Contrast) -> Verdict:
     words = {quantity.key: quantity.title(evidence.group) for quantity in COSTS}
     unit = "hours" if axis is None else hours_unit(evidence.group) if axis == WALL else words[axis]
     told = f"{arms[0].label} / {arms[1].label}, {unit} to {contrast.target:g} % validation WER"
-    machine = _machine(evidence)
     costs = [cost_to(arm, (contrast.target or 0) / 100, axis or WALL) for arm in arms]
+    where = _measured_on(evidence, [cost.seeds for cost in costs])
     if axis is None or any(cost.value is None for cost in costs):
         why = "the runs were disturbed" if axis is None else "the cost was not measured"
-        return conclude(claim, "not enough evidence", told, machine, why)
+        return conclude(claim, "not enough evidence", told, where, why)
     a, b = costs
-    low, high = ratio_interval(a.spent, a.reached, b.spent, b.reached, evidence.level)
-    values = [math.inf if cost.value is None else cost.value for cost in costs]
-    ratio = "not reached" if math.inf in values else times(values[0] / values[1])
-    told += f", {ratio} [{digits(low, 2)} to {digits(high, 2)}], margin {contrast.margin:g} times"
-    if all(a.reached) and all(b.reached) and min(a.seeds, b.seeds) > 1:
+    ratio, (low, high) = ratio_of_costs(a.spent, a.reached, b.spent, b.reached, evidence.level)
+    told += f", {times(ratio) if 0 < ratio < math.inf else 'not reached'}"
+    told += f" [{digits(low, 2)} to {digits(high, 2)}] at {100 * evidence.level:.3g} %"
+    told += f", margin {contrast.margin:g} times"
+    with np.errstate(divide="ignore"):
+        ends = float(np.log(low)), float(np.log(high))
+    decision = decide(*ends, math.log(contrast.margin))
+    why = within_margin(*ends) if decision == "equivalent" else ""
+    if not all(a.reached + b.reached):
+        came = [f"{arm.label} {sum(c.reached)}" for arm, c in zip(arms, costs, strict=True)]
+        why = f"seeds that reached the target: {listed(came)}"
+        if min(a.seeds, b.seeds) < (needed := runs_to_decide(evidence.level)):
+            why += f"; if a seed misses it, {needed} seeds of each arm are needed"
+    elif min(a.seeds, b.seeds) >= MIN_SEEDS:
         found = detectable_cost(np.log(a.spent), np.log(b.spent), evidence.level)
         told += f", detectable {times(found)}"
-    with np.errstate(divide="ignore"):
-        decision = decide(float(np.log(low)), float(np.log(high)), math.log(contrast.margin))
-    why = ""
-    if (least := least_log_rank(a.seeds, b.seeds)) >= 1 - evidence.level:
-        number = len(evidence.planned)
-        why = f"{min(a.seeds, b.seeds)} seeds give no p below {digits(least, 2)}; "
-        why += f"{seeds_to_decide(number)} seeds per arm could decide"
-    elif not (all(a.reached) and all(b.reached)):
-        came = [
-            f"{arm.label} {sum(c.reached)} of {c.seeds}" for arm, c in zip(arms, costs, strict=True)
-        ]
-        why = f"seeds that reached the target: {listed(came)}"
-    if barred := _barred(evidence, contrast):
+    else:
+        why = f"{MIN_SEEDS} seeds of each arm are needed"
+    if barred := evidence.undecided(contrast):
         decision, why = "not enough evidence", barred
-    return conclude(claim, decision, told, machine, why)
+    return conclude(claim, decision, told, where, why)
 
 
-def _barred(evidence: Evidence, contrast: Contrast) -> str:
-    """Why there is no verdict, whatever the interval says; empty if nothing forbids one."""
-    return "; ".join(filter(None, (evidence.undecided(contrast), evidence.caveat)))
-
-
-def _machine(evidence: Evidence) -> str:
+def _measured_on(evidence: Evidence, seeds: Sequence[int], speakers: str = "") -> str:
+    """Seeds, speakers, corpus, budget and machine of a contrast, in words."""
     run = evidence.group.runs[0]
+    corpus = run.metric("corpus", "name") or (run.corpus or {}).get("name") or "unknown"
     unit = hours_unit(evidence.group).removesuffix("-hours")
     number = run.totals.get("num_devices")
-    return f"{run.device_name or 'an unknown device'}, {number} {unit}{'s' * (number != 1)}"
+    told = listed([str(some) for some in dict.fromkeys(seeds)])
+    return (
+        f"{told} seed{'s' * (seeds != [1, 1])}{speakers}, corpus {corpus}, "
+        f"{budget(evidence.group)}; {run.device_name or 'an unknown device'}, "
+        f"{number} {unit}{'s' * (number != 1)}"
+    )
 
 
 PLANNED = (
     "The verdict is that of the primary contrast of the study, which is registered before the "
     "first run with its arms, estimator, unit and margin. The subject is the arm that errs more, "
     "or costs more, according to the claim. There is no verdict before all registered seeds of "
-    "both arms have ended, nor if the plan was amended after the first run had begun."
+    "both arms have ended, nor if the plan was amended after the first run had begun. All seeds of "
+    "an arm share one tuned setting: another tuning could give another result, which no interval "
+    "here includes (Bouthillier et al., 2021)."
 )
 DECISIONS = (
-    "‘Equivalent’: the whole interval lies within the margin. Otherwise ‘for’: the whole interval "
-    "says that the subject is worse. ‘Against’: that it is better. ‘Not enough evidence’: the "
-    "interval holds both. All contrasts of the study hold together with a probability of "
-    f"{100 * LEVEL:.0f} %."
+    "‘Equivalent’: the whole interval lies within the margin; the subject may still be worse or "
+    "better. Otherwise ‘for’: the whole interval says that the subject is worse. ‘Against’: that "
+    "it is better. ‘Not enough evidence’: the interval holds both. All contrasts of the study hold "
+    f"together with a probability of {100 * LEVEL:.0f} %."
 )
 TRAINING = Rule(
     "C1",
@@ -147,9 +154,11 @@ TRAINING = Rule(
         (
             "Errors: the difference of the WERs on the evaluated split, at the largest budget. If "
             "a seed failed, there is not enough evidence.",
-            "Cost to a target: the ratio of the costs to the registered validation WER. Its "
-            "interval holds the ratios that a log-rank permutation test over seeds does not "
-            "reject (Wei and Gail, 1983). Runs that stopped before the target are censored.",
+            "Cost to a target: the ratio of the costs to the registered validation WER (geometric "
+            "means over seeds), with Student's interval of their logarithms (Welch). If a seed "
+            "stopped before the target, the ratio is that of the medians, and there is a verdict "
+            "only if each seed of one arm reached the target at a lower cost than each seed of "
+            "the other, with 6 seeds or more of each arm (more for several contrasts).",
         ),
         DECISIONS,
         "Other pairs, targets and budgets on this page are description.",

@@ -73,9 +73,11 @@ def _errors(evidence: Evidence) -> str:
     elif found.statement == "not enough evidence":
         text = f"{_not_enough(first)}. Measured{cost}: {rates}. {found.outlook}"
     elif found.statement == "no difference":
+        head = f"No difference in errors between {best.label} and {first.b.label}"
+        if first.reason:
+            head = f"{first.b.label} makes more errors than {best.label}, but within the margin,"
         text = (
-            f"No difference in errors between {best.label} and {first.b.label}{cost}: "
-            f"{rates}, a difference of {value}; the {share} % interval lies within "
+            f"{head}{cost}: {rates}, a difference of {value}; the {share} % interval lies within "
             f"{100 * found.margin:.2f} points. {found.outlook}"
         )
     else:
@@ -83,7 +85,7 @@ def _errors(evidence: Evidence) -> str:
             f"{best.label} makes fewer errors than {first.b.label}{cost}: {rates}, "
             f"a difference of {value}; significant, as the {share} % interval excludes 0."
         )
-    caveat = f" {evidence.caveat}" if evidence.caveat else ""
+    caveat = "" if evidence.caveat.removesuffix(".") in text else f" {evidence.caveat}"
     return text + caveat + _others(best, others)
 
 
@@ -95,7 +97,7 @@ def _not_enough(pair: Pair) -> str:
 def _others(best: Arm, others: Sequence[Pair]) -> str:
     words = {
         "worse": f"Significantly worse than {best.label}",
-        "no difference": f"No different from {best.label}",
+        "no difference": f"No difference that matters from {best.label}",
         "not enough evidence": f"Not enough evidence for a difference from {best.label}",
     }
     said = ""

@@ -1,18 +1,19 @@
 """Estimates the cost of reaching a target if some runs do not reach it (censored runs)."""
 
 import math
-from bisect import bisect_left
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from asr.statistics.comparison import MIN_SEEDS, Difference
+from asr.statistics.variance_components import welch
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-EXACT = 20_000  # largest number of assignments of runs to arms that are all computed
-ALIKE = 1e-9  # scores or WERs closer than this are equal
+ALIKE = 1e-9  # WERs closer than this are equal
+TINY = 1e-12  # a cost of 0 counts as this much
 
 
 class Survival(NamedTuple):
@@ -69,8 +70,10 @@ def survival(costs: ArrayLike, reached: ArrayLike) -> Survival:
         ValueError: no runs, shapes differ, or a cost is negative or not finite.
     """
     spent, events = _checked(costs, reached)
-    at, hazard = _hazards(spent, events)
-    return Survival(at, np.cumprod(1 - hazard, dtype=np.float64))
+    at = np.unique(spent[events])
+    going = (spent[None, :] >= at[:, None]).sum(axis=1)
+    came = (spent[events][None, :] == at[:, None]).sum(axis=1)
+    return Survival(at, np.cumprod(1 - came / going, dtype=np.float64))
 
 
 def median_cost(
@@ -97,86 +100,54 @@ def median_cost(
     return Estimate(_median(spent, events), (float(interval[0]), float(interval[1])))
 
 
-def log_rank(
-    costs_a: ArrayLike,
-    reached_a: ArrayLike,
-    costs_b: ArrayLike,
-    reached_b: ArrayLike,
-    seed: int = 0,
-) -> float:
-    """Two-sided p-value of the hypothesis that two arms reach the target at the same cost.
-
-    The log-rank statistic (Mantel, 1966) is the number of runs of A that reached the target, minus
-    the number expected if the arms are equal. Its chi-squared approximation needs dozens of runs,
-    so this is a permutation test: over all assignments of runs to arms, or 20,000 random ones if
-    there are more. It is exact if both arms have the same budget (Heller and Venkatraman, 1996).
-    The smallest possible p is 0.1 for three runs against three, and 0.03 for four against four.
-
-    Raises:
-        ValueError: as ``survival``.
-    """
-    a, b = _checked(costs_a, reached_a), _checked(costs_b, reached_b)
-    scores = log_rank_scores(np.concatenate([a[0], b[0]]), np.concatenate([a[1], b[1]]))
-    number, size = len(scores), len(a[0])
-    if math.comb(number, size) <= EXACT:
-        dealt = np.array([scores[list(some)].sum() for some in combinations(range(number), size)])
-        extra = 0
-    else:
-        random = np.random.default_rng(seed)
-        dealt = np.array([random.permutation(scores)[:size].sum() for _ in range(EXACT)])
-        extra = 1  # the observed assignment counts as one of them
-    as_far = int((np.abs(dealt) >= abs(scores[:size].sum()) - ALIKE).sum())
-    return (as_far + extra) / (len(dealt) + extra)
-
-
-def ratio_interval(
+def ratio_of_costs(
     costs_a: ArrayLike,
     reached_a: ArrayLike,
     costs_b: ArrayLike,
     reached_b: ArrayLike,
     level: float = 0.95,
-) -> tuple[float, float]:
-    """Interval of the factor by which the target costs arm A more than arm B.
+) -> Estimate:
+    """The factor by which the target costs arm A more than arm B.
 
-    It holds the factors that ``log_rank`` does not reject: the costs of B times the factor are
-    compared with those of A (Wei and Gail, J. Am. Stat. Assoc. 78, 1983). It excludes 1 where the
-    test is significant. With too few runs for the level it goes from 0 to infinity.
+    If all runs reached the target, it is the ratio of the geometric means of the costs, with
+    Student's interval of the difference of their logarithms (``welch``).
+
+    Otherwise it is the ratio of the medians. Its interval excludes 1 only if each run of one arm
+    reached the target at a lower cost than each run of the other arm. If the medians are equal,
+    this has a probability of at most 2^(1 - n) for any two distributions, because all runs of at
+    least one arm then lie on one side of the median; n is the number of runs of the smaller arm.
+    The log-rank test assumes arms with equal distributions: if one arm scatters 6 to 10 times as
+    much as the other, it finds a false difference in 9 to 12 % of cases instead of 5 %.
+
+    The interval goes from 0 to infinity if an arm has fewer than 3 runs or, with runs that did not
+    reach the target, fewer than ``runs_to_decide``.
 
     Raises:
         ValueError: as ``survival``.
     """
     a, b = _checked(costs_a, reached_a), _checked(costs_b, reached_b)
-    ends = np.unique(np.divide.outer(a[0], np.maximum(b[0], 1e-12)).round(12))
-    ends = np.concatenate([[0.0], ends[ends > 0], [math.inf]])
-    # Only the order of the costs matters, which is the same for all factors between two ends.
-    inner = ends[1:-1]
-    factors = np.concatenate([[inner[0] / 2], np.sqrt(inner[1:] * inner[:-1]), [2 * inner[-1]]])
-
-    def kept(place: int) -> bool:
-        return log_rank(*a, b[0] * factors[place], b[1]) >= 1 - level
-
-    middle = int(np.searchsorted(inner, np.median(a[0]) / max(np.median(b[0]), 1e-12)))
-    low = bisect_left(range(middle), True, key=kept)
-    high = middle + bisect_left(range(middle, len(factors)), True, key=lambda i: not kept(i))
-    return float(ends[low]), float(ends[high])
-
-
-def log_rank_scores(costs: ArrayLike, reached: ArrayLike) -> Floats:
-    """Scores (n,): 1 if reached, else 0, minus the Nelson-Aalen hazard up to the cost.
-
-    The sum over the runs of an arm is the log-rank statistic; the sum over all runs is 0.
-    """
-    spent, events = _checked(costs, reached)
-    at, hazard = _hazards(spent, events)
-    return events - (spent[:, None] >= at[None, :]) @ hazard
+    runs = min(len(a[0]), len(b[0]))
+    if a[1].all() and b[1].all():
+        logs = [np.log(np.maximum(costs, TINY)) for costs in (a[0], b[0])]
+        middle = float(logs[0].mean() - logs[1].mean())
+        if runs < MIN_SEEDS:
+            return Estimate(math.exp(middle), (0.0, math.inf))
+        low, high = Difference(middle, welch(*logs), level).interval
+        return Estimate(math.exp(middle), (math.exp(low), math.exp(high)))
+    middles = _median(*a), max(_median(*b), TINY)
+    value = math.nan if middles == (math.inf, math.inf) else middles[0] / middles[1]
+    if runs < runs_to_decide(level):
+        return Estimate(value, (0.0, math.inf))
+    (low_a, high_a), (low_b, high_b) = (
+        (max(float(costs.min()), TINY), float(costs.max()) if came.all() else math.inf)
+        for costs, came in (a, b)
+    )
+    return Estimate(value, (low_a / high_b, high_a / low_b))
 
 
-def _hazards(spent: Floats, events: Bools) -> tuple[Floats, Floats]:
-    """Costs (k,) at which runs reached the target, and the share (k,) of the remaining runs."""
-    at = np.unique(spent[events])
-    going = (spent[None, :] >= at[:, None]).sum(axis=1)
-    came = (spent[events][None, :] == at[:, None]).sum(axis=1)
-    return at, came / going
+def runs_to_decide(level: float) -> int:
+    """The fewest runs of each arm that can differ at this level if some miss the target."""
+    return math.ceil(1 - math.log2(1 - level) - ALIKE)
 
 
 def _checked(costs: ArrayLike, reached: ArrayLike) -> tuple[Floats, Bools]:

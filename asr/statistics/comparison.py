@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from asr.statistics.bootstrap import by_group
+from asr.statistics.contrast import Decision, decide, within_margin
 from asr.statistics.power import MOST_SEEDS, detectable_shift, seeds_to_find
 from asr.statistics.variance_components import (
     Arm,
@@ -27,12 +28,21 @@ LEVEL = 0.95  # 1 - the probability of any false statement in a family of compar
 POWER = 0.80
 MARGIN = 0.10  # relative difference of error rates below which arms count as the same
 MIN_SPEAKERS = 5  # fewer speakers do not represent other speakers
+# With fewer speakers, the detectable difference is found less often (planted_difference).
+SOME_SPEAKERS = 10
 # The scatter of two seeds is a single difference. If one arm has 20 times the scatter of the other,
 # a test with 2 seeds per arm is wrong in 9 % of cases instead of 5 % (planted_difference).
 MIN_SEEDS = 3
 SCATTERS = (0.015, 0.30)  # least and largest scatter of seeds that were seen, relative to the rate
 DRAWS = 20_000  # draws of the smallest p-value of a family
 METHOD = "Student's t for seeds and speakers (Welch, Satterthwaite)"
+# The statements about B, by the decision on the claim that B is worse.
+STATEMENTS: dict[Decision, Statement] = {
+    "for": "worse",
+    "against": "better",
+    "equivalent": "no difference",
+    "not enough evidence": "not enough evidence",
+}
 
 
 class Difference(NamedTuple):
@@ -76,13 +86,14 @@ class Comparison:
     * **not planned**: a study planned other comparisons; this one is description.
     * **not enough evidence**: an arm has fewer than 3 seeds, there are fewer than 5 speakers, or
       there are no errors at all, so that the interval is not reliable.
-    * **better** or **worse**: the whole interval lies below 0 (B makes fewer errors) or above 0 (B
-      makes more errors), that is p < 1 - level. The difference may still be too small to matter.
     * **no difference**: the whole interval lies between -margin and +margin. This is an
       equivalence test (Schuirmann, 1987): if the true difference is outside the margin, the
       statement is made with probability (1 - level) / 2 at most. It is not enough that the interval
       contains 0, or that ``detectable`` is small (Hoenig and Heisey, 2001: a test of high power can
-      still give p = 0.06 for a large difference).
+      still give p = 0.06 for a large difference). If the interval does not contain 0, ``reason``
+      says that B is better or worse, but within the margin.
+    * **better** or **worse**: the whole interval lies below 0 (B makes fewer errors) or above 0 (B
+      makes more errors), that is p < 1 - level.
     * **not enough evidence**: otherwise. The difference may be 0 or more than the margin.
 
     A statement holds for further training runs and other speakers.
@@ -91,11 +102,13 @@ class Comparison:
         difference: rate of B minus rate of A, with interval, level and p-value.
         rates: error rates of A and B (means over seeds).
         seeds: numbers of seeds of A and B.
+        people: number of speakers.
         speakers: variation of the difference over speakers alone, for these trained models.
         margin: difference of rates below which the arms count as the same.
         adjusted_p: p-value corrected for the family; ``difference.p`` for a single pair.
         statement: the statement about B.
-        reason: why there is not enough evidence, in words; empty otherwise.
+        reason: why there is not enough evidence, or that a significant difference lies within the
+            margin, in words; empty otherwise.
         decidable: whether there are enough seeds and speakers for any other statement. If not,
             ``reason`` says what is needed. It is true even if no arm made an error.
     """
@@ -103,6 +116,7 @@ class Comparison:
     difference: Difference
     rates: tuple[float, float]
     seeds: tuple[int, int]
+    people: int
     speakers: Scatter
     margin: float
     adjusted_p: float
@@ -117,7 +131,7 @@ class Comparison:
 
     @property
     def detectable(self) -> float:
-        """The true difference that would be significant in 80 % of repetitions of the study.
+        """The true difference that would be significant in ``chance`` repetitions of the study.
 
         It is an estimate: with 3 seeds per arm, half of the estimates are more than 15 % too small;
         with 5 seeds, 6 %.
@@ -126,11 +140,19 @@ class Comparison:
         return found.error * detectable_shift(found.freedom, self.difference.level, POWER)
 
     @property
+    def chance(self) -> str:
+        """How often ``detectable`` would be found, in words (``benchmarks.planted_difference``).
+
+        A difference varies over speakers more than none does, which a few speakers do not show.
+        """
+        return "4 times in 5" if self.people >= SOME_SPEAKERS else "3 times in 4"
+
+    @property
     def outlook(self) -> str:
         """What such a study can find, or how many seeds could decide; a sentence."""
         if self.of_arms:
             points = f"{100 * self.detectable:.2f} points"
-            return f"A difference of {points} would be found 4 times in 5."
+            return f"A difference of {points} would be found {self.chance}."
         value, rates = self.difference.value, self.rates
         numbers = [seeds_to_find(value, self.speakers, [s * r for r in rates]) for s in SCATTERS]
         if not any(numbers):
@@ -277,16 +299,14 @@ def _stated(
     if decidable:
         if not any(rates):
             reason = f"no arm made an error on {words:,} words: harder or more speech is needed"
-        elif high < 0 or low > 0:
-            statement = "better" if high < 0 else "worse"
-        elif -margin < low and high < margin:
-            statement = "no difference"
-        else:
+        elif (statement := STATEMENTS[decide(low, high, margin)]) == "no difference":
+            reason = within_margin(low, high)
+        elif statement == "not enough evidence":
             reason = (
                 f"the interval from {100 * low:+.2f} to {100 * high:+.2f} points contains 0, but "
                 f"exceeds the {100 * margin:.2f} points that count as no difference"
             )
     speakers = Scatter(over_speakers(b.off - a.off) ** 0.5, max(1, len(a.off) - 1))
     return Comparison(
-        difference, rates, seeds, speakers, margin, adjusted_p, statement, reason, decidable
+        difference, rates, seeds, people, speakers, margin, adjusted_p, statement, reason, decidable
     )

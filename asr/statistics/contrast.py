@@ -1,12 +1,13 @@
 """Contrasts that are planned before they are measured, and the decision that follows from one."""
 
-import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 Decision = Literal["for", "against", "equivalent", "not enough evidence"]
 Estimator = Literal["errors", "cost to a target"]
 Unit = Literal["points", "device_hours", "cpu_hours", "updates", "audio_hours", "train_flops"]
+MOST_POINTS, MOST_TIMES = 10, 2  # largest margins: larger differences matter to everyone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,9 @@ class Contrast:
         estimator: errors on the evaluated split at the largest budget, or the cost to a target.
         unit: points (of WER) for errors; for a cost, device_hours, cpu_hours, updates, audio_hours
             or train_flops. device_hours are CPU-hours if the budgets of the runs are.
-        margin: the largest difference that does not matter, in points; for a cost, the largest
-            ratio, above 1.
+        margin: the largest difference that does not matter, in points above 0 and up to 10, for
+            instance a tenth of the expected WER; for a cost, the largest ratio, above 1 and up
+            to 2.
         target: validation WER to reach, in percent; only for a cost.
         primary: whether the contrast decides the claim; each claim has exactly one that does.
     """
@@ -37,6 +39,8 @@ class Contrast:
 
     def __post_init__(self) -> None:
         where = f"contrast of {self.subject} and {self.reference}"
+        if not re.fullmatch(r"(?!c\d$)\S(.*\S)?", self.claim):
+            raise ValueError(f"{where}: claim {self.claim!r}: expects C1, C7 or a name of your own")
         cost = self.estimator == "cost to a target"
         if self.subject == self.reference:
             raise ValueError(f"{where}: compares an arm with itself; name two arms")
@@ -46,9 +50,11 @@ class Contrast:
             raise ValueError(f"{where}: target {self.target:g}: errors have none; leave it out")
         if cost == (self.unit == "points"):
             raise ValueError(f"{where}: unit {self.unit} does not fit the estimator")
-        if not cost < self.margin < math.inf:
-            least = "a ratio above 1" if cost else "points above 0"
-            raise ValueError(f"{where}: margin {self.margin:g}: expects {least}")
+        most = MOST_TIMES if cost else MOST_POINTS
+        if not cost < self.margin <= most:
+            kind = f"a ratio above 1, up to {most}, such as 1.25"
+            kind = kind if cost else f"points above 0, up to {most}: a tenth of the expected WER"
+            raise ValueError(f"{where}: margin {self.margin:g}: expects {kind}")
 
 
 def decide(low: float, high: float, margin: float) -> Decision:
@@ -64,3 +70,9 @@ def decide(low: float, high: float, margin: float) -> Decision:
     if low > 0:
         return "for"
     return "against" if high < 0 else "not enough evidence"
+
+
+def within_margin(low: float, high: float) -> str:
+    """Names the side of an interval within the margin that excludes 0; empty if it holds 0."""
+    side = "worse" if low > 0 else "better" if high < 0 else ""
+    return side and f"{side}, but within the margin"

@@ -4,11 +4,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-from asr.statistics.censoring import EXACT
-from asr.statistics.variance_components import Scatter
+from asr.statistics.variance_components import Floats, Scatter, combined, welch
 
 MOST_SEEDS = 100  # largest number of seeds per arm that is tried
 
@@ -105,56 +101,16 @@ def seeds_to_find(
     return None
 
 
-def detectable_cost(logs_a: ArrayLike, logs_b: ArrayLike, level: float = 0.95) -> float:
-    """Returns the true ratio of costs that Welch's test of their logarithms finds 4 times in 5.
+def detectable_cost(logs_a: Floats, logs_b: Floats, level: float = 0.95) -> float:
+    """Returns the true ratio of costs that ``ratio_of_costs`` finds 4 times in 5.
 
-    The log-rank test, which decides, finds a slightly larger ratio as often.
+    It holds if all runs reach the target. As it rests on the scatter of few runs, it is itself an
+    estimate: see ``Comparison.detectable``.
 
     Args:
         logs_a: (n,) logarithms of the costs of two or more runs of one arm.
         logs_b: (m,) those of another arm.
         level: confidence level.
     """
-    sides = [np.asarray(logs_a, np.float64), np.asarray(logs_b, np.float64)]
-    parts = [(side.var(ddof=1) / len(side), len(side) - 1) for side in sides]
-    error, freedom = combined(parts)
-    return math.exp(error * detectable_shift(freedom, level)) if error else 1.0
-
-
-def combined(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Returns the standard error of a sum of variances, and the degrees of freedom of that error.
-
-    The approximation is that of Satterthwaite (1946); without any variance the freedom is infinite.
-    """
-    variance = sum(part for part, _ in parts)
-    if not variance:
-        return 0.0, math.inf
-    return math.sqrt(variance), variance**2 / sum(part**2 / free for part, free in parts)
-
-
-def least_log_rank(a: int, b: int) -> float:
-    """Returns the lowest p that ``log_rank`` can give for ``a`` against ``b`` runs of any cost.
-
-    One of the C(a + b, a) assignments of runs to arms is the most extreme: all runs of one arm cost
-    less than all runs of the other. With equal numbers of runs, the opposite assignment is as
-    extreme. So p is at least 0.1 for 3 against 3 runs, and 0.0079 for 5 against 5. If ``log_rank``
-    draws n random assignments, p is at least 1 / (n + 1).
-
-    Raises:
-        ValueError: an arm has no runs.
-    """
-    if min(a, b) < 1:
-        raise ValueError(f"{a} runs against {b} cannot be compared; give 1 or more of each arm")
-    assignments = math.comb(a + b, a)
-    share = (2 if a == b else 1) / assignments
-    return share if assignments <= EXACT else max(share, 1 / (EXACT + 1))
-
-
-def seeds_to_decide(comparisons: int, level: float = 0.95) -> int | None:
-    """Returns the fewest seeds per arm with which ``log_rank`` can be significant in a family.
-
-    The family divides the rate of false positives by the number of comparisons (Bonferroni). The
-    result is None if even 100 seeds are too few: the number of random assignments limits p.
-    """
-    enough = (n for n in range(2, MOST_SEEDS + 1) if comparisons * least_log_rank(n, n) < 1 - level)
-    return next(enough, None)
+    found = welch(logs_a, logs_b)
+    return math.exp(found.error * detectable_shift(found.freedom, level))

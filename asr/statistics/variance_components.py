@@ -86,3 +86,29 @@ def scatter(arms: Sequence[Arm]) -> Scatter:
     least = min([number, *(arm.models - 1 for arm in arms if arm.models > 1)])
     freedom = max(least, math.floor(variance**2 / divisor + 1e-9)) if divisor else number
     return Scatter(math.sqrt(variance), freedom)
+
+
+def welch(a: Floats, b: Floats) -> Scatter:
+    """The standard error of the difference of two means with unequal variances (Welch, 1947).
+
+    The degrees of freedom are rounded down, see ``scatter``.
+
+    Args:
+        a: (n,) two or more values.
+        b: (m,) two or more other values.
+    """
+    parts = [(side.var(ddof=1) / len(side), len(side) - 1) for side in (a, b)]
+    error, freedom = combined(parts)
+    least = min(free for _, free in parts)
+    return Scatter(error, max(least, math.floor(freedom + 1e-9)) if error else least)
+
+
+def combined(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Returns the standard error of a sum of variances, and the degrees of freedom of that error.
+
+    The approximation is that of Satterthwaite (1946); without any variance the freedom is infinite.
+    """
+    variance = sum(part for part, _ in parts)
+    if not variance:
+        return 0.0, math.inf
+    return math.sqrt(variance), variance**2 / sum(part**2 / free for part, free in parts)

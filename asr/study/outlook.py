@@ -7,13 +7,12 @@ from typing import Any
 
 from asr.data.utterances import read_corpus
 from asr.formatting import digits, listed
+from asr.statistics.censoring import runs_to_decide
 from asr.statistics.comparison import LEVEL, MIN_SEEDS, MIN_SPEAKERS, SCATTERS
 from asr.statistics.contrast import Contrast
 from asr.statistics.power import (
     detectable_shift,
     expected_error,
-    least_log_rank,
-    seeds_to_decide,
 )
 from asr.study.plan import Plan
 
@@ -21,6 +20,7 @@ log = logging.getLogger(__name__)
 
 OF_SPEAKERS = (0.03, 0.05)  # scatter of a difference between speakers, relative to the rate
 UNKNOWN = ", speakers and words not known before the corpus is prepared: both widen the difference"
+OF_COSTS = (0.05, 0.30)  # assumed scatter of the logarithm of a cost between seeds
 RATE = 0.2  # expected error rate of a study without targets
 
 
@@ -62,18 +62,17 @@ def _of(contrast: Contrast, plan: Plan, split: dict[str, Any]) -> tuple[str, str
     seeds, level = len(study.seeds), 1 - (1 - LEVEL) / number
     head = f"{contrast.claim}, {contrast.subject} and {contrast.reference}, {contrast.estimator}"
     head += f" ({seeds} seeds, {number} contrast{'s' * (number > 1)}"
-    if contrast.estimator == "cost to a target":
-        floor, needed = least_log_rank(seeds, seeds), seeds_to_decide(number)
-        head += f"): p is at least {floor:.2g} of {1 - level:.2g} allowed"
-        if floor >= 1 - level:
-            fewer = " or fewer contrasts" if floor < 1 - LEVEL else ""
-            return head, f"give {needed} seeds{fewer}"
-        errors = [scatter * math.sqrt(2 / seeds) for scatter in SCATTERS]
-        low, high = (math.exp(e * detectable_shift(2 * seeds - 2, level)) for e in errors)
-        told = f"{head}; detectable {digits(low)} to {digits(high)} times"
-        return f"{told}, margin {contrast.margin:g} times{_warning(contrast, low, high)}", ""
     if seeds < MIN_SEEDS:
         return f"{head})", f"give {MIN_SEEDS} seeds or more"
+    if contrast.estimator == "cost to a target":
+        shift = math.sqrt(2 / seeds) * detectable_shift(2 * seeds - 2, level)
+        low, high = (math.exp(scatter * shift) for scatter in OF_COSTS)
+        told = f"{head}): detectable {digits(low)} to {digits(high)} times, if costs scatter by "
+        told += f"{100 * OF_COSTS[0]:g} to {100 * OF_COSTS[1]:g} % between seeds (an assumption) "
+        told += f"and all reach the target, margin {contrast.margin:g} times"
+        told += _warning(contrast, low, high)
+        needed = runs_to_decide(level)
+        return told + f"; if a seed misses it, {needed} seeds are needed" * (seeds < needed), ""
     speakers, words = split.get("speakers", math.inf), split.get("words", math.inf)
     head += f", {speakers or 'unknown'} speakers, {words:,} words" if split else UNKNOWN
     if speakers < MIN_SPEAKERS:

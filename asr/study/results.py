@@ -94,8 +94,10 @@ def progress(row: Row) -> str:
 def table(plan: Plan, rows: Sequence[Row]) -> str:
     """A table with a line per arm and budget: WERs, hours of devices and number of failures.
 
-    ``over seeds`` is the range from the lowest to the highest test WER.
+    ``over seeds`` is the range from the lowest to the highest test WER. A mean needs a value of
+    each run of the arm: those of the other runs alone would be a biased sample.
     """
+    alone = plan.study.separate_budgets
     metric = "cer" if any(row.get("validation_metric") == "cer" for row in rows) else "wer"
     validation = "validation" + " CER" * (metric == "cer")
     header = ["arm", "budget", "test WER", "over seeds", validation, "runs", "h final", "h tuning"]
@@ -105,11 +107,15 @@ def table(plan: Plan, rows: Sequence[Row]) -> str:
         tuning = sum(row["device_hours"] for row in own if row["role"] == "trial")
         for budget in plan.study.budgets:
             of_budget = [row for row in own if row["budget"] == budget]
+            ran = [r for r in own if r["role"] == "final" and (r["budget"] == budget or not alone)]
             failed = [r for r in own if r["status"] == FAILED and r["budget"] in (budget, TUNING)]
             done = [row for row in of_budget if row["status"] == "done"]
-            tested = _values(done, "test_wer")
+            tested, validated = (
+                values if len(values := _values(done, key)) == len(ran) else []
+                for key in ("test_wer", f"validation_{metric}")
+            )
             over_seeds = f"{percent(min(tested))} to {percent(max(tested))}" if tested else "-"
-            rates = [_mean(tested), over_seeds, _mean(_values(done, f"validation_{metric}"))]
+            rates = [_mean(tested), over_seeds, _mean(validated)]
             hours = [f"{sum(_values(of_budget, 'device_hours')):.3f}", f"{tuning:.3f}"]
             number = f"{len(done)}/{len(plan.study.seeds)}"
             cells.append([arm, budget, *rates, number, *hours, str(len(failed))])

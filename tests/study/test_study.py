@@ -1,4 +1,5 @@
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -22,7 +23,7 @@ from asr.config.shipped import find
 from asr.encoders import ENCODERS
 from asr.formatting import digits
 from asr.locks import is_taken, take
-from asr.study import Selection, devices, matrix, outlook, read_study, run_study, status
+from asr.study import Selection, devices, matrix, outlook, read_study, results, run_study, status
 from asr.study.budgets import plan_of_runs
 from asr.study.plan import Plan, draw
 from asr.study.processes import Children, InheritedLocks
@@ -127,6 +128,10 @@ def test_the_gpu_study_has_every_architecture_three_budgets_and_five_seeds():
         (contrasts({"claim": "C4"}), "asr claims decides C4; a study can decide C1, C7 or a claim"),
         (contrasts({**COST, "target": 5}), "target 5 is not in targets; add it there"),
         (contrasts({"margin": 0}), "expects points above 0"),
+        (contrasts({"margin": 50}), "margin 50: expects points above 0, up to 10: a tenth of the"),
+        (contrasts({"margin": math.inf}), "margin inf: expects points above 0, up to 10"),
+        (contrasts({"claim": ""}), "claim '': expects C1, C7 or a name of your own"),
+        (contrasts({"claim": "c1"}), "claim 'c1': expects C1, C7 or a name of your own"),
         (contrasts({"unit": "hours"}), r"contrasts\.1\.unit: expected"),
         ({"contrasts": {}}, "contrasts: expects a list of sections"),
         ({"budgets": {"a": {}}}, "set device_hours, cpu_hours, updates or audio_hours"),
@@ -144,8 +149,8 @@ def test_a_mistake_in_a_study_names_the_key(changes, message):
         ({"seeds": [1, 2, 3]}, 4, "give a split with 5 speakers or more"),
         ({"seeds": [1, 2, 3], "targets": [0.01]}, 5, "give more seeds, speakers or words"),
         ({"seeds": [1, 2, 3], "targets": [20]}, 20, ""),
-        (contrasts({**COST, "target": 20}) | {"seeds": [1, 2, 3]}, 20, "give 4 seeds"),
-        (contrasts({**COST, "target": 20}) | {"seeds": [1, 2, 3, 4]}, 20, ""),
+        (contrasts({**COST, "target": 20}) | {"seeds": [1, 2, 3]}, 20, ""),
+        (contrasts({**COST, "target": 20}) | {"seeds": [1, 2]}, 20, "give 3 seeds or more"),
     ],
 )
 def test_a_contrast_that_can_decide_nothing_is_refused_before_anything_runs(
@@ -343,6 +348,29 @@ def test_a_study_tunes_each_arm_on_validation_and_trains_its_best_settings_with_
     assert len(lines) == 1 + len(STUDY["arms"]) * len(STUDY["budgets"])
     counted = sum(r["device_hours"] for r in rows if r["role"] != "point")
     assert f"Cost of all training: {digits(counted)} core-hours" in result["remarks"][-1]
+
+
+def test_a_mean_over_seeds_needs_a_value_of_each_run(tmp_path):
+    """One seed was not validated at the smaller budget, and another one failed."""
+    plan = plan_of_runs(study(), None, None)
+    shared = {"arm": "lstm", "status": "done", "validation_wer": 0.2, "device_hours": 0.1}
+    runs = [
+        shared | {"role": "final", "budget": "full", "test_wer": 0.1, "seed": s} for s in (1, 2)
+    ]
+    point = shared | {"role": "point", "budget": "half", "test_wer": None, "seed": 1}
+
+    def cells(*rows):
+        lines = results.table(plan, rows).splitlines()
+        return [line.split("  ") for line in lines if line.startswith("lstm")]
+
+    half, full = (" ".join(row) for row in cells(*runs, point, point | {"seed": 2}))
+    assert "20.0 %" in half
+    assert "10.0 %" in full
+    half, full = (" ".join(row) for row in cells(*runs, point))
+    assert "%" not in half
+    assert "10.0 %" in full
+    failed = runs[1] | {"status": "failed", "test_wer": None}
+    assert all("%" not in " ".join(row) for row in cells(runs[0], failed, point))
 
 
 def test_a_smaller_budget_is_a_point_of_the_curve_and_costs_nothing_extra(tmp_path):
