@@ -187,10 +187,10 @@ def test_a_plan_is_refused_whose_split_the_corpus_lacks(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("margin", "said"), [(0.1, "WARNING: it is too large"), (1, "WARNING: it may be"), (50, "")]
+    ("margin", "said"), [(0.1, "WARNING: it is too large"), (1, "WARNING: it may be"), (10, "")]
 )
 def test_a_plan_warns_if_the_detectable_difference_is_above_the_margin(tmp_path, margin, said):
-    asked = study(seeds=[1, 2, 3], targets=[20], **contrasts({"subject": "lstm", "margin": margin}))
+    asked = study(seeds=[1, 2, 3], targets=[10], **contrasts({"subject": "lstm", "margin": margin}))
     facts = {"test": {"rows_sha256": "b" * 64, "speakers": 50, "words": 90_000}}
     path = tmp_path / "corpus" / "corpus.json"
     path.write_text(json.dumps({"splits": facts, "normaliser": "none"}))
