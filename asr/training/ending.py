@@ -60,6 +60,10 @@ class BudgetCallback(L.Callback):
         self.account, self.reason = account, "a callback stopped the run"
         self._interval: float | None = None  # of validations, while one at a share is due
 
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        """Tells the module that the share of the budget will be known."""
+        module.budgeted = True
+
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         """Ends the run before the first update if the budget is already spent.
 

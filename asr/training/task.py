@@ -53,6 +53,14 @@ class Progress:
     spent_before: dict[str, float] = field(default_factory=dict)
 
 
+SHARES = (  # keys whose values are shares of the budget
+    ("optimizer", "warmup_share"),
+    ("optimizer", "cooldown"),
+    ("validation", "at_shares"),
+    ("augmentation", "from_share"),
+)
+
+
 class Task(L.LightningModule):
     """A model, its loss and its update, for ``asr train`` or a Trainer of your own.
 
@@ -74,6 +82,7 @@ class Task(L.LightningModule):
         final: (an average of the last validations,) at the last validation, otherwise ().
         spent: share of the budget that is spent; it times the cooldown.
         begun: share that was spent before the first update; a warm-up by share begins there.
+        budgeted: whether the Trainer ends the run with its budget, and so knows ``spent``.
     """
 
     model: nn.Module
@@ -81,6 +90,7 @@ class Task(L.LightningModule):
     average: tuple[nn.Module, ...] = ()
     final: tuple[nn.Module, ...] = ()
     spent = begun = 0.0
+    budgeted = False
 
     def __init__(self, recipe: Any) -> None:
         super().__init__()
@@ -272,7 +282,13 @@ class Task(L.LightningModule):
     # --- memory ---
 
     def on_fit_start(self) -> None:
-        """Tries the longest batch first, so that a lack of memory shows at the start."""
+        """Tries the longest batch first, so that a lack of memory shows at the start.
+
+        Raises:
+            ValueError: a Trainer of your own shall train by shares of a budget.
+        """
+        if not self.budgeted:
+            self._refuse_shares()
         ranks = self.trainer.world_size
         if ranks > 1 and self.trainer.is_global_zero:
             rows = [len(batch) for batch in self.data.source.stream.epoch(0)]
@@ -288,6 +304,14 @@ class Task(L.LightningModule):
             batch = strategy.batch_to_device(self.data.longest_batch())
             strategy.training_step(batch, 0).backward()  # type: ignore[union-attr]
         rehearse(optimizer)
+
+    def _refuse_shares(self) -> None:
+        for section, key in SHARES:
+            if share := getattr(getattr(self.recipe, section, None), key, None):
+                raise ValueError(
+                    f"{section}.{key} {share}: only asr train knows the share of the budget that "
+                    "is spent; leave the key out with a Trainer of your own"
+                )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the progress to a checkpoint of a Trainer of your own."""

@@ -301,6 +301,22 @@ def test_trainer_fit_makes_the_updates_of_a_run_and_resumes_at_the_next_batch(co
         assert torch.equal(value, expected[name]), name
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"optimizer": {"warmup_share": 0.1}},
+        {"optimizer": {"cooldown": 0.1}},
+        {"validation": {"at_shares": [0.5]}},
+        {"augmentation": {"from_share": 0.1}},
+    ],
+)
+def test_a_trainer_of_your_own_refuses_shares_of_a_budget(corpus, tmp_path, keys):
+    given = recipe(corpus, budget={"updates": 2}, **keys)
+    ((section, (key,)),) = ((name, list(values)) for name, values in keys.items())
+    with pytest.raises(ValueError, match=rf"{section}\.{key} .* leave the key out"):
+        trainer(tmp_path, max_steps=2).fit(SpeechModule(given), datamodule=SpeechDataModule(given))
+
+
 # --- formats ---
 
 
