@@ -265,17 +265,6 @@ def stream(
     ]
 
 
-def compared_layers(name: str, time: int, ratio: float, spread: float = 0.02) -> dict[str, Any]:
-    """A row of the scaling probe that compares a layer with its reference."""
-    words = {"subject": f"{name} subject", "reference": f"{name} reference", "error": ""}
-    spreads = {"ratio": ratio, "ratio_min": ratio - spread, "ratio_max": ratio + spread}
-    return (
-        {"name": name, "time": time, "batch": 4, "seconds": 0.1, "peak_ratio": 1.5}
-        | words
-        | spreads
-    )
-
-
 def write_threads(folder: Path, lstm: list[float], transformer: list[float]) -> Path:
     """Layers whose speed-ups on two threads are given by repeat, at batch 1 and 16."""
     speedups = {"LSTM": lstm, "Transformer": transformer, "MinLSTM": [1.0] * len(lstm)}

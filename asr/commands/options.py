@@ -46,14 +46,14 @@ VERBS: dict[str, tuple[str, str]] = {  # meaning and example
     ),
     "claims": (
         "Tests claims about encoders, for instance about their time, memory and context.",
-        "asr claims scaling --rows lstm-loop gru-loop --output claims",
+        "asr claims threads --output claims",
     ),
     "doctor": (
         "Checks what works on this machine, and gives a remedy for each problem.",
         "asr doctor",
     ),
 }
-FOREIGN_OPTIONS = {  # options of other programs, by verb, and their equivalent here
+FOREIGN_OPTIONS = {  # options of other programs and of earlier versions, by verb, and what to use
     "train": {
         "--epochs": "use --budget.updates, --budget.audio_hours or --budget.device_hours",
         "--batch-size": "use --data.max_batch_seconds, the seconds of audio in a batch",
@@ -70,6 +70,9 @@ FOREIGN_OPTIONS = {  # options of other programs, by verb, and their equivalent 
         "--output": "use --output-dir",
     },
     "tune-decoding": {"--search": "tune-decoding chooses the search itself; leave it out"},
+    "claims scaling": {
+        "--rows": "use --encoders; layers are no longer compared, see asr claims threads"
+    },
     "prepare": {"--language": "a manifest names the language of each row in its column language"},
 }
 

@@ -1,19 +1,14 @@
 """Draws the page of the probe ``roofline``: what limits a step of an LSTM, by width and batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from asr.document.blocks import Block, Picture, Text
+from asr.document.blocks import Block, Text
 from asr.formatting import digits, percent, prefixed, whole_number
 from asr.probes.probe import Columns, Measured, Option, Part, Probe, format_interval, table
 from asr.statistics.median import MIN_REPEATS
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 WIDTHS, BATCHES = (64, 128, 256, 512, 1024), (1, 4, 16, 64)
-BOUNDS = ("latency", "memory", "arithmetic")
 
 
 @dataclass(frozen=True)
@@ -25,7 +20,7 @@ class Step:
     seconds: float  # time of a forward step, without the constant cost of a call
     flops: int
     intensity: float  # FLOPs per byte of the weights that a step reads, and of the states
-    bound: str = ""  # what takes more than half of the time, one of ``BOUNDS``
+    bound: str = ""  # what takes more than half of the time: latency, memory or arithmetic
     layers: int = 0  # layers of a live stream that is read frame by frame; 0: a layer, in one call
     bytes: int = 0  # of the weights that the step reads; 0 in a file of an earlier version
     # Time to read as many bytes over and over, as a share of the time of the step, by repeat.
@@ -48,7 +43,7 @@ def draw(measured: Measured) -> list[Block]:
     words = (
         f"The peak is {digits(machine['peak'] / 1e9)} GFLOP/s, and memory delivers "
         f"{digits(machine['bandwidth'] / 1e9)} GB/s: the ridge is at {digits(machine['ridge'])} "
-        "FLOP per byte. A step above the slope reads some of its weights from a cache."
+        "FLOP per byte."
     )
     notes = [
         "In one call, the input weights are applied to all frames by a single product, so a step "
@@ -66,40 +61,9 @@ def draw(measured: Measured) -> list[Block]:
             f"{digits(c['rate'] / 1e9)} [{digits(c['low'] / 1e9)} to {digits(c['high'] / 1e9)}]"
         ),
     }
-    picture = Picture("roofline", lambda: draw_figure(measured.rows, machine), words)
     found = measured.rest.get("caches")
-    return [
-        picture, table(measured.rows, columns), Text([words, *notes], "list"),
-        *([table(found, caches)] if found else []),
-    ]  # fmt: skip
-
-
-def draw_figure(steps: Sequence[Step], machine: Mapping[str, float]) -> "Figure":
-    """FLOP/s of each step against FLOP per byte, with the limits of the machine."""
-    from asr.document.figures import COLOURS, INK, MARKERS, new_figure, plain_log
-
-    figure, (axes,) = new_figure(3.8)
-    reach = [step.intensity for step in steps]
-    ends = [min(reach) / 1.5, machine["ridge"], max([*reach, machine["ridge"]]) * 1.5]
-    roof = [min(machine["peak"], machine["bandwidth"] * x) / 1e9 for x in ends]
-    axes.plot(ends, roof, color=INK, linewidth=1.5, label="roof: bandwidth, then arithmetic")
-    for index, bound in enumerate(BOUNDS):
-        own = [step for step in steps if step.bound == bound]
-        axes.plot(
-            [step.intensity for step in own],
-            [step.flops / step.seconds / 1e9 for step in own],
-            color=COLOURS[index],
-            marker=MARKERS[index],
-            linestyle="none",
-            markersize=7,
-            label=f"bound by {bound}: {len(own)}",
-        )
-    axes.set(xscale="log", yscale="log")
-    plain_log(axes, "x")
-    plain_log(axes, "y")
-    axes.set(xlabel="FLOP per byte of the weights that a step reads", ylabel="GFLOP/s")
-    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=10)
-    return figure
+    tables = [table(found, caches)] if found else []
+    return [table(measured.rows, columns), Text([words, *notes], "list"), *tables]
 
 
 PROBE = Probe(

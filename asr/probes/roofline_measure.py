@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from asr.encoders import Frames
+from asr.encoders.recurrent import read_padded
 from asr.kernels.linear import linear
 from asr.probes.instrument import alternate, facts
-from asr.probes.layers import ONE_WAY, full, fused, layer
+from asr.probes.layers import ONE_WAY, full, layer
 from asr.probes.probe import Measured
 from asr.probes.roofline import Step
 from asr.statistics.median import median_interval
@@ -147,7 +148,7 @@ def time_steps(
         else:
             lstm = nn.LSTM(width, width, batch_first=True).to(device).eval()
             inputs = [torch.randn(batch, n * frames, width, device=device) for n in (2, 1)]
-            calls += [partial(fused, lstm, x) for x in inputs]
+            calls += [partial(read_padded, lstm, x, full(x)) for x in inputs]
         found = alternate(calls, device=device, repeats=repeats)
         where = f"width {width}, batch {batch}, {f'stream of {depth} layers' if depth else 'call'}"
         if None in found:

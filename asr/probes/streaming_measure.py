@@ -19,9 +19,8 @@ from asr.config import strict_yaml
 from asr.encoders import Encoder, state_bytes
 from asr.metering.device_clock import wait_for
 from asr.probes.instrument import facts
+from asr.probes.layers import NUM_MELS, recipes
 from asr.probes.probe import Measured
-from asr.probes.scaling import encoder_files
-from asr.probes.scaling_measure import NUM_MELS, components
 from asr.probes.streaming import StreamPoint
 
 log = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ class Stream:
 
 @torch.inference_mode()
 def measure_streams(
-    recipes: Mapping[str, strict_yaml.Component],
+    components: Mapping[str, strict_yaml.Component],
     positions: Sequence[int],
     *,
     batch: int,
@@ -98,7 +97,7 @@ def measure_streams(
         ValueError: none of the chunks suits a causal encoder.
     """
     streams = []
-    for name, component in recipes.items():
+    for name, component in components.items():
         torch.manual_seed(0)
         encoder: Encoder = component(NUM_MELS).to(device).eval()
         sizes = [size for size in chunk or (encoder.chunk,) if size % encoder.chunk == 0]
@@ -119,7 +118,7 @@ def measure_streams(
         for stream in streams:
             points.append(stream.point(position))
             log.info("%s at %d: %.3f ms a frame", stream.name, position, points[-1].milliseconds)
-    return sorted(points, key=lambda point: list(recipes).index(point.encoder))
+    return sorted(points, key=lambda point: list(components).index(point.encoder))
 
 
 def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
@@ -128,11 +127,11 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     Raises:
         ValueError: a recipe is wrong, no encoder is causal, or no chunk suits one.
     """
-    files = encoder_files(options.encoders)
+    components = recipes(options.encoders)
     points = measure_streams(
-        components(files), options.positions, batch=options.batch, chunks=options.chunks,
+        components, options.positions, batch=options.batch, chunks=options.chunks,
         repeats=options.repeats, device=device, chunk=options.chunk,
     )  # fmt: skip
     if not points:
-        raise ValueError(f"--encoders {', '.join(files)}: none of them is causal; give one")
+        raise ValueError(f"--encoders {', '.join(components)}: none of them is causal; give one")
     yield Measured(points, facts(device))

@@ -22,9 +22,8 @@ from asr.kernels.linear import linear
 from asr.metering.environment import cores
 from asr.metering.use import Use
 from asr.probes.instrument import alternate, facts
-from asr.probes.layers import ONE_WAY, Call, layer, whole
+from asr.probes.layers import ONE_WAY, layer, training
 from asr.probes.probe import Measured
-from asr.probes.scaling_measure import training
 from asr.probes.threads import PRODUCT, REFERENCE, Speedup
 
 log = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ def time_layers(
     for batch in batches:
         passes = []
         for name, width in sizes.items():
-            module = Call(layer(name, width, **LAYERS[name]), whole).train()
+            module = layer(name, width, **LAYERS[name]).train()
             passes.append(training(module, torch.randn(batch, frames, width, requires_grad=True)))
         found = alternate([*passes, lambda: linear(square, square)], repeats=calls)
         taken = [one.median for one in found if one is not None]

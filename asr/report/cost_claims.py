@@ -141,8 +141,8 @@ PARALLEL = Rule(
         "Transformer layer divided by that of an LSTM layer of equal FLOPs, in training passes at "
         "the largest batch that was measured.",
         RATIO,
-        "Smaller batches, MinLSTM (computed by a parallel scan), the share of a core's peak that "
-        "each layer reaches on one thread, and the times of loops are description.",
+        "Smaller batches, MinLSTM (computed by a parallel scan), and the share of a core's peak "
+        "that each layer reaches on one thread are description.",
     ),
     parallel,
 )

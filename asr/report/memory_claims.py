@@ -95,7 +95,7 @@ HIERARCHY = Rule(
     (
         f"The verdict is that of the hierarchical encoder. {REACH}",
         f"‘For’: it solves a lag of 10,000 or more. ‘Against’: it does not. {MISSED}",
-        "The time of its layers and its errors on speech are description.",
+        "Its time by length and its errors on speech are description.",
     ),
     hierarchy,
 )

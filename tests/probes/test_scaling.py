@@ -14,12 +14,10 @@ from torch import nn
 from asr.cli import main
 from asr.loss import add_term
 from asr.probes import scaling_measure as scaling
-from asr.probes.instrument import Measurement, alternate, exponent, peak_bytes
-from asr.probes.layers import BUILD, CAUSAL, SLIDING, Call, layer, whole
-from asr.probes.scaling import COMPARISONS
+from asr.probes.instrument import alternate, exponent, peak_bytes
+from asr.probes.layers import training
+from asr.probes.scaling import PROBE
 from tests.tiny import ENCODER_BUILDERS, NUM_MELS, counted_flops, encoder
-
-LOOPS = [name for name in COMPARISONS if name.endswith("-loop")]
 
 
 def impossible():
@@ -148,57 +146,36 @@ def test_two_lengths_have_no_exponent():
     assert exponent([100, 200, 200], [1.0, 2.0, 2.1]) is None
 
 
-def test_growth_is_fitted_to_subject_and_reference_separately():
-    rows = [
-        scaling.row(
-            ("pair", "scan", "loop", time, 1),
-            Measurement((2.0 * time,), time),
-            Measurement((1e-3 * time**2,), 5 * time**3),
-            error="",
-        )
-        for time in (10, 20, 50)
-    ]
-    scan, loop = scaling.exponents(rows)
-    assert (scan["subject"], loop["subject"]) == ("scan", "loop")
-    assert (scan["seconds"], scan["peak_bytes"]) == (pytest.approx(1), pytest.approx(1))
-    assert (loop["seconds"], loop["peak_bytes"]) == (pytest.approx(2), pytest.approx(3))
-    assert scaling.exponents(rows[:2]) == []
+def test_growth_is_fitted_to_each_encoder_and_pass():
+    def row(name, subject, time, seconds, peak):
+        return scaling.Timing(
+            name=name, subject=subject, time=time, batch=1, error="", seconds=seconds,
+            peak_bytes=peak,
+        )  # fmt: skip
+
+    rows = [row("a", "training", time, 1e-3 * time**2, 5 * time**3) for time in (10, 20, 50)]
+    rows += [row("a", "encoding", time, 2.0 * time, time) for time in (10, 20, 50)]
+    rows += [row("b", "training", time, 1.0, 1) for time in (10, 20)]
+    training, encoding = scaling.exponents(rows)
+    assert (training["subject"], encoding["subject"]) == ("training", "encoding")
+    assert (training["seconds"], training["peak_bytes"]) == (pytest.approx(2), pytest.approx(3))
+    assert (encoding["seconds"], encoding["peak_bytes"]) == (pytest.approx(1), pytest.approx(1))
 
 
-# --- subjects and references ---
-
-
-@pytest.mark.parametrize("name", LOOPS)
-def test_a_reference_loop_computes_what_its_subject_computes(name):
-    torch.manual_seed(0)
-    subject, reference = BUILD[name](16)
-    inputs = [torch.randn(2, 70, 16).requires_grad_() for _ in range(2)]
-    inputs[1].data.copy_(inputs[0].data)
-    outputs = [module(x) for module, x in zip((subject, reference), inputs, strict=True)]
-    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
-    for y in outputs:
-        (y * torch.linspace(-1, 2, y.shape[-1])).sum().backward()
-    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("options", "seen"), [(SLIDING, 200), (CAUSAL, 450)])
-def test_the_attention_beside_the_hierarchy_sees_as_many_frames(options, seen):
-    x = torch.randn(1, 450, 16, requires_grad=True)
-    Call(layer("Transformer", 16, **options), whole)(x)[0, -1].sum().backward()
-    assert int(x.grad.abs().sum(-1).gt(0).sum()) == seen
+# --- passes ---
 
 
 class WithTerm(nn.Module):
-    """A layer with an auxiliary loss that has a parameter of its own."""
+    """An encoder with an auxiliary loss that has a parameter of its own."""
 
     def __init__(self, weight):
         super().__init__()
         self.inner, self.own = nn.Linear(3, 3), nn.Parameter(torch.ones(()))
         self.weight = weight
 
-    def forward(self, x):
+    def forward(self, x, lengths):
         add_term("own", self.own * 2, torch.ones((), dtype=torch.int64), self.weight)
-        return self.inner(x)
+        return self.inner(x), lengths
 
 
 @pytest.mark.parametrize(("weight", "seen"), [(0.5, [1.0]), (0.0, [])])
@@ -208,7 +185,7 @@ def test_training_goes_through_auxiliary_losses_and_leaves_no_gradients(weight, 
     module.own.register_hook(lambda g: gradients.append(float(g)))
     module.inner.weight.register_hook(lambda g: reached.append("weight"))
     x.register_hook(lambda g: reached.append("x"))
-    scaling.training(module, x)()
+    training(module, x)()
     assert gradients == seen
     assert sorted(reached) == ["weight", "x"]
     assert [t.grad for t in (x, *module.parameters())] == [None] * 4
@@ -216,8 +193,9 @@ def test_training_goes_through_auxiliary_losses_and_leaves_no_gradients(weight, 
 
 def test_encoding_keeps_nothing_for_a_backward_pass():
     layer, x = nn.Linear(10, 10, bias=False), torch.randn(1, 5, 10)
-    module = nn.Sequential(layer, nn.Tanh(), nn.Tanh(), nn.Tanh(), nn.Tanh())
-    assert peak_bytes(scaling.encoding(module, x)) == 2 * x.nbytes
+    layers = nn.Sequential(layer, nn.Tanh(), nn.Tanh(), nn.Tanh(), nn.Tanh())
+    lengths = torch.full((1,), 5).nbytes
+    assert peak_bytes(scaling.encoding(lambda x, n: (layers(x), n), x)) == 2 * x.nbytes + lengths
 
 
 # --- encoders ---
@@ -241,7 +219,7 @@ def test_flops_of_an_encoder_equal_the_count_of_torch(name):
 
 
 def test_the_state_of_a_stream_has_the_size_worked_out_by_hand(monkeypatch):
-    monkeypatch.setattr(scaling, "NUM_MELS", NUM_MELS)
+    monkeypatch.setattr("asr.probes.streaming_measure.NUM_MELS", NUM_MELS)
     subsampling = 4 * (NUM_MELS + 4 * NUM_MELS // 2)
     lstm = subsampling + 4 * 2 * 2 * 16  # two layers, hidden and cell, 16 cells
     assert scaling.streamed_bytes(encoder("LSTM causal"), 43) == lstm
@@ -266,11 +244,9 @@ def recipe(tmp_path):
 
 def test_the_command_writes_a_table_and_its_files(recipe, tmp_path, capsys):
     out = tmp_path / "found"
-    arguments = ["--times", "4", "8", "16", "--batch", "2", "--dim", "16", "--repeats", "3"]
-    chosen = ["--rows", "lstm-loop", "one", "--encoders", recipe]
-    status = main(
-        ["claims", "scaling", *chosen, *arguments, "--device", "cpu", "--output", f"{out}"]
-    )
+    arguments = ["--times", "4", "8", "16", "--batch", "2", "--repeats", "3"]
+    arguments += ["--encoders", recipe, "--device", "cpu", "--output", f"{out}"]
+    status = main(["claims", "scaling", *arguments])
     shown = capsys.readouterr().out
     assert status == 0
     assert {path.name for path in out.iterdir()} == {"scaling.json", "scaling.csv", "scaling.md"}
@@ -282,9 +258,7 @@ def test_the_command_writes_a_table_and_its_files(recipe, tmp_path, capsys):
     assert found["machine"]["torch"] == torch.__version__.split("+")[0]
     keys = [(row["name"], row["subject"], row["time"]) for row in found["rows"]]
     assert keys == [
-        (*what, time)
-        for what in (("lstm-loop", "fused LSTM"), ("one", "training"), ("one", "encoding"))
-        for time in (4, 8, 16)
+        ("one", subject, time) for subject in ("training", "encoding") for time in (4, 8, 16)
     ]
     for row in found["rows"]:
         assert row["batch"] == 2
@@ -296,67 +270,63 @@ def test_the_command_writes_a_table_and_its_files(recipe, tmp_path, capsys):
             max(row["repeats"]),
         )
         assert row["peak_bytes"] > 0
-        if row["name"] == "lstm-loop":
-            pairs = zip(row["repeats"], row["reference_repeats"], strict=True)
-            assert row["ratio"] == statistics.median(a / b for a, b in pairs)
-            assert row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
-            assert row["peak_ratio"] == row["peak_bytes"] / row["reference_peak_bytes"]
-        else:
-            assert row["ratio"] is None
-            assert row["state_bytes"] == 4 * (80 + 4 * 40) + 4 * 2 * 16
+        assert row["state_bytes"] == 4 * (80 + 4 * 40) + 4 * 2 * 16
 
     with (out / "scaling.csv").open() as file:
         lines = list(csv.DictReader(file))
     for line, row in zip(lines, found["rows"], strict=True):
         assert line == {k: "" if v is None else str(v) for k, v in row.items() if k in line}
-        assert set(row) - set(line) == {"repeats", "reference_repeats"}
+        assert set(row) - set(line) == {"repeats"}
 
     curves = {(fit["name"], fit["subject"]): fit for fit in found["exponents"]}
-    assert set(curves) == {
-        ("lstm-loop", "fused LSTM"),
-        ("lstm-loop", "loop of LSTM cells"),
-        ("one", "training"),
-        ("one", "encoding"),
-    }
+    assert set(curves) == {("one", "training"), ("one", "encoding")}
     fit, rows = curves["one", "encoding"], found["rows"][-3:]
     known = scipy.stats.linregress(np.log([4, 8, 16]), np.log([row["seconds"] for row in rows]))
     assert fit["seconds"] == pytest.approx(known.slope)
     assert f"{known.slope:.2f} ± {known.stderr:.2f}" in shown
 
 
-def test_a_failed_row_says_so_and_the_others_are_reported(tmp_path, capsys, monkeypatch):
-    class Greedy(nn.Module):
-        def forward(self, x):
-            impossible()
+def test_a_failed_row_says_so_and_the_others_are_reported(recipe, tmp_path, capsys, monkeypatch):
+    def lstm_fails(encoder, x):
+        return impossible if encoder.dim == 16 else training(encoder, x)
 
-    monkeypatch.setitem(BUILD, "lstm-loop", lambda dim: (nn.Linear(dim, dim), Greedy()))
-    names = ["lstm-loop", "hierarchical-full", "gru-loop"]
-    arguments = ["--rows", *names, "--times", "5", "--dim", "18", "--output", str(tmp_path / "o")]
+    monkeypatch.setattr(scaling, "training", lstm_fails)
+    other = tmp_path / "other.yaml"
+    other.write_text("class_path: LSTM\ninit_args: {dim: 8, layers: 1, channels: 4}\n")
+    arguments = ["--encoders", recipe, str(other), "--times", "5", "--output", str(tmp_path / "o")]
     assert main(["claims", "scaling", *arguments, "--repeats", "1", "--device", "cpu"]) == 1
     shown = capsys.readouterr().out
     found = json.loads((tmp_path / "o" / "scaling.json").read_text())
-    rows = {row["name"]: row for row in found["rows"]}
-    assert set(rows) == set(names)
-    assert rows["gru-loop"]["error"] == ""
-    assert rows["gru-loop"]["ratio"] > 0
-    assert rows["lstm-loop"]["error"] == "reference: out of memory"
-    assert rows["lstm-loop"]["seconds"] > 0
-    assert rows["lstm-loop"]["ratio"] is None
-    assert rows["hierarchical-full"]["error"].startswith("width 18 does not divide by twice")
-    assert re.search(r"fused LSTM / loop of LSTM cells \| 5 .*reference: out of memory", shown)
+    rows = {(row["name"], row["subject"]): row for row in found["rows"]}
+    failed = rows.pop(("one", "training"))
+    assert (failed["error"], failed["seconds"], failed["repeats"]) == ("out of memory", None, [])
+    assert len(rows) == 3
+    assert all(row["error"] == "" and row["seconds"] > 0 for row in rows.values())
+    assert re.search(r"\| one, training \| 5 \| 4 \| out of memory \|", shown)
+
+
+def test_rows_of_layers_in_a_file_of_an_earlier_version_are_not_shown(recipe, tmp_path):
+    encoder = {"name": "one", "subject": "training", "reference": "", "time": 5, "batch": 4}
+    encoder |= {"seconds": 0.25, "seconds_min": 0.2, "seconds_max": 0.3, "error": ""}
+    layers = encoder | {"name": "gru-loop", "subject": "fused GRU", "reference": "loop of cells"}
+    (tmp_path / "scaling.json").write_text(json.dumps({"rows": [layers, encoder]}))
+    page = PROBE.page(PROBE.read(tmp_path))
+    assert "| one, training | 5 | 4 | 250 [200 to 300] |" in page
+    assert "gru" not in page.lower()
 
 
 MISTAKES = {
     "claims": "the following arguments are required: PROBE",
     "claims scalping": r"argument PROBE: invalid choice: 'scalping' \(choose from '?scaling",
-    "claims scaling --rows lstm": "--rows lstm: no such row; choose from lstm-loop,.* lstm-small",
+    "claims scaling --rows lstm-loop": "arguments: --rows lstm-loop; use --encoders; layers are no",
+    "claims scaling --encoders lstm-loop": "lstm-loop: no recipe has this name; nearest: lstm",
     "claims scaling --times 0": "--times: '0' is not a whole number above 0",
     "claims scaling --batch two": "--batch: 'two' is not a whole number above 0",
     "claims scaling --device gpu": "--device gpu: no such device; this machine has cpu",
     "claims scaling --encoders nowhere.yaml": "nowhere.yaml: no such recipe file; check the path",
-    "claims scaling --encoders {recipe} {recipe}": "two rows of one name; rename a recipe file",
+    "claims scaling --encoders {recipe} {recipe}": "two named one; rename a recipe file",
     "claims scaling --encoders {wrong}": "wrong.yaml.width: no such key; LSTM has dim",
-    "claims scaling --rows lstm-loop --times 3 --dim 8 --output {recipe}": "one.yaml .*is a file",
+    "claims scaling --encoders {recipe} --times 3 --output {recipe}": "one.yaml .*is a file",
 }
 
 
@@ -371,13 +341,3 @@ def test_a_mistake_is_one_line(text, recipe, tmp_path, capsys):
     assert captured.out == ""
     assert line.startswith("asr claims: ")
     assert re.search(MISTAKES[text], line), line
-
-
-def test_help_of_the_probe_names_every_row(capsys):
-    with pytest.raises(SystemExit):
-        main(["claims", "scaling", "--help"])
-    out = capsys.readouterr().out
-    assert out.startswith("usage: asr claims scaling")
-    out = "".join(out.split())  # long names are broken at hyphens
-    for name in (*COMPARISONS, "lstm-small"):
-        assert name in out

@@ -25,7 +25,6 @@ from asr.report.verdict import answer
 from asr.statistics.contrast import Contrast, decide
 from tests.run_folders import (
     CURVE,
-    compared_layers,
     made,
     seeds,
     stream,
@@ -397,7 +396,6 @@ def test_results_of_earlier_versions_are_read_and_decide_nothing(tmp_path):
     """They have no repeats, no stream of layers and no speed-ups."""
     rows = [row for row in stream("lstm-causal-small", 1.0, 1) if row.pop("repeats")]
     write_probe(tmp_path, "streaming", rows)
-    write_probe(tmp_path, "scaling", [compared_layers("minlstm-lstm", 4000, 0.5)])
     probes = read_probes([write_roofline(tmp_path, ["memory"])])
     for rule in (running, parallel, bandwidth):
         assert "not measured" in rule([], probes).words

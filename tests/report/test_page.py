@@ -130,9 +130,7 @@ def test_a_displaced_label_is_connected_to_its_line(tmp_path):
 def test_an_encoder_looks_the_same_in_every_panel_and_figure():
     def row(name, time):
         times = dict.fromkeys(("seconds", "seconds_min", "seconds_max"), 0.1 * time)
-        return scaling.Timing(
-            name=name, subject="training", reference="", time=time, batch=1, error="", **times
-        )
+        return scaling.Timing(name=name, subject="training", time=time, batch=1, error="", **times)
 
     def look(axes):
         handles, labels = axes.get_legend_handles_labels()
