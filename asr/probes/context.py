@@ -95,8 +95,6 @@ def remarks(runs: Sequence[Effective]) -> list[str]:
                 f"{one.run}: frames share chunks of {one.chunk_seconds:.2f} s; a context is "
                 "exact for the first frame of a chunk."
             )
-        if not one.law:
-            lines.append(f"{one.run}: too few lags ({len(one.gradient)}) to fit a law.")
     return lines
 
 

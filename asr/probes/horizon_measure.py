@@ -194,20 +194,14 @@ def attempts(
     lags: Sequence[int],
     seeds: int,
     rates: Sequence[float],
-    budget: Budget,
-    device: str,
-    done: list[Attempt],
-    extrapolate: int = 0,
-    curriculum: Sequence[int] = (),
+    done: Sequence[Attempt],
+    **settings: Any,
 ) -> Iterator[Attempt]:
     """Runs the attempts that are not in ``done``; an arm stops after two failed lags in a row.
 
-    All arms run at one lag before the next lag, so that an interrupted run can compare them.
+    All arms run at one lag before the next lag, so that an interrupted run can compare them. The
+    ``settings`` are those of ``attempt``.
     """
-    machine = facts(device)
-    shared: dict[str, Any] = {"budget": budget, "device": device, "extrapolate": extrapolate}
-    shared |= {"name": machine["device_name"], "commit": machine["git_commit"]}
-    shared["curriculum"] = curriculum
     failures = dict.fromkeys(product(arms, tasks), 0)
     for lag in sorted(lags):
         for (arm, task), failed in list(failures.items()):
@@ -217,7 +211,7 @@ def attempts(
             for seed, rate in product(range(seeds), rates):
                 if any(r.seed == seed and r.rate == rate for r in here):
                     continue
-                row = attempt(arm, task, lag, seed=seed, rate=rate, **shared)
+                row = attempt(arm, task, lag, seed=seed, rate=rate, **settings)
                 here.append(row)
                 yield row
             solved = max(median_accuracy(here, axis) for axis in AXES) >= SOLVED
@@ -247,10 +241,12 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     machine = facts(device)
     with locked(options.output / ".lock"):
         rows = read(path, budget, machine["device_name"], options.curriculum)
-        grid = (arms, options.tasks, options.lags, options.seeds, options.rates)
         missing = attempts(
-            *grid, budget, device, list(rows), options.extrapolate, options.curriculum
-        )
+            arms, options.tasks, options.lags, options.seeds, options.rates, list(rows),
+            budget=budget, device=device, name=machine["device_name"],
+            commit=machine["git_commit"], extrapolate=options.extrapolate,
+            curriculum=options.curriculum,
+        )  # fmt: skip
         with path.open("a", encoding="utf-8") as file:
             for row in missing:
                 rows.append(row)

@@ -8,6 +8,7 @@ import argparse
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,14 +27,10 @@ log = logging.getLogger(__name__)
 TIMES = (400, 1600, 6400)  # feature frames: 4 s, 16 s and 64 s
 
 
-def encoding(encoder: Encoder, x: Tensor) -> Callable[[], None]:
-    """A function that runs a forward pass in inference mode."""
-
-    def step() -> None:
-        with torch.inference_mode():
-            whole(encoder, x)
-
-    return step
+@torch.inference_mode()
+def encode(encoder: Encoder, x: Tensor) -> Tensor:
+    """Runs a forward pass of features (B, T, F), which keeps nothing for a backward pass."""
+    return whole(encoder, x)
 
 
 def measure_encoders(
@@ -53,9 +50,9 @@ def measure_encoders(
     for time in times or TIMES:
         log.info("%d encoders, %d feature frames", len(encoders), time)
         x = torch.randn(batch, time, NUM_MELS, device=device)
-        steps = []
+        steps: list[Callable[[], object]] = []
         for encoder in encoders.values():
-            steps += [training(encoder, x), encoding(copy.deepcopy(encoder).eval(), x)]
+            steps += [training(encoder, x), partial(encode, copy.deepcopy(encoder).eval(), x)]
         costs = iter(alternate(steps, device=device, repeats=repeats))
         for name, encoder in encoders.items():
             parameters = sum(p.numel() for p in encoder.parameters())

@@ -3,17 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from asr.document.blocks import Block, Folded, Picture, Section, Table, Text
+from asr.document.blocks import Block, Folded, Section, Table, Text
 from asr.probes import PROBES
 from asr.probes.probe import source
-from asr.report import plots
 from asr.report.arms import curves
 from asr.report.claims import RULES, rule
-from asr.report.costs import hours_unit
 from asr.report.evidence import Evidence
 from asr.report.findings import Verdict
 from asr.report.probes import Probes
-from asr.report.verdict import group_name
 
 
 def overview(verdicts: Sequence[Verdict]) -> list[Block]:
@@ -40,7 +37,7 @@ def claim_sections(
     for verdict in verdicts:
         blocks = _words(verdict)
         if verdict.claim == "C1":
-            blocks += [*(curves(found[0], "") if len(found) == 1 else []), *_targets(found)]
+            blocks += curves(found[0], "") if len(found) == 1 else []
         title = f"{verdict.claim}. {rule(verdict.claim).statement}"
         sections.append((title, [*blocks, *_measured(verdict.claim, probes)]))
     places = dict.fromkeys(part.place for probe in PROBES.values() for part in probe.parts)
@@ -73,25 +70,4 @@ def _measured(place: str, probes: Probes) -> list[Block]:
                 blocks += [*drawn, source(probes[probe.name])]
             elif part.missing:
                 blocks.append(Text([f"{part.missing} To measure it: {probe.command}"]))
-    return blocks
-
-
-def _targets(found: Sequence[Evidence]) -> list[Block]:
-    blocks: list[Block] = []
-    for number, evidence in enumerate(found, 1):
-        suffix = f"-group{number}" if len(found) > 1 else ""
-        head = f"{group_name(evidence.group, number)}: " if len(found) > 1 else ""
-        unit = hours_unit(evidence.group)
-        words = (
-            f"{head}{unit[0].upper()}{unit[1:]} to a validation WER. Bars: percentiles over "
-            "resampled seeds, which contain the true median in less than 95 % of cases (see "
-            "below). Arrows: censored."
-        )
-        blocks.append(
-            Picture(
-                f"cost_to_target{suffix}",
-                lambda evidence=evidence: plots.costs_to_targets(evidence),  # type: ignore[misc]
-                words,
-            )
-        )
     return blocks

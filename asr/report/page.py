@@ -119,33 +119,27 @@ def compare(
     )
     page = Page(found, probes, record, broken)
     sections = page.sections()
-    contents: dict[str, bytes] = {
-        f"{block.name}.png": png
+    contents: dict[Path, bytes] = {
+        output / f"{block.name}.png": png
         for _, blocks in sections
         for block in blocks
         if isinstance(block, Picture) and (png := figures.to_png(block.draw)) is not None
     }
     title = page.title()
-    contents["claims.csv"] = verdicts_csv(page.verdicts).encode()
-    contents["report.csv"] = to_csv(groups, [e.targets for e in found], record).encode()
-    contents["report.md"] = to_markdown(title, sections).encode()
-    contents["report.html"] = to_page(title, sections).encode()
+    contents[output / "claims.csv"] = verdicts_csv(page.verdicts).encode()
+    contents[output / "report.csv"] = to_csv(groups, [e.targets for e in found], record).encode()
+    contents[output / "report.md"] = to_markdown(title, sections).encode()
+    contents[output / "report.html"] = to_page(title, sections).encode()
+    with new_folder(output):
+        write_all(contents)
     return {
         "answer": page.answers,
         "groups": [[arm.label for arm in group.arms] for group in groups],
         "separation": [group.separation for group in groups],
         "claims": {v.claim: v.words for v in page.verdicts},
         "disagreements": broken,
-        "files": _write(output, contents),
+        "files": list(contents),
     }
-
-
-def _write(output: Path, contents: dict[str, bytes]) -> list[Path]:
-    """Writes all files or none."""
-    files = {output / name: content for name, content in contents.items()}
-    with new_folder(output):
-        write_all(files)
-    return list(files)
 
 
 class Page:

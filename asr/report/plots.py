@@ -26,13 +26,11 @@ from asr.formatting import digits, percent, scale
 from asr.report.costs import (
     arm_mean,
     arm_wer,
-    cost_to,
     hours_unit,
     mean,
     pareto,
     real_time_factor,
 )
-from asr.report.evidence import Evidence
 from asr.report.groups import Arm, Group
 from asr.report.quantities import COSTS
 from asr.report.runs import Run
@@ -72,8 +70,7 @@ def mean_curve(arm: Arm, axis: str) -> tuple[np.ndarray, ...] | None:
 
 def wer_against_hours(group: Group, target: float | None) -> Figure:
     """The main figure: validation WER against core-hours or GPU-hours, with a line per arm."""
-    figure = Figure(figsize=(9.6, 5.0), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = new_figure(5.0)
     _curves(figure, axes, group, "device_hours", 1.0, labelled=True)
     axes.set_xlabel(f"training cost, {hours_unit(group)}")
     axes.set_ylabel("validation word error rate (WER), %")
@@ -103,8 +100,7 @@ def wer_against_costs(group: Group) -> Figure | None:
     ]
     if not shown:
         return None
-    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    figure, panels = new_figure(3.6, len(shown), sharey=True)
     for panel, cost in zip(panels, shown, strict=True):
         if cost.cost in ("hours", "updates"):
             divisor, label = 1.0, cost.heading
@@ -193,8 +189,7 @@ def time_spent(group: Group) -> Figure | None:
     arms = [arm for arm in group.arms if any(run.totals.get("wall_seconds") for run in arm.runs)]
     if not arms:
         return None
-    figure = Figure(figsize=(9.6, 1.7 + 0.6 * len(arms)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = new_figure(1.7 + 0.6 * len(arms))
     table = [phase_hours(arm) for arm in arms]
     unit = hours_unit(group)
     small = max(sum(row.values()) for row in table) < 1
@@ -269,25 +264,15 @@ def pareto_front(
     if not known:
         return None
     front = pareto(group)
-    figure = Figure(figsize=(9.6, 3.9), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, panels = new_figure(3.9, 2, sharey=True)
     for panel, (words, value) in zip(panels, axes_of, strict=True):
         xs, tops = [], []
         for index, arm in known:
             x, y = value(arm) or 0.0, 100 * (arm_wer(arm) or 0.0)
             low, high = (100 * bound for bound in intervals[arm.label] or (y / 100, y / 100))
-            look = style(index)
-            panel.errorbar(
-                x,
-                y,
-                [[max(0, y - low)], [max(0, high - y)]],
-                color=look["color"],
-                marker=look["marker"],
-                markersize=8,
-                capsize=4,
-                linestyle="none",
-                zorder=3,
-            )
+            sides = whiskers(Series(arm.label, [x], [y], [low], [high]))
+            look = style(index) | BARE
+            panel.errorbar(x, y, sides, markersize=8, capsize=4, zorder=3, **look)
             if arm in front:
                 panel.plot(
                     x, y, "o", markersize=19, markerfacecolor="none", markeredgecolor=INK, zorder=2
@@ -300,44 +285,6 @@ def pareto_front(
         panel.xaxis.set_major_locator(MaxNLocator(5))
     panels[0].set_ylabel(f"{group.runs[0].split} WER, %")
     _legend(figure, group, lines=False)
-    return figure
-
-
-def costs_to_targets(evidence: Evidence) -> Figure | None:
-    """Hours of devices to each target with intervals, a row per arm; arrows: not reached."""
-    arms, targets = evidence.group.arms, evidence.targets
-    found = {t: [cost_to(arm, t, "device_hours") for arm in arms] for t in targets}
-    shown = [t for t in targets if any(c.value is not None and c.reached for c in found[t])]
-    if not shown:
-        return None
-    figure, panels = new_figure(1.4 + 0.36 * len(arms), len(shown), sharey=True)
-    for panel, target in zip(panels, shown, strict=True):
-        for row, cost in enumerate(found[target]):
-            look = style(row)
-            dot = {"color": look["color"], "marker": look["marker"], "linestyle": "none"}
-            if cost.value is None:
-                continue
-            if math.isinf(cost.value):
-                limit = cost.limit or 0.0
-                panel.plot(limit, row, color=look["color"], marker=">", markersize=8, mfc="none")
-                panel.annotate(
-                    " not reached", (limit, row), va="center", ha="right", fontsize=9,
-                    xytext=(-8, 0), textcoords="offset points",
-                )  # fmt: skip
-                continue
-            panel.plot(cost.value, row, markersize=7, zorder=3, **dot)
-            if cost.interval is not None:
-                low, high = cost.interval
-                end = max(cost.spent) if math.isinf(high) else high
-                panel.plot([low, end], [row, row], color=look["color"], linewidth=1.5)
-                if math.isinf(high):
-                    panel.plot(end, row, color=look["color"], marker=">", markersize=7)
-        panel.set_xlim(0, 1.08 * panel.get_xlim()[1])
-        panel.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
-        panel.set_title(f"to {percent(target)}", fontsize=11)
-        panel.set_xlabel(hours_unit(evidence.group), fontsize=10)
-    panels[0].set_yticks(range(len(arms)), [arm.label for arm in arms])
-    panels[0].set_ylim(len(arms) - 0.5, -0.5)
     return figure
 
 

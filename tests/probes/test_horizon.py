@@ -272,7 +272,7 @@ def test_an_arm_stops_after_two_failed_lags_and_no_attempt_is_repeated(monkeypat
 
     def all_missing(done):
         grid = (["bad", "good"], ["latch"], [64, 128, 256, 512], 2, [1e-3])
-        return list(attempts(*grid, Budget(9, 1.0), "cpu", done))
+        return list(attempts(*grid, done))
 
     rows = all_missing([])
     assert {lag for arm, lag, _ in asked if arm == "bad"} == {64, 128, 256}

@@ -36,7 +36,7 @@ def test_the_page_is_self_contained_and_small(tmp_path):
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
     assert len(ids) == len(set(ids))
-    assert page.count("<figure") == page.count("aria-label") == 5
+    assert page.count("<figure") == page.count("aria-label") == 4
     assert "prefers-color-scheme: dark" in page
     assert sorted(path.name for path in written) == sorted(
         p.name for p in (tmp_path / "out").iterdir()
