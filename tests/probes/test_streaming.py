@@ -116,3 +116,13 @@ def test_a_recipe_that_cannot_stream_is_one_line(tmp_path, capsys):
     assert main(["claims", "streaming", *words]) == 2
     assert "none of them is causal; give one" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_two_recipe_files_of_one_name_are_refused(tmp_path, capsys):
+    files = [tmp_path / folder / "a.yaml" for folder in ("one", "two")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("class_path: GRU\ninit_args: {dim: 16, layers: 1, bidirectional: false}\n")
+    words = ["--encoders", *map(str, files), "--output", str(tmp_path / "o")]
+    assert main(["claims", "streaming", *words]) == 2
+    assert "--encoders: two named a; rename a recipe file" in capsys.readouterr().err
