@@ -8,7 +8,16 @@ from asr import __version__
 from asr.data.utterances import read_corpus
 from asr.document.blocks import Section, Table, Text, to_markdown
 from asr.files import new_folder, read_json, write
-from asr.formatting import count, digits, hours_of, numbered, percent, percent_interval, prefixed
+from asr.formatting import (
+    count,
+    digits,
+    hours_of,
+    listed,
+    numbered,
+    percent,
+    percent_interval,
+    prefixed,
+)
 from asr.metering.ledger_format import read_totals
 from asr.model import SpeechModel, corpus_of, find_model, load_model, save_model
 
@@ -44,7 +53,12 @@ def export(
     corpus = read_corpus(corpus_of(model, str(run)))
     # The path of the corpus on this machine means nothing on another.
     model.summary["recipe"]["data"]["corpus"] = f"data/{corpus['name']}"
-    if output.exists() and load_model(find_model(output)).summary != model.summary:
+    model.summary["stored_as"] = "float16"
+    if (
+        output.is_dir()
+        and any(output.iterdir())
+        and load_model(find_model(output)).summary != model.summary
+    ):
         raise ValueError(f"{output} holds another model; choose another folder")
     results = [_result(Path(folder), model) for folder in evaluations]
     text = to_markdown(
@@ -68,7 +82,10 @@ def _result(folder: Path, model: SpeechModel) -> list[str]:
         raise ValueError(f"{folder} has an evaluation of another model; evaluate this one")
     wer, about = metrics["wer"], metrics["corpus"]
     return [
-        f"{about['name']}, {metrics['split']}" + ", used for tuning" * metrics["tuned_on_it"],
+        f"{about['name']}, {metrics['split']}"
+        + ", used for tuning" * metrics["tuned_on_it"]
+        + ", trained on" * (metrics["split"] in metrics["training"]["recipe"]["data"]["train"]),
+        "this one" if "stored_as" in metrics["training"] else "before rounding to half precision",
         count(metrics["utterances"]),
         count(wer["words"]),
         percent_interval(wer["rate"], wer["interval"]),
@@ -89,13 +106,23 @@ def _sections(
     parts = model.num_parameters()
     kinds = {part: model.description[part]["class_path"].rpartition(".")[2] for part in parts}
     built = [f"{kinds[p]} as {p} ({digits(n / 1e6, 2)} M parameters)" for p, n in parts.items()]
-    train = corpus["splits"][model.summary["recipe"]["data"]["train"][0]]
+    names = model.summary["recipe"]["data"]["train"]
+    splits = [corpus["splits"][split] for split in names]
+    utterances = sum(split["utterances"] for split in splits)
     unit = hours_of([totals["device_kind"]])
     cpu, energy = totals.get("cpu_seconds"), totals["energy_joules"]
     cost = [f"{digits(totals['device_hours'])} {unit} on {totals['device_name']}"]
     cost += [] if cpu is None else [f"{digits(sum(cpu.values()) / 3600)} CPU-hours"]
     cost += ["energy not measured" if energy is None else prefixed(energy, "J")]
-    header = ["corpus and split", "utterances", "words", "WER [95 % interval]", "CER", "search"]
+    header = [
+        "corpus and split",
+        "model",
+        "utterances",
+        "words",
+        "WER [95 % interval]",
+        "CER",
+        "search",
+    ]
     return [
         (
             "What it is",
@@ -113,9 +140,9 @@ def _sections(
             [
                 Text(
                     [
-                        f"Corpus: {corpus['name']}, {digits(train['hours'])} hours, "
-                        f"{numbered(train['utterances'], 'utterance')}, "
-                        f"{numbered(train['speakers'], 'speaker')}. Licence: {corpus['licence']}.",
+                        f"Corpus: {corpus['name']}, {listed(names)}: "
+                        f"{digits(sum(split['hours'] for split in splits))} hours, "
+                        f"{numbered(utterances, 'utterance')}. Licence: {corpus['licence']}.",
                         *corpus["remarks"],
                         f"{numbered(totals['updates'], 'update')} on "
                         f"{digits(totals['audio_seconds'] / 3600)} hours of audio, repetitions "

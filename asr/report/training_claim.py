@@ -9,11 +9,12 @@ import numpy as np
 from asr.formatting import digits, listed, numbered, points_interval, times
 from asr.probes import PROBES
 from asr.report.costs import cost_to, hours_unit
-from asr.report.disturbed import WALL, resource
+from asr.report.disturbed import WALL, budget_kind, resource
 from asr.report.evidence import LEVEL, Evidence
 from asr.report.findings import Rule, Verdict, conclude, unmeasured
 from asr.report.probes import Probes
 from asr.report.quantities import COSTS
+from asr.report.runs import Run
 from asr.report.verdict import budget
 from asr.statistics.censoring import ratio_of_costs, runs_to_decide
 from asr.statistics.comparison import MIN_SEEDS
@@ -86,6 +87,8 @@ def _errors(evidence: Evidence, contrast: Contrast) -> Verdict:
 def _cost(evidence: Evidence, contrast: Contrast) -> Verdict:
     arms, claim = evidence.arms(contrast), contrast.claim
     axis = resource(arms) if contrast.unit == WALL else contrast.unit
+    if contrast.unit == WALL != axis and budget_kind(arms) != "cpu_hours":
+        axis = None  # the CPU time of disturbed runs is not what the study registered
     words = {quantity.key: quantity.title(evidence.group) for quantity in COSTS}
     unit = "hours" if axis is None else hours_unit(evidence.group) if axis == WALL else words[axis]
     told = f"{arms[0].label} / {arms[1].label}, {unit} to {contrast.target:g} % validation WER"
@@ -108,6 +111,10 @@ def _cost(evidence: Evidence, contrast: Contrast) -> Verdict:
         why = f"seeds that reached the target: {listed(came)}"
         if min(a.seeds, b.seeds) < (needed := runs_to_decide(evidence.level)):
             why += f"; if a seed misses it, {needed} seeds of each arm are needed"
+    elif first := _at_first([run for arm in arms for run in arm.runs], contrast.target or 0.0):
+        decision = "not enough evidence"
+        why = f"{numbered(first, 'run')} had reached the target at the first validation"
+        why += ", so the cost is not known; validate earlier or register a lower target"
     elif min(a.seeds, b.seeds) >= MIN_SEEDS:
         found = detectable_cost(np.log(a.spent), np.log(b.spent), evidence.level)
         told += f", detectable {times(found)}"
@@ -116,6 +123,11 @@ def _cost(evidence: Evidence, contrast: Contrast) -> Verdict:
     if barred := evidence.undecided(contrast):
         decision, why = "not enough evidence", barred
     return conclude(claim, decision, told, where, why)
+
+
+def _at_first(runs: Sequence[Run], target: float) -> int:
+    """Counts the runs whose first validation had reached a target in percent."""
+    return sum(run.points[0].wer <= target / 100 for run in runs)
 
 
 def _measured_on(evidence: Evidence, seeds: Sequence[int], speakers: str = "") -> str:
@@ -158,7 +170,9 @@ TRAINING = Rule(
             "means over seeds), with Student's interval of their logarithms (Welch). If a seed "
             "stopped before the target, the ratio is that of the medians, and there is a verdict "
             "only if each seed of one arm reached the target at a lower cost than each seed of "
-            "the other, with 6 seeds or more of each arm (more for several contrasts).",
+            "the other, with 6 seeds or more of each arm (more for several contrasts). There is no "
+            "verdict if a run had reached the target at its first validation, nor on hours of the "
+            "machine if other programs disturbed a run.",
         ),
         DECISIONS,
         "Other pairs, targets and budgets on this page are description.",

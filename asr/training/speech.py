@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
 
 from asr.audio.features import Augmentation
 from asr.batch import Batch
@@ -62,7 +63,7 @@ class SpeechModule(Task):
         self.shapes: Shapes | None = None
         self.computed = Shape(0, 0, 0)
         self._frames = torch.zeros(0)
-        self._dropouts: list[tuple[Any, Any]] = []  # while dropout is off
+        self._dropouts: list[tuple[Any, str, float]] = []  # while dropout is off
         if model is not None:
             self.model, self.search = model.train(), model.search
 
@@ -124,10 +125,13 @@ class SpeechModule(Task):
         if given.from_share:
             self.augmentation = Augmentation()
             self._dropouts = [
-                (part, part.dropout) for part in model.modules() if hasattr(part, "dropout")
+                (part, name, getattr(part, name))
+                for part in model.modules()
+                for name in (["p"] if isinstance(part, _DropoutNd) else ["dropout"])
+                if isinstance(getattr(part, name, None), float)
             ]
-            for part, _ in self._dropouts:
-                part.dropout = 0.0
+            for part, name, _ in self._dropouts:
+                setattr(part, name, 0.0)
 
     def _compiled(self, mode: str) -> Shapes:
         """Compiles the model; returns the shapes to which its batches are padded."""
@@ -183,8 +187,8 @@ class SpeechModule(Task):
     def _regularise(self) -> None:
         """Turns augmentation and dropout on, once ``augmentation.from_share`` is spent."""
         self.augmentation = self.recipe.augmentation
-        for part, probability in self._dropouts:
-            part.dropout = probability
+        for part, name, probability in self._dropouts:
+            setattr(part, name, probability)
         self._dropouts = []
 
     def _pad_to_multiple(self, waves: Tensor) -> Tensor:
