@@ -183,15 +183,6 @@ class Study:
             )
         if not self.separate_budgets or self.contrasts:
             self.largest()
-        pairs = Counter(
-            frozenset((contrast.subject, contrast.reference))
-            for contrast in self.contrasts
-            if contrast.estimator == "errors"
-        )
-        if twice := [sorted(pair) for pair, number in pairs.items() if number > 1]:
-            raise ValueError(
-                f"contrasts: {' and '.join(twice[0])} have two contrasts of errors; keep one"
-            )
         primary = Counter(contrast.claim for contrast in self.contrasts if contrast.primary)
         for position, contrast in enumerate(self.contrasts, 1):
             if (number := primary[contrast.claim]) != 1:
@@ -214,6 +205,15 @@ class Study:
                         f"contrasts.{position}.{key} {name}: no such arm; the study has "
                         f"{', '.join(self.arms_and_decoders)}"
                     )
+        pairs = Counter(
+            frozenset((contrast.subject, contrast.reference))
+            for contrast in self.contrasts
+            if contrast.estimator == "errors"
+        )
+        if twice := [sorted(pair) for pair, number in pairs.items() if number > 1]:
+            raise ValueError(
+                f"contrasts: {' and '.join(twice[0])} have two contrasts of errors; keep one"
+            )
 
     @property
     def arms_and_decoders(self) -> dict[str, StudyArm]:

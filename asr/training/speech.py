@@ -124,14 +124,18 @@ class SpeechModule(Task):
         self.augmentation = given
         if given.from_share:
             self.augmentation = Augmentation()
-            self._dropouts = [
-                (part, name, getattr(part, name))
-                for part in model.modules()
-                for name in (["p"] if isinstance(part, _DropoutNd) else ["dropout"])
-                if isinstance(getattr(part, name, None), float)
-            ]
-            for part, name, _ in self._dropouts:
-                setattr(part, name, 0.0)
+            self.silence_dropout()
+
+    def silence_dropout(self) -> None:
+        """Turns dropout off until ``regularise``."""
+        self._dropouts = [
+            (part, name, getattr(part, name))
+            for part in self.model.modules()
+            for name in (["p"] if isinstance(part, _DropoutNd) else ["dropout"])
+            if isinstance(getattr(part, name, None), float)
+        ]
+        for part, name, _ in self._dropouts:
+            setattr(part, name, 0.0)
 
     def _compiled(self, mode: str) -> Shapes:
         """Compiles the model; returns the shapes to which its batches are padded."""
@@ -155,7 +159,7 @@ class SpeechModule(Task):
         """Computes the terms of the loss, with the augmentation and dropout of this batch."""
         number = (self.recipe.seed * 1_000_003 + self.data.position) * 2
         if self._dropouts and self.spent >= self.recipe.augmentation.from_share:
-            self._regularise()
+            self.regularise()
         model, augmentation, share = self.model, self.augmentation, self.data.share
         seed(number, model.device, self.global_rank)
         with torch.autocast(model.device.type, enabled=False):
@@ -184,7 +188,7 @@ class SpeechModule(Task):
         self.computed, self._frames = filled, frames
         return loss
 
-    def _regularise(self) -> None:
+    def regularise(self) -> None:
         """Turns augmentation and dropout on, once ``augmentation.from_share`` is spent."""
         self.augmentation = self.recipe.augmentation
         for part, name, probability in self._dropouts:

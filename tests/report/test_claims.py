@@ -11,7 +11,7 @@ from asr.probes import PROBES
 from asr.probes.horizon import Attempt
 from asr.probes.length import LengthPoint, models, wer_over_runs
 from asr.probes.probe import Measured
-from asr.report import compare
+from asr.report import compare, training_claim
 from asr.report.claims import RULES, judge
 from asr.report.cost_claims import bandwidth, parallel, running
 from asr.report.evidence import Evidence, compare_arms
@@ -113,6 +113,25 @@ def test_the_primary_contrast_of_errors_decides(tmp_path, lstm, transformer, con
     low, high = found.pairs[0].comparison.difference.interval
     sign = 1 if found.pairs[0].b.label == "LSTM" else -1
     assert f"[{100 * min(sign * low, sign * high):.2f} to " in words
+
+
+def test_a_target_reached_at_the_first_validation_decides_nothing(tmp_path):
+    arms = [("LSTM", 0.1, 2.0), ("Transformer", 0.1, 1.0)]
+    found = evidence(tmp_path, *arms, contrasts=(replace(COST, target=99),))
+    words = planned("C1")([found], {}).words
+    assert words.startswith("not enough evidence: ")
+    assert "10 runs had reached the target at the first validation" in words
+
+
+def test_disturbed_runs_are_not_judged_in_another_unit_than_the_registered_one(
+    tmp_path, monkeypatch
+):
+    arms = [("LSTM", 0.1, 2.0), ("Transformer", 0.1, 1.0)]
+    found = evidence(tmp_path, *arms, contrasts=(COST,))
+    monkeypatch.setattr(training_claim, "resource", lambda arms: "cpu_hours")
+    words = planned("C1")([found], {}).words
+    assert words.startswith("not enough evidence: ")
+    assert words.endswith("(the runs were disturbed)")
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,10 @@ def test_the_gpu_study_has_every_architecture_three_budgets_and_five_seeds():
             r"contrasts\.2\.subject lstmz: no such arm",
         ),
         (contrasts({"subject": "lstm"}, {"subject": "lstm"}), "C1 has 2 primary contrasts"),
+        (
+            contrasts({"subject": "lstm"}, {"subject": "lstm", "primary": False}),
+            "lstm and minlstm have two contrasts of errors; keep one",
+        ),
         (contrasts({"claim": "C4"}), "asr claims decides C4; a study can decide C1, C7 or a claim"),
         (contrasts({**COST, "target": 5}), "target 5 is not in targets; add it there"),
         (contrasts({"margin": 0}), "expects points above 0"),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import nn
 
 from asr.cli import main
 from asr.config import strict_yaml
@@ -18,6 +19,7 @@ from asr.recipe.schema import OptimizerOptions
 from asr.training import branch, checkpoint, ledger
 from asr.training.ending import BudgetCallback
 from asr.training.run import train
+from asr.training.speech import SpeechModule
 from asr.training.task import Progress, Task
 from tests.corpus import make_corpus
 from tests.training.test_train import KilledError, assert_equal_weights, recipe
@@ -125,6 +127,17 @@ def test_augmentation_and_dropout_begin_at_a_share_of_the_budget(corpus, tmp_pat
     monkeypatch.setattr(Task, "optimizer_step", original)
     trained("parts", 0.5, late)
     assert_equal_weights(tmp_path / "late", tmp_path / "parts")
+
+
+def test_dropout_of_any_kind_waits_for_its_share_of_the_budget(corpus):
+    """An encoder of your own may hold ``nn.Dropout`` under any name."""
+    module = SpeechModule(recipe(corpus, augmentation={"from_share": 0.5}))
+    module.model = nn.ModuleDict({"dropout": nn.Dropout(0.3), "own": nn.LSTM(2, 2, dropout=0.0)})
+    module.silence_dropout()
+    assert module.model["dropout"].p == 0.0
+    module.regularise()
+    assert module.model["dropout"].p == 0.3
+    assert module.model["own"].dropout == 0.0
 
 
 def test_a_branch_is_the_run_that_had_cooled_down_from_there(corpus, tmp_path, capsys):
