@@ -8,7 +8,7 @@ lag that it solves.
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,8 @@ class Attempt:
     # The longest lag solved without further training: the training lag, or 2, 4, 8, ... times it.
     # None if this was not tested, or if the training lag is not solved.
     extrapolates_to: int | None = None
-    curriculum: Sequence[int] = ()  # shorter lags that had to be solved before
+    # Shorter lags that had to be solved before.
+    curriculum: list[int] = field(default_factory=list)
 
     def accuracy(self, axis: str) -> float:
         """Accuracy at the end of the budget of ``updates`` or ``seconds``; 1 if solved."""

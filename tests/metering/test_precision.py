@@ -1,5 +1,7 @@
 """Under bf16 autocast products are in bf16, and whatever a loss is computed of is in float32."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from asr.commands import recognise
 from asr.decoders import joint
 from asr.language_models import LSTM
 from asr.metering.precision import tf32_inside
+from asr.recognition import validate
 from tests import tiny
 from tests.decoders.test_decoders import utterances
 
@@ -60,13 +63,21 @@ def test_a_language_models_recurrence_is_in_float32():
     assert seen == [torch.float32]
 
 
+class Loaded(NamedTuple):
+    """Stands for a model."""
+
+    device: str
+    search: None = None
+
+
 def test_recognition_on_a_gpu_allows_tf32_products(monkeypatch):
     monkeypatch.setattr(recognise, "device_of", lambda name: "cuda")
     monkeypatch.setattr(model, "find_model", lambda path: path)
-    monkeypatch.setattr(model, "load_model", lambda path, device, *rest: device)
+    monkeypatch.setattr(model, "load_model", lambda path, device, *rest: Loaded(device))
+    monkeypatch.setattr(validate, "try_search", lambda search, model: None)
     known = recognise.model_options("evaluate").parse_args(["run"])
     with tf32_inside(False):
-        assert recognise.load(known) == "cuda"
+        assert recognise.load(known).device == "cuda"
         assert torch.get_float32_matmul_precision() == "high"
         assert torch.backends.cudnn.allow_tf32
 
@@ -78,7 +89,8 @@ def test_recognition_on_a_gpu_allows_tf32_products(monkeypatch):
 def test_recognition_uses_larger_batches_on_a_gpu(device, words, expected, monkeypatch):
     monkeypatch.setattr(recognise, "device_of", lambda name: device)
     monkeypatch.setattr(model, "find_model", lambda path: path)
-    monkeypatch.setattr(model, "load_model", lambda path, device, *rest: device)
+    monkeypatch.setattr(model, "load_model", lambda path, device, *rest: Loaded(device))
+    monkeypatch.setattr(validate, "try_search", lambda search, model: None)
     known = recognise.model_options("evaluate").parse_args(["run", *words])
     with tf32_inside(False):
         recognise.load(known)

@@ -112,13 +112,16 @@ def test_quiet_and_unknown_runs_are_compared_at_equal_cost(tmp_path):
         assert "DISTURBED" not in page
 
 
-def test_costs_of_a_disturbed_arm_are_tested_in_cpu_hours(tmp_path):
+def test_costs_of_a_disturbed_arm_decide_nothing_and_are_described_in_cpu_hours(tmp_path):
     group = two_arms(tmp_path, 0.1, slower=1.3)
     evidence = compare_arms(group, [], contrasts=[COST])
-    told = judged(evidence, COST).words
-    assert told.startswith(
+    assert resource(group.arms) == "cpu_hours"
+    by_cpu = judged(evidence, dataclasses.replace(COST, unit="cpu_hours")).words
+    assert by_cpu.startswith(
         "against: LSTM / Transformer, CPU time, hours to 10 % validation WER, 0.77"
     )
+    told = judged(evidence, COST).words
+    assert told.startswith("not enough evidence: ")
     for run in group.arms[1].runs:  # threads that wait for each other use CPU time
         run.totals["num_threads"] = 2
     assert resource(group.arms) is None
