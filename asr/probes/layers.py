@@ -1,4 +1,4 @@
-"""The encoders and layers that probes time, and a training pass of them."""
+"""Finds the encoders and layers that probes time, and makes a training pass of them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ ONE_WAY = {"bidirectional": False}
 
 
 def recipes(given: Sequence[str]) -> dict[str, strict_yaml.Component]:
-    """The encoders of ``--encoders`` by name; those of all small recipes if none is given.
+    """Returns the encoders of ``--encoders`` by name; by default those of all small recipes.
 
     Raises:
         ValueError: no recipe has such a name, two have the same, or one is invalid.

@@ -28,7 +28,7 @@ class Step:
 
 
 def draw(measured: Measured) -> list[Block]:
-    """A table with a line per step, and the bandwidth by the number of bytes."""
+    """Returns a table with a line per step, and the bandwidth by the number of bytes."""
     machine = measured.rest["machine"]
     columns: Columns = {
         "width x batch": lambda s: f"{s.width} x {s.batch}",

@@ -39,7 +39,7 @@ class Timing:
 
 
 def _seconds(row: Timing) -> str:
-    """``120 [110 to 130]``: the median, the least and the greatest repeat, in milliseconds."""
+    """Formats median, least and greatest repeat in milliseconds, as ``120 [110 to 130]``."""
     ends = (row.seconds, row.seconds_min, row.seconds_max)
     middle, low, high = (digits(None if end is None else 1e3 * end) for end in ends)
     return row.error or f"{middle} [{low} to {high}]"

@@ -99,7 +99,7 @@ def _of_ratios(
 def _of_times(
     claim: str, decision: Decision, told: str, repeats: int, probes: Probes, probe: str
 ) -> Verdict:
-    """The verdict from repeats of times, unless they are too few or disturbed."""
+    """Returns the verdict from repeats of times: open if they are too few or disturbed."""
     machine: dict[str, Any] = dict(probes[probe].machine)
     threads = machine.get("threads")
     where = machine.get("device_name") or "an unknown device"

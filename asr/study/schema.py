@@ -217,7 +217,7 @@ class Study:
 
     @property
     def arms_and_decoders(self) -> dict[str, StudyArm]:
-        """The arms by name: every combination of an arm and a decoder of the study."""
+        """Returns the arms by name: every combination of an arm and a decoder of the study."""
         if not self.decoders:
             return self.arms
         return {
