@@ -70,7 +70,7 @@ def _errors(evidence: Evidence, contrast: Contrast) -> Verdict:
     decision: Decision = "not enough evidence"
     why, seeds = pair.reason, [len(subject.runs), len(reference.runs)]
     if (found := pair.comparison) is None:
-        return conclude(contrast.claim, decision, told, _measured_on(evidence, seeds), why)
+        return conclude(contrast.claim, decision, told, _measured_on(evidence, contrast, seeds), why)
     sign = 1 if pair.b.label == subject.label else -1
     low, high = sorted(sign * bound for bound in found.difference.interval)
     told += f", {points_interval(sign * found.difference.value, (low, high))}"
@@ -80,7 +80,7 @@ def _errors(evidence: Evidence, contrast: Contrast) -> Verdict:
     if found.statement != decision:
         decision = decide(low, high, contrast.margin / 100)
         why = within_margin(low, high) if decision == "equivalent" else ""
-    where = _measured_on(evidence, seeds, f", {numbered(found.people, 'speaker')}")
+    where = _measured_on(evidence, contrast, seeds, f", {numbered(found.people, 'speaker')}")
     return conclude(contrast.claim, decision, told, where, why)
 
 
@@ -93,7 +93,7 @@ def _cost(evidence: Evidence, contrast: Contrast) -> Verdict:
     unit = "hours" if axis is None else hours_unit(evidence.group) if axis == WALL else words[axis]
     told = f"{arms[0].label} / {arms[1].label}, {unit} to {contrast.target:g} % validation WER"
     costs = [cost_to(arm, (contrast.target or 0) / 100, axis or WALL) for arm in arms]
-    where = _measured_on(evidence, [cost.seeds for cost in costs])
+    where = _measured_on(evidence, contrast, [cost.seeds for cost in costs])
     if axis is None or any(cost.value is None for cost in costs):
         why = "the runs were disturbed" if axis is None else "the cost was not measured"
         return conclude(claim, "not enough evidence", told, where, why)
@@ -130,8 +130,10 @@ def _at_first(runs: Sequence[Run], target: float) -> int:
     return sum(run.points[0].wer <= target / 100 for run in runs)
 
 
-def _measured_on(evidence: Evidence, seeds: Sequence[int], speakers: str = "") -> str:
-    """Seeds, speakers, corpus, budget and machine of a contrast, in words."""
+def _measured_on(
+    evidence: Evidence, contrast: Contrast, seeds: Sequence[int], speakers: str = ""
+) -> str:
+    """Seeds, speakers, corpus, budget and machine of a contrast, and what was known before it."""
     run = evidence.group.runs[0]
     corpus = run.metric("corpus", "name") or (run.corpus or {}).get("name") or "unknown"
     unit = hours_unit(evidence.group).removesuffix("-hours")
@@ -141,6 +143,7 @@ def _measured_on(evidence: Evidence, seeds: Sequence[int], speakers: str = "") -
         f"{told} seed{'s' * (seeds != [1, 1])}{speakers}, corpus {corpus}, "
         f"{budget(evidence.group)}; {run.device_name or 'an unknown device'}, "
         f"{number} {unit}{'s' * (number != 1)}"
+        + (f"; planned after {contrast.planned_after}" if contrast.planned_after else "")
     )
 
 

@@ -26,6 +26,8 @@ class Contrast:
             to 2.
         target: validation WER to reach, in percent; only for a cost.
         primary: whether the contrast decides the claim; each claim has exactly one that does.
+        planned_after: results that were known when the contrast was planned, in words, such as
+            those of an earlier version of the study; every verdict repeats them.
     """
 
     claim: str
@@ -36,6 +38,7 @@ class Contrast:
     margin: float
     target: float | None = None
     primary: bool = True
+    planned_after: str = ""
 
     def __post_init__(self) -> None:
         where = f"contrast of {self.subject} and {self.reference}"

@@ -59,6 +59,7 @@ def _compared(tree: Tree) -> Tree:
     arms = {name: {"ranges": arm["ranges"]} for name, arm in tree["study"]["arms"].items()}
     spelt = ("recipe", "decoders", "overrides")
     study = {key: value for key, value in tree["study"].items() if key not in spelt}
+    study["contrasts"] = [{"planned_after": "", **contrast} for contrast in study["contrasts"]]
     return {"study": {**study, "arms": arms}, "recipes": tree["recipes"]}
 
 
