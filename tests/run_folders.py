@@ -265,11 +265,13 @@ def stream(
     ]
 
 
-def write_threads(folder: Path, lstm: list[float], transformer: list[float]) -> Path:
+def write_threads(
+    folder: Path, lstm: list[float], transformer: list[float], product: float = 1.95
+) -> Path:
     """Layers whose speed-ups on two threads are given by repeat, at batch 1 and 16."""
     speedups = {"LSTM": lstm, "Transformer": transformer, "MinLSTM": [1.0] * len(lstm)}
     rows = [
-        {"layer": layer, "width": 8, "frames": 400, "batch": batch, "threads": 2, "flops": 1000}
+        {"layer": layer, "width": 320, "frames": 400, "batch": batch, "threads": 2, "flops": 1000}
         | {"seconds": 0.2 if layer == "MinLSTM" else 0.1, "one": [0.1] * len(lstm)}
         | {"many": [0.1 / gain for gain in gains], "share": [0.5] * len(lstm)}
         | {
@@ -280,6 +282,10 @@ def write_threads(folder: Path, lstm: list[float], transformer: list[float]) -> 
         for batch in (1, 16)
         for layer, gains in speedups.items()
     ]
+    times = {"one": [0.1] * len(lstm), "many": [0.1 / product] * len(lstm)}
+    times |= {"share": [1.0] * len(lstm), "ratio": [1.0] * len(lstm)}
+    of_product = {"layer": "matrix product", "width": 2048, "frames": 0, "batch": 0, "threads": 2}
+    rows.append(of_product | {"flops": 1000, "seconds": 0.1} | times)
     return write_probe(folder, "threads", rows)
 
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asr.metering.environment import cores
-
 # Readings of threads other than the first are at most this old. Each takes about 15 us.
 READ_SECONDS = 0.1
 WAIT_LIMIT = 0.1  # share of a time above which other programs or the machine have changed it
@@ -74,9 +72,9 @@ def cpu_pressure() -> float:
 def disturbed_seconds(waited: float, cpu: float, wall: float, held: int) -> float:
     """Returns the part of the waiting that is not the waiting of a program for itself.
 
-    A program with more threads than cores waits for itself, and then uses all cores. So the
-    waiting due to others is at most the time of all cores minus the CPU time of the program. It is
-    also at most the time of the cores that the program held.
+    A program with more busy threads than cores waits for itself. So the waiting due to others is at
+    most the time of the cores that it held minus its CPU time: a program that got all this time has
+    lost nothing, although a thread of it may have waited, such as one that reads ahead.
 
     Args:
         waited: seconds of waiting, summed over threads.
@@ -84,7 +82,7 @@ def disturbed_seconds(waited: float, cpu: float, wall: float, held: int) -> floa
         wall: seconds of wall time.
         held: number of cores that the program was given.
     """
-    return min(waited, held * wall, max(0.0, max(cores(), held) * wall - cpu))
+    return min(waited, max(0.0, held * wall - cpu))
 
 
 def times_disturbed(facts: Mapping[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 Each arm is trained at each lag with several seeds and learning rates, at equal updates and at equal
 seconds. It solves a lag if the median seed, at its best learning rate, reaches an accuracy of 0.9
-after correction for chance (0 is chance, 1 is perfect). The **horizon** of an arm is the longest
+after correction for chance (0 is chance, 1 is perfect), in a test and in a larger one that confirms
+it. The **horizon** of an arm is the longest
 lag that it solves.
 """
 
@@ -46,8 +47,9 @@ NOTES = (
     "In latch, a symbol is followed by noise, and the encoder must name the symbol. In recall, "
     "pairs of a key and a value are followed by a key, and it must name the value. Mixed tasks "
     "train at lags drawn log-uniformly up to the lag of the test, so equal updates are fewer "
-    "tokens. A test ends early if many answers are wrong, so an accuracy far below 0.9 may come "
-    "from only 50 questions (standard error 0.05)."
+    "tokens. Tests are repeated while an arm trains, so the first that succeeds is confirmed with "
+    "2,048 new questions, which give the accuracy. A test ends early if many answers are wrong, so "
+    "an accuracy far below 0.9 may come from only 50 questions (standard error 0.05)."
 )
 EXTRAPOLATED = (
     "The longest lag solved without further training: the training lag or 2, 4, 8, ... times "
@@ -83,6 +85,14 @@ class Attempt:
     extrapolates_to: int | None = None
     # Shorter lags that had to be solved before.
     curriculum: list[int] = field(default_factory=list)
+    # Updates at this lag, without those of the curriculum; None: not recorded.
+    updates_here: int | None = None
+
+    @property
+    def updates_at_lag(self) -> int:
+        """Updates at this lag; 0 if there was a curriculum and they were not recorded."""
+        unknown = 0 if self.curriculum else self.updates
+        return unknown if self.updates_here is None else self.updates_here
 
     def accuracy(self, axis: str) -> float:
         """Accuracy at the end of the budget of ``updates`` or ``seconds``; 1 if solved."""

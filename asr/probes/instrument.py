@@ -1,12 +1,16 @@
 """Measures seconds and peak memory of a call, and their growth with length."""
 
+import json
 import math
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,9 +25,11 @@ from torch.autograd import (
     _prepare_profiler,
 )
 
+from asr.metering.cpu import SHARES
 from asr.metering.device_clock import wait_for
 from asr.metering.environment import environment, processor
 from asr.metering.precision import tf32_inside
+from asr.metering.use import Use
 
 Function = Callable[[], object]
 
@@ -154,6 +160,55 @@ def exponent(times: Sequence[float], costs: Sequence[float]) -> tuple[float, flo
     slope = float(x @ y / (x @ x))
     residuals = y - y.mean() - slope * x  # all 0 for equal costs, for which scipy's error is NaN
     return slope, math.sqrt(residuals @ residuals / (len(x) - 2) / (x @ x))
+
+
+def in_process(
+    function: Callable[..., dict[str, Any]], threads: int, device: str, *arguments: Any
+) -> dict[str, Any]:
+    """Calls a function of a module in a new process that has a number of threads.
+
+    Times differ between processes, because their memory lies elsewhere, and the number of threads
+    is set when a process starts.
+
+    Returns:
+        the values that the function returns, and what the process used (``Use.facts``).
+
+    Raises:
+        ValueError: the process failed; its last line tells why.
+    """
+    number = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    code = "from asr.probes.instrument import answer; answer()"
+    task = json.dumps([function.__module__, function.__name__, device, arguments])
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], input=task, env={**os.environ, **number},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [
+            f"a process that measured ended with status {done.returncode}; free some memory"
+        ]
+        raise ValueError(lines[-1].removeprefix("ValueError: "))
+    found: dict[str, Any] = json.loads(done.stdout)
+    if found["threads"] != threads:
+        raise ValueError(f"--threads {threads}: torch used {found['threads']}")
+    return found
+
+
+def answer() -> None:
+    """Does in a new process what ``in_process`` asks for."""
+    module, name, device, arguments = json.load(sys.stdin)
+    use = Use(device)
+    with equal_precision(device):
+        found = getattr(import_module(module), name)(*arguments)
+    use.end()
+    print(json.dumps({**found, **use.facts(), "threads": torch.get_num_threads()}))
+
+
+def used(processes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What processes used together; one that was disturbed is enough to doubt the times."""
+    shares = {key: [value for p in processes if (value := p[key]) is not None] for key in SHARES}
+    worst = {key: max(values, default=None) for key, values in shares.items()}
+    return {"cpu_seconds": sum(process["cpu_seconds"] for process in processes), **worst}
 
 
 def facts(device: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from asr.formatting import digits, percent, prefixed, whole_number
 from asr.probes.probe import Columns, Measured, Option, Part, Probe, format_interval, table
 from asr.statistics.median import MIN_REPEATS
 
-WIDTHS, BATCHES = (64, 128, 256, 512, 1024), (1, 4, 16, 64)
+WIDTHS, BATCHES = (64, 256, 512, 1024), (1, 16, 64)
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,10 @@ class Step:
     bound: str = ""  # what takes more than half of the time: latency, memory or arithmetic
     layers: int = 0  # layers of a live stream that is read frame by frame; 0: a layer, in one call
     bytes: int = 0  # of the weights that the step reads; 0 in a file of an earlier version
-    # Time to read as many bytes over and over, as a share of the time of the step, by repeat.
+    # Time to sum as many bytes, and to multiply a matrix of as many bytes by a vector, as shares
+    # of the time of the step, by repeat: bounds of the share that reading the weights takes.
     reading: Sequence[float] = ()
+    multiplying: Sequence[float] = ()
 
 
 def draw(measured: Measured) -> list[Block]:
@@ -37,7 +39,10 @@ def draw(measured: Measured) -> list[Block]:
         "speed": lambda s: prefixed(s.flops / s.seconds, "FLOP/s"),
         "arithmetic, of the time": lambda s: percent(s.flops / s.seconds / machine["peak"]),
         "weights": lambda s: prefixed(s.bytes or None, "B"),
-        "reading them, % of the time": lambda s: format_interval(s.reading, 100),
+        "summing them, % of the time": lambda s: format_interval(s.reading, 100),
+        "a product with them, % of the time": lambda s: (
+            format_interval(s.multiplying, 100) if s.multiplying else "-"
+        ),
         "bound by": lambda s: s.bound,
     }
     words = (
@@ -50,9 +55,11 @@ def draw(measured: Measured) -> list[Block]:
         "reads the recurrent weights of one layer. Frame by frame, as in live recognition, a step "
         "reads all weights of all layers.",
         "Shares of the time of a step: its arithmetic at the peak (a large matrix product), and "
-        "its weights at the speed at which a buffer of their size is read over and over, from "
-        "memory or a cache. Both can overlap. A step is bound by the larger share if that is above "
-        "50 %, and otherwise by latency. Values are medians over repeats. From 6 repeats on, an "
+        "two bounds of the time to read its weights from memory or a cache. The lower bound sums "
+        "as many bytes over and over. The upper bound multiplies a matrix of as many bytes by a "
+        "vector. Reading and arithmetic can overlap. A step is bound by arithmetic or, with the "
+        "lower bound, by memory if that takes more than 50 %, and otherwise by latency. Each "
+        "repeat is a process of its own. Values are medians over repeats. From 6 repeats on, an "
         "interval holds the median in 95 of 100 cases.",
     ]
     caches = {
@@ -85,7 +92,7 @@ PROBE = Probe(
             "T",
         ),
         Option("layers", 5, "layers of the LSTM that reads frame by frame", whole_number, "N"),
-        Option("repeats", MIN_REPEATS, "number of timed calls per row", whole_number, "N"),
+        Option("repeats", MIN_REPEATS, "number of processes that measure", whole_number, "N"),
     ),
     parts=(Part("C5", "By width and batch", draw),),
     key="steps",

@@ -2,8 +2,8 @@
 
 Each encoder reads one endless utterance chunk by chunk, as in the recognition of live speech, and
 is timed at some positions. If the state grows with the past, later frames take more time; with a
-recurrent or bounded state they do not. At each position the encoders take turns, several times from
-the same state, so that a slow moment of the machine affects all of them.
+recurrent or bounded state they do not. At each position the encoders take turns, several times. All
+chunks are timed from the same state, and a slow moment of the machine affects all encoders.
 """
 
 import argparse
@@ -55,9 +55,12 @@ class Stream:
 
     def time(self, chunks: int) -> None:
         """Times ``chunks`` chunks, one by one; the position and the state stay as they were."""
-        before = self.position, copy.deepcopy(self.state)
-        self.seconds.append([self.read(self.chunk) / self.chunk for _ in range(chunks)])
-        self.position, self.state = before
+        position, state, taken = self.position, self.state, []
+        for _ in range(chunks):  # each one at this position
+            self.state = copy.deepcopy(state)
+            taken.append(self.read(self.chunk) / self.chunk)
+            self.position, self.state = position, state
+        self.seconds.append(taken)
 
     def point(self, position: int) -> StreamPoint:
         """The repeats since the last point, and the state at the current position."""

@@ -7,12 +7,8 @@ made in a process of its own. Processes of one thread and of several alternate.
 
 import argparse
 import bisect
-import json
 import logging
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,8 +16,7 @@ import torch
 
 from asr.kernels.linear import linear
 from asr.metering.environment import cores
-from asr.metering.use import Use
-from asr.probes.instrument import alternate, facts
+from asr.probes.instrument import alternate, facts, in_process, used
 from asr.probes.layers import ONE_WAY, layer, training
 from asr.probes.probe import Measured
 from asr.probes.threads import PRODUCT, REFERENCE, Speedup
@@ -66,13 +61,12 @@ def time_layers(
     """Times all layers in this process.
 
     Returns:
-        ``seconds``: for each batch, the median times of the layers and of the product;
-        ``core_wait_share`` and ``threads`` of this process.
+        ``seconds``: for each batch, the median times of the layers and of the product.
 
     Raises:
         ValueError: memory is too small.
     """
-    square, use, seconds = torch.randn(SQUARE, SQUARE), Use("cpu"), []
+    square, seconds = torch.randn(SQUARE, SQUARE), []
     for batch in batches:
         passes = []
         for name, width in sizes.items():
@@ -83,28 +77,7 @@ def time_layers(
         if len(taken) < len(found):
             raise ValueError(f"--batches {batch}: out of memory; give a smaller one")
         seconds.append(taken)
-    use.end()
-    shares = {key: use.facts()[key] for key in ("cpu_seconds", "core_wait_share")}
-    return {"seconds": seconds, "threads": torch.get_num_threads(), **shares}
-
-
-def in_process(threads: int, *arguments: Any) -> dict[str, Any]:
-    """Calls ``time_layers`` in a new process that has a number of threads.
-
-    Raises:
-        ValueError: the process failed; its last line tells why.
-    """
-    number = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "asr.probes.threads_measure", json.dumps(arguments)],
-        env={**os.environ, **number}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise ValueError(done.stderr.strip().splitlines()[-1].removeprefix("ValueError: "))
-    found: dict[str, Any] = json.loads(done.stdout)
-    if found["threads"] != threads:
-        raise ValueError(f"--threads {threads}: torch used {found['threads']}")
-    return found
+    return {"seconds": seconds}
 
 
 def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
@@ -122,13 +95,10 @@ def measure(options: argparse.Namespace, device: str) -> Iterator[Measured]:
     found: dict[int, list[dict[str, Any]]] = {1: [], options.threads: []}
     for repeat in range(options.repeats):
         for threads, processes in found.items():
-            processes.append(in_process(threads, *arguments))
+            processes.append(in_process(time_layers, threads, device, *arguments))
             log.info("repeat %d of %d, threads: %d", repeat + 1, options.repeats, threads)
         every = [process for processes in found.values() for process in processes]
-        waits = [wait for process in every if (wait := process["core_wait_share"]) is not None]
-        machine = {**facts(device), "threads": options.threads}
-        machine["cpu_seconds"] = sum(process["cpu_seconds"] for process in every)
-        machine["core_wait_share"] = max(waits, default=None)  # one disturbed process is enough
+        machine = {**facts(device), "threads": options.threads, **used(every)}
         yield Measured(rows(sizes, options, found), machine)
 
 
@@ -163,7 +133,3 @@ def rows(
             )  # fmt: skip
     last = len(options.batches) * len(names)
     return [row for i, row in enumerate(made, 1) if row.batch or i == last]
-
-
-if __name__ == "__main__":
-    print(json.dumps(time_layers(*json.loads(sys.argv[1]))))

@@ -8,7 +8,7 @@ from typing import Any
 from asr.formatting import digits, percent, times
 from asr.probes import PROBES
 from asr.probes.streaming import StreamPoint
-from asr.probes.threads import REFERENCE, Speedup
+from asr.probes.threads import PRODUCT, REFERENCE, Speedup
 from asr.report.evidence import Evidence
 from asr.report.findings import Rule, Verdict, conclude, unmeasured
 from asr.report.probes import Probes, rows_of, times_doubted
@@ -18,6 +18,8 @@ from asr.statistics.median import MIN_REPEATS, median_interval
 MARGIN = 1.1  # ratios of times that differ from 1 by less do not matter
 STREAMS = ("lstm-causal", "transformer-chunked")  # recipes of C2, without their size
 CHUNK = 64  # feature frames; the chunks of the reference, and thus the delay of both streams
+DIM, UTTERANCES = 320, (16, 400)  # LSTM of C4; utterances in a batch, frames of each
+PARALLEL_SHARE = 0.75  # speed-up of a product by thread, from which on the cores were free
 LAYERS, WIDTH, HALF = 5, 512, 0.5  # stream of C5; share of its time that makes a limit
 
 
@@ -54,19 +56,25 @@ def _alike(point: StreamPoint) -> tuple[object, ...]:
 def parallel(found: Sequence[Evidence], probes: Probes) -> Verdict:
     """The rule of C4, see ``PARALLEL``."""
     rows: Sequence[Speedup] = rows_of(probes, "threads")
-    batch = max((row.batch for row in rows), default=0)
-    here = {row.layer: row for row in rows if row.batch == batch}
-    if not here:
-        return unmeasured("C4", "not measured", PROBES["threads"].command)
+    here = {row.layer: row for row in rows if (row.batch, row.frames) == UTTERANCES}
+    if "LSTM" not in here or here["LSTM"].width != DIM:
+        shape = f"an LSTM of width {DIM} and {UTTERANCES[0]} x {UTTERANCES[1]} frames"
+        return unmeasured("C4", f"{shape} not measured", PROBES["threads"].command)
     row = here["LSTM"]
     told = f"speed-up of a {REFERENCE} layer / of an LSTM layer from 1 thread to {row.threads}, "
     told += f"training passes of equal FLOPs, {row.batch} x {row.frames} frames"
-    beside = [f"{r.layer} {times(median_interval(r.speedup).value)}" for r in here.values()]
-    beside += [
+    others = [f"{r.layer} {times(median_interval(r.speedup).value)}" for r in here.values()]
+    others += [
         f"a MinLSTM takes {times(here['MinLSTM'].seconds / row.seconds)} as long on 1 thread"
     ]
     ratios = [1 / ratio for ratio in row.ratio]
-    return _of_ratios("C4", told, ratios, probes, "threads", f"speed-ups: {', '.join(beside)}")
+    least, product = PARALLEL_SHARE * row.threads, next(r for r in rows if r.layer == PRODUCT)
+    reached = median_interval(product.speedup)
+    why = f"a matrix product gains {times(reached.value)} [{digits(reached.low, 3)} or more]; from "
+    why += f"{times(least)} on, the cores were free"
+    why = "" if reached.low >= least else why
+    beside = f"speed-ups: {', '.join(others)}"
+    return _of_ratios("C4", told, ratios, probes, "threads", beside, why)
 
 
 def bandwidth(found: Sequence[Evidence], probes: Probes) -> Verdict:
@@ -74,37 +82,58 @@ def bandwidth(found: Sequence[Evidence], probes: Probes) -> Verdict:
     steps = {(s.layers, s.width, s.batch): s for s in rows_of(probes, "roofline")}
     if (step := steps.get((LAYERS, WIDTH, 1))) is None:
         return unmeasured("C5", "not measured", PROBES["roofline"].command)
-    value, low, high = median_interval(step.reading)
+    if not step.multiplying:
+        return unmeasured("C5", "measured without products", PROBES["roofline"].command)
     told = f"time to read the weights / time of a step of {LAYERS} layers of {WIDTH} cells at "
-    told += (
-        f"batch 1, {percent(value)} [{percent(low)} to {percent(high)}], threshold {percent(HALF)}"
-    )
+    told += f"batch 1, at least {_shares(step.reading)} (a sum) and at most "
+    told += f"{_shares(step.multiplying)} (a product with a vector), threshold {percent(HALF)}"
+    low, high = median_interval(step.reading).low, median_interval(step.multiplying).high
     decision = decide(low - HALF, high - HALF, 0)
     return _of_times("C5", decision, told, len(step.reading), probes, "roofline")
 
 
+def _shares(values: Sequence[float]) -> str:
+    value, low, high = map(percent, median_interval(values))
+    return f"{value} [{low} to {high}]"
+
+
 def _of_ratios(
-    claim: str, told: str, ratios: Sequence[float], probes: Probes, probe: str, beside: str
+    claim: str,
+    told: str,
+    ratios: Sequence[float],
+    probes: Probes,
+    probe: str,
+    beside: str,
+    why: str = "",
 ) -> Verdict:
-    """The verdict from the ratios of repeats; a ratio above 1 speaks for the claim."""
+    """The verdict from the ratios of repeats; a ratio above 1 speaks for the claim.
+
+    ``why`` is a reason for no verdict, and empty if there may be one.
+    """
     if not ratios:
         return unmeasured(claim, f"{told}: measured without repeats", PROBES[probe].command)
     value, low, high = median_interval(ratios)
     told += f", {times(value)} [{digits(low, 3)} to {digits(high, 3)}], margin {times(MARGIN)}"
     decision = decide(math.log(low), math.log(high), math.log(MARGIN))
-    verdict = _of_times(claim, decision, told, len(ratios), probes, probe)
+    verdict = _of_times(claim, decision, told, len(ratios), probes, probe, why)
     return replace(verdict, reasons=[f"Does not affect the verdict: {beside}."])
 
 
 def _of_times(
-    claim: str, decision: Decision, told: str, repeats: int, probes: Probes, probe: str
+    claim: str,
+    decision: Decision,
+    told: str,
+    repeats: int,
+    probes: Probes,
+    probe: str,
+    why: str = "",
 ) -> Verdict:
     """Returns the verdict from repeats of times: open if they are too few or disturbed."""
     machine: dict[str, Any] = dict(probes[probe].machine)
     threads = machine.get("threads")
     where = machine.get("device_name") or "an unknown device"
     where += f", {threads} thread{'s' * (threads != 1)}" if threads else ""
-    why = times_doubted(probes, probe)
+    why = times_doubted(probes, probe) or why
     if repeats < MIN_REPEATS:
         why = why or f"{repeats} repeats; {MIN_REPEATS} could decide"
     decision = "not enough evidence" if why else decision
@@ -138,10 +167,12 @@ PARALLEL = Rule(
     "Recurrence cannot be parallelised.",
     (
         "The verdict is that of the speed-up from one thread to several: the speed-up of a "
-        "Transformer layer divided by that of an LSTM layer of equal FLOPs, in training passes at "
-        "the largest batch that was measured.",
+        "Transformer layer divided by that of an LSTM layer of equal FLOPs, in training passes of "
+        f"{UTTERANCES[0]} utterances of {UTTERANCES[1]} frames, at a width of {DIM}. There is no "
+        f"verdict unless a large matrix product gains {PARALLEL_SHARE:g} times the number of "
+        "threads: otherwise the cores were not free.",
         RATIO,
-        "Smaller batches, MinLSTM (computed by a parallel scan), and the share of a core's peak "
+        "Other batches, MinLSTM (computed by a parallel scan), and the share of a core's peak "
         "that each layer reaches on one thread are description.",
     ),
     parallel,
@@ -151,10 +182,12 @@ BANDWIDTH = Rule(
     "An LSTM does four affine maps a step, so it is bound by memory bandwidth.",
     (
         f"The verdict is that of a live stream of {LAYERS} layers of {WIDTH} cells at batch 1, "
-        "which reads all its weights for each frame. The value is the time to read a buffer of the "
-        "same size over and over, as a share of the time of the step. So the bandwidth is that of "
-        "the memory or cache where such weights lie.",
-        f"‘For’: the whole interval is above {percent(HALF)}. ‘Against’: it is below. {REPEATS}",
+        "which reads all its weights for each frame. Two times, as shares of the time of the step, "
+        "bound the time to read the weights from the memory or cache where they lie. To sum a "
+        "buffer of the same size is the least time. To multiply a matrix of the same size by a "
+        "vector, as the step does, is the most.",
+        f"‘For’: the interval of the sum is above {percent(HALF)}. ‘Against’: the interval of the "
+        f"product is below. {REPEATS}",
         "Shares near 100 % mean that the step does little else than read its weights. Other widths "
         "and batches, and steps in one call, are description.",
     ),

@@ -42,9 +42,10 @@ def _reach(
     lag = longest if longest >= wanted or not far else min(far)
     here = [row for row in own if row.lag == lag] or own
     updates = min(row.budget_updates for row in here)
+    trained = min(row.updates_at_lag for row in here)
     told = f"{arm}, longest lag solved after training on lags up to it, {longest:,} steps (exact, "
-    told += f"median of {len({row.seed for row in here})} seeds, {updates:,} updates"
-    told += f" at a lag of {lag:,}" * (lag > longest) + f"), threshold {wanted:,}"
+    told += f"median of {len({row.seed for row in here})} seeds, at most {updates:,} updates"
+    told += f", {trained:,} at a lag of {lag:,}" * (lag > longest) + f"), threshold {wanted:,}"
     equal = _with_median([r for r in rows if r.arm != arm and r.budget_updates == updates])
     others = [[row for row in equal if row.arm == name] for name in {row.arm for row in equal}]
     decision, why = reached, ""
@@ -52,7 +53,7 @@ def _reach(
         decision = "not enough evidence"
         if not far:
             why = f"no lag of {wanted:,} or more was tried"
-        elif updates < ENOUGH_UPDATES:
+        elif trained < ENOUGH_UPDATES:
             why = f"a longer lag was not learnt, but {ENOUGH_UPDATES:,} updates might be enough"
         elif all((horizon(other, AXIS) or 0) < lag for other in others):
             why = f"no arm solved a lag of {lag:,} with equal updates, so the task may be too hard"
@@ -75,8 +76,9 @@ REACH = (
 )
 MISSED = (
     "The first lag that is missed, from that of the claim on, decides only after "
-    f"{ENOUGH_UPDATES:,} updates for this lag (its curriculum included), and only if another arm "
-    "solves it or a longer one with the same updates. Otherwise the budget may be too small."
+    f"{ENOUGH_UPDATES:,} updates at this lag (those of a curriculum at shorter lags do not count), "
+    "and only if another arm solves it or a longer one with the same budget. Otherwise the budget "
+    "may be too small."
 )
 LSTM_MEMORY = Rule(
     "C3",

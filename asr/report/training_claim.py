@@ -70,7 +70,9 @@ def _errors(evidence: Evidence, contrast: Contrast) -> Verdict:
     decision: Decision = "not enough evidence"
     why, seeds = pair.reason, [len(subject.runs), len(reference.runs)]
     if (found := pair.comparison) is None:
-        return conclude(contrast.claim, decision, told, _measured_on(evidence, contrast, seeds), why)
+        return conclude(
+            contrast.claim, decision, told, _measured_on(evidence, contrast, seeds), why
+        )
     sign = 1 if pair.b.label == subject.label else -1
     low, high = sorted(sign * bound for bound in found.difference.interval)
     told += f", {points_interval(sign * found.difference.value, (low, high))}"

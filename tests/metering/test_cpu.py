@@ -126,7 +126,11 @@ def test_a_program_that_waits_for_itself_is_not_disturbed():
     # Twice as many busy threads as cores: all cores work for it, and half of the threads wait.
     assert disturbed_seconds(10.0 * all_cores, 10.0 * all_cores, 10.0, 1) == 0
     # One thread that gets a core for a third of the time.
-    assert disturbed_seconds(6.7, 3.3, 10.0, 1) == min(6.7, all_cores * 10 - 3.3)
+    assert disturbed_seconds(6.7, 3.3, 10.0, 1) == 6.7
+    # One thread that computes all the time, and one that waited before it read ahead.
+    assert disturbed_seconds(2.0, 10.5, 10.0, 1) == 0
+    # Two held cores, of which the threads got one and a half; a third thread waited, too.
+    assert disturbed_seconds(8.0, 15.0, 10.0, 2) == 5
 
 
 @pytest.mark.parametrize(

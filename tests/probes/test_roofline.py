@@ -1,5 +1,4 @@
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +10,10 @@ from asr.probes import roofline_measure
 from asr.probes.roofline_measure import (
     READ,
     bound,
-    reader,
+    combined,
+    readers,
     stream,
-    time_steps,
+    time_once,
     timed_step,
     weight_bytes,
 )
@@ -63,10 +63,11 @@ def test_a_stream_computes_the_layers_of_the_encoder_frame_by_frame(monkeypatch)
     torch.testing.assert_close(steps[-1][0].x[:, 0], y.x[:, -1], atol=1e-6, rtol=1e-5)
 
 
-def test_a_buffer_is_read_over_and_over():
-    read, passes = reader(2**16, "cpu")
+def test_as_many_bytes_are_summed_and_multiplied_over_and_over():
+    (summing, multiply), passes = readers(2**16, 64, "cpu")
     assert passes == READ / 2**16
-    assert read().tolist() == [2**14] * passes  # ones
+    assert summing().tolist() == [2**14] * passes  # ones
+    assert multiply().tolist() == [64] * (2**14 // 64)
 
 
 @pytest.mark.parametrize(
@@ -78,41 +79,52 @@ def test_the_bound_is_what_takes_more_than_half_of_the_time(reading, seconds, sa
     assert bound(step, step.flops / 0.16) == said  # arithmetic takes 0.16 s at the peak
 
 
-def test_the_time_of_a_step_is_the_median_difference_of_two_lengths_per_frame(monkeypatch):
-    def taken(*seconds):
-        return SimpleNamespace(seconds=seconds)
-
-    passes = reader(weight_bytes(8, 0), "cpu")[1]
-    reads = taken(*[passes * seconds for seconds in (0.002, 0.012, 0.03)])
-    timings = iter(
-        [
-            (reads, taken(2.0, 2.3, 1.9), taken(1.0, 1.1, 0.9)),  # differences 1.0, 1.2, 1.0
-            (reads, taken(5.0, 6.0, 7.0)),  # the stream
-            (reads, taken(0.9, 1.0, 1.2), taken(1.0, 1.0, 1.0)),  # differences -0.1, 0.0, 0.2
-            (reads, taken(5.0, 6.0, 7.0)),
-        ]
-    )
+def test_the_time_of_a_step_is_the_difference_of_two_lengths_per_frame(monkeypatch):
+    passes = readers(weight_bytes(8, 0), 8, "cpu")[1]
+    reads = [passes * 0.002, passes * 0.004]
     called = []
 
-    def alternate(functions, **_):
+    def medians(functions, device):
         for function in functions:
-            function()
-            called.append(function)
+            called.append(function())
         return next(timings)
 
-    monkeypatch.setattr("asr.probes.roofline_measure.alternate", alternate)
-    step, live, _ = time_steps([8, 16], [2], frames=50, layers=3, device="cpu", repeats=3)
-    assert (step.width, step.batch, step.layers) == (8, 2, 0)
-    assert (live.width, live.layers) == (8, 3)  # a call at the other width was too short
-    assert step.seconds == pytest.approx(1.0 / 50)
-    assert step.reading == pytest.approx([50 * 0.002 / 1.0, 50 * 0.012 / 1.2, 50 * 0.03 / 1.0])
-    assert live.seconds == pytest.approx(6.0 / 50)
-    assert len(called) == 10
+    monkeypatch.setattr(roofline_measure, "medians", medians)
+    monkeypatch.setattr(roofline_measure, "SQUARE", 128)
+    monkeypatch.setattr(roofline_measure, "SETS", (2**12, 2**16))
+    timings = iter([[1.0], [2.0], None, [*reads, 2.0, 1.0], [*reads, 5.0], None, [*reads, 5.0]])
+    found = time_once([8, 16], [2], 50, 3, "cpu")
+    assert found["peak"] == 2 * 128**3
+    assert found["caches"] == [READ / 2.0, None]
+    step, live, missing, _ = found["steps"]
+    assert step == pytest.approx([1.0 / 50, 0.002, 0.004])
+    assert live[0] == pytest.approx(5.0 / 50)
+    assert missing is None
+    assert len(called) == 1 + 2 + 2 * (4 + 3)
+
+
+def test_shares_are_those_of_repeats_and_what_cannot_be_timed_is_told():
+    repeats = [[1.0, 0.5, 0.8], [2.0, 0.5, 0.8], [4.0, 0.5, 0.8]]
+    step, why = combined(8, 2, 3, repeats)
+    assert not why
+    assert (step.width, step.batch, step.layers, step.seconds) == (8, 2, 3, 2.0)
+    assert step.reading == [0.5, 0.25, 0.125]
+    assert step.multiplying == pytest.approx([0.8, 0.4, 0.2])
+    assert combined(8, 2, 3, [*repeats, None]) == (None, "out of memory")
+    assert combined(8, 2, 0, [*repeats, [-0.1, 0.5, 0.8]]) == (None, "too short to be timed")
 
 
 def test_the_verb_writes_a_row_per_step(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("asr.probes.roofline_measure.SQUARE", 128)
-    monkeypatch.setattr("asr.probes.roofline_measure.SETS", (2**12, 2**16))
+    monkeypatch.setattr(roofline_measure, "SQUARE", 128)
+    monkeypatch.setattr(roofline_measure, "SETS", (2**12, 2**16))
+    asked = []
+
+    def in_process(function, threads, device, *arguments):
+        asked.append(arguments)
+        shares = {"core_wait_share": 0.0, "gpu_shared_share": None, "gpu_throttled_share": None}
+        return {**function(*json.loads(json.dumps(arguments))), "cpu_seconds": 1.0, **shares}
+
+    monkeypatch.setattr(roofline_measure, "in_process", in_process)
     words = "--widths 16 --batches 2 16 --frames 50 --repeats 3 --layers 2"
     assert main(["claims", "roofline", "--output", str(tmp_path / "o"), *words.split()]) == 0
     page = (tmp_path / "o" / "roofline.md").read_text()
@@ -120,5 +132,7 @@ def test_the_verb_writes_a_row_per_step(tmp_path, capsys, monkeypatch):
     written = json.loads((tmp_path / "o" / "roofline.json").read_text())
     assert {(s["width"], s["layers"]) for s in written["steps"]} >= {(16, 2)}
     assert "| frame by frame, 2 layers |" in page
+    assert len(asked) == 3
+    assert written["about"]["cpu_seconds"] == 3
     assert written["machine"]["bandwidth"] == written["caches"][-1]["rate"] > 0
     assert [cache["bytes"] for cache in written["caches"]] == [2**12, 2**16]

@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -7,9 +9,10 @@ from torch import randn
 
 from asr.cli import main
 from asr.probes import threads_measure
+from asr.probes.instrument import in_process
 from asr.probes.layers import layer, whole
 from asr.probes.threads import PRODUCT
-from asr.probes.threads_measure import LAYERS, in_process, rows, widths
+from asr.probes.threads_measure import LAYERS, rows, time_layers, widths
 from tests.tiny import counted_flops
 
 
@@ -48,11 +51,23 @@ def test_the_speed_ups_follow_from_the_times_of_processes_of_equal_index():
 
 def test_each_process_has_its_number_of_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    found = in_process(1, {"LSTM": 8, "Transformer": 8, "MinLSTM": 8}, 3, [2, 1], 1)
+    sizes = {"LSTM": 8, "Transformer": 8, "MinLSTM": 8}
+    found = in_process(time_layers, 1, "cpu", sizes, 3, [2, 1], 1)
     assert found["threads"] == 1
     assert [len(seconds) for seconds in found["seconds"]] == [4, 4]
+    assert found["cpu_seconds"] > 0
     with pytest.raises(ValueError, match="divide"):
-        in_process(1, {"Transformer": 9}, 3, [1], 1)
+        in_process(time_layers, 1, "cpu", {"Transformer": 9}, 3, [1], 1)
+
+
+def killed():
+    """Ends its process as the kernel does where memory is too small."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_one_line():
+    with pytest.raises(ValueError, match="ended with status -9; free some memory"):
+        in_process(killed, 1, "cpu")
 
 
 def test_the_verb_starts_processes_in_turn_and_tells_whether_others_ran(
@@ -60,11 +75,12 @@ def test_the_verb_starts_processes_in_turn_and_tells_whether_others_ran(
 ):
     started = []
 
-    def in_process(threads, sizes, frames, batches, calls):
+    def in_process(function, threads, device, sizes, frames, batches, calls):
         started.append(threads)
         seconds = [[0.1 / threads] * (len(sizes) + 1)] * len(batches)
         wait = 0.3 if len(started) == 2 else 0.0
-        return {"seconds": seconds, "threads": threads, "cpu_seconds": 1.0, "core_wait_share": wait}
+        shares = {"core_wait_share": wait, "gpu_shared_share": None, "gpu_throttled_share": None}
+        return {"seconds": seconds, "threads": threads, "cpu_seconds": 1.0, **shares}
 
     monkeypatch.setattr(threads_measure, "in_process", in_process)
     monkeypatch.setattr(threads_measure, "cores", lambda: 2)

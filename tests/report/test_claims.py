@@ -380,7 +380,7 @@ def test_streams_of_other_sizes_positions_or_chunks_are_not_compared(tmp_path):
         ([1.0] * 5, [1.9] * 5, "not enough evidence: "),
     ],
 )
-def test_parallelism_is_judged_by_the_speed_ups_of_layers_at_the_largest_batch(
+def test_parallelism_is_judged_by_the_speed_ups_of_layers_at_one_shape(
     tmp_path, lstm, transformer, words
 ):
     verdict = parallel([], read_probes([write_threads(tmp_path, lstm, transformer)]))
@@ -390,19 +390,34 @@ def test_parallelism_is_judged_by_the_speed_ups_of_layers_at_the_largest_batch(
     assert "MinLSTM 1.0 times, a MinLSTM takes 2.0 times as long on 1 thread" in beside
 
 
+def test_parallelism_is_not_judged_where_the_cores_were_not_free_or_at_another_shape(tmp_path):
+    probes = read_probes([write_threads(tmp_path / "a", [1.0] * 6, [1.1] * 6, product=1.4)])
+    words = parallel([], probes).words
+    assert words.startswith("not enough evidence: speed-up of a Transformer layer")
+    assert "(a matrix product gains 1.4 times [1.40 or more]; from 1.5 times on" in words
+    rows = [replace(row, frames=100) for row in probes["threads"].rows]
+    words = parallel([], {"threads": Measured(rows, {})}).words
+    assert words == "not enough evidence: an LSTM of width 320 and 16 x 400 frames not measured"
+
+
 @pytest.mark.parametrize(
-    ("reading", "words"),
+    ("reading", "multiplying", "words"),
     [
-        ([0.6] * 6, "for: time to read the weights / time of a step of 5 layers of 512 cells"),
-        ([0.3] * 6, "against: "),
-        ([0.4, 0.6, 0.6, 0.6, 0.6, 0.6], "not enough evidence: "),
-        ([0.9] * 5 + [1.05], "for: "),
-        ([0.6] * 5, "not enough evidence: "),
+        ([0.6] * 6, [0.8] * 6, "for: time to read the weights / time of a step of 5 layers of 512"),
+        ([0.2] * 6, [0.3] * 6, "against: "),
+        ([0.3] * 6, [0.7] * 6, "not enough evidence: "),  # it depends on how one reads
+        ([0.4, 0.6, 0.6, 0.6, 0.6, 0.6], [0.8] * 6, "not enough evidence: "),
+        ([0.2] * 6, [0.3] * 5 + [0.6], "not enough evidence: "),
+        ([0.9] * 5 + [1.05], [1.1] * 6, "for: "),
+        ([0.6] * 5, [0.8] * 5, "not enough evidence: "),
     ],
 )
-def test_bandwidth_is_judged_by_a_stream_of_five_layers_at_batch_1(tmp_path, reading, words):
+def test_bandwidth_is_judged_by_a_stream_of_five_layers_at_batch_1(
+    tmp_path, reading, multiplying, words
+):
     step = {"width": 512, "batch": 1, "seconds": 1e-3, "flops": 80 * 512**2, "intensity": 0.5}
     step |= {"bound": "memory", "layers": 5, "bytes": 160 * 512**2, "reading": reading}
+    step |= {"multiplying": multiplying}
     others = [step | {"batch": 64, "reading": [0.1] * 6}, step | {"layers": 0, "reading": [2] * 6}]
     machine = {"peak": 5e10, "bandwidth": 4e10, "ridge": 5.0}
     folder = write_probe(tmp_path, "roofline", [*others, step], machine=machine)
@@ -438,7 +453,10 @@ def test_a_lag_not_learnt_decides_only_after_many_updates_and_where_another_arm_
     tmp_path, horizons, number, updates, words
 ):
     folder = write_horizon(tmp_path, horizons, LAGS, number, ("latch", "latch-mixed"))
-    rows = [replace(r, budget_updates=updates) for r in read_probes([folder])["horizon"].rows]
+    rows = [
+        replace(r, budget_updates=updates, updates=updates)
+        for r in read_probes([folder])["horizon"].rows
+    ]
     verdict = lstm_memory([], {"horizon": Measured(rows, {})})
     assert verdict.words.startswith(words)
     few = updates == 500 and verdict.kind == "not enough evidence"
@@ -470,14 +488,18 @@ def test_a_missed_lag_is_judged_by_its_own_updates_and_seeds(tmp_path, own, othe
     def attempts(arm: str, longest: int, lag: int, number: int, updates: int) -> list[Attempt]:
         folder = write_horizon(tmp_path / f"{arm} {lag}", {arm: longest}, [lag], number, TASKS)
         rows = read_probes([folder])["horizon"].rows
-        return [replace(row, budget_updates=updates) for row in rows]
+        return [replace(row, budget_updates=updates, updates=updates) for row in rows]
 
     rows = attempts("hierarchical", 4096, 4096, 5, 5000)
     rows += attempts("hierarchical", 4096, 10_000, 3, own)
     rows += attempts("gru", 10_000, 10_000, 3, other)
     verdict = hierarchy([], {"horizon": Measured(rows, {})})
     assert words in verdict.words
-    assert f"4,096 steps (exact, median of 3 seeds, {own:,} updates at a lag of" in verdict.words
+    assert "4,096 steps (exact, median of 3 seeds, at most " in verdict.words
+    assert f"{own:,} at a lag of 10,000" in verdict.words
+    easier = [replace(row, curriculum=[512], updates_here=own - 25) for row in rows]
+    few = hierarchy([], {"horizon": Measured(easier, {})}).words
+    assert "5,000 updates might be enough" in few  # those at a lag of 512 do not count
 
 
 # --- nothing measured ---
