@@ -6,6 +6,7 @@ python -m benchmarks.planted_difference --repetitions 1000
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from asr.statistics.power import detectable_cost
 RATE = 0.06  # mean WER of both arms, as on LibriSpeech test-clean with 100 hours
 UTTERANCE = 20  # words per utterance
 RESAMPLES = 500
+STUCK = 3.0  # factor by which a stuck run costs more
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,12 @@ def scenarios() -> Iterator[Scenario]:
         for seeds in (3, 5):
             yield replace(base, scatters=(scatter, scatter), seeds=seeds)
     yield replace(base, scatters=(0.03, 0.03), seeds=10)
-    for scatters in ((0.03, 0.30), (0.09, 0.54)):  # very unequal
-        for seeds in (3, 5):
-            yield replace(base, scatters=scatters, seeds=seeds)
+    # Very unequal.
+    for low, high, seeds in (
+        (0.03, 0.30, 3), (0.03, 0.30, 5), (0.03, 0.40, 3), (0.09, 0.54, 3), (0.09, 0.54, 4),
+        (0.09, 0.54, 5), (0.09, 0.90, 5),
+    ):  # fmt: skip
+        yield replace(base, scatters=(low, high), seeds=seeds)
     for seeds in (1, 2):
         yield replace(base, scatters=(0.06, 0.06), seeds=seeds)
     for speakers in (2, 4, 5, 6, 10):
@@ -156,17 +161,19 @@ def false_in_family(study: Scenario, arms: int, repetitions: int) -> float:
 
 @dataclass(frozen=True)
 class CostScenario:
-    """Costs to a target with the median 1, whose logarithms are normal.
+    """Costs to a target with the median 1, whose logarithms are normal but for stuck runs.
 
     Attributes:
         scatters: standard deviations of the logarithms of the costs of arms A and B.
         seeds: runs of each arm.
         budget: cost at which all runs stop; those that cost more miss the target.
+        stuck: share of the runs of arm A that cost ``STUCK`` times as much.
     """
 
     scatters: tuple[float, float]
     seeds: int
     budget: float = np.inf
+    stuck: float = 0.0
 
 
 def cost_scenarios() -> Iterator[CostScenario]:
@@ -178,12 +185,19 @@ def cost_scenarios() -> Iterator[CostScenario]:
         for seeds in (5, 6, 10):
             for budget in (1.1, 1.4):
                 yield CostScenario(scatters, seeds, budget)
+    for stuck in (0.1, 0.2, 0.3):
+        for seeds in (3, 5, 10):
+            yield CostScenario((0.09, 0.09), seeds, stuck=stuck)
 
 
 def cost_row(study: CostScenario, repetitions: int) -> list[str]:
     """Measures one line of the table of costs; B costs less by the stated ratio in the end."""
     random = np.random.default_rng(4)
     logs = np.array(study.scatters)[:, None] * random.normal(size=(repetitions, 2, study.seeds))
+    if study.stuck:
+        late = random.random((repetitions, study.seeds)) < study.stuck
+        median = study.scatters[0] * NormalDist().inv_cdf(0.5 / (1 - study.stuck))
+        logs[:, 0] += np.log(STUCK) * late - median
 
     def excluded(ratio: float) -> list[int]:
         """1 for each interval above a ratio of 1, -1 for each interval below it."""
@@ -196,6 +210,7 @@ def cost_row(study: CostScenario, repetitions: int) -> list[str]:
 
     reached = np.mean(np.exp(logs) < study.budget)
     cells = [" and ".join(f"{100 * s:g}" for s in study.scatters), str(study.seeds)]
+    cells += [f"{100 * study.stuck:g} %"]
     cells += ["none" if np.isinf(study.budget) else f"{study.budget:g}", f"{100 * reached:.0f} %"]
     cells.append(f"{100 * np.mean(np.abs(excluded(1))):.1f} %")
     if study.budget < np.inf:
@@ -245,6 +260,7 @@ HEAD = (
 COST_HEAD = (
     "scatter of costs, %",
     "seeds",
+    "runs of A stuck at 3 times the cost",
     "budget, in median costs",
     "runs that reach the target",
     "equal medians: called better or worse",
