@@ -8,7 +8,7 @@ from asr.formatting import digits, percent, prefixed, whole_number
 from asr.probes.probe import Columns, Measured, Option, Part, Probe, format_interval, table
 from asr.statistics.median import MIN_REPEATS
 
-WIDTHS, BATCHES = (64, 256, 512, 1024), (1, 16, 64)
+WIDTHS, BATCHES = (256, 512, 1024), (1, 16)
 
 
 @dataclass(frozen=True)
