@@ -21,6 +21,7 @@ from asr.statistics.comparison import MIN_SEEDS
 from asr.statistics.contrast import Contrast, Decision, decide, within_margin
 from asr.statistics.power import detectable_cost
 
+EARLY = 0.5  # WER; above it, a comparison is about the beginning of training
 NOT_PLANNED = (
     "no study planned a contrast for it before its runs, and what is chosen after the results "
     "decides nothing"
@@ -79,6 +80,7 @@ def _errors(evidence: Evidence, contrast: Contrast) -> Verdict:
     told += f" at {100 * found.difference.level:.3g} %, margin {contrast.margin:g}"
     if found.decidable and any(found.rates):
         told += f", detectable {100 * found.detectable:.2f} points"
+    told += _early(min(found.rates))
     if found.statement != decision:
         decision = decide(low, high, contrast.margin / 100)
         why = within_margin(low, high) if decision == "equivalent" else ""
@@ -93,8 +95,10 @@ def _cost(evidence: Evidence, contrast: Contrast) -> Verdict:
         axis = None  # the CPU time of disturbed runs is not what the study registered
     words = {quantity.key: quantity.title(evidence.group) for quantity in COSTS}
     unit = "hours" if axis is None else hours_unit(evidence.group) if axis == WALL else words[axis]
-    told = f"{arms[0].label} / {arms[1].label}, {unit} to {contrast.target:g} % validation WER"
-    costs = [cost_to(arm, (contrast.target or 0) / 100, axis or WALL) for arm in arms]
+    target = contrast.target or 0.0
+    told = f"{arms[0].label} / {arms[1].label}, {unit} to {target:g} % validation WER"
+    told += _early(target / 100)
+    costs = [cost_to(arm, target / 100, axis or WALL) for arm in arms]
     where = _measured_on(evidence, contrast, [cost.seeds for cost in costs])
     if axis is None or any(cost.value is None for cost in costs):
         why = "the runs were disturbed" if axis is None else "the cost was not measured"
@@ -113,7 +117,7 @@ def _cost(evidence: Evidence, contrast: Contrast) -> Verdict:
         why = f"seeds that reached the target: {listed(came)}"
         if min(a.seeds, b.seeds) < (needed := runs_to_decide(evidence.level)):
             why += f"; if a seed misses it, {needed} seeds of each arm are needed"
-    elif first := _at_first([run for arm in arms for run in arm.runs], contrast.target or 0.0):
+    elif first := _at_first([run for arm in arms for run in arm.runs], target):
         decision = "not enough evidence"
         why = f"{numbered(first, 'run')} had reached the target at the first validation"
         why += ", so the cost is not known; validate earlier or register a lower target"
@@ -125,6 +129,11 @@ def _cost(evidence: Evidence, contrast: Contrast) -> Verdict:
     if barred := evidence.undecided(contrast):
         decision, why = "not enough evidence", barred
     return conclude(claim, decision, told, where, why)
+
+
+def _early(rate: float) -> str:
+    """Says that a comparison is about early training, if the lower WER is above ``EARLY``."""
+    return f" (early training: above {100 * EARLY:g} % WER)" if rate > EARLY else ""
 
 
 def _at_first(runs: Sequence[Run], target: float) -> int:
@@ -155,7 +164,8 @@ PLANNED = (
     "or costs more, according to the claim. There is no verdict before all registered seeds of "
     "both arms have ended, nor if the plan was amended after the first run had begun. All seeds of "
     "an arm share one tuned setting: another tuning could give another result, which no interval "
-    "here includes (Bouthillier et al., 2021)."
+    "here includes (Bouthillier et al., 2021). Above a WER of "
+    f"{100 * EARLY:g} % in the better arm, the verdict says that it is about early training."
 )
 DECISIONS = (
     "‘Equivalent’: the whole interval lies within the margin; the subject may still be worse or "

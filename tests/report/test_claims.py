@@ -134,6 +134,23 @@ def test_disturbed_runs_are_not_judged_in_another_unit_than_the_registered_one(
     assert words.endswith("(the runs were disturbed)")
 
 
+@pytest.mark.parametrize(("rate", "early"), [(0.49, False), (0.52, True)])
+def test_a_verdict_above_50_percent_says_that_it_is_about_early_training(tmp_path, rate, early):
+    arms = [("LSTM", rate + 0.2, 1.0), ("Transformer", rate, 1.0)]
+    high = evidence(tmp_path, *arms, contrasts=(ERRORS, replace(COST, target=60, primary=False)))
+    verdict = planned("C1")([high], {})
+    assert verdict.words.startswith("for: ")
+    assert ("points (early training: above 50 % WER); 5 seeds" in verdict.words) == early
+    assert "to 60 % validation WER (early training: above 50 % WER)" in verdict.reasons[0]
+
+
+def test_a_verdict_says_what_was_known_when_its_contrast_was_planned(tmp_path):
+    known = replace(ERRORS, planned_after="a first version of two seeds")
+    arms = [("LSTM", 0.2, 1.0), ("Transformer", 0.1, 1.0)]
+    words = planned("C1")([evidence(tmp_path, *arms, contrasts=(known,))], {}).words
+    assert words.endswith("EPYC, 1 core; planned after a first version of two seeds")
+
+
 @pytest.mark.parametrize(
     ("lstm", "transformer", "number", "said"),
     [
