@@ -387,7 +387,7 @@ def run(arguments: Sequence[str]) -> int:
     rows, difference = compare(drawn, found)
     names = {THEIRS: f"PocketSphinx {theirs.version}", OURS: f"asr, {options.model}"}
     seen = ours.model.summary.get("tuning", {}).get("rows_sha256") == drawn.rows_sha256
-    machine = environment() | {"load_before": load}
+    machine = environment() | {"load_before": load, "load_after": os.getloadavg()[0]}
     report = {
         "options": {key: str(value) for key, value in vars(options).items()},
         "search": repr(ours.model.search),
@@ -412,7 +412,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     print(f"asr {machine['asr']} ({machine['git_commit']}), search {report['search']}")
     print(
-        f"{machine['cpu']}, {machine['cores']} cores, load {load:.1f} before, one thread each; "
+        f"{machine['cpu']}, {machine['cores']} cores, load {load:.1f} before and "
+        f"{machine['load_after']:.1f} after, one thread each; "
         f"Python {machine['python']}, torch {machine['torch']}"
     )
     print(f"{parser.prog} {shlex.join(arguments)}")
