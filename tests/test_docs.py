@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import soundfile
 
@@ -15,8 +17,10 @@ import asr.report
 import asr.study
 from asr import cli
 from asr.commands.options import VERBS
+from asr.model import load_model
 from asr.probes.probe import Probe
 from asr.study import read_study
+from asr.text.normalisers import NORMALISERS
 from tests.corpus import RATE, make_corpus, tone_speech
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +38,14 @@ SMALL = {
     ("claims", "context"): ["--utterances=2"],
     ("doctor",): ["--quick"],
 }
+GERMAN = [
+    "Nach zwei Runden war der Kampf relativ ausgeglichen.",
+    "Sie betrug zwischen drei Monaten und einem Jahr.",
+    "Die Gebühr beträgt zwei Euro pro Paar.",
+    "Übrigens: Wer weiß, ob Größe zählt?",
+    "Aber die „Pflege der Bewegungsspiele“ umfasste weitaus mehr.",
+    "Äpfel, Öl – und Bio-Müsli; so geht's!",
+]
 TIMED = (
     "scaling",
     "threads",
@@ -62,6 +74,34 @@ CALLS = {
     if not MARK.search(line)
     for words in [shlex.split(line, comments=True)[1:]]
 }
+
+
+def german_blocks(language: str, word: str) -> str:
+    """The one block of the page on German, in this language, that holds a word."""
+    (block,) = [b for b in fenced(PAGES["another-language.md"], language) if word in b]
+    return block
+
+
+def make_german(folder: Path) -> None:
+    """Makes the stand-in for Kerstin, and runs the steps of its page up to the training."""
+    (folder / "kerstin" / "clips").mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    lines = []
+    for i in range(24):
+        text = GERMAN[i % len(GERMAN)]
+        name = {0: "kerstin-0064", 1: "kerstin-0197"}.get(i, f"kerstin-9{i:03}")
+        tones = np.repeat([300 + ord(c) % 97 * 30 for c in text], RATE // 10)
+        wave = 0.3 * np.sin(2 * np.pi * np.cumsum(tones) / RATE)
+        wave += 0.003 * draw.standard_normal(len(wave))
+        path = folder / "kerstin" / "clips" / f"{name}.opus"
+        soundfile.write(path, wave, RATE, format="OGG", subtype="OPUS")
+        lines.append(f"{name}|{text}\n")
+    (folder / "kerstin" / "metadata.csv").write_text("".join(lines), encoding="utf-8")
+    (folder / "german.yaml").write_text(german_blocks("yaml", "tokenizer"), encoding="utf-8")
+    subprocess.run(["bash", "-c", german_blocks("bash", "awk")], cwd=folder, check=True)
+    for words in [shlex.split(line)[1:] for line in commands(PAGES["another-language.md"])]:
+        if words[0] in ("prepare", "train"):
+            assert cli.main([*words, *SMALL.get((words[0],), [])]) == 0
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +140,7 @@ def place(tmp_path_factory):
         assert cli.main(["train", "fsdd", *small, "--seed=2", "--run=runs/transformer"]) == 0
         for run in ("runs/mine", "runs/transformer"):
             assert cli.main(["evaluate", run]) == 0
+        make_german(folder)
     return folder
 
 
@@ -164,6 +205,37 @@ def test_the_study_in_the_documentation_is_valid(work):
     (work / "mine.yaml").write_text(text)
     study = read_study(work / "mine.yaml")
     assert list(study.arms) == ["lstm", "transformer"]
+
+
+def texts_of(corpus: Path) -> set[str]:
+    """The distinct texts of a prepared corpus, in all splits."""
+    tables = [parquet.read_table(path, columns=["text"]) for path in corpus.glob("*.parquet")]
+    return {text for table in tables for text in table["text"].to_pylist()}
+
+
+def test_german_texts_survive_every_step(work):
+    assert texts_of(work / "data/german") == set(GERMAN)
+    words = texts_of(work / "data/german-words")
+    assert "übrigens wer weiß ob größe zählt" in words
+    assert "äpfel öl und bio müsli so geht's" in words
+    model = load_model(work / "runs/german")
+    for text in GERMAN:
+        assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
+    assert cli.main(["evaluate", "runs/german"]) == 0
+    written = (work / "runs/german/evaluations/test/hypotheses.jsonl").read_text(encoding="utf-8")
+    references = [json.loads(line)["reference"] for line in written.splitlines()]
+    assert references
+    assert set(references) <= set(GERMAN)
+    assert all(text in written for text in references)  # as text, not as \\u00fc
+
+
+def test_the_table_of_normalisers_is_what_they_make():
+    rows = re.findall(
+        r"^\| `(none|lower|english)`[^|]*\| `(.+?)` \|", PAGES["another-language.md"], re.M
+    )
+    assert [name for name, _ in rows] == ["none", "lower", "english"]
+    for name, text in rows:
+        assert NORMALISERS[name](rows[0][1]) == text
 
 
 def test_the_ledger_page_names_every_field(place):

@@ -24,7 +24,7 @@ OUTLIER_MIN_COUNT = 20  # a split with fewer utterances is not searched for outl
 ADVICE = {  # advice for each reason; examples replace the braces
     "tags": "hold tags ({}), which are read as words; --strip-tags leaves them out",
     "not_english": "are not what the normaliser english is made for ({}); use --normaliser lower,"
-    " which keeps the characters of every script",
+    " which keeps the characters of every script, and punctuation",
 }
 # Reasons why a row could not be read; the other reasons concern rows that were read.
 NOT_READ = (

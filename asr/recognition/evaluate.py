@@ -133,7 +133,9 @@ def evaluate(
             "training": model.summary,
         }
         files: dict[Path, Content] = {
-            output / "hypotheses.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+            output / "hypotheses.jsonl": "".join(
+                json.dumps(line, ensure_ascii=False) + "\n" for line in lines
+            ),
             output / "metrics.json": json.dumps(metrics, indent=1) + "\n",
         }
         if figure is None:
