@@ -120,6 +120,11 @@ def place(tmp_path_factory):
             soundfile.write(path, tone_speech("ab ca", i), RATE, **kind)
             if name == "my-recordings":
                 path.with_suffix(".txt").write_text("ab ca")
+    words = {"trn": "one two (ann-1)\n", "jsonl": '{"id": "ann-1", "text": "one two"}\n'}
+    words |= {"stm": "talk 1 ann 0 2 one two\n", "ctm": "talk 1 0 1 one\ntalk 1 1 1 two\n"}
+    for kind, content in words.items():
+        for name in ("theirs", "correct"):
+            (folder / f"{name}.{kind}").write_text(content)
     soundfile.write(folder / "talk.mp3", tone_speech("ab ba ca", 1), RATE)
     shutil.copy(ROOT / "recipes" / "fsdd.yaml", folder / "my-recipe.yaml")
     encoders = {block for block in fenced(PAGES["README.md"], "python") if "my_encoders" in block}

@@ -1,12 +1,14 @@
 """``asr evaluate``, ``tune-decoding``, ``transcribe`` and ``export``."""
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from asr.commands.options import Parser, device_of, fail, hyphens, parser
-from asr.formatting import numbered, positive_duration, whole_number
+from asr.formatting import listed, numbered, positive_duration, whole_number
 from asr.recognition.writers import FORMATS
+from asr.text.normalisers import NORMALISERS
 
 # Seconds of audio in a batch. On a GPU a search step takes the time of its kernel launches, whose
 # number does not depend on the size of the batch.
@@ -14,14 +16,50 @@ BATCH_SECONDS, GPU_BATCH_SECONDS = 120.0, 960.0
 
 
 def evaluate(arguments: list[str]) -> int:
-    """``asr evaluate MODEL --split test``."""
+    """``asr evaluate MODEL --split test``, or ``--hypotheses FILE --references FILE``."""
     options = model_options("evaluate")
+    options.usage = (
+        "asr evaluate MODEL [--split test] [--option value ...], or\n"
+        "       asr evaluate --hypotheses FILE --references FILE [--normaliser NAME]"
+    )
     corpus_options(options, "test")
     options.add_argument(
         "--output", type=Path, metavar="FOLDER",
-        help="folder to write (default: MODEL/evaluations/SPLIT)",
+        help="folder to write (default: MODEL/evaluations/SPLIT; nothing is written for files)",
+    )  # fmt: skip
+    group = options.add_argument_group("to score what any recogniser wrote, without a model")
+    for name, kinds in (("hypotheses", ".ctm with .stm"), ("references", ".stm with .ctm")):
+        group.add_argument(
+            f"--{name}", metavar="FILE", type=Path,
+            help=f"file of {name}; its ending tells the format: .trn, {kinds}, .jsonl, .json, .csv "
+            "or .tsv with id and text, .txt line by line, or none for Kaldi's text",
+        )  # fmt: skip
+    group.add_argument(
+        "--normaliser", choices=(*NORMALISERS, "whisper"), default="none",
+        help="applied to hypotheses and references; whisper is the English one of Whisper "
+        "(default: none)",
+    )  # fmt: skip
+    group.add_argument(
+        "--missing-as-empty", action="store_true",
+        help="count a reference without a hypothesis as deleted words (default: an error)",
     )  # fmt: skip
     known = options.parse_args(hyphens(arguments))
+    of_files = {"hypotheses", "references", "normaliser", "missing_as_empty"}
+    given = {name for name, value in vars(known).items() if value != options.get_default(name)}
+    if known.hypotheses or known.references:
+        if not (known.hypotheses and known.references):
+            raise ValueError("give both --hypotheses and --references")
+        _refuse_idle("--hypotheses", given - of_files - {"output"})
+        from asr.recognition import score_files as scoring
+
+        settings = {name: getattr(known, name) for name in (*of_files, "output")}
+        print(scoring.scores_summary(scoring.score_files(**settings)))
+        if known.output:
+            print(f"written: {known.output / 'metrics.json'}, {known.output / 'hypotheses.jsonl'}")
+        return 0
+    if known.model is None:
+        options.error("the following arguments are required: MODEL")
+    _refuse_idle("MODEL", given & of_files)
 
     from asr.model import corpus_of
     from asr.recognition import evaluate as evaluation
@@ -165,6 +203,13 @@ def export(arguments: list[str]) -> int:
     return 0
 
 
+def _refuse_idle(what: str, idle: Collection[str]) -> None:
+    """Refuses options that have no meaning beside ``what``."""
+    if idle:
+        names = [("MODEL" if n == "model" else f"--{n.replace('_', '-')}") for n in sorted(idle)]
+        raise ValueError(f"{what} does not read {listed(names)}; leave them out")
+
+
 def _status(verb: str, failed: int, words: str) -> int:
     """Returns the exit status of a verb; reports the number of items that failed."""
     if failed:
@@ -188,6 +233,7 @@ def model_options(verb: str) -> Parser:
     options.add_argument(
         "model",
         metavar="MODEL",
+        nargs="?" if verb == "evaluate" else None,
         help="run folder (its best model is used), model folder, or shipped model",
     )
     options.set_defaults(search=None)

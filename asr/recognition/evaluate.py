@@ -22,19 +22,17 @@ from asr.metering.meter import device_name
 from asr.metering.use import Use
 from asr.model import SpeechModel
 from asr.recognition.alignment import CONFIDENCE, aligns
+from asr.recognition.error_rates import error_rates, in_words, worst, worst_in_words
 from asr.recognition.recognise import Recognised, SplitReader, recognise
 from asr.recognition.reliability import diagram, judged
 from asr.recognition.transcript import Word
 from asr.search import Hypothesis
 from asr.search.calibration import confidence_measures
-from asr.statistics.bootstrap import METHOD, bootstrap_interval, resampling_unit
-from asr.text.scoring import Alignment, align, percent, pooled, score
+from asr.text.scoring import Alignment, align, pooled
 
 log = logging.getLogger(__name__)
 
-RESAMPLES = 10_000
 DURATION_BINS = 5
-NUM_WORST = 20
 FIGURE = "calibration.png"
 CHOSEN_HERE = "chosen on these same utterances"
 COLUMNS = ("id", "speaker_id", "text", "original_text", "duration")
@@ -122,11 +120,11 @@ def evaluate(
             "threads": torch.get_num_threads(),
             "git_commit": environment()["git_commit"],
             "failed": failed,
-            **_rates(rows, alignments, hypotheses, raw),
+            **error_rates(rows, alignments, hypotheses, raw),
             **seconds,
             "real_time_factor": seconds["decode_seconds"] / seconds["audio_seconds"],
             "by_duration": by_duration(rows["duration"], alignments),
-            "worst": _worst(lines, alignments),
+            "worst": worst(lines, alignments),
             "confusions": confusions,
             "unfinished": sum(not line["finished"] for line in lines),
             "confidence": confidence,
@@ -148,8 +146,7 @@ def evaluate(
 
 def evaluation_summary(metrics: dict[str, Any]) -> str:
     """The summary of ``evaluate``'s result that the command prints."""
-    wer, cer = metrics["wer"], metrics["cer"]
-    low, high = wer["interval"]
+    wer = metrics["wer"]
     failed = metrics["failed"]
     lines = [f"failed: {one['id']}: {one['reason']}" for one in failed[:SHOWN_FAILURES]]
     if failed:
@@ -159,11 +156,7 @@ def evaluation_summary(metrics: dict[str, Any]) -> str:
         f"{metrics['corpus']['name']} {metrics['split']}: {metrics['utterances']} utterances, "
         f"{metrics['audio_seconds'] / 3600:.2f} h, {wer['words']} words, "
         f"normaliser {metrics['normaliser']}" + ", synthetic" * metrics["corpus"]["synthetic"],
-        f"WER {percent(wer['rate'])} [{percent(low)}, {percent(high)}]  "
-        f"{wer['substitutions']} substitutions, "
-        f"{wer['deletions']} deletions, {wer['insertions']} insertions",
-        f"CER {percent(cer['rate'])}  sentences with an error "
-        f"{percent(metrics['sentence_error_rate'])}",
+        *in_words(metrics),
         f"real-time factor {metrics['real_time_factor']:.4f} on {metrics['device_name']} ("
         f"{100 * metrics['encode_seconds'] / metrics['decode_seconds']:.0f} % features and "
         f"encoder), search {metrics['search']}",
@@ -186,14 +179,7 @@ def evaluation_summary(metrics: dict[str, Any]) -> str:
         lines.append(f"search and calibration were {CHOSEN_HERE}: judge them on another split")
     if metrics["unfinished"]:
         lines.append(f"{metrics['unfinished']} hypotheses did not end by themselves")
-    wrong = [row for row in metrics["worst"][:3] if row["wer"] > 0]
-    for row in wrong:
-        lines += [
-            f"worst: {row['id']}, WER {100 * row['wer']:.0f} %",
-            f"  reference  {row['reference']}",
-            f"  recognised {row['hypothesis']}",
-        ]
-    return "\n".join(lines)
+    return "\n".join(lines + worst_in_words(metrics))
 
 
 # The best hypothesis of each row and its words with times, by the number of the row; no words
@@ -262,26 +248,6 @@ def _lines(
     ]
 
 
-def _rates(
-    rows: dict[str, list[Any]],
-    alignments: Sequence[Alignment],
-    hypotheses: Sequence[str],
-    raw: Sequence[str],
-) -> dict[str, Any]:
-    """Error rates with their counts and the interval of the WER; the WER without normalisation."""
-    scores = score(alignments, rows["text"], hypotheses)
-    errors, totals = [a.errors for a in alignments], [a.words for a in alignments]
-    speakers = rows["speaker_id"]
-    interval = bootstrap_interval(errors, totals, speakers, resamples=RESAMPLES)
-    scores["wer"]["interval"] = list(interval)
-    scores["wer"]["interval_method"] = (
-        f"95 % {METHOD}, {RESAMPLES} resamples of {resampling_unit(speakers)}"
-    )
-    verbatim = pooled(align(rows["original_text"], raw)[0])
-    rate = verbatim.errors / verbatim.words if verbatim.words else None
-    return {**scores, "wer_unnormalised": {"rate": rate}}
-
-
 def _confidence(
     model: SpeechModel,
     data: SplitReader,
@@ -332,19 +298,6 @@ def by_duration(durations: Sequence[float], words: Sequence[Alignment]) -> list[
             }
         )
     return table
-
-
-def _worst(lines: Sequence[dict[str, Any]], words: Sequence[Alignment]) -> list[dict[str, Any]]:
-    """Utterances by falling WER, then number of errors; an empty reference counts as one word."""
-    rated = [
-        (own.errors / max(own.words, 1), own.errors, line)
-        for own, line in zip(words, lines, strict=True)
-    ]
-    rated.sort(key=lambda row: (-row[0], -row[1], row[2]["id"]))
-    return [
-        {"id": line["id"], "wer": wer} | {name: line[name] for name in ("reference", "hypothesis")}
-        for wer, _, line in rated[:NUM_WORST]
-    ]
 
 
 def _warn_of_differences(corpus: dict[str, Any], model: SpeechModel) -> None:

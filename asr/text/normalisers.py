@@ -88,3 +88,25 @@ def normaliser(name: str) -> Normaliser:
     if name not in NORMALISERS:
         raise ValueError(f"normaliser {name!r}: choose one of {', '.join(NORMALISERS)}")
     return NORMALISERS[name]
+
+
+def scoring_normaliser(name: str) -> Normaliser:
+    """Returns a normaliser of texts that are only scored: one by name, or Whisper's for English.
+
+    ``whisper`` is the English normaliser of Radford et al., "Robust speech recognition via
+    large-scale weak supervision", 2022, appendix C. It writes numbers in digits, expands
+    contractions, and takes British for American spelling, so no model should learn its texts.
+
+    Raises:
+        ValueError: there is none, or its package is not installed.
+    """
+    if name != "whisper":
+        return normaliser(name)
+    try:
+        from whisper_normalizer.english import EnglishTextNormalizer
+    except ImportError as error:
+        raise ValueError(
+            f"normaliser 'whisper': {error}; run: pip install whisper-normalizer"
+        ) from None
+    whisper: Normaliser = EnglishTextNormalizer()
+    return whisper

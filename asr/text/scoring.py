@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jiwer
@@ -51,11 +51,15 @@ Edits = Iterator[tuple[str, list[str], list[str]]]  # kind, reference words, hyp
 CONFUSIONS = {"substitute": "substitutions", "delete": "deletions", "insert": "insertions"}
 
 
-def _edits(references: Sequence[str], hypotheses: Sequence[str]) -> Iterator[Edits]:
+def _edits(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    process: Callable[..., Any] = jiwer.process_words,
+) -> Iterator[Edits]:
     """Yields the edits that turn each reference into its hypothesis, as jiwer aligns them."""
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
-    found = jiwer.process_words([*map(spaced, references)], [*map(spaced, hypotheses)])
+    found = process([*map(spaced, references)], [*map(spaced, hypotheses)])
     # jiwer scores two empty lists as if they were one pair of empty texts.
     rows = [*zip(found.references, found.hypotheses, found.alignments, strict=True)]
     for before, after, chunks in rows[: len(references)]:
@@ -104,38 +108,43 @@ def pooled(alignments: Iterable[Alignment]) -> Alignment:
     return Alignment(*map(sum, zip(Alignment(0, 0, 0, 0), *alignments, strict=True)))
 
 
+def align_characters(references: Sequence[str], hypotheses: Sequence[str]) -> list[Alignment]:
+    """Returns the alignment of characters of each pair; a space between words is a character."""
+    alignments = []
+    for edits in _edits(references, hypotheses, jiwer.process_characters):
+        counts = dict.fromkeys((*CONFUSIONS, "equal"), 0)
+        for kind, before, after in edits:
+            counts[kind] += max(len(before), len(after))
+        alignments.append(Alignment(*counts.values()))
+    return alignments
+
+
 def characters(references: Sequence[str], hypotheses: Sequence[str]) -> Alignment:
     """Sums the edits of characters; a space between words is a character."""
-    if not references:
-        return Alignment(0, 0, 0, 0)
-    result = jiwer.process_characters([*map(spaced, references)], [*map(spaced, hypotheses)])
-    return Alignment(result.substitutions, result.deletions, result.insertions, result.hits)
+    return pooled(align_characters(references, hypotheses))
 
 
-def score(
-    alignments: Sequence[Alignment], references: Sequence[str], hypotheses: Sequence[str]
-) -> dict[str, Any]:
+def score(words: Sequence[Alignment], letters: Sequence[Alignment]) -> dict[str, Any]:
     """Returns pooled WER and CER with their counts, and the share of sentences with an error.
 
     A rate is the sum of errors divided by the sum of reference words over the whole list, and may
     exceed 1. The words of a hypothesis with an empty reference count as insertions.
 
+    Args:
+        words: the word alignments of all utterances.
+        letters: their alignments of characters.
+
     Raises:
         ValueError: no reference has a word.
     """
-    words, letters = pooled(alignments), characters(references, hypotheses)
-    if not words.words:
-        raise ValueError("no reference words, so there is no error rate; check the corpus' texts")
-    return {
-        "utterances": len(references),
-        "wer": {"rate": words.errors / words.words, **words._asdict(), "words": words.words},
-        "cer": {
-            "rate": letters.errors / letters.words,
-            **letters._asdict(),
-            "characters": letters.words,
-        },
-        "sentence_error_rate": sum(a.errors > 0 for a in alignments) / len(alignments),
-    }
+    rates: dict[str, Any] = {"utterances": len(words)}
+    for name, unit, counts in (("wer", "words", words), ("cer", "characters", letters)):
+        total = pooled(counts)
+        if not total.words:
+            raise ValueError("no reference words, so there is no error rate; check the texts")
+        rate = total.errors / total.words
+        rates[name] = {"rate": rate, **total._asdict(), unit: total.words}
+    return {**rates, "sentence_error_rate": sum(a.errors > 0 for a in words) / len(words)}
 
 
 def percent(rate: float | None) -> str:

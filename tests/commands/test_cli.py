@@ -443,6 +443,23 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
         "evaluate {run} --colour",
         r"unrecognized arguments: --colour \(see: asr evaluate --help",
     ),
+    "evaluate: nothing": ("evaluate", "arguments are required: MODEL"),
+    "evaluate: half of the files": (
+        "evaluate --hypotheses x.trn",
+        "give both --hypotheses and --references",
+    ),
+    "evaluate: files and a model": (
+        "evaluate {run} --hypotheses x.trn --references y.trn --split test --device cpu",
+        "--hypotheses does not read --device and MODEL; leave them out",
+    ),
+    "evaluate: a normaliser for a model": (
+        "evaluate {run} --normaliser lower",
+        "MODEL does not read --normaliser; leave them out",
+    ),
+    "evaluate: missing references": (
+        "evaluate --hypotheses x.trn --references nowhere.trn",
+        "nowhere.trn: No such file or directory; check the path",
+    ),
     "tune-decoding: a search": (
         "tune-decoding {run} --search Greedy",
         "--search Greedy; tune-decoding chooses the search itself; leave it out",
