@@ -148,6 +148,11 @@ def transcribe(arguments: list[str]) -> int:
         "--min-confidence", type=float, metavar="P", help="leave out words whose confidence (0 to "
         "1) is below P or unknown; a note gives their number"
     )  # fmt: skip
+    options.add_argument(
+        "--max-chars-per-second", type=float, metavar="N", help="reading speed of subtitles (srt, "
+        "vtt, json): a faster one stays longer where there is time, for example 17, or 9 for "
+        "Chinese; a note gives the number of those that stay too fast (default: no limit)"
+    )  # fmt: skip
     existing = options.add_mutually_exclusive_group()
     existing.add_argument(
         "--overwrite", dest="existing", action="store_const", const="replace", default="refuse",
@@ -165,7 +170,14 @@ def transcribe(arguments: list[str]) -> int:
 
     settings = {
         name: getattr(known, name)
-        for name in ("formats", "output_dir", "window_seconds", "existing", "min_confidence")
+        for name in (
+            "formats",
+            "output_dir",
+            "window_seconds",
+            "existing",
+            "min_confidence",
+            "max_chars_per_second",
+        )
     }
     transcription.check_request(**settings)
     sources = find(known.inputs, known.recursive)

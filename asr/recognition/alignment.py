@@ -67,7 +67,7 @@ def align_words(
     spans = ALIGNERS[decoder.aligner](decoder, encoded, sizes, tokens)
     aligned = []
     for ids, path, size in zip(tokens, spans, sizes, strict=True):
-        words, ranges = spelled(ids, tokenizer)
+        words, ranges, reached = spelled(ids, tokenizer)
         if path is None:
             # No path: the words are spread evenly over the audio and have no confidence.
             step = size * frame_seconds / max(len(words), 1)
@@ -76,14 +76,31 @@ def align_words(
             timed = []
             for number, word in enumerate(words):
                 # A token belongs to every word to which it adds characters.
-                parts = [s for s, words_of in zip(path, ranges, strict=True) if number in words_of]
+                own = [k for k, words_of in enumerate(ranges) if number in words_of]
+                parts = [path[k] for k in own]
                 sure = confidence([span.probability for span in parts])
                 if calibration is not None:
                     sure = calibration.apply(sure)
+                ends = [reached[k] if number == ranges[k][-1] else len(word) for k in own]
                 times = parts[0].start * frame_seconds, parts[-1].end * frame_seconds
-                timed.append(Word(word, *times, sure))
+                timed.append(Word(word, *times, sure, _letters(parts, ends)))
         aligned.append(timed)
     return aligned
+
+
+def _letters(parts: Sequence[TokenSpan], ends: Sequence[int]) -> tuple[tuple[float, float], ...]:
+    """Divides the time of each token of a word equally among its characters; see ``Word``.
+
+    ``ends`` has the number of characters that the word has after each token.
+    """
+    first, whole = parts[0].start, max(parts[-1].end - parts[0].start, 1e-9)
+    letters: list[tuple[float, float]] = []
+    for part, end in zip(parts, ends, strict=True):
+        begin, number = (part.start - first) / whole, max(end - len(letters), 1)
+        step = (part.end - part.start) / whole / number
+        new = range(end - len(letters))
+        letters += [(begin + i * step, begin + (i + 1) * step) for i in new]
+    return tuple(letters)
 
 
 def confidence(probabilities: Sequence[float]) -> float:
@@ -100,20 +117,24 @@ def confidence(probabilities: Sequence[float]) -> float:
     return math.prod(p ** (1 / len(probabilities)) for p in probabilities)
 
 
-def spelled(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[list[str], list[range]]:
-    """The words, and for each token the range of words to which it adds characters.
+def spelled(
+    tokens: Sequence[int], tokenizer: Tokenizer
+) -> tuple[list[str], list[range], list[int]]:
+    """The words, the words of each token, and the length of the last word after each token.
 
-    The function only decodes longer and longer prefixes, so it works with any tokenizer.
+    A token belongs to a range of words, to which it adds characters. The function only decodes
+    longer and longer prefixes, so it works with any tokenizer.
     """
     words: list[str] = []
-    places = []
+    places, reached = [], []
     for end in range(1, len(tokens) + 1):
         before, words = words, tokenizer.decode(tokens[:end]).split()
         same = 0
         while same < min(len(before), len(words)) and before[same] == words[same]:
             same += 1
         places.append(range(same, len(words)))
-    return words, places
+        reached.append(len(words[-1]) if words else 0)
+    return words, places, reached
 
 
 def ctc_spans(log_probs: Tensor, tokens: Sequence[int]) -> list[TokenSpan] | None:

@@ -1,6 +1,7 @@
 """Transcribes audio files of any length; needs a model folder only."""
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ from asr.model import SpeechModel
 from asr.recognition.alignment import aligns
 from asr.recognition.recognise import recognise
 from asr.recognition.transcript import RecordedFile, Transcript, Word, disagreement
-from asr.recognition.writers import FORMATS
+from asr.recognition.writers import FORMATS, SUBTITLES, subtitles
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ def transcribe(
     window_seconds: float | None = None,
     batch_seconds: float = 120.0,
     min_confidence: float | None = None,
+    max_chars_per_second: float | None = None,
     model_name: str = "",
 ) -> list[Result]:
     """Transcribes files, folders and globs of any rate, channels and length.
@@ -153,6 +155,9 @@ def transcribe(
             windows.
         min_confidence: words with a lower or unknown confidence are left out; a note gives their
             number.
+        max_chars_per_second: reading speed of subtitles. A faster one stays on the screen, at most
+            until the next one begins; a note gives the number of those that stay too fast. Style
+            guides have about 17 for European languages, and 9 for Chinese. None: no limit.
         model_name: name of the model in the transcripts, for instance its folder.
 
     Returns:
@@ -165,7 +170,8 @@ def transcribe(
     """
     if window_seconds is None:
         window_seconds = natural_window(model.summary)
-    check_request(formats, output_dir, window_seconds, existing, min_confidence)
+    limits = {"min_confidence": min_confidence, "max_chars_per_second": max_chars_per_second}
+    check_request(formats, output_dir, window_seconds, existing, **limits)
     kinds = [kind for kind in formats if FORMATS[kind].timed]
     if (kinds or min_confidence is not None) and not aligns(model.decoder):
         needed = f"{kinds[0]} needs the times" if kinds else "min_confidence needs the confidences"
@@ -177,7 +183,7 @@ def transcribe(
     sources = found or find([str(entry) for entry in inputs], recursive)
     folder = None if output_dir is None else Path(output_dir)
     labels: dict[str, Any] = {"model": model_name, "search": repr(model.search)}
-    labels |= {"formats": tuple(formats), "min_confidence": min_confidence}
+    labels |= {"formats": tuple(formats), **limits}
     timed = bool(kinds) or min_confidence is not None
     run = Transcription(
         model.eval(), folder, existing, window_seconds, batch_seconds, timed, labels
@@ -192,6 +198,7 @@ def check_request(
     window_seconds: float | None,
     existing: Existing,
     min_confidence: float | None,
+    max_chars_per_second: float | None,
 ) -> None:
     """Refuses options that are wrong for every model.
 
@@ -216,6 +223,13 @@ def check_request(
         raise ValueError(f"window_seconds is {window_seconds}; it must be at least 1")
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise ValueError(f"min_confidence is {min_confidence}; it must be from 0 to 1")
+    if max_chars_per_second is not None and not 0 < max_chars_per_second < math.inf:
+        raise ValueError(f"max_chars_per_second is {max_chars_per_second}; it must be above 0")
+    if max_chars_per_second is not None and not set(SUBTITLES) & set(formats):
+        raise ValueError(
+            f"max_chars_per_second needs one of the formats {', '.join(SUBTITLES)}, which hold "
+            f"subtitles, and not {' and '.join(formats)} alone"
+        )
 
 
 @dataclass(frozen=True)
@@ -224,7 +238,7 @@ class Transcription:
 
     Attributes:
         timed: whether the times of words are needed.
-        labels: model, search, min_confidence and formats of all transcripts.
+        labels: model, search, limits and formats of all transcripts.
     """
 
     model: SpeechModel
@@ -386,7 +400,7 @@ class Transcription:
             if removed := total - len(words):
                 why = f"their confidence is below {least:g} or not known"
                 notes.append(f"{removed} of {total} words were left out: {why}")
-        return Transcript(
+        transcript = Transcript(
             source=reading.source.name,
             name=reading.source.output,
             text=text,
@@ -397,6 +411,13 @@ class Transcription:
             notes=tuple(notes),
             **self.labels,
         )
+        if (limit := transcript.max_chars_per_second) is None:
+            return transcript
+        shown = subtitles(transcript)
+        fast = sum(len(s.text) > limit * (s.end - s.start) + 1e-6 for s in shown)
+        why = f"{fast} of {len(shown)} subtitles have more than {limit:g} characters per second"
+        why = f"{why}, because the speech is that fast"
+        return replace(transcript, notes=(*notes, why)) if fast else transcript
 
 
 def _notes(reading: Reading, results: Sequence[WindowResult], seconds: float) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ class Word:
         start, end: times in seconds.
         confidence: probability that the word is correct; None if the times are a guess, because
             there were more tokens than encoder frames.
+        letters: begin and end of each character, as shares of the duration; empty if not known.
     """
 
     text: str
     start: float
     end: float
     confidence: float | None
+    letters: tuple[tuple[float, float], ...] = field(default=(), compare=False, repr=False)
 
     def described(self) -> dict[str, Any]:
         """Plain values; times in seconds, rounded to milliseconds."""
@@ -72,6 +74,7 @@ class Transcript:
         formats: all formats that were requested.
         recording: the file at that time; None for ``stdin``.
         min_confidence: words of a lower confidence were left out; None if all were kept.
+        max_chars_per_second: reading speed that subtitles keep where they can; None: no limit.
         notes: remarks for the reader, for instance on silence, noise, unfinished hypotheses, words
             that were left out, or times that are estimates.
     """
@@ -87,6 +90,7 @@ class Transcript:
     formats: tuple[str, ...]
     recording: RecordedFile | None
     min_confidence: float | None = None
+    max_chars_per_second: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -98,7 +102,8 @@ def disagreement(
     Args:
         path: a file of the format json, or any other file.
         recording: the recording as it is now.
-        labels: model, search, min_confidence and formats of the new transcript.
+        labels: model, search, min_confidence, max_chars_per_second and formats of the new
+            transcript.
 
     Returns:
         A predicate for an error message, or None: it is the transcript of this recording, by this
@@ -109,7 +114,7 @@ def disagreement(
         before = content["recording"] and RecordedFile(**content["recording"])
         whose = before.path if before else content["source"]
         by, together = (content["model"], content["search"]), set(content["formats"])
-        least = content.get("min_confidence")
+        limits = {name: content.get(name) for name in ("min_confidence", "max_chars_per_second")}
     except (OSError, ValueError, KeyError, TypeError):
         return "does not name its recording"
     if before is None or recording is None or before.path != recording.path:
@@ -118,8 +123,9 @@ def disagreement(
         return f"was made before {whose} changed"
     if by != (labels["model"], labels["search"]):
         return f"was made by another model or search ({', '.join(by)})"
-    if least != labels["min_confidence"]:
-        return f"was made with min_confidence {least}"
+    for name, limit in limits.items():
+        if limit != labels[name]:
+            return f"was made with {name} {limit}"
     if new := set(labels["formats"]) - together:
         return f"was written without {', '.join(sorted(new))}"
     return None

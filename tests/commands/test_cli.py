@@ -502,6 +502,14 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
         "transcribe {run} {audio} --skip-existing --output-dir x --formats srt txt",
         r"--skip-existing needs json among --formats \(now srt txt\), .*; add it, or transcribe",
     ),
+    "transcribe: no subtitles to read": (
+        "transcribe {run} {audio} --max-chars-per-second 17",
+        "max_chars_per_second needs one of the formats json, srt, vtt, .* not txt alone",
+    ),
+    "transcribe: impossible reading speed": (
+        "transcribe {run} {audio} --formats srt --max-chars-per-second 0",
+        "max_chars_per_second is 0.0; it must be above 0",
+    ),
     "transcribe: unwritable output": (
         "transcribe {run} {audio} --output-dir {file}/below",
         "cannot write .*recipe.yaml/below .Not a directory.; a part of the path is a file",

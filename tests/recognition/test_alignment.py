@@ -117,7 +117,8 @@ def test_pieces_and_characters_spell_the_same_words(kind, size):
     for tokenizer in (pieces, Characters(texts)):
         for text in texts:
             tokens = tokenizer.encode(text)
-            words, places = spelled(tokens, tokenizer)
+            words, places, reached = spelled(tokens, tokenizer)
+            assert reached[-1] == len(words[-1])
             assert words == text.split()
             rebuilt = [
                 "".join(tokenizer.decode([t]) for t in group) for group in _by(places, tokens)
@@ -134,8 +135,9 @@ def _by(places, tokens):
 
 def test_separators_belong_to_no_word():
     tokens = LETTERS.encode(" a  bc ")
-    words, places = spelled(tokens, LETTERS)
+    words, places, reached = spelled(tokens, LETTERS)
     assert words == ["a", "bc"]
+    assert reached == [0, 1, 1, 1, 1, 2, 2]
     assert [list(place) for place in places] == [[], [0], [], [], [1], [1], []]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from asr.files import write
 from asr.recognition.transcript import Transcript, Word
-from asr.recognition.writers import FORMATS, clock, lines, segments
+from asr.recognition.writers import FORMATS, clock, lines, pieces, segments, width
 
 
 def transcript(words, duration=10.0, notes=()):
@@ -134,7 +134,9 @@ def test_clock_times_carry_into_seconds_minutes_and_hours(seconds, expected):
         ("short", ["short"]),
         ("a" * 42, ["a" * 42]),
         ("aaaa " * 9 + "aaaa", ["aaaa aaaa aaaa aaaa aaaa", "aaaa aaaa aaaa aaaa aaaa"]),
-        ("a" * 50, ["a" * 50]),
+        ("a" * 50, ["a" * 25, "a" * 25]),
+        ("今天天气" * 6, ["今天天气" * 3, "今天天气" * 3]),  # each is as wide as two letters
+        ("a " + "b" * 60, ["a " + "b" * 29, "b" * 31]),
     ],
 )
 def test_two_lines_of_a_subtitle_are_as_equal_in_length_as_possible(text, expected):
@@ -194,3 +196,53 @@ def test_an_output_file_is_complete_or_absent(tmp_path, monkeypatch):
         write(path, "second")
     assert path.read_text(encoding="utf-8") == "first ä\n"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+CHINESE = "今天天气很好我们去公园散步吧，" * 8
+
+
+def test_a_text_without_spaces_is_parted_at_times_and_its_lines_are_short():
+    shown = segments([Word(CHINESE, 0.2, 24.2, 0.9)], 25.0)
+    assert "".join(segment.text for segment in shown) == CHINESE
+    for segment in shown:
+        assert all(width(line) <= 42 and line[0] != "，" for line in lines(segment.text))
+        assert segment.end - segment.start <= 7
+        begin = sum(len(before.text) for before in shown[: shown.index(segment)])
+        assert segment.start == pytest.approx(0.2 + 24 * begin / len(CHINESE))
+
+
+def test_a_pause_between_characters_ends_a_subtitle():
+    # Five characters of 0.2 s, a pause of 2 s, and five more.
+    times = [0.2 * i + 2.0 * (i > 4) for i in range(10)]
+    spans = tuple((start / 4, (start + 0.2) / 4) for start in times)
+    shown = segments([Word("今天天气很我们去公园", 1.0, 5.0, 0.9, spans)], 9.0)
+    assert [(s.text, s.start) for s in shown] == [("今天天气很", 1.0), ("我们去公园", 4.0)]
+    assert shown[0].end == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("今天，好「的」。", ["今", "天，", "好", "「的」。"]),
+        ("用windows电脑", ["用", "windows", "电", "脑"]),
+        ("コンピューター", ["コ", "ン", "ピュー", "ター"]),
+        ("เก่าน้ำ", ["เก่า", "น้ำ"]),
+        ("कैसे", ["कैसे"]),
+        ("Donaudampfschiff", ["Donaudampfschiff"]),
+        ("ក្រុម", ["ក្រុ", "ម"]),
+    ],
+)
+def test_lines_end_only_where_a_script_allows_it(word, expected):
+    assert pieces(word) == expected
+
+
+def test_a_fast_subtitle_stays_until_it_can_be_read_or_the_next_begins():
+    words = [Word("x" * 20, 0, 0.5, 1.0), Word("y" * 20, 1.4, 2.0, 1.0), Word("z" * 20, 9, 9.5, 1)]
+    ends = [s.end for s in segments(words, 20.0, 10.0)]
+    assert ends == [1.4, pytest.approx(3.4), pytest.approx(11.0)]
+    assert [s.end for s in segments(words, 20.0)] == [1.0, 2.4, 10.0]
+    assert [s.end for s in segments(words, 9.7, 10.0)][-1] == 9.7
+    limited = replace(transcript(words, 20.0), max_chars_per_second=10.0)
+    for kind in ("srt", "vtt"):
+        assert "03.400" in FORMATS[kind].write(limited).replace(",", ".")
+    assert json.loads(FORMATS["json"].write(limited))["segments"][2]["end"] == 11.0
