@@ -32,7 +32,7 @@ class Sound:
     """The sound of a file, read once and in order."""
 
     sample_rate: int  # Hz
-    channels: int  # number of channels in the file; they are averaged
+    channels: int  # number of channels in the file
     pieces: Iterator[np.ndarray]  # consecutive (N,) float32, of a few seconds at most
 
 
@@ -44,9 +44,10 @@ def name(source: Source) -> str:
 
 
 @contextlib.contextmanager
-def open_sound(source: Source) -> Iterator[Sound]:
+def open_sound(source: Source, channel: int | None = None) -> Iterator[Sound]:
     """Opens a file to be read once, in order, in bounded memory.
 
+    The sound is one channel, counted from 0, or the average of all channels if ``channel`` is None.
     Raises the errors of ``decode``, some of them only when a later piece is read.
     """
     if isinstance(source, bytes):
@@ -61,7 +62,7 @@ def open_sound(source: Source) -> Iterator[Sound]:
         stream = file if file.seekable() else io.BytesIO(file.read())  # a pipe is read into memory
         found = blocks(stream, name(source))
         rate, samples = next(found)
-        pieces = _at_one_rate(itertools.chain([(rate, samples)], found), rate, source)
+        pieces = _at_one_rate(itertools.chain([(rate, samples)], found), rate, source, channel)
         yield Sound(rate, samples.shape[1], pieces)
 
 
@@ -146,20 +147,28 @@ def _chunks(waves: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
         yield np.concatenate(held)
 
 
-def _at_one_rate(found: Iterable[Block], rate: int, source: Source) -> Iterator[np.ndarray]:
-    """Mixes (N, channels) float32 blocks down to (N,) and resamples them to ``rate``."""
+def _at_one_rate(
+    found: Iterable[Block], rate: int, source: Source, channel: int | None
+) -> Iterator[np.ndarray]:
+    """Turns (N, channels) float32 blocks into (N,), see ``_mono``, and resamples to ``rate``."""
     for block_rate, group in itertools.groupby(found, key=lambda block: block[0]):
-        waves = (_mono(samples, source) for _, samples in group)
+        waves = (_mono(samples, source, channel) for _, samples in group)
         yield from waves if block_rate == rate else _resampled(waves, block_rate, rate)
 
 
-def _mono(samples: np.ndarray, source: Source) -> np.ndarray:
-    """Averages the channels of (N, channels) samples.
+def _mono(samples: np.ndarray, source: Source, channel: int | None) -> np.ndarray:
+    """Takes a channel of (N, channels) samples, or averages them if ``channel`` is None.
 
     Raises:
-        AudioError: a sample is NaN or infinite.
+        AudioError: there is no such channel, or a sample is NaN or infinite.
     """
-    wave = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    count = samples.shape[1]
+    if channel is not None and channel >= count:
+        raise AudioError(f"{name(source)} has no channel {channel}; it has {count}, counted from 0")
+    if channel is None and count > 1:
+        wave = samples.mean(axis=1)
+    else:
+        wave = samples[:, channel or 0]
     if np.isfinite(wave).all():
         return np.ascontiguousarray(wave)
     raise AudioError(f"{name(source)} holds NaN or infinite samples; export it again", "not finite")

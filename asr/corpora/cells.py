@@ -61,6 +61,19 @@ def seconds_of(value: Any, column: str) -> float | None:
     raise DroppedError("bad_row", f"{column} {shown!r:.60} is not a number of seconds")
 
 
+def channel_of(value: Any) -> int | None:
+    """Returns the number of a channel, counted from 0; None if the value is None, NaN or empty."""
+    one = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if one is None or one == "" or one != one:
+        return None
+    with contextlib.suppress(TypeError, ValueError):  # tables hold text
+        number = -1.0 if isinstance(one, bool) else float(one)
+        if number >= 0 and number.is_integer():
+            return int(number)
+    shown = printable(str(value))
+    raise DroppedError("bad_row", f"channel {shown!r:.60} is not one number, counted from 0")
+
+
 def row(
     where: str,
     audio: Path | bytes | np.ndarray | None,
@@ -72,6 +85,7 @@ def row(
     language: Any = None,
     offset: Any = None,
     duration: Any = None,
+    channel: Any = None,
     sample_rate: int | None = None,
 ) -> Row:
     """Makes a row from the values that a reader found. A value may be missing or of any type.
@@ -98,6 +112,7 @@ def row(
             sample_rate=sample_rate,
             start_seconds=seconds_of(offset, "offset") or 0.0,
             seconds=seconds_of(duration, "duration"),
+            channel=channel_of(channel),
         )
     except DroppedError as error:
         place = where if name == where else f"{name} ({where})"

@@ -37,6 +37,7 @@ class Row:
     sample_rate: int | None = None  # Hz, of samples only
     start_seconds: float = 0.0  # start of the utterance in the file
     seconds: float | None = None  # duration; None means to the end of the file
+    channel: int | None = None  # channel of the file, from 0; None averages the channels
     fault: DroppedError | None = None  # why the row cannot be used
 
 

@@ -1,23 +1,26 @@
-"""A folder of one's own recordings: a manifest, a Kaldi data folder, or audio beside .txt files."""
+"""A folder of one's own recordings, in any of the layouts of ``asr.corpora.layouts``."""
 
 import hashlib
-import os
-import unicodedata
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from asr.audio.audio_file import SUFFIXES
-from asr.corpora import cells
+from asr.corpora import layouts
 from asr.corpora.corpus import SPLIT_NAMES, Corpus, Origin, Row, Rows
-from asr.corpora.manifest import MANIFESTS, read_manifest, read_text
-from asr.folders import Walk, examples, is_hidden, stored, walk
+from asr.corpora.manifest import MANIFESTS
+from asr.folders import Walk, is_hidden, walk
 
-KALDI_TABLES = ("wav.scp", "text", "segments", "utt2spk")
-Layout = Literal["auto", "manifest", "kaldi", "text"]
+# A file of one split is named after it, with the prefixes and suffixes of several tools.
+SPLIT_FILE = re.compile(
+    r"(?:(?P<kind>.*cuts|.*supervisions|metadata)_)?(?P<split>.+?)(?:_manifest)?"
+    rf"(?:{'|'.join(map(re.escape, (*MANIFESTS, '.jsonl.gz', '.parquet', '.stm')))})",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +31,12 @@ class Folder(Corpus):
     known, single utterances otherwise. The choice depends on names alone; corpus.json describes it.
 
     Args:
-        path: folder, or one manifest (.jsonl, .csv, .tsv). A manifest has the columns
-            audio_filepath and text; speaker, offset, duration (both in seconds) and id are
-            optional.
-        layout: layout of the folder: "manifest", "kaldi" (wav.scp and text), "text" (a .txt beside
-            each audio file), or "auto".
+        path: folder, or one manifest (.jsonl, .csv, .tsv, .parquet). A manifest has the columns
+            audio_filepath and text; speaker, offset, duration (both in seconds), channel (from 0)
+            and id are optional.
+        layout: layout of the folder: "kaldi" (also of ESPnet), "lhotse", "stm",
+            "manifest" (also of audiofolder, Coqui and LJSpeech), "text" (a .txt beside each audio
+            file), "subtitles" (.srt or .vtt), "textgrid", or "auto".
         validation_share: share of the utterances held out for validation if the folder has no
             splits, 0 to 1.
         test_share: share of the utterances held out for the test if the folder has no splits, 0 to
@@ -43,7 +47,7 @@ class Folder(Corpus):
     """
 
     path: Path
-    layout: Layout = "auto"
+    layout: layouts.Name = "auto"
     validation_share: float = 0.1
     test_share: float = 0.1
     hold_out: Literal["auto", "speaker", "utterance"] = "auto"
@@ -59,7 +63,9 @@ class Folder(Corpus):
         named = self._named()
         if named is None:
             return {split: _listed(rows) for split, rows in self._held_out()[0].items()}
-        return {split: _listed(_list(source, self.layout)) for split, source in named.items()}
+        return {
+            split: _listed(layouts.read_all(source, self.layout)) for split, source in named.items()
+        }
 
     def origin(self) -> Origin:
         """Names the folder and describes how its splits were made."""
@@ -78,13 +84,11 @@ class Folder(Corpus):
         """Returns manifests, tables, audio and texts; audio may be outside the folder."""
         found = Walk()
         for source in (self._named() or {"": self.path}).values():
-            layout = _layout(source, self.layout)
-            if layout == "text":
-                found += walk(source, SUFFIXES | {".txt"})
-                continue
-            found += _tables(source, layout)
-            rows = _list(source, self.layout)
-            found.files += sorted({row.audio for row in rows if isinstance(row.audio, Path)})
+            here = layouts.layout_of(source, self.layout).find(source)
+            if not any(path.suffix.lower() in SUFFIXES for path in here.files):
+                rows = layouts.read_all(source, self.layout)
+                here.files += sorted({row.audio for row in rows if isinstance(row.audio, Path)})
+            found += here
         return found
 
     def _left_out(self) -> list[str]:
@@ -109,10 +113,8 @@ class Folder(Corpus):
             return None
         found = {}
         inside = sorted(path for path in self.path.iterdir() if not is_hidden(path.name))
-        ends = (*MANIFESTS, "_manifest.json", "_manifest.jsonl")
         for split, names in SPLIT_NAMES.items():
-            files = {f"{name}{end}" for name in names for end in ends}
-            candidates = [p for p in inside if p.name.lower() in (names if p.is_dir() else files)]
+            candidates = [p for p in inside if _split_name(p) in names]
             if len(candidates) > 1:
                 both = " and ".join(c.name for c in candidates)
                 raise ValueError(f"{self.path} has {both} for the split {split}; keep one")
@@ -122,7 +124,7 @@ class Folder(Corpus):
 
     def _held_out(self) -> tuple[dict[str, list[Row]], str]:
         """Returns the rows by split, and one line that says how they were chosen."""
-        rows = _list(self.path, self.layout)
+        rows = layouts.read_all(self.path, self.layout)
         usable = [row for row in rows if row.fault is None]
         speakers = {row.speaker_id for row in usable}
         known = 0 if "" in speakers else len(speakers)
@@ -141,6 +143,16 @@ class Folder(Corpus):
         what = "whole speakers" if by_speaker else "utterances (speakers are shared by the splits)"
         held = ", ".join(f"{split} {len(part)}" for split, part in splits.items())
         return splits, f"Split here by a hash of names, holding out {what}: {held} rows."
+
+
+def _split_name(path: Path) -> str:
+    """Returns the name of the split that a folder or file has, in lower case; empty if none."""
+    if path.is_dir():
+        return path.name.lower()
+    if (match := SPLIT_FILE.fullmatch(path.name.lower())) is None:
+        return ""
+    of_lhotse = match["kind"] not in (None, "metadata")  # x_cuts_train-clean-5.jsonl.gz
+    return match["split"].split("-")[0] if of_lhotse else match["split"]
 
 
 def _hold_out(
@@ -168,117 +180,5 @@ def _listed(rows: list[Row]) -> Rows:
     """Brings the rows of each recording together, so that a recording is decoded only once."""
     recordings: dict[object, list[Row]] = defaultdict(list)
     for row in rows:
-        recordings[row.audio].append(row)
+        recordings[row.audio, row.channel].append(row)
     return Rows(lambda: chain(*recordings.values()), len(rows))
-
-
-def _list(source: Path, layout: Layout) -> list[Row]:
-    """Lists the rows of one split without reading audio."""
-    rows = list(_READERS[_layout(source, layout)](source))
-    if not rows:
-        raise ValueError(
-            f"{source} holds no utterances; expected audio beside .txt files, a Kaldi wav.scp"
-            f" and text, or a manifest ({', '.join(MANIFESTS)})"
-        )
-    if all(row.fault for row in rows) and rows[0].fault is not None:
-        raise ValueError(f"{source}: none of {len(rows)} rows is usable; {rows[0].fault}")
-    return rows
-
-
-def _layout(source: Path, layout: Layout) -> Layout:
-    if source.is_file():
-        return "manifest"
-    if layout != "auto":
-        return layout
-    if (source / "wav.scp").is_file():
-        return "kaldi"
-    return "manifest" if walk(source, MANIFESTS, recursive=False).files else "text"
-
-
-def _tables(source: Path, layout: Layout) -> Walk:
-    """Finds the manifests, or the tables of a Kaldi folder."""
-    if layout == "kaldi":
-        return Walk([source / name for name in KALDI_TABLES])
-    return Walk([source]) if source.is_file() else walk(source, MANIFESTS, recursive=False)
-
-
-def _manifests(source: Path) -> Iterator[Row]:
-    return chain.from_iterable(map(read_manifest, _tables(source, "manifest").files))
-
-
-def _kaldi(folder: Path) -> Iterator[Row]:
-    """Reads wav.scp, text, and optionally segments and utt2spk; runs none of their commands."""
-    recordings = dict(_table(folder / "wav.scp"))
-    texts = dict(_table(folder / "text"))
-    speakers = dict(_table(folder / "utt2spk")) if (folder / "utt2spk").exists() else {}
-    if (folder / "segments").exists():
-        segments = {name: rest.split() for name, rest in _table(folder / "segments")}
-    else:
-        segments = {recording: [recording] for recording in recordings}
-    for utterance in sorted({*segments, *texts}):
-        recording, *times = segments.get(utterance, [utterance]) or [""]
-        # A row without an entry gets a path that does not exist, so that preflight counts it.
-        where = recordings.get(recording, f"(wav.scp has no {recording})")
-        if where.endswith("|"):
-            why = f"wav.scp: {recording} is a command ({where}) and is not run;"
-            yield cells.unusable(utterance, f"{why} write its output to a wav or flac file")
-            continue
-        try:
-            begin, end = map(float, [*times, *("0", "-1")[len(times) :]])
-        except ValueError:
-            line = " ".join([utterance, recording, *times])
-            yield cells.unusable(utterance, f"segments: cannot read {line!r}")
-            continue
-        audio = stored(folder / where)
-        yield cells.row(
-            f"{utterance} in {folder.name}/text",
-            audio if os.path.exists(audio) or Path(where).is_absolute() else Path(where),
-            texts.get(utterance),
-            id=utterance,
-            speaker=speakers.get(utterance),
-            offset=begin,
-            duration=None if end == -1 else end - begin,  # -1 means the end of the recording
-        )
-
-
-def _table(path: Path) -> Iterator[tuple[str, str]]:
-    """Reads lines; yields the key of each line and the rest."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: a Kaldi data folder needs wav.scp and text")
-    for line in read_text(path).split("\n"):
-        if line.strip():
-            key, *rest = line.strip().split(maxsplit=1)  # splits at blanks or tabs
-            yield key, "".join(rest)
-
-
-def _beside_text(folder: Path) -> Iterator[Row]:
-    """Reads pairs such as a.wav and a.txt; the name of a subfolder is the speaker."""
-    audio: dict[str, list[Path]] = defaultdict(list)
-    texts: dict[str, list[Path]] = defaultdict(list)
-    for path in walk(folder, SUFFIXES | {".txt"}).files:
-        # NFC is used because some systems decompose the letters of a file name and others do not.
-        key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
-        (texts if path.suffix.lower() == ".txt" else audio)[key].append(path)
-    for key in sorted({*audio, *texts}) if audio else ():
-        for path in audio[key]:
-            yield _pair(key, path, texts[key])
-        if not audio[key]:  # a README, or the text of a missing recording
-            yield cells.unusable(key, "no audio file has this name", "text_without_audio")
-
-
-def _pair(key: str, audio: Path, texts: list[Path]) -> Row:
-    if len(texts) > 1:
-        return cells.unusable(key, f"{examples(texts)} are all there; keep one")
-    try:
-        lines = read_text(texts[0]).split("\n") if texts else []
-    except (OSError, ValueError) as error:
-        return cells.unusable(key, str(error))
-    words = " ".join(line.strip() for line in lines if line.strip())
-    return cells.row(f"{key}.txt", audio, words, id=key, speaker=Path(key).parent.name)
-
-
-_READERS: dict[Layout, Callable[[Path], Iterator[Row]]] = {
-    "manifest": _manifests,
-    "kaldi": _kaldi,
-    "text": _beside_text,
-}

@@ -47,7 +47,7 @@ Results = SimpleQueue[Loaded | BaseException]  # an exception ends the loading
 def load_ahead(rows: Iterable[Row], sample_rate: int, workers: int) -> Iterator[tuple[Row, Loaded]]:
     """Loads rows in threads (decoders and torch release the lock), and yields them in their order.
 
-    Consecutive rows of one file are one recording: a single thread decodes it, once.
+    Consecutive rows of one channel of a file are one recording: one thread decodes it, once.
     """
     pending: deque[tuple[list[Row], Results]] = deque()
     ready = _Ready(READY_BYTES * workers)
@@ -55,7 +55,8 @@ def load_ahead(rows: Iterable[Row], sample_rate: int, workers: int) -> Iterator[
         try:
             # Bytes and samples are each a recording, so their key is an object equal to no other.
             for _, group in itertools.groupby(
-                rows, lambda row: row.audio if isinstance(row.audio, Path) else object()
+                rows,
+                lambda row: (row.audio, row.channel) if isinstance(row.audio, Path) else object(),
             ):
                 pending.append((list(group), SimpleQueue()))
                 pool.submit(ready.load, *pending[-1], sample_rate)
@@ -218,7 +219,7 @@ def _utterance(row: Row, cut: _Cut, sound: audio_file.Sound, sample_rate: int) -
         seconds=len(wave) / rate,
         audio_hash=hashlib.sha256(wave.data).hexdigest()[:24],
         resampled=rate != sample_rate,
-        mixed=sound.channels > 1,
+        mixed=sound.channels > 1 and row.channel is None,
         clipped=bool(full > CLIPPED_SHARE * len(wave)),
     )
 
@@ -242,7 +243,7 @@ def _open(row: Row) -> contextlib.AbstractContextManager[audio_file.Sound]:
     if isinstance(row.audio, Path) and row.audio.exists() and not row.audio.is_file():
         raise audio_file.AudioError(f"{row.audio} is a folder, a pipe or a device; give a file")
     if not isinstance(row.audio, np.ndarray):
-        return audio_file.open_sound(row.audio)
+        return audio_file.open_sound(row.audio, row.channel)
     assert row.sample_rate is not None, "samples need their rate"
     wave = row.audio
     wave = wave.astype(np.float32, copy=False) / (32768 if wave.dtype == np.int16 else 1)

@@ -33,7 +33,7 @@ def opened(monkeypatch):
     sources = []
     original = audio_file.open_sound
 
-    def noted(source):
+    def noted(source, channel=None):
         sources.append(source)
         return original(source)
 
@@ -109,7 +109,7 @@ def test_reading_ends_with_the_last_row(recording, monkeypatch):
     original = audio_file.open_sound
 
     @contextlib.contextmanager
-    def counted(source):
+    def counted(source, channel=None):
         with original(source) as sound:
             pieces = (read.append(len(piece)) or piece for piece in sound.pieces)
             yield audio_file.Sound(sound.sample_rate, sound.channels, pieces)
@@ -136,7 +136,7 @@ def test_memory_holds_only_pieces_of_rows_that_have_not_ended(monkeypatch):
 
     alive_pieces = []
     sound = audio_file.Sound(1000, 1, pieces())
-    monkeypatch.setattr(audio_file, "open_sound", lambda source: contextlib.nullcontext(sound))
+    monkeypatch.setattr(audio_file, "open_sound", lambda *_: contextlib.nullcontext(sound))
     rows = [row(Path("x"), 4 * i, 3) for i in range(499)]
     results = list(load(rows, 1000))
     assert not any(isinstance(result, DroppedError) for result in results)
@@ -193,7 +193,7 @@ def test_an_exception_of_one_row_is_the_result_of_that_row(tmp_path, monkeypatch
         (tmp_path / f"{name}.wav").write_bytes(file(speech(1)))
     original = audio_file.open_sound
 
-    def failing(source):
+    def failing(source, channel=None):
         if source.stem == "b":
             raise error
         return original(source)
