@@ -3,7 +3,7 @@
 import bisect
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +11,27 @@ from typing import NamedTuple
 from asr.corpora.manifest import open_text, read_lines
 from asr.formatting import numbered
 
+# What a line of each format must be, as a pattern and in words. The speaker of a trn ends at the
+# first - or _, as for sclite's spu_id.
+LINES = {
+    ".trn": (
+        r"(?P<text>.*?) ?\((?P<id>(?:(?P<speaker>[^()\s_-]+)[_-])?[^()\s]+)\)",
+        "a text and then an id in parentheses",
+    ),
+    ".stm": (
+        r"(?P<id>(?P<recording>\S+ \S+) (?P<speaker>\S+) (?P<start>\d+\.?\d*) (?P<end>\d+\.?\d*))"
+        r"(?: <[^<>]*>)?(?: (?P<text>.*))?",
+        "file, channel, speaker, begin, end and text",
+    ),
+    ".ctm": (
+        r"(?P<id>(?P<recording>\S+ \S+)) (?P<start>\d+\.?\d*) (?P<length>\d+\.?\d*) "
+        r"(?P<text>(?!<ALT)\S+)(?: .*)?",
+        "file, channel, begin, duration and word",
+    ),
+    ".txt": (r"(?P<text>.*)", "a text"),
+    "": (r"(?P<id>\S+)(?: (?P<text>.*))?", "an id and a text"),
+}
+TABLES = (".jsonl", ".json", ".csv", ".tsv")
 # Keys of JSON lines and columns of tables. NeMo's output has the reference as text, and pred_text.
 IDS = ("id", "utt_id", "utterance_id", "utt", "utterance", "key", "audio_filepath", "file_name")
 SPEAKERS = ("speaker", "speaker_id", "spk", "spk_id")
@@ -19,16 +40,24 @@ REFERENCE = ("reference", "ref", *TEXTS)
 HYPOTHESIS = ("hypothesis", "hyp", "pred_text", "prediction", *TEXTS)
 
 UNSCORED = "ignore_time_segment_in_scoring"
-ALTERNATIVES = re.compile(r"\{.*\s/\s.*\}|<alt", re.IGNORECASE)
+ALTERNATIVES = re.compile(r"\{.*\s/\s.*\}")
 SHOWN = 3  # largest number of ids that an error names
 
 
 class Entry(NamedTuple):
-    """The text of an utterance; the speaker is empty if it is not known."""
+    """An utterance, a segment of an STM or a word of a CTM; what is not known is empty or 0.
+
+    Attributes:
+        recording: file and channel.
+        start, end: times in seconds.
+    """
 
     id: str
     text: str
     speaker: str = ""
+    recording: str = ""
+    start: float = 0.0
+    end: float = 0.0
 
 
 class Pairs(NamedTuple):
@@ -49,8 +78,8 @@ class Pairs(NamedTuple):
 def read_pairs(references: Path, hypotheses: Path, missing_as_empty: bool = False) -> Pairs:
     """Reads two files and joins them by the ids of utterances.
 
-    The endings of the names tell the formats, see ``READERS``. Plain text is joined line by line.
-    Words of a CTM are joined with the segments of an STM by their times, see ``_spread``.
+    The endings of the names tell the formats. Plain text is joined line by line, and words of a CTM
+    with the segments of an STM by their times, see ``_spread``.
 
     Args:
         references: file of the correct texts.
@@ -62,71 +91,37 @@ def read_pairs(references: Path, hypotheses: Path, missing_as_empty: bool = Fals
         ValueError: a line cannot be read, an id occurs twice, or the files do not match.
         OSError: a file cannot be read.
     """
-    kinds = [_kind(path) for path in (references, hypotheses)]
-    both = f"{references.name} and {hypotheses.name}"
+    both, kinds = f"{references.name} and {hypotheses.name}", []
+    for path in (references, hypotheses):
+        kinds.append(path.suffix.lower())
+        if kinds[-1] not in (*LINES, *TABLES):
+            known = ", ".join(filter(None, (*LINES, *TABLES)))
+            raise ValueError(f"{path}: rename it; {known} or no ending tells its format")
     if kinds[1] == ".stm" or kinds.count(".ctm") != kinds.count(".stm"):
-        raise ValueError(
-            f"{both}: .ctm (words with times) are hypotheses for references in .stm (segments with "
-            "times); give these two, or two files with ids"
-        )
+        raise ValueError(f"{both}: give references as .stm with hypotheses as .ctm, or neither")
     if kinds.count(".txt") == 1:
         raise ValueError(f"{both}: plain text (.txt) has no ids; give both files as .txt")
-    wanted = _entries(references, kinds[0], REFERENCE)
+    wanted, heard = _entries(references, REFERENCE), _entries(hypotheses, HYPOTHESIS)
     notes: list[str] = []
     if kinds[1] == ".ctm":
-        wanted, found, notes = _spread(wanted, hypotheses)
-    else:
-        found = {one.id: one.text for one in _entries(hypotheses, kinds[1], HYPOTHESIS)}
+        wanted, heard, notes = _spread(wanted, heard)
+    for path, entries in ((references, wanted), (hypotheses, heard)):
+        counted = Counter(one.id for one in entries)
+        if repeated := [name for name, number in counted.items() if number > 1]:
+            raise ValueError(f"{path}: more than one line for {_named(repeated)}; keep one of each")
     if kinds[1] == ".txt":
-        _check_plain(both, [one.text for one in wanted], [*found.values()])
-    if missing := [one.id for one in wanted if one.id not in found]:
+        _check_plain(both, [one.text for one in wanted], [one.text for one in heard])
+    found, ids = {one.id: one.text for one in heard}, [one.id for one in wanted]
+    if missing := [name for name in ids if name not in found]:
         why = f"{hypotheses}: no hypothesis for {_named(missing)}"
         if not missing_as_empty:
-            raise ValueError(
-                f"{why}; add them, or count their words as deleted: --missing-as-empty"
-            )
+            raise ValueError(f"{why}; add them, or count them as empty: --missing-as-empty")
         notes.append(f"{why}: their words count as deleted")
-    if extra := sorted(found.keys() - {one.id for one in wanted}):
+    if extra := sorted(found.keys() - set(ids)):
         raise ValueError(f"{references}: no reference for {_named(extra)}; add or remove them")
-    known = [one.speaker for one in wanted if one.speaker]
-    return Pairs(
-        [one.id for one in wanted],
-        known if len(known) == len(wanted) else [],
-        [one.text for one in wanted],
-        [found.get(one.id, "") for one in wanted],
-        notes,
-    )
-
-
-def _kind(path: Path) -> str:
-    """The ending of a file, in lower case."""
-    kind = path.suffix.lower()
-    if kind not in READERS:
-        known = ", ".join(one or "no ending (Kaldi's text)" for one in READERS)
-        raise ValueError(f"{path}: the ending of the name tells the format; rename it to {known}")
-    return kind
-
-
-def _entries(path: Path, kind: str, keys: Sequence[str]) -> list[Entry]:
-    """Reads all utterances of a file.
-
-    Raises:
-        ValueError: a text is not UTF-8 or lists alternatives, or an id occurs twice.
-    """
-    entries = [*READERS[kind](path, keys)]
-    for one in entries:
-        if re.search("[\ud800-\udfff]", one.text + one.id):
-            raise ValueError(f"{path}: {one.id} is not UTF-8; convert the file")
-        if kind in (".trn", ".stm") and ALTERNATIVES.search(one.text):
-            raise ValueError(
-                f"{path}: {one.id} lists alternatives, as {{ a / b }}; write the words that count"
-            )
-    repeated = [i for i, number in Counter(one.id for one in entries).items() if number > 1]
-    if repeated:
-        raise ValueError(f"{path}: more than one line for {_named(repeated)}; keep one of each")
-    if not entries:
-        raise ValueError(f"{path}: no utterances; check the file")
-    return entries
+    speakers = [one.speaker for one in wanted]
+    texts, said = [one.text for one in wanted], [found.get(name, "") for name in ids]
+    return Pairs(ids, speakers if all(speakers) else [], texts, said, notes)
 
 
 def _named(ids: Sequence[str]) -> str:
@@ -139,47 +134,45 @@ def _check_plain(both: str, wanted: Sequence[str], found: Sequence[str]) -> None
     """Refuses another number of lines, and lines that begin with the same ids."""
     if len(wanted) != len(found):
         raise ValueError(f"{both}: {len(wanted)} lines and {len(found)}; they must match by line")
-    first = [text.split(maxsplit=1)[:1] for text in wanted]
-    same = first == [text.split(maxsplit=1)[:1] for text in found]
-    if same and len(wanted) > 2 and len({tuple(word) for word in first}) == len(wanted):
+    first, other = ([" ".join(t.split()[:1]) for t in own] for own in (wanted, found))
+    if first == other and 2 < len(first) == len(set(first)):
         raise ValueError(
             f"{both}: each line begins with a word of its own, the same in both files "
-            f"({_named([*map(' '.join, first)])}); if these are ids, remove .txt from the names"
+            f"({_named(first)}); if these are ids, remove .txt from the names"
         )
 
 
-def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Place and fields of each line but empty ones and comments (``;;``)."""
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            if (fields := line.split()) and not fields[0].startswith(";;"):
-                yield f"{path.name}, line {number}", fields
+def _entries(path: Path, keys: Sequence[str]) -> list[Entry]:
+    """Reads a file; ``keys`` may hold the text of JSON lines or of a table."""
+    kind, entries = path.suffix.lower(), []
+    if kind in TABLES:
+        entries = _table(path, keys)
+    else:
+        pattern, meaning = LINES[kind]
+        with open_text(path) as file:
+            for number, text in enumerate(file, start=1):
+                line = " ".join(text.split())
+                if kind != ".txt" and (not line or line.startswith(";;")):
+                    continue
+                if not (match := re.fullmatch(pattern, line)):
+                    raise ValueError(f"{path.name}, line {number} is not {meaning}: {line:.60}")
+                own = {"id": str(number), **match.groupdict("")}
+                start, length = (float(own.pop(name, 0)) for name in ("start", "length"))
+                end = float(own.pop("end", start + length))
+                entries.append(Entry(**own, start=start, end=end))
+    for one in entries:
+        if re.search("[\ud800-\udfff]", one.id + one.text):
+            raise ValueError(f"{path}: {one.id} is not UTF-8; convert the file")
+        if kind in (".trn", ".stm") and ALTERNATIVES.search(one.text):
+            raise ValueError(f"{path}: {one.id} has alternatives {{ a / b }}; write one of them")
+    if not entries:
+        raise ValueError(f"{path}: no utterances; check the file")
+    return entries
 
 
-def _plain(path: Path, keys: Sequence[str]) -> Iterator[Entry]:
-    """A text on each line; its number is the id."""
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            yield Entry(str(number), line.strip())
-
-
-def _kaldi(path: Path, keys: Sequence[str]) -> Iterator[Entry]:
-    """The id, then the text."""
-    for _, fields in _lines(path):
-        yield Entry(fields[0], " ".join(fields[1:]))
-
-
-def _trn(path: Path, keys: Sequence[str]) -> Iterator[Entry]:
-    """The text, then (id); the speaker ends at the first - or _, as for sclite's ``spu_id``."""
-    for where, fields in _lines(path):
-        if not (found := re.fullmatch(r"(.*)\(([^()\s]+)\)", " ".join(fields))):
-            raise ValueError(f"{where} does not end in an utterance's id, as (speaker-number)")
-        parts = re.split("[-_]", found[2], maxsplit=1)
-        yield Entry(found[2], found[1].strip(), parts[0] if len(parts) > 1 else "")
-
-
-def _table(path: Path, keys: Sequence[str]) -> Iterator[Entry]:
-    """A JSON object on each line, or a table with a header; ``keys`` may hold the text."""
+def _table(path: Path, keys: Sequence[str]) -> list[Entry]:
+    """Reads a JSON object on each line, or a table with a header."""
+    entries = []
     for number, line in read_lines(path):
         where = f"{path.name}, line {number}"
         if isinstance(line, str):
@@ -189,95 +182,51 @@ def _table(path: Path, keys: Sequence[str]) -> Iterator[Entry]:
             for names in (IDS, keys, SPEAKERS)
         )
         if not isinstance(name, str) or not isinstance(text, str):
-            shown = ", ".join(f"{key}: {value!r:.20}" for key, value in line.items())
+            shown = ", ".join(f"{key}: {value!r:.20}" for key, value in line.items()) or "nothing"
             raise ValueError(
                 f"{where} needs an id ({', '.join(IDS)}) and a text ({', '.join(keys)}), and has "
-                f"{shown or 'nothing'}"
+                f"{shown}"
             )
         if "id" not in line and line.get("offset"):
             name += f"@{line['offset']}"  # a part of a long recording
-        yield Entry(name, text, str(speaker or ""))
+        entries.append(Entry(name, text, str(speaker or "")))
+    return entries
 
 
-def _stm(path: Path, keys: Sequence[str]) -> Iterator[Entry]:
-    """File, channel, speaker, begin, end, labels if they are known, text."""
-    for where, fields in _lines(path):
-        if len(fields) < 5 or _seconds(fields[3], where) > _seconds(fields[4], where):
-            raise ValueError(f"{where} does not begin with file, channel, speaker, begin and end")
-        words = fields[5:]
-        if words and re.fullmatch("<[^<>]*>", words[0]):
-            words = words[1:]
-        name = " ".join([*fields[:2], "-".join(fields[3:5])])
-        yield Entry(name, " ".join(words), fields[2])
-
-
-def _seconds(text: str, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{where}: {text!r} is not a time in seconds") from None
-
-
-# The formats by the ending of the file; that of a CTM is in ``_spread``, which needs the segments.
-READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Entry]]] = {
-    ".trn": _trn,
-    ".stm": _stm,
-    ".ctm": _kaldi,
-    ".jsonl": _table,
-    ".json": _table,
-    ".csv": _table,
-    ".tsv": _table,
-    ".txt": _plain,
-    "": _kaldi,
-}
-
-
-def _spread(segments: list[Entry], path: Path) -> tuple[list[Entry], dict[str, str], list[str]]:
+def _spread(
+    segments: Sequence[Entry], words: Sequence[Entry]
+) -> tuple[list[Entry], list[Entry], list[str]]:
     """Gives each word of a CTM to the segment of the STM that holds the middle of the word.
 
     A word between two segments belongs to the later one, and a word after the last one to the last
     one, where it counts as inserted; NIST's sclite does the same. Segments that the STM excludes
-    are left out with their words.
+    are left out with their words. A recording without words has no hypotheses.
 
     Returns:
-        The segments that count, their texts by id, and notes.
+        The segments that count, their hypotheses, and notes.
     """
-    places: dict[tuple[str, ...], list[tuple[float, float, Entry]]] = defaultdict(list)
-    for one in segments:
-        *recording, times = one.id.rsplit(" ", 2)
-        start, end = map(float, re.split(r"(?<=[\d.])-", times, maxsplit=1))
-        places[tuple(recording)].append((start, end, one))
-    for own in places.values():
-        own.sort(key=lambda place: place[:2])
-    heard: dict[tuple[str, ...], list[tuple[float, str]]] = defaultdict(list)
-    for where, fields in _lines(path):
-        if len(fields) < 5 or ALTERNATIVES.match(fields[4]):
-            raise ValueError(f"{where} needs file, channel, begin, duration and one word")
-        begin, length = (_seconds(text, where) for text in fields[2:4])
-        heard[tuple(fields[:2])].append((begin + length / 2, fields[4]))
-    if extra := [" ".join(key) for key in heard if key not in places]:
-        raise ValueError(f"{path}: no segment of file and channel {_named(extra)}; check the names")
-    found: dict[str, list[str]] = {
-        one.id: [] for key, own in places.items() if key in heard for _, _, one in own
-    }
+    places: dict[str, list[Entry]] = defaultdict(list)
+    for one in sorted(segments, key=lambda one: (one.start, one.end)):
+        places[one.recording].append(one)
+    ends = {name: [one.end for one in own] for name, own in places.items()}
+    heard = {word.recording for word in words}
+    found: dict[Entry, list[str]] = {one: [] for one in segments if one.recording in heard}
     outside = 0
-    for key, words in heard.items():
-        own = places[key]
-        ends = [end for _, end, _ in own]
-        for middle, word in sorted(words, key=lambda pair: pair[0]):
-            number = min(bisect.bisect_left(ends, middle), len(own) - 1)
-            found[own[number][2].id].append(word)
-            outside += not own[number][0] <= middle <= own[number][1]
-    unscored = {one.id for one in segments if one.text.lower() == UNSCORED}
-    overlapping = sum(b[0] < a[1] for own in places.values() for a, b in pairwise(own))
+    for word in sorted(words, key=lambda word: word.start + word.end):
+        middle, name = (word.start + word.end) / 2, word.recording
+        if name not in places:
+            raise ValueError(f"no segment of file and channel {name}; check the names in the .ctm")
+        one = places[name][min(bisect.bisect_left(ends[name], middle), len(ends[name]) - 1)]
+        found[one].append(word.text)
+        outside += not one.start <= middle <= one.end
+    scored = [one for one in segments if one.text.lower() != UNSCORED]
+    excluded = len(segments) - len(scored)
+    overlapping = sum(b.start < a.end for own in places.values() for a, b in pairwise(own))
     notes = {
         f"{numbered(outside, 'word')} in no segment: given to the next one": outside,
-        f"{numbered(len(unscored), 'segment')} excluded by {UNSCORED}": len(unscored),
+        f"{numbered(excluded, 'segment')} excluded by {UNSCORED}": excluded,
         f"{numbered(overlapping, 'segment')} beginning before the last one ends: a word in two is "
         "given to the one that began first": overlapping,
     }
-    return (
-        [one for one in segments if one.id not in unscored],
-        {i: " ".join(words) for i, words in found.items() if i not in unscored},
-        [note for note, number in notes.items() if number],
-    )
+    heard_in = [Entry(one.id, " ".join(found[one])) for one in scored if one in found]
+    return scored, heard_in, [note for note, number in notes.items() if number]

@@ -14,7 +14,6 @@ from asr.formatting import (
     hours_of,
     listed,
     numbered,
-    percent,
     percent_interval,
     prefixed,
 )
@@ -89,7 +88,8 @@ def _result(folder: Path, model: SpeechModel) -> list[str]:
         count(metrics["utterances"]),
         count(wer["words"]),
         percent_interval(wer["rate"], wer["interval"]),
-        percent(metrics["cer"]["rate"]),
+        percent_interval(metrics["cer"]["rate"], metrics["cer"].get("interval"))
+        + ", the rate to read: no spaces" * (metrics.get("headline") == "cer"),
         f"`{metrics['search']}`",
         digits(metrics["cpu_seconds"] / metrics["audio_seconds"], 2),
     ]
@@ -120,7 +120,7 @@ def _sections(
         "utterances",
         "words",
         "WER [95 % interval]",
-        "CER",
+        "CER [95 % interval]",
         "search",
     ]
     return [

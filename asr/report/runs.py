@@ -271,6 +271,8 @@ def _evaluation(
         )
         notes.append(stale)
         return None, None, stale
+    if metrics.get("headline") == "cer":
+        notes.append("the texts have hardly any spaces between words: read the CER, not the WER")
     path = folder / "evaluations" / split / "hypotheses.jsonl"
     if not path.is_file():
         notes.append("hypotheses.jsonl is missing, so differences have no interval")

@@ -192,8 +192,8 @@ MISTAKES = {
         "a (s-0)\n",
         "no hypothesis for s-1, s-2, s-3 and 5 more;",
     ),
-    "no id": ("a (s-1)\n", "a\n", "h.trn, line 1 does not end in an utterance's id"),
-    "alternatives": ("{ a / b } (s-1)\n", "a (s-1)\n", "r.trn: s-1 lists alternatives"),
+    "no id": ("a (s-1)\n", "a\n", "h.trn, line 1 is not a text and then an id in parentheses: a"),
+    "alternatives": ("{ a / b } (s-1)\n", "a (s-1)\n", "r.trn: s-1 has alternatives"),
     "nothing": ("", "", "r.trn: no utterances; check the file"),
     "no words": ("(s-1)\n", "(s-1)\n", "no reference words"),
 }
@@ -213,9 +213,15 @@ def test_files_that_do_not_match_are_refused(tmp_path, case):
     [
         ({"r.txt": "a\nb\n", "h.txt": "a\n"}, "r.txt and h.txt: 2 lines and 1; they must match"),
         ({"r.txt": "a\n", "h.trn": "a (s-1)\n"}, "plain text (.txt) has no ids"),
-        ({"r.trn": "a (s-1)\n", "h.ctm": "s-1 1 0 1 a\n"}, "for references in .stm"),
-        ({"r.stm": "s 1 ann 0 1 a\n", "h.trn": "a (s-1)\n"}, "for references in .stm"),
-        ({"r.doc": "a\n", "h.doc": "a\n"}, "r.doc: the ending of the name tells the format"),
+        (
+            {"r.trn": "a (s-1)\n", "h.ctm": "s-1 1 0 1 a\n"},
+            "give references as .stm with",
+        ),
+        (
+            {"r.stm": "s 1 ann 0 1 a\n", "h.trn": "a (s-1)\n"},
+            "give references as .stm with",
+        ),
+        ({"r.doc": "a\n", "h.doc": "a\n"}, "r.doc: rename it; .trn, .stm"),
         (
             {"r.txt": "u1 a\nu2 b\nu3 c\n", "h.txt": "u1 a\nu2 x\nu3 c\n"},
             "the same in both files (u1, u2, u3); if these are ids, remove .txt",
@@ -225,7 +231,10 @@ def test_files_that_do_not_match_are_refused(tmp_path, case):
             {"r.stm": "t 1 ann 0 1 a\n", "h.ctm": "u 1 0 1 a\n"},
             "no segment of file and channel u 1",
         ),
-        ({"r.stm": "t 1 ann 0 1 a\n", "h.ctm": "t 1 x 1 a\n"}, "line 1: 'x' is not a time"),
+        (
+            {"r.stm": "t 1 ann 0 1 a\n", "h.ctm": "t 1 x 1 a\n"},
+            "line 1 is not file, channel, begin,",
+        ),
     ],
 )
 def test_formats_that_do_not_match_are_refused(tmp_path, files, message):

@@ -192,6 +192,14 @@ def test_an_incomplete_line_of_a_killed_session_is_noted_and_skipped(tmp_path):
     assert "1 line of ledger.jsonl cut short by a crash" in run.notes
 
 
+@pytest.mark.parametrize(("headline", "noted"), [("cer", True), ("wer", False)])
+def test_a_run_on_texts_without_spaces_is_noted(tmp_path, headline, noted):
+    folder = write_run(tmp_path / "a", errors=[1] * 10)
+    path = folder / "evaluations" / "test" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"headline": headline}))
+    assert any("read the CER" in note for note in read_run(folder).notes) == noted
+
+
 def test_the_cost_of_a_killed_run_is_that_of_its_heartbeat(tmp_path):
     folder = write_run(tmp_path / "a", finished=False)
     (folder / "heartbeat.json").write_text('{"wall_seconds": 440.0, "device_seconds": 440.0}')
