@@ -17,9 +17,8 @@ from asr.folders import Walk, is_hidden, walk
 
 # A file of one split is named after it, with the prefixes and suffixes of several tools.
 SPLIT_FILE = re.compile(
-    r"(?:(?P<kind>.*cuts|.*supervisions|metadata)_)?(?P<split>.+?)(?:_manifest)?"
-    rf"(?:{'|'.join(map(re.escape, (*MANIFESTS, '.jsonl.gz', '.parquet', '.stm')))})",
-    re.IGNORECASE,
+    r"(?:(.*cuts_|.*supervisions_)|metadata_)?(.+?)(?:_manifest)?"
+    rf"(?:{'|'.join((*MANIFESTS, '.jsonl.gz', '.stm'))})"
 )
 
 
@@ -147,12 +146,10 @@ class Folder(Corpus):
 
 def _split_name(path: Path) -> str:
     """Returns the name of the split that a folder or file has, in lower case; empty if none."""
-    if path.is_dir():
-        return path.name.lower()
-    if (match := SPLIT_FILE.fullmatch(path.name.lower())) is None:
-        return ""
-    of_lhotse = match["kind"] not in (None, "metadata")  # x_cuts_train-clean-5.jsonl.gz
-    return match["split"].split("-")[0] if of_lhotse else match["split"]
+    match = SPLIT_FILE.fullmatch(path.name.lower())
+    if path.is_dir() or match is None:
+        return path.name.lower() if path.is_dir() else ""
+    return match[2].split("-")[0] if match[1] else match[2]  # x_cuts_train-clean-5.jsonl.gz
 
 
 def _hold_out(

@@ -230,7 +230,7 @@ def _loading(path: str) -> Iterator[None]:
         line = next(filter(None, lines), type(error).__name__)
         remedy = "check its name, --config and the network connection"
         if "torchcodec" in line:
-            remedy = "name its table: --train '[metadata.csv]' --audio_column file_name"
+            remedy = f"this may read it: asr prepare folder --path {path}"
         raise OSError(f"{path} cannot be loaded: {line}; {remedy}") from None
 
 

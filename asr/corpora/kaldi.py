@@ -67,7 +67,7 @@ def located(name: str, folder: Path) -> Path:
     Kaldi, ESPnet and lhotse write names relative to the folder in which their recipe ran: that is
     the current folder, or one above the table.
     """
-    places = (stored(place / name) for place in (folder, *folder.parents, Path()))
+    places = (stored(place / name) for place in (folder, Path(), *folder.parents))
     return next((path for path in places if os.path.exists(path)), Path(name))
 
 

@@ -1,8 +1,8 @@
 """The layouts of folders: how each is recognised and read. ``LAYOUTS`` lists them all."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -57,7 +57,8 @@ def layout_of(source: Path, wanted: Name = "auto") -> Layout:
     if source.is_file() and ending in REMEDIES.keys() - {".parquet", ".txt"}:
         raise ValueError(f"{source} is not a manifest; {REMEDIES[ending]}")
     other = LAYOUTS["manifest" if source.is_file() else "beside"]
-    return next((layout for layout in LAYOUTS.values() if layout.find(source).files), other)
+    before = takewhile(lambda layout: layout is not other, LAYOUTS.values())
+    return next((layout for layout in before if layout.find(source).files), other)
 
 
 def read_all(source: Path, wanted: Name) -> list[Row]:
@@ -66,23 +67,16 @@ def read_all(source: Path, wanted: Name) -> list[Row]:
     Raises:
         ValueError: there are no rows, none is usable, or the texts are in files that are not read.
     """
-    layout = layout_of(source, wanted)
+    layout, is_folder = layout_of(source, wanted), source.is_dir()
     rows = list(layout.read(source, layout.find(source).files))
     if not any(row.text or row.fault for row in rows):
-        files = walk(source).files if source.is_dir() else []
-        endings = Counter(path.suffix.lower() or "other files" for path in files)
+        names = [p for p in sorted(source.iterdir()) if not is_hidden(p.name)] if is_folder else []
+        endings = {path.suffix.lower() for path in (walk(source).files if is_folder else ())}
         remedies = dict.fromkeys(REMEDIES[ending] for ending in REMEDIES if ending in endings)
         if not rows or remedies:
-            found = [f"{count} {ending}" for ending, count in endings.most_common(5)]
-            found += [f"the folders {examples(folders)}"] if (folders := _folders(source)) else []
             signs = "; ".join(layout.sign for layout in LAYOUTS.values() if layout.sign)
-            what = "; ".join([", ".join(found) or "nothing", *remedies])
-            raise ValueError(f"{source} holds no utterances; looked for {signs}; found {what}")
+            found = "; ".join([examples([path.name for path in names]) or "nothing", *remedies])
+            raise ValueError(f"{source} holds no utterances; looked for {signs}; found {found}")
     if all(row.fault for row in rows) and rows[0].fault is not None:
         raise ValueError(f"{source}: none of {len(rows)} rows is usable; {rows[0].fault}")
     return rows
-
-
-def _folders(source: Path) -> list[str]:
-    inside = source.iterdir() if source.is_dir() else ()
-    return sorted(path.name for path in inside if path.is_dir() and not is_hidden(path.name))

@@ -50,7 +50,9 @@ def _kind(path: Path) -> str:
         return ""
     _, line = next(read_lines(path), (0, ""))
     keys = {*line} if isinstance(line, dict) else set()
-    if "recording_id" in keys and "audio_filepath" not in keys:
+    if "audio_filepath" in keys:  # a manifest of NeMo that has a column of this name
+        return ""
+    if "recording_id" in keys:
         return "features" if "storage_path" in keys else "supervisions"
     if isinstance(line, dict) and str(line.get("type")).endswith("Cut"):
         return "cuts"

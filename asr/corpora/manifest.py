@@ -76,9 +76,10 @@ def find(source: Path) -> Walk:
     ends = (*MANIFESTS, ".jsonl.gz", ".json.gz", "metadata.parquet")
     found.files = [path for path in found.files if path.name.lower().endswith(ends)]
     is_split = any(source.name.lower() in names for names in SPLIT_NAMES.values())
-    if is_split and not found.files and not walk(source, {".txt"}).files:
+    if is_split and not found.files:
         above = walk(source.parent, (".csv", ".jsonl", ".parquet"), recursive=False).files
-        found.files = [path for path in above if path.stem.lower() == "metadata"]
+        above = [path for path in above if path.stem.lower() == "metadata"]
+        found.files = above if above and not walk(source, {".txt"}).files else []
     return found
 
 

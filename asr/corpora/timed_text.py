@@ -52,7 +52,7 @@ def read_stm(source: Path, tables: Sequence[Path]) -> Iterator[Row]:
                 continue
             files = audio.get(name) or audio.get(Path(name).stem) or [Path(f"{name}.wav")]
             text = re.sub(r"^<\S*>\s*", "", text).replace(NO_SPEECH, "").strip()
-            why = f"{examples(files)} are all there; keep one" if len(files) > 1 else ""
+            why = f"{examples(files)} are all there; keep one" * (len(files) > 1)
             if re.search(r"\{.*/.*\}", text):
                 why = f"its text has alternatives ({text:.60}); write one of them"
             try:
@@ -62,16 +62,18 @@ def read_stm(source: Path, tables: Sequence[Path]) -> Iterator[Row]:
             if why:
                 yield cells.unusable(where, why)
                 continue
-            channel = side(called, files[0])
-            id = f"{name}@{start:.3f}" + (f"-{called}" if channel else "")
-            times: dict[str, Any] = {"offset": start, "duration": duration}
-            yield cells.row(where, files[0], text, id=id, speaker=speaker, channel=channel, **times)
+            yield cells.row(
+                where, files[0], text, id=f"{name}@{start:.3f}-{speaker}", speaker=speaker,
+                offset=start, duration=duration, channel=side(called, files[0]),
+            )  # fmt: skip
 
 
 def cues(path: Path) -> Iterator[Part]:
     """Reads the subtitles of a file; a voice (``<v Name>``) is the speaker."""
     is_vtt = path.suffix.lower() == ".vtt"
-    for number, block in enumerate(re.split(r"\n(?:[ \t]*\n)+", read_text(path)), start=1):
+    blocks = re.split(r"\n\n+" if is_vtt else r"\n(?:[ \t]*\n)+", read_text(path))
+    before = ("", 0.0)  # last line and end of the subtitle before
+    for number, block in enumerate(blocks, start=1):
         lines = block.strip("\n").split("\n")
         times = next(filter(None, map(CUE_TIMES.match, lines[:2])), None)
         if times is None:
@@ -79,11 +81,17 @@ def cues(path: Path) -> Iterator[Part]:
                 yield f"block {number} of {path.name} has no times: {lines[0]:.60}"
             continue
         start, end = _seconds(*times.groups("0")[:3]), _seconds(*times.groups("0")[3:])
-        text = " ".join(lines[lines.index(times.string) + 1 :])
-        voices = {html.unescape(voice).strip() for voice in VOICE.findall(text)}
-        text = STYLE.sub("", text)
+        lines = lines[lines.index(times.string) + 1 :]
+        voices = {html.unescape(voice).strip() for voice in VOICE.findall("\n".join(lines))}
+        shown = [" ".join(STYLE.sub("", line).split()) for line in lines]
+        shown = [html.unescape(line) if is_vtt else line for line in shown if line]
+        repeats = shown[:1] == [before[0]] and start - before[1] < 0.02
+        before = ((shown or [""])[-1], end)
+        if repeats:  # the automatic captions of YouTube move up line by line
+            yield f"block {number} of {path.name} repeats the line before: {shown[0]:.60}"
+            continue
         yield {
-            "text": " ".join((html.unescape(text) if is_vtt else text).split()),
+            "text": " ".join(shown),
             "offset": start,
             "duration": end - start,
             "speaker": voices.pop() if len(voices) == 1 else None,

@@ -326,10 +326,10 @@ def test_stm_segments_name_recordings_anywhere_in_the_folder(tmp_path):
         "call B bob one 1.0 x\ncall B bob 1 2 { um / uh } yes\n",
     )
     assert shown(tmp_path) == {
-        ("call@0.000", "left", "ann", 0.0, 1.0, 0),
-        ("call@0.000-B", "right", "bob", 0.0, 1.0, 1),
-        ("talk_2009@0.500", "good morning", "ann", 0.5, 1.25, None),
-        ("talk_2009@1.750", "", "inter_segment_gap", 1.75, 0.25, None),
+        ("call@0.000-ann", "left", "ann", 0.0, 1.0, 0),
+        ("call@0.000-bob", "right", "bob", 0.0, 1.0, 1),
+        ("talk_2009@0.500-ann", "good morning", "ann", 0.5, 1.25, None),
+        ("talk_2009@1.750-inter_segment_gap", "", "inter_segment_gap", 1.75, 0.25, None),
         "all.stm, line 6: needs file, channel, speaker, start, end and text",
         "all.stm, line 7: its text has alternatives ({ um / uh } yes); write one of them",
     }
@@ -381,6 +381,37 @@ def test_subtitles_are_utterances(tmp_path):
     }
     dropped = prepare(Folder(path=tmp_path), tmp_path / "out")["preflight"]["train"]["dropped"]
     assert dropped["empty_text"] == ["x/talk.mp3@1.750"]
+
+
+ROLLING = """WEBVTT
+Kind: captions
+
+00:00:00.160 --> 00:00:01.389 align:start position:0%
+ 
+hello<00:00:00.480><c> there</c>
+
+00:00:01.389 --> 00:00:01.399 align:start position:0%
+hello there
+ 
+
+00:00:01.399 --> 00:00:02.500 align:start position:0%
+hello there
+and<00:00:01.500><c> more</c>
+
+00:00:02.600 --> 00:00:02.900
+and more
+"""  # noqa: W291, W293
+
+
+def test_a_line_that_rolling_captions_repeat_is_named_and_not_learnt_twice(tmp_path):
+    record(tmp_path / "talk.flac")
+    write(tmp_path / "talk.en.vtt", ROLLING)
+    assert shown(tmp_path) == {
+        ("talk@0.160", "hello there", "", 0.16, 1.389 - 0.16, None),
+        "talk, part 2: block 3 of talk.en.vtt repeats the line before: hello there",
+        "talk, part 3: block 4 of talk.en.vtt repeats the line before: hello there",
+        ("talk@2.600", "and more", "", 2.6, 2.9 - 2.6, None),  # after a pause it is said again
+    }
 
 
 def test_subtitles_and_texts_of_one_recording_are_named_until_a_layout_is_chosen(tmp_path):
@@ -489,10 +520,12 @@ def test_a_refusal_names_what_was_looked_for_and_what_is_there(tmp_path):
     record(tmp_path / "a.flac")
     write(tmp_path / "a.ctm", "a 1 0.0 0.5 hello\n")
     (tmp_path / "more").mkdir()
-    words = r"looked for wav.scp and text .*lhotse.*\.stm; .*beside .txt.*; found .*1 \.flac"
+    words = (
+        r"looked for wav.scp and text .*lhotse.*\.stm; .*beside .txt.*; found a\.ctm, a\.flac, more"
+    )
     with pytest.raises(ValueError, match=words) as error:
         rows(tmp_path)
-    assert "the folders more; a .ctm has words and no utterances: give an .stm" in str(error.value)
+    assert "more; a .ctm has words and no utterances: give an .stm" in str(error.value)
     assert "\n" not in str(error.value)
     for file in ("a.ctm", "a.srt"):
         write(tmp_path / file, "x")
