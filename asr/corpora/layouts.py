@@ -43,8 +43,10 @@ REMEDIES = {  # what to do with files that are not read, by their endings
     ".ctm": "a .ctm has words and no utterances: give an .stm",
     ".eaf": "export .eaf files from ELAN as TextGrid",
     ".ark": "write the audio in .ark files to wav or flac files",
+    ".scp": "give the folder that holds wav.scp, or name its folders train, dev and test",
     ".tar": "unpack the .tar files",
     ".parquet": "asr prepare hub --path reads .parquet files",
+    **dict.fromkeys(manifest.MANIFESTS, "give the folder that holds the manifest"),
     **dict.fromkeys(beside.READERS, "give the folder that holds the texts and their audio"),
 }
 
@@ -54,7 +56,7 @@ def layout_of(source: Path, wanted: Name = "auto") -> Layout:
     if source.is_dir() and wanted != "auto":
         return LAYOUTS[wanted]
     ending = source.suffix.lower()
-    if source.is_file() and ending in REMEDIES.keys() - {".parquet", ".txt"}:
+    if source.is_file() and ending in REMEDIES.keys() - {".parquet", ".txt", *manifest.MANIFESTS}:
         raise ValueError(f"{source} is not a manifest; {REMEDIES[ending]}")
     other = LAYOUTS["manifest" if source.is_file() else "beside"]
     before = takewhile(lambda layout: layout is not other, LAYOUTS.values())

@@ -72,7 +72,8 @@ def _rows(folder: Path, where: str, cut: Any) -> Iterator[Row]:
         has = "features only" if {"features", "storage_path"} & {*cut} else "no recording"
         raise ValueError(f"it has {has}; asr needs cuts with recordings")
     if kind not in ("MonoCut", "MultiCut") or {*changes} - {"Resample"}:
-        raise ValueError(f"its audio is changed ({', '.join([kind, *changes])}); save cuts before")
+        changed = ", ".join([kind, *changes])
+        raise ValueError(f"its audio is changed ({changed}); give the cuts before that")
     for spoken in cut["supervisions"] or [{}]:
         channel = cells.channel_of(spoken.get("channel", cut.get("channel")))
         for source in recording["sources"]:

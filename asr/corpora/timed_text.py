@@ -33,9 +33,8 @@ ALIGNED_TIER = re.compile(r"\b(words?|phones?|phonemes?|syllables?)$", re.I)
 
 def find_stm(source: Path) -> Walk:
     """Returns an STM file, or those of a folder and its subfolders."""
-    if source.is_dir():
-        return walk(source, {".stm"})
-    return Walk([source] if source.suffix.lower() == ".stm" else [])
+    is_stm = source.suffix.lower() == ".stm"
+    return walk(source, {".stm"}) if source.is_dir() else Walk([source] * is_stm)
 
 
 def read_stm(source: Path, tables: Sequence[Path]) -> Iterator[Row]:

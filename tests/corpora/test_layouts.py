@@ -531,3 +531,13 @@ def test_a_refusal_names_what_was_looked_for_and_what_is_there(tmp_path):
         write(tmp_path / file, "x")
         with pytest.raises(ValueError, match=f"{file} is not a manifest; (a .ctm|give the folder)"):
             rows(tmp_path / file)
+
+
+@pytest.mark.parametrize("table", ["wav.scp", "notes.csv"])
+def test_audio_whose_texts_are_deeper_in_the_folder_is_refused_with_the_remedy(tmp_path, table):
+    record(tmp_path / "train_nodev" / "data" / "u1.flac")
+    write(tmp_path / "train_nodev" / table, "u1 train_nodev/data/u1.flac\n")
+    with pytest.raises(
+        ValueError, match="found train_nodev; give the folder that holds (wav.scp|the)"
+    ):
+        rows(tmp_path)
