@@ -263,6 +263,12 @@ def test_texts_without_spaces_show_the_cer_first(tmp_path):
     assert [line[:3] for line in lines[1:3]] == ["CER", "WER"]
 
 
+def test_single_words_of_a_script_with_spaces_show_the_wer_first(tmp_path):
+    (tmp_path / "r.txt").write_text("seven\nthree\n")
+    (tmp_path / "h.txt").write_text("seven\nfree\n")
+    assert score_files(tmp_path / "h.txt", tmp_path / "r.txt")["headline"] == "wer"
+
+
 def test_whispers_normaliser_writes_numbers_in_digits(tmp_path):
     pytest.importorskip("whisper_normalizer")
     (tmp_path / "r.txt").write_text("Mr. Smith paid $25 for the colour.\n")
