@@ -386,7 +386,7 @@ MISTAKES = {  # arguments, {job's path} filled in, and what the line says
     ),
     "prepare: empty folder": (
         "prepare folder --path {empty} --output x",
-        "empty holds no utterances; expected audio beside .txt",
+        "empty holds no utterances; looked for wav.scp and text .*; audio beside .txt",
     ),
     "prepare: text column absent": (
         "prepare hub --path {table} --train [train.parquet] --output x",

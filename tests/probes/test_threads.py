@@ -2,6 +2,7 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -65,7 +66,8 @@ def killed():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_that_is_killed_is_one_line():
+def test_a_process_that_is_killed_is_one_line(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # where ``killed`` is
     with pytest.raises(ValueError, match="ended with status -9; free some memory"):
         in_process(killed, 1, "cpu")
 
