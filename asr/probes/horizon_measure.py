@@ -38,8 +38,8 @@ from asr.probes.probe import Measured
 log = logging.getLogger(__name__)
 
 BATCH, QUESTIONS = 32, 512  # questions per training batch, questions per test
-# Questions of the test that confirms a success: of many tests while an arm trains, one succeeds by
-# chance more often than a single test.
+# A test that succeeds is confirmed with this number of new questions: tests are repeated while an
+# arm trains, so one of them succeeds by chance more often than a single test does.
 CONFIRM = 2048
 TEST_TOKENS = 2**19  # most tokens in a test batch, which limits the batch at the longest lags
 CHECK_EVERY = 25  # updates between tests

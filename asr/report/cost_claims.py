@@ -70,8 +70,8 @@ def parallel(found: Sequence[Evidence], probes: Probes) -> Verdict:
     ratios = [1 / ratio for ratio in row.ratio]
     least, product = PARALLEL_SHARE * row.threads, next(r for r in rows if r.layer == PRODUCT)
     reached = median_interval(product.speedup)
-    why = f"a matrix product gains {times(reached.value)} [{digits(reached.low, 3)} or more]; from "
-    why += f"{times(least)} on, the cores were free"
+    why = f"a matrix product gains {times(reached.value)} [{digits(reached.low, 3)} or more], and "
+    why += f"needs {times(least)} to show that the cores were free"
     why = "" if reached.low >= least else why
     beside = f"speed-ups: {', '.join(others)}"
     return _of_ratios("C4", told, ratios, probes, "threads", beside, why)

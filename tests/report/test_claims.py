@@ -411,7 +411,7 @@ def test_parallelism_is_not_judged_where_the_cores_were_not_free_or_at_another_s
     probes = read_probes([write_threads(tmp_path / "a", [1.0] * 6, [1.1] * 6, product=1.4)])
     words = parallel([], probes).words
     assert words.startswith("not enough evidence: speed-up of a Transformer layer")
-    assert "(a matrix product gains 1.4 times [1.40 or more]; from 1.5 times on" in words
+    assert "(a matrix product gains 1.4 times [1.40 or more], and needs 1.5 times" in words
     rows = [replace(row, frames=100) for row in probes["threads"].rows]
     words = parallel([], {"threads": Measured(rows, {})}).words
     assert words == "not enough evidence: an LSTM of width 320 and 16 x 400 frames not measured"
