@@ -84,7 +84,7 @@ def channel_of_side(side: str, audio: Path) -> int | None:
 
 
 def _not_a_file(recording: str, where: str) -> str:
-    """Says why an entry of wav.scp is no file, and what to do; empty if it is one."""
+    """Says why an entry of wav.scp is not a file; the text is empty if it is one."""
     if where.endswith("|"):
         file = re.sub(r"[^\w.-]", "_", recording) + ".wav"
         command = f"{where[:-1].strip()} > {file}"

@@ -125,7 +125,7 @@ def read_pairs(references: Path, hypotheses: Path, missing_as_empty: bool = Fals
 
 
 def _named(ids: Sequence[str]) -> str:
-    """The first ids and the number of the others."""
+    """Returns the first ids, and the number of the others."""
     left = len(ids) - SHOWN
     return ", ".join(ids[:SHOWN]) + (f" and {left} more" if left > 0 else "")
 

@@ -108,7 +108,7 @@ def read_result(folder: Path, unit: Unit) -> list[dict[str, Any]] | None:
 
 
 def chosen(plan: Plan, folder: Path, arm: str) -> dict[str, int | float] | None:
-    """Returns the settings of an arm's best trial; None while trials run or if all failed."""
+    """Returns the settings of an arm's best trial; None if trials still run or all failed."""
     if not plan.study.tuning.trials:
         return {}
     best = best_trials(plan, folder, arm)

@@ -127,7 +127,7 @@ class SpeechModule(Task):
             self.silence_dropout()
 
     def silence_dropout(self) -> None:
-        """Turns dropout off until ``regularise``."""
+        """Turns dropout off until ``regularise`` is called."""
         self._dropouts = [
             (part, name, getattr(part, name))
             for part in self.model.modules()
